@@ -1,0 +1,126 @@
+// Package testdb gives each test a Postgres database of its own, migrated, and
+// drops it when the test ends. The server is the one that devstack started; no
+// ambient setting can lead a test elsewhere.
+package testdb
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// Variable names the environment variable with the server's URL. "devstack run"
+// sets it.
+const Variable = "DEVSTACK_DATABASE_URL"
+
+var (
+	number   atomic.Int64
+	template = sync.OnceValues(makeTemplate)
+)
+
+// New returns a pool on a fresh, migrated database. Without a server the test
+// is skipped, in CI it fails.
+func New(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	from, err := serverTemplate(t)
+	require.NoError(t, err, "making the template database")
+	return create(t, "TEMPLATE "+from)
+}
+
+// NewEmpty returns a pool on a fresh database without the outbox.
+func NewEmpty(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	serverURL(t)
+	return create(t, "TEMPLATE template1")
+}
+
+func serverTemplate(t testing.TB) (string, error) {
+	serverURL(t)
+	return template()
+}
+
+// serverURL returns the server's URL, or ends the test.
+func serverURL(t testing.TB) *url.URL {
+	t.Helper()
+	given := os.Getenv(Variable)
+	if given == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is not set: run the tests with \"make test\"", Variable)
+		}
+		t.Skipf("%s is not set: run the tests with \"make test\"", Variable)
+	}
+	u, err := url.Parse(given)
+	require.NoError(t, err)
+	ip := net.ParseIP(u.Hostname())
+	require.True(t, ip != nil && ip.IsLoopback(), "%s wants a loopback address, got %s", Variable, u.Host)
+	return u
+}
+
+func create(t testing.TB, from string) *pgxpool.Pool {
+	t.Helper()
+	server := serverURL(t)
+	ctx := context.Background()
+	name := fmt.Sprintf("test_%d_%d", os.Getpid(), number.Add(1))
+	require.NoError(t, execute(ctx, server, "CREATE DATABASE "+name+" "+from))
+
+	own := *server
+	own.Path = "/" + name
+	config, err := pgxpool.ParseConfig(own.String())
+	require.NoError(t, err)
+	config.MaxConns = 12
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		pool.Close()
+		if err := execute(ctx, server, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			t.Errorf("dropping the test's database: %v", err)
+		}
+	})
+	return pool
+}
+
+// makeTemplate migrates one database in a process, which the others copy.
+func makeTemplate() (string, error) {
+	server, err := url.Parse(os.Getenv(Variable))
+	if err != nil {
+		return "", err
+	}
+	ctx := context.Background()
+	name := fmt.Sprintf("template_%d", os.Getpid())
+	if err := execute(ctx, server, "CREATE DATABASE "+name); err != nil {
+		return "", err
+	}
+	own := *server
+	own.Path = "/" + name
+	pool, err := pgxpool.New(ctx, own.String())
+	if err != nil {
+		return "", err
+	}
+	defer pool.Close()
+	_, err = outboxdb.MigrateUp(ctx, pool)
+	return name, err
+}
+
+func execute(ctx context.Context, server *url.URL, statement string) error {
+	conn, err := pgx.Connect(ctx, server.String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", strings.Fields(statement)[0], err)
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package outboxdb
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+)
+
+// enqueueBatch hands all messages of a call to the SQL function that every
+// language uses. Text is cast to jsonb by the server, so that any driver and
+// protocol can send it.
+const enqueueBatch = `SELECT index, message_id, verdict FROM outbox.enqueue_batch($1::text::jsonb, $2)`
+
+// maxEnqueueBytes bounds the payloads of one call: together with base64 and
+// JSON they must stay well below jsonb's own limit of 256 MiB for a string.
+const maxEnqueueBytes = 64 << 20
+
+// Enqueue writes msgs in the caller's transaction, in one statement, and
+// returns their IDs in order. It never commits: the messages exist if and only
+// if tx commits. A message whose ID is the zero UUID gets a new UUIDv7.
+//
+// The errors outflow.InvalidMessageError (bad input) and
+// outflow.DuplicateIDError (an ID that exists, or occurs twice in msgs) mean
+// that nothing was written and that tx can go on. Any other error is the
+// database's and has ended tx.
+func Enqueue(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UUID, error) {
+	verdicts, err := enqueue(ctx, tx, msgs, false)
+	if err != nil {
+		return nil, fmt.Errorf("enqueuing: %w", err)
+	}
+	ids := make([]uuid.UUID, 0, len(verdicts))
+	taken := &outflow.DuplicateIDError{}
+	for _, v := range verdicts {
+		ids = append(ids, v.ID)
+		if v.Verdict == "exists" {
+			taken.IDs = append(taken.IDs, v.ID)
+		}
+	}
+	if len(taken.IDs) > 0 {
+		return nil, fmt.Errorf("enqueuing: %w", taken)
+	}
+	return ids, nil
+}
+
+// EnqueueIfAbsent is Enqueue for messages whose IDs the caller chose: one whose
+// ID exists already is skipped. It returns the IDs that it wrote, in order.
+func EnqueueIfAbsent(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UUID, error) {
+	verdicts, err := enqueue(ctx, tx, msgs, true)
+	if err != nil {
+		return nil, fmt.Errorf("enqueuing if absent: %w", err)
+	}
+	var written []uuid.UUID
+	for _, v := range verdicts {
+		if v.Verdict == "enqueued" {
+			written = append(written, v.ID)
+		}
+	}
+	return written, nil
+}
+
+// verdict is one row of outbox.enqueue_batch.
+type verdict struct {
+	Index   int       `db:"index"`
+	ID      uuid.UUID `db:"message_id"`
+	Verdict string    `db:"verdict"`
+}
+
+func enqueue(ctx context.Context, tx pgx.Tx, msgs []outflow.Message, ifAbsent bool) ([]verdict, error) {
+	if len(msgs) == 0 {
+		return nil, nil
+	}
+	batch, err := encodeBatch(msgs)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, enqueueBatch, batch, ifAbsent)
+	if err != nil {
+		return nil, err
+	}
+	verdicts, err := pgx.CollectRows(rows, pgx.RowToStructByName[verdict])
+	if err != nil {
+		return nil, err
+	}
+	var refused []error
+	for _, v := range verdicts {
+		if reason, found := strings.CutPrefix(v.Verdict, "refused: "); found {
+			field, wants, _ := strings.Cut(reason, ": ")
+			refused = append(refused, &outflow.InvalidMessageError{Index: v.Index, Field: field, Wants: wants})
+		}
+	}
+	return verdicts, errors.Join(refused...)
+}
+
+// object is a message as outbox.enqueue_batch reads it.
+type object struct {
+	ID          uuid.UUID         `json:"id"`
+	Destination string            `json:"destination"`
+	Type        string            `json:"type"`
+	Payload     []byte            `json:"payload_base64"`
+	ContentType string            `json:"content_type,omitempty"`
+	Headers     map[string]string `json:"headers,omitempty"`
+	OrderingKey string            `json:"ordering_key,omitempty"`
+	DueAt       time.Time         `json:"due_at,omitzero"`
+	DueIn       string            `json:"due_in,omitempty"`
+	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
+	ExpiresIn   string            `json:"expires_in,omitempty"`
+}
+
+// encodeBatch checks only what JSON and Postgres's text can't carry; the rules
+// for the fields are the SQL function's.
+func encodeBatch(msgs []outflow.Message) (string, error) {
+	objects := make([]object, 0, len(msgs))
+	size := 0
+	for i, m := range msgs {
+		if err := checkEncodable(i, m); err != nil {
+			return "", err
+		}
+		if size += len(m.Payload); size > maxEnqueueBytes {
+			return "", &outflow.InvalidMessageError{Index: i, Field: "payload",
+				Wants: fmt.Sprintf("wants at most %d bytes in all messages of one call", maxEnqueueBytes)}
+		}
+		if m.ID == uuid.Nil {
+			id, err := uuid.NewV7()
+			if err != nil {
+				return "", fmt.Errorf("making a message ID: %w", err)
+			}
+			m.ID = id
+		}
+		objects = append(objects, object{
+			ID: m.ID, Destination: m.Destination, Type: m.Type, Payload: m.Payload, ContentType: m.ContentType,
+			Headers: m.Headers, OrderingKey: m.OrderingKey,
+			DueAt: m.DueAt.UTC(), DueIn: interval(m.DueIn), ExpiresAt: m.ExpiresAt.UTC(), ExpiresIn: interval(m.ExpiresIn),
+		})
+	}
+	encoded, err := json.Marshal(objects)
+	if err != nil {
+		return "", fmt.Errorf("encoding %d messages: %w", len(msgs), err)
+	}
+	return string(encoded), nil
+}
+
+func checkEncodable(index int, m outflow.Message) error {
+	refuse := func(field, wants string) error {
+		return &outflow.InvalidMessageError{Index: index, Field: field, Wants: wants}
+	}
+	texts := map[string]string{
+		"destination": m.Destination, "type": m.Type, "content_type": m.ContentType, "ordering_key": m.OrderingKey,
+	}
+	for field, text := range texts {
+		if !storable(text) {
+			return refuse(field, fmt.Sprintf("wants valid UTF-8 without NUL (got %q)", text[:min(len(text), 120)]))
+		}
+	}
+	for name, value := range m.Headers {
+		if !storable(name) || !storable(value) {
+			return refuse("headers", fmt.Sprintf("%q wants valid UTF-8 without NUL", name[:min(len(name), 120)]))
+		}
+	}
+	for field, t := range map[string]time.Time{"due_at": m.DueAt, "expires_at": m.ExpiresAt} {
+		if year := t.UTC().Year(); !t.IsZero() && (year < 2000 || year > 9999) {
+			return refuse(field, fmt.Sprintf("wants a time from the year 2000 to 9999 (got the year %d)", year))
+		}
+	}
+	return nil
+}
+
+// storable reports whether Postgres can keep s in a text column.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+
+// interval writes d as Postgres reads it, or "" for zero.
+func interval(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d microseconds", d.Microseconds())
+}

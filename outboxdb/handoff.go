@@ -1,0 +1,79 @@
+package outboxdb
+
+import (
+	"sync"
+	"time"
+
+	"github.com/outflowhq/outflow"
+)
+
+// leaseMargin is how much of its lease a claimed row must have left to be
+// published without another look: a local publish (4 s) and its mark, with room
+// for a stalled process to notice nothing later than another scanner could act.
+const leaseMargin = 15 * time.Second
+
+// handoff keeps the rows that this process has claimed until their runs, which
+// usually start in the same process, take them over. A row counts as seen
+// pending once, and only while its lease has margin left by the monotonic
+// clock, counted from before the claim was sent.
+type handoff struct {
+	mu   sync.Mutex
+	held map[outflow.Ref]*held
+}
+
+type held struct {
+	record         outflow.Record
+	claimed        time.Time // before the claim was sent
+	lease          time.Duration
+	expiresIn      *time.Duration // from the claim
+	taken, settled chan struct{}
+	isTaken        bool
+}
+
+func newHandoff() *handoff { return &handoff{held: make(map[outflow.Ref]*held)} }
+
+// put keeps a claimed row and forgets those whose lease has run out: nobody
+// here has taken or settled them, so they run elsewhere or not at all.
+func (h *handoff) put(now time.Time, rows []*held) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for ref, old := range h.held {
+		if now.Sub(old.claimed) > old.lease {
+			delete(h.held, ref)
+		}
+	}
+	for _, r := range rows {
+		h.held[r.record.Ref()] = r
+	}
+}
+
+// take returns the claimed row to the first run that asks, if it may be
+// published as it was claimed.
+func (h *handoff) take(ref outflow.Ref) (outflow.Record, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.held[ref]
+	if r == nil || r.isTaken {
+		return outflow.Record{}, false
+	}
+	r.isTaken = true
+	close(r.taken)
+	record := r.record
+	r.record.Message = outflow.Message{} // the payload is needed once
+	elapsed := time.Since(r.claimed)
+	if elapsed > r.lease-leaseMargin {
+		return outflow.Record{}, false
+	}
+	record.Expired = r.expiresIn != nil && *r.expiresIn <= elapsed
+	return record, true
+}
+
+// settle lets go of a row: its end is written, or its run has left the fast path.
+func (h *handoff) settle(ref outflow.Ref) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r := h.held[ref]; r != nil {
+		delete(h.held, ref)
+		close(r.settled)
+	}
+}

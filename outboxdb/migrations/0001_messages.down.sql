@@ -1,0 +1,2 @@
+DROP TABLE outbox.messages;
+DROP FUNCTION outbox.is_destination(text);

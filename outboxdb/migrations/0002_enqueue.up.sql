@@ -1,0 +1,257 @@
+-- The producers' door: outbox.enqueue for one message, outbox.enqueue_batch for
+-- many in one statement. Both hold the same rules, and a role needs no right on
+-- the table to call them.
+
+-- A queue URL or an ARN as pasted becomes the canonical destination; anything
+-- else stays as it is, for is_destination to judge.
+CREATE FUNCTION outbox.canonical_destination(destination text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part text[];
+BEGIN
+    part := regexp_match(destination, '^arn:aws[a-z-]*:(sqs|sns):([^:]*):([^:]*):([^:]*)$');
+    IF part IS NULL THEN
+        part := regexp_match(destination, '^https://(?:[a-z0-9-]+\.)?sqs\.([a-z0-9-]+)(?:\.vpce)?\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$');
+        IF part IS NULL THEN
+            part := regexp_match(destination, '^https://([a-z0-9-]+)\.queue\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$');
+        END IF;
+        IF part IS NOT NULL THEN
+            part := array_prepend('sqs', part);
+        END IF;
+    END IF;
+    IF part IS NULL THEN
+        -- Emulators answer on any host, and their queue URLs name no region.
+        part := regexp_match(destination, '^http://[^/?#@]+/([0-9]{12})/([^/?#]+)$');
+        IF part IS NOT NULL THEN
+            part := ARRAY['sqs', '', part[1], part[2]];
+        END IF;
+    END IF;
+    IF part IS NULL THEN
+        part := regexp_match(destination, '^(sqs|sns)://([^?]*)\?region=([^&=?]*)&account=([^&=?]*)$');
+        IF part IS NOT NULL THEN
+            part := ARRAY[part[1], part[3], part[4], part[2]];
+        END IF;
+    END IF;
+    IF part IS NULL THEN
+        RETURN destination;
+    END IF;
+    RETURN part[1] || '://' || part[4]
+        || CASE WHEN part[3] <> '' AND part[2] <> '' THEN '?account=' || part[3] || '&region=' || part[2]
+                WHEN part[3] <> '' THEN '?account=' || part[3]
+                WHEN part[2] <> '' THEN '?region=' || part[2]
+                ELSE '' END;
+END $$;
+
+-- A UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, version, random bits. The
+-- version nibble of a random UUID is 0100; setting two more bits makes it 0111.
+CREATE FUNCTION outbox.new_id() RETURNS uuid
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    RETURN encode(set_bit(set_bit(
+        overlay(uuid_send(gen_random_uuid())
+                PLACING substr(int8send(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint), 3) FROM 1),
+        52, 1), 53, 1), 'hex')::uuid;
+
+-- Why the headers are refused: 'what was wrong', or NULL where they are fine.
+CREATE FUNCTION outbox.headers_refusal(headers jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    refused text;
+BEGIN
+    IF headers = '{}' THEN
+        RETURN NULL;
+    END IF;
+    IF jsonb_typeof(headers) <> 'object' THEN
+        RETURN 'wants a JSON object of strings';
+    END IF;
+    SELECT CASE
+        WHEN count(*) > 64 THEN format('wants at most 64 headers (got %s)', count(*))
+        WHEN count(DISTINCT lower(key)) < count(*) THEN 'wants names that differ by more than upper and lower case'
+        ELSE min(CASE
+            WHEN length(key) > 128 OR key !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' THEN
+                format('a name wants 1 to 128 letters, digits, "_", "-" and single inner dots (got %s)', to_json(left(key, 120)))
+            WHEN key ~* '^(outflow|aws\.|amazon\.)' OR lower(key) = 'content-type' THEN
+                format('the name %s is taken', to_json(key))
+            WHEN jsonb_typeof(value) <> 'string' THEN format('%s wants a string', to_json(key))
+            WHEN octet_length(value #>> '{}') > 8192 THEN
+                format('%s wants a value of at most 8192 bytes (got %s)', to_json(key), octet_length(value #>> '{}'))
+        END) END
+      INTO refused
+      FROM jsonb_each(headers);
+    RETURN refused;
+END $$;
+
+-- Why a message is refused: 'field: what it wants', or NULL where it is fine.
+-- The table's constraints say the same; this says it in words.
+CREATE FUNCTION outbox.refusal(m outbox.messages) RETURNS text
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    headers_refused text;
+BEGIN
+    IF m.id = '00000000-0000-0000-0000-000000000000' THEN
+        RETURN 'id: wants a UUID other than the zero one';
+    ELSIF m.destination IS NULL OR NOT outbox.is_destination(m.destination) THEN
+        RETURN format('destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got %s)',
+            coalesce(to_json(left(m.destination, 120))::text, 'nothing'));
+    ELSIF m.type IS NULL OR length(m.type) > 200 OR m.type !~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' THEN
+        RETURN format('type: wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got %s)',
+            coalesce(to_json(left(m.type, 120))::text, 'nothing'));
+    ELSIF m.payload IS NULL OR octet_length(m.payload) NOT BETWEEN 1 AND 16777216 THEN
+        RETURN format('payload: wants 1 to 16777216 bytes (got %s)', coalesce(octet_length(m.payload), 0));
+    -- https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+    ELSIF m.destination ~ '^(sqs|sns)://' AND octet_length(m.payload) > 1048576 THEN
+        RETURN format('payload: wants at most 1048576 bytes for %s (got %s)', split_part(m.destination, '://', 1), octet_length(m.payload));
+    ELSIF length(m.content_type) > 255 OR m.content_type ~ '[^ -~]' OR m.content_type <> btrim(m.content_type) THEN
+        RETURN format('content_type: wants 1 to 255 printable ASCII characters, no space at either end (got %s)', to_json(left(m.content_type, 120)));
+    ELSIF length(m.ordering_key) > 128 OR m.ordering_key !~ '^[!-~]+$' THEN
+        RETURN format('ordering_key: wants 1 to 128 printable ASCII characters and no space (got %s)', to_json(left(m.ordering_key, 120)));
+    ELSIF m.due_at NOT BETWEEN '2000-01-01Z' AND '9999-12-31Z' THEN
+        RETURN format('due_at: wants a time from the year 2000 to 9999 (got %s)', m.due_at);
+    ELSIF m.expires_at <= m.due_at OR m.expires_at > '9999-12-31Z' THEN
+        RETURN format('expires_at: wants a time after due_at, before the year 10000 (got %s, due at %s)', m.expires_at, m.due_at);
+    END IF;
+    headers_refused := outbox.headers_refusal(m.headers);
+    RETURN 'headers: ' || headers_refused;
+END $$;
+
+-- Why an object given to enqueue_batch can't be read as a message, or NULL.
+CREATE FUNCTION outbox.object_refusal(object jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    unknown text;
+BEGIN
+    IF jsonb_typeof(object) IS DISTINCT FROM 'object' THEN
+        RETURN 'message: wants a JSON object';
+    END IF;
+    SELECT min(key) INTO unknown FROM jsonb_object_keys(object) AS key
+     WHERE key <> ALL ('{id,destination,type,payload,payload_base64,content_type,headers,ordering_key,due_at,due_in,expires_at,expires_in}');
+    RETURN CASE
+        WHEN unknown IS NOT NULL THEN format('%s: no field has this name', unknown)
+        WHEN object ->> 'payload' IS NOT NULL AND object ->> 'payload_base64' IS NOT NULL THEN 'payload: wants payload or payload_base64, not both'
+        WHEN object ->> 'due_at' IS NOT NULL AND object ->> 'due_in' IS NOT NULL THEN 'due_in: wants due_at or due_in, not both'
+        WHEN object ->> 'expires_at' IS NOT NULL AND object ->> 'expires_in' IS NOT NULL THEN 'expires_in: wants expires_at or expires_in, not both'
+    END;
+END $$;
+
+-- Enqueues an array of JSON objects in one statement:
+--   id, destination, type, payload (text or JSON) or payload_base64, content_type,
+--   headers, ordering_key, due_at or due_in, expires_at or expires_in.
+-- One row comes back per message, in order. verdict is 'enqueued', 'exists' (its
+-- ID is taken), or 'refused: field: what it wants'. Where one is refused, or one
+-- exists and if_absent is false, nothing is written and the others are 'withdrawn'.
+-- It raises nothing for these, so that the caller's transaction stays usable.
+CREATE FUNCTION outbox.enqueue_batch(messages jsonb, if_absent boolean DEFAULT false)
+    RETURNS TABLE (index integer, message_id uuid, verdict text)
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    moment   timestamptz := clock_timestamp();
+    object   jsonb;
+    f        record;
+    m        outbox.messages;
+    given    outbox.messages[] := '{}';
+    refusals text[] := '{}';
+    written  uuid[];
+    seen     uuid[] := '{}';
+    undone   boolean;
+BEGIN
+    IF jsonb_typeof(messages) IS DISTINCT FROM 'array' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'messages: wants a JSON array of objects';
+    END IF;
+
+    FOR object IN SELECT * FROM jsonb_array_elements(messages) LOOP
+        m := NULL;
+        refusals := refusals || outbox.object_refusal(object);
+        IF refusals[cardinality(refusals)] IS NULL THEN
+            SELECT * INTO f FROM jsonb_to_record(object) AS r(
+                id uuid, destination text, type text, payload text, payload_base64 text, content_type text, headers jsonb,
+                ordering_key text, due_at timestamptz, due_in interval, expires_at timestamptz, expires_in interval);
+            m.id           := coalesce(f.id, outbox.new_id());
+            m.destination  := outbox.canonical_destination(f.destination);
+            m.type         := f.type;
+            m.payload      := coalesce(decode(f.payload_base64, 'base64'), convert_to(f.payload, 'UTF8'));
+            m.content_type := coalesce(nullif(f.content_type, ''), 'application/json');
+            m.headers      := coalesce(nullif(f.headers, 'null'), '{}');
+            m.ordering_key := nullif(f.ordering_key, '');
+            m.enqueued_at  := moment;
+            m.due_at       := coalesce(f.due_at, moment + f.due_in, moment);
+            m.available_at := greatest(m.due_at, moment);
+            m.expires_at   := coalesce(f.expires_at, moment + f.expires_in);
+            refusals[cardinality(refusals)] := CASE
+                WHEN f.due_in < interval '0' THEN format('due_in: wants 0 or more (got %s)', f.due_in)
+                WHEN f.expires_in <= interval '0' THEN format('expires_in: wants more than 0 (got %s)', f.expires_in)
+                ELSE outbox.refusal(m) END;
+        END IF;
+        given := given || m;
+    END LOOP;
+
+    undone := array_remove(refusals, NULL) <> '{}';
+    IF NOT undone THEN
+        -- A row that another transaction has written and not committed is waited
+        -- for here, so a conflict is a fact; DO NOTHING keeps the transaction usable.
+        WITH inserted AS (
+            INSERT INTO outbox.messages AS t (id, destination, type, payload, content_type, headers, ordering_key,
+                                              enqueued_at, due_at, available_at, expires_at)
+            SELECT g.id, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
+                   g.enqueued_at, g.due_at, g.available_at, g.expires_at
+              FROM unnest(given) AS g
+            ON CONFLICT (id) DO NOTHING
+            RETURNING t.id)
+        SELECT coalesce(array_agg(i.id), '{}') INTO written FROM inserted AS i;
+
+        undone := NOT if_absent AND cardinality(written) < cardinality(given);
+        IF undone THEN
+            DELETE FROM outbox.messages AS t WHERE t.id = ANY (written);
+        END IF;
+    END IF;
+
+    FOR i IN 1 .. cardinality(given) LOOP
+        index := i - 1;
+        message_id := given[i].id;
+        -- Of two messages with one ID in the same call, only the first can be written.
+        verdict := CASE
+            WHEN refusals[i] IS NOT NULL THEN 'refused: ' || refusals[i]
+            WHEN written IS NOT NULL AND (message_id <> ALL (written) OR message_id = ANY (seen)) THEN 'exists'
+            WHEN undone THEN 'withdrawn'
+            ELSE 'enqueued' END;
+        seen := seen || message_id;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
+-- Enqueues one message and returns its ID. What enqueue_batch reports, this
+-- raises: invalid_parameter_value for bad input, unique_violation for an ID that
+-- exists (with if_absent, its ID is returned and nothing is written).
+CREATE FUNCTION outbox.enqueue(
+    destination text, type text, payload text, content_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
+    ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,
+    due_at timestamptz DEFAULT NULL, due_in interval DEFAULT NULL,
+    expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false)
+    RETURNS uuid
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN outbox.enqueue(destination, type, convert_to(payload, 'UTF8'), content_type, headers,
+                          ordering_key, id, due_at, due_in, expires_at, expires_in, if_absent);
+END $$;
+
+CREATE FUNCTION outbox.enqueue(
+    destination text, type text, payload bytea, content_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
+    ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,
+    due_at timestamptz DEFAULT NULL, due_in interval DEFAULT NULL,
+    expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false)
+    RETURNS uuid
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    answer record;
+BEGIN
+    SELECT * INTO answer FROM outbox.enqueue_batch(jsonb_build_array(jsonb_build_object(
+        'id', id, 'destination', destination, 'type', type, 'payload_base64', encode(payload, 'base64'),
+        'content_type', content_type, 'headers', headers, 'ordering_key', ordering_key,
+        'due_at', due_at, 'due_in', due_in, 'expires_at', expires_at, 'expires_in', expires_in)), if_absent);
+    IF answer.verdict = 'exists' AND NOT if_absent THEN
+        RAISE unique_violation USING MESSAGE = format('id: a message with the ID %s was enqueued before', answer.message_id);
+    ELSIF answer.verdict LIKE 'refused: %' THEN
+        RAISE invalid_parameter_value USING MESSAGE = substr(answer.verdict, length('refused: ') + 1);
+    END IF;
+    RETURN answer.message_id;
+END $$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA outbox FROM PUBLIC;

@@ -1,0 +1,87 @@
+package outboxdb
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+)
+
+// row is one row as recordColumns returns it.
+type row struct {
+	ID              uuid.UUID         `db:"id"`
+	Seq             int64             `db:"seq"`
+	Destination     string            `db:"destination"`
+	Type            string            `db:"type"`
+	Payload         []byte            `db:"payload"`
+	ContentType     string            `db:"content_type"`
+	Headers         map[string]string `db:"headers"`
+	OrderingKey     *string           `db:"ordering_key"`
+	State           outflow.State     `db:"state"`
+	Generation      int               `db:"generation"`
+	CancelRequested bool              `db:"cancel_requested"`
+	Attempts        int               `db:"attempts"`
+	EnqueuedAt      time.Time         `db:"enqueued_at"`
+	DueAt           time.Time         `db:"due_at"`
+	AvailableAt     time.Time         `db:"available_at"`
+	ExpiresAt       *time.Time        `db:"expires_at"`
+	ExpiresIn       *time.Duration    `db:"expires_in"`
+	FinishedAt      *time.Time        `db:"finished_at"`
+	BrokerMessageID *string           `db:"broker_message_id"`
+	LastError       *string           `db:"last_error"`
+}
+
+func (r row) record() outflow.Record {
+	return outflow.Record{
+		Message: outflow.Message{
+			ID: r.ID, Destination: r.Destination, Type: r.Type, Payload: r.Payload, ContentType: r.ContentType,
+			Headers: r.Headers, OrderingKey: deref(r.OrderingKey), DueAt: r.DueAt, ExpiresAt: deref(r.ExpiresAt),
+		},
+		Seq: r.Seq, State: r.State, Generation: r.Generation,
+		Expired:         r.ExpiresIn != nil && *r.ExpiresIn <= 0,
+		CancelRequested: r.CancelRequested, Attempts: r.Attempts,
+		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),
+		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt),
+	}
+}
+
+// columns are the array arguments of a statement on many rows.
+type columns struct {
+	ids         []uuid.UUID
+	generations []int32
+	lastErrors  []*string
+	attempts    []int32
+	leases      []time.Duration
+	states      []string
+	brokerIDs   []*string
+	leasedUntil []time.Time
+	release     []bool
+}
+
+func (c *columns) add(ref outflow.Ref, lastError string, attempts int) {
+	c.ids = append(c.ids, ref.ID)
+	c.generations = append(c.generations, int32(ref.Generation))
+	c.lastErrors = append(c.lastErrors, orNull(outflow.CleanErrorText(lastError)))
+	c.attempts = append(c.attempts, int32(attempts))
+}
+
+func compareIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
+
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+// orNull makes the zero value NULL.
+func orNull[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}

@@ -1,0 +1,93 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/outflowhq/outflow"
+)
+
+// Load returns the message as a run may act on it: a row that this process
+// claimed is returned once without another look, while its lease has margin
+// left; any other is read. It returns whatever state and generation the row
+// has, and outflow.ErrNotFound where there is none.
+func (s *Store) Load(ctx context.Context, ref outflow.Ref) (outflow.Record, error) {
+	if record, ok := s.handoff.take(ref); ok {
+		return record, nil
+	}
+	record, err := s.loads.Do(ctx, ref)
+	if err != nil {
+		return outflow.Record{}, fmt.Errorf("loading message %s: %w", ref.ID, err)
+	}
+	return record, nil
+}
+
+// Renew notes a durable attempt: it moves the lease, notes the last error and
+// returns the row. A row that is final, or of another generation, is returned
+// as it stands, with nothing written.
+func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, error) {
+	s.handoff.settle(r.Ref) // its run has left the fast path
+	record, err := s.renewals.Do(ctx, r)
+	if err != nil {
+		return outflow.Record{}, fmt.Errorf("renewing the lease of message %s: %w", r.ID, err)
+	}
+	return record, nil
+}
+
+// Finish writes an end and returns how the message stands then: as asked, or as
+// the row says where the end was refused because the row is final already or of
+// another generation. It is idempotent.
+func (s *Store) Finish(ctx context.Context, e outflow.Ending) (outflow.Outcome, error) {
+	if !e.State.Final() {
+		return outflow.Outcome{}, fmt.Errorf("finishing message %s: %q is not a final state", e.ID, e.State)
+	}
+	record, err := s.endings.Do(ctx, e)
+	if err != nil {
+		return outflow.Outcome{}, fmt.Errorf("marking message %s %s: %w", e.ID, e.State, err)
+	}
+	s.handoff.settle(e.Ref)
+	return record.Outcome(), nil
+}
+
+// Yield makes a message claimable that was started anew, with a higher
+// generation than ref's, while ref's run was still open.
+func (s *Store) Yield(ctx context.Context, ref outflow.Ref) error {
+	s.handoff.settle(ref)
+	if _, err := s.pool.Exec(ctx, yield, ref.ID, ref.Generation); err != nil {
+		return fmt.Errorf("yielding message %s to generation %d or later: %w", ref.ID, ref.Generation+1, err)
+	}
+	return nil
+}
+
+// giveBack is a claim whose start did not happen.
+type giveBack struct {
+	outflow.Ref
+	leasedUntil time.Time
+	release     bool
+}
+
+// Release gives a claim back: it is no longer counted, and the message is due
+// again at once, unless its lease has been moved since.
+func (s *Store) Release(ctx context.Context, m outflow.ClaimedMessage) error {
+	return s.giveBack(ctx, m, true)
+}
+
+// Uncount takes a claim off the message's count and leaves its lease: a run was
+// open already.
+func (s *Store) Uncount(ctx context.Context, m outflow.ClaimedMessage) error {
+	return s.giveBack(ctx, m, false)
+}
+
+func (s *Store) giveBack(ctx context.Context, m outflow.ClaimedMessage, release bool) error {
+	s.handoff.settle(m.Ref())
+	_, err := s.returns.Do(ctx, giveBack{Ref: m.Ref(), leasedUntil: m.LeasedUntil, release: release})
+	if err != nil {
+		return fmt.Errorf("giving back message %s: %w", m.ID, err)
+	}
+	return nil
+}
+
+// Forget lets go of a claimed message that no run of this process has taken
+// over: a run elsewhere has it. It writes nothing.
+func (s *Store) Forget(ref outflow.Ref) { s.handoff.settle(ref) }

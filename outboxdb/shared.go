@@ -1,0 +1,172 @@
+package outboxdb
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/coalesce"
+)
+
+// records are the rows that a statement returned, by message ID.
+type records map[uuid.UUID]outflow.Record
+
+type results = []coalesce.Result[outflow.Record]
+
+func (s *Store) loadAll(ctx context.Context, refs []outflow.Ref) results {
+	id := func(r outflow.Ref) uuid.UUID { return r.ID }
+	return answerAll(ctx, refs, id, func(ctx context.Context, batch []outflow.Ref) (records, error) {
+		var c columns
+		for _, r := range batch {
+			c.add(r, "", 0)
+		}
+		return s.read(ctx, load, c.ids)
+	})
+}
+
+func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) results {
+	id := func(r outflow.Renewal) uuid.UUID { return r.ID }
+	return answerAll(ctx, renewals, id, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
+		var c columns
+		for _, r := range batch {
+			c.add(r.Ref, r.LastError, r.Attempts)
+			c.leases = append(c.leases, r.Lease)
+		}
+		done, err := s.read(ctx, renew, c.ids, c.generations, c.leases, c.lastErrors, c.attempts)
+		if err != nil {
+			return nil, err
+		}
+		return s.readMissing(ctx, load, c.ids, done)
+	})
+}
+
+func (s *Store) finishAll(ctx context.Context, endings []outflow.Ending) results {
+	id := func(e outflow.Ending) uuid.UUID { return e.ID }
+	return answerAll(ctx, endings, id, func(ctx context.Context, batch []outflow.Ending) (records, error) {
+		var c columns
+		for _, e := range batch {
+			c.add(e.Ref, e.LastError, e.Attempts)
+			c.states = append(c.states, string(e.State))
+			c.brokerIDs = append(c.brokerIDs, orNull(e.BrokerMessageID))
+		}
+		done, err := s.read(ctx, finish, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts)
+		if err != nil {
+			return nil, err
+		}
+		return s.readMissing(ctx, loadOutcomes, c.ids, done)
+	})
+}
+
+// returnAll gives claims back. A message that is gone or final needs nothing.
+func (s *Store) returnAll(ctx context.Context, claims []giveBack) []coalesce.Result[struct{}] {
+	slices.SortStableFunc(claims, func(a, b giveBack) int { return compareIDs(a.ID, b.ID) })
+	var c columns
+	for _, g := range claims {
+		c.add(g.Ref, "", 0)
+		c.leasedUntil = append(c.leasedUntil, g.leasedUntil)
+		c.release = append(c.release, g.release)
+	}
+	_, err := s.pool.Exec(ctx, giveBackClaims, c.ids, c.generations, c.leasedUntil, c.release)
+	results := make([]coalesce.Result[struct{}], len(claims))
+	for i := range results {
+		results[i].Err = err
+	}
+	return results
+}
+
+// read runs a statement that returns rows of messages.
+func (s *Store) read(ctx context.Context, statement string, args ...any) (records, error) {
+	rows, err := s.pool.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[row])
+	if err != nil {
+		return nil, err
+	}
+	byID := make(records, len(found))
+	for _, r := range found {
+		byID[r.ID] = r.record()
+	}
+	return byID, nil
+}
+
+// readMissing adds the rows that a guarded statement passed over, as they stand.
+func (s *Store) readMissing(ctx context.Context, statement string, asked []uuid.UUID, done records) (records, error) {
+	missing := slices.DeleteFunc(slices.Clone(asked), func(id uuid.UUID) bool { _, ok := done[id]; return ok })
+	if len(missing) == 0 {
+		return done, nil
+	}
+	rest, err := s.read(ctx, statement, missing)
+	if err != nil {
+		return nil, err
+	}
+	for id, r := range rest {
+		done[id] = r
+	}
+	return done, nil
+}
+
+// answerAll runs one statement for many entries and answers each by its ID. The
+// IDs go in order, so that two statements lock their rows in the same order.
+// Entries of one ID go one after the other, for each must see what the one
+// before it wrote. A statement that fails on data is run for each entry alone.
+func answerAll[In any](ctx context.Context, in []In, id func(In) uuid.UUID, run func(context.Context, []In) (records, error)) results {
+	out := make(results, len(in))
+	places := make([]int, len(in))
+	for i := range places {
+		places[i] = i
+	}
+	slices.SortStableFunc(places, func(a, b int) int { return compareIDs(id(in[a]), id(in[b])) })
+	for len(places) > 0 {
+		var now, later []int
+		for i, p := range places {
+			if i > 0 && id(in[places[i-1]]) == id(in[p]) {
+				later = append(later, p)
+			} else {
+				now = append(now, p)
+			}
+		}
+		answerDistinct(ctx, in, now, id, run, out)
+		places = later
+	}
+	return out
+}
+
+func answerDistinct[In any](ctx context.Context, in []In, places []int, id func(In) uuid.UUID, run func(context.Context, []In) (records, error), out results) {
+	batch := make([]In, 0, len(places))
+	for _, p := range places {
+		batch = append(batch, in[p])
+	}
+	found, err := run(ctx, batch)
+	if isDataError(err) && len(places) > 1 {
+		for _, p := range places {
+			answerDistinct(ctx, in, []int{p}, id, run, out)
+		}
+		return
+	}
+	for _, p := range places {
+		record, ok := found[id(in[p])]
+		switch {
+		case err != nil:
+			out[p].Err = err
+		case !ok:
+			out[p].Err = outflow.ErrNotFound
+		default:
+			out[p].Value = record
+		}
+	}
+}
+
+// isDataError reports whether a value that was sent is to blame: classes 22
+// (data exception) and 23 (constraint violation).
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+func isDataError(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23")
+}

@@ -1,0 +1,87 @@
+// Package outboxdb is the table outbox.messages: its migrations, the producers'
+// Enqueue, and what the dispatcher does with it (Claim, Load, Renew, Finish).
+//
+// The invariant: a row's end is written once, by a run of the row's own
+// generation, and only Delivered may replace another end of that generation.
+// Every due time, lease and expiry is decided by the database's clock.
+//
+// A producer needs Enqueue alone, inside its own transaction:
+//
+//	tx, err := pool.Begin(ctx)
+//	// … write the business rows with tx …
+//	ids, err := outboxdb.Enqueue(ctx, tx, outflow.Message{
+//		Destination: "sqs://orders",
+//		Type:        "order-placed",
+//		Payload:     payload,
+//	})
+//	err = tx.Commit(ctx)
+package outboxdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/coalesce"
+)
+
+// Bounds of the coalesced statements. 500 rows keep a statement's locks short
+// (a few milliseconds); two at a time keep one slow statement from holding up
+// the rest; 2 ms of waiting is small beside a broker's answer.
+const (
+	statementRows    = 500
+	statementsAtOnce = 2
+	statementLinger  = 2 * time.Millisecond
+	// statementTimeout is the shared statement's own deadline. It is below the
+	// local mark's 2 s, so that a mark is refused rather than left in doubt.
+	statementTimeout = 1500 * time.Millisecond
+)
+
+// Store reads and writes the table for the dispatcher. One Store in a process
+// serves its scanner and its workers: what the scanner claimed, the runs of the
+// same process take over without a second look at the row. It is safe for
+// concurrent use and needs no closing; the pool stays the caller's.
+type Store struct {
+	pool    *pgxpool.Pool
+	handoff *handoff
+	walk    walk
+
+	loads    *coalesce.Coalescer[outflow.Ref, outflow.Record]
+	renewals *coalesce.Coalescer[outflow.Renewal, outflow.Record]
+	endings  *coalesce.Coalescer[outflow.Ending, outflow.Record]
+	returns  *coalesce.Coalescer[giveBack, struct{}]
+}
+
+// New returns a Store over pool.
+func New(pool *pgxpool.Pool) *Store {
+	s := &Store{pool: pool, handoff: newHandoff()}
+	s.loads = coalesce.New(statementOptions[outflow.Ref](), s.loadAll)
+	s.renewals = coalesce.New(statementOptions[outflow.Renewal](), s.renewAll)
+	s.endings = coalesce.New(statementOptions[outflow.Ending](), s.finishAll)
+	s.returns = coalesce.New(statementOptions[giveBack](), s.returnAll)
+	return s
+}
+
+func statementOptions[In any]() coalesce.Options[In] {
+	return coalesce.Options[In]{
+		MaxItems: statementRows, Linger: statementLinger,
+		MaxCalls: statementsAtOnce, Timeout: statementTimeout,
+	}
+}
+
+// Ping reports whether the database answers and has the schema that this build
+// needs, whichever tool applied it. The error says what to do.
+func (s *Store) Ping(ctx context.Context) error {
+	var ready bool
+	if err := s.pool.QueryRow(ctx, schemaReady).Scan(&ready); err != nil {
+		return fmt.Errorf("checking the outbox schema: %w", err)
+	}
+	if !ready {
+		return errors.New("checking the outbox schema: it is missing or older than this build: run \"outflow migrate up\"")
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package outboxdb
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+)
+
+const (
+	// walkDestinations is how many destinations one walk of the index visits,
+	// and how many the store remembers.
+	walkDestinations = 256
+	// A walk may take one part in walkShare of the time, and comes at least
+	// every walkAtLeast. It costs well under a millisecond, except where a held
+	// snapshot makes it crawl over dead rows.
+	walkShare   = 20
+	walkAtLeast = 5 * time.Second
+)
+
+// walk is what a Store knows of the claim index between claims.
+type walk struct {
+	mu sync.Mutex
+	// marks are in turn: who was claimed from goes to the end.
+	marks []mark
+	// walked says that the marks come from a walk just now: only what it found
+	// due is worth a claim. Between walks, every mark is.
+	walked bool
+	from   string    // where the next walk goes on
+	next   time.Time // when it is due
+}
+
+// mark is a destination's low-water mark: what is due below it is claimed, or
+// was committed late and waits for the next walk.
+type mark struct {
+	Destination string    `db:"destination"`
+	At          time.Time `db:"mark"`
+	Due         bool      `db:"due"`
+}
+
+// findDestinations walks the index if it is time to.
+func (s *Store) findDestinations(ctx context.Context) error {
+	began := time.Now()
+	s.walk.walked = !began.Before(s.walk.next)
+	if !s.walk.walked {
+		return nil
+	}
+	rows, err := s.pool.Query(ctx, dueDestinations, s.walk.from, walkDestinations)
+	if err != nil {
+		return fmt.Errorf("finding destinations with due messages: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[mark])
+	if err != nil {
+		return fmt.Errorf("finding destinations with due messages: %w", err)
+	}
+	s.walk.remember(found)
+	s.walk.next = time.Now().Add(min(walkShare*time.Since(began), walkAtLeast))
+	return nil
+}
+
+// remember brings the marks up to what a walk found. A destination it did not
+// find keeps its mark while there is room: its next message may come between
+// two walks.
+func (w *walk) remember(found []mark) {
+	w.from = ""
+	if len(found) == walkDestinations {
+		w.from = found[len(found)-1].Destination
+	}
+	fresh := make(map[string]mark, len(found))
+	for _, m := range found {
+		fresh[m.Destination] = m
+	}
+	kept := make([]mark, 0, len(w.marks)+len(found))
+	for _, old := range w.marks {
+		m, ok := fresh[old.Destination]
+		if !ok {
+			m = mark{Destination: old.Destination, At: old.At}
+		}
+		delete(fresh, old.Destination)
+		kept = append(kept, m)
+	}
+	for _, m := range found {
+		if _, ok := fresh[m.Destination]; ok {
+			kept = append(kept, m)
+		}
+	}
+	// Those with due messages stay, in turn; of the others as many as fit.
+	slices.SortStableFunc(kept, func(a, b mark) int { return -compareBool(a.Due, b.Due) })
+	w.marks = kept[:min(len(kept), walkDestinations)]
+}
+
+// asked are the arguments of one claim.
+type asked struct {
+	destinations []string
+	marks        []time.Time
+	quotas       []int32
+}
+
+// ask says which destinations a claim should look at, and how far.
+func (w *walk) ask(req outflow.ClaimRequest) asked {
+	var a asked
+	if req.MaxMessages < 1 {
+		return a
+	}
+	for _, m := range w.marks {
+		quota := req.Allowance - req.Open[m.Destination]
+		if quota < 1 || w.walked && !m.Due {
+			continue
+		}
+		a.destinations = append(a.destinations, m.Destination)
+		a.marks = append(a.marks, m.At)
+		a.quotas = append(a.quotas, int32(min(quota, req.MaxMessages)))
+	}
+	return a
+}
+
+// learn moves the marks to what a claim took, and notes who may have more.
+func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
+	type taken struct {
+		count int32
+		upTo  time.Time
+	}
+	by := make(map[string]taken, len(a.destinations))
+	bounded := len(claimed) >= maxMessages
+	for _, r := range claimed {
+		t := by[r.Destination]
+		t.count++
+		if r.WasAvailableAt.After(t.upTo) {
+			t.upTo = r.WasAvailableAt
+		}
+		by[r.Destination] = t
+		bounded = bounded || r.Seen > len(claimed)
+	}
+	quotas := make(map[string]int32, len(a.destinations))
+	for i, d := range a.destinations {
+		quotas[d] = a.quotas[i]
+	}
+	var waiting, served []mark
+	for _, m := range w.marks {
+		t := by[m.Destination]
+		if quota, ok := quotas[m.Destination]; ok {
+			m.Due = bounded || t.count >= quota
+		}
+		if t.count == 0 {
+			waiting = append(waiting, m)
+			continue
+		}
+		m.At = t.upTo
+		served = append(served, m)
+	}
+	w.marks = append(waiting, served...)
+}
+
+// anyDue reports whether some destination may have more to claim right now.
+func (w *walk) anyDue() bool {
+	return slices.ContainsFunc(w.marks, func(m mark) bool { return m.Due })
+}
+
+// compareBool orders false before true.
+func compareBool(a, b bool) int {
+	number := map[bool]int{true: 1}
+	return cmp.Compare(number[a], number[b])
+}
