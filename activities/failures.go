@@ -1,0 +1,58 @@
+package activities
+
+import (
+	"errors"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/outflowhq/outflow"
+)
+
+// The types of the application errors that the activities return. They stand in
+// histories: never change one.
+const (
+	ErrTypePermanent   = "Permanent"
+	ErrTypeUnavailable = "Unavailable"
+	ErrTypeRetryable   = "Retryable"
+	// ErrTypeNotAttempted says that nothing was sent, and no attempt is counted.
+	ErrTypeNotAttempted = "NotAttempted"
+	// ErrTypeNotFound says that the row is gone.
+	ErrTypeNotFound = "NotFound"
+)
+
+// translate turns a classified error into Temporal's. This is the only place
+// that does. The text goes along, cleaned; the error's own structure stays here.
+func translate(err error, attempt int32) error {
+	kind := typeOf(err)
+	options := temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign}
+	if kind == ErrTypePermanent || kind == ErrTypeNotFound {
+		options.NonRetryable = true
+	} else {
+		options.NextRetryDelay = retryDelay(attempt, retryAfter(err))
+	}
+	return temporal.NewApplicationErrorWithOptions(outflow.CleanErrorText(err.Error()), kind, options)
+}
+
+func typeOf(err error) string {
+	switch {
+	case errors.Is(err, outflow.ErrNotFound):
+		return ErrTypeNotFound
+	case outflow.IsPermanent(err):
+		return ErrTypePermanent
+	case errors.Is(err, outflow.ErrNotAttempted):
+		return ErrTypeNotAttempted
+	case outflow.ClassOf(err) == outflow.ClassUnavailable:
+		return ErrTypeUnavailable
+	}
+	return ErrTypeRetryable
+}
+
+// retryAfter is the wait that the destination asked for, or 0.
+func retryAfter(err error) time.Duration {
+	var failure *outflow.Failure
+	if errors.As(err, &failure) {
+		return failure.RetryAfter
+	}
+	return 0
+}

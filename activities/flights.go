@@ -1,0 +1,146 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/outflowhq/outflow"
+)
+
+// flights joins the attempts of one (message, generation) within a process, and
+// remembers an acknowledgement until its end is written. Temporal may run a
+// local activity again while, or after, the first run of it published.
+type flights struct {
+	mu   sync.Mutex
+	open map[outflow.Ref]*flight
+	// acks are the acknowledged flights in the order of their landing.
+	acks []landed
+}
+
+type flight struct {
+	landed chan struct{} // closed when result and err are set
+	result PublishResult
+	err    error
+}
+
+type landed struct {
+	ref    outflow.Ref
+	flight *flight
+	at     time.Time
+}
+
+func newFlights() *flights { return &flights{open: make(map[outflow.Ref]*flight)} }
+
+// do returns the result of an attempt that is under way, or acknowledged and
+// not marked; else it starts one. An attempt outlives a caller that leaves: the
+// broker may have the message by then.
+func (f *flights) do(ctx context.Context, ref outflow.Ref, attempt func(context.Context) (PublishResult, error)) (PublishResult, error) {
+	f.mu.Lock()
+	fl := f.open[ref]
+	if fl == nil {
+		fl = &flight{landed: make(chan struct{})}
+		f.open[ref] = fl
+		go f.fly(ctx, ref, fl, attempt)
+	}
+	f.mu.Unlock()
+	select {
+	case <-fl.landed:
+		return fl.result, fl.err
+	case <-ctx.Done():
+		return PublishResult{}, fmt.Errorf("waiting for the publish under way: %w", ctx.Err())
+	}
+}
+
+func (f *flights) fly(ctx context.Context, ref outflow.Ref, fl *flight, attempt func(context.Context) (PublishResult, error)) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(LocalPublish)
+	}
+	own, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	defer cancel()
+	defer func() {
+		// A payload that makes its publisher panic must not take the process,
+		// and with it everybody's messages, down.
+		if p := recover(); p != nil {
+			activity.GetLogger(ctx).Error("publishing panicked", "panic", p, "stack", string(debug.Stack()))
+			fl.err = outflow.Permanent(fmt.Errorf("publishing panicked: %v", p))
+		}
+		f.land(ref, fl)
+	}()
+	fl.result, fl.err = attempt(own)
+}
+
+// land settles a flight. Only an acknowledgement stays.
+func (f *flights) land(ref outflow.Ref, fl *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	if fl.err == nil && fl.result.Verdict == Published {
+		f.acks = append(f.acks, landed{ref: ref, flight: fl, at: now})
+	} else {
+		delete(f.open, ref)
+	}
+	// From the front: those that are marked are gone from open already.
+	for len(f.acks) > 0 {
+		first := f.acks[0]
+		kept := f.open[first.ref] == first.flight
+		if kept && now.Sub(first.at) <= rememberAck {
+			break
+		}
+		if kept {
+			delete(f.open, first.ref)
+		}
+		f.acks = f.acks[1:]
+	}
+	close(fl.landed)
+}
+
+// acknowledged returns the acknowledgement of ref that waits for its mark, or
+// nil. It waits for an attempt that is under way, and errs if that takes
+// longer than ctx.
+func (f *flights) acknowledged(ctx context.Context, ref outflow.Ref) (*PublishResult, error) {
+	f.mu.Lock()
+	fl := f.open[ref]
+	f.mu.Unlock()
+	if fl == nil {
+		return nil, nil
+	}
+	select {
+	case <-fl.landed:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the publish under way: %w", ctx.Err())
+	}
+	if fl.err != nil || fl.result.Verdict != Published {
+		return nil, nil
+	}
+	return &fl.result, nil
+}
+
+// forget drops the acknowledgement of a message whose end is written.
+func (f *flights) forget(ref outflow.Ref) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fl := f.open[ref]
+	if fl == nil {
+		return
+	}
+	select {
+	case <-fl.landed:
+		delete(f.open, ref)
+	default: // a newer attempt is under way; it reads the row first
+	}
+}
+
+// timeLeft is how long ctx has until its deadline.
+func timeLeft(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return time.Duration(1<<63 - 1)
+	}
+	return time.Until(deadline)
+}

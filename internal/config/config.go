@@ -1,0 +1,193 @@
+// Package config reads the settings of Outflow's programs from the environment:
+// the ecosystem's own names for Postgres, Temporal and AWS, and OUTFLOW_ names
+// for the rest.
+//
+// The invariant: every mistake is reported, all at once, each with the
+// variable's name and what it wants; nothing falls back in silence.
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+// Config is everything that a program of Outflow is told.
+type Config struct {
+	Database *pgxpool.Config
+	Temporal client.Options
+	AWS      aws.Config
+	Scanner  scanner.Options
+	LogLevel slog.Level
+	LogJSON  bool
+}
+
+// Setting documents one variable of Outflow's own.
+type Setting struct {
+	Name, Default, Meaning string
+	set                    func(c *Config, value string) error
+}
+
+// Settings are Outflow's own variables, in the order in which help shows them.
+var Settings = []Setting{
+	{"OUTFLOW_OUTBOX", outflow.DefaultOutbox, "first part of every workflow ID; give each database its own where several share a namespace", setOutbox},
+	{"OUTFLOW_TASK_QUEUE", workflows.TaskQueue, "Temporal task queue", setTaskQueue},
+	{"OUTFLOW_POLL_INTERVAL", "250ms", "wait between two looks at an idle table, 10ms to 1m", setPollInterval},
+	{"OUTFLOW_IN_FLIGHT", "200", "messages in flight in a starter, 1 to 1000", setInFlight},
+	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one destination in flight in a starter", setPerDestination},
+	{"OUTFLOW_LEASE", "1m", "how long a claimed message is left alone, 30s to 1h", setLease},
+	{"OUTFLOW_LOG_LEVEL", "info", "debug, info, warn or error", setLogLevel},
+	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
+}
+
+// Load reads all settings.
+func Load(ctx context.Context, getenv func(string) string) (Config, error) {
+	c := Config{}
+	var errs []error
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, s := range Settings {
+		if value := getenv(s.Name); value != "" {
+			if err := s.set(&c, value); err != nil {
+				note(fmt.Errorf("%s: %w (got %q)", s.Name, err, value))
+			}
+		}
+	}
+	var err error
+	c.Database, err = Database(getenv)
+	note(err)
+	c.Temporal, err = envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(getenv)})
+	if err != nil {
+		note(fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %w", err))
+	}
+	c.AWS, err = awsconfig.LoadDefaultConfig(ctx)
+	if err != nil {
+		note(fmt.Errorf("AWS_… variables or files: %w", err))
+	}
+	if c.AWS.Region == "" {
+		note(errors.New("AWS_REGION: wants the region of your queues, such as eu-west-1 (or a region in the AWS profile)"))
+	}
+	if len(errs) > 0 {
+		return Config{}, fmt.Errorf("settings:\n%w", errors.Join(errs...))
+	}
+	return c, nil
+}
+
+// Database reads the database's settings alone: an operator's command works
+// while the broker's are broken.
+func Database(getenv func(string) string) (*pgxpool.Config, error) {
+	url := getenv("DATABASE_URL")
+	if url == "" && getenv("PGHOST") == "" && getenv("PGSERVICE") == "" && getenv("PGDATABASE") == "" {
+		return nil, errors.New("DATABASE_URL: wants the application's database, such as postgres://user:password@host:5432/name (or libpq's PGHOST, PGDATABASE, …)")
+	}
+	c, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: wants a Postgres URL or key=value settings: %w", err)
+	}
+	if c.ConnConfig.RuntimeParams["application_name"] == "" {
+		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
+	}
+	return c, nil
+}
+
+// Logger returns the logger that the settings ask for, writing to w.
+func (c Config) Logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// lookup gives Temporal's loader the program's own view of the environment.
+type lookup func(string) string
+
+func (l lookup) Environ() []string { return os.Environ() }
+
+func (l lookup) LookupEnv(name string) (string, bool) {
+	value := l(name)
+	return value, value != ""
+}
+
+// A workflow ID goes into URLs and shell commands.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+
+func setOutbox(c *Config, value string) error    { return setName(&c.Scanner.Outbox, value) }
+func setTaskQueue(c *Config, value string) error { return setName(&c.Scanner.TaskQueue, value) }
+
+func setName(into *string, value string) error {
+	if !plainName.MatchString(value) {
+		return errors.New(`wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit`)
+	}
+	*into = value
+	return nil
+}
+
+func setPollInterval(c *Config, value string) error {
+	return setDuration(&c.Scanner.PollInterval, value, 10*time.Millisecond, time.Minute)
+}
+
+func setLease(c *Config, value string) error {
+	return setDuration(&c.Scanner.Lease, value, 30*time.Second, time.Hour)
+}
+
+func setDuration(into *time.Duration, value string, least, most time.Duration) error {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < least || d > most {
+		return fmt.Errorf("wants a duration from %s to %s, such as 1s or 250ms", least, most)
+	}
+	*into = d
+	return nil
+}
+
+func setInFlight(c *Config, value string) error { return setCount(&c.Scanner.InFlight, value) }
+func setPerDestination(c *Config, value string) error {
+	return setCount(&c.Scanner.PerDestination, value)
+}
+
+// mostInFlight is the SDK's default number of workflow-task slots; a start
+// beyond it would not be eager.
+const mostInFlight = 1000
+
+func setCount(into *int, value string) error {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 || n > mostInFlight {
+		return fmt.Errorf("wants a whole number from 1 to %d", mostInFlight)
+	}
+	*into = n
+	return nil
+}
+
+func setLogLevel(c *Config, value string) error {
+	if c.LogLevel.UnmarshalText([]byte(value)) != nil {
+		return errors.New("wants debug, info, warn or error")
+	}
+	return nil
+}
+
+func setLogFormat(c *Config, value string) error {
+	if value != "text" && value != "json" {
+		return errors.New("wants text or json")
+	}
+	c.LogJSON = value == "json"
+	return nil
+}

@@ -1,0 +1,107 @@
+// Package program is what Outflow's mains share: signals, exit codes, flags
+// and the help that lists the settings.
+//
+// The invariant: only Main ends the process; 0 is success, 1 a failure that was
+// said on standard error, 2 a mistake on the command line.
+package program
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/outflowhq/outflow/internal/config"
+)
+
+// Run is a program without its process.
+type Run func(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error
+
+// UsageError is a mistake on the command line.
+type UsageError struct{ Err error }
+
+func (e UsageError) Error() string { return e.Err.Error() }
+
+// Main runs a program until it ends or a signal asks it to. A second signal
+// ends the process at once.
+func Main(name string, run Run) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(exitCode(name, run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr), os.Stderr))
+}
+
+func exitCode(name string, err error, stderr io.Writer) int {
+	var usage UsageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "%s: %v\nSee \"%s -help\".\n", name, err, name)
+		return 2
+	}
+	fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	return 1
+}
+
+// Flags returns the flag set of a daemon, whose help lists the settings.
+func Flags(name, does string) *flag.FlagSet {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.Bool("version", false, "print the version and exit")
+	flags.Usage = func() {
+		out := flags.Output()
+		fmt.Fprintf(out, "%s %s\n\nFlags:\n", name, does)
+		flags.PrintDefaults()
+		fmt.Fprint(out, "\nSettings (environment):\n")
+		WriteSettings(out)
+	}
+	return flags
+}
+
+// WriteSettings lists every setting with its default.
+func WriteSettings(out io.Writer) {
+	table := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "  DATABASE_URL\t\tthe application's Postgres (or PGHOST, PGDATABASE, …)")
+	fmt.Fprintln(table, "  TEMPORAL_ADDRESS\tlocalhost:7233\tTemporal's frontend; also TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_…")
+	fmt.Fprintln(table, "  AWS_REGION\t\tand AWS's other variables and files; AWS_ENDPOINT_URL_SQS for an emulator")
+	for _, s := range config.Settings {
+		fmt.Fprintf(table, "  %s\t%s\t%s\n", s.Name, s.Default, s.Meaning)
+	}
+	_ = table.Flush()
+}
+
+// Parse parses a daemon's flags. It returns flag.ErrHelp where help or the
+// version was asked for, and printed.
+func Parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
+	flags.SetOutput(io.Discard)
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(stdout)
+		flags.Usage()
+		return flag.ErrHelp
+	}
+	if err != nil {
+		return UsageError{err}
+	}
+	if flags.NArg() > 0 {
+		return UsageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
+	}
+	if flags.Lookup("version").Value.String() == "true" {
+		fmt.Fprintln(stdout, Version())
+		return flag.ErrHelp
+	}
+	return nil
+}
+
+// Version is the module version that the binary was built from.
+func Version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,160 @@
+// Package service composes Outflow's programs out of its parts. It is the only
+// place that sees them all.
+//
+// The invariant: what is opened here is closed here, in the order that loses
+// nothing: first the claiming, then the starts in flight, then the worker with
+// what it still publishes, last the connections.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.temporal.io/sdk/client"
+	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/publish/awssqs"
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+const (
+	// workerStop is how long a stopping worker waits for what it is doing. The
+	// SDK's default of 0 would leave publishes without their marks, and another
+	// worker would publish again.
+	workerStop = 15 * time.Second
+	// slots are the workflow-task and local-activity slots of a worker: the
+	// SDK's default, and no less than a scanner's messages in flight.
+	slots = 1000
+	// connections are the database's, unless the URL names pool_max_conns: the
+	// coalesced statements, the claim and the durable attempts.
+	connections = 10
+)
+
+// parts are what a starter and a worker have in common.
+type parts struct {
+	pool   *pgxpool.Pool
+	client client.Client
+	store  *outboxdb.Store
+	worker worker.Worker
+	fatal  chan error
+	opts   scanner.Options
+	log    *slog.Logger
+}
+
+// open connects to everything and starts the worker.
+func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err error) {
+	p := &parts{fatal: make(chan error, 1), opts: c.Scanner, log: log}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if c.Database.MaxConns < connections {
+		c.Database.MaxConns = connections
+	}
+	if p.pool, err = pgxpool.NewWithConfig(ctx, c.Database); err != nil {
+		return nil, fmt.Errorf("opening the database: %w", err)
+	}
+	p.store = outboxdb.New(p.pool)
+	if err := p.store.Ping(ctx); err != nil {
+		return nil, err
+	}
+	c.Temporal.Logger = sdklog.NewStructuredLogger(log)
+	if p.client, err = client.DialContext(ctx, c.Temporal); err != nil {
+		return nil, fmt.Errorf("connecting to Temporal at %s (TEMPORAL_ADDRESS): %w", c.Temporal.HostPort, err)
+	}
+	router := publish.NewRouter(awssqs.New(sqs.NewFromConfig(c.AWS)))
+	p.worker = worker.New(p.client, taskQueue(c.Scanner), worker.Options{
+		WorkerStopTimeout:                       workerStop,
+		MaxConcurrentWorkflowTaskExecutionSize:  slots,
+		MaxConcurrentLocalActivityExecutionSize: slots,
+		WorkflowTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
+		ActivityTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
+		OnFatalError:                            func(err error) { p.fatal <- err },
+	})
+	workflows.Register(p.worker, activities.New(p.store, router))
+	if err := p.worker.Start(); err != nil {
+		p.worker = nil
+		return nil, fmt.Errorf("starting the worker: %w", err)
+	}
+	return p, nil
+}
+
+// close stops the worker, then lets go of the connections.
+func (p *parts) close() {
+	if p.worker != nil {
+		p.worker.Stop()
+	}
+	if p.client != nil {
+		p.client.Close()
+	}
+	if p.pool != nil {
+		p.pool.Close()
+	}
+}
+
+func taskQueue(o scanner.Options) string {
+	if o.TaskQueue == "" {
+		return workflows.TaskQueue
+	}
+	return o.TaskQueue
+}
+
+// Worker runs a worker of the fleet until ctx ends: it takes what was not
+// started eagerly, and every durable attempt.
+func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
+	p, err := open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	log.Info("working", "task_queue", taskQueue(c.Scanner))
+	return p.wait(ctx)
+}
+
+// wait waits for the end of ctx or the worker's own.
+func (p *parts) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		p.log.Info("stopping")
+		return nil
+	case err := <-p.fatal:
+		return fmt.Errorf("running the worker: %w", err)
+	}
+}
+
+// Starter runs a scanner and the worker of its eager starts until ctx ends.
+func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
+	p, err := open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	scanned := p.scan(ctx)
+	log.Info("scanning", "task_queue", taskQueue(c.Scanner))
+	err = p.wait(ctx)
+	stop()
+	return errors.Join(err, <-scanned)
+}
+
+// scan runs a scanner in the background.
+func (p *parts) scan(ctx context.Context) <-chan error {
+	opts := p.opts
+	opts.Logger = p.log
+	done := make(chan error, 1)
+	go func() { done <- scanner.New(p.store, p.client, opts).Run(ctx) }()
+	return done
+}

@@ -1,0 +1,249 @@
+// Package scanner turns due messages into running workflows: it claims them
+// and starts one Deliver each, many at once.
+//
+// The invariant: every message that the scanner claims is either started, or
+// given back uncounted, or left to its lease, which runs out by itself. No
+// database transaction is open across a call to Temporal, so a scanner that
+// stops at any point loses nothing and blocks nobody.
+//
+// Any number of scanners share a table. Eager start, the fast path, needs a
+// worker on the same client in the same process, started first.
+package scanner
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.temporal.io/sdk/client"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+// Store is the table as the scanner uses it; outboxdb.Store is one. Every
+// method is safe for concurrent use.
+type Store interface {
+	Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error)
+	// Release gives a claim back at once; Uncount leaves its lease.
+	Release(ctx context.Context, m outflow.ClaimedMessage) error
+	Uncount(ctx context.Context, m outflow.ClaimedMessage) error
+	// Forget lets go of what this process keeps for a run of its own.
+	Forget(ref outflow.Ref)
+}
+
+// Client is what the scanner needs of a Temporal client.
+type Client interface {
+	ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
+}
+
+// Options are optional; a zero field takes its default.
+type Options struct {
+	// Outbox is the first part of every workflow ID; default "outbox". Two
+	// databases that share a Temporal namespace need two names.
+	Outbox string
+	// TaskQueue of the workflows; default "outflow".
+	TaskQueue string
+	// PollInterval is the wait between two looks at an idle table, lengthened
+	// by up to a tenth so that scanners drift apart; default 250 ms. While
+	// there is a backlog the scanner does not wait for it.
+	PollInterval time.Duration
+	// InFlight bounds the messages between claim and the end of their fast
+	// path in this process; default 200. Keep the worker's workflow-task slots
+	// and local-activity slots at least as many (the SDK's default is 1,000).
+	InFlight int
+	// PerDestination bounds those of one destination, so that a slow one can't
+	// hold every slot; default half of InFlight.
+	PerDestination int
+	// Lease is how long a claimed message stays unclaimable; default 1 minute,
+	// at least 30 seconds. A process that dies delays its messages by that.
+	Lease time.Duration
+	// ClaimBytes bounds the payloads of one claim; default 16 MiB.
+	ClaimBytes int
+	// Logger; default slog.Default().
+	Logger *slog.Logger
+}
+
+const (
+	leastLease = 30 * time.Second
+	// leastGap lies between two claims, whatever wakes the scanner: under a
+	// backlog it lets slots come free, so that one claim fills many.
+	leastGap = 20 * time.Millisecond
+)
+
+func (o Options) withDefaults() Options {
+	o.Outbox = or(o.Outbox, outflow.DefaultOutbox)
+	o.TaskQueue = or(o.TaskQueue, workflows.TaskQueue)
+	o.PollInterval = or(max(o.PollInterval, 0), 250*time.Millisecond)
+	o.InFlight = or(max(o.InFlight, 0), 200)
+	o.PerDestination = min(or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)
+	o.Lease = max(or(o.Lease, time.Minute), leastLease)
+	o.ClaimBytes = or(max(o.ClaimBytes, 0), 16<<20)
+	o.Logger = or(o.Logger, slog.Default())
+	return o
+}
+
+// or returns v, or fallback where v is zero.
+func or[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
+}
+
+// Scanner claims and starts. Make one with New; one Run at a time.
+type Scanner struct {
+	store  Store
+	client Client
+	opts   Options
+
+	wake  chan struct{}
+	freed chan struct{} // a slot came free
+
+	mu   sync.Mutex
+	open map[string]int // messages in flight, by destination
+	all  int            // their sum
+
+	brake     brake
+	plain     plainStarts
+	elsewhere atomic.Bool // the last run was taken by another process
+	running   sync.WaitGroup
+}
+
+// New returns a Scanner over a store and a Temporal client.
+func New(store Store, c Client, opts Options) *Scanner {
+	return &Scanner{
+		store: store, client: c, opts: opts.withDefaults(),
+		wake: make(chan struct{}, 1), freed: make(chan struct{}, 1),
+		open: make(map[string]int),
+	}
+}
+
+// Wake asks for a look at the table now: call it after the commit of a
+// transaction that enqueued. It never blocks, and many calls make one look.
+func (s *Scanner) Wake() { notify(s.wake) }
+
+// Run claims and starts until ctx ends. Then it waits for the starts under way
+// and for this process's open fast paths, at most about 20 seconds, and returns
+// nil. Keep the worker running until Run has returned.
+func (s *Scanner) Run(ctx context.Context) error {
+	// Starts outlive ctx: a started message must not be given back.
+	starts, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	for ctx.Err() == nil {
+		began := time.Now()
+		claimed, err := s.claim(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.brake.failed()
+			s.opts.Logger.Error("claiming messages", "error", err)
+		}
+		for _, m := range claimed.Messages {
+			s.take(m.Destination)
+			s.running.Go(func() {
+				defer s.free(m.Destination)
+				s.deliver(starts, m)
+			})
+		}
+		s.rest(ctx, began, claimed)
+	}
+	s.drain(stop)
+	return nil
+}
+
+// claim asks for as many messages as there are free slots; for one while
+// Temporal or the database is in trouble.
+func (s *Scanner) claim(ctx context.Context) (outflow.Claimed, error) {
+	s.mu.Lock()
+	room := s.opts.InFlight - s.all
+	open := maps.Clone(s.open)
+	s.mu.Unlock()
+	if room < 1 {
+		return outflow.Claimed{Backlog: true}, nil
+	}
+	if s.brake.pause() > 0 {
+		room = 1
+	}
+	return s.store.Claim(ctx, outflow.ClaimRequest{
+		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: s.opts.ClaimBytes,
+		Allowance: s.opts.PerDestination, Open: open,
+	})
+}
+
+// rest waits until the next claim is worth making.
+func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Claimed) {
+	poll := s.opts.PollInterval + time.Duration(rand.Float64()*0.1*float64(s.opts.PollInterval))
+	if pause := s.brake.pause(); pause > 0 {
+		sleep(ctx, pause)
+		return
+	}
+	freed := s.freed
+	switch {
+	case !claimed.Backlog:
+		freed = nil // there is nothing that a slot could be used for
+	case len(claimed.Messages) > 0:
+		poll = 0
+	}
+	timer := time.NewTimer(poll)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-timer.C:
+	case <-s.wake:
+	case <-freed:
+	}
+	sleep(ctx, leastGap-time.Since(began))
+}
+
+// drain waits for what is in flight, first leaving the starts their time.
+func (s *Scanner) drain(stopStarts func()) {
+	done := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(done)
+	}()
+	timer := time.AfterFunc(startTimeout/2, stopStarts)
+	defer timer.Stop()
+	<-done
+}
+
+func (s *Scanner) take(destination string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open[destination]++
+	s.all++
+}
+
+func (s *Scanner) free(destination string) {
+	s.mu.Lock()
+	if s.open[destination]--; s.open[destination] == 0 {
+		delete(s.open, destination)
+	}
+	s.all--
+	s.mu.Unlock()
+	notify(s.freed)
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

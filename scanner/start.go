@@ -1,0 +1,125 @@
+package scanner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+const (
+	// startTimeout bounds one start with the SDK's own retries.
+	startTimeout = 10 * time.Second
+	// takenWithin is how soon an eagerly started run takes its message over.
+	// takenSoon is the patience once runs are seen to go elsewhere.
+	takenWithin = time.Second
+	takenSoon   = 20 * time.Millisecond
+	// settledWithin bounds the fast path: one workflow task.
+	settledWithin = activities.WorkflowTask
+)
+
+// deliver starts the run of one message and holds its slot until the fast path
+// is over, here or, as far as can be seen, elsewhere.
+func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
+	err := s.start(ctx, m)
+	switch {
+	case err == nil:
+		s.brake.succeeded()
+		s.watch(m)
+	case temporal.IsWorkflowExecutionAlreadyStartedError(err):
+		// A live run met an expired lease. It goes on; the claim did not count.
+		s.brake.succeeded()
+		s.giveBack(ctx, m, s.store.Uncount)
+	default:
+		s.brake.failed()
+		s.opts.Logger.Error("starting a delivery", "message", m.ID, "destination", m.Destination, "error", err)
+		s.giveBack(ctx, m, s.store.Release)
+	}
+}
+
+// giveBack returns a claim. Where even that fails, the lease runs out.
+func (s *Scanner) giveBack(ctx context.Context, m outflow.ClaimedMessage, give func(context.Context, outflow.ClaimedMessage) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := give(ctx, m); err != nil {
+		s.opts.Logger.Warn("giving a claim back; its lease will run out", "message", m.ID, "error", err)
+	}
+}
+
+// watch waits until the run has left the fast path.
+func (s *Scanner) watch(m outflow.ClaimedMessage) {
+	patience := takenWithin
+	if s.elsewhere.Load() {
+		patience = takenSoon
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-m.Taken:
+		s.elsewhere.Store(false)
+	case <-m.Settled:
+		return
+	case <-timer.C:
+		s.elsewhere.Store(true)
+		s.store.Forget(m.Ref())
+		return
+	}
+	timer.Reset(settledWithin)
+	select {
+	case <-m.Settled:
+	case <-timer.C:
+	}
+}
+
+// start asks Temporal for the message's run. The namespace may not know the
+// search attributes; then the start is repeated without them.
+func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no answer within %s", startTimeout))
+	defer cancel()
+	options := s.startOptions(m)
+	if !s.plain.now() {
+		options.TypedSearchAttributes = workflows.StartAttributes(m.Destination, m.Type)
+		err := s.execute(ctx, options, m)
+		var invalid *serviceerror.InvalidArgument
+		if !errors.As(err, &invalid) {
+			return err
+		}
+		if s.plain.begin() {
+			s.opts.Logger.Warn("Temporal refused the search attributes; starting without them for a while", "error", err)
+		}
+		options.TypedSearchAttributes = temporal.SearchAttributes{}
+	}
+	return s.execute(ctx, options, m)
+}
+
+func (s *Scanner) execute(ctx context.Context, options client.StartWorkflowOptions, m outflow.ClaimedMessage) error {
+	_, err := s.client.ExecuteWorkflow(ctx, options, workflows.WorkflowDeliver, workflows.DeliverInput{
+		Outbox: s.opts.Outbox, MessageID: m.ID, Generation: m.Generation,
+	})
+	return err
+}
+
+// startOptions: two runs of a message never overlap (FAIL), and after one has
+// ended the row alone decides whether there is anything to do (ALLOW_DUPLICATE).
+func (s *Scanner) startOptions(m outflow.ClaimedMessage) client.StartWorkflowOptions {
+	return client.StartWorkflowOptions{
+		ID:                                       workflows.DeliverID(s.opts.Outbox, m.ID),
+		TaskQueue:                                s.opts.TaskQueue,
+		WorkflowTaskTimeout:                      activities.WorkflowTask,
+		WorkflowIDReusePolicy:                    enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+		WorkflowIDConflictPolicy:                 enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
+		WorkflowExecutionErrorWhenAlreadyStarted: true,
+		EnableEagerStart:                         true,
+		StaticSummary:                            workflows.Summary(m.Destination, m.Type),
+		StaticDetails:                            workflows.Details(m.Record),
+	}
+}

@@ -1,0 +1,37 @@
+// Command starter claims due messages and starts their workflows, and runs
+// their fast paths in the same process. Run as many as you like.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/program"
+	"github.com/outflowhq/outflow/internal/service"
+)
+
+func main() { program.Main("outflow-starter", run) }
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	flags := program.Flags("outflow-starter", "claims due messages, starts their workflows, and runs their fast paths.")
+	once := flags.Bool("once", false, "deliver what is due, print what is left, and exit")
+	limit := flags.Duration("time-limit", time.Minute, "with -once: how long to wait for durable attempts")
+	if err := program.Parse(flags, args, stdout); err != nil {
+		return err
+	}
+	if *limit <= 0 {
+		return program.UsageError{Err: fmt.Errorf("-time-limit: wants more than 0, such as 1m (got %s)", *limit)}
+	}
+	c, err := config.Load(ctx, getenv)
+	if err != nil {
+		return err
+	}
+	log := c.Logger(stderr)
+	if *once {
+		return service.Once(ctx, c, *limit, stdout, log)
+	}
+	return service.Starter(ctx, c, log)
+}

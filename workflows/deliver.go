@@ -1,0 +1,184 @@
+// Package workflows holds Deliver, the workflow of one message, and the names
+// that stand in histories.
+//
+// The invariant: a run ends only after the row says how the message ended (or
+// that a later generation has taken it over), and what the row says is how the
+// run ends: Completed for delivered, Failed for dead and expired, Canceled for
+// cancelled. The workflow carries no payload and no destination.
+package workflows
+
+import (
+	"errors"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
+)
+
+// Register registers Outflow's workflows and activities with a worker.
+func Register(w worker.Registry, a *activities.Activities) {
+	w.RegisterWorkflowWithOptions(Deliver, workflow.RegisterOptions{Name: WorkflowDeliver})
+	for name, function := range map[string]any{
+		ActivityPublish:       a.Publish,
+		ActivityMarkDelivered: a.MarkDelivered,
+		ActivityMarkDead:      a.MarkDead,
+		ActivityMarkExpired:   a.MarkExpired,
+		ActivityMarkCancelled: a.MarkCancelled,
+	} {
+		w.RegisterActivityWithOptions(function, activity.RegisterOptions{Name: name})
+	}
+}
+
+// Status answers the query delivery-status.
+type Status struct {
+	// Phase is "publishing", "retrying", "marking" or "ended".
+	Phase      string `json:"phase"`
+	Generation int    `json:"generation"`
+	// LastError is why the run left the fast path, or how it ended.
+	LastError string `json:"lastError,omitempty"`
+	// Outcome is the row's, once the run has ended.
+	Outcome *outflow.Outcome `json:"outcome,omitempty"`
+}
+
+// Deliver takes one message to its end and returns what its row says then. A
+// run that an operator's new start has superseded returns the row as it stands,
+// with its later generation.
+func Deliver(ctx workflow.Context, in DeliverInput) (outflow.Outcome, error) {
+	d := &delivery{in: in, status: Status{Phase: "publishing", Generation: in.Generation}}
+	err := workflow.SetQueryHandler(ctx, QueryDeliveryStatus, func() (Status, error) { return d.status, nil })
+	if err != nil {
+		return outflow.Outcome{}, err
+	}
+	result, err := d.publish(ctx)
+	outcome, err := d.end(ctx, result, err)
+	d.status.Phase = "ended"
+	if err != nil {
+		d.status.LastError = err.Error()
+		return outcome, err
+	}
+	d.status.Outcome = &outcome
+	return outcome, nil
+}
+
+// delivery is the state of one run.
+type delivery struct {
+	in     DeliverInput
+	status Status
+	// attempts are those that the row does not count yet.
+	attempts int
+}
+
+// publish tries the fast path once, then goes on durably until the message is
+// out, can't be published, or is cancelled.
+func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, error) {
+	var a *activities.Activities
+	var result activities.PublishResult
+	in := activities.PublishInput{MessageID: d.in.MessageID, Generation: d.in.Generation}
+
+	d.attempts = 1
+	err := workflow.ExecuteLocalActivity(localPublish(ctx), a.Publish, in).Get(ctx, &result)
+	if err == nil || isFinalFailure(err) || ctx.Err() != nil {
+		return result, err
+	}
+
+	in.LastError = reason(err)
+	if errorType(err) != activities.ErrTypeNotAttempted {
+		in.Attempts = 1
+	}
+	d.attempts = 0 // the durable attempts note themselves
+	d.status.Phase, d.status.LastError = "retrying", in.LastError
+	if err := showRetrying(ctx); err != nil {
+		return result, err
+	}
+	err = workflow.ExecuteActivity(durablePublish(ctx), a.Publish, in).Get(ctx, &result)
+	return result, err
+}
+
+// showRetrying lets the Web UI's filters find the run. A namespace may lack the
+// search attributes; then the run was started without them, and sets none.
+func showRetrying(ctx workflow.Context) error {
+	if _, ok := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeDestination); !ok {
+		return nil
+	}
+	return workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(StateRetrying))
+}
+
+// end writes the end that the attempts came to, and turns what the row says
+// into the run's own end.
+func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, err error) (outflow.Outcome, error) {
+	var a *activities.Activities
+	in := activities.MarkInput{MessageID: d.in.MessageID, Generation: d.in.Generation, Attempts: d.attempts}
+	var mark any
+	switch {
+	case errorType(err) == activities.ErrTypeNotFound:
+		return outflow.Outcome{}, err
+	case isFinalFailure(err):
+		mark, in.Reason = a.MarkDead, reason(err)
+	case err != nil:
+		// Only a cancel request ends an activity without a limit of attempts early.
+		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: the workflow was asked to cancel", 0
+	case result.Verdict == activities.Published:
+		mark, in.BrokerMessageID = a.MarkDelivered, result.BrokerMessageID
+	case result.Verdict == activities.Overdue:
+		mark, in.Reason, in.Attempts = a.MarkExpired, "expired: it was not published before its expiry", 0
+	case result.Verdict == activities.Withdrawn:
+		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: an operator asked for it", 0
+	default: // ended or superseded: the row says it already
+		return d.close(result.Outcome)
+	}
+	d.status.Phase = "marking"
+	// A cancel request must not keep the end from being written.
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	var outcome outflow.Outcome
+	if workflow.ExecuteLocalActivity(localMark(ctx), mark, in).Get(ctx, &outcome) != nil {
+		if err := workflow.ExecuteActivity(durableMark(ctx), mark, in).Get(ctx, &outcome); err != nil {
+			return outflow.Outcome{}, err
+		}
+	}
+	return d.close(outcome)
+}
+
+// close makes the run end as the row did.
+func (d *delivery) close(outcome outflow.Outcome) (outflow.Outcome, error) {
+	if outcome.Generation != d.in.Generation {
+		return outcome, nil
+	}
+	switch outcome.State {
+	case outflow.Dead:
+		return outcome, temporal.NewNonRetryableApplicationError(outcome.LastError, ErrTypeDead, nil, outcome)
+	case outflow.Expired:
+		return outcome, temporal.NewNonRetryableApplicationError(outcome.LastError, ErrTypeExpired, nil, outcome)
+	case outflow.Cancelled:
+		return outcome, temporal.NewCanceledError(outcome)
+	}
+	return outcome, nil
+}
+
+// isFinalFailure reports whether an activity's error says that no later attempt
+// can succeed.
+func isFinalFailure(err error) bool {
+	kind := errorType(err)
+	return kind == activities.ErrTypePermanent || kind == activities.ErrTypeNotFound
+}
+
+// errorType is the type of the application error in err, or "".
+func errorType(err error) string {
+	var application *temporal.ApplicationError
+	if errors.As(err, &application) {
+		return application.Type()
+	}
+	return ""
+}
+
+// reason is the publisher's own words, without the SDK's around them.
+func reason(err error) string {
+	var application *temporal.ApplicationError
+	if errors.As(err, &application) {
+		return application.Message()
+	}
+	return outflow.CleanErrorText(err.Error())
+}

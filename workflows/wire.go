@@ -1,0 +1,105 @@
+package workflows
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/outflowhq/outflow"
+)
+
+// The wire contract: names that stand in histories, in schedules and in
+// people's scripts. A released name never changes.
+const (
+	// TaskQueue is the default task queue of starters and workers.
+	TaskQueue = "outflow"
+
+	WorkflowDeliver = "Deliver"
+
+	ActivityPublish       = "Publish"
+	ActivityMarkDelivered = "MarkDelivered"
+	ActivityMarkDead      = "MarkDead"
+	ActivityMarkExpired   = "MarkExpired"
+	ActivityMarkCancelled = "MarkCancelled"
+
+	// The IDs of the regular activities, for "temporal activity … --activity-id".
+	ActivityIDPublish = "publish"
+	ActivityIDMark    = "mark"
+
+	// QueryDeliveryStatus answers with a Status.
+	QueryDeliveryStatus = "delivery-status"
+
+	// StateRetrying is the value of OutflowState while a run is off the fast
+	// path. Elsewhere the run's own status says how it stands.
+	StateRetrying = "retrying"
+)
+
+// The search attributes. They are optional: a run that was started without
+// them sets none.
+var (
+	AttributeDestination = temporal.NewSearchAttributeKeyKeyword("OutflowDestination")
+	AttributeType        = temporal.NewSearchAttributeKeyKeyword("OutflowType")
+	AttributeState       = temporal.NewSearchAttributeKeyKeyword("OutflowState")
+)
+
+// maxKeyword is the longest Keyword that SQL visibility stores; a longer one
+// makes the write fail.
+const maxKeyword = 255
+
+// The types of the application errors with which a run fails.
+const (
+	ErrTypeDead    = "Dead"
+	ErrTypeExpired = "Expired"
+)
+
+// DeliverInput is the whole input of Deliver: everything else is in the row.
+type DeliverInput struct {
+	Outbox     string    `json:"outbox"`
+	MessageID  uuid.UUID `json:"messageId"`
+	Generation int       `json:"generation"`
+}
+
+// DeliverID is the workflow ID of a message.
+func DeliverID(outbox string, messageID uuid.UUID) string {
+	return outbox + "/" + messageID.String()
+}
+
+// StartAttributes are the search attributes of a run's start.
+func StartAttributes(destination, messageType string) temporal.SearchAttributes {
+	return temporal.NewSearchAttributes(
+		AttributeDestination.ValueSet(keyword(destination)),
+		AttributeType.ValueSet(keyword(messageType)),
+	)
+}
+
+// Summary is the line that the Web UI shows for a run.
+func Summary(destination, messageType string) string {
+	return fmt.Sprintf("%s to %s", messageType, destination)
+}
+
+// keyword cuts s to what a Keyword holds, at a character's border.
+func keyword(s string) string {
+	if len(s) <= maxKeyword {
+		return s
+	}
+	end := 0
+	for i := range s {
+		if i > maxKeyword {
+			break
+		}
+		end = i
+	}
+	return s[:end]
+}
+
+// Details is what the Web UI shows on a run's page, in Temporal's Markdown.
+func Details(r outflow.Record) string {
+	details := fmt.Sprintf("* Message: `%s`\n* Destination: `%s`\n* Type: `%s`\n* Enqueued: %s\n* Due: %s\n* Generation: %d",
+		r.ID, r.Destination, r.Type, r.EnqueuedAt.UTC().Format(time.RFC3339Nano), r.DueAt.UTC().Format(time.RFC3339Nano), r.Generation)
+	if !r.ExpiresAt.IsZero() {
+		details += "\n* Expires: " + r.ExpiresAt.UTC().Format(time.RFC3339Nano)
+	}
+	return details
+}
