@@ -1,0 +1,54 @@
+# Outflow. "make help" lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# devstack is a module of its own; a workspace file would mix their requirements.
+export GOWORK := off
+
+BIN := bin
+PROGRAMS := outflow outflow-starter outflow-worker signup demo
+# Pinned: a lint result must not change by itself.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
+
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+build: ## build every program into bin/ (the first time takes some minutes: Temporal's server is among them)
+	@mkdir -p $(BIN)
+	go build -o $(BIN)/outflow ./cmd/outflow
+	go build -o $(BIN)/outflow-starter ./starter
+	go build -o $(BIN)/outflow-worker ./worker
+	go build -o $(BIN)/signup ./examples/signup
+	go build -o $(BIN)/demo ./examples/signup/demo
+	cd devstack && go build -o ../$(BIN)/devstack .
+
+dev: build ## start Postgres, Temporal with its Web UI and an SQS endpoint, migrated; stays until Ctrl-C
+	$(BIN)/devstack up --data .devstack/data
+
+demo: build ## start everything and deliver real sign-ups; ONCE=1 ends by itself
+	$(BIN)/devstack run -- $(BIN)/demo $(if $(ONCE),-once)
+
+test: build ## run every test against the real parts
+	$(BIN)/devstack run -- $(MAKE) --no-print-directory test-root
+	cd devstack && go test -count=1 -timeout 15m ./...
+
+# Run by "make test", inside a devstack.
+test-root:
+	CI=$${CI:-true} go test -race -shuffle=on -count=1 -timeout 10m ./...
+
+lint: ## gofmt, vet, staticcheck, workflowcheck, the module files
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt: run gofmt -w on the files above"; exit 1; }
+	go vet ./...
+	cd devstack && go vet ./...
+	go run $(STATICCHECK) ./...
+	go run $(WORKFLOWCHECK) ./workflows
+	go mod tidy -diff
+	cd devstack && go mod tidy -diff
+
+clean: ## remove what the other targets made
+	rm -rf $(BIN) .devstack
+
+.PHONY: help build dev demo test test-root lint clean

@@ -1,0 +1,113 @@
+package outflow_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/outflowhq/outflow"
+
+// arrows says what each room may import: other rooms, and the libraries that
+// are some rooms' own business. A new room must be added here.
+var arrows = map[string]struct{ rooms, libraries []string }{
+	".":                           {nil, []string{"github.com/google/uuid"}},
+	"outboxdb":                    {[]string{".", "internal/coalesce"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/google/uuid"}},
+	"publish":                     {[]string{"."}, nil},
+	"publish/awssqs":              {[]string{".", "publish", "internal/coalesce"}, []string{"github.com/aws/", "github.com/google/uuid", "golang.org/x/sync"}},
+	"publish/publishtest":         {[]string{".", "publish"}, []string{"github.com/stretchr/testify", "github.com/google/uuid"}},
+	"publish/publishtest/fakesqs": {nil, nil},
+	"activities":                  {[]string{"."}, []string{"go.temporal.io/", "github.com/google/uuid"}},
+	"workflows":                   {[]string{".", "activities"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
+	"scanner":                     {[]string{".", "activities", "workflows"}, []string{"go.temporal.io/"}},
+	"internal/coalesce":           {[]string{"."}, nil},
+	"internal/config":             {[]string{".", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"internal/program":            {[]string{"internal/config"}, nil},
+	"internal/service": {
+		[]string{".", "activities", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
+		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
+	},
+	"internal/testdb":      {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"starter":              {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"worker":               {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"cmd/outflow":          {[]string{"internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
+	"examples/signup":      {[]string{".", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"examples/signup/demo": {[]string{"examples/signup"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+}
+
+// TestImportArrows keeps every room to its arrows. Tests may import more.
+func TestImportArrows(t *testing.T) {
+	seen := map[string]bool{}
+	err := filepath.WalkDir(".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if name == "devstack" || name == "bench" || strings.HasPrefix(entry.Name(), ".") && name != "." || entry.Name() == "testdata" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		room := path.Dir(filepath.ToSlash(name))
+		seen[room] = true
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range file.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if !allowed(room, imported) {
+				t.Errorf("%s: room %q may not import %s", name, room, imported)
+			}
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	for room := range arrows {
+		if !seen[room] {
+			t.Errorf("room %q is in the table and not in the tree", room)
+		}
+	}
+}
+
+func allowed(room, imported string) bool {
+	own, ok := arrows[room]
+	if !ok {
+		return false
+	}
+	if imported == module || strings.HasPrefix(imported, module+"/") {
+		target := strings.TrimPrefix(strings.TrimPrefix(imported, module), "/")
+		if target == "" {
+			target = "."
+		}
+		for _, r := range own.rooms {
+			if r == target {
+				return true
+			}
+		}
+		return false
+	}
+	first, _, _ := strings.Cut(imported, "/")
+	if !strings.Contains(first, ".") {
+		return true // the standard library
+	}
+	for _, l := range own.libraries {
+		if strings.HasPrefix(imported, l) {
+			return true
+		}
+	}
+	return false
+}

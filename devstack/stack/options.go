@@ -1,0 +1,81 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// DefaultDir holds the data and the env file of a stack that was not told otherwise.
+const DefaultDir = ".devstack"
+
+// Options says what to bring up. The zero value is a stack with data in DefaultDir, on free ports.
+type Options struct {
+	// DataDir holds Postgres's data and the logs; default DefaultDir. Not together with Ephemeral.
+	DataDir string
+	// Ephemeral puts the data into a temporary folder that Down removes. The next ephemeral stack removes what a killed
+	// one left.
+	Ephemeral bool
+	// Durable makes Postgres of an ephemeral stack keep every commit through a crash, as it does with a DataDir anyway.
+	Durable bool
+	// Ports on the loopback address; 0 is a free one.
+	PostgresPort, TemporalPort, UIPort, QueuePort int
+	// EnvFile is written when all is up, and removed by Down; "" is none.
+	EnvFile string
+	// DatabaseURL is a Postgres to use instead of an own one. Temporal's databases are made in it too, unless
+	// TemporalAddress is given.
+	DatabaseURL string
+	// TemporalAddress is a Temporal (no TLS) to use instead of an own one; its namespace and search attributes are prepared.
+	TemporalAddress string
+}
+
+func (o *Options) validate() error {
+	var errs []error
+	if o.Ephemeral && o.DataDir != "" {
+		errs = append(errs, errors.New("--data and --ephemeral: give one of them"))
+	}
+	if !o.Ephemeral && o.DataDir == "" {
+		o.DataDir = DefaultDir
+	}
+	for name, port := range map[string]int{"--postgres-port": o.PostgresPort, "--temporal-port": o.TemporalPort, "--ui-port": o.UIPort, "--sqs-port": o.QueuePort} {
+		if port < 0 || port > 65535 {
+			errs = append(errs, fmt.Errorf("%s: %d is no port (0 is a free one)", name, port))
+		}
+	}
+	if o.DatabaseURL != "" {
+		if _, err := pgx.ParseConfig(o.DatabaseURL); err != nil {
+			errs = append(errs, fmt.Errorf("--database-url: %w", err))
+		}
+	}
+	if o.TemporalAddress != "" {
+		if _, _, err := net.SplitHostPort(o.TemporalAddress); err != nil {
+			errs = append(errs, fmt.Errorf("--temporal-address wants HOST:PORT: %w", err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return OptionsError{err}
+	}
+	return nil
+}
+
+// OptionsError is a mistake in Options, all of them together, before anything was started.
+type OptionsError struct{ error }
+
+// Unwrap gives the mistakes.
+func (e OptionsError) Unwrap() error { return e.error }
+
+// absolute resolves a path now, so that a later change of the working directory does not move it.
+func absolute(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("resolving %s: %w", path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(abs), 0o755); err != nil {
+		return "", fmt.Errorf("making the folder of %s: %w", path, err)
+	}
+	return abs, nil
+}

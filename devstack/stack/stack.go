@@ -1,0 +1,135 @@
+// Package stack brings up everything that Outflow talks to: Postgres, Temporal with its Web UI, and SQS/SNS.
+//
+// The invariants: Up returns with all parts ready for use, or with none running; Down, or the end of the process in
+// whatever way, takes all of them down; and settings of the environment change nothing: an external part is used only
+// where Options names it.
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/outflowhq/outflow/devstack/postgres"
+	"github.com/outflowhq/outflow/devstack/queues"
+	"github.com/outflowhq/outflow/devstack/temporal"
+)
+
+// Database is the application's database, created empty.
+const Database = "outflow"
+
+// Stack is what runs. One at a time in a process.
+type Stack struct {
+	options  Options
+	folder   *folder
+	postgres *postgres.Cluster // nil where external
+	temporal *temporal.Server  // nil where external
+	ui       *temporal.UI
+	queues   *queues.Server
+
+	databaseURL, temporalAddress, envFile string
+}
+
+// Up brings all up, and takes down what it had started where a part fails.
+func Up(ctx context.Context, o Options) (*Stack, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	f, err := openFolder(o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stack{options: o, folder: f}
+	for _, start := range []func(context.Context) error{s.startPostgres, s.startQueues, s.startTemporal, s.startUI} {
+		if err := start(ctx); err != nil {
+			return nil, errors.Join(err, s.Down())
+		}
+	}
+	if o.EnvFile != "" {
+		if err := s.writeEnv(o.EnvFile); err != nil {
+			return nil, errors.Join(err, s.Down())
+		}
+	}
+	return s, nil
+}
+
+func (s *Stack) startPostgres(ctx context.Context) error {
+	if s.options.DatabaseURL != "" {
+		s.databaseURL = s.options.DatabaseURL
+		return nil
+	}
+	var err error
+	s.postgres, err = postgres.Start(ctx, postgres.Options{
+		Dir: s.folder.postgres, Port: s.options.PostgresPort, LogFile: s.folder.logs("postgres"),
+		Durable: s.options.Durable || !s.options.Ephemeral,
+	})
+	if err != nil {
+		return err
+	}
+	s.databaseURL = s.postgres.URL(Database)
+	return postgres.EnsureDatabase(ctx, s.postgres.URL("postgres"), Database)
+}
+
+func (s *Stack) startQueues(context.Context) (err error) {
+	s.queues, err = queues.Start(queues.Options{Port: s.options.QueuePort, LogFile: s.folder.logs("queues")})
+	return err
+}
+
+func (s *Stack) startTemporal(ctx context.Context) error {
+	if s.options.TemporalAddress != "" {
+		s.temporalAddress = s.options.TemporalAddress
+		return temporal.Prepare(ctx, s.temporalAddress)
+	}
+	var err error
+	s.temporal, err = temporal.Start(ctx, temporal.Options{
+		DatabaseURL: s.databaseURL, Port: s.options.TemporalPort, LogFile: s.folder.logs("temporal"),
+	})
+	if err != nil {
+		return err
+	}
+	s.temporalAddress = s.temporal.Address()
+	return nil
+}
+
+func (s *Stack) startUI(ctx context.Context) (err error) {
+	s.ui, err = temporal.StartUI(ctx, s.temporalAddress, s.options.UIPort)
+	return err
+}
+
+// PostgresDone is closed when an own Postgres has ended by itself; nil, which never is, where it is external.
+func (s *Stack) PostgresDone() <-chan struct{} {
+	if s.postgres == nil {
+		return nil
+	}
+	return s.postgres.Done()
+}
+
+// Down takes all down, in the reverse order, and goes on where a part fails to stop. External parts are left as they are.
+func (s *Stack) Down() error {
+	var errs []error
+	if s.envFile != "" {
+		errs = append(errs, os.Remove(s.envFile))
+	}
+	if s.ui != nil {
+		s.ui.Stop()
+	}
+	if s.temporal != nil {
+		errs = append(errs, s.temporal.Stop())
+	}
+	if s.queues != nil {
+		errs = append(errs, s.queues.Stop())
+	}
+	if s.postgres != nil {
+		end := s.postgres.Stop
+		if s.options.Ephemeral {
+			end = s.postgres.Quit // nobody reads this data again
+		}
+		errs = append(errs, end())
+	}
+	errs = append(errs, s.folder.close())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("taking the stack down: %w", err)
+	}
+	return nil
+}
