@@ -1,0 +1,62 @@
+package coalesce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// PanicError is what every entry of a shared call that panicked gets. Its text
+// names the panic; Stack is for logs.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("the shared call panicked: %v", e.Value) }
+
+// Unwrap returns the panic's value where it is an error, such as a runtime.Error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// ErrNoResult is what an entry gets for which the shared call returned nothing.
+var ErrNoResult = errors.New("the shared call returned no result for this entry")
+
+// run makes one shared call and settles its entries. All of it happens in a
+// deferred function, so that neither a panic nor runtime.Goexit (a test's
+// FailNow) in the call leaves a caller waiting or a slot taken.
+func (c *Coalescer[In, Out]) run(batch []*entry[In, Out], sealed time.Time) {
+	var results []Result[Out]
+	failure := ErrNoResult
+	defer func() {
+		if p := recover(); p != nil {
+			failure = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+		c.mu.Lock()
+		c.calls--
+		c.pump()
+		c.mu.Unlock()
+		for i, e := range batch {
+			if i < len(results) {
+				e.answer <- results[i]
+			} else {
+				e.answer <- Result[Out]{Err: failure}
+			}
+		}
+	}()
+	ctx := context.Background()
+	if c.opts.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, sealed.Add(c.opts.Timeout))
+		defer cancel()
+	}
+	in := make([]In, 0, len(batch))
+	for _, e := range batch {
+		in = append(in, e.in)
+	}
+	results = c.call(ctx, in)
+}

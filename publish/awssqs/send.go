@@ -1,0 +1,163 @@
+package awssqs
+
+import (
+	"context"
+	"crypto/md5"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/coalesce"
+)
+
+// entry is an encoded message with its size in bytes.
+type entry struct {
+	types.SendMessageBatchRequestEntry
+	size int
+}
+
+type result = coalesce.Result[string]
+
+// sender makes the shared calls of one destination.
+type sender struct {
+	caller
+	lookup lookup
+}
+
+// send is the shared call: one batch, with the lookup of the queue where its
+// address is not known. It answers each entry.
+func (s *sender) send(ctx context.Context, entries []entry) []result {
+	results := make([]result, len(entries))
+	to, err := s.lookup.address(ctx, nil)
+	if err != nil {
+		return fill(results, err)
+	}
+	var fitting []int
+	for i, e := range entries {
+		if e.size > to.maxBytes {
+			results[i].Err = tooLarge(s.destination, e.size, to.maxBytes)
+			continue
+		}
+		fitting = append(fitting, i)
+	}
+	if len(fitting) == 0 {
+		return results
+	}
+	batch := make([]entry, 0, len(fitting))
+	for _, i := range fitting {
+		batch = append(batch, entries[i])
+	}
+	for n, r := range s.together(ctx, to, batch) {
+		results[fitting[n]] = r
+	}
+	return results
+}
+
+// together sends the batch as one request. A whole request that is refused for
+// content says nothing of any one entry: each is then sent alone, in order.
+func (s *sender) together(ctx context.Context, to *address, batch []entry) []result {
+	results, v, err := s.request(ctx, to, batch)
+	if err != nil && v.gone {
+		// The queue may have been recreated under another URL. Where it was not,
+		// the lookup says that it does not exist.
+		if to, err = s.lookup.address(ctx, to); err != nil {
+			return fill(results, err)
+		}
+		results, v, err = s.request(ctx, to, batch)
+		if err != nil && v.gone {
+			// Found and not found in one moment: it is just being made or deleted.
+			return fill(results, outflow.Retryable(fmt.Errorf("the queue was found at a second look: %w", err)))
+		}
+	}
+	switch {
+	case err == nil:
+		return results
+	case v.content && len(batch) > 1:
+		for i := range batch {
+			results[i] = s.alone(ctx, to, batch[i:i+1])
+		}
+		return results
+	}
+	return fill(results, err)
+}
+
+func (s *sender) alone(ctx context.Context, to *address, one []entry) result {
+	results, _, err := s.request(ctx, to, one)
+	if err != nil {
+		return result{Err: err}
+	}
+	return results[0]
+}
+
+// request makes one SendMessageBatch and maps its answer to the batch by the
+// entries' IDs, which are their places. err is the failure of the whole.
+func (s *sender) request(ctx context.Context, to *address, batch []entry) (results []result, v verdict, err error) {
+	results = make([]result, len(batch))
+	doing := "sending to " + s.destination.String()
+	if !enoughTime(ctx, s.least()) {
+		return results, v, outflow.Retryable(fmt.Errorf("%s: %w", doing, outflow.ErrNotAttempted))
+	}
+	in := &sqs.SendMessageBatchInput{QueueUrl: &to.url}
+	for i, e := range batch {
+		e.Id = aws.String(strconv.Itoa(i))
+		in.Entries = append(in.Entries, e.SendMessageBatchRequestEntry)
+	}
+	a := &attempt{doing: doing, sends: true}
+	out, err := s.api.SendMessageBatch(a.trace(ctx), in, s.options)
+	if err != nil {
+		v, _ = verdictOf(err, a.connected.Load())
+		return results, v, a.failure(err)
+	}
+	fill(results, outflow.Retryable(fmt.Errorf("%s: the answer leaves this message out (it is sent again with the same message ID)", doing)))
+	for _, e := range out.Successful {
+		if i, ok := place(e.Id, results); ok {
+			results[i] = accepted(doing, batch[i], e)
+		}
+	}
+	// After the successes: an entry that is in both lists is sent again, since a
+	// duplicate is better than a loss.
+	for _, e := range out.Failed {
+		if i, ok := place(e.Id, results); ok {
+			results[i] = result{Err: entryFailure(doing, e)}
+		}
+	}
+	return results, v, nil
+}
+
+// accepted checks what SQS says it stored. A wrong checksum concerns this entry
+// only.
+func accepted(doing string, sent entry, e types.SendMessageBatchResultEntry) result {
+	if e.MD5OfMessageBody != nil {
+		sum := md5.Sum([]byte(*sent.MessageBody))
+		if want := hex.EncodeToString(sum[:]); *e.MD5OfMessageBody != want {
+			return result{Err: outflow.Retryable(fmt.Errorf(
+				"%s: SQS stored a body with MD5 %s instead of %s (it is sent again with the same message ID)",
+				doing, brief(*e.MD5OfMessageBody), want))}
+		}
+	}
+	return result{Value: aws.ToString(e.MessageId)}
+}
+
+func place(id *string, results []result) (int, bool) {
+	i, err := strconv.Atoi(aws.ToString(id))
+	return i, err == nil && i >= 0 && i < len(results)
+}
+
+func fill(results []result, err error) []result {
+	for i := range results {
+		results[i] = result{Err: err}
+	}
+	return results
+}
+
+func tooLarge(d outflow.Destination, size, limit int) error {
+	return outflow.Permanent(fmt.Errorf(
+		"sending to %s: the message has %d bytes with its attributes and encoding, and the queue takes %d "+
+			"(send a reference to the content instead, or raise the queue's MaximumMessageSize, at most %d)",
+		d, size, limit, maxBytes))
+}

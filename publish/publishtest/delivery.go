@@ -1,0 +1,142 @@
+package publishtest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+)
+
+// testContent: every payload arrives byte for byte, beside ID, type and content
+// type.
+func testContent(t *testing.T, h Harness) {
+	p, destination := h.Publisher(t), h.Destination(t)
+	for name, payload := range map[string]string{
+		"JSON":          `{"name":"Åsa","emoji":"🦉"}`,
+		"one byte":      "x",
+		"white space":   " \t\r\n ",
+		"NUL":           "a\x00b",
+		"controls":      "\x01\x1f\x7f\u0085",
+		"invalid UTF-8": "\xff\xfe caf\xe9",
+		"non-character": "\uFFFE and \uFFFF",
+		"replacement":   "\uFFFD",
+		"surrogate":     "\xed\xa0\x80",
+		"looks encoded": "aGVsbG8=",
+		"XML":           `<a b="c">&amp;]]></a>`,
+		"100 kB":        strings.Repeat("0123456789", 10_000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := message(destination)
+			m.Payload = []byte(payload)
+			assert.Equal(t, carried(m), arrives(t, h, p, m))
+		})
+	}
+	t.Run("other type and content type", func(t *testing.T) {
+		m := message(destination)
+		m.Type, m.ContentType = "a.b_c:d/e-f", `text/plain; charset="utf-8"`
+		assert.Equal(t, carried(m), arrives(t, h, p, m))
+	})
+	t.Run("default content type", func(t *testing.T) {
+		m := message(destination)
+		m.ContentType = ""
+		assert.Equal(t, carried(m), arrives(t, h, p, m))
+	})
+	t.Run("again", func(t *testing.T) {
+		m := message(destination)
+		id, err := p.Publish(t.Context(), m)
+		require.NoError(t, err)
+		assert.NotEmpty(t, id)
+		_, err = p.Publish(t.Context(), m)
+		require.NoError(t, err, "publishing again is no error")
+		for _, got := range h.Receive(t, destination, 2) {
+			assert.Equal(t, m.ID, got.ID, "a duplicate carries the same ID")
+		}
+	})
+}
+
+// testHeaders: all headers arrive under their own names.
+func testHeaders(t *testing.T, h Harness) {
+	p, destination := h.Publisher(t), h.Destination(t)
+	many := func(n, size int) map[string]string {
+		headers := map[string]string{}
+		for i := range n {
+			headers[fmt.Sprintf("x-header.%02d", i)] = strings.Repeat("v", size)
+		}
+		return headers
+	}
+	for name, headers := range map[string]map[string]string{
+		"one":         {"tenant": "acme"},
+		"fifteen":     many(15, 20),
+		"sixty-four":  many(64, 1000),
+		"trace":       {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"},
+		"empty value": {"tenant": "", "other": "x"},
+		"odd values":  {"a": "line\nbreak", "b": "Åsa 🦉", "c": `"quoted" \ & <tag>`, "d": "\uFFFE\uFFFF", "e": "\x01"},
+		"odd names":   {"Content-Type": "a", "content-type": "b", "A": "1", "a": "2", "_": "3", "-": "4"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := message(destination)
+			m.Headers = headers
+			assert.Equal(t, carried(m), arrives(t, h, p, m))
+		})
+	}
+}
+
+// testConcurrency: concurrent publishes arrive once each, and every call gets
+// its own message's answer.
+func testConcurrency(t *testing.T, h Harness) {
+	p, destination := h.Publisher(t), h.Destination(t)
+	const n = 60
+	ids := make([]string, n)
+	sent := map[uuid.UUID]outflow.Message{}
+	var wg sync.WaitGroup
+	for i := range n {
+		m := message(destination)
+		sent[m.ID] = m
+		wg.Go(func() {
+			id, err := p.Publish(t.Context(), m)
+			assert.NoError(t, err)
+			ids[i] = id
+		})
+	}
+	wg.Wait()
+	distinct := map[string]bool{}
+	for _, id := range ids {
+		distinct[id] = true
+	}
+	assert.Len(t, distinct, n, "each message has a broker message ID of its own")
+	got := h.Receive(t, destination, n)
+	assert.Len(t, got, n)
+	for _, m := range got {
+		assert.Equal(t, carried(sent[m.ID]), m)
+		delete(sent, m.ID)
+	}
+	assert.Empty(t, sent, "missing")
+}
+
+// testLeaving: a caller whose time is over has sent nothing.
+func testLeaving(t *testing.T, h Harness) {
+	p, destination := h.Publisher(t), h.Destination(t)
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := p.Publish(done, message(destination))
+	failsAs(t, outflow.ClassRetryable, err)
+	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
+	assert.ErrorIs(t, err, context.Canceled)
+
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = p.Publish(short, message(destination))
+	failsAs(t, outflow.ClassRetryable, err)
+	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
+
+	m := message(destination)
+	assert.Equal(t, carried(m), arrives(t, h, p, m), "and nothing else arrived")
+}

@@ -1,0 +1,17 @@
+package fakesqs
+
+// Messages returns what stands in a queue, in the order of acceptance, whether
+// visible or not.
+func (s *Server) Messages(account, name string) []Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[keyOf(account, name)]
+	if q == nil {
+		return nil
+	}
+	var found []Entry
+	for _, m := range q.messages {
+		found = append(found, m.Entry)
+	}
+	return found
+}

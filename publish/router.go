@@ -1,0 +1,94 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/outflowhq/outflow"
+)
+
+// Router publishes each message with the publisher of its destination's
+// scheme. It is safe for concurrent use.
+type Router struct {
+	publishers map[string]Publisher
+	problems   map[string]error // by scheme: why it can't be served
+}
+
+// NewRouter returns a Router over publishers, at most one for each scheme. Two
+// for one scheme are a mistake of the configuration, reported by Err: neither
+// is used, because any choice would send messages where nobody looks for them.
+func NewRouter(publishers ...Publisher) *Router {
+	r := &Router{publishers: map[string]Publisher{}, problems: map[string]error{}}
+	for i, p := range publishers {
+		if p == nil {
+			r.problems[""] = fmt.Errorf("publisher %d is nil: leave it out", i)
+			continue
+		}
+		scheme := p.Scheme()
+		if _, twice := r.publishers[scheme]; twice {
+			r.problems[scheme] = fmt.Errorf("two publishers for %s://: configure one", scheme)
+		}
+		r.publishers[scheme] = p
+	}
+	return r
+}
+
+// Err returns every mistake in what NewRouter was given, joined, or nil. Check
+// it once at the start of a process.
+func (r *Router) Err() error {
+	var errs []error
+	for _, scheme := range slices.Sorted(maps.Keys(r.problems)) {
+		errs = append(errs, r.problems[scheme])
+	}
+	return errors.Join(errs...)
+}
+
+// Schemes returns the schemes that the Router publishes to, sorted.
+func (r *Router) Schemes() []string {
+	var schemes []string
+	for scheme := range r.publishers {
+		if r.problems[scheme] == nil {
+			schemes = append(schemes, scheme)
+		}
+	}
+	slices.Sort(schemes)
+	return schemes
+}
+
+// Publish hands m to the publisher of its destination's scheme; what that
+// promises is written at Publisher. A destination that can't be parsed, or
+// whose scheme has no publisher, is a permanent failure; a scheme with two is
+// unavailable until the configuration is mended. A publisher's panic becomes a
+// retryable failure, since the message may have been sent.
+func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
+	d, err := outflow.ParseDestination(m.Destination)
+	if err != nil {
+		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
+	}
+	if problem := r.problems[d.Scheme]; problem != nil {
+		return "", outflow.Unavailable(fmt.Errorf("publishing to %s: %w", d, problem))
+	}
+	p := r.publishers[d.Scheme]
+	if p == nil {
+		return "", outflow.Permanent(fmt.Errorf(
+			"publishing to %s: no publisher for %s:// is configured here (there is %s); add one, or redirect the message",
+			d, d.Scheme, r.known()))
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = outflow.Retryable(fmt.Errorf("publishing to %s: the publisher panicked: %v", d, v))
+		}
+	}()
+	return p.Publish(ctx, m)
+}
+
+func (r *Router) known() string {
+	if schemes := r.Schemes(); len(schemes) > 0 {
+		return strings.Join(schemes, ", ")
+	}
+	return "none"
+}

@@ -1,0 +1,89 @@
+package publish_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish"
+)
+
+// plain is a publisher that answers with its own name, or does what do says.
+type plain struct {
+	scheme, name string
+	do           func() error
+}
+
+var _ publish.Publisher = plain{}
+
+func (p plain) Scheme() string { return p.scheme }
+
+func (p plain) Publish(context.Context, outflow.Message) (string, error) {
+	if p.do != nil {
+		return "", p.do()
+	}
+	return p.name, nil
+}
+
+func to(destination string) outflow.Message { return outflow.Message{Destination: destination} }
+
+func TestRouterPicksByScheme(t *testing.T) {
+	r := publish.NewRouter(plain{scheme: "sqs", name: "queue"}, plain{scheme: "sns", name: "topic"})
+	assert.NoError(t, r.Err())
+	assert.Equal(t, []string{"sns", "sqs"}, r.Schemes())
+	for destination, want := range map[string]string{
+		"sqs://orders": "queue",
+		"https://sqs.eu-west-1.amazonaws.com/123456789012/orders": "queue",
+		"arn:aws:sns:eu-west-1:123456789012:news":                 "topic",
+	} {
+		got, err := r.Publish(t.Context(), to(destination))
+		assert.NoError(t, err)
+		assert.Equal(t, want, got, destination)
+	}
+}
+
+func TestRouterRefusesForGood(t *testing.T) {
+	for name, tc := range map[string]struct {
+		router      *publish.Router
+		destination string
+		says        []string
+	}{
+		"unparsable":     {publish.NewRouter(), "orders", []string{"no scheme", "redirect"}},
+		"unknown scheme": {publish.NewRouter(plain{scheme: "sqs"}), "ftp://orders", []string{`unknown scheme "ftp"`, "redirect"}},
+		"no publisher":   {publish.NewRouter(plain{scheme: "sqs"}), "sns://news", []string{"sns://news", "there is sqs", "redirect"}},
+		"no publishers":  {publish.NewRouter(), "sns://news", []string{"there is none"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := tc.router.Publish(t.Context(), to(tc.destination))
+			assert.True(t, outflow.IsPermanent(err), "%v", err)
+			for _, text := range tc.says {
+				assert.ErrorContains(t, err, text)
+			}
+		})
+	}
+}
+
+func TestRouterWithTwoPublishersForASchemeUsesNeither(t *testing.T) {
+	r := publish.NewRouter(plain{scheme: "sqs", name: "a"}, plain{scheme: "sqs", name: "b"}, plain{scheme: "sns", name: "c"}, nil)
+	assert.ErrorContains(t, r.Err(), "two publishers for sqs://")
+	assert.ErrorContains(t, r.Err(), "publisher 3 is nil")
+	assert.Equal(t, []string{"sns"}, r.Schemes())
+	_, err := r.Publish(t.Context(), to("sqs://orders"))
+	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
+	got, err := r.Publish(t.Context(), to("sns://news"))
+	assert.NoError(t, err)
+	assert.Equal(t, "c", got)
+}
+
+func TestRouterPassesErrorsOnAndSurvivesPanics(t *testing.T) {
+	gone := outflow.Permanent(errors.New("gone"))
+	r := publish.NewRouter(plain{scheme: "sqs", do: func() error { return gone }}, plain{scheme: "sns", do: func() error { panic("boom") }})
+	_, err := r.Publish(t.Context(), to("sqs://orders"))
+	assert.Same(t, gone, err)
+	_, err = r.Publish(t.Context(), to("sns://news"))
+	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err))
+	assert.ErrorContains(t, err, "publisher panicked: boom")
+}
