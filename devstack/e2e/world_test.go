@@ -1,0 +1,237 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/history/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/devstack/postgres"
+	"github.com/outflowhq/outflow/devstack/proc"
+	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+var worlds atomic.Int64
+
+// world is what one test has for itself.
+type world struct {
+	t      *testing.T
+	name   string // the outbox, the task queue and the database
+	pool   *pgxpool.Pool
+	url    string
+	queues *fakesqs.Server
+	client client.Client
+	env    []string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	ctx := t.Context()
+	w := &world{t: t, name: fmt.Sprintf("w%d", worlds.Add(1)), queues: &fakesqs.Server{AutoCreate: true}}
+	server := httptest.NewServer(w.queues)
+	t.Cleanup(server.Close)
+
+	base, err := pgxpool.ParseConfig(shared.DatabaseURL())
+	require.NoError(t, err)
+	w.url = strings.Replace(shared.DatabaseURL(), "/"+base.ConnConfig.Database+"?", "/"+w.name+"?", 1)
+	require.NoError(t, postgres.EnsureDatabase(ctx, shared.DatabaseURL(), w.name))
+	w.pool, err = pgxpool.New(ctx, w.url)
+	require.NoError(t, err)
+	t.Cleanup(w.pool.Close)
+	_, err = outboxdb.MigrateUp(ctx, w.pool)
+	require.NoError(t, err)
+
+	w.client, err = client.Dial(client.Options{HostPort: shared.TemporalAddress(), Logger: quiet{}})
+	require.NoError(t, err)
+	t.Cleanup(w.client.Close)
+
+	w.env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
+		"DATABASE_URL=" + w.url,
+		"TEMPORAL_ADDRESS=" + shared.TemporalAddress(), "TEMPORAL_NAMESPACE=default",
+		"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=e2e", "AWS_SECRET_ACCESS_KEY=e2e", "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_ENDPOINT_URL_SQS=" + server.URL,
+		"OUTFLOW_OUTBOX=" + w.name, "OUTFLOW_TASK_QUEUE=" + w.name, "OUTFLOW_LOG_LEVEL=warn",
+	}
+	return w
+}
+
+// program is a running process of Outflow.
+type program struct {
+	*proc.Process
+	output *output
+}
+
+// start starts one of the built programs, killed at the latest with the test.
+func (w *world) start(name string, args ...string) *program {
+	w.t.Helper()
+	p := &program{output: &output{}}
+	cmd := exec.Command(filepath.Join(binaries, name), args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = w.env, p.output, p.output
+	var err error
+	p.Process, err = proc.Start(cmd, syscall.SIGKILL)
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() {
+		_ = p.Signal(syscall.SIGKILL)
+		<-p.Done()
+		if w.t.Failed() {
+			w.t.Logf("%s said:\n%s", name, p.output)
+		}
+	})
+	return p
+}
+
+// stop ends a program as a deployment does, and waits for it.
+func (w *world) stop(p *program) {
+	w.t.Helper()
+	require.NoError(w.t, p.Signal(syscall.SIGTERM))
+	require.NoError(w.t, p.Err(), "%s", p.output)
+}
+
+// enqueue writes n messages in transactions of 100.
+func (w *world) enqueue(n int, make func(i int) outflow.Message) []uuid.UUID {
+	w.t.Helper()
+	ctx := w.t.Context()
+	var all []uuid.UUID
+	for len(all) < n {
+		var batch []outflow.Message
+		for i := len(all); i < n && len(batch) < 100; i++ {
+			batch = append(batch, make(i))
+		}
+		tx, err := w.pool.Begin(ctx)
+		require.NoError(w.t, err)
+		ids, err := outboxdb.Enqueue(ctx, tx, batch...)
+		require.NoError(w.t, err)
+		require.NoError(w.t, tx.Commit(ctx))
+		all = append(all, ids...)
+	}
+	return all
+}
+
+// to returns a maker of small messages to one destination.
+func to(destination string) func(int) outflow.Message {
+	return func(i int) outflow.Message {
+		return outflow.Message{Destination: destination, Type: "numbered", Payload: fmt.Appendf(nil, `{"number":%d}`, i)}
+	}
+}
+
+// count counts rows by a condition.
+func (w *world) count(condition string, args ...any) int {
+	w.t.Helper()
+	var n int
+	err := w.pool.QueryRow(context.WithoutCancel(w.t.Context()), "SELECT count(*) FROM outbox.messages WHERE "+condition, args...).Scan(&n)
+	require.NoError(w.t, err)
+	return n
+}
+
+// eventually waits for a condition, and says what it waited for.
+func (w *world) eventually(within time.Duration, what string, holds func() bool) {
+	w.t.Helper()
+	require.Eventually(w.t, holds, within, 50*time.Millisecond, what)
+}
+
+// arrived counts what stands in a queue by message ID.
+func (w *world) arrived(queue string) map[string]int {
+	counts := map[string]int{}
+	for _, entry := range w.queues.Messages("", queue) {
+		counts[entry.MessageAttributes["outflow-message-id"].StringValue]++
+	}
+	return counts
+}
+
+// tally compares what arrived with what was enqueued.
+func (w *world) tally(queue string, ids []uuid.UUID) (missing, duplicates int) {
+	counts := w.arrived(queue)
+	for _, id := range ids {
+		if counts[id.String()] == 0 {
+			missing++
+		}
+	}
+	for _, n := range counts {
+		duplicates += n - 1
+	}
+	return missing, duplicates
+}
+
+func (w *world) workflowID(id uuid.UUID) string { return workflows.DeliverID(w.name, id) }
+
+// output collects what a process writes.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// quiet is a Temporal logger that says nothing.
+type quiet struct{}
+
+func (quiet) Debug(string, ...any) {}
+func (quiet) Info(string, ...any)  {}
+func (quiet) Warn(string, ...any)  {}
+func (quiet) Error(string, ...any) {}
+
+// fakesqs503 makes a queue answer that the service is unavailable.
+func fakesqs503(queue string) fakesqs.Fault {
+	return fakesqs.Fault{Queue: queue, Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: "try again later"}}
+}
+
+// history returns the events of a message's newest run.
+func (w *world) history(id string) []*history.HistoryEvent {
+	w.t.Helper()
+	var events []*history.HistoryEvent
+	iterator := w.client.GetWorkflowHistory(w.t.Context(), w.name+"/"+id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for iterator.HasNext() {
+		e, err := iterator.Next()
+		require.NoError(w.t, err)
+		events = append(events, e)
+	}
+	return events
+}
+
+// runs returns the run IDs of a message that Temporal's list shows.
+func (w *world) runs(id string) []string {
+	w.t.Helper()
+	var runs []string
+	w.eventually(10*time.Second, "the list shows the message", func() bool {
+		answer, err := w.client.ListWorkflow(w.t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
+			Query: fmt.Sprintf("WorkflowId = '%s/%s'", w.name, id)})
+		runs = nil
+		for _, e := range answer.GetExecutions() {
+			runs = append(runs, e.Execution.RunId)
+		}
+		return err == nil && len(runs) > 0
+	})
+	return runs
+}
