@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// child is one process, in a process group of its own, so that a Ctrl-C reaches
+// it through the demo only.
+type child struct {
+	name      string
+	cmd       *exec.Cmd
+	out, errs lines
+	done      chan struct{} // closed after the end, when err is set
+	err       error
+
+	mu   sync.Mutex
+	tail []string
+}
+
+// tailLength is how many last lines explain an early end.
+const tailLength = 15
+
+func newChild(name, path string, args []string, show func(io.Writer, string)) *child {
+	c := &child{name: name, cmd: exec.Command(path, args...), done: make(chan struct{})}
+	each := func(w io.Writer, line string) {
+		c.mu.Lock()
+		c.tail = append(c.tail, line)
+		c.tail = c.tail[max(0, len(c.tail)-tailLength):]
+		c.mu.Unlock()
+		if show != nil {
+			show(w, line)
+		}
+	}
+	c.out.each, c.errs.each = each, each
+	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.errs
+	c.cmd.Env = append(os.Environ(), "OUTFLOW_LOG_LEVEL=info", "OUTFLOW_LOG_FORMAT=text") // the form that marks and quiet read
+	c.cmd.WaitDelay = time.Second
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	setDeathSignal(c.cmd.SysProcAttr)
+	return c
+}
+
+// start starts the process. Linux sends the death signal when the thread that
+// forked ends, so the goroutine that starts and waits keeps its thread.
+func (c *child) start() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := c.cmd.Start()
+		started <- err
+		if err == nil {
+			c.err = c.cmd.Wait()
+			c.out.flush()
+			c.errs.flush()
+			close(c.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("starting %s: %w", c.name, err)
+	}
+	return nil
+}
+
+// signal signals the process and whatever it has started.
+func (c *child) signal(sig syscall.Signal) {
+	select {
+	case <-c.done: // the number may be another process's by now
+	default:
+		_ = syscall.Kill(-c.cmd.Process.Pid, sig) // gone in between, which done tells
+	}
+}
+
+func (c *child) lastLines() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.tail) == 0 {
+		return ", without a word"
+	}
+	return "; its last lines:\n  " + strings.Join(c.tail, "\n  ")
+}

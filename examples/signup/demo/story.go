@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// startLimit bounds the start of a process, until it is ready.
+	startLimit = 30 * time.Second
+	// signUpEvery is the wait between two sign-ups of the staying demo,
+	// signUpPace that of -once: slow enough to watch.
+	signUpEvery = 5 * time.Second
+	signUpPace  = 150 * time.Millisecond
+	// lookEvery is the wait between two looks at the table.
+	lookEvery = 100 * time.Millisecond
+)
+
+// demo is what happens on stage.
+type demo struct {
+	bin, webUI string
+	pool       *pgxpool.Pool
+	family     *family
+	arrived    *arrivals
+	service    string // the sign-up service's address
+	before     before
+	people     int // signed up so far
+}
+
+// start brings everything up, the service last.
+func (d *demo) start(ctx context.Context) error {
+	if err := d.family.run(ctx, "migrate", d.program("outflow"), "migrate", "up"); err != nil {
+		return err
+	}
+	scanning, working, listening := newMark("msg=scanning"), newMark("msg=working"), newMark("listening on ")
+	for _, err := range []error{
+		d.family.start("starter", scanning.see, d.program("outflow-starter")),
+		d.family.start("worker", working.see, d.program("outflow-worker")),
+		d.family.start("consumer", d.arrived.see, d.program("signup"), "consume"),
+		d.family.start("service", listening.see, d.program("signup"), "serve", "-listen", "127.0.0.1:0"),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("the programs were not ready within %s", startLimit))
+	defer cancel()
+	for _, m := range []*mark{scanning, working, listening} {
+		if err := m.wait(ctx); err != nil {
+			return err
+		}
+	}
+	d.service = listening.rest() + "/users"
+	var err error
+	d.before, err = lookBefore(ctx, d.pool)
+	return err
+}
+
+func (d *demo) program(name string) string { return filepath.Join(d.bin, name) }
+
+func (d *demo) introduce(more ...string) {
+	d.family.print("", fmt.Sprintf(`
+Running: %s.
+A sign-up writes the user and two messages in one transaction. Outflow delivers each message
+to SQS through a workflow of its own, and the consumer receives it there.
+
+    Temporal Web UI   %s
+%s`, d.family, d.webUI, strings.Join(more, "")))
+}
+
+// once signs people up and waits for all of their messages.
+func (d *demo) once(ctx context.Context, people int, limit time.Duration) error {
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	d.introduce()
+	for range people {
+		if err := d.signUp(ctx); err != nil {
+			return err
+		}
+		time.Sleep(signUpPace)
+	}
+	over := time.After(limit)
+	for {
+		t, err := d.tally(ctx)
+		if err != nil {
+			return err
+		}
+		if len(t.Missing) == 0 && t.Enqueued == people*messagesEach {
+			return nil
+		}
+		select {
+		case <-time.After(lookEvery):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-over:
+			return fmt.Errorf("after %s, %d of %d messages are missing:\n%s", limit, len(t.Missing), people*messagesEach, t.report())
+		}
+	}
+}
+
+// stay signs somebody up now and then, until ctx ends.
+func (d *demo) stay(ctx context.Context) error {
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	d.introduce(
+		fmt.Sprintf("    Sign up yourself  curl -d '{\"name\": \"You\", \"email\": \"you@example.com\"}' %s\n", d.service),
+		fmt.Sprintf("    Stop              Ctrl-C (until then, somebody signs up every %s)\n", signUpEvery),
+	)
+	every := time.NewTicker(signUpEvery)
+	defer every.Stop()
+	for {
+		if err := d.signUp(ctx); err != nil && ctx.Err() == nil {
+			d.family.print("demo", err.Error())
+		}
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// finish stops every process and prints what the table says. A process's early
+// end explains whatever else went wrong.
+func (d *demo) finish(ctx context.Context, err error) error {
+	var early earlyEnd
+	switch {
+	case errors.As(context.Cause(ctx), &early):
+		err = early
+	case err != nil && ctx.Err() != nil:
+		err = errors.New("interrupted")
+	}
+	err = errors.Join(err, d.family.stop())
+	if d.service == "" {
+		return err // there was nothing to count
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	defer cancel()
+	t, tallyErr := d.tally(ctx)
+	if tallyErr == nil {
+		d.family.print("", t.String())
+	}
+	return errors.Join(err, tallyErr)
+}

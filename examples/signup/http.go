@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/mail"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	maxBody  = 64 << 10
+	maxName  = 100 // characters
+	maxEmail = 254 // bytes; RFC 5321, section 4.5.3.1.3, without the angle brackets
+)
+
+// answer is the body of every response but that of an internal error.
+type answer struct {
+	User     *user       `json:"user,omitempty"`
+	Messages []uuid.UUID `json:"messages,omitempty"`
+	Errors   []problem   `json:"errors,omitempty"`
+}
+
+// problem says what a field of the request wants.
+type problem struct {
+	Field string `json:"field"`
+	Wants string `json:"wants"`
+}
+
+// newHandler answers POST /users.
+func newHandler(pool *pgxpool.Pool, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
+		name, email, problems := readRequest(w, r)
+		if len(problems) > 0 {
+			reply(w, http.StatusBadRequest, answer{Errors: problems})
+			return
+		}
+		u, messages, err := signUp(r.Context(), pool, name, email)
+		switch {
+		case errors.Is(err, errEmailTaken):
+			reply(w, http.StatusConflict, answer{Errors: []problem{{"email", "an address that is not signed up yet"}}})
+		case err != nil:
+			log.Error("signing up", "error", err)
+			http.Error(w, "internal error", http.StatusInternalServerError)
+		default:
+			reply(w, http.StatusCreated, answer{User: &u, Messages: messages})
+		}
+	})
+	return mux
+}
+
+func readRequest(w http.ResponseWriter, r *http.Request) (name, email string, problems []problem) {
+	var request struct{ Name, Email string }
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		err = json.Unmarshal(body, &request)
+	}
+	if err != nil {
+		return "", "", []problem{{"body", fmt.Sprintf(`JSON such as {"name": "Ada", "email": "ada@example.com"} (%v)`, err)}}
+	}
+	name, email = strings.TrimSpace(request.Name), strings.TrimSpace(request.Email)
+	if length := utf8.RuneCountInString(name); length == 0 || length > maxName || strings.ContainsFunc(name, unicode.IsControl) {
+		problems = append(problems, problem{"name", fmt.Sprintf("1 to %d printable characters", maxName)})
+	}
+	// ParseAddress also takes "Ada <ada@example.com>", which is no bare address.
+	if parsed, err := mail.ParseAddress(email); err != nil || parsed.Address != email || len(email) > maxEmail {
+		problems = append(problems, problem{"email", "an address such as ada@example.com"})
+	}
+	return name, email, problems
+}
+
+func reply(w http.ResponseWriter, status int, a answer) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(a) // a client that has left needs no answer
+}
+
+// listenAndServe serves until ctx ends, then answers what is in flight.
+func listenAndServe(ctx context.Context, address string, handler http.Handler, out io.Writer) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	fmt.Fprintf(out, "listening on http://%s\n", listener.Addr())
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return server.Shutdown(ctx)
+}
