@@ -26,7 +26,8 @@ build: ## build every program into bin/ (the first time takes some minutes: Temp
 	cd devstack && go build -o ../$(BIN)/devstack .
 
 dev: build ## start Postgres, Temporal with its Web UI and an SQS endpoint, migrated; stays until Ctrl-C
-	$(BIN)/devstack up --data .devstack/data
+	$(BIN)/devstack run --data .devstack/data --env-file .devstack/env -- \
+	  bash -c '$(BIN)/outflow migrate up && echo "Ready. In another shell: set -a; . .devstack/env; set +a" && exec sleep infinity'
 
 demo: build ## start everything and deliver real sign-ups; ONCE=1 ends by itself
 	$(BIN)/devstack run -- $(BIN)/demo $(if $(ONCE),-once)

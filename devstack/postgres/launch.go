@@ -36,6 +36,8 @@ func (c *Cluster) launch(ctx context.Context, bin string, who *account) error {
 	cmd.Dir, cmd.Env = "/", childEnv()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = who.attr()
+	// A signal to devstack's process group must not end the server under the command that still uses it.
+	cmd.SysProcAttr.Setpgid = true
 	// SIGQUIT is Postgres's immediate shutdown: the postmaster ends its backends too, which SIGKILL would leave to
 	// notice by themselves.
 	if c.process, err = proc.Start(cmd, syscall.SIGQUIT); err != nil {

@@ -43,8 +43,13 @@ func (a *attempt) failure(err error) error {
 	}
 	detail := err.Error()
 	var api smithy.APIError
-	if v != noCredentials && errors.As(err, &api) {
+	var op *net.OpError
+	switch {
+	case v == noCredentials:
+	case errors.As(err, &api):
 		detail = api.ErrorMessage()
+	case errors.As(err, &op):
+		detail = op.Error() // without the SDK's story around it
 	}
 	return failure(a.doing, v, code, detail, retryAfter(err))
 }

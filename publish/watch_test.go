@@ -1,0 +1,48 @@
+package publish_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish"
+)
+
+// answering is a publisher that answers what the test last said.
+type answering struct{ err error }
+
+func (*answering) Scheme() string { return "sqs" }
+
+func (a *answering) Publish(context.Context, outflow.Message) (string, error) { return "id", a.err }
+
+func TestWatchTellsEachTurnOnce(t *testing.T) {
+	var log bytes.Buffer
+	broker := &answering{}
+	watched := publish.Watch(publish.NewRouter(broker), slog.New(slog.NewTextHandler(&log, nil)))
+	send := func(err error) {
+		broker.err = err
+		_, got := watched.Publish(t.Context(), outflow.Message{Destination: "sqs://orders"})
+		require.ErrorIs(t, got, err)
+	}
+	send(nil)
+	send(outflow.Permanent(errors.New("too large")))
+	require.Empty(t, log.String())
+
+	down := outflow.Unavailable(errors.New("no route"))
+	send(down)
+	send(down)
+	require.Equal(t, 1, strings.Count(log.String(), "publishing fails"))
+	require.Contains(t, log.String(), "destination=sqs://orders")
+	require.Contains(t, log.String(), "no route")
+	send(nil)
+	send(nil)
+	require.Equal(t, 1, strings.Count(log.String(), "publishing works again"))
+	send(down)
+	require.Equal(t, 2, strings.Count(log.String(), "publishing fails"))
+}
