@@ -59,9 +59,9 @@ func build() error {
 		return err
 	}
 	for name, folder := range map[string]string{"outflow": "./cmd/outflow", "outflow-starter": "./starter", "outflow-worker": "./worker"} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(binaries, name), folder)
+		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(binaries, name), folder)
 		cmd.Dir = root
-		cmd.Env = append(os.Environ(), "GOWORK=off")
+		cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%w\n%s", err, out)
 		}
