@@ -26,9 +26,9 @@ const (
 	ClassRetryable Class = "retryable"
 )
 
-// ErrNotAttempted marks a publish that sent nothing because too little time
-// was left for the call. It is retryable.
-var ErrNotAttempted = errors.New("not attempted: too little time was left for the call")
+// ErrNotAttempted marks a publish that sent nothing: too little time was left
+// for the call, or its caller was gone before it was made. It is retryable.
+var ErrNotAttempted = errors.New("not attempted: nothing was sent")
 
 // ErrNotFound says that no row has this message ID.
 var ErrNotFound = errors.New("message not found")
@@ -63,8 +63,8 @@ func classify(c Class, err error) error {
 	return &Failure{Class: c, Err: err}
 }
 
-// ClassOf returns the class of err: the outermost Failure's, or ClassRetryable
-// where err has none.
+// ClassOf returns the class of err: the outermost Failure's, so that wrapping
+// one in another class changes it, or ClassRetryable where err has none.
 func ClassOf(err error) Class {
 	var f *Failure
 	if errors.As(err, &f) {

@@ -38,7 +38,8 @@ type Message struct {
 	ContentType string
 	// Headers travel as attributes of the published message: at most 64, each
 	// name 1 to 128 letters, digits, "_", "-" and single inner dots, each value
-	// up to 8 KiB. Names that start with "outflow", "aws." or "amazon." are taken.
+	// up to 8 KiB. Names that start with "outflow", "aws." or "amazon." and
+	// "content-type" are taken; no two may differ by upper and lower case only.
 	Headers map[string]string
 	// OrderingKey groups messages whose order matters; FIFO queues use it as
 	// their message group. Up to 128 printable ASCII characters, no spaces.
@@ -163,7 +164,7 @@ type ClaimRequest struct {
 	Lease time.Duration
 	// MaxMessages and MaxBytes (of payload) bound the claim as a whole. The
 	// message that crosses MaxBytes is still claimed, so that a large one is
-	// not stuck.
+	// not stuck. Less than 1 of either claims nothing.
 	MaxMessages int
 	MaxBytes    int
 	// Allowance is how many messages of one destination may be open in this
@@ -176,7 +177,8 @@ type ClaimRequest struct {
 type Claimed struct {
 	// Messages are the claimed ones, in the order of their insertion.
 	Messages []ClaimedMessage
-	// Backlog says that a bound stopped the claim: more may be due right now.
+	// Backlog says that a bound stopped the claim: more may be due right now,
+	// or only of destinations whose allowance is used up.
 	Backlog bool
 }
 

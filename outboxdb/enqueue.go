@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -20,8 +22,8 @@ import (
 // protocol can send it.
 const enqueueBatch = `SELECT index, message_id, verdict FROM outbox.enqueue_batch($1::text::jsonb, $2)`
 
-// maxEnqueueBytes bounds the payloads of one call: together with base64 and
-// JSON they must stay well below jsonb's own limit of 256 MiB for a string.
+// maxEnqueueBytes bounds the payloads and headers of one call: in base64 they
+// must stay well below the 256 MiB that one jsonb value can hold.
 const maxEnqueueBytes = 64 << 20
 
 // Enqueue writes msgs in the caller's transaction, in one statement, and
@@ -124,9 +126,9 @@ func encodeBatch(msgs []outflow.Message) (string, error) {
 		if err := checkEncodable(i, m); err != nil {
 			return "", err
 		}
-		if size += len(m.Payload); size > maxEnqueueBytes {
+		if size += sizeOf(m); size > maxEnqueueBytes {
 			return "", &outflow.InvalidMessageError{Index: i, Field: "payload",
-				Wants: fmt.Sprintf("wants at most %d bytes in all messages of one call", maxEnqueueBytes)}
+				Wants: fmt.Sprintf("wants at most %d bytes in all messages of one call, headers included", maxEnqueueBytes)}
 		}
 		if m.ID == uuid.Nil {
 			id, err := uuid.NewV7()
@@ -152,34 +154,49 @@ func checkEncodable(index int, m outflow.Message) error {
 	refuse := func(field, wants string) error {
 		return &outflow.InvalidMessageError{Index: index, Field: field, Wants: wants}
 	}
-	texts := map[string]string{
-		"destination": m.Destination, "type": m.Type, "content_type": m.ContentType, "ordering_key": m.OrderingKey,
-	}
-	for field, text := range texts {
-		if !storable(text) {
-			return refuse(field, fmt.Sprintf("wants valid UTF-8 without NUL (got %q)", text[:min(len(text), 120)]))
+	for _, text := range []struct{ field, given string }{
+		{"destination", m.Destination}, {"type", m.Type}, {"content_type", m.ContentType}, {"ordering_key", m.OrderingKey},
+	} {
+		if !storable(text.given) {
+			return refuse(text.field, fmt.Sprintf("wants valid UTF-8 without NUL (got %q)", text.given[:min(len(text.given), 120)]))
 		}
 	}
-	for name, value := range m.Headers {
-		if !storable(name) || !storable(value) {
+	for _, name := range slices.Sorted(maps.Keys(m.Headers)) {
+		if !storable(name) || !storable(m.Headers[name]) {
 			return refuse("headers", fmt.Sprintf("%q wants valid UTF-8 without NUL", name[:min(len(name), 120)]))
 		}
 	}
-	for field, t := range map[string]time.Time{"due_at": m.DueAt, "expires_at": m.ExpiresAt} {
-		if year := t.UTC().Year(); !t.IsZero() && (year < 2000 || year > 9999) {
-			return refuse(field, fmt.Sprintf("wants a time from the year 2000 to 9999 (got the year %d)", year))
+	for _, moment := range []struct {
+		field string
+		given time.Time
+	}{{"due_at", m.DueAt}, {"expires_at", m.ExpiresAt}} {
+		if year := moment.given.UTC().Year(); year < 1 || year > 9999 { // what JSON's times can't say
+			return refuse(moment.field, fmt.Sprintf("wants a time from the year 2000 to 9999 (got the year %d)", year))
 		}
 	}
 	return nil
 }
 
+func sizeOf(m outflow.Message) int {
+	size := len(m.Payload)
+	for name, value := range m.Headers {
+		size += len(name) + len(value)
+	}
+	return size
+}
+
 // storable reports whether Postgres can keep s in a text column.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// interval writes d as Postgres reads it, or "" for zero.
+// interval writes d as Postgres reads it, or "" for zero. Before version 15 a
+// number of microseconds is cut to 32 bits there, a clock's hours are not.
 func interval(d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d microseconds", d.Microseconds())
+	sign, us := "", d.Microseconds()
+	if us < 0 {
+		sign, us = "-", -us
+	}
+	return fmt.Sprintf("%s%d:%02d:%02d.%06d", sign, us/3_600_000_000, us/60_000_000%60, us/1_000_000%60, us%1_000_000)
 }

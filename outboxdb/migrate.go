@@ -92,7 +92,7 @@ func Migrations(ctx context.Context, pool *pgxpool.Pool) ([]MigrationStatus, err
 	if !exists {
 		return status, nil
 	}
-	rows, err := pool.Query(ctx, `SELECT version_id, max(tstamp) FROM `+versionTable+` WHERE is_applied AND version_id > 0 GROUP BY version_id`)
+	rows, err := pool.Query(ctx, `SELECT version_id, max(tstamp)::timestamptz FROM `+versionTable+` WHERE is_applied AND version_id > 0 GROUP BY version_id`)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", versionTable, err)
 	}

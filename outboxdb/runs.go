@@ -2,6 +2,7 @@ package outboxdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -43,10 +44,12 @@ func (s *Store) Finish(ctx context.Context, e outflow.Ending) (outflow.Outcome, 
 		return outflow.Outcome{}, fmt.Errorf("finishing message %s: %q is not a final state", e.ID, e.State)
 	}
 	record, err := s.endings.Do(ctx, e)
+	if err == nil || errors.Is(err, outflow.ErrNotFound) {
+		s.handoff.settle(e.Ref)
+	}
 	if err != nil {
 		return outflow.Outcome{}, fmt.Errorf("marking message %s %s: %w", e.ID, e.State, err)
 	}
-	s.handoff.settle(e.Ref)
 	return record.Outcome(), nil
 }
 

@@ -52,7 +52,7 @@ func (s *Store) finishAll(ctx context.Context, endings []outflow.Ending) results
 		for _, e := range batch {
 			c.add(e.Ref, e.LastError, e.Attempts)
 			c.states = append(c.states, string(e.State))
-			c.brokerIDs = append(c.brokerIDs, orNull(e.BrokerMessageID))
+			c.brokerIDs = append(c.brokerIDs, orNull(outflow.CleanErrorText(e.BrokerMessageID)))
 		}
 		done, err := s.read(ctx, finish, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts)
 		if err != nil {
@@ -115,7 +115,8 @@ func (s *Store) readMissing(ctx context.Context, statement string, asked []uuid.
 // answerAll runs one statement for many entries and answers each by its ID. The
 // IDs go in order, so that two statements lock their rows in the same order.
 // Entries of one ID go one after the other, for each must see what the one
-// before it wrote. A statement that fails on data is run for each entry alone.
+// before it wrote. A statement that fails on data is run again in halves, down to
+// the one entry that is to blame.
 func answerAll[In any](ctx context.Context, in []In, id func(In) uuid.UUID, run func(context.Context, []In) (records, error)) results {
 	out := make(results, len(in))
 	places := make([]int, len(in))
@@ -145,9 +146,9 @@ func answerDistinct[In any](ctx context.Context, in []In, places []int, id func(
 	}
 	found, err := run(ctx, batch)
 	if isDataError(err) && len(places) > 1 {
-		for _, p := range places {
-			answerDistinct(ctx, in, []int{p}, id, run, out)
-		}
+		half := len(places) / 2
+		answerDistinct(ctx, in, places[:half], id, run, out)
+		answerDistinct(ctx, in, places[half:], id, run, out)
 		return
 	}
 	for _, p := range places {

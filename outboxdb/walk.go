@@ -105,7 +105,7 @@ type asked struct {
 // ask says which destinations a claim should look at, and how far.
 func (w *walk) ask(req outflow.ClaimRequest) asked {
 	var a asked
-	if req.MaxMessages < 1 {
+	if req.MaxMessages < 1 || req.MaxBytes < 1 {
 		return a
 	}
 	for _, m := range w.marks {

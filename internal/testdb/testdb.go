@@ -1,17 +1,21 @@
 // Package testdb gives each test a Postgres database of its own, migrated, and
 // drops it when the test ends. The server is the one that devstack started; no
-// ambient setting can lead a test elsewhere.
+// ambient setting can lead a test elsewhere. The template that a process copies
+// stays until a later one sweeps it.
 package testdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -98,6 +102,9 @@ func makeTemplate() (string, error) {
 		return "", err
 	}
 	ctx := context.Background()
+	if err := sweep(ctx, server); err != nil {
+		return "", err
+	}
 	name := fmt.Sprintf("template_%d", os.Getpid())
 	if err := execute(ctx, server, "CREATE DATABASE "+name); err != nil {
 		return "", err
@@ -111,6 +118,37 @@ func makeTemplate() (string, error) {
 	defer pool.Close()
 	_, err = outboxdb.MigrateUp(ctx, pool)
 	return name, err
+}
+
+// sweep drops what processes that are gone have left: their templates, and the
+// databases of killed tests. The server is on this machine, and so were they.
+func sweep(ctx context.Context, server *url.URL) error {
+	conn, err := pgx.Connect(ctx, server.String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	rows, err := conn.Query(ctx, `SELECT datname::text FROM pg_database WHERE datname ~ '^(template|test)_[0-9]+(_[0-9]+)?$'`)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		pid, err := strconv.Atoi(strings.Split(name, "_")[1])
+		if err != nil {
+			continue
+		}
+		process, err := os.FindProcess(pid)
+		if err == nil && !errors.Is(process.Signal(syscall.Signal(0)), os.ErrProcessDone) {
+			continue
+		}
+		// Another process may sweep at the same time; the next one tries again.
+		_, _ = conn.Exec(ctx, "DROP DATABASE IF EXISTS "+name)
+	}
+	return nil
 }
 
 func execute(ctx context.Context, server *url.URL, statement string) error {

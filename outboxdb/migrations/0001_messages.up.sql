@@ -1,22 +1,37 @@
 -- The outbox: one row per message. Plain SQL: any migration tool can apply it,
 -- inside a transaction.
 
-CREATE SCHEMA IF NOT EXISTS outbox;
+-- CREATE SCHEMA IF NOT EXISTS asks for a right on the database even where the
+-- schema is there already, made by somebody who has it.
+DO $$ BEGIN
+    IF to_regnamespace('outbox') IS NULL THEN
+        CREATE SCHEMA outbox;
+    END IF;
+END $$;
 
 -- Whether a destination is in canonical form. Used by the table, whose every
 -- update runs it, and by enqueue. Lengths are compared outside of the patterns:
 -- counted repetitions and look-ahead make Postgres's expressions many times slower.
+-- What it accepts, outflow.ParseDestination reads and writes back as it is: so of
+-- RabbitMQ's percent-encoded bytes only UTF-8, no control characters, and none
+-- that need no encoding; and no queue URL of AWS, which means the queue.
 CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN octet_length(destination) <= 2000 AND CASE split_part(destination, '://', 1)
         WHEN 'sqs' THEN length(split_part(substr(destination, 7), '?', 1)) <= 80
-            AND destination ~ '^sqs://[A-Za-z0-9_-]+(\.fifo)?(\?account=\d{12}(&region=[a-z]+(-[a-z]+)+-\d+)?|\?region=[a-z]+(-[a-z]+)+-\d+)?$'
+            AND destination ~ '^sqs://[A-Za-z0-9_-]+(\.fifo)?(\?account=[0-9]{12}(&region=[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?)?|\?region=[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?)?$'
         WHEN 'sns' THEN length(split_part(substr(destination, 7), '?', 1)) <= 256
-            AND destination ~ '^sns://[A-Za-z0-9_-]+(\.fifo)?(\?account=\d{12}(&region=[a-z]+(-[a-z]+)+-\d+)?|\?region=[a-z]+(-[a-z]+)+-\d+)?$'
-        WHEN 'rabbitmq' THEN destination <> 'rabbitmq:///' AND octet_length(destination) <= 500
-            AND destination ~ '^rabbitmq://([A-Za-z0-9._~$&+=:@-]|%[0-9A-F][0-9A-F])*/([A-Za-z0-9._~$&+=:@-]|%[0-9A-F][0-9A-F])*$'
+            AND destination ~ '^sns://[A-Za-z0-9_-]+(\.fifo)?(\?account=[0-9]{12}(&region=[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?)?|\?region=[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?)?$'
+        WHEN 'rabbitmq' THEN destination <> 'rabbitmq:///' AND cardinality(string_to_array(destination, '/')) = 4
+            AND octet_length(regexp_replace(split_part(destination, '/', 3), '%..', '.', 'g')) <= 255
+            AND octet_length(regexp_replace(split_part(destination, '/', 4), '%..', '.', 'g')) <= 255
+            AND destination ~ ('^rabbitmq:([/A-Za-z0-9._~$&+=:@-]|%2[0-35789ACF]|%3[BCEF]|%5[B-E]|%60|%7[B-D]'
+                || '|%(C2%[AB]|(C[3-9A-F]|D[0-9A-F])%[89AB])[0-9A-F]'
+                || '|%(E0%[AB]|ED%[89]|E[1-9ABCEF]%[89AB])[0-9A-F]%[89AB][0-9A-F]'
+                || '|%(F0%[9AB]|F[1-3]%[89AB]|F4%8)[0-9A-F]%[89AB][0-9A-F]%[89AB][0-9A-F])*$')
         WHEN 'https' THEN
-            destination ~ '^https://[A-Za-z0-9._~-]+(:\d+)?([/?]([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*)?$'
+            destination ~ '^https://[A-Za-z0-9._~-]+(:[0-9]+)?([/?]([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*)?$'
+            AND destination !~ '^https://(sqs\.[a-z0-9-]+|[a-z0-9-]+\.sqs\.[a-z0-9-]+\.vpce|[a-z0-9-]+\.queue)\.amazonaws\.com(\.cn)?/[0-9]{12}/[^/?#]+$'
         ELSE false END;
 
 CREATE TABLE outbox.messages (
@@ -50,7 +65,9 @@ CREATE TABLE outbox.messages (
     CONSTRAINT messages_type         CHECK (length(type) <= 200 AND type ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$'),
     CONSTRAINT messages_payload      CHECK (octet_length(payload) BETWEEN 1 AND 16777216),
     CONSTRAINT messages_content_type CHECK (length(content_type) BETWEEN 1 AND 255 AND content_type !~ '[^ -~]' AND content_type = btrim(content_type)),
-    CONSTRAINT messages_headers      CHECK (headers = '{}' OR (jsonb_typeof(headers) = 'object' AND NOT headers @? '$.* ? (@.type() <> "string")')),
+    -- The names and types; enqueue holds the numbers and lengths too, which cost more than an update may.
+    CONSTRAINT messages_headers      CHECK (headers = '{}' OR (jsonb_typeof(headers) = 'object' AND NOT headers @?
+        '$.keyvalue() ? (!(@.key like_regex "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$") || @.key like_regex "^(outflow|aws[.]|amazon[.]|content-type$)" flag "i" || @.value.type() <> "string")')),
     CONSTRAINT messages_ordering_key CHECK (length(ordering_key) <= 128 AND ordering_key ~ '^[!-~]+$'),
     CONSTRAINT messages_callback     CHECK (callback IS NULL OR outbox.is_destination(callback)),
     CONSTRAINT messages_callback_state
@@ -60,8 +77,8 @@ CREATE TABLE outbox.messages (
     CONSTRAINT messages_retrying     CHECK (NOT retrying OR state = 'pending'),
     CONSTRAINT messages_generation   CHECK (generation >= 1),
     CONSTRAINT messages_counts       CHECK (claims >= 0 AND attempts >= 0),
-    CONSTRAINT messages_due_at       CHECK (due_at BETWEEN '2000-01-01Z' AND '9999-12-31Z' AND isfinite(available_at)),
-    CONSTRAINT messages_expires_at   CHECK (expires_at > due_at AND expires_at <= '9999-12-31Z')
+    CONSTRAINT messages_due_at       CHECK (due_at >= '2000-01-01Z' AND due_at < '10000-01-01Z' AND isfinite(available_at)),
+    CONSTRAINT messages_expires_at   CHECK (expires_at > due_at AND expires_at < '10000-01-01Z')
 );
 
 -- The one index that finds what may be claimed: new, delayed and lease-expired

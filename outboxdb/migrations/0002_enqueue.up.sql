@@ -11,12 +11,10 @@ DECLARE
 BEGIN
     part := regexp_match(destination, '^arn:aws[a-z-]*:(sqs|sns):([^:]*):([^:]*):([^:]*)$');
     IF part IS NULL THEN
-        part := regexp_match(destination, '^https://(?:[a-z0-9-]+\.)?sqs\.([a-z0-9-]+)(?:\.vpce)?\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$');
-        IF part IS NULL THEN
-            part := regexp_match(destination, '^https://([a-z0-9-]+)\.queue\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$');
-        END IF;
+        part := regexp_match(destination,
+            '^https://(?:sqs\.([a-z0-9-]+)|[a-z0-9-]+\.sqs\.([a-z0-9-]+)\.vpce|([a-z0-9-]+)\.queue)\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$');
         IF part IS NOT NULL THEN
-            part := array_prepend('sqs', part);
+            part := ARRAY['sqs', coalesce(part[1], part[2], part[3]), part[4], part[5]];
         END IF;
     END IF;
     IF part IS NULL THEN
@@ -27,7 +25,7 @@ BEGIN
         END IF;
     END IF;
     IF part IS NULL THEN
-        part := regexp_match(destination, '^(sqs|sns)://([^?]*)\?region=([^&=?]*)&account=([^&=?]*)$');
+        part := regexp_match(destination, '^(sqs|sns)://([^?]*)\?region=([^&=?]+)&account=([^&=?]+)$');
         IF part IS NOT NULL THEN
             part := ARRAY[part[1], part[3], part[4], part[2]];
         END IF;
@@ -65,7 +63,7 @@ BEGIN
     END IF;
     SELECT CASE
         WHEN count(*) > 64 THEN format('wants at most 64 headers (got %s)', count(*))
-        WHEN count(DISTINCT lower(key)) < count(*) THEN 'wants names that differ by more than upper and lower case'
+        WHEN count(DISTINCT lower(key COLLATE "C")) < count(*) THEN 'wants names that differ by more than upper and lower case'
         ELSE min(CASE
             WHEN length(key) > 128 OR key !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' THEN
                 format('a name wants 1 to 128 letters, digits, "_", "-" and single inner dots (got %s)', to_json(left(key, 120)))
@@ -104,9 +102,9 @@ BEGIN
         RETURN format('content_type: wants 1 to 255 printable ASCII characters, no space at either end (got %s)', to_json(left(m.content_type, 120)));
     ELSIF length(m.ordering_key) > 128 OR m.ordering_key !~ '^[!-~]+$' THEN
         RETURN format('ordering_key: wants 1 to 128 printable ASCII characters and no space (got %s)', to_json(left(m.ordering_key, 120)));
-    ELSIF m.due_at NOT BETWEEN '2000-01-01Z' AND '9999-12-31Z' THEN
+    ELSIF m.due_at < '2000-01-01Z' OR m.due_at >= '10000-01-01Z' THEN
         RETURN format('due_at: wants a time from the year 2000 to 9999 (got %s)', m.due_at);
-    ELSIF m.expires_at <= m.due_at OR m.expires_at > '9999-12-31Z' THEN
+    ELSIF m.expires_at <= m.due_at OR m.expires_at >= '10000-01-01Z' THEN
         RETURN format('expires_at: wants a time after due_at, before the year 10000 (got %s, due at %s)', m.expires_at, m.due_at);
     END IF;
     headers_refused := outbox.headers_refusal(m.headers);

@@ -1,0 +1,123 @@
+package outflow_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+)
+
+func TestParseDestination(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		given     string
+		canonical string
+		want      outflow.Destination
+	}{
+		{"sqs://orders", "sqs://orders", outflow.Destination{Scheme: "sqs", Name: "orders"}},
+		{"sqs://orders.fifo?region=eu-west-1&account=123456789012", "sqs://orders.fifo?account=123456789012&region=eu-west-1",
+			outflow.Destination{Scheme: "sqs", Name: "orders.fifo", Region: "eu-west-1", Account: "123456789012"}},
+		{"sns://news?account=123456789012", "sns://news?account=123456789012", outflow.Destination{Scheme: "sns", Name: "news", Account: "123456789012"}},
+		{"arn:aws:sqs:us-east-2:123456789012:orders", "sqs://orders?account=123456789012&region=us-east-2",
+			outflow.Destination{Scheme: "sqs", Name: "orders", Region: "us-east-2", Account: "123456789012"}},
+		{"arn:aws-cn:sns:cn-north-1:123456789012:news.fifo", "sns://news.fifo?account=123456789012&region=cn-north-1",
+			outflow.Destination{Scheme: "sns", Name: "news.fifo", Region: "cn-north-1", Account: "123456789012"}},
+		{"https://sqs.us-gov-west-1.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=us-gov-west-1",
+			outflow.Destination{Scheme: "sqs", Name: "orders", Region: "us-gov-west-1", Account: "123456789012"}},
+		{"https://us-east-1.queue.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=us-east-1",
+			outflow.Destination{Scheme: "sqs", Name: "orders", Region: "us-east-1", Account: "123456789012"}},
+		{"http://127.0.0.1:4100/000000000000/orders", "sqs://orders?account=000000000000",
+			outflow.Destination{Scheme: "sqs", Name: "orders", Account: "000000000000"}},
+		{"rabbitmq://events/user.registered", "rabbitmq://events/user.registered", outflow.Destination{Scheme: "rabbitmq", Name: "events", RoutingKey: "user.registered"}},
+		{"rabbitmq:///queue", "rabbitmq:///queue", outflow.Destination{Scheme: "rabbitmq", RoutingKey: "queue"}},
+		{"rabbitmq://a%2fb/x y/z", "rabbitmq://a%2Fb/x%20y%2Fz", outflow.Destination{Scheme: "rabbitmq", Name: "a/b", RoutingKey: "x y/z"}},
+		{"https://example.org:8443/hook?a=b", "https://example.org:8443/hook?a=b", outflow.Destination{Scheme: "https", URL: "https://example.org:8443/hook?a=b"}},
+	} {
+		t.Run(c.given, func(t *testing.T) {
+			t.Parallel()
+			d, err := outflow.ParseDestination(c.given)
+			require.NoError(t, err)
+			require.Equal(t, c.want, d)
+			require.Equal(t, c.canonical, d.String())
+		})
+	}
+}
+
+func TestParseDestinationRefuses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ given, because string }{
+		{"", "no scheme"},
+		{"orders", "no scheme"},
+		{"kafka://orders", `unknown scheme "kafka"`},
+		{"sqs://", "a name in sqs has 1 to 80"},
+		{"sqs://" + strings.Repeat("q", 81), "a name in sqs has 1 to 80"},
+		{"sns://" + strings.Repeat("t", 257), "a name in sns has 1 to 256"},
+		{"sqs://orders.fifo.fifo", "a name in sqs"},
+		{"sqs://orders?region=", "parameter region wants one value"},
+		{"sqs://orders?region=eu-west-1&region=eu-west-1", "parameter region wants one value"},
+		{"sqs://orders?queue=other", `unknown parameter "queue"`},
+		{"sqs://orders?%zz", "reading the query"},
+		{"sqs://orders?region=Ireland", "region wants a form like eu-west-1"},
+		{"sqs://orders?account=1234", "account wants 12 digits"},
+		{"arn:aws:s3:::bucket", "no scheme"},
+		{"rabbitmq://exchange", "rabbitmq wants exchange/routing-key"},
+		{"rabbitmq://exchange/key?x", "rabbitmq wants exchange/routing-key"},
+		{"rabbitmq:///", "default exchange wants a routing key"},
+		{"rabbitmq://a/%zz", "reading rabbitmq's routing key"},
+		{"rabbitmq://%00/b", "reading rabbitmq's exchange"},
+		{"rabbitmq://a/%FF", "at most 255 bytes of UTF-8"},
+		{"rabbitmq://a/" + strings.Repeat("k", 256), "at most 255 bytes of UTF-8"},
+		{"https://", "wants a host"},
+		{"https://me@example.org/", "no user name"},
+		{"https://example.org/#top", "fragment"},
+		{"https://example.org/ä", "printable ASCII"},
+		{"https://example.org/%zz", "reading the address"},
+		{"https://example.org/" + strings.Repeat("a", 1981), "longer than 2000 bytes"},
+	} {
+		t.Run(c.given, func(t *testing.T) {
+			t.Parallel()
+			d, err := outflow.ParseDestination(c.given)
+			require.ErrorContains(t, err, c.because)
+			require.ErrorContains(t, err, "wants sqs://queue", "it says what is wanted")
+			require.Less(t, len(err.Error()), 1000, "a long input is not repeated whole")
+			require.Zero(t, d)
+		})
+	}
+}
+
+func TestFIFO(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]bool{
+		"sqs://orders.fifo": true, "sns://news.fifo?region=eu-west-1": true, "sqs://orders": false,
+		"sqs://fifo": false, "rabbitmq://events/orders.fifo": false, "https://example.org/x.fifo": false,
+	} {
+		d, err := outflow.ParseDestination(given)
+		require.NoError(t, err)
+		require.Equal(t, want, d.FIFO(), given)
+	}
+}
+
+// The canonical form is what the table keeps: it must mean the same destination
+// when it is read again.
+func FuzzParseDestination(f *testing.F) {
+	for _, seed := range []string{
+		"sqs://orders?account=123456789012&region=eu-west-1", "sns://news.fifo", "rabbitmq://a%2Fb/%C3%A4 b", "rabbitmq:///q",
+		"https://example.org:1/a?b=c", "https://sqs.eu-west-1.amazonaws.com/123456789012/orders", "http://localhost:4100/000000000000/q",
+		"arn:aws:sqs:eu-west-1:123456789012:orders", "https://[::1]/", "sqs://q?region=eu%2Dwest-1", "\xff", "rabbitmq://%ff/",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, given string) {
+		d, err := outflow.ParseDestination(given)
+		if err != nil {
+			require.Zero(t, d)
+			return
+		}
+		again, err := outflow.ParseDestination(d.String())
+		require.NoError(t, err, "from %q", given)
+		require.Equal(t, d, again)
+		require.Equal(t, d.String(), again.String())
+	})
+}

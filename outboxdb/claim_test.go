@@ -1,0 +1,495 @@
+package outboxdb_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+func TestClaim(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	fresh := func(t *testing.T) *outboxdb.Store {
+		execute(t, pool, `TRUNCATE outbox.messages`)
+		return outboxdb.New(pool)
+	}
+
+	t.Run("what is due, in the order of insertion", func(t *testing.T) {
+		store := fresh(t)
+		delayed := message("sqs://a")
+		delayed.DueIn = time.Hour
+		ids := enqueue(t, pool, message("sqs://b"), message("sqs://a"), delayed, message("sqs://b"), message("sqs://c"))
+		before := value[time.Time](t, pool, `SELECT clock_timestamp()`)
+		got := claim(t, store, request())
+		require.Equal(t, []uuid.UUID{ids[0], ids[1], ids[3], ids[4]}, idsOf(got))
+		require.False(t, got.Backlog)
+		for _, m := range got.Messages {
+			s := stands(t, pool, m.ID)
+			require.Equal(t, 1, s.Claims)
+			require.Equal(t, "pending", s.State)
+			require.True(t, s.AvailableAt.Equal(m.LeasedUntil))
+			require.WithinRange(t, m.LeasedUntil, before.Add(time.Minute), before.Add(time.Minute+10*time.Second))
+			require.Equal(t, message("").Payload, m.Payload)
+			require.Equal(t, outflow.Pending, m.State)
+			require.Equal(t, 1, m.Generation)
+		}
+		require.Zero(t, stands(t, pool, ids[2]).Claims)
+		require.Empty(t, claim(t, store, request()).Messages, "leased")
+	})
+	t.Run("a delayed one when its time has come", func(t *testing.T) {
+		store := fresh(t)
+		m := message("sqs://a")
+		m.DueIn = time.Hour
+		id := enqueue(t, pool, m)[0]
+		require.Empty(t, claim(t, store, request()).Messages)
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now()`)
+		require.Equal(t, []uuid.UUID{id}, idsOf(claim(t, store, request())))
+	})
+	t.Run("one whose lease ran out, and counts again", func(t *testing.T) {
+		store := fresh(t)
+		id := enqueue(t, pool, message("sqs://a"))[0]
+		first := claim(t, store, request()).Messages[0]
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now()`)
+		second := claim(t, store, request()).Messages[0]
+		require.Equal(t, id, second.ID)
+		require.True(t, second.LeasedUntil.After(first.LeasedUntil))
+		require.Equal(t, 2, stands(t, pool, id).Claims)
+	})
+	t.Run("no final one", func(t *testing.T) {
+		store := fresh(t)
+		for _, state := range []string{"delivered", "dead", "expired", "cancelled"} {
+			id := enqueue(t, pool, message("sqs://a"))[0]
+			execute(t, pool, `UPDATE outbox.messages SET state = $2, finished_at = now() WHERE id = $1`, id, state)
+		}
+		require.Empty(t, claim(t, store, request()).Messages)
+	})
+	t.Run("each destination's allowance less what is open", func(t *testing.T) {
+		store := fresh(t)
+		for _, d := range []string{"sqs://a", "sqs://b", "sqs://c", "sqs://d"} {
+			enqueue(t, pool, messages(d, 10)...)
+		}
+		req := request()
+		req.Allowance, req.Open = 6, map[string]int{"sqs://b": 4, "sqs://c": 6, "sqs://d": 7}
+		got := claim(t, store, req)
+		require.Equal(t, map[string]int{"sqs://a": 6, "sqs://b": 2}, byDestination(got))
+		require.True(t, got.Backlog)
+	})
+	t.Run("the oldest of a destination first", func(t *testing.T) {
+		store := fresh(t)
+		ids := enqueue(t, pool, messages("sqs://a", 5)...)
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now() - interval '1 minute' WHERE id = ANY ($1)`, ids[3:])
+		req := request()
+		req.MaxMessages = 2
+		require.Equal(t, ids[3:], idsOf(claim(t, store, req)))
+	})
+	t.Run("MaxMessages", func(t *testing.T) {
+		store := fresh(t)
+		enqueue(t, pool, messages("sqs://a", 10)...)
+		req := request()
+		req.MaxMessages = 7
+		got := claim(t, store, req)
+		require.Len(t, got.Messages, 7)
+		require.True(t, got.Backlog)
+		got = claim(t, store, req)
+		require.Len(t, got.Messages, 3)
+		require.False(t, got.Backlog)
+	})
+	t.Run("MaxBytes, with the message that crosses it", func(t *testing.T) {
+		store := fresh(t)
+		msgs := messages("sqs://a", 5)
+		for i := range msgs {
+			msgs[i].Payload = make([]byte, 100)
+		}
+		ids := enqueue(t, pool, msgs...)
+		req := request()
+		req.MaxBytes = 201
+		got := claim(t, store, req)
+		require.Equal(t, ids[:3], idsOf(got))
+		require.True(t, got.Backlog)
+		for _, id := range ids[3:] {
+			require.Zero(t, stands(t, pool, id).Claims, "left as it was")
+		}
+		store.HoldWalk() // what was left over is above the mark
+		req.MaxBytes = 100
+		rest, err := store.Claim(t.Context(), req)
+		require.NoError(t, err)
+		require.Equal(t, ids[3:4], idsOf(rest), "a message as large as the bound is the only one")
+		req.MaxBytes = 1
+		require.Equal(t, ids[4:], idsOf(claim(t, store, req)), "one larger than the bound is not stuck")
+	})
+	t.Run("nothing asked for", func(t *testing.T) {
+		store := fresh(t)
+		enqueue(t, pool, message("sqs://a"))
+		for _, change := range []func(*outflow.ClaimRequest){
+			func(r *outflow.ClaimRequest) { r.MaxMessages = 0 },
+			func(r *outflow.ClaimRequest) { r.MaxBytes = 0 },
+			func(r *outflow.ClaimRequest) { r.Allowance = 0 },
+		} {
+			req := request()
+			change(&req)
+			require.Empty(t, claim(t, store, req).Messages)
+		}
+		require.Len(t, claim(t, store, request()).Messages, 1)
+	})
+	t.Run("what the database refuses is no claim", func(t *testing.T) {
+		store := fresh(t)
+		ids := enqueue(t, pool, message("sqs://a"))
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		store.WalkNext()
+		_, err := store.Claim(ended, request())
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorContains(t, err, "finding destinations")
+		require.Equal(t, ids, idsOf(claim(t, store, request())))
+	})
+	t.Run("a row that another transaction holds is passed over", func(t *testing.T) {
+		store := fresh(t)
+		ids := enqueue(t, pool, messages("sqs://a", 3)...)
+		inTx(t, pool, func(tx pgx.Tx) {
+			_, err := tx.Exec(t.Context(), `SELECT FROM outbox.messages WHERE id = $1 FOR UPDATE`, ids[1])
+			require.NoError(t, err)
+			inTime, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			claimed, err := store.Claim(inTime, request())
+			require.NoError(t, err)
+			require.Equal(t, []uuid.UUID{ids[0], ids[2]}, idsOf(claimed))
+		})
+		require.Equal(t, ids[1:2], idsOf(claim(t, store, request())))
+	})
+}
+
+func TestClaimStatements(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	watched, statements := traced(t, pool)
+	store := outboxdb.New(watched)
+	walk, take := outboxdb.StatementDueDestinations, outboxdb.StatementClaim
+	ask := func(req outflow.ClaimRequest) []string {
+		statements.take()
+		_, err := store.Claim(t.Context(), req)
+		require.NoError(t, err)
+		return statements.take()
+	}
+
+	require.Equal(t, []string{walk}, ask(request()), "an empty table")
+	delayed := message("sqs://later")
+	delayed.DueIn = time.Hour
+	enqueue(t, pool, delayed)
+	store.WalkNext()
+	require.Equal(t, []string{walk}, ask(request()), "nothing is due")
+	enqueue(t, pool, messages("sqs://a", 3)...)
+	store.WalkNext()
+	require.Equal(t, []string{walk, take}, ask(request()), "work")
+	store.WalkNext()
+	require.Equal(t, []string{walk}, ask(request()), "idle, with a walk")
+	store.HoldWalk()
+	require.Equal(t, []string{take}, ask(request()), "idle, between walks")
+	full := request()
+	full.Allowance = 1
+	full.Open = map[string]int{"sqs://a": 1, "sqs://later": 1}
+	require.Empty(t, ask(full), "no room, between walks")
+	// A new message of a known destination is found without a walk.
+	ids := enqueue(t, pool, message("sqs://a"))
+	claimed, err := store.Claim(t.Context(), request())
+	require.NoError(t, err)
+	require.Equal(t, ids, idsOf(claimed))
+}
+
+// Two scanners share the table: each row goes to one of them, none is left.
+func TestClaimConcurrently(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	const rows = 2000
+	for i := range 4 {
+		enqueue(t, pool, messages(fmt.Sprintf("sqs://queue-%d", i), rows/4)...)
+	}
+	var mu sync.Mutex
+	claims := make(map[uuid.UUID]int)
+	by := make([]int, 2)
+	var scanners sync.WaitGroup
+	start := make(chan struct{})
+	for scanner := range by {
+		scanners.Go(func() {
+			store := outboxdb.New(pool)
+			req := request()
+			req.MaxMessages, req.Allowance = 60, 40
+			<-start
+			for {
+				mu.Lock()
+				all := len(claims) >= rows
+				mu.Unlock()
+				if all || t.Context().Err() != nil {
+					return
+				}
+				claimed, err := store.Claim(t.Context(), req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				for _, m := range claimed.Messages {
+					claims[m.ID]++
+				}
+				by[scanner] += len(claimed.Messages)
+				mu.Unlock()
+			}
+		})
+	}
+	close(start)
+	scanners.Wait()
+	require.Len(t, claims, rows)
+	for id, n := range claims {
+		require.Equal(t, 1, n, "%s was claimed twice", id)
+	}
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE claims <> 1`))
+	require.NotContains(t, by, 0, "both had their share: %v", by)
+}
+
+// A row that was made before the mark moved, and committed after, lies below
+// the mark: the next walk brings the mark back.
+func TestClaimLateCommit(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	store := outboxdb.New(pool)
+	slow, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	late, err := outboxdb.Enqueue(t.Context(), slow, message("sqs://a"))
+	require.NoError(t, err)
+
+	early := enqueue(t, pool, messages("sqs://a", 5)...)
+	require.Equal(t, early, idsOf(claim(t, store, request())))
+	require.NoError(t, slow.Commit(t.Context()))
+	store.HoldWalk()
+	claimed, err := store.Claim(t.Context(), request())
+	require.NoError(t, err)
+	require.Empty(t, claimed.Messages, "between walks, a claim starts at the mark")
+	require.Equal(t, late, idsOf(claim(t, store, request())))
+}
+
+func TestClaimTurns(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	small := request()
+	small.MaxMessages = 5
+	large := []string{"sqs://a", "sqs://b", "sqs://c"}
+
+	for _, walks := range []bool{true, false} {
+		t.Run(fmt.Sprintf("walking every time: %t", walks), func(t *testing.T) {
+			execute(t, pool, `TRUNCATE outbox.messages`)
+			store := outboxdb.New(pool)
+			for _, d := range large {
+				enqueue(t, pool, messages(d, 100)...)
+			}
+			claim(t, store, small)
+			next := func() outflow.Claimed {
+				if walks {
+					return claim(t, store, small)
+				}
+				store.HoldWalk()
+				claimed, err := store.Claim(t.Context(), small)
+				require.NoError(t, err)
+				return claimed
+			}
+			served := make(map[string]int)
+			for range 6 {
+				got := next()
+				require.True(t, got.Backlog)
+				for d, n := range byDestination(got) {
+					served[d] += n
+				}
+			}
+			require.Equal(t, map[string]int{"sqs://a": 10, "sqs://b": 10, "sqs://c": 10}, served)
+
+			// A newcomer waits for those before it once, not for their ends.
+			enqueue(t, pool, messages("sqs://newcomer", 3)...)
+			claimed := claim(t, store, small)
+			for range len(large) {
+				if byDestination(claimed)["sqs://newcomer"] > 0 {
+					break
+				}
+				claimed = next()
+			}
+			require.Equal(t, 3, byDestination(claimed)["sqs://newcomer"])
+		})
+	}
+}
+
+// A walk visits a bounded number of destinations; the next goes on there.
+func TestClaimManyDestinations(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	store := outboxdb.New(pool)
+	const destinations = 2*outboxdb.WalkDestinations + 88
+	msgs := make([]outflow.Message, 0, 2*destinations)
+	for i := range destinations {
+		msgs = append(msgs, messages(fmt.Sprintf("https://example.org/%04d", i), 2)...)
+	}
+	ids := enqueue(t, pool, msgs...)
+	one := request()
+	one.Allowance = 1 // so each has something left
+	var got []uuid.UUID
+	for range 3 { // three walks see all of them, each once
+		claimed := claim(t, store, one)
+		for d, n := range byDestination(claimed) {
+			require.Equal(t, 1, n, d)
+		}
+		got = append(got, idsOf(claimed)...)
+		known, _ := store.Remembered()
+		require.LessOrEqual(t, len(known), outboxdb.WalkDestinations)
+	}
+	require.Len(t, got, destinations)
+	for range 6 {
+		got = append(got, idsOf(claim(t, store, one))...)
+	}
+	require.ElementsMatch(t, ids, got)
+	require.False(t, claim(t, store, one).Backlog)
+}
+
+func TestWalkPacing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, message("sqs://a"))
+	claim(t, store, request())
+	require.WithinRange(t, store.NextWalk(), time.Now().Add(-time.Second), time.Now().Add(outboxdb.WalkAtLeast))
+
+	// A walk that takes long makes the next one wait, but never too long.
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `LOCK outbox.messages IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	store.WalkNext()
+	began := time.Now()
+	done := make(chan error, 1)
+	go func() {
+		_, err := store.Claim(t.Context(), request())
+		done <- err
+	}()
+	waitFor(t, pool, waitsForLock)
+	require.Eventually(t, func() bool { return time.Since(began) > 400*time.Millisecond }, time.Second, time.Millisecond)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, <-done)
+	next := time.Until(store.NextWalk())
+	require.Greater(t, next, outboxdb.WalkAtLeast-2*time.Second)
+	require.LessOrEqual(t, next, outboxdb.WalkAtLeast)
+}
+
+func TestGiveBack(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	store := outboxdb.New(pool)
+	one := func(t *testing.T) outflow.ClaimedMessage {
+		t.Helper()
+		execute(t, pool, `TRUNCATE outbox.messages`)
+		enqueue(t, pool, message("sqs://a"))
+		return claim(t, store, request()).Messages[0]
+	}
+	t.Run("released: due again, not counted", func(t *testing.T) {
+		m := one(t)
+		require.NoError(t, store.Release(t.Context(), m))
+		s := stands(t, pool, m.ID)
+		require.Zero(t, s.Claims)
+		require.LessOrEqual(t, s.LeasedFor, 0.0)
+		require.Equal(t, []uuid.UUID{m.ID}, idsOf(claim(t, store, request())))
+	})
+	t.Run("uncounted: still leased", func(t *testing.T) {
+		m := one(t)
+		require.NoError(t, store.Uncount(t.Context(), m))
+		s := stands(t, pool, m.ID)
+		require.Zero(t, s.Claims)
+		require.True(t, s.AvailableAt.Equal(m.LeasedUntil))
+	})
+	t.Run("released after its lease was moved", func(t *testing.T) {
+		m := one(t)
+		_, err := store.Renew(t.Context(), outflow.Renewal{Ref: m.Ref(), Lease: time.Hour})
+		require.NoError(t, err)
+		require.NoError(t, store.Release(t.Context(), m))
+		s := stands(t, pool, m.ID)
+		require.Zero(t, s.Claims)
+		require.InDelta(t, time.Hour.Seconds(), s.LeasedFor, 30)
+	})
+	t.Run("never below zero", func(t *testing.T) {
+		m := one(t)
+		require.NoError(t, store.Uncount(t.Context(), m))
+		require.NoError(t, store.Uncount(t.Context(), m))
+		require.Zero(t, stands(t, pool, m.ID).Claims)
+	})
+	t.Run("of another generation", func(t *testing.T) {
+		m := one(t)
+		execute(t, pool, `UPDATE outbox.messages SET generation = 2`)
+		require.NoError(t, store.Release(t.Context(), m))
+		s := stands(t, pool, m.ID)
+		require.Equal(t, 1, s.Claims)
+		require.True(t, s.AvailableAt.Equal(m.LeasedUntil))
+	})
+	t.Run("ended meanwhile", func(t *testing.T) {
+		m := one(t)
+		_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered})
+		require.NoError(t, err)
+		require.NoError(t, store.Release(t.Context(), m))
+		require.Equal(t, 1, stands(t, pool, m.ID).Claims)
+	})
+	t.Run("gone", func(t *testing.T) {
+		m := one(t)
+		execute(t, pool, `DELETE FROM outbox.messages`)
+		require.NoError(t, store.Release(t.Context(), m))
+	})
+	t.Run("many at once, in few statements", func(t *testing.T) {
+		execute(t, pool, `TRUNCATE outbox.messages`)
+		ids := enqueue(t, pool, messages("sqs://a", 100)...)
+		watched, statements := traced(t, pool)
+		store := outboxdb.New(watched)
+		claimed := claim(t, store, request())
+		statements.take()
+		var all sync.WaitGroup
+		for _, m := range claimed.Messages {
+			all.Go(func() {
+				if err := store.Release(t.Context(), m); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		require.Less(t, len(statements.take()), 25)
+		again := idsOf(claim(t, store, request()))
+		slices.SortFunc(again, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+		require.Equal(t, ids, again)
+	})
+}
+
+func TestPending(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	store := outboxdb.New(pool)
+	counts, err := store.Pending(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, counts)
+
+	leased := enqueue(t, pool, messages("sqs://a", 3)...)
+	req := request()
+	claim(t, store, req)
+	_, err = store.Renew(t.Context(), outflow.Renewal{Ref: ref(leased[0]), Lease: time.Hour, LastError: "throttled"})
+	require.NoError(t, err)
+	_, err = store.Finish(t.Context(), outflow.Ending{Ref: ref(leased[1]), State: outflow.Dead})
+	require.NoError(t, err)
+	delayed := message("sqs://b")
+	delayed.DueIn = time.Hour
+	enqueue(t, pool, delayed, message("sqs://b"), message("sqs://b"))
+	counts, err = store.Pending(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []outboxdb.PendingCounts{
+		{Destination: "sqs://a", Leased: 1, Retrying: 1, LastError: "throttled"},
+		{Destination: "sqs://b", Due: 2, Delayed: 1},
+	}, counts)
+}

@@ -1,0 +1,79 @@
+package outboxdb
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/outflowhq/outflow"
+)
+
+// What the tests, which live in package outboxdb_test, look at inside.
+
+const (
+	StatementClaim           = claim
+	StatementDueDestinations = dueDestinations
+	StatementGiveBack        = giveBackClaims
+	StatementLoad            = load
+	StatementRenew           = renew
+	StatementFinish          = finish
+	StatementYield           = yield
+	StatementEnqueue         = enqueueBatch
+
+	WalkDestinations = walkDestinations
+	WalkAtLeast      = walkAtLeast
+	LeaseMargin      = leaseMargin
+	MaxEnqueueBytes  = maxEnqueueBytes
+)
+
+var MigrationFiles = migrationFiles
+
+// WalkNext makes the next Claim walk the index, HoldWalk keeps every Claim from it.
+func (s *Store) WalkNext() { s.setWalk(time.Time{}) }
+func (s *Store) HoldWalk() { s.setWalk(time.Now().Add(time.Hour)) }
+
+func (s *Store) setWalk(at time.Time) {
+	s.walk.mu.Lock()
+	defer s.walk.mu.Unlock()
+	s.walk.next = at
+}
+
+// NextWalk says when the next walk is due.
+func (s *Store) NextWalk() time.Time {
+	s.walk.mu.Lock()
+	defer s.walk.mu.Unlock()
+	return s.walk.next
+}
+
+// Remembered are the destinations that the store has marks of, in turn.
+func (s *Store) Remembered() (destinations []string, marks []time.Time) {
+	s.walk.mu.Lock()
+	defer s.walk.mu.Unlock()
+	for _, m := range s.walk.marks {
+		destinations, marks = append(destinations, m.Destination), append(marks, m.At)
+	}
+	return destinations, marks
+}
+
+// Held is how many claimed messages wait for a run or its end.
+func (s *Store) Held() int {
+	s.handoff.mu.Lock()
+	defer s.handoff.mu.Unlock()
+	return len(s.handoff.held)
+}
+
+// FinishBatch is one coalesced call of Finish, RenewBatch one of Renew.
+func (s *Store) FinishBatch(ctx context.Context, endings ...outflow.Ending) ([]outflow.Outcome, []error) {
+	return split(s.finishAll(ctx, slices.Clone(endings)), outflow.Record.Outcome)
+}
+
+func (s *Store) RenewBatch(ctx context.Context, renewals ...outflow.Renewal) ([]outflow.Record, []error) {
+	return split(s.renewAll(ctx, slices.Clone(renewals)), func(r outflow.Record) outflow.Record { return r })
+}
+
+func split[T any](all results, convert func(outflow.Record) T) (values []T, errs []error) {
+	for _, r := range all {
+		values, errs = append(values, convert(r.Value)), append(errs, r.Err)
+	}
+	return values, errs
+}

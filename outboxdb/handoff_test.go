@@ -1,0 +1,182 @@
+package outboxdb_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// claimOne enqueues m and claims it alone.
+func claimOne(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, m outflow.Message, lease time.Duration) outflow.ClaimedMessage {
+	t.Helper()
+	id := enqueue(t, pool, m)[0]
+	req := request()
+	req.Lease = lease
+	for _, c := range claim(t, store, req).Messages {
+		if c.ID == id {
+			return c
+		}
+	}
+	require.Fail(t, "not claimed")
+	return outflow.ClaimedMessage{}
+}
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	watched, statements := traced(t, pool)
+	store := outboxdb.New(watched)
+	loaded := func(t *testing.T, ref outflow.Ref) (outflow.Record, int) {
+		t.Helper()
+		statements.take()
+		r, err := store.Load(t.Context(), ref)
+		require.NoError(t, err)
+		return r, len(statements.take())
+	}
+
+	t.Run("claimed here: once without a look", func(t *testing.T) {
+		m := claimOne(t, pool, store, message("sqs://a"), time.Minute)
+		require.False(t, closed(m.Taken))
+		r, looks := loaded(t, m.Ref())
+		require.Zero(t, looks)
+		require.Equal(t, m.Record, r)
+		require.True(t, closed(m.Taken))
+		require.False(t, closed(m.Settled))
+		execute(t, pool, `UPDATE outbox.messages SET cancel_requested = true WHERE id = $1`, m.ID)
+		r, looks = loaded(t, m.Ref())
+		require.Equal(t, 1, looks)
+		require.True(t, r.CancelRequested, "the second look sees the row")
+		require.Equal(t, m.Payload, r.Payload)
+	})
+	t.Run("another generation than the claimed", func(t *testing.T) {
+		m := claimOne(t, pool, store, message("sqs://a"), time.Minute)
+		r, looks := loaded(t, outflow.Ref{ID: m.ID, Generation: 2})
+		require.Equal(t, 1, looks)
+		require.Equal(t, 1, r.Generation, "as the row has it")
+		require.False(t, closed(m.Taken))
+	})
+	t.Run("no margin left", func(t *testing.T) {
+		m := claimOne(t, pool, store, message("sqs://a"), outboxdb.LeaseMargin)
+		_, looks := loaded(t, m.Ref())
+		require.Equal(t, 1, looks)
+		require.True(t, closed(m.Taken), "its run is here all the same")
+	})
+	t.Run("claimed elsewhere", func(t *testing.T) {
+		m := claimOne(t, pool, outboxdb.New(pool), message("sqs://a"), time.Minute)
+		r, looks := loaded(t, m.Ref())
+		require.Equal(t, 1, looks)
+		require.Equal(t, m.Record, r)
+	})
+	t.Run("a final row", func(t *testing.T) {
+		id := enqueue(t, pool, message("sqs://a"))[0]
+		execute(t, pool, `UPDATE outbox.messages SET state = 'dead', finished_at = now(), last_error = 'gone' WHERE id = $1`, id)
+		r, _ := loaded(t, ref(id))
+		require.Equal(t, outflow.Dead, r.State)
+		require.Equal(t, "gone", r.LastError)
+		require.NotZero(t, r.FinishedAt)
+	})
+	t.Run("no row", func(t *testing.T) {
+		id := uuid.New()
+		_, err := store.Load(t.Context(), ref(id))
+		require.ErrorIs(t, err, outflow.ErrNotFound)
+		require.ErrorContains(t, err, "loading message "+id.String())
+	})
+	t.Run("expired before the claim", func(t *testing.T) {
+		id := enqueue(t, pool, message("sqs://a"))[0]
+		execute(t, pool, `UPDATE outbox.messages SET due_at = now() - interval '2 hours', expires_at = now() - interval '1 hour' WHERE id = $1`, id)
+		m := claim(t, store, request()).Messages[0]
+		require.True(t, m.Expired)
+		r, looks := loaded(t, m.Ref())
+		require.Zero(t, looks)
+		require.True(t, r.Expired)
+		r, _ = loaded(t, m.Ref())
+		require.True(t, r.Expired)
+	})
+	t.Run("expired since the claim", func(t *testing.T) {
+		m := message("sqs://a")
+		m.ExpiresIn = time.Second
+		c := claimOne(t, pool, store, m, time.Minute)
+		require.False(t, c.Expired)
+		// By this process's monotonic clock; the row is not looked at.
+		time.Sleep(m.ExpiresIn)
+		r, looks := loaded(t, c.Ref())
+		require.Zero(t, looks)
+		require.True(t, r.Expired)
+	})
+	t.Run("not expired yet", func(t *testing.T) {
+		m := message("sqs://a")
+		m.ExpiresIn = time.Hour
+		r, looks := loaded(t, claimOne(t, pool, store, m, time.Minute).Ref())
+		require.Zero(t, looks)
+		require.False(t, r.Expired)
+	})
+}
+
+func TestSettled(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	store := outboxdb.New(pool)
+	for _, c := range []struct {
+		name   string
+		settle func(t *testing.T, m outflow.ClaimedMessage)
+	}{
+		{"its end", func(t *testing.T, m outflow.ClaimedMessage) {
+			_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered})
+			require.NoError(t, err)
+		}},
+		{"an end that the row refuses", func(t *testing.T, m outflow.ClaimedMessage) {
+			execute(t, pool, `UPDATE outbox.messages SET generation = 2 WHERE id = $1`, m.ID)
+			_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered})
+			require.NoError(t, err)
+		}},
+		{"a row that is gone", func(t *testing.T, m outflow.ClaimedMessage) {
+			execute(t, pool, `DELETE FROM outbox.messages WHERE id = $1`, m.ID)
+			_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered})
+			require.ErrorIs(t, err, outflow.ErrNotFound)
+		}},
+		{"a durable attempt", func(t *testing.T, m outflow.ClaimedMessage) {
+			_, err := store.Renew(t.Context(), outflow.Renewal{Ref: m.Ref(), Lease: time.Minute})
+			require.NoError(t, err)
+		}},
+		{"yielding", func(t *testing.T, m outflow.ClaimedMessage) { require.NoError(t, store.Yield(t.Context(), m.Ref())) }},
+		{"a release", func(t *testing.T, m outflow.ClaimedMessage) { require.NoError(t, store.Release(t.Context(), m)) }},
+		{"an uncounted claim", func(t *testing.T, m outflow.ClaimedMessage) { require.NoError(t, store.Uncount(t.Context(), m)) }},
+		{"forgetting", func(_ *testing.T, m outflow.ClaimedMessage) { store.Forget(m.Ref()) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			execute(t, pool, `TRUNCATE outbox.messages`)
+			m := claimOne(t, pool, store, message("sqs://a"), time.Minute)
+			other := claimOne(t, pool, store, message("sqs://b"), time.Minute)
+			c.settle(t, m)
+			require.True(t, closed(m.Settled))
+			require.False(t, closed(m.Taken))
+			require.False(t, closed(other.Settled) || closed(other.Taken), "another message's")
+			c.settle(t, other)
+			require.Zero(t, store.Held())
+		})
+	}
+	t.Run("a failed mark leaves it open", func(t *testing.T) {
+		execute(t, pool, `TRUNCATE outbox.messages`)
+		m := claimOne(t, pool, store, message("sqs://a"), time.Minute)
+		_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered, Attempts: -1})
+		require.Error(t, err)
+		require.False(t, closed(m.Settled))
+		store.Forget(m.Ref())
+	})
+	t.Run("a claim whose lease ran out is let go of", func(t *testing.T) {
+		execute(t, pool, `TRUNCATE outbox.messages`)
+		old := claimOne(t, pool, store, message("sqs://a"), time.Microsecond)
+		require.Equal(t, 1, store.Held())
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now() + interval '1 hour'`)
+		claimOne(t, pool, store, message("sqs://a"), time.Minute)
+		require.Equal(t, 1, store.Held(), "only the new one")
+		require.False(t, closed(old.Taken) || closed(old.Settled))
+	})
+}

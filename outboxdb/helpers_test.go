@@ -1,0 +1,228 @@
+package outboxdb_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tracer keeps the statements that a pool sends.
+type tracer struct {
+	mu         sync.Mutex
+	statements []string
+}
+
+func (t *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.statements = append(t.statements, data.SQL)
+	return ctx
+}
+
+func (t *tracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// take returns the statements since the last take.
+func (t *tracer) take() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	taken := t.statements
+	t.statements = nil
+	return taken
+}
+
+// another returns a second pool on pool's database, changed as wanted.
+func another(t testing.TB, pool *pgxpool.Pool, change func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	config := pool.Config()
+	change(config)
+	other, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(other.Close)
+	return other
+}
+
+func traced(t testing.TB, pool *pgxpool.Pool) (*pgxpool.Pool, *tracer) {
+	t.Helper()
+	tr := &tracer{}
+	return another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.Tracer = tr }), tr
+}
+
+// message returns a message that every rule allows.
+func message(destination string) outflow.Message {
+	return outflow.Message{Destination: destination, Type: "user-registered", Payload: []byte(`{"name":"Ada"}`)}
+}
+
+func messages(destination string, n int) []outflow.Message {
+	msgs := make([]outflow.Message, n)
+	for i := range msgs {
+		msgs[i] = message(destination)
+	}
+	return msgs
+}
+
+// enqueue commits msgs in a transaction of their own.
+func enqueue(t testing.TB, pool *pgxpool.Pool, msgs ...outflow.Message) []uuid.UUID {
+	t.Helper()
+	var ids []uuid.UUID
+	inTx(t, pool, func(tx pgx.Tx) {
+		var err error
+		ids, err = outboxdb.Enqueue(t.Context(), tx, msgs...)
+		require.NoError(t, err)
+	})
+	return ids
+}
+
+// inTx runs use in a transaction and commits it.
+func inTx(t testing.TB, pool *pgxpool.Pool, use func(pgx.Tx)) {
+	t.Helper()
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	use(tx)
+	require.NoError(t, tx.Commit(t.Context()))
+}
+
+// queryer is a pool, a connection or a transaction.
+type queryer interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// value returns the one value that sql returns.
+func value[T any](t testing.TB, q queryer, sql string, args ...any) T {
+	t.Helper()
+	rows, err := q.Query(t.Context(), sql, args...)
+	require.NoError(t, err)
+	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
+	require.NoError(t, err, sql)
+	return v
+}
+
+func values[T any](t testing.TB, q queryer, sql string, args ...any) []T {
+	t.Helper()
+	rows, err := q.Query(t.Context(), sql, args...)
+	require.NoError(t, err)
+	v, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	require.NoError(t, err, sql)
+	return v
+}
+
+func execute(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), sql, args...)
+	require.NoError(t, err, sql)
+}
+
+func count(t testing.TB, q queryer) int {
+	t.Helper()
+	return value[int](t, q, `SELECT count(*) FROM outbox.messages`)
+}
+
+// standing is a row's part that the dispatcher writes.
+type standing struct {
+	State           string    `db:"state"`
+	Generation      int       `db:"generation"`
+	Claims          int       `db:"claims"`
+	Attempts        int       `db:"attempts"`
+	Retrying        bool      `db:"retrying"`
+	LastError       *string   `db:"last_error"`
+	BrokerMessageID *string   `db:"broker_message_id"`
+	AvailableAt     time.Time `db:"available_at"`
+	LeasedFor       float64   `db:"leased_for"` // seconds from now
+	Finished        bool      `db:"finished"`
+}
+
+func stands(t testing.TB, q queryer, id uuid.UUID) standing {
+	t.Helper()
+	rows, err := q.Query(t.Context(), `
+		SELECT state, generation, claims, attempts, retrying, last_error, broker_message_id, available_at,
+		       extract(epoch FROM available_at - clock_timestamp())::float8 AS leased_for, finished_at IS NOT NULL AS finished
+		  FROM outbox.messages WHERE id = $1`, id)
+	require.NoError(t, err)
+	s, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[standing])
+	require.NoError(t, err)
+	return s
+}
+
+// request is a claim that nothing bounds.
+func request() outflow.ClaimRequest {
+	return outflow.ClaimRequest{Lease: time.Minute, MaxMessages: 10_000, MaxBytes: 1 << 30, Allowance: 10_000}
+}
+
+// claim walks and claims.
+func claim(t testing.TB, s *outboxdb.Store, req outflow.ClaimRequest) outflow.Claimed {
+	t.Helper()
+	s.WalkNext()
+	claimed, err := s.Claim(t.Context(), req)
+	require.NoError(t, err)
+	return claimed
+}
+
+func idsOf(claimed outflow.Claimed) []uuid.UUID {
+	ids := make([]uuid.UUID, 0, len(claimed.Messages))
+	for _, m := range claimed.Messages {
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
+
+func byDestination(claimed outflow.Claimed) map[string]int {
+	n := make(map[string]int)
+	for _, m := range claimed.Messages {
+		n[m.Destination]++
+	}
+	return n
+}
+
+func ref(id uuid.UUID) outflow.Ref { return outflow.Ref{ID: id, Generation: 1} }
+
+// waitFor waits until sql returns true.
+func waitFor(t testing.TB, q queryer, sql string, args ...any) {
+	t.Helper()
+	require.Eventually(t, func() bool { return value[bool](t, q, sql, args...) }, 10*time.Second, 2*time.Millisecond, sql)
+}
+
+// waitsForLock says that some session of this database waits for another's lock.
+const waitsForLock = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// literal writes args for EXECUTE, which takes no parameters within EXPLAIN.
+func literal(args ...any) string {
+	parts := make([]string, 0, len(args))
+	for _, a := range args {
+		switch a := a.(type) {
+		case []string:
+			parts = append(parts, "'{"+strings.Join(a, ",")+"}'")
+		case []time.Time:
+			times := make([]string, 0, len(a))
+			for _, at := range a {
+				times = append(times, `"`+at.Format(time.RFC3339Nano)+`"`)
+			}
+			parts = append(parts, "'{"+strings.Join(times, ",")+"}'")
+		default:
+			parts = append(parts, fmt.Sprintf("'%v'", a))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,185 @@
+package outboxdb_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// definitions is everything in the schema but goose's table, as text.
+const definitions = `
+SELECT string_agg(what, E'\n' ORDER BY what) FROM (
+    SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' ' || attidentity::text::text
+           || ' ' || attcollation::regcollation || ' ' || coalesce(pg_get_expr(adbin, adrelid), '') AS what
+      FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+     WHERE attrelid = 'outbox.messages'::regclass AND attnum > 0
+    UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'outbox.messages'::regclass
+    UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'outbox.messages'::regclass
+    UNION ALL SELECT pg_get_functiondef(oid) || coalesce(proacl::text, 'default rights') FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
+    UNION ALL SELECT 'rights ' || coalesce(relacl::text, 'default') FROM pg_class WHERE oid = 'outbox.messages'::regclass
+    UNION ALL SELECT 'rights ' || coalesce(nspacl::text, 'default') FROM pg_namespace WHERE nspname = 'outbox') AS t`
+
+// leftovers are the things in the schema that migrations should have taken back.
+const leftovers = `
+SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relname !~ '^migrations'
+UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
+UNION ALL SELECT typname::text FROM pg_type WHERE typnamespace = 'outbox'::regnamespace AND typname !~ '^_?migrations'`
+
+func TestMigrations(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	pool := testdb.NewEmpty(t)
+	store := outboxdb.New(pool)
+
+	status, err := outboxdb.Migrations(ctx, pool)
+	require.NoError(t, err)
+	require.Len(t, status, 2)
+	require.Zero(t, status[0].AppliedAt)
+	require.False(t, value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "status wrote something")
+	require.ErrorContains(t, store.Ping(ctx), `run "outflow migrate up"`)
+
+	applied, err := outboxdb.MigrateUp(ctx, pool)
+	require.NoError(t, err)
+	require.Len(t, applied, 2)
+	require.Equal(t, "0001_messages", applied[0].Name)
+	require.EqualValues(t, 2, applied[1].Version)
+	require.NoError(t, store.Ping(ctx))
+	first := value[string](t, pool, definitions)
+
+	applied, err = outboxdb.MigrateUp(ctx, pool)
+	require.NoError(t, err)
+	require.Empty(t, applied, "the second time has nothing to do")
+
+	// goose notes the time without its zone; a session's zone must not move it.
+	distant := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["timezone"] = "Asia/Tokyo" })
+	_, err = outboxdb.MigrateDown(ctx, distant)
+	require.NoError(t, err)
+	require.ErrorContains(t, store.Ping(ctx), `run "outflow migrate up"`, "half of a schema is not enough")
+	_, err = outboxdb.MigrateUp(ctx, distant)
+	require.NoError(t, err)
+	status, err = outboxdb.Migrations(ctx, distant)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), status[1].AppliedAt, time.Minute)
+
+	for _, want := range []string{"0002_enqueue", "0001_messages"} {
+		undone, err := outboxdb.MigrateDown(ctx, pool)
+		require.NoError(t, err)
+		require.Equal(t, want, undone.Name)
+	}
+	require.Empty(t, values[string](t, pool, leftovers))
+	undone, err := outboxdb.MigrateDown(ctx, pool)
+	require.NoError(t, err)
+	require.Nil(t, undone, "nothing is left to take back")
+
+	applied, err = outboxdb.MigrateUp(ctx, pool)
+	require.NoError(t, err)
+	require.Len(t, applied, 2)
+	require.Equal(t, first, value[string](t, pool, definitions))
+}
+
+func TestMigrateUpConcurrently(t *testing.T) {
+	t.Parallel()
+	pool := testdb.NewEmpty(t)
+	var callers sync.WaitGroup
+	var mu sync.Mutex
+	var applied []string
+	var errs []error
+	for range 4 {
+		callers.Go(func() {
+			got, err := outboxdb.MigrateUp(context.Background(), pool)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, m := range got {
+				applied = append(applied, m.Name)
+			}
+			if err != nil {
+				errs = append(errs, err)
+			}
+		})
+	}
+	callers.Wait()
+	require.Empty(t, errs)
+	require.Equal(t, []string{"0001_messages", "0002_enqueue"}, applied, "each once, by one caller")
+	require.NoError(t, outboxdb.New(pool).Ping(t.Context()))
+}
+
+// Any other tool can apply the files: here a plain exec of several statements.
+func TestPlainFiles(t *testing.T) {
+	t.Parallel()
+	pool := testdb.NewEmpty(t)
+	run := func(pattern string) {
+		names, err := fs.Glob(outboxdb.MigrationFiles, pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, names)
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		defer conn.Release()
+		for _, name := range names {
+			statements, err := fs.ReadFile(outboxdb.MigrationFiles, name)
+			require.NoError(t, err)
+			_, err = conn.Conn().PgConn().Exec(t.Context(), string(statements)).ReadAll()
+			require.NoError(t, err, name)
+		}
+	}
+	run("migrations/*.up.sql")
+	store := outboxdb.New(pool)
+	require.NoError(t, store.Ping(t.Context()))
+	require.Equal(t, value[string](t, testdb.New(t), definitions), value[string](t, pool, definitions))
+	ids := enqueue(t, pool, message("sqs://orders"))
+	require.Equal(t, ids, idsOf(claim(t, store, request())))
+	run("migrations/0002*.down.sql")
+	run("migrations/0001*.down.sql")
+	require.Empty(t, values[string](t, pool, leftovers))
+}
+
+func TestMigrationsOfARole(t *testing.T) {
+	t.Parallel()
+	t.Run("without rights", func(t *testing.T) {
+		pool := testdb.New(t)
+		as := withRole(t, pool, newRole(t, pool))
+		_, err := outboxdb.Migrations(t.Context(), as)
+		require.ErrorContains(t, err, "permission denied for schema outbox")
+		require.ErrorContains(t, err, "outbox.migrations")
+		require.ErrorContains(t, outboxdb.New(as).Ping(t.Context()), "permission denied for schema outbox")
+		_, err = outboxdb.MigrateUp(t.Context(), as)
+		require.ErrorContains(t, err, "permission denied")
+	})
+	t.Run("owner of the schema only", func(t *testing.T) {
+		pool := testdb.NewEmpty(t)
+		role := newRole(t, pool)
+		execute(t, pool, `CREATE SCHEMA outbox AUTHORIZATION `+role)
+		as := withRole(t, pool, role)
+		require.False(t, value[bool](t, as, `SELECT has_database_privilege(current_database(), 'CREATE')`))
+		applied, err := outboxdb.MigrateUp(t.Context(), as)
+		require.NoError(t, err)
+		require.Len(t, applied, 2)
+	})
+}
+
+// newRole makes a role of the test's own. Roles belong to the whole server.
+func newRole(t testing.TB, pool *pgxpool.Pool) string {
+	t.Helper()
+	role := strings.ReplaceAll(fmt.Sprintf("role_%s", pool.Config().ConnConfig.Database), "-", "_")
+	execute(t, pool, `CREATE ROLE `+role)
+	t.Cleanup(func() {
+		_, err := pool.Exec(context.Background(), `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role)
+		require.NoError(t, err)
+	})
+	return role
+}
+
+// withRole returns a pool whose sessions act as role.
+func withRole(t testing.TB, pool *pgxpool.Pool, role string) *pgxpool.Pool {
+	t.Helper()
+	return another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["role"] = role })
+}

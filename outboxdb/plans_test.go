@@ -1,0 +1,218 @@
+package outboxdb_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// plan is what EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) says of a node.
+type plan struct {
+	Node    string  `json:"Node Type"`
+	Table   string  `json:"Relation Name"`
+	Index   string  `json:"Index Name"`
+	Rows    float64 `json:"Actual Rows"`
+	Loops   float64 `json:"Actual Loops"`
+	Removed float64 `json:"Rows Removed by Filter"`
+	Joined  float64 `json:"Rows Removed by Join Filter"`
+	Hit     int     `json:"Shared Hit Blocks"`
+	Read    int     `json:"Shared Read Blocks"`
+	Plans   []plan  `json:"Plans"`
+}
+
+func (p plan) buffers() int { return p.Hit + p.Read }
+
+func (p plan) each(visit func(plan)) {
+	visit(p)
+	for _, child := range p.Plans {
+		child.each(visit)
+	}
+}
+
+// explain runs a prepared statement and takes back what it wrote. Only EXPLAIN
+// of EXECUTE honours plan_cache_mode.
+func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...any) plan {
+	t.Helper()
+	conn, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	var out []byte
+	for _, sql := range []string{
+		`PREPARE looked_at AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
+		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE looked_at (` + literal(args...) + `)`, `ROLLBACK`, `DEALLOCATE looked_at`,
+	} {
+		results, err := conn.Conn().PgConn().Exec(t.Context(), sql).ReadAll()
+		require.NoError(t, err, sql)
+		if len(results) > 0 && len(results[0].Rows) > 0 {
+			out = results[0].Rows[0][0]
+		}
+	}
+	var explained []struct{ Plan plan }
+	require.NoError(t, json.Unmarshal(out, &explained))
+	return explained[0].Plan
+}
+
+// requireIndexed fails where the table is reached by anything but an index, or
+// where rows are read for nothing or sorted.
+func requireIndexed(t *testing.T, p plan) {
+	t.Helper()
+	p.each(func(n plan) {
+		require.NotContains(t, n.Node, "Sort")
+		require.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s %s reads what it does not use", n.Node, n.Table, n.Index)
+		require.LessOrEqual(t, n.Joined*n.Loops, 50.0, "%s compares every row with every other", n.Node)
+		if n.Table == "messages" && n.Node != "ModifyTable" {
+			require.Contains(t, []string{"Index Scan", "Index Only Scan"}, n.Node)
+		}
+	})
+}
+
+const healthy = 5 // destinations with a few due messages each
+
+// TestPlans looks at what Postgres does with a million delivered and a million
+// due messages of a paused destination, whatever it believes about them.
+func TestPlans(t *testing.T) {
+	pool := another(t, testdb.New(t), utc)
+	beginLoad(t, pool)
+	load(t, pool, 1, 100_000, "delivered")
+	execute(t, pool, `ANALYZE outbox.messages`)
+	var loads sync.WaitGroup
+	began := time.Now()
+	loads.Go(func() { load(t, pool, 100_001, 1_000_000, "delivered") })
+	loads.Go(func() { load(t, pool, 1_000_001, 2_000_000, "paused") })
+	loads.Wait()
+	require.False(t, t.Failed())
+	for i := range healthy {
+		enqueue(t, pool, messages(fmt.Sprintf("sqs://healthy-%d", i), 20)...)
+		enqueue(t, pool, messages(fmt.Sprintf("sqs://zealous-%d", i), 20)...) // behind the paused one
+	}
+	t.Logf("two million rows in %s", time.Since(began).Round(time.Millisecond))
+
+	t.Run("empty queue", func(t *testing.T) { lookAtPlans(t, pool, "statistics from an empty queue") })
+	// As if the table had never been analyzed.
+	execute(t, pool, `DELETE FROM pg_statistic WHERE starelid = 'outbox.messages'::regclass`)
+	execute(t, pool, `UPDATE pg_class SET reltuples = -1, relpages = 0, relallvisible = 0
+		WHERE oid IN ('outbox.messages'::regclass, 'outbox.messages_claim'::regclass, 'outbox.messages_pkey'::regclass)`)
+	t.Run("none", func(t *testing.T) { lookAtPlans(t, pool, "no statistics") })
+	execute(t, pool, `ANALYZE outbox.messages`)
+	require.Equal(t, 1, value[int](t, pool, `SELECT count(DISTINCT starelid) FROM pg_statistic WHERE starelid = 'outbox.messages'::regclass`))
+	t.Run("fresh", func(t *testing.T) {
+		lookAtPlans(t, pool, "fresh statistics")
+		t.Run("a store", func(t *testing.T) { claimBesidePaused(t, pool) })
+	})
+}
+
+// beginLoad makes loading quick, and nothing else: no plan depends on the log
+// of writes. Autovacuum must not make the statistics any better.
+func beginLoad(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	execute(t, pool, `ALTER TABLE outbox.messages SET UNLOGGED, SET (autovacuum_enabled = off)`)
+}
+
+func load(t *testing.T, pool *pgxpool.Pool, from, to int, kind string) {
+	destination, state, finished := `'sqs://delivered-' || n % 7`, "delivered", "now()"
+	if kind == "paused" {
+		destination, state, finished = `'sqs://paused'`, "pending", "NULL"
+	}
+	_, err := pool.Exec(t.Context(), fmt.Sprintf(`
+		INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at, due_at, available_at)
+		SELECT lpad(to_hex(n), 32, '0')::uuid, %s, 'a', '{}', '%s', %s, now() - interval '1 day', now() - interval '1 day' + n * interval '1 ms'
+		  FROM generate_series(%d, %d) AS n`, destination, state, finished, from, to))
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// pausedID is the nth message of the paused destination.
+func pausedID(n int) uuid.UUID {
+	return uuid.MustParse(fmt.Sprintf("00000000-0000-0000-0000-%012x", 1_500_000+n))
+}
+
+func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
+	var destinations []string
+	for i := range healthy {
+		destinations = append(destinations, fmt.Sprintf("sqs://healthy-%d", i), fmt.Sprintf("sqs://zealous-%d", i))
+	}
+	many := func(value string, n int) []string {
+		return strings.Split(strings.Repeat(value+"|", n)[:n*(len(value)+1)-1], "|")
+	}
+	aDayAgo := make([]time.Time, len(destinations))
+	for i := range aDayAgo {
+		aDayAgo[i] = time.Now().Add(-24 * time.Hour)
+	}
+	aMonthAgo := []time.Time{time.Now().Add(-30 * 24 * time.Hour)}
+	var ids []string
+	for n := range 20 {
+		ids = append(ids, pausedID(n).String())
+	}
+	ones, nulls := many("1", 20), many("NULL", 20)
+	claimArgs := func(destinations []string, marks []time.Time, quota string, most int) []any {
+		return []any{destinations, marks, many(quota, len(destinations)), most, 1 << 24, "1 minute"}
+	}
+	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+		for _, c := range []struct {
+			name, statement string
+			rows            float64
+			buffers         int
+			args            []any
+		}{
+			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 100, []any{"", outboxdb.WalkDestinations}},
+			// Each claimed row costs some ten buffers to write anew, in three indexes.
+			{"claim 20", outboxdb.StatementClaim, 20, 400, claimArgs(destinations, aDayAgo, "4", 20)},
+			{"claim 20 of a million", outboxdb.StatementClaim, 20, 400, claimArgs([]string{"sqs://paused"}, aMonthAgo, "50", 20)},
+			{"claim nothing", outboxdb.StatementClaim, 0, 60, claimArgs([]string{"sqs://nothing", "sqs://later"}, aDayAgo[:2], "100", 100)},
+			{"give back 20", outboxdb.StatementGiveBack, 0, 500, []any{ids, ones, many("2020-01-01Z", 20), many("true", 20)}},
+			{"renew 20", outboxdb.StatementRenew, 20, 500, []any{ids, ones, many("1 minute", 20), nulls, ones}},
+			{"finish 20", outboxdb.StatementFinish, 20, 500, []any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
+			{"yield", outboxdb.StatementYield, 0, 30, []any{ids[0], 0}},
+			{"load 20", outboxdb.StatementLoad, 20, 120, []any{ids}},
+		} {
+			t.Run(mode+"/"+c.name, func(t *testing.T) {
+				p := explain(t, pool, mode, c.statement, c.args...)
+				t.Logf("%s, %s, %s: %d buffers", statistics, mode, c.name, p.buffers())
+				requireIndexed(t, p)
+				require.Equal(t, c.rows, p.Rows)
+				require.LessOrEqual(t, p.buffers(), c.buffers)
+			})
+		}
+	}
+}
+
+// claimBesidePaused claims through a Store while the paused destination's
+// allowance is used up.
+func claimBesidePaused(t *testing.T, pool *pgxpool.Pool) {
+	store := outboxdb.New(pool)
+	req := request()
+	req.Allowance, req.Open = 100, map[string]int{"sqs://paused": 100}
+	buffers := `SELECT sum(shared_blks_hit + shared_blks_read)::int FROM pg_stat_statements AS s, pg_database AS d
+		WHERE d.oid = s.dbid AND datname = current_database() AND query LIKE '%outbox.messages%' AND query NOT LIKE '%generate_series%' AND query NOT LIKE '%ANALYZE%'`
+	counted := value[bool](t, pool, `SELECT current_setting('shared_preload_libraries') LIKE '%pg_stat_statements%'`)
+	if counted {
+		execute(t, pool, `CREATE EXTENSION IF NOT EXISTS pg_stat_statements`)
+		execute(t, pool, `SELECT pg_stat_statements_reset(0, oid, 0) FROM pg_database WHERE datname = current_database()`)
+	}
+	got := claim(t, store, req)
+	require.Len(t, got.Messages, 2*healthy*20)
+	require.NotContains(t, byDestination(got), "sqs://paused")
+	require.True(t, got.Backlog, "the paused one has more, once there is room")
+	require.Empty(t, claim(t, store, req).Messages)
+	if counted {
+		n := value[int](t, pool, buffers)
+		t.Logf("%d buffers for two walks and a claim of %d", n, len(got.Messages))
+		require.Less(t, n, 20*len(got.Messages))
+	}
+	req.Open["sqs://paused"] = 98
+	var paused []outflow.ClaimedMessage
+	paused = append(paused, claim(t, store, req).Messages...)
+	require.Len(t, paused, 2)
+}

@@ -1,0 +1,54 @@
+package outboxdb_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// The clauses that keep a row from being sent twice or lost. Whoever takes one
+// away meets this list first, and then the test that shows why.
+func TestSafetyClauses(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		statement string
+		clauses   []string
+	}{
+		"claim": {outboxdb.StatementClaim, []string{
+			"WITH due AS MATERIALIZED (", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND m.destination = d.destination",
+			"m.available_at >= d.mark AND m.available_at <= now()", "ORDER BY m.available_at LIMIT d.quota",
+			"WHERE m.id = f.id AND m.finished_at IS NULL", "claims = m.claims + 1", "available_at = now() + $6::interval",
+		}},
+		"dueDestinations": {outboxdb.StatementDueDestinations, []string{
+			"WHERE state = 'pending' AND destination > walk.destination", "least(available_at, now()) AS mark", "LIMIT $2",
+		}},
+		"giveBack": {outboxdb.StatementGiveBack, []string{
+			"m.generation = g.generation", "m.finished_at IS NULL", "m.available_at = g.leased_until", "greatest(m.claims - 1, 0)",
+		}},
+		"renew": {outboxdb.StatementRenew, []string{"m.generation = r.generation", "m.finished_at IS NULL", "retrying = true"}},
+		"finish": {outboxdb.StatementFinish, []string{
+			"m.generation = e.generation",
+			"(m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))", "retrying = false",
+		}},
+		"yield": {outboxdb.StatementYield, []string{"m.generation > $2", "m.finished_at IS NULL", "NOT m.retrying"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Join(strings.Fields(c.statement), " ")
+			for _, clause := range c.clauses {
+				require.Contains(t, text, clause)
+			}
+		})
+	}
+	for name, statement := range map[string]string{"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish} {
+		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: rows are locked in one order (see TestNoDeadlock)", name)
+		require.Contains(t, statement, "(SELECT count(*) FROM locked) > 0", "%s: without it, nothing is locked first", name)
+	}
+	for name, statement := range map[string]string{
+		"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish, "yield": outboxdb.StatementYield,
+	} {
+		require.NotContains(t, statement, "m.state = 'pending'", "%s: this offers the planner the claim index (see TestPlans)", name)
+	}
+}

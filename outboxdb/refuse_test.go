@@ -1,0 +1,343 @@
+package outboxdb_test
+
+import (
+	"errors"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// input is a message that is refused, or, at a bound, just accepted.
+type input struct {
+	name   string
+	change func(*outflow.Message)
+	// field and wants are of the refusal; wants is a part of it.
+	field, wants string
+	// goOnly: no SQL value says it, and Go refuses it before it is sent.
+	goOnly bool
+	// check is the table's constraint that refuses the same value by itself.
+	check string
+}
+
+var inAYear = time.Now().AddDate(1, 0, 0).Truncate(time.Second)
+
+// over returns how many headers, by their number.
+func headers(n int) map[string]string {
+	h := make(map[string]string, n)
+	for i := range n {
+		h["h-"+strings.Repeat("i", i+1)] = "v"
+	}
+	return h
+}
+
+func header(name, value string) func(*outflow.Message) {
+	return func(m *outflow.Message) { m.Headers = map[string]string{name: value} }
+}
+
+func destination(d string) func(*outflow.Message) {
+	return func(m *outflow.Message) { m.Destination = d }
+}
+
+const (
+	wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got "
+	wantsType        = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got `
+	wantsContentType = "wants 1 to 255 printable ASCII characters, no space at either end (got "
+	wantsOrderingKey = "wants 1 to 128 printable ASCII characters and no space (got "
+	wantsName        = `a name wants 1 to 128 letters, digits, "_", "-" and single inner dots (got `
+	wantsText        = "wants valid UTF-8 without NUL"
+)
+
+var badInputs = []input{
+	{name: "no destination", change: destination(""), field: "destination", wants: wantsDestination + `"")`, check: "messages_destination"},
+	{name: "no scheme", change: destination("orders"), field: "destination", wants: wantsDestination + `"orders")`, check: "messages_destination"},
+	{name: "an unknown scheme", change: destination("kafka://orders"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a scheme in capitals", change: destination("SQS://orders"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a queue without a name", change: destination("sqs://"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a queue name of 81", change: destination("sqs://" + strings.Repeat("q", 81)), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a FIFO queue name of 81", change: destination("sqs://" + strings.Repeat("q", 76) + ".fifo"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a topic name of 257", change: destination("sns://" + strings.Repeat("t", 257)), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a space in a queue name", change: destination("sqs://my orders"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a line break after a queue name", change: destination("sqs://orders\n"), field: "destination", wants: wantsDestination + `"sqs://orders\n")`, check: "messages_destination"},
+	{name: "an account of 11 digits", change: destination("sqs://q?account=12345678901"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "Arabic digits", change: destination("sqs://q?account=١٢٣٤٥٦٧٨٩٠١٢"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "no region", change: destination("sqs://q?region=Ireland"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "an unknown parameter", change: destination("sqs://q?queue=r"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a bad name in an ARN", change: destination("arn:aws:sqs:eu-west-1:123456789012:a.b"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "an ARN of something else", change: destination("arn:aws:s3:::bucket"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "RabbitMQ without a slash", change: destination("rabbitmq://exchange"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "RabbitMQ's default exchange without a key", change: destination("rabbitmq:///"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a RabbitMQ key of 256 bytes", change: destination("rabbitmq:///" + strings.Repeat("%20", 256)), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a NUL byte in a RabbitMQ key", change: destination("rabbitmq://e/a%00"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "plain http", change: destination("http://example.org/hook"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "https without a host", change: destination("https:///hook"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a user name in an address", change: destination("https://me@example.org/"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a fragment in an address", change: destination("https://example.org/#top"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "an address of 2,001 bytes", change: destination("https://example.org/" + strings.Repeat("a", 1981)), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "invalid UTF-8 in the destination", change: destination("sqs://\xff"), field: "destination", wants: wantsText, goOnly: true},
+	{name: "NUL in the destination", change: destination("sqs://a\x00"), field: "destination", wants: wantsText, goOnly: true},
+
+	{name: "no type", change: func(m *outflow.Message) { m.Type = "" }, field: "type", wants: wantsType + `"")`, check: "messages_type"},
+	{name: "a type of 201", change: func(m *outflow.Message) { m.Type = strings.Repeat("t", 201) }, field: "type", wants: wantsType, check: "messages_type"},
+	{name: "a space in the type", change: func(m *outflow.Message) { m.Type = "user registered" }, field: "type", wants: wantsType + `"user registered")`, check: "messages_type"},
+	{name: "a dot before the type", change: func(m *outflow.Message) { m.Type = ".hidden" }, field: "type", wants: wantsType, check: "messages_type"},
+	{name: "an umlaut in the type", change: func(m *outflow.Message) { m.Type = "größe" }, field: "type", wants: wantsType + `"größe")`, check: "messages_type"},
+	{name: "invalid UTF-8 in the type", change: func(m *outflow.Message) { m.Type = "a\xc3" }, field: "type", wants: wantsText, goOnly: true},
+	{name: "NUL in the type", change: func(m *outflow.Message) { m.Type = "a\x00b" }, field: "type", wants: wantsText, goOnly: true},
+
+	{name: "no payload", change: func(m *outflow.Message) { m.Payload = nil }, field: "payload", wants: "wants 1 to 16777216 bytes (got 0)"},
+	{name: "an empty payload", change: func(m *outflow.Message) { m.Payload = []byte{} }, field: "payload", wants: "wants 1 to 16777216 bytes (got 0)", check: "messages_payload"},
+	{name: "a payload beyond SQS", change: payloadOf(1<<20+1, "sqs://q"), field: "payload", wants: "wants at most 1048576 bytes for sqs (got 1048577)"},
+	{name: "a payload beyond SNS", change: payloadOf(1<<20+1, "sns://t"), field: "payload", wants: "wants at most 1048576 bytes for sns (got 1048577)"},
+	{name: "a payload beyond 16 MiB", change: payloadOf(16<<20+1, "https://example.org/"), field: "payload", wants: "wants 1 to 16777216 bytes (got 16777217)", check: "messages_payload"},
+
+	{name: "a content type of 256", change: func(m *outflow.Message) { m.ContentType = strings.Repeat("c", 256) }, field: "content_type", wants: wantsContentType, check: "messages_content_type"},
+	{name: "a space before the content type", change: func(m *outflow.Message) { m.ContentType = " text/plain" }, field: "content_type", wants: wantsContentType, check: "messages_content_type"},
+	{name: "a line break in the content type", change: func(m *outflow.Message) { m.ContentType = "text/plain\r\nx" }, field: "content_type", wants: wantsContentType, check: "messages_content_type"},
+	{name: "an umlaut in the content type", change: func(m *outflow.Message) { m.ContentType = "text/ä" }, field: "content_type", wants: wantsContentType, check: "messages_content_type"},
+	{name: "NUL in the content type", change: func(m *outflow.Message) { m.ContentType = "a\x00" }, field: "content_type", wants: wantsText, goOnly: true},
+
+	{name: "65 headers", change: func(m *outflow.Message) { m.Headers = headers(65) }, field: "headers", wants: "wants at most 64 headers (got 65)"},
+	{name: "an empty header name", change: header("", "v"), field: "headers", wants: wantsName + `"")`, check: "messages_headers"},
+	{name: "a header name of 129", change: header(strings.Repeat("n", 129), "v"), field: "headers", wants: wantsName},
+	{name: "a space in a header name", change: header("a b", "v"), field: "headers", wants: wantsName + `"a b")`, check: "messages_headers"},
+	{name: "a dot before a header name", change: header(".a", "v"), field: "headers", wants: wantsName, check: "messages_headers"},
+	{name: "a dot after a header name", change: header("a.", "v"), field: "headers", wants: wantsName, check: "messages_headers"},
+	{name: "two dots in a header name", change: header("a..b", "v"), field: "headers", wants: wantsName, check: "messages_headers"},
+	{name: "a line break after a header name", change: header("a\n", "v"), field: "headers", wants: wantsName, check: "messages_headers"},
+	{name: "a header of outflow", change: header("Outflow-message-id", "v"), field: "headers", wants: `the name "Outflow-message-id" is taken`, check: "messages_headers"},
+	{name: "a header of AWS", change: header("AWS.trace", "v"), field: "headers", wants: `the name "AWS.trace" is taken`, check: "messages_headers"},
+	{name: "a header of Amazon", change: header("amazon.x", "v"), field: "headers", wants: `the name "amazon.x" is taken`, check: "messages_headers"},
+	{name: "the content type as a header", change: header("Content-Type", "v"), field: "headers", wants: `the name "Content-Type" is taken`, check: "messages_headers"},
+	{name: "headers that differ by case", change: func(m *outflow.Message) { m.Headers = map[string]string{"Id": "1", "ID": "2"} }, field: "headers", wants: "wants names that differ by more than upper and lower case"},
+	{name: "a header value of 8,193 bytes", change: header("a", strings.Repeat("v", 8191)+"ä"), field: "headers", wants: `"a" wants a value of at most 8192 bytes (got 8193)`},
+	{name: "invalid UTF-8 in a header", change: header("a", "\xf0\x28"), field: "headers", wants: `"a" ` + wantsText, goOnly: true},
+	{name: "NUL in a header", change: header("a", "\x00"), field: "headers", wants: `"a" ` + wantsText, goOnly: true},
+	{name: "invalid UTF-8 in a header name", change: header("a\xff", "v"), field: "headers", wants: wantsText, goOnly: true},
+
+	{name: "an ordering key of 129", change: func(m *outflow.Message) { m.OrderingKey = strings.Repeat("k", 129) }, field: "ordering_key", wants: wantsOrderingKey, check: "messages_ordering_key"},
+	{name: "a space in the ordering key", change: func(m *outflow.Message) { m.OrderingKey = "a b" }, field: "ordering_key", wants: wantsOrderingKey + `"a b")`, check: "messages_ordering_key"},
+	{name: "an umlaut in the ordering key", change: func(m *outflow.Message) { m.OrderingKey = "ä" }, field: "ordering_key", wants: wantsOrderingKey, check: "messages_ordering_key"},
+	{name: "NUL in the ordering key", change: func(m *outflow.Message) { m.OrderingKey = "\x00" }, field: "ordering_key", wants: wantsText, goOnly: true},
+
+	{name: "due twice", change: func(m *outflow.Message) { m.DueAt, m.DueIn = inAYear, time.Hour }, field: "due_in", wants: "wants due_at or due_in, not both"},
+	{name: "due in less than nothing", change: func(m *outflow.Message) { m.DueIn = -time.Hour - time.Microsecond }, field: "due_in", wants: "wants 0 or more (got -01:00:00.000001)"},
+	{name: "due in 1999", change: func(m *outflow.Message) { m.DueAt = time.Date(1999, 12, 31, 23, 59, 59, 0, time.UTC) }, field: "due_at", wants: "wants a time from the year 2000 to 9999 (got 1999-12-31 23:59:59+00)", check: "messages_due_at"},
+	{name: "due in the year 10000", change: func(m *outflow.Message) { m.DueAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }, field: "due_at", wants: "wants a time from the year 2000 to 9999 (got the year 10000)", goOnly: true},
+	{name: "due in the year 0", change: func(m *outflow.Message) { m.DueAt = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC) }, field: "due_at", wants: "wants a time from the year 2000 to 9999 (got the year 0)", goOnly: true},
+	{name: "expires twice", change: func(m *outflow.Message) { m.ExpiresAt, m.ExpiresIn = inAYear, time.Hour }, field: "expires_in", wants: "wants expires_at or expires_in, not both"},
+	{name: "expires in less than nothing", change: func(m *outflow.Message) { m.ExpiresIn = -time.Second }, field: "expires_in", wants: "wants more than 0 (got -00:00:01)"},
+	{name: "expires in less than a microsecond", change: func(m *outflow.Message) { m.ExpiresIn = time.Nanosecond }, field: "expires_in", wants: "wants more than 0 (got 00:00:00)"},
+	{name: "expires in the past", change: func(m *outflow.Message) { m.ExpiresAt = time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC) }, field: "expires_at", wants: "wants a time after due_at, before the year 10000 (got 2001-01-01 00:00:00+00, due at "},
+	{name: "expires when due", change: func(m *outflow.Message) { m.DueAt, m.ExpiresAt = inAYear, inAYear }, field: "expires_at", wants: "wants a time after due_at", check: "messages_expires_at"},
+	{name: "expires before due", change: func(m *outflow.Message) { m.DueIn, m.ExpiresIn = time.Hour, 59*time.Minute }, field: "expires_at", wants: "wants a time after due_at"},
+	{name: "expires in the year 10000", change: func(m *outflow.Message) { m.ExpiresAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }, field: "expires_at", wants: "wants a time from the year 2000 to 9999 (got the year 10000)", goOnly: true},
+}
+
+func payloadOf(n int, to string) func(*outflow.Message) {
+	return func(m *outflow.Message) { m.Payload, m.Destination = make([]byte, n), to }
+}
+
+// edges are just inside of the bounds.
+var edges = []input{
+	{name: "a queue name of 80", change: destination("sqs://" + strings.Repeat("q", 80))},
+	{name: "a FIFO queue name of 80", change: destination("sqs://" + strings.Repeat("q", 75) + ".fifo")},
+	{name: "a topic name of 256", change: destination("sns://" + strings.Repeat("t", 251) + ".fifo")},
+	{name: "a RabbitMQ exchange and key of 255", change: destination("rabbitmq://" + strings.Repeat("%20", 255) + "/" + strings.Repeat("%C3%A4", 127) + "k")},
+	{name: "an address of 2,000 bytes", change: destination("https://example.org/" + strings.Repeat("a", 1980))},
+	{name: "a type of 200", change: func(m *outflow.Message) { m.Type = "9" + strings.Repeat(".", 199) }},
+	{name: "a payload of 1 byte", change: payloadOf(1, "sqs://q")},
+	{name: "a payload of 1 MiB", change: payloadOf(1<<20, "sqs://q")},
+	{name: "a payload of 16 MiB", change: payloadOf(16<<20, "rabbitmq://e/k")},
+	{name: "a content type of 255", change: func(m *outflow.Message) { m.ContentType = "c " + strings.Repeat("~", 253) }},
+	{name: "64 headers", change: func(m *outflow.Message) { m.Headers = headers(64) }},
+	{name: "a header name of 128", change: header(strings.Repeat("n", 126)+".n", "")},
+	{name: "a header value of 8,192 bytes", change: header("a", strings.Repeat("ä", 4096))},
+	{name: "a header name almost taken", change: header("awsome", "v")},
+	{name: "an ordering key of 128", change: func(m *outflow.Message) { m.OrderingKey = strings.Repeat("!", 127) + "~" }},
+	{name: "due in 2000", change: func(m *outflow.Message) { m.DueAt = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }},
+	{name: "due in 9999", change: func(m *outflow.Message) { m.DueAt = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }},
+	{name: "due in 292 years", change: func(m *outflow.Message) { m.DueIn = 1<<63 - 1 }},
+	{name: "expires in 292 years", change: func(m *outflow.Message) { m.ExpiresIn = 1<<63 - 1 }},
+	{name: "expires a microsecond after due", change: func(m *outflow.Message) { m.DueIn, m.ExpiresIn = time.Hour, time.Hour+time.Microsecond }},
+	{name: "expires at the end of 9999", change: func(m *outflow.Message) { m.ExpiresAt = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }},
+}
+
+// utc makes the texts that quote a time the same for everybody.
+func utc(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["timezone"] = "UTC" }
+
+// moments are the times that a refusal may quote of now.
+var moments = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+00`)
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	pool := another(t, testdb.New(t), utc)
+	for _, in := range badInputs {
+		t.Run(in.name, func(t *testing.T) {
+			bad := message("sqs://orders")
+			in.change(&bad)
+			refused := refusedByGo(t, pool, bad)
+			require.Equal(t, 1, refused.Index)
+			require.Equal(t, in.field, refused.Field)
+			require.Contains(t, refused.Wants, in.wants)
+			if in.goOnly {
+				return
+			}
+			_, err := pool.Exec(t.Context(), enqueueOne, arguments(bad)...)
+			require.Equal(t, "22023", sqlState(err), "%v", err)
+			verdict := moments.ReplaceAllString(refused.Field+": "+refused.Wants, "T")
+			require.Contains(t, moments.ReplaceAllString(err.Error(), "T"), verdict, "SQL says it in other words")
+			require.Zero(t, count(t, pool))
+		})
+		if in.check == "" {
+			continue
+		}
+		t.Run(in.name+", inserted", func(t *testing.T) {
+			bad := message("sqs://orders")
+			in.change(&bad)
+			var pg *pgconn.PgError
+			require.True(t, errors.As(insert(t, pool, bad), &pg), "the table takes it")
+			require.Equal(t, in.check, pg.ConstraintName)
+		})
+	}
+	require.NoError(t, insert(t, pool, message("sqs://orders")), "the direct insert is fine by itself")
+}
+
+// refusedByGo enqueues a good and the bad message, and goes on.
+func refusedByGo(t *testing.T, pool *pgxpool.Pool, bad outflow.Message) *outflow.InvalidMessageError {
+	t.Helper()
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
+	_, err = outboxdb.Enqueue(t.Context(), tx, message("sqs://orders"), bad, message("sqs://orders"))
+	var refused *outflow.InvalidMessageError
+	require.ErrorAs(t, err, &refused)
+	require.Contains(t, err.Error(), "enqueuing: message 1: "+refused.Field+": "+refused.Wants)
+	require.Zero(t, count(t, tx), "nothing was written")
+	_, err = outboxdb.Enqueue(t.Context(), tx, message("sqs://orders"))
+	require.NoError(t, err, "the transaction goes on")
+	return refused
+}
+
+const enqueueOne = `SELECT outbox.enqueue(destination => $1, type => $2, payload => $3::bytea, content_type => $4, headers => $5,
+	ordering_key => $6, due_at => $7, due_in => $8, expires_at => $9, expires_in => $10)`
+
+// arguments are enqueueOne's for m; a zero field is NULL.
+func arguments(m outflow.Message) []any {
+	return []any{m.Destination, m.Type, m.Payload, orNil(m.ContentType), mapOrNil(m.Headers), orNil(m.OrderingKey),
+		orNil(m.DueAt), orNil(m.DueIn), orNil(m.ExpiresAt), orNil(m.ExpiresIn)}
+}
+
+func orNil[T comparable](v T) any {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return v
+}
+
+func mapOrNil(m map[string]string) any {
+	if m == nil {
+		return nil
+	}
+	return m
+}
+
+// insert writes m around enqueue.
+func insert(t *testing.T, pool *pgxpool.Pool, m outflow.Message) error {
+	t.Helper()
+	given := map[string]any{"id": uuid.Must(uuid.NewV7()), "destination": m.Destination, "type": m.Type, "payload": m.Payload,
+		"content_type": orNil(m.ContentType), "headers": mapOrNil(m.Headers), "ordering_key": orNil(m.OrderingKey),
+		"due_at": orNil(m.DueAt), "expires_at": orNil(m.ExpiresAt)}
+	maps.DeleteFunc(given, func(_ string, v any) bool { return v == nil })
+	columns := slices.Sorted(maps.Keys(given))
+	named := make(pgx.NamedArgs, len(given))
+	for column, v := range given {
+		named[column] = v
+	}
+	_, err := pool.Exec(t.Context(), `INSERT INTO outbox.messages (`+strings.Join(columns, ", ")+`) VALUES (@`+strings.Join(columns, ", @")+`)`, named)
+	return err
+}
+
+func TestEdges(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	for _, in := range edges {
+		t.Run(in.name, func(t *testing.T) {
+			m := message("sqs://orders")
+			in.change(&m)
+			id := enqueue(t, pool, m)[0]
+			bySQL := value[uuid.UUID](t, pool, enqueueOne, arguments(m)...)
+			require.NoError(t, insert(t, pool, m))
+			store := outboxdb.New(pool)
+			first, err := store.Load(t.Context(), ref(id))
+			require.NoError(t, err)
+			second, err := store.Load(t.Context(), ref(bySQL))
+			require.NoError(t, err)
+			require.False(t, first.Expired)
+			require.Equal(t, first.DueAt.Sub(first.EnqueuedAt).Round(time.Second), second.DueAt.Sub(second.EnqueuedAt).Round(time.Second))
+			first.ID, first.DueAt, first.ExpiresAt = second.ID, second.DueAt, second.ExpiresAt
+			require.Equal(t, second.Message, first.Message, "Go and SQL write the same row")
+		})
+	}
+}
+
+func TestRefusalsOfMany(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	t.Run("every refused message is named", func(t *testing.T) {
+		msgs := messages("sqs://orders", 4)
+		msgs[1].Type, msgs[3].Destination = "", "nowhere"
+		inTx(t, pool, func(tx pgx.Tx) {
+			_, err := outboxdb.EnqueueIfAbsent(t.Context(), tx, msgs...)
+			require.ErrorContains(t, err, "message 1: type: ")
+			require.ErrorContains(t, err, "message 3: destination: ")
+			require.Zero(t, count(t, tx))
+		})
+	})
+	t.Run("too large together", func(t *testing.T) {
+		big := message("https://example.org/")
+		big.Payload = make([]byte, 16<<20)
+		small := message("https://example.org/")
+		small.Headers = map[string]string{"a": "v"}
+		var refused *outflow.InvalidMessageError
+		inTx(t, pool, func(tx pgx.Tx) {
+			_, err := outboxdb.Enqueue(t.Context(), tx, big, big, big, big, small)
+			require.ErrorAs(t, err, &refused)
+			require.Equal(t, 4, refused.Index)
+			require.Contains(t, refused.Wants, "wants at most 67108864 bytes in all messages of one call")
+			headersOnly := messages("https://example.org/", 200)
+			for i := range headersOnly {
+				headersOnly[i].Headers = headers(60)
+				for name := range headersOnly[i].Headers {
+					headersOnly[i].Headers[name] = strings.Repeat("v", 8192)
+				}
+			}
+			_, err = outboxdb.Enqueue(t.Context(), tx, headersOnly...)
+			require.ErrorAs(t, err, &refused, "headers count too")
+			require.Zero(t, count(t, tx))
+		})
+	})
+	t.Run("as large as it may be", func(t *testing.T) {
+		big := messages("https://example.org/", 4)
+		for i := range big {
+			big[i].Payload = make([]byte, 16<<20)
+		}
+		inTx(t, pool, func(tx pgx.Tx) {
+			_, err := outboxdb.Enqueue(t.Context(), tx, big...)
+			require.NoError(t, err)
+		})
+	})
+}

@@ -1,0 +1,54 @@
+package outboxdb_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// While a snapshot is held (a backup, a long report), no dead row can be
+// cleaned up or marked in the index. A claim must not crawl over all that were
+// delivered since: it starts at the mark.
+func TestHeldSnapshot(t *testing.T) {
+	t.Parallel()
+	pool := another(t, testdb.New(t), utc)
+	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at)
+		SELECT gen_random_uuid(), 'sqs://a', 'a', '{}', now() - interval '1 hour', now() - interval '1 hour' + n * interval '1 ms'
+		  FROM generate_series(1, 20000) AS n ORDER BY random()`)
+	holder, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, holder.Rollback(t.Context())) }()
+	require.Equal(t, 20_000, count(t, holder))
+
+	store := outboxdb.New(pool)
+	req := request()
+	req.MaxMessages = 500
+	claim(t, store, req)
+	store.HoldWalk()
+	cost := func(marks []time.Time) int {
+		p := explain(t, pool, "force_generic_plan", outboxdb.StatementClaim, []string{"sqs://a"}, marks, []string{"10"}, 10, 1<<24, "1 minute")
+		require.EqualValues(t, 10, p.Rows)
+		return p.buffers()
+	}
+	_, marks := store.Remembered()
+	first := cost(marks)
+	for range 38 {
+		claimed, err := store.Claim(t.Context(), req)
+		require.NoError(t, err)
+		require.Len(t, claimed.Messages, 500)
+		execute(t, pool, `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = ANY ($1)`, idsOf(claimed))
+	}
+	_, marks = store.Remembered()
+	last := cost(marks)
+	aDayAgo := []time.Time{time.Now().Add(-24 * time.Hour)}
+	cost(aDayAgo) // where nothing holds dead rows, this marks them in the index
+	unbounded := cost(aDayAgo)
+	t.Logf("buffers of a claim of 10: %d at first, %d after 19,000 rows, %d without the mark", first, last, unbounded)
+	require.Greater(t, unbounded, 2000, "the snapshot holds nothing back: this test shows nothing")
+	require.Less(t, last, 300)
+}
