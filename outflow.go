@@ -189,7 +189,7 @@ type ClaimedMessage struct {
 	// from later ones when the claim is given back.
 	LeasedUntil time.Time
 	// Taken is closed when a run in this process took the message over from
-	// the claim, Settled when that run wrote the end or left the fast path.
-	// Neither is closed when another process runs it.
+	// the claim; Settled when that run wrote the end or left the fast path, when
+	// the claim was given back, or when its lease is over.
 	Taken, Settled <-chan struct{}
 }

@@ -74,6 +74,9 @@ type PublishResult struct {
 	BrokerMessageID string  `json:"brokerMessageId,omitempty"`
 	// Outcome is the row's, where it was read.
 	Outcome outflow.Outcome `json:"outcome,omitzero"`
+	// Attempts are publish attempts that a durable attempt has not noted on the
+	// row, because it met what an earlier one in this process had sent.
+	Attempts int `json:"attempts,omitempty"`
 }
 
 // Publish makes one attempt. As a local activity it loads the row; as a regular
@@ -83,14 +86,23 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 	info := activity.GetInfo(ctx)
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
 	look := func(ctx context.Context) (outflow.Record, error) { return a.store.Load(ctx, ref) }
+	inTime := ctx
 	if !info.IsLocalActivity {
 		renewal := renewalOf(ctx, ref, in, info)
 		look = func(ctx context.Context) (outflow.Record, error) { return a.store.Renew(ctx, renewal) }
+		// A cancel request, a pause or a stopping worker ends ctx. Whoever cancels
+		// waits for the answer, since the broker may have the message.
+		var cancel context.CancelFunc
+		inTime, cancel = context.WithTimeout(context.WithoutCancel(ctx), Durable-answerMargin)
+		defer cancel()
 	}
-	result, err := a.flights.do(ctx, ref, func(ctx context.Context) (PublishResult, error) {
+	result, joined, err := a.flights.do(inTime, ref, func(ctx context.Context) (PublishResult, error) {
 		return a.attempt(ctx, ref, look)
 	})
 	if err == nil {
+		if joined && info.Attempt == 1 {
+			result.Attempts = in.Attempts // a later attempt comes after one that noted them
+		}
 		return result, nil
 	}
 	if !info.IsLocalActivity {

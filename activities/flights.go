@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -18,31 +19,25 @@ import (
 type flights struct {
 	mu   sync.Mutex
 	open map[outflow.Ref]*flight
-	// acks are the acknowledged flights in the order of their landing.
-	acks []landed
 }
 
 type flight struct {
 	landed chan struct{} // closed when result and err are set
 	result PublishResult
 	err    error
-}
-
-type landed struct {
-	ref    outflow.Ref
-	flight *flight
-	at     time.Time
+	// forgetting drops an acknowledgement that nobody came to mark.
+	forgetting *time.Timer
 }
 
 func newFlights() *flights { return &flights{open: make(map[outflow.Ref]*flight)} }
 
 // do returns the result of an attempt that is under way, or acknowledged and
-// not marked; else it starts one. An attempt outlives a caller that leaves: the
-// broker may have the message by then.
-func (f *flights) do(ctx context.Context, ref outflow.Ref, attempt func(context.Context) (PublishResult, error)) (PublishResult, error) {
+// not marked (joined says so); else it starts one. An attempt outlives a caller
+// that leaves: the broker may have the message by then.
+func (f *flights) do(ctx context.Context, ref outflow.Ref, attempt func(context.Context) (PublishResult, error)) (result PublishResult, joined bool, err error) {
 	f.mu.Lock()
-	fl := f.open[ref]
-	if fl == nil {
+	fl, joined := f.open[ref]
+	if !joined {
 		fl = &flight{landed: make(chan struct{})}
 		f.open[ref] = fl
 		go f.fly(ctx, ref, fl, attempt)
@@ -50,9 +45,9 @@ func (f *flights) do(ctx context.Context, ref outflow.Ref, attempt func(context.
 	f.mu.Unlock()
 	select {
 	case <-fl.landed:
-		return fl.result, fl.err
+		return fl.result, joined, fl.err
 	case <-ctx.Done():
-		return PublishResult{}, fmt.Errorf("waiting for the publish under way: %w", ctx.Err())
+		return PublishResult{}, joined, fmt.Errorf("waiting for the publish under way: %w", ctx.Err())
 	}
 }
 
@@ -72,6 +67,7 @@ func (f *flights) fly(ctx context.Context, ref outflow.Ref, fl *flight, attempt 
 		}
 		f.land(ref, fl)
 	}()
+	fl.err = errors.New("the publish ended without an answer") // it may end its goroutine
 	fl.result, fl.err = attempt(own)
 }
 
@@ -79,23 +75,10 @@ func (f *flights) fly(ctx context.Context, ref outflow.Ref, fl *flight, attempt 
 func (f *flights) land(ref outflow.Ref, fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := time.Now()
 	if fl.err == nil && fl.result.Verdict == Published {
-		f.acks = append(f.acks, landed{ref: ref, flight: fl, at: now})
+		fl.forgetting = time.AfterFunc(rememberAck, func() { f.forget(ref) })
 	} else {
 		delete(f.open, ref)
-	}
-	// From the front: those that are marked are gone from open already.
-	for len(f.acks) > 0 {
-		first := f.acks[0]
-		kept := f.open[first.ref] == first.flight
-		if kept && now.Sub(first.at) <= rememberAck {
-			break
-		}
-		if kept {
-			delete(f.open, first.ref)
-		}
-		f.acks = f.acks[1:]
 	}
 	close(fl.landed)
 }
@@ -121,7 +104,8 @@ func (f *flights) acknowledged(ctx context.Context, ref outflow.Ref) (*PublishRe
 	return &fl.result, nil
 }
 
-// forget drops the acknowledgement of a message whose end is written.
+// forget drops the acknowledgement of a message whose end is written, or was
+// not in time.
 func (f *flights) forget(ref outflow.Ref) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -131,6 +115,7 @@ func (f *flights) forget(ref outflow.Ref) {
 	}
 	select {
 	case <-fl.landed:
+		fl.forgetting.Stop()
 		delete(f.open, ref)
 	default: // a newer attempt is under way; it reads the row first
 	}

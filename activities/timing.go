@@ -25,6 +25,9 @@ const (
 	// Durable is the StartToClose timeout of a durable attempt: the same work as
 	// LocalPublish on a slower day. The broker's deadline lies within it.
 	Durable = 10 * time.Second
+	// answerMargin is how long before Durable's end an attempt gives up, so that
+	// its failure is still noted: the SDK drops an answer that comes later.
+	answerMargin = time.Second
 
 	// FirstRetry doubles with each attempt up to LastRetry.
 	FirstRetry = time.Second

@@ -39,10 +39,11 @@ func (h *handoff) put(now time.Time, rows []*held) {
 	defer h.mu.Unlock()
 	for ref, old := range h.held {
 		if now.Sub(old.claimed) > old.lease {
-			delete(h.held, ref)
+			h.drop(ref)
 		}
 	}
 	for _, r := range rows {
+		h.drop(r.record.Ref()) // an older claim of it waits for nothing any more
 		h.held[r.record.Ref()] = r
 	}
 }
@@ -72,6 +73,11 @@ func (h *handoff) take(ref outflow.Ref) (outflow.Record, bool) {
 func (h *handoff) settle(ref outflow.Ref) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.drop(ref)
+}
+
+// drop runs under the lock.
+func (h *handoff) drop(ref outflow.Ref) {
 	if r := h.held[ref]; r != nil {
 		delete(h.held, ref)
 		close(r.settled)

@@ -177,6 +177,21 @@ func TestSettled(t *testing.T) {
 		execute(t, pool, `UPDATE outbox.messages SET available_at = now() + interval '1 hour'`)
 		claimOne(t, pool, store, message("sqs://a"), time.Minute)
 		require.Equal(t, 1, store.Held(), "only the new one")
-		require.False(t, closed(old.Taken) || closed(old.Settled))
+		require.False(t, closed(old.Taken))
+		require.True(t, closed(old.Settled), "nobody waits for it any more")
 	})
+}
+
+// TestClaimedAgain: a claim whose lease ran out beside a live run is settled by
+// the next claim of the same row, so that nobody waits for it any more.
+func TestClaimedAgain(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	store := outboxdb.New(pool)
+	first := claimOne(t, pool, store, message("sqs://a"), time.Minute)
+	execute(t, pool, `UPDATE outbox.messages SET available_at = now() WHERE id = $1`, first.ID)
+	second := claim(t, store, request()).Messages
+	require.Len(t, second, 1)
+	require.True(t, closed(first.Settled))
+	require.False(t, closed(second[0].Settled))
 }

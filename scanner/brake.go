@@ -1,6 +1,7 @@
 package scanner
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -18,6 +19,7 @@ type brake struct {
 	mu       sync.Mutex
 	current  time.Duration
 	raisedAt time.Time
+	lifted   chan struct{} // closed when the brake is lifted
 }
 
 // failed raises the pause, once for all the failures of one pause: many starts
@@ -28,6 +30,9 @@ func (b *brake) failed() {
 	if time.Since(b.raisedAt) < b.current {
 		return
 	}
+	if b.current == 0 {
+		b.lifted = make(chan struct{})
+	}
 	b.current = min(max(2*b.current, firstPause), lastPause)
 	b.raisedAt = time.Now()
 }
@@ -35,14 +40,41 @@ func (b *brake) failed() {
 func (b *brake) succeeded() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.current = 0
+	if b.current > 0 {
+		b.current = 0
+		close(b.lifted)
+	}
 }
 
-// pause is how long to wait before the next claim, which then takes one message.
-func (b *brake) pause() time.Duration {
+// state reports whether the brake is raised, so that only a probe may go, and
+// how much of the pause before that probe is left.
+func (b *brake) state() (raised bool, left time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.current
+	if b.current == 0 {
+		return false, 0
+	}
+	return true, max(b.current-time.Since(b.raisedAt), 0)
+}
+
+// rest waits until the pause is over or the brake lifted, and reports whether
+// there was a pause.
+func (b *brake) rest(ctx context.Context) bool {
+	_, left := b.state()
+	if left == 0 {
+		return false
+	}
+	b.mu.Lock()
+	lifted := b.lifted
+	b.mu.Unlock()
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-lifted:
+	case <-timer.C:
+	}
+	return true
 }
 
 // plainFor is how long starts go without search attributes after a refusal.

@@ -53,7 +53,7 @@ type Options struct {
 	// there is a backlog the scanner does not wait for it.
 	PollInterval time.Duration
 	// InFlight bounds the messages between claim and the end of their fast
-	// path in this process; default 200. Keep the worker's workflow-task slots
+	// path in this process; default DefaultInFlight. Keep the worker's workflow-task slots
 	// and local-activity slots at least as many (the SDK's default is 1,000).
 	InFlight int
 	// PerDestination bounds those of one destination, so that a slow one can't
@@ -68,6 +68,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// DefaultInFlight is the default of Options.InFlight.
+const DefaultInFlight = 200
+
 const (
 	leastLease = 30 * time.Second
 	// leastGap lies between two claims, whatever wakes the scanner: under a
@@ -79,7 +82,7 @@ func (o Options) withDefaults() Options {
 	o.Outbox = or(o.Outbox, outflow.DefaultOutbox)
 	o.TaskQueue = or(o.TaskQueue, workflows.TaskQueue)
 	o.PollInterval = or(max(o.PollInterval, 0), 250*time.Millisecond)
-	o.InFlight = or(max(o.InFlight, 0), 200)
+	o.InFlight = or(max(o.InFlight, 0), DefaultInFlight)
 	o.PerDestination = min(or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)
 	o.Lease = max(or(o.Lease, time.Minute), leastLease)
 	o.ClaimBytes = or(max(o.ClaimBytes, 0), 16<<20)
@@ -105,11 +108,13 @@ type Scanner struct {
 	wake  chan struct{}
 	freed chan struct{} // a slot came free
 
-	mu   sync.Mutex
-	open map[string]int // messages in flight, by destination
-	all  int            // their sum
+	mu       sync.Mutex
+	open     map[string]int // messages in flight, by destination
+	all      int            // their sum
+	starting int            // those whose start has no answer yet
 
-	brake     brake
+	database  brake // raised by claims
+	temporal  brake // raised by starts
 	plain     plainStarts
 	elsewhere atomic.Bool // the last run was taken by another process
 	running   sync.WaitGroup
@@ -137,11 +142,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 	defer stop()
 	for ctx.Err() == nil {
 		began := time.Now()
-		claimed, err := s.claim(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.brake.failed()
-			s.opts.Logger.Error("claiming messages", "error", err)
-		}
+		claimed := s.claim(ctx)
 		for _, m := range claimed.Messages {
 			s.take(m.Destination)
 			s.running.Go(func() {
@@ -155,32 +156,41 @@ func (s *Scanner) Run(ctx context.Context) error {
 	return nil
 }
 
-// claim asks for as many messages as there are free slots; for one while
-// Temporal or the database is in trouble.
-func (s *Scanner) claim(ctx context.Context) (outflow.Claimed, error) {
+// claim asks for as many messages as there are free slots; for one, and only
+// when no start is under way, while Temporal is in trouble.
+func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	s.mu.Lock()
-	room := s.opts.InFlight - s.all
+	room, starting := s.opts.InFlight-s.all, s.starting
 	open := maps.Clone(s.open)
 	s.mu.Unlock()
+	if raised, left := s.temporal.state(); left > 0 {
+		room = 0
+	} else if raised {
+		room = min(room, 1-starting)
+	}
 	if room < 1 {
-		return outflow.Claimed{Backlog: true}, nil
+		return outflow.Claimed{Backlog: true}
 	}
-	if s.brake.pause() > 0 {
-		room = 1
-	}
-	return s.store.Claim(ctx, outflow.ClaimRequest{
+	claimed, err := s.store.Claim(ctx, outflow.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: s.opts.ClaimBytes,
 		Allowance: s.opts.PerDestination, Open: open,
 	})
+	switch {
+	case err == nil:
+		s.database.succeeded()
+	case ctx.Err() == nil:
+		s.database.failed()
+		s.opts.Logger.Error("claiming messages", "error", err)
+	}
+	return claimed
 }
 
 // rest waits until the next claim is worth making.
 func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Claimed) {
-	poll := s.opts.PollInterval + time.Duration(rand.Float64()*0.1*float64(s.opts.PollInterval))
-	if pause := s.brake.pause(); pause > 0 {
-		sleep(ctx, pause)
+	if s.database.rest(ctx) || s.temporal.rest(ctx) {
 		return
 	}
+	poll := s.opts.PollInterval + time.Duration(rand.Float64()*0.1*float64(s.opts.PollInterval))
 	freed := s.freed
 	switch {
 	case !claimed.Backlog:
@@ -217,6 +227,14 @@ func (s *Scanner) take(destination string) {
 	defer s.mu.Unlock()
 	s.open[destination]++
 	s.all++
+	s.starting++
+}
+
+// started notes that a start has its answer.
+func (s *Scanner) started() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.starting--
 }
 
 func (s *Scanner) free(destination string) {

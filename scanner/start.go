@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"go.temporal.io/api/enums/v1"
@@ -20,9 +21,12 @@ const (
 	// startTimeout bounds one start with the SDK's own retries.
 	startTimeout = 10 * time.Second
 	// takenWithin is how soon an eagerly started run takes its message over.
-	// takenSoon is the patience once runs are seen to go elsewhere.
+	// takenSoon is the patience once runs are seen to go elsewhere; one in
+	// patientOnce still waits the whole time, so that a process which was merely
+	// slow finds its way back, and its bounds with it.
 	takenWithin = time.Second
 	takenSoon   = 20 * time.Millisecond
+	patientOnce = 16
 	// settledWithin bounds the fast path: one workflow task.
 	settledWithin = activities.WorkflowTask
 )
@@ -31,16 +35,17 @@ const (
 // is over, here or, as far as can be seen, elsewhere.
 func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
 	err := s.start(ctx, m)
+	s.started()
 	switch {
 	case err == nil:
-		s.brake.succeeded()
+		s.temporal.succeeded()
 		s.watch(m)
 	case temporal.IsWorkflowExecutionAlreadyStartedError(err):
 		// A live run met an expired lease. It goes on; the claim did not count.
-		s.brake.succeeded()
+		s.temporal.succeeded()
 		s.giveBack(ctx, m, s.store.Uncount)
 	default:
-		s.brake.failed()
+		s.temporal.failed()
 		s.opts.Logger.Error("starting a delivery", "message", m.ID, "destination", m.Destination, "error", err)
 		s.giveBack(ctx, m, s.store.Release)
 	}
@@ -58,7 +63,7 @@ func (s *Scanner) giveBack(ctx context.Context, m outflow.ClaimedMessage, give f
 // watch waits until the run has left the fast path.
 func (s *Scanner) watch(m outflow.ClaimedMessage) {
 	patience := takenWithin
-	if s.elsewhere.Load() {
+	if s.elsewhere.Load() && rand.IntN(patientOnce) > 0 {
 		patience = takenSoon
 	}
 	timer := time.NewTimer(patience)
@@ -67,6 +72,7 @@ func (s *Scanner) watch(m outflow.ClaimedMessage) {
 	case <-m.Taken:
 		s.elsewhere.Store(false)
 	case <-m.Settled:
+		s.elsewhere.Store(false)
 		return
 	case <-timer.C:
 		s.elsewhere.Store(true)
@@ -93,10 +99,14 @@ func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) error {
 		if !errors.As(err, &invalid) {
 			return err
 		}
+		options.TypedSearchAttributes = temporal.SearchAttributes{}
+		if plainErr := s.execute(ctx, options, m); plainErr != nil {
+			return plainErr // they were not to blame, or not alone
+		}
 		if s.plain.begin() {
 			s.opts.Logger.Warn("Temporal refused the search attributes; starting without them for a while", "error", err)
 		}
-		options.TypedSearchAttributes = temporal.SearchAttributes{}
+		return nil
 	}
 	return s.execute(ctx, options, m)
 }

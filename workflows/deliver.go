@@ -8,7 +8,9 @@
 package workflows
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
@@ -56,12 +58,13 @@ func Deliver(ctx workflow.Context, in DeliverInput) (outflow.Outcome, error) {
 	result, err := d.publish(ctx)
 	outcome, err := d.end(ctx, result, err)
 	d.status.Phase = "ended"
-	if err != nil {
-		d.status.LastError = err.Error()
-		return outcome, err
+	if outcome.State != "" {
+		d.status.Outcome = &outcome
 	}
-	d.status.Outcome = &outcome
-	return outcome, nil
+	if err != nil {
+		d.status.LastError = cmp.Or(outcome.LastError, reason(err))
+	}
+	return outcome, err
 }
 
 // delivery is the state of one run.
@@ -89,22 +92,22 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 	if errorType(err) != activities.ErrTypeNotAttempted {
 		in.Attempts = 1
 	}
-	d.attempts = 0 // the durable attempts note themselves
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
-	if err := showRetrying(ctx); err != nil {
-		return result, err
-	}
+	showRetrying(ctx)
 	err = workflow.ExecuteActivity(durablePublish(ctx), a.Publish, in).Get(ctx, &result)
+	d.attempts = result.Attempts // the durable attempts note themselves
 	return result, err
 }
 
 // showRetrying lets the Web UI's filters find the run. A namespace may lack the
 // search attributes; then the run was started without them, and sets none.
-func showRetrying(ctx workflow.Context) error {
+func showRetrying(ctx workflow.Context) {
 	if _, ok := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeDestination); !ok {
-		return nil
+		return
 	}
-	return workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(StateRetrying))
+	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(StateRetrying)); err != nil {
+		workflow.GetLogger(ctx).Warn("showing the run as retrying", "error", err) // it goes on all the same
+	}
 }
 
 // end writes the end that the attempts came to, and turns what the row says
@@ -118,17 +121,22 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 		return outflow.Outcome{}, err
 	case isFinalFailure(err):
 		mark, in.Reason = a.MarkDead, reason(err)
-	case err != nil:
-		// Only a cancel request ends an activity without a limit of attempts early.
+	case err != nil && (ctx.Err() != nil || temporal.IsCanceledError(err)):
 		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: the workflow was asked to cancel", 0
+	case err != nil:
+		// By itself an activity without a limit of attempts does not give up. An
+		// operator can make it: fail or complete it by hand, or limit its attempts.
+		mark, in.Reason = a.MarkDead, reason(err)
 	case result.Verdict == activities.Published:
 		mark, in.BrokerMessageID = a.MarkDelivered, result.BrokerMessageID
 	case result.Verdict == activities.Overdue:
 		mark, in.Reason, in.Attempts = a.MarkExpired, "expired: it was not published before its expiry", 0
 	case result.Verdict == activities.Withdrawn:
 		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: an operator asked for it", 0
-	default: // ended or superseded: the row says it already
-		return d.close(result.Outcome)
+	case result.Verdict == activities.Ended, result.Verdict == activities.Superseded:
+		return d.close(result.Outcome) // the row says it already
+	default: // completed by hand
+		mark, in.Reason = a.MarkDead, fmt.Sprintf("the publish activity ended with an unknown verdict %q", result.Verdict)
 	}
 	d.status.Phase = "marking"
 	// A cancel request must not keep the end from being written.

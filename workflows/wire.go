@@ -74,9 +74,10 @@ func StartAttributes(destination, messageType string) temporal.SearchAttributes 
 	)
 }
 
-// Summary is the line that the Web UI shows for a run.
+// Summary is the line that the Web UI shows for a run. Temporal takes up to 400
+// bytes (limit.userMetadataSummarySize).
 func Summary(destination, messageType string) string {
-	return fmt.Sprintf("%s to %s", messageType, destination)
+	return keyword(fmt.Sprintf("%s to %s", messageType, destination))
 }
 
 // keyword cuts s to what a Keyword holds, at a character's border.

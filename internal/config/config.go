@@ -7,6 +7,7 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,8 +50,8 @@ var Settings = []Setting{
 	{"OUTFLOW_OUTBOX", outflow.DefaultOutbox, "first part of every workflow ID; give each database its own where several share a namespace", setOutbox},
 	{"OUTFLOW_TASK_QUEUE", workflows.TaskQueue, "Temporal task queue", setTaskQueue},
 	{"OUTFLOW_POLL_INTERVAL", "250ms", "wait between two looks at an idle table, 10ms to 1m", setPollInterval},
-	{"OUTFLOW_IN_FLIGHT", "200", "messages in flight in a starter, 1 to 1000", setInFlight},
-	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one destination in flight in a starter", setPerDestination},
+	{"OUTFLOW_IN_FLIGHT", strconv.Itoa(scanner.DefaultInFlight), "messages in flight in a starter, 1 to 1000", setInFlight},
+	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one destination in flight in a starter, up to OUTFLOW_IN_FLIGHT", setPerDestination},
 	{"OUTFLOW_LEASE", "1m", "how long a claimed message is left alone, 30s to 1h", setLease},
 	{"OUTFLOW_LOG_LEVEL", "info", "debug, info, warn or error", setLogLevel},
 	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
@@ -72,13 +73,14 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 			}
 		}
 	}
+	if c.Scanner.PerDestination > cmp.Or(c.Scanner.InFlight, scanner.DefaultInFlight) {
+		note(fmt.Errorf("OUTFLOW_PER_DESTINATION: wants at most OUTFLOW_IN_FLIGHT (got %d)", c.Scanner.PerDestination))
+	}
 	var err error
 	c.Database, err = Database(getenv)
 	note(err)
-	c.Temporal, err = envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(getenv)})
-	if err != nil {
-		note(fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %w", err))
-	}
+	c.Temporal, err = Temporal(getenv)
+	note(err)
 	c.AWS, err = awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
 		note(fmt.Errorf("AWS_… variables or files: %w", err))
@@ -107,6 +109,15 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
 	}
 	return c, nil
+}
+
+// Temporal reads Temporal's settings alone.
+func Temporal(getenv func(string) string) (client.Options, error) {
+	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(getenv)})
+	if err != nil {
+		return client.Options{}, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %w", err)
+	}
+	return options, nil
 }
 
 // Logger returns the logger that the settings ask for, writing to w.

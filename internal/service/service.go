@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
@@ -60,7 +61,7 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 			p.close()
 		}
 	}()
-	if c.Database.MaxConns < connections {
+	if c.Database.MaxConns < connections && !strings.Contains(c.Database.ConnString(), "pool_max_conns") {
 		c.Database.MaxConns = connections
 	}
 	if p.pool, err = pgxpool.NewWithConfig(ctx, c.Database); err != nil {
@@ -75,20 +76,27 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 		return nil, fmt.Errorf("connecting to Temporal at %s (TEMPORAL_ADDRESS): %w", c.Temporal.HostPort, err)
 	}
 	router := publish.NewRouter(awssqs.New(sqs.NewFromConfig(c.AWS)))
-	p.worker = worker.New(p.client, taskQueue(c.Scanner), worker.Options{
-		WorkerStopTimeout:                       workerStop,
-		MaxConcurrentWorkflowTaskExecutionSize:  slots,
-		MaxConcurrentLocalActivityExecutionSize: slots,
-		WorkflowTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
-		ActivityTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
-		OnFatalError:                            func(err error) { p.fatal <- err },
-	})
-	workflows.Register(p.worker, activities.New(p.store, router))
+	if err := router.Err(); err != nil {
+		return nil, err
+	}
+	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
+	workflows.Register(p.worker, activities.New(p.store, publish.Watch(router, log)))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
 		return nil, fmt.Errorf("starting the worker: %w", err)
 	}
 	return p, nil
+}
+
+func workerOptions(fatal chan<- error) worker.Options {
+	return worker.Options{
+		WorkerStopTimeout:                       workerStop,
+		MaxConcurrentWorkflowTaskExecutionSize:  slots,
+		MaxConcurrentLocalActivityExecutionSize: slots,
+		WorkflowTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
+		ActivityTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
+		OnFatalError:                            func(err error) { fatal <- err },
+	}
 }
 
 // close stops the worker, then lets go of the connections.

@@ -1,0 +1,282 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/outflowhq/outflow"
+)
+
+// fake is a store and a publisher whose answers a test sets.
+type fake struct {
+	mu       sync.Mutex
+	record   outflow.Record
+	lookErr  error
+	outcome  outflow.Outcome
+	endErr   error
+	yieldErr error
+	publish  func(ctx context.Context, m outflow.Message) (string, error)
+
+	loads    []outflow.Ref
+	renewals []outflow.Renewal
+	endings  []outflow.Ending
+	yields   []outflow.Ref
+	sent     int
+}
+
+func (f *fake) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loads = append(f.loads, ref)
+	return f.record, f.lookErr
+}
+
+func (f *fake) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.renewals = append(f.renewals, r)
+	return f.record, f.lookErr
+}
+
+func (f *fake) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.endings = append(f.endings, e)
+	if f.outcome.State != "" {
+		return f.outcome, f.endErr
+	}
+	return outflow.Outcome{ID: e.ID, Generation: e.Generation, State: e.State, BrokerMessageID: e.BrokerMessageID}, f.endErr
+}
+
+func (f *fake) Yield(_ context.Context, ref outflow.Ref) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.yields = append(f.yields, ref)
+	return f.yieldErr
+}
+
+func (f *fake) Publish(ctx context.Context, m outflow.Message) (string, error) {
+	f.mu.Lock()
+	f.sent++
+	publish := f.publish
+	f.mu.Unlock()
+	if publish != nil {
+		return publish(ctx, m)
+	}
+	return "broker-1", nil
+}
+
+func newFake() (*fake, *Activities, outflow.Ref) {
+	ref := newRef()
+	f := &fake{record: outflow.Record{
+		Message: outflow.Message{ID: ref.ID, Destination: "sqs://orders", Payload: []byte("{}")},
+		State:   outflow.Pending, Generation: 1,
+	}}
+	return f, New(f, f), ref
+}
+
+// The order of an attempt's checks: a later one is not looked at.
+func TestAttemptChecks(t *testing.T) {
+	all := func(r *outflow.Record) { // everything that keeps a message from being sent
+		r.Generation, r.State, r.CancelRequested, r.Expired = 2, outflow.Dead, true, true
+	}
+	for _, c := range []struct {
+		name    string
+		edit    func(r *outflow.Record)
+		left    time.Duration
+		verdict Verdict
+	}{
+		{"superseded before all else", all, 0, Superseded},
+		{"an older row is another's too", func(r *outflow.Record) { r.Generation = 0 }, time.Minute, Superseded},
+		{"ended before cancelled", func(r *outflow.Record) { all(r); r.Generation = 1 }, 0, Ended},
+		{"withdrawn before overdue", func(r *outflow.Record) { r.CancelRequested, r.Expired = true, true }, 0, Withdrawn},
+		{"overdue before too late", func(r *outflow.Record) { r.Expired = true }, 0, Overdue},
+		{"too late", func(*outflow.Record) {}, BrokerCall - time.Nanosecond, ""},
+		{"just in time", func(*outflow.Record) {}, BrokerCall, Published},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, a, ref := newFake()
+				c.edit(&f.record)
+				ctx, cancel := context.WithTimeout(t.Context(), c.left)
+				defer cancel()
+				result, err := a.attempt(ctx, ref, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+				assert.Equal(t, c.verdict, result.Verdict)
+				if c.verdict == "" {
+					require.ErrorIs(t, err, outflow.ErrNotAttempted)
+				} else {
+					require.NoError(t, err)
+				}
+				assert.Equal(t, c.verdict == Published, f.sent == 1)
+				assert.Equal(t, c.verdict == Superseded, len(f.yields) == 1)
+				if c.verdict != Published && c.verdict != "" {
+					assert.Equal(t, f.record.Outcome(), result.Outcome)
+				}
+			})
+		})
+	}
+}
+
+func TestAttemptPassesErrorsOn(t *testing.T) {
+	f, a, ref := newFake()
+	look := func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }
+	f.lookErr = outflow.ErrNotFound
+	_, err := a.attempt(t.Context(), ref, look)
+	require.ErrorIs(t, err, outflow.ErrNotFound)
+	assert.Zero(t, f.sent)
+
+	f.lookErr, f.yieldErr, f.record.Generation = nil, errors.New("no database"), 2
+	_, err = a.attempt(t.Context(), ref, look)
+	require.ErrorIs(t, err, f.yieldErr, "the newer start must not wait out its lease unseen")
+}
+
+func environment() (*testsuite.TestActivityEnvironment, *[]string) {
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestActivityEnvironment()
+	env.SetTestTimeout(20 * time.Second)
+	var beats []string
+	env.SetOnActivityHeartbeatListener(func(_ *activityInfo, details encodedValues) {
+		var text string
+		if details.Get(&text) == nil {
+			beats = append(beats, text)
+		}
+	})
+	return env, &beats
+}
+
+func TestDurableAttempt(t *testing.T) {
+	t.Run("it renews the lease and notes the fast path's failure", func(t *testing.T) {
+		f, a, ref := newFake()
+		env, beats := environment()
+		env.RegisterActivity(a)
+		value, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, LastError: "reset", Attempts: 1})
+		require.NoError(t, err)
+		var result PublishResult
+		require.NoError(t, value.Get(&result))
+		assert.Equal(t, published, result, "its own attempts are on the row already")
+		assert.Equal(t, []outflow.Renewal{{Ref: ref, Lease: leaseFor(1), LastError: "reset", Attempts: 2}}, f.renewals)
+		assert.Empty(t, f.loads)
+		assert.Empty(t, *beats)
+	})
+	t.Run("it leaves its failure to the next attempt", func(t *testing.T) {
+		f, a, ref := newFake()
+		f.publish = func(context.Context, outflow.Message) (string, error) {
+			return "", outflow.Unavailable(errors.New("the \x00 broker's words" + strings.Repeat("x", 5000)))
+		}
+		env, beats := environment()
+		env.RegisterActivity(a)
+		_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+		var application *temporal.ApplicationError
+		require.ErrorAs(t, err, &application)
+		assert.Equal(t, ErrTypeUnavailable, application.Type())
+		require.Len(t, *beats, 1)
+		assert.True(t, strings.HasPrefix((*beats)[0], "the \uFFFD broker's words"))
+		assert.LessOrEqual(t, len((*beats)[0]), outflow.MaxErrorText)
+	})
+	t.Run("it takes the last failure from the attempt before", func(t *testing.T) {
+		f, a, ref := newFake()
+		env, _ := environment()
+		env.RegisterActivity(a)
+		env.SetHeartbeatDetails("the attempt before")
+		_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, LastError: "the fast path"})
+		require.NoError(t, err)
+		require.Len(t, f.renewals, 1)
+		assert.Equal(t, "the attempt before", f.renewals[0].LastError)
+	})
+	t.Run("what it only met is not on the row yet", func(t *testing.T) {
+		f, a, ref := newFake()
+		env, _ := environment()
+		env.RegisterActivity(a)
+		_, err := env.ExecuteLocalActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+		require.NoError(t, err)
+		value, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, Attempts: 1})
+		require.NoError(t, err)
+		var result PublishResult
+		require.NoError(t, value.Get(&result))
+		assert.Equal(t, 1, result.Attempts)
+		assert.Equal(t, 1, f.sent)
+		assert.Empty(t, f.renewals)
+		a.flights.forget(ref)
+	})
+}
+
+// A publisher that hangs until its deadline is answered for before the SDK
+// drops the answer.
+func TestDurableAttemptGivesUpInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, a, ref := newFake()
+		began := time.Now()
+		f.publish = func(ctx context.Context, _ outflow.Message) (string, error) {
+			deadline, ok := ctx.Deadline()
+			assert.True(t, ok)
+			assert.Equal(t, Durable-answerMargin, deadline.Sub(began))
+			return "broker-1", nil
+		}
+		env, _ := environment()
+		env.RegisterActivity(a)
+		_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+		require.NoError(t, err)
+		assert.Equal(t, 1, f.sent)
+		a.flights.forget(ref)
+	})
+}
+
+// A cancel request reaches the attempt through its context, where the server
+// sends it: the attempt stays, for the broker may have the message.
+func TestDurableAttemptWaitsForItsAnswer(t *testing.T) {
+	f, a, ref := newFake()
+	background, cancel := context.WithCancel(t.Context())
+	f.publish = func(ctx context.Context, _ outflow.Message) (string, error) {
+		cancel()
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(50 * time.Millisecond): // time to leave, for one who would
+			return "broker-1", nil
+		}
+	}
+	env, _ := environment()
+	env.SetWorkerOptions(worker.Options{BackgroundActivityContext: background})
+	env.RegisterActivity(a)
+	value, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+	require.NoError(t, err)
+	var result PublishResult
+	require.NoError(t, value.Get(&result))
+	assert.Equal(t, Published, result.Verdict)
+	a.flights.forget(ref)
+}
+
+func TestLocalAttemptOnlyLoads(t *testing.T) {
+	f, a, ref := newFake()
+	env, beats := environment()
+	f.publish = func(context.Context, outflow.Message) (string, error) { return "", errors.New("reset") }
+	_, err := env.ExecuteLocalActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+	require.Error(t, err)
+	assert.Equal(t, []outflow.Ref{ref}, f.loads)
+	assert.Empty(t, f.renewals)
+	assert.Empty(t, *beats)
+}
+
+func TestPanicInThePublisher(t *testing.T) {
+	f, a, ref := newFake()
+	f.publish = func(context.Context, outflow.Message) (string, error) { panic("poison") }
+	env, _ := environment()
+	env.RegisterActivity(a)
+	_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+	var application *temporal.ApplicationError
+	require.ErrorAs(t, err, &application)
+	assert.Equal(t, ErrTypePermanent, application.Type())
+	assert.Contains(t, application.Message(), "poison")
+	assert.Empty(t, known(a.flights))
+}

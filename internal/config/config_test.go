@@ -1,0 +1,173 @@
+package config_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/internal/config"
+)
+
+// load loads settings with nothing else in the environment. pgx and the AWS SDK
+// read the process's own, which is emptied.
+func load(t *testing.T, settings map[string]string) (config.Config, error) {
+	t.Helper()
+	for _, name := range []string{
+		"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSERVICE", "PGSSLMODE", "PGAPPNAME",
+		"AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS",
+	} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+	t.Setenv("HOME", t.TempDir())
+	for name, value := range settings {
+		if strings.HasPrefix(name, "AWS_") {
+			t.Setenv(name, value)
+		}
+	}
+	return config.Load(context.Background(), func(name string) string { return settings[name] })
+}
+
+// enough are the settings that have no default.
+func enough(more map[string]string) map[string]string {
+	settings := map[string]string{"DATABASE_URL": "postgres://app@db.example.com:5432/shop", "AWS_REGION": "eu-west-1"}
+	for name, value := range more {
+		settings[name] = value
+	}
+	return settings
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := load(t, enough(nil))
+	require.NoError(t, err)
+	assert.Equal(t, "db.example.com", c.Database.ConnConfig.Host)
+	assert.Equal(t, "outflow", c.Database.ConnConfig.RuntimeParams["application_name"])
+	assert.Equal(t, "eu-west-1", c.AWS.Region)
+	assert.Empty(t, c.Temporal.HostPort, "the SDK's own default: localhost:7233")
+	assert.Zero(t, c.Scanner, "a zero field takes the scanner's default")
+	assert.Equal(t, slog.LevelInfo, c.LogLevel)
+	assert.False(t, c.LogJSON)
+}
+
+func TestEverySettingIsRead(t *testing.T) {
+	c, err := load(t, enough(map[string]string{
+		"OUTFLOW_OUTBOX": "shop", "OUTFLOW_TASK_QUEUE": "shop-queue", "OUTFLOW_POLL_INTERVAL": "1s", "OUTFLOW_IN_FLIGHT": "1000",
+		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json",
+		"TEMPORAL_ADDRESS": "temporal.example.com:7233", "TEMPORAL_NAMESPACE": "shop",
+		"DATABASE_URL": "postgres://app@db/shop?application_name=mine",
+	}))
+	require.NoError(t, err)
+	assert.Equal(t, "shop", c.Scanner.Outbox)
+	assert.Equal(t, "shop-queue", c.Scanner.TaskQueue)
+	assert.Equal(t, time.Second, c.Scanner.PollInterval)
+	assert.Equal(t, 1000, c.Scanner.InFlight)
+	assert.Equal(t, 1000, c.Scanner.PerDestination)
+	assert.Equal(t, 30*time.Second, c.Scanner.Lease)
+	assert.Equal(t, slog.LevelDebug, c.LogLevel)
+	assert.True(t, c.LogJSON)
+	assert.Equal(t, "temporal.example.com:7233", c.Temporal.HostPort)
+	assert.Equal(t, "shop", c.Temporal.Namespace)
+	assert.Equal(t, "mine", c.Database.ConnConfig.RuntimeParams["application_name"])
+}
+
+func TestBadValues(t *testing.T) {
+	for _, c := range []struct{ name, value, wants string }{
+		{"OUTFLOW_OUTBOX", "a/b", "wants 1 to 100 letters"},
+		{"OUTFLOW_OUTBOX", ".hidden", "the first a letter or digit"},
+		{"OUTFLOW_OUTBOX", strings.Repeat("a", 101), "wants 1 to 100"},
+		{"OUTFLOW_TASK_QUEUE", "two words", "wants 1 to 100 letters"},
+		{"OUTFLOW_POLL_INTERVAL", "250", "wants a duration from 10ms to 1m0s"},
+		{"OUTFLOW_POLL_INTERVAL", "9ms", "wants a duration from 10ms"},
+		{"OUTFLOW_POLL_INTERVAL", "61s", "wants a duration from 10ms"},
+		{"OUTFLOW_POLL_INTERVAL", "-1s", "wants a duration from 10ms"},
+		{"OUTFLOW_LEASE", "29s", "wants a duration from 30s to 1h0m0s"},
+		{"OUTFLOW_LEASE", "2h", "wants a duration from 30s"},
+		{"OUTFLOW_IN_FLIGHT", "0", "wants a whole number from 1 to 1000"},
+		{"OUTFLOW_IN_FLIGHT", "1001", "wants a whole number"},
+		{"OUTFLOW_IN_FLIGHT", "1e3", "wants a whole number"},
+		{"OUTFLOW_PER_DESTINATION", "many", "wants a whole number"},
+		{"OUTFLOW_PER_DESTINATION", "201", "wants at most OUTFLOW_IN_FLIGHT"},
+		{"OUTFLOW_LOG_LEVEL", "loud", "wants debug, info, warn or error"},
+		{"OUTFLOW_LOG_FORMAT", "xml", "wants text or json"},
+		{"DATABASE_URL", "mysql://nope", "wants a Postgres URL"},
+		{"DATABASE_URL", "", "wants the application's database"},
+		{"AWS_REGION", "", "wants the region of your queues"},
+		{"TEMPORAL_PROFILE", "nope", "TEMPORAL_… variables or TEMPORAL_CONFIG_FILE"},
+	} {
+		t.Run(c.name+" "+c.value, func(t *testing.T) {
+			_, err := load(t, enough(map[string]string{c.name: c.value}))
+			require.Error(t, err)
+			if c.name != "TEMPORAL_PROFILE" { // the SDK's loader doesn't say which
+				assert.Contains(t, err.Error(), c.name)
+			}
+			assert.Contains(t, err.Error(), c.wants)
+			if strings.HasPrefix(c.name, "OUTFLOW_") {
+				assert.Contains(t, err.Error(), c.value, "it says what it got")
+			}
+			assert.Equal(t, 1, strings.Count(err.Error(), "\n"), "one heading, one mistake:\n%s", err)
+		})
+	}
+}
+
+func TestAllMistakesAreReportedTogether(t *testing.T) {
+	names := []string{
+		"OUTFLOW_OUTBOX", "OUTFLOW_TASK_QUEUE", "OUTFLOW_POLL_INTERVAL", "OUTFLOW_IN_FLIGHT", "OUTFLOW_PER_DESTINATION",
+		"OUTFLOW_LEASE", "OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT",
+	}
+	settings := map[string]string{}
+	for _, name := range names {
+		settings[name] = "///"
+	}
+	_, err := load(t, settings)
+	require.Error(t, err)
+	for _, name := range append(names, "DATABASE_URL", "AWS_REGION") {
+		assert.Contains(t, err.Error(), name)
+	}
+	assert.Equal(t, 10, strings.Count(err.Error(), "\n"))
+}
+
+// A mistyped URL must not put its password into a log.
+func TestPasswordsAreNotShown(t *testing.T) {
+	_, err := load(t, enough(map[string]string{"DATABASE_URL": "postgres://app:hunter2@db:notaport/shop"}))
+	require.ErrorContains(t, err, "DATABASE_URL")
+	assert.NotContains(t, err.Error(), "hunter2")
+}
+
+// An operator's command works while the broker's settings are broken.
+func TestDatabaseAlone(t *testing.T) {
+	_, _ = load(t, nil) // empties the environment
+	c, err := config.Database(func(name string) string {
+		return map[string]string{"DATABASE_URL": "host=db dbname=shop", "AWS_REGION": "", "OUTFLOW_LEASE": "x"}[name]
+	})
+	require.NoError(t, err)
+	assert.Equal(t, "shop", c.ConnConfig.Database)
+
+	t.Setenv("PGHOST", "libpq.example.com")
+	c, err = config.Database(func(name string) string { return map[string]string{"PGHOST": "libpq.example.com"}[name] })
+	require.NoError(t, err)
+	assert.Equal(t, "libpq.example.com", c.ConnConfig.Host)
+}
+
+func TestLogger(t *testing.T) {
+	c, err := load(t, enough(map[string]string{"OUTFLOW_LOG_LEVEL": "WARN", "OUTFLOW_LOG_FORMAT": "json"}))
+	require.NoError(t, err)
+	var out bytes.Buffer
+	log := c.Logger(&out)
+	log.Info("quiet")
+	log.Warn("loud", "n", 1)
+	assert.NotContains(t, out.String(), "quiet")
+	assert.Contains(t, out.String(), `"msg":"loud","n":1`)
+
+	c, err = load(t, enough(nil))
+	require.NoError(t, err)
+	out.Reset()
+	c.Logger(&out).Info("hello", "n", 1)
+	assert.Contains(t, out.String(), `msg=hello n=1`)
+}

@@ -1,0 +1,39 @@
+package service
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+func TestReport(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		counts []outboxdb.PendingCounts
+		out    string
+		err    string
+	}{
+		{"nothing", nil, "once: left 0 in backoff, 0 delayed, 0 not started\n", ""},
+		{"delayed and in backoff is fine", []outboxdb.PendingCounts{
+			{Destination: "sqs://mails", Delayed: 2},
+			{Destination: "sqs://orders", Retrying: 3, LastError: "connection refused"},
+		}, "once: left 3 in backoff, 2 delayed, 0 not started\n  sqs://orders: 3 in backoff; last error: connection refused\n", ""},
+		{"due is not", []outboxdb.PendingCounts{{Destination: "sqs://a", Due: 2}, {Destination: "sqs://b", Leased: 1, Retrying: 1, LastError: "x"}},
+			"once: left 1 in backoff, 0 delayed, 3 not started\n  sqs://b: 1 in backoff; last error: x\n", "3 messages are due"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			err := report(&out, c.counts)
+			assert.Equal(t, c.out, out.String())
+			if c.err == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, c.err)
+			}
+		})
+	}
+}

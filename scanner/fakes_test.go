@@ -1,0 +1,344 @@
+package scanner_test
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"go.temporal.io/sdk/client"
+	"go.uber.org/goleak"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// claim is one Claim as it was asked for.
+type claim struct {
+	at      time.Time
+	request outflow.ClaimRequest
+}
+
+// table is outbox.messages in memory, as far as a scanner sees it.
+type table struct {
+	mu    sync.Mutex
+	due   []outflow.Record
+	held  map[outflow.Ref]hold
+	err   error
+	slow  time.Duration // what a claim takes
+	wrong bool          // giving back fails
+	batch int           // at most so many a claim, as a bound in bytes makes it
+
+	claims                         []claim
+	claimed                        int
+	released, uncounted, forgotten []outflow.Ref
+}
+
+type hold struct{ taken, settled chan struct{} }
+
+var _ scanner.Store = (*table)(nil)
+
+func newTable() *table { return &table{held: map[outflow.Ref]hold{}} }
+
+// enqueue makes n messages to a destination due.
+func (t *table) enqueue(destination string, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for range n {
+		t.due = append(t.due, outflow.Record{
+			Message: outflow.Message{
+				ID: uuid.Must(uuid.NewV7()), Destination: destination, Type: "order-placed", Payload: []byte("the payload"),
+			},
+			State: outflow.Pending, Generation: 1,
+		})
+	}
+}
+
+func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error) {
+	t.mu.Lock()
+	t.claims = append(t.claims, claim{time.Now(), req})
+	slow, err := t.slow, t.err
+	t.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return outflow.Claimed{}, ctx.Err()
+	case <-time.After(slow):
+	}
+	if err != nil {
+		return outflow.Claimed{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	open := maps.Clone(req.Open)
+	if open == nil {
+		open = map[string]int{}
+	}
+	var result outflow.Claimed
+	t.due = slices.DeleteFunc(t.due, func(r outflow.Record) bool {
+		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch || open[r.Destination] >= req.Allowance {
+			result.Backlog = true
+			return false
+		}
+		open[r.Destination]++
+		h := hold{make(chan struct{}), make(chan struct{})}
+		t.held[r.Ref()] = h
+		t.claimed++
+		result.Messages = append(result.Messages, outflow.ClaimedMessage{
+			Record: r, LeasedUntil: time.Now().Add(req.Lease), Taken: h.taken, Settled: h.settled,
+		})
+		return true
+	})
+	return result, nil
+}
+
+func (t *table) Release(ctx context.Context, m outflow.ClaimedMessage) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.wrong {
+		return context.DeadlineExceeded
+	}
+	t.released = append(t.released, m.Ref())
+	t.due = append(t.due, m.Record)
+	delete(t.held, m.Ref())
+	return nil
+}
+
+func (t *table) Uncount(_ context.Context, m outflow.ClaimedMessage) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.uncounted = append(t.uncounted, m.Ref())
+	return nil
+}
+
+func (t *table) Forget(ref outflow.Ref) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forgotten = append(t.forgotten, ref)
+}
+
+func (t *table) hold(ref outflow.Ref) hold {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.held[ref]
+}
+
+// claimsSince counts the claims from a moment on.
+func (t *table) claimsSince(at time.Time) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.claims) - slices.IndexFunc(append(slices.Clone(t.claims), claim{at: time.Now().Add(time.Hour)}),
+		func(c claim) bool { return !c.at.Before(at) })
+}
+
+// seen is what the table has noted so far.
+func (t *table) seen() *table {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return &table{
+		claims: slices.Clone(t.claims), claimed: t.claimed,
+		released: slices.Clone(t.released), uncounted: slices.Clone(t.uncounted), forgotten: slices.Clone(t.forgotten),
+	}
+}
+
+func (t *table) set(edit func(*table)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	edit(t)
+}
+
+// start is one ExecuteWorkflow.
+type start struct {
+	at      time.Time
+	options client.StartWorkflowOptions
+	name    any
+	input   workflows.DeliverInput
+}
+
+// engine is Temporal with this process's worker on it: a start takes latency,
+// its run takes the message over and settles it after fastPath.
+type engine struct {
+	table *table
+
+	mu        sync.Mutex
+	latency   time.Duration
+	takeover  time.Duration
+	fastPath  time.Duration
+	elsewhere bool // the runs go to another process
+	reply     func(s start) error
+
+	starts         []start
+	open, most     int
+	byDestination  map[string]int
+	mostTo         map[string]int
+	starting, peak int
+}
+
+func newEngine(t *table) *engine {
+	return &engine{
+		table: t, latency: 2 * time.Millisecond, takeover: time.Millisecond, fastPath: 10 * time.Millisecond,
+		byDestination: map[string]int{}, mostTo: map[string]int{},
+	}
+}
+
+func (e *engine) ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, name any, args ...any) (client.WorkflowRun, error) {
+	s := start{time.Now(), options, name, args[0].(workflows.DeliverInput)}
+	e.mu.Lock()
+	e.starts = append(e.starts, s)
+	e.starting++
+	e.peak = max(e.peak, e.starting)
+	latency, reply := e.latency, e.reply
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		e.starting--
+		e.mu.Unlock()
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-time.After(latency):
+	}
+	if reply != nil {
+		if err := reply(s); err != nil {
+			return nil, err
+		}
+	}
+	go e.run(s)
+	return nil, nil
+}
+
+// run is the fast path of one message.
+func (e *engine) run(s start) {
+	e.mu.Lock()
+	elsewhere, takeover, fastPath := e.elsewhere, e.takeover, e.fastPath
+	to := s.options.StaticSummary
+	e.open++
+	e.most = max(e.most, e.open)
+	e.byDestination[to]++
+	e.mostTo[to] = max(e.mostTo[to], e.byDestination[to])
+	e.mu.Unlock()
+	h := e.table.hold(outflow.Ref{ID: s.input.MessageID, Generation: s.input.Generation})
+	time.Sleep(takeover)
+	if !elsewhere {
+		close(h.taken)
+	}
+	time.Sleep(fastPath)
+	e.mu.Lock()
+	e.open--
+	e.byDestination[to]--
+	e.mu.Unlock()
+	if !elsewhere {
+		close(h.settled)
+	}
+}
+
+// seen is what the engine has noted so far.
+func (e *engine) seen() *engine {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return &engine{starts: slices.Clone(e.starts), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak}
+}
+
+func (e *engine) set(edit func(*engine)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	edit(e)
+}
+
+func (e *engine) count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.starts)
+}
+
+// world is a scanner over a table and an engine, in a bubble of synthetic time.
+type world struct {
+	*testing.T
+	table   *table
+	engine  *engine
+	scanner *scanner.Scanner
+	logs    *logs
+	stop    func() time.Duration // stops the scanner and says how long that took
+}
+
+// inWorld runs a test beside a running scanner.
+func inWorld(t *testing.T, opts scanner.Options, prepare func(w *world), test func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, table: newTable(), logs: &logs{}}
+		w.engine = newEngine(w.table)
+		opts.Logger = slog.New(w.logs)
+		w.scanner = scanner.New(w.table, w.engine, opts)
+		if prepare != nil {
+			prepare(w)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- w.scanner.Run(ctx) }()
+		var once sync.Once
+		w.stop = func() (took time.Duration) {
+			once.Do(func() {
+				began := time.Now()
+				cancel()
+				assert.NoError(t, <-ended)
+				took = time.Since(began)
+			})
+			return took
+		}
+		test(w)
+		w.stop()
+		time.Sleep(time.Minute) // runs that the scanner no longer watches
+	})
+}
+
+// pass lets synthetic time pass.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// logs counts what is logged.
+type logs struct {
+	mu       sync.Mutex
+	messages []string
+}
+
+func (l *logs) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logs) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *logs) WithGroup(string) slog.Handler            { return l }
+func (l *logs) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.messages = append(l.messages, r.Message)
+	return nil
+}
+
+func (l *logs) total() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.messages)
+}
+
+func (l *logs) count(message string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, m := range l.messages {
+		if m == message {
+			n++
+		}
+	}
+	return n
+}

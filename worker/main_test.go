@@ -1,0 +1,33 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"io"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/internal/program"
+)
+
+func TestCommandLine(t *testing.T) {
+	call := func(args ...string) (string, error) {
+		var stdout bytes.Buffer
+		err := run(t.Context(), args, func(string) string { return "" }, &stdout, io.Discard)
+		return stdout.String(), err
+	}
+	help, err := call("-help")
+	require.ErrorIs(t, err, flag.ErrHelp)
+	assert.Contains(t, help, "OUTFLOW_TASK_QUEUE")
+	assert.NotContains(t, help, "-once")
+	var usage program.UsageError
+	_, err = call("-once")
+	require.ErrorAs(t, err, &usage)
+
+	t.Setenv("PGHOST", "")
+	_, err = call()
+	require.ErrorContains(t, err, "DATABASE_URL")
+	assert.NotErrorAs(t, err, &usage)
+}

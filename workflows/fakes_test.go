@@ -1,0 +1,332 @@
+package workflows_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/interceptor"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+// table is outbox.messages in memory, with one row and the guards of outboxdb's
+// statements: only a pending row of the same generation is written, and only
+// delivered replaces another end.
+type table struct {
+	mu       sync.Mutex
+	now      func() time.Time
+	row      outflow.Record
+	gone     bool
+	leased   time.Time // the lease's end
+	loads    int
+	renewals []outflow.Renewal
+	endings  []outflow.Ending // every Finish that was asked for
+	yielded  []outflow.Ref
+	// before runs ahead of each statement, outside the lock; its error is the
+	// statement's.
+	before func(statement string) error
+}
+
+var _ activities.Store = (*table)(nil)
+
+func (t *table) begin(statement string) error {
+	t.mu.Lock()
+	before := t.before
+	t.mu.Unlock()
+	if before == nil {
+		return nil
+	}
+	return before(statement)
+}
+
+// read returns the row as it stands; callers hold mu.
+func (t *table) read() (outflow.Record, error) {
+	if t.gone {
+		return outflow.Record{}, outflow.ErrNotFound
+	}
+	r := t.row
+	r.Expired = !r.ExpiresAt.IsZero() && !t.now().Before(r.ExpiresAt)
+	return r, nil
+}
+
+func (t *table) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error) {
+	if err := t.begin("load"); err != nil {
+		return outflow.Record{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.loads++
+	return t.read()
+}
+
+func (t *table) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, error) {
+	if err := t.begin("renew"); err != nil {
+		return outflow.Record{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.renewals = append(t.renewals, r)
+	if !t.gone && t.row.Generation == r.Generation && t.row.State == outflow.Pending {
+		t.row.Attempts += r.Attempts
+		if r.LastError != "" {
+			t.row.LastError = r.LastError
+		}
+		t.leased = t.now().Add(r.Lease)
+	}
+	return t.read()
+}
+
+func (t *table) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, error) {
+	if err := t.begin("finish"); err != nil {
+		return outflow.Outcome{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.endings = append(t.endings, e)
+	open := t.row.State == outflow.Pending || e.State == outflow.Delivered && t.row.State != outflow.Delivered
+	if !t.gone && t.row.Generation == e.Generation && open {
+		t.row.State, t.row.BrokerMessageID, t.row.FinishedAt = e.State, e.BrokerMessageID, t.now()
+		t.row.Attempts += e.Attempts
+		if e.LastError != "" {
+			t.row.LastError = e.LastError
+		}
+	}
+	r, err := t.read()
+	return r.Outcome(), err
+}
+
+func (t *table) Yield(_ context.Context, ref outflow.Ref) error {
+	if err := t.begin("yield"); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.yielded = append(t.yielded, ref)
+	return nil
+}
+
+// change edits the row as an operator would.
+func (t *table) change(edit func(r *outflow.Record)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	edit(&t.row)
+}
+
+// broker answers each publish from a script, whose last answer repeats.
+type broker struct {
+	mu     sync.Mutex
+	script []answer
+	calls  []outflow.Message
+}
+
+type answer func(ctx context.Context, m outflow.Message) (string, error)
+
+func (b *broker) Publish(ctx context.Context, m outflow.Message) (string, error) {
+	b.mu.Lock()
+	next := b.script[min(len(b.calls), len(b.script)-1)]
+	b.calls = append(b.calls, m)
+	b.mu.Unlock()
+	return next(ctx, m)
+}
+
+func (b *broker) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.calls)
+}
+
+func acks(_ context.Context, m outflow.Message) (string, error) { return "broker-1", nil }
+
+func fails(err error) answer {
+	return func(context.Context, outflow.Message) (string, error) { return "", err }
+}
+
+// times repeats an answer.
+func times(n int, a answer) []answer {
+	var all []answer
+	for range n {
+		all = append(all, a)
+	}
+	return all
+}
+
+const payload = `{"secret":"the payload stays in the database"}`
+
+// run is one Deliver in the test environment, over the real activities.
+type run struct {
+	t      *testing.T
+	env    *testsuite.TestWorkflowEnvironment
+	table  *table
+	broker *broker
+	spy    *spy
+	in     workflows.DeliverInput
+}
+
+func newRun(t *testing.T, script ...answer) *run {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestWorkflowEnvironment()
+	id := uuid.Must(uuid.NewV7())
+	r := &run{
+		t: t, env: env, broker: &broker{script: script}, spy: &spy{},
+		in: workflows.DeliverInput{Outbox: "outbox", MessageID: id, Generation: 1},
+		table: &table{now: env.Now, row: outflow.Record{
+			Message: outflow.Message{ID: id, Destination: "sqs://orders", Type: "order-placed", Payload: []byte(payload)},
+			State:   outflow.Pending, Generation: 1,
+		}},
+	}
+	env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{r.spy}})
+	env.SetTestTimeout(20 * time.Second)
+	workflows.Register(env, activities.New(r.table, r.broker))
+	return r
+}
+
+// execute runs Deliver to its end and returns its result.
+func (r *run) execute() (outflow.Outcome, error) {
+	r.t.Helper()
+	r.env.ExecuteWorkflow(workflows.WorkflowDeliver, r.in)
+	require.True(r.t, r.env.IsWorkflowCompleted())
+	if err := r.env.GetWorkflowError(); err != nil {
+		return outflow.Outcome{}, err
+	}
+	var outcome outflow.Outcome
+	require.NoError(r.t, r.env.GetWorkflowResult(&outcome))
+	return outcome, nil
+}
+
+// failedAs returns the outcome in the application error with which a run failed.
+func failedAs(t *testing.T, err error, kind string) outflow.Outcome {
+	t.Helper()
+	var application *temporal.ApplicationError
+	require.ErrorAs(t, err, &application)
+	require.Equal(t, kind, application.Type())
+	require.True(t, application.NonRetryable())
+	var outcome outflow.Outcome
+	if application.HasDetails() {
+		require.NoError(t, application.Details(&outcome))
+	}
+	return outcome
+}
+
+func canceledAs(t *testing.T, err error) outflow.Outcome {
+	t.Helper()
+	var canceled *temporal.CanceledError
+	require.ErrorAs(t, err, &canceled)
+	var outcome outflow.Outcome
+	require.NoError(t, canceled.Details(&outcome))
+	return outcome
+}
+
+// status asks the query that people ask.
+func (r *run) status() workflows.Status {
+	r.t.Helper()
+	value, err := r.env.QueryWorkflow(workflows.QueryDeliveryStatus)
+	require.NoError(r.t, err)
+	var status workflows.Status
+	require.NoError(r.t, value.Get(&status))
+	return status
+}
+
+// spy notes what the workflow asks of the SDK. It lifts the test environment's
+// own limit of ten attempts, where the workflow sets none.
+type spy struct {
+	interceptor.WorkerInterceptorBase
+	// localTimeout replaces that of local activities, where set.
+	localTimeout time.Duration
+	// attempts limits the attempts as an operator's update-options would.
+	attempts int32
+
+	mu      sync.Mutex
+	regular []workflow.ActivityOptions
+	local   []workflow.LocalActivityOptions
+	names   []string
+	upserts int
+}
+
+func (s *spy) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
+	in := &spyIn{spy: s}
+	in.Next = next
+	return in
+}
+
+type spyIn struct {
+	interceptor.WorkflowInboundInterceptorBase
+	spy *spy
+}
+
+func (i *spyIn) Init(outbound interceptor.WorkflowOutboundInterceptor) error {
+	out := &spyOut{spy: i.spy}
+	out.Next = outbound
+	return i.Next.Init(out)
+}
+
+type spyOut struct {
+	interceptor.WorkflowOutboundInterceptorBase
+	spy *spy
+}
+
+func (o *spyOut) ExecuteActivity(ctx workflow.Context, name string, args ...any) workflow.Future {
+	options := workflow.GetActivityOptions(ctx)
+	o.spy.mu.Lock()
+	o.spy.regular = append(o.spy.regular, options)
+	o.spy.names = append(o.spy.names, name)
+	o.spy.mu.Unlock()
+	if options.RetryPolicy != nil && options.RetryPolicy.MaximumAttempts == 0 {
+		policy := *options.RetryPolicy
+		policy.MaximumAttempts = 1 << 30
+		if o.spy.attempts > 0 {
+			policy.MaximumAttempts = o.spy.attempts
+		}
+		options.RetryPolicy = &policy
+		ctx = workflow.WithActivityOptions(ctx, options)
+	}
+	return o.Next.ExecuteActivity(ctx, name, args...)
+}
+
+func (o *spyOut) ExecuteLocalActivity(ctx workflow.Context, name string, args ...any) workflow.Future {
+	options := workflow.GetLocalActivityOptions(ctx)
+	o.spy.mu.Lock()
+	o.spy.local = append(o.spy.local, options)
+	o.spy.names = append(o.spy.names, "local "+name)
+	o.spy.mu.Unlock()
+	if o.spy.localTimeout > 0 {
+		options.ScheduleToCloseTimeout = o.spy.localTimeout
+		ctx = workflow.WithLocalActivityOptions(ctx, options)
+	}
+	return o.Next.ExecuteLocalActivity(ctx, name, args...)
+}
+
+func (o *spyOut) UpsertTypedSearchAttributes(ctx workflow.Context, attributes ...temporal.SearchAttributeUpdate) error {
+	o.spy.mu.Lock()
+	o.spy.upserts++
+	o.spy.mu.Unlock()
+	return o.Next.UpsertTypedSearchAttributes(ctx, attributes...)
+}
+
+var errReset = errors.New("connection reset by peer")
+
+// failsFirst makes the first n runs of a statement fail.
+func failsFirst(statement string, n int) func(string) error {
+	var mu sync.Mutex
+	return func(s string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if s != statement || n == 0 {
+			return nil
+		}
+		n--
+		return fmt.Errorf("%s: %w", s, errReset)
+	}
+}
