@@ -1,0 +1,91 @@
+// Command screenshots takes the pictures of the documentation: Outflow's own
+// programs deliver, fail and retry on a fresh stack, and a headless Chromium
+// shows them in Temporal's Web UI.
+//
+// The invariant: a picture is written only after the page was seen to say what
+// the picture is for.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+const runTimeout = 6 * time.Minute
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	var usage usageError
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintln(os.Stderr, "screenshots:", err)
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "screenshots:", err)
+		os.Exit(1)
+	}
+}
+
+type usageError struct{ error }
+
+func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
+	flags := flag.NewFlagSet("screenshots", flag.ContinueOnError)
+	out := flags.String("out", "../docs/img", "the pictures' folder")
+	root := flags.String("root", "..", "Outflow's root module, whose programs are built")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return usageError{err}
+	}
+	if flags.NArg() > 0 {
+		return usageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
+	}
+	chromium, err := findChromium()
+	if err != nil {
+		return err
+	}
+	folder, err := filepath.Abs(*out)
+	if err != nil {
+		return fmt.Errorf("resolving %s: %w", *out, err)
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return fmt.Errorf("making the pictures' folder: %w", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, runTimeout, fmt.Errorf("not done within %s", runTimeout))
+	defer cancel()
+
+	scene, err := newScene(ctx, *root)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, scene.close()) }()
+	browser, err := startBrowser(chromium)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, browser.close()) }()
+	script, err := settings()
+	if err != nil {
+		return err
+	}
+	page, err := browser.newPage(ctx, script)
+	if err != nil {
+		return err
+	}
+	if err := takePictures(ctx, scene, page, folder); err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout, "wrote the pictures to", folder)
+	return nil
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+const (
+	pageTimeout = 45 * time.Second
+	lookEvery   = 100 * time.Millisecond
+	// A picture of this size is read in a README without a click.
+	width, height = 1400, 900
+)
+
+// page is a tab of the browser.
+type page struct {
+	browser *browser
+	session string
+}
+
+// newPage opens an empty tab, in which script runs before each page's own.
+func (b *browser) newPage(ctx context.Context, script string) (*page, error) {
+	var target struct{ TargetID string }
+	if err := b.call(ctx, "", "Target.createTarget", map[string]any{"url": "about:blank"}, &target); err != nil {
+		return nil, err
+	}
+	var attached struct{ SessionID string }
+	if err := b.call(ctx, "", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &attached); err != nil {
+		return nil, err
+	}
+	p := &page{browser: b, session: attached.SessionID}
+	for _, c := range []struct {
+		method string
+		params map[string]any
+	}{
+		{"Page.enable", nil},
+		{"Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": script}},
+		{"Emulation.setTimezoneOverride", map[string]any{"timezoneId": "UTC"}},
+	} {
+		if err := p.call(ctx, c.method, c.params, nil); err != nil {
+			return nil, err
+		}
+	}
+	return p, p.resize(ctx, height)
+}
+
+func (p *page) call(ctx context.Context, method string, params map[string]any, result any) error {
+	return p.browser.call(ctx, p.session, method, params, result)
+}
+
+func (p *page) resize(ctx context.Context, height int) error {
+	return p.call(ctx, "Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}, nil)
+}
+
+func (p *page) open(ctx context.Context, url string) error {
+	var answer struct{ ErrorText string }
+	if err := p.call(ctx, "Page.navigate", map[string]any{"url": url}, &answer); err != nil {
+		return err
+	}
+	if answer.ErrorText != "" {
+		return fmt.Errorf("opening %s: %s", url, answer.ErrorText)
+	}
+	return nil
+}
+
+// eval runs an expression in the page and reads its value.
+func (p *page) eval(ctx context.Context, expression string, value any) error {
+	var answer struct {
+		Result           struct{ Value any }
+		ExceptionDetails *struct{ Text string }
+	}
+	answer.Result.Value = value
+	err := p.call(ctx, "Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true}, &answer)
+	if err == nil && answer.ExceptionDetails != nil {
+		err = fmt.Errorf("in the page: %s", answer.ExceptionDetails.Text)
+	}
+	return err
+}
+
+// text is what a reader of the page sees.
+func (p *page) text(ctx context.Context) (string, error) {
+	var text string
+	err := p.eval(ctx, "document.body ? document.body.innerText : ''", &text)
+	return text, err
+}
+
+// expect says what a page shows.
+type expect struct {
+	shows []string
+	// hides is not there.
+	hides []string
+}
+
+func (e expect) unmet(text string) []string {
+	var unmet []string
+	for _, want := range e.shows {
+		if !strings.Contains(text, want) {
+			unmet = append(unmet, fmt.Sprintf("no %q", want))
+		}
+	}
+	for _, other := range e.hides {
+		if strings.Contains(text, other) {
+			unmet = append(unmet, fmt.Sprintf("%q, which does not belong there", other))
+		}
+	}
+	return unmet
+}
+
+// await waits until the page meets e. The error says what was looked for and
+// what the page had.
+func (p *page) await(ctx context.Context, what string, e expect) error {
+	for deadline := time.Now().Add(pageTimeout); ; time.Sleep(lookEvery) {
+		text, err := p.text(ctx)
+		var unmet []string
+		if err == nil {
+			unmet = e.unmet(text)
+		}
+		switch {
+		case err == nil && len(unmet) == 0:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().After(deadline) && err != nil:
+			return fmt.Errorf("%s: %w", what, err)
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s: after %s the page has %s. All that it has:\n%s", what, pageTimeout, strings.Join(unmet, ", and "), text)
+		}
+	}
+}
+
+// picture writes what the tab shows as a PNG.
+func (p *page) picture(ctx context.Context, path string) error {
+	var answer struct{ Data string }
+	if err := p.call(ctx, "Page.captureScreenshot", map[string]any{"format": "png"}, &answer); err != nil {
+		return err
+	}
+	data, err := base64.StdEncoding.DecodeString(answer.Data)
+	if err != nil {
+		return fmt.Errorf("reading the picture: %w", err)
+	}
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		return fmt.Errorf("writing the picture: %w", err)
+	}
+	return nil
+}
