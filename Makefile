@@ -15,7 +15,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 build: ## build every program into bin/ (the first time takes some minutes: Temporal's server is among them)
 	@mkdir -p $(BIN)
@@ -50,7 +50,16 @@ lint: ## gofmt, vet, staticcheck, workflowcheck, the module files
 	go mod tidy -diff
 	cd devstack && go mod tidy -diff
 
+VERSION ?= unreleased
+HISTORIES := workflows/testdata/$(VERSION)
+
+histories: build ## record workflow histories on a real server, for the replay test; VERSION=v1.2.3 at a release
+	@test "$(VERSION)" = unreleased || test ! -e $(HISTORIES) || { echo "$(HISTORIES) exists: the histories of a release are never recorded anew"; exit 1; }
+	@mkdir -p $(HISTORIES)
+	OUTFLOW_RECORD_HISTORIES=$(CURDIR)/$(HISTORIES) CI=true $(BIN)/devstack run -- go test -count=1 ./internal/service
+	go test -count=1 -run TestReplay ./workflows
+
 clean: ## remove what the other targets made
 	rm -rf $(BIN) .devstack
 
-.PHONY: help build dev demo test test-root lint clean
+.PHONY: help build dev demo test test-root lint histories clean

@@ -13,14 +13,16 @@ import (
 
 // TestReplay holds the code against histories of real runs, one per path. A
 // failure here means that the change breaks the runs that are open when it is
-// deployed: use workflow.GetVersion. Histories of new paths are recorded by the
-// tests of internal/service, with OUTFLOW_RECORD_HISTORIES=<folder>.
+// deployed: use workflow.GetVersion. "make histories VERSION=v1.2.3" records
+// those of a release under its name, once; they are never recorded anew.
 func TestReplay(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.json")
+	files, err := filepath.Glob("testdata/*/*.json")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
+		name, err := filepath.Rel("testdata", file)
+		require.NoError(t, err)
+		t.Run(name, func(t *testing.T) {
 			replayer := worker.NewWorkflowReplayer()
 			replayer.RegisterWorkflowWithOptions(workflows.Deliver, workflow.RegisterOptions{Name: workflows.WorkflowDeliver})
 			require.NoError(t, replayer.ReplayWorkflowHistoryFromJSONFile(nil, file))
