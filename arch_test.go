@@ -19,7 +19,7 @@ const module = "github.com/outflowhq/outflow"
 // are some rooms' own business. A new room must be added here.
 var arrows = map[string]struct{ rooms, libraries []string }{
 	".":                           {nil, []string{"github.com/google/uuid"}},
-	"outboxdb":                    {[]string{".", "internal/coalesce"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/google/uuid"}},
+	"outboxdb":                    {[]string{".", "internal/coalesce"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/google/uuid", "go.opentelemetry.io/otel/propagation"}},
 	"publish":                     {[]string{"."}, nil},
 	"publish/awssqs":              {[]string{".", "publish", "internal/coalesce"}, []string{"github.com/aws/", "github.com/google/uuid", "golang.org/x/sync"}},
 	"publish/publishtest":         {[]string{".", "publish"}, []string{"github.com/stretchr/testify", "github.com/google/uuid"}},
@@ -34,10 +34,14 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "activities", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"internal/testdb":      {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
-	"starter":              {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"worker":               {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"cmd/outflow":          {[]string{"internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
+	"internal/testdb": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"starter":         {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"worker":          {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"cmd/outflow":     {[]string{"internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
+	"examples/embed": {
+		[]string{".", "activities", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
+		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
+	},
 	"examples/signup":      {[]string{".", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"examples/signup/demo": {[]string{"examples/signup"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 }

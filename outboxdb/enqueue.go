@@ -2,6 +2,7 @@ package outboxdb
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,11 +18,6 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// enqueueBatch hands all messages of a call to the SQL function that every
-// language uses. Text is cast to jsonb by the server, so that any driver and
-// protocol can send it.
-const enqueueBatch = `SELECT index, message_id, verdict FROM outbox.enqueue_batch($1::text::jsonb, $2)`
-
 // maxEnqueueBytes bounds the payloads and headers of one call: in base64 they
 // must stay well below the 256 MiB that one jsonb value can hold.
 const maxEnqueueBytes = 64 << 20
@@ -30,12 +26,37 @@ const maxEnqueueBytes = 64 << 20
 // returns their IDs in order. It never commits: the messages exist if and only
 // if tx commits. A message whose ID is the zero UUID gets a new UUIDv7.
 //
+// The trace of ctx goes along: where it carries a valid OpenTelemetry span
+// context, the headers "traceparent" and "tracestate" are added, unless the
+// message has one of them or there is no room for it.
+//
 // The errors outflow.InvalidMessageError (bad input) and
 // outflow.DuplicateIDError (an ID that exists, or occurs twice in msgs) mean
 // that nothing was written and that tx can go on. Any other error is the
 // database's and has ended tx.
 func Enqueue(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UUID, error) {
-	verdicts, err := enqueue(ctx, tx, msgs, false)
+	return enqueueAll(ctx, overPgx(tx), msgs)
+}
+
+// EnqueueIfAbsent is Enqueue for messages whose IDs the caller chose: one whose
+// ID exists already is skipped. It returns the IDs that it wrote, in order.
+func EnqueueIfAbsent(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UUID, error) {
+	return enqueueAbsent(ctx, overPgx(tx), msgs)
+}
+
+// EnqueueSQL is Enqueue in a transaction of database/sql, with any driver for
+// Postgres: the same statement, the same errors.
+func EnqueueSQL(ctx context.Context, tx *sql.Tx, msgs ...outflow.Message) ([]uuid.UUID, error) {
+	return enqueueAll(ctx, overSQL(tx), msgs)
+}
+
+// EnqueueSQLIfAbsent is EnqueueIfAbsent in a transaction of database/sql.
+func EnqueueSQLIfAbsent(ctx context.Context, tx *sql.Tx, msgs ...outflow.Message) ([]uuid.UUID, error) {
+	return enqueueAbsent(ctx, overSQL(tx), msgs)
+}
+
+func enqueueAll(ctx context.Context, ask query, msgs []outflow.Message) ([]uuid.UUID, error) {
+	verdicts, err := enqueue(ctx, ask, msgs, false)
 	if err != nil {
 		return nil, fmt.Errorf("enqueuing: %w", err)
 	}
@@ -53,10 +74,8 @@ func Enqueue(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UU
 	return ids, nil
 }
 
-// EnqueueIfAbsent is Enqueue for messages whose IDs the caller chose: one whose
-// ID exists already is skipped. It returns the IDs that it wrote, in order.
-func EnqueueIfAbsent(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UUID, error) {
-	verdicts, err := enqueue(ctx, tx, msgs, true)
+func enqueueAbsent(ctx context.Context, ask query, msgs []outflow.Message) ([]uuid.UUID, error) {
+	verdicts, err := enqueue(ctx, ask, msgs, true)
 	if err != nil {
 		return nil, fmt.Errorf("enqueuing if absent: %w", err)
 	}
@@ -69,26 +88,16 @@ func EnqueueIfAbsent(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([
 	return written, nil
 }
 
-// verdict is one row of outbox.enqueue_batch.
-type verdict struct {
-	Index   int       `db:"index"`
-	ID      uuid.UUID `db:"message_id"`
-	Verdict string    `db:"verdict"`
-}
-
-func enqueue(ctx context.Context, tx pgx.Tx, msgs []outflow.Message, ifAbsent bool) ([]verdict, error) {
+// enqueue asks for the verdicts on msgs, one each, in order.
+func enqueue(ctx context.Context, ask query, msgs []outflow.Message, ifAbsent bool) ([]verdict, error) {
 	if len(msgs) == 0 {
 		return nil, nil
 	}
-	batch, err := encodeBatch(msgs)
+	batch, err := encodeBatch(msgs, traceOf(ctx))
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, enqueueBatch, batch, ifAbsent)
-	if err != nil {
-		return nil, err
-	}
-	verdicts, err := pgx.CollectRows(rows, pgx.RowToStructByName[verdict])
+	verdicts, err := ask(ctx, batch, ifAbsent)
 	if err != nil {
 		return nil, err
 	}
@@ -119,10 +128,11 @@ type object struct {
 
 // encodeBatch checks only what JSON and Postgres's text can't carry; the rules
 // for the fields are the SQL function's.
-func encodeBatch(msgs []outflow.Message) (string, error) {
+func encodeBatch(msgs []outflow.Message, t trace) (string, error) {
 	objects := make([]object, 0, len(msgs))
 	size := 0
 	for i, m := range msgs {
+		m.Headers = t.join(m.Headers)
 		if err := checkEncodable(i, m); err != nil {
 			return "", err
 		}

@@ -109,14 +109,6 @@ func TestEnqueue(t *testing.T) {
 		_, err = outboxdb.Enqueue(t.Context(), tx, message("sqs://orders"))
 		require.ErrorIs(t, err, pgx.ErrTxClosed)
 	})
-	t.Run("the simple protocol", func(t *testing.T) {
-		defer clean(t)
-		simple := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol })
-		m := message("sqs://orders")
-		m.Payload = []byte(`it's "quoted" \ $1`)
-		enqueue(t, simple, m)
-		require.Equal(t, m.Payload, value[[]byte](t, pool, `SELECT payload FROM outbox.messages`))
-	})
 	t.Run("five thousand at once", func(t *testing.T) {
 		defer clean(t)
 		enqueue(t, pool, messages("sqs://orders", 5000)...)

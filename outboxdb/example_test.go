@@ -2,11 +2,21 @@ package outboxdb_test
 
 import (
 	"context"
+	"database/sql"
 
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/publish/awssqs"
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
 )
 
 // A message exists if and only if the transaction that made it commits.
@@ -30,4 +40,48 @@ func ExampleEnqueue() {
 		return tx.Commit(ctx)
 	}
 	_ = register
+}
+
+// The same with database/sql, whatever the driver.
+func ExampleEnqueueSQL() {
+	register := func(ctx context.Context, db *sql.DB, name string) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+		if _, err := tx.ExecContext(ctx, `INSERT INTO users (name) VALUES ($1)`, name); err != nil {
+			return err
+		}
+		_, err = outboxdb.EnqueueSQL(ctx, tx, outflow.Message{Destination: "sqs://registrations", Type: "user-registered", Payload: []byte(`{"name":"Ada"}`)})
+		if err != nil {
+			return err
+		}
+		return tx.Commit()
+	}
+	_ = register
+}
+
+// A program that runs a Temporal worker already needs no process of Outflow's
+// beside it. examples/embed is this as a whole, tested program.
+func Example_embedding() {
+	embed := func(pool *pgxpool.Pool, temporalClient client.Client, w worker.Worker, taskQueue string, sqsClient *sqs.Client) (*scanner.Scanner, error) {
+		store := outboxdb.New(pool)
+		router := publish.NewRouter(awssqs.New(sqsClient))
+		workflows.Register(w, activities.New(store, router)) // before w.Start
+		s := scanner.New(store, temporalClient, scanner.Options{TaskQueue: taskQueue})
+		return s, router.Err() // after w.Start: go s.Run(ctx); w.Stop once that has returned
+	}
+	placeOrder := func(ctx context.Context, pool *pgxpool.Pool, s *scanner.Scanner) error {
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			_, err := outboxdb.Enqueue(ctx, tx, outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"id":7}`)})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.Wake() // spares the wait for the next poll
+		return nil
+	}
+	_, _ = embed, placeOrder
 }

@@ -26,7 +26,10 @@ const (
 	MaxEnqueueBytes  = maxEnqueueBytes
 )
 
-var MigrationFiles = migrationFiles
+var (
+	MigrationFiles = migrationFiles
+	Interval       = interval
+)
 
 // WalkNext makes the next Claim walk the index, HoldWalk keeps every Claim from it.
 func (s *Store) WalkNext() { s.setWalk(time.Time{}) }

@@ -1,6 +1,7 @@
 package outboxdb_test
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 	"regexp"
@@ -181,30 +182,16 @@ func utc(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["timezone"] = "UTC" }
 // moments are the times that a refusal may quote of now.
 var moments = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+00`)
 
-func TestRefusals(t *testing.T) {
+// TestTableRefuses: the constraints hold against whoever writes around the
+// functions.
+func TestTableRefuses(t *testing.T) {
 	t.Parallel()
-	pool := another(t, testdb.New(t), utc)
+	pool := testdb.New(t)
 	for _, in := range badInputs {
-		t.Run(in.name, func(t *testing.T) {
-			bad := message("sqs://orders")
-			in.change(&bad)
-			refused := refusedByGo(t, pool, bad)
-			require.Equal(t, 1, refused.Index)
-			require.Equal(t, in.field, refused.Field)
-			require.Contains(t, refused.Wants, in.wants)
-			if in.goOnly {
-				return
-			}
-			_, err := pool.Exec(t.Context(), enqueueOne, arguments(bad)...)
-			require.Equal(t, "22023", sqlState(err), "%v", err)
-			verdict := moments.ReplaceAllString(refused.Field+": "+refused.Wants, "T")
-			require.Contains(t, moments.ReplaceAllString(err.Error(), "T"), verdict, "SQL says it in other words")
-			require.Zero(t, count(t, pool))
-		})
 		if in.check == "" {
 			continue
 		}
-		t.Run(in.name+", inserted", func(t *testing.T) {
+		t.Run(in.name, func(t *testing.T) {
 			bad := message("sqs://orders")
 			in.change(&bad)
 			var pg *pgconn.PgError
@@ -215,29 +202,22 @@ func TestRefusals(t *testing.T) {
 	require.NoError(t, insert(t, pool, message("sqs://orders")), "the direct insert is fine by itself")
 }
 
-// refusedByGo enqueues a good and the bad message, and goes on.
-func refusedByGo(t *testing.T, pool *pgxpool.Pool, bad outflow.Message) *outflow.InvalidMessageError {
-	t.Helper()
-	tx, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
-	_, err = outboxdb.Enqueue(t.Context(), tx, message("sqs://orders"), bad, message("sqs://orders"))
-	var refused *outflow.InvalidMessageError
-	require.ErrorAs(t, err, &refused)
-	require.Contains(t, err.Error(), "enqueuing: message 1: "+refused.Field+": "+refused.Wants)
-	require.Zero(t, count(t, tx), "nothing was written")
-	_, err = outboxdb.Enqueue(t.Context(), tx, message("sqs://orders"))
-	require.NoError(t, err, "the transaction goes on")
-	return refused
-}
-
 const enqueueOne = `SELECT outbox.enqueue(destination => $1, type => $2, payload => $3::bytea, content_type => $4, headers => $5,
 	ordering_key => $6, due_at => $7, due_in => $8, expires_at => $9, expires_in => $10)`
 
-// arguments are enqueueOne's for m; a zero field is NULL.
+// arguments are enqueueOne's for m, in forms that need no knowledge of the
+// parameters' types, which the simple protocol has not; a zero field is NULL.
 func arguments(m outflow.Message) []any {
-	return []any{m.Destination, m.Type, m.Payload, orNil(m.ContentType), mapOrNil(m.Headers), orNil(m.OrderingKey),
-		orNil(m.DueAt), orNil(m.DueIn), orNil(m.ExpiresAt), orNil(m.ExpiresIn)}
+	var headers any
+	if m.Headers != nil {
+		encoded, err := json.Marshal(m.Headers)
+		if err != nil {
+			panic(err) // a map of strings
+		}
+		headers = string(encoded)
+	}
+	return []any{m.Destination, m.Type, m.Payload, orNil(m.ContentType), headers, orNil(m.OrderingKey),
+		orNil(m.DueAt), orNil(outboxdb.Interval(m.DueIn)), orNil(m.ExpiresAt), orNil(outboxdb.Interval(m.ExpiresIn))}
 }
 
 func orNil[T comparable](v T) any {

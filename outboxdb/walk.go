@@ -46,12 +46,17 @@ type mark struct {
 
 // findDestinations walks the index if it is time to.
 func (s *Store) findDestinations(ctx context.Context) error {
-	began := time.Now()
-	s.walk.walked = !began.Before(s.walk.next)
+	s.walk.walked = !time.Now().Before(s.walk.next)
 	if !s.walk.walked {
 		return nil
 	}
-	rows, err := s.pool.Query(ctx, dueDestinations, s.walk.from, walkDestinations)
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("finding destinations with due messages: %w", err)
+	}
+	defer conn.Release()
+	began := time.Now() // a new connection's hundreds of milliseconds are not the walk's
+	rows, err := conn.Query(ctx, dueDestinations, s.walk.from, walkDestinations)
 	if err != nil {
 		return fmt.Errorf("finding destinations with due messages: %w", err)
 	}

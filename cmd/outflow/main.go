@@ -19,10 +19,12 @@ Usage:
   outflow migrate up        apply the migrations that the database lacks
   outflow migrate status    list the migrations, applied or not
   outflow migrate down -yes take back the newest migration (the first one drops every message)
+  outflow setup             prepare the Temporal namespace: search attributes for the Web UI
   outflow version           print the version
   outflow help              print this
 
 The database is DATABASE_URL, or libpq's PGHOST, PGDATABASE, …
+Temporal is TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, …: "outflow setup -help".
 Exit codes: 0 success, 1 failure, 2 a mistake on the command line.
 `
 
@@ -39,6 +41,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case "version", "-version", "--version":
 		_, err := fmt.Fprintln(stdout, program.Version())
 		return err
+	case "setup":
+		return setup(ctx, args[1:], getenv, stdout)
 	case "migrate":
 		return migrate(ctx, args[1:], getenv, stdout)
 	}

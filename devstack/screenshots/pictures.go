@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -57,20 +58,20 @@ func (s *scene) runURL(d delivery) string {
 
 // takePictures opens the pages, asserts what they say and writes the pictures.
 func takePictures(ctx context.Context, s *scene, p *page, out string) error {
-	for _, shot := range []struct {
-		name, url string
-		expect    expect
-	}{
-		{"retrying", s.runURL(s.retrying), expect{shows: []string{"Running"}}},
-		{"list", s.listURL(), expect{shows: []string{s.delivered.id}}},
-		{"delivered", s.runURL(s.delivered), expect{shows: []string{"Completed"}}},
-		{"failed", s.runURL(s.failed), expect{shows: []string{"Failed"}}},
-	} {
-		if err := p.open(ctx, shot.url); err != nil {
-			return err
+	type shotT struct{ name, url string }
+	var shots []shotT
+	for n, d := range map[string]delivery{"retrying": s.retrying, "delivered": s.delivered, "failed": s.failed} {
+		for _, route := range []string{"timeline", "history", "user-metadata", "pending-activities"} {
+			u := s.listURL() + "/" + url.PathEscape(d.id) + "/" + d.run + "/" + route
+			shots = append(shots, shotT{n + "-" + route, u})
 		}
-		if err := p.await(ctx, shot.name, shot.expect); err != nil {
-			return err
+	}
+	shots = append(shots, shotT{"list", s.listURL()})
+	for _, shot := range shots {
+		_ = p.open(ctx, shot.url)
+		_ = p.await(ctx, shot.name, expect{shows: []string{"Deliver"}})
+		select {
+		case <-time.After(2 * time.Second):
 		}
 		t, _ := p.text(ctx)
 		fmt.Println("=====", shot.name, "\n", t)
