@@ -20,6 +20,7 @@ const module = "github.com/outflowhq/outflow"
 var arrows = map[string]struct{ rooms, libraries []string }{
 	".":                           {nil, []string{"github.com/google/uuid"}},
 	"outboxdb":                    {[]string{".", "internal/coalesce"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/google/uuid", "go.opentelemetry.io/otel/propagation"}},
+	"outboxdb/outboxtest":         {[]string{".", "activities", "outboxdb", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/sdk/testsuite", "github.com/google/uuid"}},
 	"publish":                     {[]string{"."}, nil},
 	"publish/awssqs":              {[]string{".", "publish", "internal/coalesce"}, []string{"github.com/aws/", "github.com/google/uuid", "golang.org/x/sync"}},
 	"publish/publishtest":         {[]string{".", "publish"}, []string{"github.com/stretchr/testify", "github.com/google/uuid"}},
@@ -34,10 +35,12 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "activities", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"internal/testdb": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
-	"starter":         {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"worker":          {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"cmd/outflow":     {[]string{"internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
+	"internal/testdb":       {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"starter":               {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"worker":                {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"cmd/outflow":           {[]string{"internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
+	"examples/adopt/after":  {[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
+	"examples/adopt/before": {nil, []string{"github.com/aws/", "github.com/jackc/pgx/v5"}},
 	"examples/embed": {
 		[]string{".", "activities", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
@@ -54,7 +57,7 @@ func TestImportArrows(t *testing.T) {
 			return err
 		}
 		if entry.IsDir() {
-			if name == "devstack" || name == "bench" || strings.HasPrefix(entry.Name(), ".") && name != "." || entry.Name() == "testdata" {
+			if name == "devstack" || name == "bench" || name == "examples/recipes" || strings.HasPrefix(entry.Name(), ".") && name != "." || entry.Name() == "testdata" {
 				return filepath.SkipDir
 			}
 			return nil

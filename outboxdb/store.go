@@ -5,7 +5,8 @@
 // generation, and only Delivered may replace another end of that generation.
 // Every due time, lease and expiry is decided by the database's clock.
 //
-// A producer needs Enqueue alone, inside its own transaction:
+// A producer needs Enqueue alone (EnqueueSQL with database/sql), inside its own
+// transaction:
 //
 //	tx, err := pool.Begin(ctx)
 //	// … write the business rows with tx …

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const createOrders = `CREATE TABLE IF NOT EXISTS orders (id text PRIMARY KEY, item text NOT NULL)`
+
+// Order is the input of PlaceOrder, and the payload of its message.
+type Order struct {
+	ID   string `json:"id"`
+	Item string `json:"item"`
+}
+
+// PlaceOrder is the shop's own workflow, which knows nothing of Outflow.
+func PlaceOrder(ctx workflow.Context, o Order) error {
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: 10 * time.Second})
+	var s *shop
+	return workflow.ExecuteActivity(ctx, s.Write, o).Get(ctx, nil)
+}
+
+// shop holds the shop's activities.
+type shop struct {
+	pool *pgxpool.Pool
+	// committed tells the scanner that there may be a message.
+	committed func()
+}
+
+// Write writes the order and its message in one transaction. Temporal may run
+// an activity again: an order that stands has its message.
+func (s *shop) Write(ctx context.Context, o Order) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		inserted, err := tx.Exec(ctx, `INSERT INTO orders (id, item) VALUES ($1, $2) ON CONFLICT DO NOTHING`, o.ID, o.Item)
+		if err != nil || inserted.RowsAffected() == 0 {
+			return err
+		}
+		payload, err := json.Marshal(o)
+		if err != nil {
+			return fmt.Errorf("encoding the order: %w", err)
+		}
+		_, err = outboxdb.Enqueue(ctx, tx, outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: payload})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("writing order %s: %w", o.ID, err)
+	}
+	s.committed()
+	return nil
+}

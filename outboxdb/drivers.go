@@ -1,0 +1,53 @@
+package outboxdb
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// enqueueBatch hands all messages of a call to the SQL function that every
+// language uses. Text is cast to jsonb by the server, so that any driver and
+// protocol can send it.
+const enqueueBatch = `SELECT index, message_id, verdict FROM outbox.enqueue_batch($1::text::jsonb, $2)`
+
+// verdict is one row of outbox.enqueue_batch.
+type verdict struct {
+	Index   int       `db:"index"`
+	ID      uuid.UUID `db:"message_id"` // the zero UUID for an object that could not be read
+	Verdict string    `db:"verdict"`
+}
+
+// query runs enqueueBatch in a caller's transaction. It is all that differs
+// between drivers.
+type query func(ctx context.Context, batch string, ifAbsent bool) ([]verdict, error)
+
+func overPgx(tx pgx.Tx) query {
+	return func(ctx context.Context, batch string, ifAbsent bool) ([]verdict, error) {
+		rows, err := tx.Query(ctx, enqueueBatch, batch, ifAbsent)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, pgx.RowToStructByName[verdict])
+	}
+}
+
+func overSQL(tx *sql.Tx) query {
+	return func(ctx context.Context, batch string, ifAbsent bool) (verdicts []verdict, err error) {
+		rows, err := tx.QueryContext(ctx, enqueueBatch, batch, ifAbsent)
+		if err != nil {
+			return nil, err
+		}
+		defer rows.Close() // after Next has returned false, this has nothing left to report
+		for rows.Next() {
+			var v verdict
+			if err := rows.Scan(&v.Index, &v.ID, &v.Verdict); err != nil {
+				return nil, err
+			}
+			verdicts = append(verdicts, v)
+		}
+		return verdicts, rows.Err()
+	}
+}

@@ -1,0 +1,140 @@
+// Package outboxtest is for the tests of programs that enqueue: RequireEnqueued
+// says whether a transaction enqueued what it should, and Deliver takes messages
+// to their end with a publisher of the test's own. Both look at the real table,
+// in a migrated database (outboxdb.MigrateUp); neither needs a Temporal server.
+//
+// The invariant: nothing here writes to the table but what Outflow itself would
+// write, and the assertions write nothing at all.
+//
+//	tx, err := pool.Begin(ctx)
+//	err = signUp(ctx, tx, "ada@example.com")
+//	outboxtest.RequireEnqueued(t, tx, outflow.Message{
+//		Destination: "sqs://welcome-email",
+//		Payload:     []byte(`{"to": "ada@example.com"}`),
+//	})
+package outboxtest
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+)
+
+// Querier is where an assertion looks: a *pgxpool.Pool, a *pgx.Conn or a pgx.Tx.
+type Querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// SQLQuerier is a *sql.DB, a *sql.Conn or a *sql.Tx.
+type SQLQuerier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// RequireEnqueued ends the test unless the messages that wait for delivery are
+// want, each once, in any order, and no others. Without want, it requires that
+// there are none.
+//
+// Where q is a transaction, only what that transaction enqueued counts, so that
+// tests can share a database; it need not be committed. Elsewhere every pending
+// message counts, so that a test needs a database of its own.
+//
+// A zero field of a wanted message is not compared. Payloads that are JSON are
+// compared as JSON; of Headers, those that are named. DueIn and ExpiresIn are
+// compared with the time since the enqueue.
+func RequireEnqueued(t testing.TB, q Querier, want ...outflow.Message) {
+	t.Helper()
+	requireEqual(t, want, read(t, q))
+}
+
+// RequireEnqueuedSQL is RequireEnqueued with database/sql.
+func RequireEnqueuedSQL(t testing.TB, q SQLQuerier, want ...outflow.Message) {
+	t.Helper()
+	requireEqual(t, want, readSQL(t, q))
+}
+
+// Enqueued returns the messages that RequireEnqueued looks at, in the order of
+// their enqueuing. DueAt and ExpiresAt are absolute; DueIn and ExpiresIn are zero.
+func Enqueued(t testing.TB, q Querier) []outflow.Message {
+	t.Helper()
+	return messagesOf(read(t, q))
+}
+
+// EnqueuedSQL is Enqueued with database/sql.
+func EnqueuedSQL(t testing.TB, q SQLQuerier) []outflow.Message {
+	t.Helper()
+	return messagesOf(readSQL(t, q))
+}
+
+// waiting returns all as one text, which every driver and protocol can read.
+// With $1, only what the transaction that asks has written, in savepoints too:
+// what another has not committed, it can't see.
+const waiting = `
+SELECT coalesce(json_agg(json_build_object(
+           'id', m.id, 'destination', m.destination, 'type', m.type, 'payload', encode(m.payload, 'base64'),
+           'content_type', m.content_type, 'headers', m.headers, 'ordering_key', coalesce(m.ordering_key, ''),
+           'enqueued_at', m.enqueued_at, 'due_at', m.due_at, 'expires_at', m.expires_at) ORDER BY m.seq), '[]')::text
+  FROM outbox.messages AS m
+ WHERE m.state = 'pending' AND (NOT $1::boolean OR pg_xact_status(m.xmin::text::xid8) = 'in progress')`
+
+// row is a message as waiting returns it.
+type row struct {
+	ID          uuid.UUID         `json:"id"`
+	Destination string            `json:"destination"`
+	Type        string            `json:"type"`
+	Payload     []byte            `json:"payload"`
+	ContentType string            `json:"content_type"`
+	Headers     map[string]string `json:"headers"`
+	OrderingKey string            `json:"ordering_key"`
+	EnqueuedAt  time.Time         `json:"enqueued_at"`
+	DueAt       time.Time         `json:"due_at"`
+	ExpiresAt   time.Time         `json:"expires_at"` // zero for null
+}
+
+func (r row) message() outflow.Message {
+	return outflow.Message{
+		ID: r.ID, Destination: r.Destination, Type: r.Type, Payload: r.Payload, ContentType: r.ContentType,
+		Headers: r.Headers, OrderingKey: r.OrderingKey, DueAt: r.DueAt, ExpiresAt: r.ExpiresAt,
+	}
+}
+
+func messagesOf(rows []row) []outflow.Message {
+	var messages []outflow.Message
+	for _, r := range rows {
+		messages = append(messages, r.message())
+	}
+	return messages
+}
+
+func read(t testing.TB, q Querier) []row {
+	t.Helper()
+	_, own := q.(pgx.Tx)
+	return decode(t, q.QueryRow(t.Context(), waiting, own))
+}
+
+func readSQL(t testing.TB, q SQLQuerier) []row {
+	t.Helper()
+	_, own := q.(*sql.Tx)
+	return decode(t, q.QueryRowContext(t.Context(), waiting, own))
+}
+
+func decode(t testing.TB, answer interface{ Scan(...any) error }) []row {
+	t.Helper()
+	var text string
+	var rows []row
+	err := answer.Scan(&text)
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &rows)
+	}
+	if err != nil {
+		t.Fatal(fmt.Errorf("outboxtest: reading outbox.messages: %w", err))
+	}
+	return rows
+}
