@@ -38,7 +38,8 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/testdb":       {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
 	"starter":               {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":                {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"cmd/outflow":           {[]string{"internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
+	"cmd/outflow":           {[]string{"control", "internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"control":               {[]string{"workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb"}},
 	"examples/adopt/after":  {[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
 	"examples/adopt/before": {nil, []string{"github.com/aws/", "github.com/jackc/pgx/v5"}},
 	"examples/embed": {

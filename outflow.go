@@ -180,6 +180,9 @@ type Claimed struct {
 	// Backlog says that a bound stopped the claim: more may be due right now,
 	// or only of destinations whose allowance is used up.
 	Backlog bool
+	// Overlooked is how soon a claim will see destinations that are new, where
+	// this one did not look for them; zero where it did.
+	Overlooked time.Duration
 }
 
 // ClaimedMessage is a message that this process holds a lease on.

@@ -24,7 +24,7 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	}
 	asked := s.walk.ask(req)
 	if len(asked.destinations) == 0 {
-		return outflow.Claimed{Backlog: s.walk.anyDue()}, nil
+		return outflow.Claimed{Backlog: s.walk.anyDue(), Overlooked: s.walk.overlooked()}, nil
 	}
 
 	began := time.Now()
@@ -39,7 +39,10 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	slices.SortFunc(claimed, func(a, b claimedRow) int { return cmp.Compare(a.Seq, b.Seq) })
 	s.walk.learn(asked, claimed, req.MaxMessages)
 
-	result := outflow.Claimed{Messages: make([]outflow.ClaimedMessage, 0, len(claimed)), Backlog: s.walk.anyDue()}
+	result := outflow.Claimed{
+		Messages: make([]outflow.ClaimedMessage, 0, len(claimed)),
+		Backlog:  s.walk.anyDue(), Overlooked: s.walk.overlooked(),
+	}
 	holds := make([]*held, 0, len(claimed))
 	for _, r := range claimed {
 		h := &held{record: r.record(), claimed: began, lease: req.Lease, expiresIn: r.ExpiresIn,

@@ -383,6 +383,17 @@ func TestWalkPacing(t *testing.T) {
 	next := time.Until(store.NextWalk())
 	require.Greater(t, next, outboxdb.WalkAtLeast-2*time.Second)
 	require.LessOrEqual(t, next, outboxdb.WalkAtLeast)
+
+	// A claim before that says how soon a new destination will be seen.
+	enqueue(t, pool, message("sqs://new"))
+	claimed, err := store.Claim(t.Context(), request())
+	require.NoError(t, err)
+	require.Empty(t, claimed.Messages)
+	require.InDelta(t, next, claimed.Overlooked, float64(time.Second))
+	store.WalkNext()
+	claimed = claim(t, store, request())
+	require.Len(t, claimed.Messages, 1)
+	require.Zero(t, claimed.Overlooked)
 }
 
 func TestGiveBack(t *testing.T) {

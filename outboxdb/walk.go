@@ -162,6 +162,14 @@ func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 	w.marks = append(waiting, served...)
 }
 
+// overlooked is how long a destination that the marks lack must wait to be seen.
+func (w *walk) overlooked() time.Duration {
+	if w.walked {
+		return 0
+	}
+	return max(time.Until(w.next), time.Millisecond)
+}
+
 // anyDue reports whether some destination may have more to claim right now.
 func (w *walk) anyDue() bool {
 	return slices.ContainsFunc(w.marks, func(m mark) bool { return m.Due })

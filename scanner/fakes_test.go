@@ -37,6 +37,7 @@ type table struct {
 	slow  time.Duration // what a claim takes
 	wrong bool          // giving back fails
 	batch int           // at most so many a claim, as a bound in bytes makes it
+	blind time.Time     // until then, claims overlook everything
 
 	claims                         []claim
 	claimed                        int
@@ -78,6 +79,9 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if blind := time.Until(t.blind); blind > 0 {
+		return outflow.Claimed{Overlooked: blind}, nil
+	}
 	open := maps.Clone(req.Open)
 	if open == nil {
 		open = map[string]int{}

@@ -58,6 +58,24 @@ func TestWakeDuringAClaimIsNotLost(t *testing.T) {
 	})
 }
 
+// A claim that does not look for new destinations has not answered the wake.
+func TestWakeStandsWhileSomethingIsOverlooked(t *testing.T) {
+	inWorld(t, scanner.Options{PollInterval: time.Minute}, nil, func(w *world) {
+		pass(10 * time.Second)
+		w.table.set(func(t *table) { t.blind = time.Now().Add(2 * time.Second) })
+		w.table.enqueue("sqs://new", 1)
+		w.scanner.Wake()
+		pass(time.Second)
+		assert.Zero(t, w.engine.count())
+		pass(1100 * time.Millisecond)
+		assert.Equal(t, 1, w.engine.count())
+		before := len(w.table.seen().claims)
+		assert.LessOrEqual(t, before, 4, "it waits for as long as it was told")
+		pass(30 * time.Second)
+		assert.Len(t, w.table.seen().claims, before, "the wake is answered")
+	})
+}
+
 func TestWakesDoNotSpin(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: time.Minute}, nil, func(w *world) {
 		for range 1000 {

@@ -106,6 +106,7 @@ type Scanner struct {
 	opts   Options
 
 	wake  chan struct{}
+	woken bool          // Run's own: a wake that no claim has answered in full
 	freed chan struct{} // a slot came free
 
 	mu       sync.Mutex
@@ -198,6 +199,12 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 	case len(claimed.Messages) > 0:
 		poll = 0
 	}
+	if s.woken && claimed.Overlooked > 0 {
+		// What somebody woke it for may have been overlooked: the wake stands.
+		poll = min(poll, claimed.Overlooked)
+	} else {
+		s.woken = false
+	}
 	timer := time.NewTimer(poll)
 	defer timer.Stop()
 	select {
@@ -205,6 +212,7 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 		return
 	case <-timer.C:
 	case <-s.wake:
+		s.woken = true
 	case <-freed:
 	}
 	sleep(ctx, leastGap-time.Since(began))
