@@ -17,7 +17,7 @@ import (
 	"github.com/outflowhq/outflow/devstack/proc"
 )
 
-// binaries are the names of Chromium, the first that is installed is used.
+// binaries are Chromium's names; the first that is installed is used.
 var binaries = []string{"chromium", "chromium-browser", "google-chrome"}
 
 const callTimeout = 20 * time.Second
@@ -50,7 +50,7 @@ func findChromium() (string, error) {
 			return path, nil
 		}
 	}
-	return "", errors.New("Chromium is not installed: apt-get install chromium")
+	return "", errors.New("chromium is not installed: apt-get install chromium")
 }
 
 // startBrowser starts path with a fresh profile. It ends with this process.

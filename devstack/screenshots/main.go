@@ -19,7 +19,11 @@ import (
 	"time"
 )
 
-const runTimeout = 6 * time.Minute
+const (
+	runTimeout = 6 * time.Minute
+	// maxTotal keeps the repository small.
+	maxTotal = 1_000_000
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -86,6 +90,28 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	if err := takePictures(ctx, scene, page, folder); err != nil {
 		return err
 	}
-	fmt.Fprintln(stdout, "wrote the pictures to", folder)
+	if err := checkViews(ctx, scene, page); err != nil {
+		return err
+	}
+	return report(stdout, scene, folder)
+}
+
+// report lists the pictures with their sizes, and the links that were tried.
+func report(out io.Writer, s *scene, folder string) error {
+	total := int64(0)
+	for _, shot := range s.pictures() {
+		info, err := os.Stat(filepath.Join(folder, shot.file))
+		if err != nil {
+			return fmt.Errorf("looking at the pictures: %w", err)
+		}
+		total += info.Size()
+		fmt.Fprintf(out, "%s  %d KB\n", filepath.Join(folder, shot.file), info.Size()/1000)
+	}
+	if total > maxTotal {
+		return fmt.Errorf("the pictures have %d bytes together and want at most %d", total, maxTotal)
+	}
+	for _, v := range views {
+		fmt.Fprintf(out, "%s: %s\n", v.name, v.path())
+	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -12,7 +13,7 @@ import (
 const (
 	pageTimeout = 45 * time.Second
 	lookEvery   = 100 * time.Millisecond
-	// A picture of this size is read in a README without a click.
+	// A picture of this width is read in a README without a click.
 	width, height = 1400, 900
 )
 
@@ -20,6 +21,7 @@ const (
 type page struct {
 	browser *browser
 	session string
+	timeout time.Duration // of show
 }
 
 // newPage opens an empty tab, in which script runs before each page's own.
@@ -32,7 +34,7 @@ func (b *browser) newPage(ctx context.Context, script string) (*page, error) {
 	if err := b.call(ctx, "", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &attached); err != nil {
 		return nil, err
 	}
-	p := &page{browser: b, session: attached.SessionID}
+	p := &page{browser: b, session: attached.SessionID, timeout: pageTimeout}
 	for _, c := range []struct {
 		method string
 		params map[string]any
@@ -74,25 +76,25 @@ func (p *page) eval(ctx context.Context, expression string, value any) error {
 		ExceptionDetails *struct{ Text string }
 	}
 	answer.Result.Value = value
-	err := p.call(ctx, "Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true}, &answer)
+	err := p.call(ctx, "Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true, "awaitPromise": true}, &answer)
 	if err == nil && answer.ExceptionDetails != nil {
 		err = fmt.Errorf("in the page: %s", answer.ExceptionDetails.Text)
 	}
 	return err
 }
 
-// text is what a reader of the page sees.
+// text is what a reader of the page sees, with single spaces.
 func (p *page) text(ctx context.Context) (string, error) {
 	var text string
 	err := p.eval(ctx, "document.body ? document.body.innerText : ''", &text)
-	return text, err
+	return strings.Join(strings.Fields(text), " "), err
 }
 
-// expect says what a page shows.
+// expect says what a page's text holds.
 type expect struct {
 	shows []string
-	// hides is not there.
-	hides []string
+	match *regexp.Regexp // where set
+	hides []string       // is not there
 }
 
 func (e expect) unmet(text string) []string {
@@ -102,6 +104,9 @@ func (e expect) unmet(text string) []string {
 			unmet = append(unmet, fmt.Sprintf("no %q", want))
 		}
 	}
+	if e.match != nil && !e.match.MatchString(text) {
+		unmet = append(unmet, fmt.Sprintf("nothing like %q", e.match))
+	}
 	for _, other := range e.hides {
 		if strings.Contains(text, other) {
 			unmet = append(unmet, fmt.Sprintf("%q, which does not belong there", other))
@@ -110,10 +115,13 @@ func (e expect) unmet(text string) []string {
 	return unmet
 }
 
-// await waits until the page meets e. The error says what was looked for and
-// what the page had.
-func (p *page) await(ctx context.Context, what string, e expect) error {
-	for deadline := time.Now().Add(pageTimeout); ; time.Sleep(lookEvery) {
+// show opens a page and waits until it meets e. The error says what was looked
+// for and what the page had.
+func (p *page) show(ctx context.Context, what, url string, e expect) error {
+	if err := p.open(ctx, url); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	for deadline := time.Now().Add(p.timeout); ; time.Sleep(lookEvery) {
 		text, err := p.text(ctx)
 		var unmet []string
 		if err == nil {
@@ -123,17 +131,22 @@ func (p *page) await(ctx context.Context, what string, e expect) error {
 		case err == nil && len(unmet) == 0:
 			return nil
 		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case time.Now().After(deadline) && err != nil:
+			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		case time.Now().Before(deadline):
+		case err != nil:
 			return fmt.Errorf("%s: %w", what, err)
-		case time.Now().After(deadline):
-			return fmt.Errorf("%s: after %s the page has %s. All that it has:\n%s", what, pageTimeout, strings.Join(unmet, ", and "), text)
+		default:
+			return fmt.Errorf("%s: after %s the page %s has %s. All that it says: %s", what, p.timeout, url, strings.Join(unmet, ", and "), text)
 		}
 	}
 }
 
-// picture writes what the tab shows as a PNG.
-func (p *page) picture(ctx context.Context, path string) error {
+// capture writes what the tab shows as a PNG, once it is painted.
+func (p *page) capture(ctx context.Context, path string) error {
+	painted := "new Promise(done => document.fonts.ready.then(() => requestAnimationFrame(() => requestAnimationFrame(() => done(true)))))"
+	if err := p.eval(ctx, painted, nil); err != nil {
+		return err
+	}
 	var answer struct{ Data string }
 	if err := p.call(ctx, "Page.captureScreenshot", map[string]any{"format": "png"}, &answer); err != nil {
 		return err

@@ -5,22 +5,24 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
-	"time"
+	"regexp"
+	"strings"
 
+	"github.com/outflowhq/outflow/devstack/temporal"
 	"github.com/outflowhq/outflow/workflows"
 )
 
-const namespace = "default"
+// The Web UI keeps its settings in the browser's local storage: the columns of
+// the list by namespace, and whether the menu is spread out.
+const (
+	columnsKey = "namespace-workflow-table-columns"
+	menuKey    = "navOpen"
+)
 
-// columns are those of the Web UI's list of workflows. Each browser keeps them
-// in its local storage, under this key, by namespace.
-const columnsKey = "namespace-workflow-table-columns"
+var columns = []string{"Status", workflows.AttributeType.GetName(), workflows.AttributeDestination.GetName(), "Workflow ID", "Type"}
 
-var columns = []string{"Status", workflows.AttributeType.GetName(), workflows.AttributeDestination.GetName(), "Workflow ID", "Type", "Start", "End"}
-
-// settings is the script that sets the columns.
+// settings is the script that sets them.
 func settings() (string, error) {
 	type column struct {
 		Label string `json:"label"`
@@ -29,66 +31,102 @@ func settings() (string, error) {
 	for _, label := range columns {
 		list = append(list, column{label})
 	}
-	value, err := json.Marshal(map[string][]column{namespace: list})
+	value, err := json.Marshal(map[string][]column{temporal.Namespace: list})
 	if err != nil {
 		return "", fmt.Errorf("writing the columns: %w", err)
 	}
-	return fmt.Sprintf("localStorage.setItem(%q, %q)", columnsKey, value), nil
+	return fmt.Sprintf("localStorage.setItem(%q, %q); localStorage.setItem(%q, 'false')", columnsKey, value, menuKey), nil
 }
 
-// view is a link to a filtered list, as it stands in the README.
-type view struct{ name, query string }
+const listPath = "/namespaces/" + temporal.Namespace + "/workflows"
+
+// picture is one page, what it says, and the file that it becomes.
+type picture struct {
+	file   string
+	path   string
+	height int
+	expect expect
+}
+
+// pictures are in the order in which they are taken: the run that retries shows
+// its next attempt only between two.
+func (s *scene) pictures() []picture {
+	on := func(d delivery, tab string) string {
+		return listPath + "/" + url.PathEscape(d.id) + "/" + d.run + "/" + tab
+	}
+	row := func(status string, d delivery) string {
+		return strings.Join([]string{status, d.message.Type, d.message.Destination, d.id, workflows.WorkflowDeliver}, " ")
+	}
+	return []picture{
+		{"retrying.png", on(s.retrying, "pending-activities"), 820, expect{
+			shows: []string{"RUNNING " + s.retrying.id, "Activity ID publish", "Next Retry", busyReason},
+			match: regexp.MustCompile(`Attempt [2-9] / UNLIMITED`),
+		}},
+		{"list.png", listPath, 680, expect{shows: []string{
+			strings.Join(columns, " "), row("COMPLETED", s.delivered), row("RUNNING", s.retrying), row("FAILED", s.failed), row("CANCELED", s.cancelled),
+		}}},
+		{"delivered.png", on(s.delivered, "history"), 980, expect{shows: []string{
+			"COMPLETED " + s.delivered.id, `"state": "delivered"`,
+			"Summary " + workflows.Summary(s.delivered.message.Destination, s.delivered.message.Type),
+			"Publish Summary publish to " + s.delivered.message.Destination,
+		}}},
+		{"failed.png", on(s.failed, "timeline"), 900, expect{shows: []string{
+			"FAILED " + s.failed.id, missingReason, `"type": "` + workflows.ErrTypeDead + `"`, workflows.ActivityMarkDead,
+		}}},
+	}
+}
+
+// view is a link to a filtered list. These stand in the README.
+type view struct {
+	name, query string
+	of          func(*scene) delivery
+}
 
 var views = []view{
-	{"Retrying", `OutflowState="retrying" AND ExecutionStatus="Running"`},
-	{"Failed", `WorkflowType="Deliver" AND ExecutionStatus="Failed"`},
-	{"Cancelled", `WorkflowType="Deliver" AND ExecutionStatus="Canceled"`},
+	{"Retrying", `OutflowState="retrying" AND ExecutionStatus="Running"`, func(s *scene) delivery { return s.retrying }},
+	{"Failed", `WorkflowType="Deliver" AND ExecutionStatus="Failed"`, func(s *scene) delivery { return s.failed }},
+	{"Cancelled", `WorkflowType="Deliver" AND ExecutionStatus="Canceled"`, func(s *scene) delivery { return s.cancelled }},
 }
 
-// path is the link without the Web UI's address.
+// path is the link without the Web UI's address. The name makes it one of the
+// reader's saved views.
 func (v view) path() string {
-	return fmt.Sprintf("/namespaces/%s/workflows?query=%s&savedQuery=%s", namespace, url.PathEscape(v.query), url.PathEscape(v.name))
+	encode := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
+	return listPath + "?query=" + encode(v.query) + "&savedQuery=" + encode(v.name)
 }
 
-func (s *scene) listURL() string { return s.stack.UIURL() + "/namespaces/" + namespace + "/workflows" }
-
-func (s *scene) runURL(d delivery) string {
-	return s.listURL() + "/" + url.PathEscape(d.id) + "/" + d.run + "/history"
-}
-
-// takePictures opens the pages, asserts what they say and writes the pictures.
-func takePictures(ctx context.Context, s *scene, p *page, out string) error {
-	type shotT struct{ name, url string }
-	var shots []shotT
-	for n, d := range map[string]delivery{"retrying": s.retrying, "delivered": s.delivered, "failed": s.failed} {
-		for _, route := range []string{"timeline", "history", "user-metadata", "pending-activities"} {
-			u := s.listURL() + "/" + url.PathEscape(d.id) + "/" + d.run + "/" + route
-			shots = append(shots, shotT{n + "-" + route, u})
+// expect is the view's own delivery, and no other.
+func (v view) expect(s *scene) expect {
+	e := expect{shows: []string{"1–1 of 1", v.of(s).id, v.name}}
+	for _, d := range []delivery{s.delivered, s.retrying, s.failed, s.cancelled} {
+		if d.id != v.of(s).id {
+			e.hides = append(e.hides, d.id)
 		}
 	}
-	shots = append(shots, shotT{"list", s.listURL()})
-	for _, shot := range shots {
-		_ = p.open(ctx, shot.url)
-		_ = p.await(ctx, shot.name, expect{shows: []string{"Deliver"}})
-		select {
-		case <-time.After(2 * time.Second):
+	return e
+}
+
+// takePictures opens each page, waits until it says what it should, and writes
+// its picture.
+func takePictures(ctx context.Context, s *scene, p *page, folder string) error {
+	for _, shot := range s.pictures() {
+		if err := p.resize(ctx, shot.height); err != nil {
+			return err
 		}
-		t, _ := p.text(ctx)
-		fmt.Println("=====", shot.name, "\n", t)
-		if err := p.picture(ctx, filepath.Join(out, shot.name+".png")); err != nil {
+		if err := p.show(ctx, shot.file, s.stack.UIURL()+shot.path, shot.expect); err != nil {
+			return err
+		}
+		if err := p.capture(ctx, filepath.Join(folder, shot.file)); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// checkViews opens each link as a reader would.
+func checkViews(ctx context.Context, s *scene, p *page) error {
 	for _, v := range views {
-		if err := p.open(ctx, s.stack.UIURL()+v.path()); err != nil {
-			return err
-		}
-		if err := p.await(ctx, v.name, expect{shows: []string{"Deliver"}}); err != nil {
-			return err
-		}
-		t, _ := p.text(ctx)
-		fmt.Println("=====", v.path(), "\n", t)
-		if err := p.picture(ctx, filepath.Join(os.TempDir(), "view-"+v.name+".png")); err != nil {
+		if err := p.show(ctx, "the view "+v.name, s.stack.UIURL()+v.path(), v.expect(s)); err != nil {
 			return err
 		}
 	}

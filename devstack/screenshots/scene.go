@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -36,6 +37,9 @@ const (
 	alsoOK  = "sqs://warehouse"
 	busy    = "sqs://billing"    // answers 503
 	missing = "sqs://crm-import" // was never made
+
+	busyReason    = "The service is temporarily unavailable."
+	missingReason = "The specified queue does not exist."
 )
 
 const sceneTimeout = 60 * time.Second
@@ -122,8 +126,8 @@ func (s *scene) startQueues(context.Context) error {
 	for _, destination := range []string{takes, alsoOK, busy} {
 		s.queues.CreateQueue("", queueOf(destination), nil)
 	}
-	s.queues.Inject(fakesqs.Fault{Queue: queueOf(busy), Error: &fakesqs.Error{
-		Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: "The service is temporarily unavailable.",
+	s.queues.Inject(fakesqs.Fault{Queue: queueOf(busy), When: sends, Error: &fakesqs.Error{
+		Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: busyReason,
 	}})
 	listener, err := net.Listen("tcp", ports.Address(0))
 	if err != nil {
@@ -133,6 +137,9 @@ func (s *scene) startQueues(context.Context) error {
 	go func() { _ = s.server.Serve(listener) }() // until close
 	return nil
 }
+
+// sends spares the look-up of a queue: as with SQS, that is another part.
+func sends(r fakesqs.Request) bool { return strings.HasPrefix(r.Action, "SendMessage") }
 
 func queueOf(destination string) string {
 	d, err := outflow.ParseDestination(destination)
@@ -205,8 +212,8 @@ func (s *scene) play(ctx context.Context) error {
 		{&s.delivered, "state = 'delivered'", enums.WORKFLOW_EXECUTION_STATUS_COMPLETED},
 		{&s.failed, "state = 'dead'", enums.WORKFLOW_EXECUTION_STATUS_FAILED},
 		{&s.cancelled, "state = 'cancelled'", enums.WORKFLOW_EXECUTION_STATUS_CANCELED},
-		// The backoff after the fifth leaves the picture twelve seconds or more.
-		{&s.retrying, "attempts >= 5", enums.WORKFLOW_EXECUTION_STATUS_RUNNING},
+		// The wait after the fifth durable attempt leaves the picture twelve seconds.
+		{&s.retrying, "attempts >= 6", enums.WORKFLOW_EXECUTION_STATUS_RUNNING},
 	} {
 		if err := s.until(ctx, wait.d.message.ID, wait.condition); err != nil {
 			return err
