@@ -15,7 +15,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 build: ## build every program into bin/ (the first time takes some minutes: Temporal's server is among them)
 	@mkdir -p $(BIN)
@@ -40,15 +40,18 @@ test: build ## run every test against the real parts
 # Run by "make test", inside a devstack.
 test-root:
 	CI=$${CI:-true} go test -race -shuffle=on -count=1 -timeout 10m ./...
+	cd examples/recipes && CI=$${CI:-true} go test -race -count=1 ./...
 
 lint: ## gofmt, vet, staticcheck, workflowcheck, the module files
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt: run gofmt -w on the files above"; exit 1; }
 	go vet ./...
 	cd devstack && go vet ./...
+	cd examples/recipes && go vet ./...
 	go run $(STATICCHECK) ./...
 	go run $(WORKFLOWCHECK) ./workflows
 	go mod tidy -diff
 	cd devstack && go mod tidy -diff
+	cd examples/recipes && go mod tidy -diff
 
 VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
@@ -59,7 +62,10 @@ histories: build ## record workflow histories on a real server, for the replay t
 	OUTFLOW_RECORD_HISTORIES=$(CURDIR)/$(HISTORIES) CI=true $(BIN)/devstack run -- go test -count=1 ./internal/service
 	go test -count=1 -run TestReplay ./workflows
 
+screenshots: ## take the pictures of the Web UI in docs/img, and check their text (needs Debian's chromium)
+	cd devstack && go run ./screenshots -out ../docs/img
+
 clean: ## remove what the other targets made
 	rm -rf $(BIN) .devstack
 
-.PHONY: help build dev demo test test-root lint histories clean
+.PHONY: help build dev demo test test-root lint histories screenshots clean

@@ -56,7 +56,7 @@ func (c composeFile) own() map[string]composeService {
 
 func TestComposeServicesFitTogether(t *testing.T) {
 	c := readCompose(t)
-	for _, name := range []string{"postgres", "temporal", "temporal-ui", "elasticmq", "migrate", "starter", "worker"} {
+	for _, name := range []string{"postgres", "temporal", "temporal-ui", "elasticmq", "migrate", "setup", "starter", "worker"} {
 		require.Contains(t, c.Services, name)
 	}
 	published := map[string]string{}

@@ -107,9 +107,14 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 	}
 	if !info.IsLocalActivity {
 		// The next attempt, wherever it runs, notes this on the row.
-		activity.RecordHeartbeat(ctx, outflow.CleanErrorText(err.Error()))
+		activity.RecordHeartbeat(ctx, attemptNote{LastError: outflow.CleanErrorText(err.Error())})
 	}
 	return PublishResult{}, translate(err, info.Attempt)
+}
+
+// attemptNote is what a durable attempt that failed leaves for the next one.
+type attemptNote struct {
+	LastError string `json:"lastError"`
 }
 
 // renewalOf says what a durable attempt notes: the fast path's failure the
@@ -119,9 +124,9 @@ func renewalOf(ctx context.Context, ref outflow.Ref, in PublishInput, info activ
 	if info.Attempt == 1 {
 		r.Attempts += in.Attempts
 	}
-	var last string
+	var last attemptNote
 	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &last) == nil {
-		r.LastError = last
+		r.LastError = last.LastError
 	}
 	return r
 }

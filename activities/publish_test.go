@@ -147,9 +147,9 @@ func environment() (*testsuite.TestActivityEnvironment, *[]string) {
 	env.SetTestTimeout(20 * time.Second)
 	var beats []string
 	env.SetOnActivityHeartbeatListener(func(_ *activityInfo, details encodedValues) {
-		var text string
-		if details.Get(&text) == nil {
-			beats = append(beats, text)
+		var note attemptNote
+		if details.Get(&note) == nil {
+			beats = append(beats, note.LastError)
 		}
 	})
 	return env, &beats
@@ -188,7 +188,7 @@ func TestDurableAttempt(t *testing.T) {
 		f, a, ref := newFake()
 		env, _ := environment()
 		env.RegisterActivity(a)
-		env.SetHeartbeatDetails("the attempt before")
+		env.SetHeartbeatDetails(attemptNote{LastError: "the attempt before"})
 		_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, LastError: "the fast path"})
 		require.NoError(t, err)
 		require.Len(t, f.renewals, 1)

@@ -97,10 +97,15 @@ func keyword(s string) string {
 
 // Details is what the Web UI shows on a run's page, in Temporal's Markdown.
 func Details(r outflow.Record) string {
-	details := fmt.Sprintf("* Message: `%s`\n* Destination: `%s`\n* Type: `%s`\n* Enqueued: %s\n* Due: %s\n* Generation: %d",
-		r.ID, r.Destination, r.Type, r.EnqueuedAt.UTC().Format(time.RFC3339Nano), r.DueAt.UTC().Format(time.RFC3339Nano), r.Generation)
+	details := fmt.Sprintf("* Message: `%s`\n* Destination: `%s`\n* Type: `%s`\n* Generation: %d\n* Enqueued: %s",
+		r.ID, r.Destination, r.Type, r.Generation, moment(r.EnqueuedAt))
+	if !r.DueAt.Equal(r.EnqueuedAt) {
+		details += "\n* Due: " + moment(r.DueAt)
+	}
 	if !r.ExpiresAt.IsZero() {
-		details += "\n* Expires: " + r.ExpiresAt.UTC().Format(time.RFC3339Nano)
+		details += "\n* Expires: " + moment(r.ExpiresAt)
 	}
 	return details
 }
+
+func moment(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

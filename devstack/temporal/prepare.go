@@ -59,19 +59,19 @@ func Prepare(ctx context.Context, address string) error {
 			return fmt.Errorf("%s: %w", step.doing, err)
 		}
 	}
-	awaitListed(ctx, workflows, 0)
+	awaitListed(ctx, workflows, "WorkflowType = '"+probe+"'", false)
 	return nil
 }
 
-// awaitListed gives the server a moment to list as many probes as there are: the list that the Web UI shows follows
-// the runs. A server that takes longer has a run too many in its list for a while, which is no reason to fail.
-func awaitListed(ctx context.Context, c workflowservice.WorkflowServiceClient, probes int) {
+// awaitListed gives the server a moment to list a run of the query, or none: the list that the Web UI shows follows the
+// runs. A server that takes longer has a run too many in its list for a while, which is no reason to fail.
+func awaitListed(ctx context.Context, c workflowservice.WorkflowServiceClient, query string, want bool) {
 	ctx, cancel := context.WithTimeout(ctx, cleanTimeout)
 	defer cancel()
 	_ = until(ctx, func(ctx context.Context) error {
-		list, err := c.ListWorkflowExecutions(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: Namespace, Query: "WorkflowType = '" + probe + "'"})
-		if n := len(list.GetExecutions()); err == nil && (n == 0) != (probes == 0) {
-			err = fmt.Errorf("%d probes are listed", n)
+		list, err := c.ListWorkflowExecutions(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: Namespace, Query: query})
+		if listed := len(list.GetExecutions()) > 0; err == nil && listed != want {
+			err = fmt.Errorf("listed by %s: %t", query, listed)
 		}
 		return err
 	})
@@ -117,7 +117,7 @@ func addAttributes(ctx context.Context, c operatorservice.OperatorServiceClient)
 }
 
 // probeStart plays a workflow by hand, without a worker: an eager start returns its first task, and the answer to that
-// task upserts the attributes. The run is deleted while it is open: the server deletes such a run as it closes it, but
+// task upserts the attributes. (A server without eager start has to do with the accepted start.) The run is deleted while it is open: the server deletes such a run as it closes it, but
 // keeps one that is closed already for half a minute more (history.transferProcessorUpdateAckInterval).
 func probeStart(ctx context.Context, c workflowservice.WorkflowServiceClient) error {
 	id := fmt.Sprintf("%s-%d", probe, time.Now().UnixNano())
@@ -125,30 +125,29 @@ func probeStart(ctx context.Context, c workflowservice.WorkflowServiceClient) er
 		Namespace: Namespace, WorkflowId: id, RequestId: id, Identity: probe,
 		WorkflowType:     &commonpb.WorkflowType{Name: probe},
 		TaskQueue:        &taskqueuepb.TaskQueue{Name: probe},
-		SearchAttributes: probeAttributes(), RequestEagerExecution: true,
+		SearchAttributes: probeAttributes("started"), RequestEagerExecution: true,
 		WorkflowRunTimeout: durationpb.New(time.Minute),
 	})
 	if err != nil {
 		return err
 	}
 	run := &commonpb.WorkflowExecution{WorkflowId: id, RunId: started.GetRunId()}
-	err = answerProbe(ctx, c, started)
-	// The list is written behind the run. An entry that came after the deletion would show for a moment.
-	awaitListed(ctx, c, 1)
+	// The list is written behind the run, and out of order: an entry that came after the deletion would stay.
+	awaitListed(ctx, c, Attributes[0]+" = 'started'", true)
+	if started.GetEagerWorkflowTask() != nil {
+		err = answerProbe(ctx, c, started)
+		awaitListed(ctx, c, Attributes[0]+" = 'answered'", true)
+	}
 	return errors.Join(err, deleteProbe(ctx, c, run))
 }
 
 func answerProbe(ctx context.Context, c workflowservice.WorkflowServiceClient, started *workflowservice.StartWorkflowExecutionResponse) error {
-	task := started.GetEagerWorkflowTask()
-	if task == nil {
-		return nil // a server without eager start: the accepted start has to do
-	}
 	_, err := c.RespondWorkflowTaskCompleted(ctx, &workflowservice.RespondWorkflowTaskCompletedRequest{
-		Namespace: Namespace, TaskToken: task.GetTaskToken(), Identity: probe,
+		Namespace: Namespace, TaskToken: started.GetEagerWorkflowTask().GetTaskToken(), Identity: probe,
 		Commands: []*commandpb.Command{
 			{CommandType: enumspb.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES,
 				Attributes: &commandpb.Command_UpsertWorkflowSearchAttributesCommandAttributes{
-					UpsertWorkflowSearchAttributesCommandAttributes: &commandpb.UpsertWorkflowSearchAttributesCommandAttributes{SearchAttributes: probeAttributes()}}},
+					UpsertWorkflowSearchAttributesCommandAttributes: &commandpb.UpsertWorkflowSearchAttributesCommandAttributes{SearchAttributes: probeAttributes("answered")}}},
 		},
 	})
 	return err
@@ -169,11 +168,11 @@ func deleteProbe(ctx context.Context, c workflowservice.WorkflowServiceClient, r
 	return err
 }
 
-func probeAttributes() *commonpb.SearchAttributes {
+func probeAttributes(value string) *commonpb.SearchAttributes {
 	fields := map[string]*commonpb.Payload{}
 	for _, name := range Attributes {
 		fields[name] = &commonpb.Payload{
-			Metadata: map[string][]byte{"encoding": []byte("json/plain"), "type": []byte("Keyword")}, Data: []byte(`"probe"`),
+			Metadata: map[string][]byte{"encoding": []byte("json/plain"), "type": []byte("Keyword")}, Data: []byte(`"` + value + `"`),
 		}
 	}
 	return &commonpb.SearchAttributes{IndexedFields: fields}

@@ -119,7 +119,7 @@ func failure(doing string, v verdict, code, detail string, after time.Duration) 
 	}
 	text := doing + ": " + code
 	if detail != "" {
-		text += ": " + brief(detail)
+		text += ": " + strings.TrimSuffix(brief(detail), ".")
 	}
 	return &outflow.Failure{Class: v.class, RetryAfter: after, Err: fmt.Errorf("%s (%s)", text, v.next)}
 }
