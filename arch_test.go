@@ -35,7 +35,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "activities", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"internal/testdb":       {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"internal/teststack":    {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
 	"starter":               {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":                {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow":           {[]string{"control", "internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/"}},

@@ -13,13 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
 func TestClaim(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	fresh := func(t *testing.T) *outboxdb.Store {
 		execute(t, pool, `TRUNCATE outbox.messages`)
 		return outboxdb.New(pool)
@@ -171,7 +171,7 @@ func TestClaim(t *testing.T) {
 
 func TestClaimStatements(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
 	walk, take := outboxdb.StatementDueDestinations, outboxdb.StatementClaim
@@ -209,7 +209,7 @@ func TestClaimStatements(t *testing.T) {
 // Two scanners share the table: each row goes to one of them, none is left.
 func TestClaimConcurrently(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	const rows = 2000
 	for i := range 4 {
 		enqueue(t, pool, messages(fmt.Sprintf("sqs://queue-%d", i), rows/4)...)
@@ -260,7 +260,7 @@ func TestClaimConcurrently(t *testing.T) {
 // the mark: the next walk brings the mark back.
 func TestClaimLateCommit(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	slow, err := pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -279,7 +279,7 @@ func TestClaimLateCommit(t *testing.T) {
 
 func TestClaimTurns(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	small := request()
 	small.MaxMessages = 5
 	large := []string{"sqs://a", "sqs://b", "sqs://c"}
@@ -328,7 +328,7 @@ func TestClaimTurns(t *testing.T) {
 // A walk visits a bounded number of destinations; the next goes on there.
 func TestClaimManyDestinations(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	const destinations = 2*outboxdb.WalkDestinations + 88
 	msgs := make([]outflow.Message, 0, 2*destinations)
@@ -358,7 +358,7 @@ func TestClaimManyDestinations(t *testing.T) {
 
 func TestWalkPacing(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	enqueue(t, pool, message("sqs://a"))
 	claim(t, store, request())
@@ -398,7 +398,7 @@ func TestWalkPacing(t *testing.T) {
 
 func TestGiveBack(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	one := func(t *testing.T) outflow.ClaimedMessage {
 		t.Helper()
@@ -481,7 +481,7 @@ func TestGiveBack(t *testing.T) {
 
 func TestPending(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	counts, err := store.Pending(t.Context())
 	require.NoError(t, err)

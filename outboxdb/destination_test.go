@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 )
 
 // pasted destinations and what is stored; "" is a refusal. (Of RabbitMQ's, Go
@@ -63,7 +63,7 @@ var pasted = []struct{ given, stored string }{
 
 func TestDestinationsAsPasted(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	for _, c := range pasted {
 		t.Run(c.given, func(t *testing.T) {
 			stored := value[string](t, pool, `SELECT CASE WHEN outbox.is_destination(c) THEN c ELSE '' END FROM outbox.canonical_destination($1) AS c`, c.given)
@@ -88,7 +88,7 @@ func TestDestinationsAsPasted(t *testing.T) {
 // one accepts and the other does not would end dead.
 func TestDestinationsAgree(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -143,7 +143,7 @@ func openPQ(t *testing.T, pool *pgxpool.Pool, more url.Values) *sql.DB {
 // TestDoors: whatever driver and protocol, the same row, the same errors.
 func TestDoors(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	execute(t, pool, `CREATE TABLE users (name text)`)
 	for _, d := range doors(t, pool) {
 		t.Run(d.name, func(t *testing.T) {
@@ -255,7 +255,7 @@ func TestDoors(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	require.GreaterOrEqual(t, len(badInputs), 40)
-	pool := another(t, testdb.New(t), utc)
+	pool := another(t, teststack.New(t), utc)
 	ways := doors(t, pool)
 	functions := map[string]*pgxpool.Pool{"SQL": pool, "SQL, simple protocol": another(t, pool, simple)}
 	for _, in := range badInputs {
@@ -309,7 +309,7 @@ func refusedBy(t *testing.T, d door, bad outflow.Message) *outflow.InvalidMessag
 // which database/sql would refuse the next statement.
 func TestConnectionsAreFree(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	for _, d := range doors(t, pool) {
 		s := d.open(t)
 		for range 3 {

@@ -13,13 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
 func TestEnqueue(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	clean := func(t *testing.T) { execute(t, pool, `TRUNCATE outbox.messages`) }
 
 	t.Run("a hundred in one statement", func(t *testing.T) {
@@ -157,7 +157,7 @@ func withIDs(n int) []outflow.Message {
 
 func TestEnqueueDuplicates(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	for _, c := range duplicates {
 		t.Run(c.name, func(t *testing.T) {
 			inTx(t, pool, func(tx pgx.Tx) {
@@ -205,7 +205,7 @@ func TestEnqueueDuplicates(t *testing.T) {
 // A row that another transaction has written but not committed is waited for.
 func TestEnqueueBesideAnother(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	type answer struct {
 		ids []uuid.UUID
 		err error
@@ -268,7 +268,7 @@ func TestEnqueueBesideAnother(t *testing.T) {
 
 func TestEnqueueFunction(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	payload := func(id uuid.UUID) []byte {
 		return value[[]byte](t, pool, `SELECT payload FROM outbox.messages WHERE id = $1`, id)
 	}
@@ -336,7 +336,7 @@ func TestEnqueueFunction(t *testing.T) {
 
 func TestEnqueueBatchFunction(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	type verdict struct {
 		Index     int
 		MessageID *uuid.UUID

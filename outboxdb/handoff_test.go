@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -30,7 +30,7 @@ func claimOne(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, m outflow
 
 func TestLoad(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
 	loaded := func(t *testing.T, ref outflow.Ref) (outflow.Record, int) {
@@ -121,7 +121,7 @@ func TestLoad(t *testing.T) {
 
 func TestSettled(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	for _, c := range []struct {
 		name   string
@@ -186,7 +186,7 @@ func TestSettled(t *testing.T) {
 // the next claim of the same row, so that nobody waits for it any more.
 func TestClaimedAgain(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	first := claimOne(t, pool, store, message("sqs://a"), time.Minute)
 	execute(t, pool, `UPDATE outbox.messages SET available_at = now() WHERE id = $1`, first.ID)

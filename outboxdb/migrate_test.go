@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -38,7 +38,7 @@ UNION ALL SELECT typname::text FROM pg_type WHERE typnamespace = 'outbox'::regna
 func TestMigrations(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	pool := testdb.NewEmpty(t)
+	pool := teststack.NewEmpty(t)
 	store := outboxdb.New(pool)
 
 	status, err := outboxdb.Migrations(ctx, pool)
@@ -89,7 +89,7 @@ func TestMigrations(t *testing.T) {
 
 func TestMigrateUpConcurrently(t *testing.T) {
 	t.Parallel()
-	pool := testdb.NewEmpty(t)
+	pool := teststack.NewEmpty(t)
 	var callers sync.WaitGroup
 	var mu sync.Mutex
 	var applied []string
@@ -116,7 +116,7 @@ func TestMigrateUpConcurrently(t *testing.T) {
 // Any other tool can apply the files: here a plain exec of several statements.
 func TestPlainFiles(t *testing.T) {
 	t.Parallel()
-	pool := testdb.NewEmpty(t)
+	pool := teststack.NewEmpty(t)
 	run := func(pattern string) {
 		names, err := fs.Glob(outboxdb.MigrationFiles, pattern)
 		require.NoError(t, err)
@@ -134,7 +134,7 @@ func TestPlainFiles(t *testing.T) {
 	run("migrations/*.up.sql")
 	store := outboxdb.New(pool)
 	require.NoError(t, store.Ping(t.Context()))
-	require.Equal(t, value[string](t, testdb.New(t), definitions), value[string](t, pool, definitions))
+	require.Equal(t, value[string](t, teststack.New(t), definitions), value[string](t, pool, definitions))
 	ids := enqueue(t, pool, message("sqs://orders"))
 	require.Equal(t, ids, idsOf(claim(t, store, request())))
 	run("migrations/0002*.down.sql")
@@ -145,7 +145,7 @@ func TestPlainFiles(t *testing.T) {
 func TestMigrationsOfARole(t *testing.T) {
 	t.Parallel()
 	t.Run("without rights", func(t *testing.T) {
-		pool := testdb.New(t)
+		pool := teststack.New(t)
 		as := withRole(t, pool, newRole(t, pool))
 		_, err := outboxdb.Migrations(t.Context(), as)
 		require.ErrorContains(t, err, "permission denied for schema outbox")
@@ -155,7 +155,7 @@ func TestMigrationsOfARole(t *testing.T) {
 		require.ErrorContains(t, err, "permission denied")
 	})
 	t.Run("owner of the schema only", func(t *testing.T) {
-		pool := testdb.NewEmpty(t)
+		pool := teststack.NewEmpty(t)
 		role := newRole(t, pool)
 		execute(t, pool, `CREATE SCHEMA outbox AUTHORIZATION `+role)
 		as := withRole(t, pool, role)

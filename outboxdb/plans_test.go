@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -82,7 +82,7 @@ const healthy = 5 // destinations with a few due messages each
 // TestPlans looks at what Postgres does with a million delivered and a million
 // due messages of a paused destination, whatever it believes about them.
 func TestPlans(t *testing.T) {
-	pool := another(t, testdb.New(t), utc)
+	pool := another(t, teststack.New(t), utc)
 	beginLoad(t, pool)
 	load(t, pool, 1, 100_000, "delivered")
 	execute(t, pool, `ANALYZE outbox.messages`)

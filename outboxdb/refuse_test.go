@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -186,7 +186,7 @@ var moments = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+00`)
 // functions.
 func TestTableRefuses(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	for _, in := range badInputs {
 		if in.check == "" {
 			continue
@@ -253,7 +253,7 @@ func insert(t *testing.T, pool *pgxpool.Pool, m outflow.Message) error {
 
 func TestEdges(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	for _, in := range edges {
 		t.Run(in.name, func(t *testing.T) {
 			m := message("sqs://orders")
@@ -276,7 +276,7 @@ func TestEdges(t *testing.T) {
 
 func TestRefusalsOfMany(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	t.Run("every refused message is named", func(t *testing.T) {
 		msgs := messages("sqs://orders", 4)
 		msgs[1].Type, msgs[3].Destination = "", "nowhere"

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -17,7 +17,7 @@ import (
 // the table, where everybody's payloads are.
 func TestProducerRights(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	role := newRole(t, pool)
 	execute(t, pool, `GRANT USAGE ON SCHEMA outbox TO `+role)
 	execute(t, pool, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO `+role)
@@ -50,7 +50,7 @@ func TestProducerRights(t *testing.T) {
 // It inserts and deletes nothing.
 func TestDispatcherRights(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	role := newRole(t, pool)
 	execute(t, pool, `GRANT USAGE ON SCHEMA outbox TO `+role+`; GRANT SELECT, UPDATE ON outbox.messages TO `+role+`;
 		GRANT EXECUTE ON FUNCTION outbox.is_destination(text) TO `+role)
@@ -75,7 +75,7 @@ func TestDispatcherRights(t *testing.T) {
 // its owner's rights.
 func TestProducerCannotShadow(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	role := newRole(t, pool)
 	execute(t, pool, `GRANT USAGE ON SCHEMA outbox TO `+role+`; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO `+role+`; CREATE SCHEMA mine AUTHORIZATION `+role)
 	as := withRole(t, pool, role)
@@ -96,7 +96,7 @@ func TestProducerCannotShadow(t *testing.T) {
 
 func TestPublicRights(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	role := newRole(t, pool)
 	require.False(t, value[bool](t, pool, `SELECT has_schema_privilege($1, 'outbox', 'USAGE') OR has_schema_privilege($1, 'outbox', 'CREATE')`, role))
 	require.Empty(t, values[string](t, pool, `SELECT oid::regprocedure::text FROM pg_proc

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -35,7 +35,7 @@ func endedRow(state outflow.State, generation int) string {
 
 func TestFinish(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	ends := []outflow.State{outflow.Delivered, outflow.Dead, outflow.Expired, outflow.Cancelled}
 	finish := func(t *testing.T, id uuid.UUID, generation int, state outflow.State) outflow.Outcome {
@@ -143,7 +143,7 @@ func TestFinish(t *testing.T) {
 
 func TestRenew(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	renew := func(t *testing.T, id uuid.UUID, generation int, lastError string) outflow.Record {
 		t.Helper()
@@ -208,7 +208,7 @@ func TestRenew(t *testing.T) {
 
 func TestYield(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	for _, c := range []struct {
 		name, set string

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -27,7 +27,7 @@ func endings(ids []uuid.UUID, state outflow.State) []outflow.Ending {
 // Many marks become few statements, and each caller gets its own row's answer.
 func TestFinishTogether(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
 	ids := enqueue(t, pool, messages("sqs://a", 200)...)
@@ -57,7 +57,7 @@ func TestFinishTogether(t *testing.T) {
 
 func TestPoisonedBatch(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
 	execute(t, pool, `ALTER TABLE outbox.messages ADD CONSTRAINT poison CHECK (last_error <> 'poison')`)
@@ -112,7 +112,7 @@ func TestPoisonedBatch(t *testing.T) {
 // Entries of one ID go one after the other: each sees what the one before wrote.
 func TestSameIDInABatch(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	ids := enqueue(t, pool, messages("sqs://a", 3)...)
 	end := func(id uuid.UUID, generation int, state outflow.State) outflow.Ending {
@@ -142,7 +142,7 @@ func TestSameIDInABatch(t *testing.T) {
 // other's rows and never in a circle.
 func TestNoDeadlock(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	ids := enqueue(t, pool, messages("sqs://a", 300)...)
 	var stores sync.WaitGroup
 	for range 2 {

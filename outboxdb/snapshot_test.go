@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -16,7 +16,7 @@ import (
 // delivered since: it starts at the mark.
 func TestHeldSnapshot(t *testing.T) {
 	t.Parallel()
-	pool := another(t, testdb.New(t), utc)
+	pool := another(t, teststack.New(t), utc)
 	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at)
 		SELECT gen_random_uuid(), 'sqs://a', 'a', '{}', now() - interval '1 hour', now() - interval '1 hour' + n * interval '1 ms'
 		  FROM generate_series(1, 20000) AS n ORDER BY random()`)

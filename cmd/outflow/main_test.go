@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/internal/program"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -80,7 +80,7 @@ func TestMigrateWithoutADatabase(t *testing.T) {
 }
 
 func TestMigrate(t *testing.T) {
-	pool := testdb.NewEmpty(t)
+	pool := teststack.NewEmpty(t)
 	url := pool.Config().ConnString()
 	all, err := outboxdb.Migrations(t.Context(), pool)
 	require.NoError(t, err)

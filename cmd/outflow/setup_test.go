@@ -6,8 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -28,7 +26,7 @@ import (
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/program"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
@@ -103,21 +101,11 @@ type fresh struct {
 
 func newFresh(t *testing.T) *fresh {
 	t.Helper()
-	const variable = "DEVSTACK_TEMPORAL_ADDRESS"
-	address := os.Getenv(variable)
-	if address == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: run the tests with \"make test\"", variable)
-		}
-		t.Skipf("%s is not set: run the tests with \"make test\"", variable)
-	}
-	host, _, err := net.SplitHostPort(address)
-	require.NoError(t, err)
-	ip := net.ParseIP(host)
-	require.True(t, ip != nil && ip.IsLoopback(), "%s wants a loopback address, got %s", variable, address)
+	address := teststack.Temporal(t)
 
 	f := &fresh{T: t, name: "setup-" + uuid.NewString()}
 	f.settings = map[string]string{"TEMPORAL_ADDRESS": address, "TEMPORAL_NAMESPACE": f.name, "DATABASE_URL": "nonsense", "OUTFLOW_LEASE": "nonsense"}
+	var err error
 	f.client, err = client.Dial(client.Options{HostPort: address, Namespace: f.name, Logger: sdklog.NewStructuredLogger(quietly)})
 	require.NoError(t, err)
 	t.Cleanup(f.client.Close)
@@ -219,7 +207,7 @@ func (acknowledges) Publish(context.Context, outflow.Message) (string, error) { 
 // returns its ID.
 func (f *fresh) deliver() uuid.UUID {
 	f.Helper()
-	pool := testdb.New(f.T)
+	pool := teststack.New(f.T)
 	store := outboxdb.New(pool)
 	w := worker.New(f.client, workflows.TaskQueue, worker.Options{WorkerStopTimeout: 15 * time.Second})
 	workflows.Register(w, activities.New(store, acknowledges{}))

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http/httptest"
 	"os"
 	"testing"
@@ -14,26 +13,15 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
 
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
-
-const addressVariable = "DEVSTACK_TEMPORAL_ADDRESS"
 
 // TestEmbedded runs the program against the real parts: an order that its own
 // workflow places is in the queue long before the scanner would have looked.
 func TestEmbedded(t *testing.T) {
-	pool := testdb.New(t)
-	address := os.Getenv(addressVariable)
-	if address == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: run the tests with \"make test\"", addressVariable)
-		}
-		t.Skipf("%s is not set: run the tests with \"make test\"", addressVariable)
-	}
-	host, _, err := net.SplitHostPort(address)
-	require.NoError(t, err)
-	require.True(t, net.ParseIP(host).IsLoopback(), "%s wants a loopback address, got %s", addressVariable, address)
+	pool := teststack.New(t)
+	address := teststack.Temporal(t)
 	queues := &fakesqs.Server{AutoCreate: true}
 	endpoint := httptest.NewServer(queues)
 	t.Cleanup(endpoint.Close)

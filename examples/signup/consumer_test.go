@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
@@ -43,7 +43,7 @@ func newInbox(t *testing.T) *inbox {
 	urls, err := createQueues(t.Context(), i.client)
 	require.NoError(t, err)
 	i.url = urls[1]
-	pool := testdb.NewEmpty(t)
+	pool := teststack.NewEmpty(t)
 	_, err = pool.Exec(t.Context(), createSeen)
 	require.NoError(t, err)
 	i.consumer = &consumer{pool: pool, queue: i.client, out: &i.out, log: slog.New(slog.NewTextHandler(&i.logs, nil))}

@@ -14,13 +14,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 )
 
 // newService returns the service's handler on a database of its own.
 func newService(t *testing.T) (http.Handler, *pgxpool.Pool) {
 	t.Helper()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	_, err := pool.Exec(t.Context(), createUsers)
 	require.NoError(t, err)
 	return newHandler(pool, slog.New(slog.DiscardHandler)), pool

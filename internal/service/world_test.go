@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,15 +25,11 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
-
-// temporalVariable names the environment variable with the test server's
-// address. "devstack run" sets it.
-const temporalVariable = "DEVSTACK_TEMPORAL_ADDRESS"
 
 // recordVariable names a folder: finished runs' histories are written there.
 // workflows/testdata is what replay tests read.
@@ -54,23 +49,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	address := os.Getenv(temporalVariable)
-	if address == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: run the tests with \"make test\"", temporalVariable)
-		}
-		t.Skipf("%s is not set: run the tests with \"make test\"", temporalVariable)
-	}
-	host, _, err := net.SplitHostPort(address)
-	require.NoError(t, err)
-	ip := net.ParseIP(host)
-	require.True(t, ip != nil && ip.IsLoopback(), "%s wants a loopback address, got %s", temporalVariable, address)
+	address := teststack.Temporal(t)
 
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	c, err := client.Dial(client.Options{HostPort: address, Logger: sdklog.NewStructuredLogger(log)})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	name := "test-" + uuid.NewString()
 	return &world{
 		T: t, pool: pool, client: c, store: outboxdb.New(pool), broker: &broker{}, log: log,
@@ -95,7 +80,7 @@ func (w *world) workApart() {
 	workflowsOnly.LocalActivityWorkerOnly = true
 	activitiesOnly.DisableWorkflowWorker = true
 	for _, options := range []worker.Options{workflowsOnly, activitiesOnly} {
-		c, err := client.Dial(client.Options{HostPort: os.Getenv(temporalVariable), Logger: sdklog.NewStructuredLogger(w.log)})
+		c, err := client.Dial(client.Options{HostPort: teststack.Temporal(w.T), Logger: sdklog.NewStructuredLogger(w.log)})
 		require.NoError(w, err)
 		run := worker.New(c, w.opts.TaskQueue, options)
 		var registry worker.Registry = run

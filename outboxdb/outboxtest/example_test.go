@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 )
@@ -69,6 +69,6 @@ func TestExamples(t *testing.T) {
 	ExampleRequireEnqueued()
 	ExampleDeliver()
 	for name, example := range examples {
-		t.Run(name, func(t *testing.T) { example(t, testdb.New(t)) })
+		t.Run(name, func(t *testing.T) { example(t, teststack.New(t)) })
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 )
@@ -85,7 +85,7 @@ func full() outflow.Message {
 
 func TestRequireEnqueued(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	tx := begin(t, pool)
 	enqueue(t, tx, full(), outflow.Message{Destination: "sqs://mail", Type: "welcome", Payload: []byte{0xff, 0}})
 	vague := outflow.Message{}
@@ -155,7 +155,7 @@ func TestRequireEnqueued(t *testing.T) {
 // TestScope: a transaction sees its own messages alone, a pool all.
 func TestScope(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	db := stdlib.OpenDBFromPool(pool)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	old := outflow.Message{Destination: "sqs://old", Type: "old", Payload: []byte("x")}
@@ -205,7 +205,7 @@ func TestScope(t *testing.T) {
 
 func TestNoTable(t *testing.T) {
 	t.Parallel()
-	pool := testdb.NewEmpty(t)
+	pool := teststack.NewEmpty(t)
 	require.Contains(t, textOf(t, func(tb testing.TB) { outboxtest.RequireEnqueued(tb, pool) }), "outboxtest: reading outbox.messages: ")
 	require.Contains(t, textOf(t, func(tb testing.TB) { outboxtest.Deliver(tb, pool, nil) }), "outboxtest: ")
 }
@@ -217,11 +217,11 @@ func TestDeliver(t *testing.T) {
 	}
 	t.Run("nothing", func(t *testing.T) {
 		t.Parallel()
-		require.Empty(t, outboxtest.Deliver(t, testdb.New(t), nil))
+		require.Empty(t, outboxtest.Deliver(t, teststack.New(t), nil))
 	})
 	t.Run("all that is due, in order, once", func(t *testing.T) {
 		t.Parallel()
-		pool := testdb.New(t)
+		pool := teststack.New(t)
 		later := message("later")
 		later.DueIn = time.Hour
 		ids := commit(t, pool, message("a"), message("b"), later, full())
@@ -243,7 +243,7 @@ func TestDeliver(t *testing.T) {
 	})
 	t.Run("an outage is over", func(t *testing.T) {
 		t.Parallel()
-		pool := testdb.New(t)
+		pool := teststack.New(t)
 		commit(t, pool, message("a"))
 		calls := 0
 		got := outboxtest.Deliver(t, pool, outboxtest.PublisherFunc(func(outflow.Message) error {
@@ -258,7 +258,7 @@ func TestDeliver(t *testing.T) {
 	})
 	t.Run("an outage goes on", func(t *testing.T) {
 		t.Parallel()
-		pool := testdb.New(t)
+		pool := teststack.New(t)
 		commit(t, pool, message("a"))
 		text := textOf(t, func(tb testing.TB) {
 			outboxtest.Deliver(tb, pool, outboxtest.PublisherFunc(func(outflow.Message) error { return errors.New("connection refused") }))
@@ -267,7 +267,7 @@ func TestDeliver(t *testing.T) {
 	})
 	t.Run("a permanent refusal", func(t *testing.T) {
 		t.Parallel()
-		pool := testdb.New(t)
+		pool := teststack.New(t)
 		commit(t, pool, message("a"))
 		got := outboxtest.Deliver(t, pool, outboxtest.PublisherFunc(func(outflow.Message) error {
 			return outflow.Permanent(errors.New("no such queue"))
@@ -278,7 +278,7 @@ func TestDeliver(t *testing.T) {
 	})
 	t.Run("too late", func(t *testing.T) {
 		t.Parallel()
-		pool := testdb.New(t)
+		pool := teststack.New(t)
 		m := message("a")
 		m.ExpiresIn = time.Microsecond
 		commit(t, pool, m)
@@ -290,7 +290,7 @@ func TestDeliver(t *testing.T) {
 	})
 	t.Run("what the consumer enqueues", func(t *testing.T) {
 		t.Parallel()
-		pool := testdb.New(t)
+		pool := teststack.New(t)
 		commit(t, pool, message("first"))
 		got := outboxtest.Deliver(t, pool, outboxtest.PublisherFunc(func(m outflow.Message) error {
 			if m.Type == "first" {
@@ -303,7 +303,7 @@ func TestDeliver(t *testing.T) {
 	})
 	t.Run("hundreds of destinations", func(t *testing.T) {
 		t.Parallel()
-		pool := testdb.New(t)
+		pool := teststack.New(t)
 		var msgs []outflow.Message
 		for i := range 300 {
 			m := message("a")

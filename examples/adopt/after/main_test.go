@@ -10,14 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 )
 
 // TestOneWrite is the test of before, with Outflow: there is an order exactly
 // where there is a message, and an outage of SQS is none of the customer's.
 func TestOneWrite(t *testing.T) {
-	pool := testdb.New(t)
+	pool := teststack.New(t)
 	_, err := pool.Exec(t.Context(), `CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)`)
 	require.NoError(t, err)
 	s := &service{pool: pool, queueURL: "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"}

@@ -10,14 +10,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow/internal/testdb"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
 // TestDualWrite shows what is wrong: where SQS fails, the order stands and its
 // message is lost; the customer is told that it failed, and orders again.
 func TestDualWrite(t *testing.T) {
-	pool := testdb.NewEmpty(t)
+	pool := teststack.NewEmpty(t)
 	_, err := pool.Exec(t.Context(), `CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)`)
 	require.NoError(t, err)
 	queues := &fakesqs.Server{AutoCreate: true}

@@ -1,8 +1,10 @@
-// Package testdb gives each test a Postgres database of its own, migrated, and
-// drops it when the test ends. The server is the one that devstack started; no
-// ambient setting can lead a test elsewhere. The template that a process copies
-// stays until a later one sweeps it.
-package testdb
+// Package teststack gives tests the real parts that devstack started: to each a
+// Postgres database of its own, migrated, dropped when the test ends, and the
+// address of Temporal.
+//
+// The invariant: no ambient setting can lead a test elsewhere. Without the parts
+// a test is skipped; in CI, where CI is set, it fails.
+package teststack
 
 import (
 	"context"
@@ -25,17 +27,18 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-// Variable names the environment variable with the server's URL. "devstack run"
-// sets it.
-const Variable = "DEVSTACK_DATABASE_URL"
+// The environment variables that "devstack run" sets.
+const (
+	databaseVariable = "DEVSTACK_DATABASE_URL"
+	temporalVariable = "DEVSTACK_TEMPORAL_ADDRESS"
+)
 
 var (
 	number   atomic.Int64
 	template = sync.OnceValues(makeTemplate)
 )
 
-// New returns a pool on a fresh, migrated database. Without a server the test
-// is skipped, in CI it fails.
+// New returns a pool on a fresh, migrated database.
 func New(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	from, err := serverTemplate(t)
@@ -58,18 +61,40 @@ func serverTemplate(t testing.TB) (string, error) {
 // serverURL returns the server's URL, or ends the test.
 func serverURL(t testing.TB) *url.URL {
 	t.Helper()
-	given := os.Getenv(Variable)
-	if given == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not set: run the tests with \"make test\"", Variable)
-		}
-		t.Skipf("%s is not set: run the tests with \"make test\"", Variable)
-	}
-	u, err := url.Parse(given)
+	u, err := url.Parse(given(t, databaseVariable))
 	require.NoError(t, err)
-	ip := net.ParseIP(u.Hostname())
-	require.True(t, ip != nil && ip.IsLoopback(), "%s wants a loopback address, got %s", Variable, u.Host)
+	requireLoopback(t, databaseVariable, u.Hostname())
 	return u
+}
+
+// Temporal returns the address of the Temporal server, or ends the test.
+func Temporal(t testing.TB) string {
+	t.Helper()
+	address := given(t, temporalVariable)
+	host, _, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+	requireLoopback(t, temporalVariable, host)
+	return address
+}
+
+// given returns what devstack has set, or ends the test.
+func given(t testing.TB, variable string) string {
+	t.Helper()
+	value := os.Getenv(variable)
+	if value != "" {
+		return value
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s is not set: run the tests with \"make test\"", variable)
+	}
+	t.Skipf("%s is not set: run the tests with \"make test\"", variable)
+	return ""
+}
+
+func requireLoopback(t testing.TB, variable, host string) {
+	t.Helper()
+	ip := net.ParseIP(host)
+	require.True(t, ip != nil && ip.IsLoopback(), "%s wants a loopback address, got %s", variable, host)
 }
 
 func create(t testing.TB, from string) *pgxpool.Pool {
@@ -97,7 +122,7 @@ func create(t testing.TB, from string) *pgxpool.Pool {
 
 // makeTemplate migrates one database in a process, which the others copy.
 func makeTemplate() (string, error) {
-	server, err := url.Parse(os.Getenv(Variable))
+	server, err := url.Parse(os.Getenv(databaseVariable))
 	if err != nil {
 		return "", err
 	}
