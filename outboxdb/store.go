@@ -37,6 +37,8 @@ const (
 	statementRows    = 500
 	statementsAtOnce = 2
 	statementLinger  = 2 * time.Millisecond
+	// Under load a statement for twenty costs little more than one for two.
+	statementBusyLinger = 10 * time.Millisecond
 	// statementTimeout is the shared statement's own deadline. It is below the
 	// local mark's 2 s, so that a mark is refused rather than left in doubt.
 	statementTimeout = 1500 * time.Millisecond
@@ -69,7 +71,7 @@ func New(pool *pgxpool.Pool) *Store {
 
 func statementOptions[In any]() coalesce.Options[In] {
 	return coalesce.Options[In]{
-		MaxItems: statementRows, Linger: statementLinger,
+		MaxItems: statementRows, Linger: statementLinger, BusyLinger: statementBusyLinger,
 		MaxCalls: statementsAtOnce, Timeout: statementTimeout,
 	}
 }

@@ -76,6 +76,11 @@ const (
 	// leastGap lies between two claims, whatever wakes the scanner: under a
 	// backlog it lets slots come free, so that one claim fills many.
 	leastGap = 20 * time.Millisecond
+	// A claim of fewer than worthwhile messages (or a quarter of a destination's
+	// slots) costs as much as one of many: under a backlog the next one then
+	// waits for more slots, up to longGap.
+	worthwhile = 20
+	longGap    = 80 * time.Millisecond
 )
 
 func (o Options) withDefaults() Options {
@@ -215,7 +220,11 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 		s.woken = true
 	case <-freed:
 	}
-	sleep(ctx, leastGap-time.Since(began))
+	gap := leastGap
+	if claimed.Backlog && len(claimed.Messages) < min(worthwhile, s.opts.PerDestination/4) {
+		gap = longGap
+	}
+	sleep(ctx, gap-time.Since(began))
 }
 
 // drain waits for what is in flight, first leaving the starts their time.

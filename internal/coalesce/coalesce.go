@@ -31,6 +31,10 @@ type Options[In any] struct {
 	// Linger is how long the oldest entry waits for others; 0 means not at all.
 	// While every call slot is taken, entries wait longer, and share more.
 	Linger time.Duration
+	// BusyLinger takes Linger's place while calls are shared anyway: from a call
+	// of several entries until one of a single entry. A lone entry then waits a
+	// little, many fill their calls better. Less than Linger means Linger.
+	BusyLinger time.Duration
 	// MaxCalls is the most shared calls at once; less than 1 means 1.
 	MaxCalls int
 	// Timeout is the shared call's own deadline, counted from the sealing. An
@@ -54,6 +58,7 @@ type Coalescer[In, Out any] struct {
 	waiting *list.List // of *entry[In, Out], in the order of arrival
 	bytes   int        // the sum of the waiting entries' sizes
 	calls   int        // shared calls under way
+	busy    bool       // the last call had several entries
 	alarm   bool       // a timer will call wake
 }
 
@@ -134,13 +139,21 @@ func (c *Coalescer[In, Out]) pump() {
 			continue // all of them were refused
 		}
 		c.calls++
+		c.busy = len(batch) > 1
 		go c.run(batch, now)
 	}
 	if c.alarm || c.calls >= c.opts.MaxCalls || c.waiting.Len() == 0 {
 		return
 	}
 	c.alarm = true
-	time.AfterFunc(c.opts.Linger-time.Since(c.oldest().arrived), c.wake)
+	time.AfterFunc(c.linger()-time.Since(c.oldest().arrived), c.wake)
+}
+
+func (c *Coalescer[In, Out]) linger() time.Duration {
+	if c.busy {
+		return max(c.opts.Linger, c.opts.BusyLinger)
+	}
+	return c.opts.Linger
 }
 
 func (c *Coalescer[In, Out]) wake() {
@@ -158,7 +171,7 @@ func (c *Coalescer[In, Out]) oldest() *entry[In, Out] {
 func (c *Coalescer[In, Out]) ready() bool {
 	n := c.waiting.Len()
 	return n >= c.opts.MaxItems ||
-		n > 0 && (c.opts.MaxBytes > 0 && c.bytes >= c.opts.MaxBytes || time.Since(c.oldest().arrived) >= c.opts.Linger)
+		n > 0 && (c.opts.MaxBytes > 0 && c.bytes >= c.opts.MaxBytes || time.Since(c.oldest().arrived) >= c.linger())
 }
 
 // seal takes the next batch off the queue and refuses what it meets of entries

@@ -108,6 +108,20 @@ func TestFullBatchDoesNotLinger(t *testing.T) {
 	})
 }
 
+func TestBusyLingerLastsFromASharedCallToALoneOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		c := coalesce.New(coalesce.Options[int]{MaxItems: 10, Linger: 5 * time.Millisecond, BusyLinger: 20 * time.Millisecond}, r.call)
+		var waited []time.Duration
+		for _, together := range [][]int{{1}, {2, 3}, {4, 5}, {6}, {7}} {
+			start := time.Now()
+			noErrors(t, all(t.Context(), c, together...)())
+			waited = append(waited, time.Since(start)/time.Millisecond)
+		}
+		assert.Equal(t, []time.Duration{5, 5, 20, 20, 5}, waited, "milliseconds")
+	})
+}
+
 func TestZeroOptionsSendEachEntryAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{duration: time.Second}

@@ -71,6 +71,10 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 	if err := p.store.Ping(ctx); err != nil {
 		return nil, err
 	}
+	if c.Temporal.ConnectionOptions.GrpcCompression == nil {
+		// Requests are some hundred bytes: the SDK's gzip costs more than it saves.
+		c.Temporal.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{}
+	}
 	c.Temporal.Logger = sdklog.NewStructuredLogger(log)
 	if p.client, err = client.DialContext(ctx, c.Temporal); err != nil {
 		return nil, fmt.Errorf("connecting to Temporal at %s (TEMPORAL_ADDRESS): %w", c.Temporal.HostPort, err)

@@ -60,7 +60,8 @@ type settings struct {
 type Option func(*settings)
 
 // WithLinger sets how long a message waits for others to share its request;
-// 5 ms by default, 0 for not at all.
+// 5 ms by default, 0 for not at all. While requests are shared anyway, it is four
+// times that.
 func WithLinger(d time.Duration) Option { return func(s *settings) { s.linger = max(d, 0) } }
 
 // WithMaxRequests sets how many requests to one destination may be under way at
