@@ -36,6 +36,7 @@ demo: build ## start everything and deliver real sign-ups; ONCE=1 ends by itself
 test: build ## run every test against the real parts
 	$(BIN)/devstack run -- $(MAKE) --no-print-directory test-root
 	cd devstack && go test -count=1 -timeout 15m ./...
+	cd bench && go test -count=1 ./...
 
 # Run by "make test", inside a devstack.
 test-root:
@@ -47,11 +48,17 @@ lint: ## gofmt, vet, staticcheck, workflowcheck, the module files
 	go vet ./...
 	cd devstack && go vet ./...
 	cd examples/recipes && go vet ./...
+	cd bench && go vet ./...
 	go run $(STATICCHECK) ./...
 	go run $(WORKFLOWCHECK) ./workflows
 	go mod tidy -diff
 	cd devstack && go mod tidy -diff
 	cd examples/recipes && go mod tidy -diff
+	cd bench && go mod tidy -diff
+
+bench: ## measure Outflow beside the same work done in other ways (some ten minutes)
+	cd bench && go build -o ../$(BIN)/bench .
+	$(BIN)/bench
 
 VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
@@ -68,4 +75,4 @@ screenshots: ## take the pictures of the Web UI in docs/img, and check their tex
 clean: ## remove what the other targets made
 	rm -rf $(BIN) .devstack
 
-.PHONY: help build dev demo test test-root lint histories screenshots clean
+.PHONY: help build dev demo test test-root lint bench histories screenshots clean

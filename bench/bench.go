@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// bench measures all variants in turn, round by round, and prints what it found.
+func bench(ctx context.Context, s settings, getenv func(string) string, stdout, stderr io.Writer) (err error) {
+	w, err := newWorld(ctx, getenv, stderr)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	fmt.Fprintf(stdout, "%d rounds of %d messages on %d CPUs, variants in turn\n", s.rounds, s.messages, runtime.NumCPU())
+	if err := w.describe(ctx, stdout); err != nil {
+		return err
+	}
+	results := map[string][]result{}
+	for round := range s.rounds {
+		for _, variant := range turn(s.only, round) {
+			r, err := w.drain(ctx, variant, round+1, s.messages)
+			if err != nil {
+				return fmt.Errorf("measuring %s in round %d: %w", variant, round+1, err)
+			}
+			results[variant] = append(results[variant], r)
+			fmt.Fprintf(stderr, "round %d: %-11s %7.1f messages/s\n", round+1, variant, float64(s.messages)/r.seconds)
+		}
+	}
+	var latencies []time.Duration
+	if s.latency > 0 && slices.Contains(s.only, tracked) {
+		fmt.Fprintf(stderr, "latency of tracked at %d messages/s, for %s\n", latencyRate, s.latency)
+		if latencies, err = w.latency(ctx, s.latency); err != nil {
+			return fmt.Errorf("measuring the latency: %w", err)
+		}
+	}
+	return report(stdout, s, results, latencies)
+}
+
+// turn is the order of a round: each begins with another variant, so that none always follows the same one's leftovers.
+func turn(only []string, round int) []string {
+	first := round % len(only)
+	return slices.Concat(only[first:], only[:first])
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish/awssqs"
+)
+
+func TestParse(t *testing.T) {
+	s, err := parse(nil, nil)
+	require.NoError(t, err)
+	require.Equal(t, settings{rounds: 5, messages: 1000, only: variants, latency: 15 * time.Second}, s)
+
+	s, err = parse([]string{"-rounds", "2", "-messages", "300", "-only", "floor,tracked", "-latency", "0"}, nil)
+	require.NoError(t, err)
+	require.Equal(t, settings{rounds: 2, messages: 300, only: []string{floor, tracked}}, s)
+
+	var help bytes.Buffer
+	_, err = parse([]string{"-help"}, &help)
+	require.ErrorIs(t, err, flag.ErrHelp)
+	require.Contains(t, help.String(), "floor,naive,naive-eager,tracked")
+}
+
+func TestParseReportsMistakesTogether(t *testing.T) {
+	var usage usageError
+	_, err := parse([]string{"-rounds", "0", "-messages", "-1", "-latency", "-1s", "-only", "floor,slow", "more"}, nil)
+	require.ErrorAs(t, err, &usage)
+	for _, part := range []string{"-rounds: wants", "-messages: wants", "-latency: wants", `got "slow"`, `unexpected argument "more"`} {
+		require.ErrorContains(t, err, part)
+	}
+	_, err = parse([]string{"-wrong"}, nil)
+	require.ErrorAs(t, err, &usage)
+}
+
+func TestTurn(t *testing.T) {
+	require.Equal(t, variants, turn(variants, 0))
+	require.Equal(t, []string{naive, naiveEager, tracked, floor}, turn(variants, 1))
+	require.Equal(t, variants, turn(variants, 4))
+	require.Equal(t, []string{tracked}, turn([]string{tracked}, 3))
+}
+
+func TestReport(t *testing.T) {
+	s := settings{rounds: 3, messages: 100, only: []string{floor, tracked}}
+	results := map[string][]result{
+		floor: {{seconds: 1}, {seconds: 2}, {seconds: 1}},
+		tracked: {
+			{seconds: 2, requests: 0.25, writes: 3, cpu: cpu{postgres: 100 * time.Millisecond}},
+			{seconds: 2, requests: 0.5, writes: 3, cpu: cpu{postgres: 200 * time.Millisecond}},
+			{seconds: 1.25, requests: 0.75, writes: 3, cpu: cpu{postgres: 300 * time.Millisecond}},
+		},
+	}
+	var out bytes.Buffer
+	require.NoError(t, report(&out, s, results, []time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond}))
+	require.Regexp(t, `(?m)^ *tracked +50\.0 +2\.00 +0\.00 +0\.00 +0\.00 +2\.00 +0\.50 +3\.00 *$`, out.String())
+	require.Regexp(t, `(?m)^ *tracked/floor +0\.50 +1\.00 +0\.80 *$`, out.String(), "every round is shown")
+	require.Contains(t, out.String(), "p50 20 ms, p95 200 ms, p99 200 ms")
+	require.Regexp(t, `(?m)^ratio tracked/floor 0\.80$`, out.String(), "the median of the rounds' ratios")
+	require.NotContains(t, out.String(), naive)
+}
+
+func TestLatencies(t *testing.T) {
+	at := time.Unix(100, 0)
+	got, err := latencies(map[string]time.Time{"a": at}, map[string]int64{"a": at.Add(30 * time.Millisecond).UnixNano()})
+	require.NoError(t, err)
+	require.Equal(t, []time.Duration{30 * time.Millisecond}, got)
+	_, err = latencies(map[string]time.Time{"a": at}, nil)
+	require.ErrorContains(t, err, "message a is missing")
+}
+
+func TestLinesAreReadWhole(t *testing.T) {
+	l := newLines()
+	for _, piece := range []string{`{"Seco`, `nds":1.5}` + "\n" + `{"Seconds":`, "2}\n"} {
+		n, err := l.Write([]byte(piece))
+		require.NoError(t, err)
+		require.Equal(t, len(piece), n)
+	}
+	for _, want := range []float64{1.5, 2} {
+		var got floorDone
+		require.NoError(t, json.Unmarshal(<-l.next, &got))
+		require.Equal(t, want, got.Seconds)
+	}
+}
+
+// What naive and Outflow send is counted alike.
+func TestQueuesCountWhatArrives(t *testing.T) {
+	ctx := context.Background()
+	server := httptest.NewServer(newQueues())
+	defer server.Close()
+	asked := queueClient{server.URL}
+
+	n := &naiveRun{sqs: newSQS(server.URL), queueURL: server.URL + "/000000000000/"}
+	one, two := uuid.New(), uuid.New()
+	before := time.Now().UnixNano()
+	require.NoError(t, n.Send(ctx, naiveRow{ID: one, Queue: "q", Body: "{}"}))
+	require.NoError(t, n.Send(ctx, naiveRow{ID: one, Queue: "q", Body: "{}"}))
+	publisher := awssqs.New(newSQS(server.URL), awssqs.WithLinger(0))
+	_, err := publisher.Publish(ctx, outflow.Message{ID: two, Destination: "sqs://q", Type: "t", Payload: []byte("{}")})
+	require.NoError(t, err)
+
+	stats, err := asked.stats(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 3, stats.Messages)
+	require.Len(t, stats.Arrived, 2, "one came twice")
+	require.Equal(t, 5, stats.Requests, "two of naive's, and two look-ups and a batch")
+	for _, id := range []uuid.UUID{one, two} {
+		require.Greater(t, stats.Arrived[id.String()], before)
+	}
+
+	require.NoError(t, asked.reset(ctx))
+	stats, err = asked.stats(ctx)
+	require.NoError(t, err)
+	require.Zero(t, stats.Requests)
+	require.Empty(t, stats.Arrived)
+	_, err = newSQS(server.URL).GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String("fresh")})
+	require.NoError(t, err)
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// lookEvery is the wait between two looks at what is left of a backlog.
+	lookEvery = 50 * time.Millisecond
+	// Temporal still closes runs after the last message is out. A variant's CPU is read when Temporal and Postgres
+	// together use less than quiet of one core for a moment, which they do when idle.
+	settleEvery = 400 * time.Millisecond
+	quietShare  = 0.2
+	settleLimit = 15 * time.Second
+)
+
+// result is what one variant did in one round.
+type result struct {
+	seconds  float64 // from the first claim to the last delivered
+	cpu      cpu
+	requests float64 // of the queue service, for each message
+	writes   float64 // inserts and updates of the application's tables, for each message
+}
+
+// drain measures one variant once, with processes and rows of its own.
+func (w *world) drain(ctx context.Context, variant string, round, messages int) (_ result, err error) {
+	limit := time.Minute + time.Duration(messages)*200*time.Millisecond
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s was not done after %s", variant, limit))
+	defer cancel()
+	taskQueue := fmt.Sprintf("bench-%s-%d", variant, round)
+	if variant == floor {
+		return w.drainFloor(ctx, taskQueue, messages)
+	}
+	source := sources[variant]
+	before, err := w.rowWrites(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	r, err := w.drainRows(ctx, variant, source, taskQueue, messages)
+	if err != nil {
+		return result{}, err
+	}
+	after, err := w.rowWrites(ctx)
+	r.writes = float64(after-before) / float64(messages+warmup)
+	return r, err
+}
+
+// drainFloor has floor's process do the drain and time it.
+func (w *world) drainFloor(ctx context.Context, taskQueue string, messages int) (r result, err error) {
+	c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+floor, w.TemporalAddress, taskQueue, fmt.Sprint(messages))
+	if err != nil {
+		return result{}, err
+	}
+	defer func() { err = errors.Join(err, c.stop()) }()
+	if err := c.read(ctx, &struct{}{}); err != nil {
+		return result{}, err
+	}
+	before, err := w.settle(ctx, c)
+	if err != nil {
+		return result{}, err
+	}
+	if _, err := fmt.Fprintln(c.stdin, "go"); err != nil {
+		return result{}, fmt.Errorf("starting floor: %w", err)
+	}
+	var done floorDone
+	if err := c.read(ctx, &done); err != nil {
+		return result{}, err
+	}
+	after, err := w.settle(ctx, c)
+	return result{seconds: done.Seconds, cpu: after.minus(before)}, err
+}
+
+// drainRows starts the variant's processes, has them deliver a few messages, then the backlog.
+func (w *world) drainRows(ctx context.Context, variant string, source source, taskQueue string, messages int) (r result, err error) {
+	conn, err := pgx.Connect(ctx, w.DatabaseURL)
+	if err != nil {
+		return result{}, fmt.Errorf("connecting to the database: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, "TRUNCATE "+source.table); err != nil {
+		return result{}, fmt.Errorf("emptying the table: %w", err)
+	}
+	dispatchers, err := w.dispatchers(variant, taskQueue)
+	defer func() {
+		for _, c := range dispatchers {
+			err = errors.Join(err, c.stop())
+		}
+	}()
+	if err != nil {
+		return result{}, err
+	}
+	if _, err := source.enqueue(ctx, conn, taskQueue, warmup, nil); err != nil {
+		return result{}, err
+	}
+	if err := await(ctx, conn, source, dispatchers); err != nil {
+		return result{}, err
+	}
+	if _, err := w.settle(ctx, dispatchers...); err != nil {
+		return result{}, err
+	}
+	if err := w.queues.reset(ctx); err != nil {
+		return result{}, err
+	}
+	// What the inserts cost is the producer's: the CPU is read between them and their commit.
+	var before cpu
+	since, err := source.enqueue(ctx, conn, taskQueue, messages, func() (err error) {
+		before, err = w.usage(dispatchers)
+		return err
+	})
+	if err != nil {
+		return result{}, err
+	}
+	if err := await(ctx, conn, source, dispatchers); err != nil {
+		return result{}, err
+	}
+	after, err := w.settle(ctx, dispatchers...)
+	if err != nil {
+		return result{}, err
+	}
+	r.cpu = after.minus(before)
+	if r.seconds, err = source.took(ctx, conn, since, messages); err != nil {
+		return result{}, err
+	}
+	r.requests, err = w.requests(ctx, messages)
+	return r, err
+}
+
+// dispatchers starts the processes of a variant that reads rows.
+func (w *world) dispatchers(variant, taskQueue string) ([]*child, error) {
+	if variant != tracked {
+		c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.DatabaseURL, w.TemporalAddress, taskQueue, w.queues.url)
+		if err != nil {
+			return nil, err
+		}
+		return []*child{c}, nil
+	}
+	var all []*child
+	for _, name := range []string{"outflow-worker", "outflow-starter"} {
+		c, err := start(w.trackedEnv(taskQueue), syscall.SIGKILL, filepath.Join(w.folder, name))
+		if err != nil {
+			return all, err
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// requests checks that every message arrived once, and says how many requests each took.
+func (w *world) requests(ctx context.Context, messages int) (float64, error) {
+	stats, err := w.queues.stats(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if stats.Messages != messages || len(stats.Arrived) != messages {
+		return 0, fmt.Errorf("counting what arrived: %d sent, %d different ones, of %d", stats.Messages, len(stats.Arrived), messages)
+	}
+	return float64(stats.Requests) / float64(messages), nil
+}
+
+// await waits until no row is left to deliver.
+func await(ctx context.Context, conn *pgx.Conn, source source, dispatchers []*child) error {
+	for {
+		var left bool
+		if err := conn.QueryRow(ctx, source.left).Scan(&left); err != nil {
+			return fmt.Errorf("looking for what is left: %w", errors.Join(err, context.Cause(ctx)))
+		}
+		if !left {
+			return nil
+		}
+		for _, c := range dispatchers {
+			select {
+			case <-c.Done():
+				return c.died()
+			default:
+			}
+		}
+		if err := pause(ctx, lookEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// settle waits until Temporal and Postgres are idle again, at most settleLimit, and reads the CPU used so far.
+func (w *world) settle(ctx context.Context, dispatchers ...*child) (cpu, error) {
+	last, err := w.usage(dispatchers)
+	for until := time.Now().Add(settleLimit); err == nil && time.Now().Before(until); {
+		if err = pause(ctx, settleEvery); err != nil {
+			break
+		}
+		var now cpu
+		now, err = w.usage(dispatchers)
+		used := now.minus(last)
+		last = now
+		if (used.temporal + used.postgres).Seconds() < quietShare*settleEvery.Seconds() {
+			break
+		}
+	}
+	return last, err
+}
+
+func (w *world) usage(dispatchers []*child) (cpu, error) {
+	all, err := processes()
+	if err != nil {
+		return cpu{}, err
+	}
+	var pids []int
+	for _, c := range dispatchers {
+		pids = append(pids, c.Pid())
+	}
+	c := usage(all, w.stack.Pid(), w.queue.Pid(), pids)
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return cpu{}, fmt.Errorf("reading the machine's CPU times: %w", err)
+	}
+	c.busy, c.all, err = parseMachine(string(text))
+	return c, err
+}
+
+// rowWrites is how many rows of the application's tables were inserted and updated so far. A server process tells what
+// it counted at its end at the latest, so it waits until all of them are gone.
+func (w *world) rowWrites(ctx context.Context) (int64, error) {
+	conn, err := pgx.Connect(ctx, w.DatabaseURL)
+	if err != nil {
+		return 0, fmt.Errorf("connecting to the database: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for {
+		var others int
+		var writes int64
+		err := conn.QueryRow(ctx, `
+SELECT (SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()),
+       (SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::bigint FROM pg_stat_user_tables
+         WHERE schemaname || '.' || relname = ANY ($1))`, strings.Fields(tables)).Scan(&others, &writes)
+		if err != nil {
+			return 0, fmt.Errorf("reading the tables' statistics: %w", errors.Join(err, context.Cause(ctx)))
+		}
+		if others == 0 {
+			return writes, nil
+		}
+		if err := pause(ctx, lookEvery); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}

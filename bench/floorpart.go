@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+)
+
+const (
+	// inFlight is how many of a drain's messages a tracked starter has in flight by default: all go to one queue, and
+	// OUTFLOW_PER_DESTINATION is half of OUTFLOW_IN_FLIGHT. The other variants start as many at a time.
+	inFlight = 100
+	// slots of floor's worker are those of Outflow's.
+	slots = 1000
+	// warmup messages go first and are not measured: connections, caches, and Temporal's task queue.
+	warmup = 50
+)
+
+// floorDone is what floor tells after a drain.
+type floorDone struct{ Seconds float64 }
+
+// floorPart starts empty workflows eagerly, as many at a time as a starter of Outflow has in flight: what Temporal costs
+// by itself. It warms up, says so, waits for a line and measures; a slot is held until the workflow's code has run, as
+// Outflow's is until the row's end is written. Arguments: address, task queue, how many.
+func floorPart(ctx context.Context, args []string, stdout io.Writer) error {
+	var messages int
+	if len(args) != 3 {
+		return errors.New("floor wants an address, a task queue and a number")
+	}
+	if _, err := fmt.Sscan(args[2], &messages); err != nil {
+		return fmt.Errorf("reading the number: %w", err)
+	}
+	c, err := client.DialContext(ctx, client.Options{HostPort: args[0], Logger: quiet{}})
+	if err != nil {
+		return fmt.Errorf("connecting to Temporal: %w", err)
+	}
+	defer c.Close()
+	f := &floorRun{client: c, taskQueue: args[1]}
+	w := worker.New(c, f.taskQueue, worker.Options{
+		MaxConcurrentWorkflowTaskExecutionSize: slots,
+		WorkflowTaskPollerBehavior:             worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
+	})
+	w.RegisterWorkflowWithOptions(f.empty, workflow.RegisterOptions{Name: "Empty"})
+	if err := w.Start(); err != nil {
+		return fmt.Errorf("starting the worker: %w", err)
+	}
+	defer w.Stop()
+	if _, err := f.drain(ctx, "warm", warmup); err != nil {
+		return err
+	}
+	if err := tell(stdout, struct{}{}); err != nil {
+		return err
+	}
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		return fmt.Errorf("waiting for the start: %w", err)
+	}
+	took, err := f.drain(ctx, "run", messages)
+	if err != nil {
+		return err
+	}
+	if err := tell(stdout, floorDone{Seconds: took.Seconds()}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+type floorRun struct {
+	client    client.Client
+	taskQueue string
+	ran       sync.Map // workflow ID → chan struct{}
+}
+
+// empty does nothing. That it tells of its run is no part of what it decides.
+func (f *floorRun) empty(ctx workflow.Context) error {
+	if ran, ok := f.ran.LoadAndDelete(workflow.GetInfo(ctx).WorkflowExecution.ID); ok {
+		close(ran.(chan struct{}))
+	}
+	return nil
+}
+
+// drain runs n workflows and says how long they took.
+func (f *floorRun) drain(ctx context.Context, name string, n int) (time.Duration, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	began := time.Now()
+	free := make(chan struct{}, inFlight)
+	var running sync.WaitGroup
+	for i := range n {
+		free <- struct{}{}
+		running.Go(func() {
+			defer func() { <-free }()
+			if err := f.one(ctx, fmt.Sprintf("%s/%s/%d", f.taskQueue, name, i)); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	running.Wait()
+	return time.Since(began), context.Cause(ctx)
+}
+
+func (f *floorRun) one(ctx context.Context, id string) error {
+	ran := make(chan struct{})
+	f.ran.Store(id, ran)
+	_, err := f.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: f.taskQueue, EnableEagerStart: true}, "Empty")
+	if err != nil {
+		return fmt.Errorf("starting an empty workflow: %w", err)
+	}
+	select {
+	case <-ran:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// quiet is a Temporal logger that says nothing.
+type quiet struct{}
+
+func (quiet) Debug(string, ...any) {}
+func (quiet) Info(string, ...any)  {}
+func (quiet) Warn(string, ...any)  {}
+func (quiet) Error(string, ...any) {}

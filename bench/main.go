@@ -1,0 +1,127 @@
+// Command bench measures Outflow beside the same work done in other ways, on one devstack: see README.md.
+//
+// The invariants: every variant runs as processes of its own, against the same Postgres, Temporal and queue service, in
+// turn; settings of the environment change nothing, nothing but the loopback address is talked to; and no process
+// outlives this one.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends at once
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	var usage usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.As(err, &usage):
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+// The variants, in the order of the table.
+const (
+	floor      = "floor"
+	naive      = "naive"
+	naiveEager = "naive-eager"
+	tracked    = "tracked"
+)
+
+var variants = []string{floor, naive, naiveEager, tracked}
+
+// settings are what the command line asks for.
+type settings struct {
+	rounds, messages int
+	only             []string
+	latency          time.Duration
+}
+
+// run is the program without its process. The environment's one use is to build Outflow's programs; the first argument
+// may name a part that bench runs as a process of its own.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	if len(args) > 0 {
+		if part, ok := parts[args[0]]; ok {
+			return part(ctx, args[1:], stdout)
+		}
+	}
+	s, err := parse(args, stdout)
+	if err != nil {
+		return err
+	}
+	return bench(ctx, s, getenv, stdout, stderr)
+}
+
+// parts are the sub-commands that bench itself starts.
+var parts = map[string]func(ctx context.Context, args []string, stdout io.Writer) error{
+	"part-stack":         stackPart,
+	"part-queue":         queuePart,
+	"part-" + floor:      floorPart,
+	"part-" + naive:      naivePart(false),
+	"part-" + naiveEager: naivePart(true),
+}
+
+func parse(args []string, stdout io.Writer) (settings, error) {
+	s := settings{}
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {} // a mistake is told by the error
+	fs.IntVar(&s.rounds, "rounds", 5, "how many times each variant runs")
+	fs.IntVar(&s.messages, "messages", 1000, "messages in each backlog")
+	fs.DurationVar(&s.latency, "latency", 15*time.Second, "how long latency is measured at 20 messages/s; 0 for not at all")
+	only := fs.String("only", "", "run these variants alone, with commas between: "+strings.Join(variants, ","))
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(stdout, "bench measures Outflow beside the same work done in other ways.\n\nFlags:\n")
+			fs.SetOutput(stdout)
+			fs.PrintDefaults()
+			return s, err
+		}
+		return s, usageError{err}
+	}
+	var errs []error
+	if fs.NArg() > 0 {
+		errs = append(errs, fmt.Errorf("unexpected argument %q", fs.Arg(0)))
+	}
+	if s.rounds < 1 {
+		errs = append(errs, fmt.Errorf("-rounds: wants 1 or more (got %d)", s.rounds))
+	}
+	if s.messages < 1 {
+		errs = append(errs, fmt.Errorf("-messages: wants 1 or more (got %d)", s.messages))
+	}
+	if s.latency < 0 {
+		errs = append(errs, fmt.Errorf("-latency: wants 0 or more (got %s)", s.latency))
+	}
+	s.only = variants
+	if *only != "" {
+		s.only = strings.Split(*only, ",")
+	}
+	for _, name := range s.only {
+		if !slices.Contains(variants, name) {
+			errs = append(errs, fmt.Errorf("-only: wants %s (got %q)", strings.Join(variants, ", "), name))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return s, usageError{err}
+	}
+	return s, nil
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/outflowhq/outflow/publish/awssqs"
+	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
+)
+
+// The queue service's own pages, beside SQS's protocol.
+const (
+	resetPath = "/bench/reset"
+	statsPath = "/bench/stats"
+)
+
+// queueReady is what the queue service's process tells.
+type queueReady struct{ URL string }
+
+// queueStats is what the queue service has seen since its last reset.
+type queueStats struct {
+	// Requests counts all of SQS's protocol, look-ups included.
+	Requests int
+	// Messages counts what was sent, Arrived when each message ID first was: Unix nanoseconds, once it was stored.
+	Messages int
+	Arrived  map[string]int64
+}
+
+// queuePart is the queue service of every variant, in memory.
+func queuePart(ctx context.Context, _ []string, stdout io.Writer) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("listening for the queue service: %w", err)
+	}
+	server := &http.Server{Handler: newQueues()}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	if err := tell(stdout, queueReady{URL: "http://" + listener.Addr().String()}); err != nil {
+		return err
+	}
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving queues: %w", err)
+	}
+	return nil
+}
+
+// queues counts what goes through a fake SQS. A reset puts an empty one in its place: the fake keeps all it was sent.
+type queues struct {
+	mu    sync.Mutex
+	sqs   *fakesqs.Server
+	stats queueStats
+}
+
+func newQueues() *queues {
+	q := &queues{}
+	q.reset()
+	return q
+}
+
+func (q *queues) reset() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.sqs, q.stats = &fakesqs.Server{AutoCreate: true}, queueStats{Arrived: map[string]int64{}}
+}
+
+func (q *queues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case resetPath:
+		q.reset()
+		return
+	case statsPath:
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		_ = json.NewEncoder(w).Encode(q.stats) // a client that is gone needs no answer
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the client is gone
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	q.mu.Lock()
+	q.stats.Requests++
+	sqs := q.sqs
+	q.mu.Unlock()
+	sqs.ServeHTTP(w, r)
+	if strings.HasPrefix(r.Header.Get("X-Amz-Target"), "AmazonSQS.SendMessage") {
+		q.note(messageIDs(body), time.Now())
+	}
+}
+
+func (q *queues) note(ids []string, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.stats.Messages += len(ids)
+	for _, id := range ids {
+		if _, seen := q.stats.Arrived[id]; !seen {
+			q.stats.Arrived[id] = now.UnixNano()
+		}
+	}
+}
+
+// attributes are the message's ID in the request.
+type attributes struct {
+	MessageAttributes map[string]struct{ StringValue string }
+}
+
+// messageIDs are those of a SendMessage or a SendMessageBatch.
+func messageIDs(body []byte) []string {
+	var sent struct {
+		attributes
+		Entries []attributes
+	}
+	if json.Unmarshal(body, &sent) != nil {
+		return nil
+	}
+	if len(sent.Entries) == 0 {
+		sent.Entries = []attributes{sent.attributes}
+	}
+	ids := make([]string, 0, len(sent.Entries))
+	for _, e := range sent.Entries {
+		ids = append(ids, e.MessageAttributes[awssqs.AttributeMessageID].StringValue)
+	}
+	return ids
+}
+
+// queueClient is the queue service as bench asks it.
+type queueClient struct{ url string }
+
+func (c queueClient) reset(ctx context.Context) error { return c.get(ctx, resetPath, nil) }
+
+func (c queueClient) stats(ctx context.Context) (queueStats, error) {
+	var s queueStats
+	return s, c.get(ctx, statsPath, &s)
+}
+
+func (c queueClient) get(ctx context.Context, path string, into any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+path, nil)
+	if err != nil {
+		return fmt.Errorf("asking the queue service: %w", err)
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("asking the queue service: %w", err)
+	}
+	defer answer.Body.Close()
+	if into == nil {
+		return nil
+	}
+	if err := json.NewDecoder(answer.Body).Decode(into); err != nil {
+		return fmt.Errorf("reading the queue service's answer: %w", err)
+	}
+	return nil
+}

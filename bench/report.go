@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+	"time"
+)
+
+// compared are the ratios that are printed: the first variant's messages/s over the second's.
+var compared = [][2]string{{tracked, floor}, {tracked, naive}, {tracked, naiveEager}}
+
+// report prints a table for people, and lines "ratio NAME VALUE" for scripts.
+func report(out io.Writer, s settings, results map[string][]result, latencies []time.Duration) error {
+	of := func(variant string, value func(result) float64) []float64 {
+		var all []float64
+		for _, r := range results[variant] {
+			all = append(all, value(r))
+		}
+		return all
+	}
+	rate := func(r result) float64 { return float64(s.messages) / r.seconds }
+	cost := func(part func(cpu) time.Duration) func(result) float64 {
+		return func(r result) float64 { return perThousand(part(r.cpu), s.messages) }
+	}
+
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(t, "\n\t\t CPU seconds for 1,000 messages\t\t\t\t\teach message\t\t\n")
+	fmt.Fprint(t, "median\tmessages/s\tPostgres\tTemporal\tdispatcher\tqueue\tall\tSQS requests\trow writes\t\n")
+	for _, variant := range s.only {
+		column := func(value func(result) float64) float64 { return median(of(variant, value)) }
+		fmt.Fprintf(t, "%s\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", variant, column(rate),
+			column(cost(func(c cpu) time.Duration { return c.postgres })), column(cost(func(c cpu) time.Duration { return c.temporal })),
+			column(cost(func(c cpu) time.Duration { return c.dispatcher })), column(cost(func(c cpu) time.Duration { return c.queue })),
+			column(cost(cpu.sum)),
+			column(func(r result) float64 { return r.requests }), column(func(r result) float64 { return r.writes }))
+	}
+	fmt.Fprint(t, "\n")
+	rounds(t, "messages/s", "%.1f", s, func(variant string) []float64 { return of(variant, rate) }, s.only)
+	fmt.Fprint(t, "\n")
+	rounds(t, "CPU that others used", "%.0f%%", s, func(variant string) []float64 {
+		return of(variant, func(r result) float64 { return 100 * r.cpu.others() })
+	}, s.only)
+	names := []string{}
+	all := map[string][]float64{}
+	for _, c := range compared {
+		if slices.Contains(s.only, c[0]) && slices.Contains(s.only, c[1]) {
+			name := c[0] + "/" + c[1]
+			names = append(names, name)
+			all[name] = ratios(of(c[0], rate), of(c[1], rate))
+		}
+	}
+	fmt.Fprint(t, "\n")
+	rounds(t, "ratio", "%.2f", s, func(name string) []float64 { return all[name] }, names)
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("printing the table: %w", err)
+	}
+	fmt.Fprintln(out)
+	if len(latencies) > 0 {
+		fmt.Fprintf(out, "latency of tracked, commit to queue, %d messages at %d/s: p50 %.0f ms, p95 %.0f ms, p99 %.0f ms\n\n", len(latencies), latencyRate,
+			milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies, 95)), milliseconds(percentile(latencies, 99)))
+	}
+	for _, name := range names {
+		fmt.Fprintf(out, "ratio %s %.2f\n", name, median(all[name]))
+	}
+	return nil
+}
+
+// rounds prints the value of every round.
+func rounds(out io.Writer, title, format string, s settings, values func(string) []float64, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	fmt.Fprint(out, title)
+	for i := range s.rounds {
+		fmt.Fprintf(out, "\tround %d", i+1)
+	}
+	fmt.Fprint(out, "\t\n")
+	for _, name := range names {
+		fmt.Fprint(out, name)
+		for _, v := range values(name) {
+			fmt.Fprintf(out, "\t"+format, v)
+		}
+		fmt.Fprint(out, "\t\n")
+	}
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// tables are those that the variants' rows stand in.
+const tables = "outbox.messages naive.outbox"
+
+// source is how a variant gets its rows, and how they say what became of them.
+type source struct {
+	table string
+	// insert writes n rows for a queue in one transaction.
+	insert func(ctx context.Context, tx pgx.Tx, queue string, n int) error
+	// left is whether a row is not delivered yet.
+	left string
+	// times counts the rows since $1 that were delivered, and the seconds from the first claim to the last of them, by
+	// the database's clock.
+	times string
+}
+
+var sources = map[string]source{
+	naive: naiveSource, naiveEager: naiveSource,
+	tracked: {
+		table: "outbox.messages", insert: insertMessages,
+		left: `SELECT EXISTS (SELECT FROM outbox.messages WHERE state = 'pending')`,
+		// A claim sets available_at to its lease's end, one minute by default, and nothing on the fast path moves it.
+		times: `SELECT count(*) FILTER (WHERE state = 'delivered' AND claims = 1 AND attempts = 1),
+		               extract(epoch FROM max(finished_at) - min(available_at - interval '1 minute'))::float8
+		          FROM outbox.messages WHERE enqueued_at >= $1`,
+	},
+}
+
+var naiveSource = source{
+	table: "naive.outbox", insert: insertNaive,
+	left: `SELECT EXISTS (SELECT FROM naive.outbox WHERE sent_at IS NULL)`,
+	times: `SELECT count(sent_at), extract(epoch FROM max(sent_at) - min(started_at))::float8
+	          FROM naive.outbox WHERE created_at >= $1`,
+}
+
+// payload is a small event, as most are.
+func payload(i int) string {
+	return fmt.Sprintf(`{"event":"order-placed","number":%d,"customer":"%s","lines":[%s]}`, i, uuid.NewString(),
+		strings.TrimSuffix(strings.Repeat(`{"sku":"A-1000","quantity":2},`, 4), ","))
+}
+
+func insertMessages(ctx context.Context, tx pgx.Tx, queue string, n int) error {
+	messages := make([]outflow.Message, 0, n)
+	for i := range n {
+		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: "order-placed", Payload: []byte(payload(i))})
+	}
+	_, err := outboxdb.Enqueue(ctx, tx, messages...)
+	return err
+}
+
+func insertNaive(ctx context.Context, tx pgx.Tx, queue string, n int) error {
+	rows := make([][]any, 0, n)
+	for i := range n {
+		rows = append(rows, []any{uuid.Must(uuid.NewV7()), queue, payload(i)})
+	}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"naive", "outbox"}, []string{"id", "queue", "body"}, pgx.CopyFromRows(rows))
+	return err
+}
+
+// enqueue writes n rows and commits them, with a call right before the commit. It returns a time of the database's
+// clock that is not after any of them.
+func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, n int, beforeCommit func() error) (time.Time, error) {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("enqueuing: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	var since time.Time
+	if err := tx.QueryRow(ctx, "SELECT now()").Scan(&since); err != nil {
+		return since, fmt.Errorf("enqueuing: %w", err)
+	}
+	if err := s.insert(ctx, tx, queue, n); err != nil {
+		return since, fmt.Errorf("enqueuing %d rows: %w", n, err)
+	}
+	if beforeCommit != nil {
+		if err := beforeCommit(); err != nil {
+			return since, err
+		}
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return since, fmt.Errorf("enqueuing %d rows: %w", n, err)
+	}
+	return since, nil
+}
+
+// took checks that all rows since then were delivered at the first try, and says how long that took.
+func (s source) took(ctx context.Context, conn *pgx.Conn, since time.Time, messages int) (float64, error) {
+	var delivered int
+	var seconds float64
+	if err := conn.QueryRow(ctx, s.times, since).Scan(&delivered, &seconds); err != nil {
+		return 0, fmt.Errorf("reading when the rows were delivered: %w", err)
+	}
+	if delivered != messages {
+		return 0, fmt.Errorf("reading when the rows were delivered: %d of %d were, at the first try", delivered, messages)
+	}
+	return seconds, nil
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// world is what all variants share: one stack, one queue service, Outflow's programs as built, and where to say things.
+type world struct {
+	folder string // of the built programs; removed at the end
+	self   string // this program
+	env    []string
+	stack  *child
+	queue  *child
+	stackReady
+	queues queueClient
+	stderr io.Writer
+}
+
+// newWorld builds and starts all. What it started is down again where it fails.
+func newWorld(ctx context.Context, getenv func(string) string, stderr io.Writer) (_ *world, err error) {
+	w := &world{stderr: stderr}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	if w.self, err = os.Executable(); err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	if w.folder, err = os.MkdirTemp("", "outflow-bench-"); err != nil {
+		return nil, fmt.Errorf("making a folder for the programs: %w", err)
+	}
+	// An empty HOME: no AWS profile and no Temporal configuration is found there.
+	w.env = []string{"PATH=" + getenv("PATH"), "HOME=" + w.folder}
+	fmt.Fprintln(stderr, "building Outflow's programs")
+	if err := build(ctx, w.folder); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(stderr, "bringing the stack up")
+	if err := w.startShared(ctx); err != nil {
+		return nil, err
+	}
+	return w, w.prepareDatabase(ctx)
+}
+
+// startShared starts the stack and the queue service. A stack whose parent dies gets SIGTERM, and removes its data.
+func (w *world) startShared(ctx context.Context) (err error) {
+	if w.stack, err = start(w.env, syscall.SIGTERM, w.self, "part-stack"); err != nil {
+		return err
+	}
+	if err := w.stack.read(ctx, &w.stackReady); err != nil {
+		return err
+	}
+	if w.queue, err = start(w.env, syscall.SIGKILL, w.self, "part-queue"); err != nil {
+		return err
+	}
+	var ready queueReady
+	err = w.queue.read(ctx, &ready)
+	w.queues = queueClient{ready.URL}
+	return err
+}
+
+func (w *world) prepareDatabase(ctx context.Context) error {
+	pool, err := pgxpool.New(ctx, w.DatabaseURL)
+	if err != nil {
+		return fmt.Errorf("opening the database: %w", err)
+	}
+	defer pool.Close()
+	if _, err := outboxdb.MigrateUp(ctx, pool); err != nil {
+		return err
+	}
+	if _, err := pool.Exec(ctx, naiveSchema); err != nil {
+		return fmt.Errorf("creating the naive outbox: %w", err)
+	}
+	return nil
+}
+
+func (w *world) close() error {
+	var errs []error
+	for _, c := range []*child{w.queue, w.stack} {
+		if c != nil {
+			errs = append(errs, c.stop())
+		}
+	}
+	if w.folder != "" {
+		errs = append(errs, os.RemoveAll(w.folder))
+	}
+	return errors.Join(errs...)
+}
+
+// trackedEnv is the environment of Outflow's programs: where things are, and no setting that tunes them.
+func (w *world) trackedEnv(taskQueue string) []string {
+	return append([]string{
+		"DATABASE_URL=" + w.DatabaseURL, "TEMPORAL_ADDRESS=" + w.TemporalAddress, "TEMPORAL_NAMESPACE=default",
+		"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=bench", "AWS_SECRET_ACCESS_KEY=bench", "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_ENDPOINT_URL_SQS=" + w.queues.url, "OUTFLOW_TASK_QUEUE=" + taskQueue,
+	}, w.env...)
+}
+
+// describe says on what a result was measured, as Postgres itself tells it.
+func (w *world) describe(ctx context.Context, out io.Writer) error {
+	conn, err := pgx.Connect(ctx, w.DatabaseURL)
+	if err != nil {
+		return fmt.Errorf("connecting to the database: %w", err)
+	}
+	defer conn.Close(ctx)
+	var version, fsync, commit, pages string
+	err = conn.QueryRow(ctx, `SELECT current_setting('server_version'), current_setting('fsync'),
+		current_setting('synchronous_commit'), current_setting('full_page_writes')`).Scan(&version, &fsync, &commit, &pages)
+	if err != nil {
+		return fmt.Errorf("reading Postgres's settings: %w", err)
+	}
+	fmt.Fprintf(out, "Postgres %s: fsync=%s synchronous_commit=%s full_page_writes=%s\n", version, fsync, commit, pages)
+	return nil
+}
+
+const rootModule = "github.com/outflowhq/outflow"
+
+// build builds the starter and the worker of the checkout that bench is run in.
+func build(ctx context.Context, into string) error {
+	root, err := findRoot()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"starter", "worker"} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(into, "outflow-"+name), "./"+name)
+		cmd.Dir, cmd.Env = root, append(os.Environ(), "GOWORK=off")
+		if said, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("building the %s: %w\n%s", name, err, said)
+		}
+	}
+	return nil
+}
+
+// findRoot is the nearest folder upwards that holds Outflow's own module.
+func findRoot() (string, error) {
+	folder, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("finding Outflow's checkout: %w", err)
+	}
+	for {
+		file, err := os.ReadFile(filepath.Join(folder, "go.mod"))
+		if err == nil && bytes.HasPrefix(file, []byte("module "+rootModule+"\n")) {
+			return folder, nil
+		}
+		parent := filepath.Dir(folder)
+		if parent == folder {
+			return "", errors.New("finding Outflow's checkout: run bench inside of it")
+		}
+		folder = parent
+	}
+}
