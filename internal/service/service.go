@@ -72,7 +72,7 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 		return nil, err
 	}
 	if c.Temporal.ConnectionOptions.GrpcCompression == nil {
-		// Requests are some hundred bytes: the SDK's gzip costs more than it saves.
+		// Requests are some hundred bytes: compressing them, the SDK's default, saves nothing.
 		c.Temporal.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{}
 	}
 	c.Temporal.Logger = sdklog.NewStructuredLogger(log)
