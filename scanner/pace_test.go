@@ -44,7 +44,9 @@ func TestWakeLooksAtOnce(t *testing.T) {
 		pass(30 * time.Millisecond)
 		assert.Equal(t, 1, w.engine.count())
 		pass(10 * time.Second)
-		assert.LessOrEqual(t, len(w.table.seen().claims), 3, "many calls make one look")
+		// One at the start, one at once; while the calls went on, the scanner may
+		// have taken one more of them, and one more may have been left.
+		assert.LessOrEqual(t, len(w.table.seen().claims), 4, "many calls make few looks")
 	})
 }
 
