@@ -11,6 +11,7 @@
 package scanner
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -84,24 +85,15 @@ const (
 )
 
 func (o Options) withDefaults() Options {
-	o.Outbox = or(o.Outbox, outflow.DefaultOutbox)
-	o.TaskQueue = or(o.TaskQueue, workflows.TaskQueue)
-	o.PollInterval = or(max(o.PollInterval, 0), 250*time.Millisecond)
-	o.InFlight = or(max(o.InFlight, 0), DefaultInFlight)
-	o.PerDestination = min(or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)
-	o.Lease = max(or(o.Lease, time.Minute), leastLease)
-	o.ClaimBytes = or(max(o.ClaimBytes, 0), 16<<20)
-	o.Logger = or(o.Logger, slog.Default())
+	o.Outbox = cmp.Or(o.Outbox, outflow.DefaultOutbox)
+	o.TaskQueue = cmp.Or(o.TaskQueue, workflows.TaskQueue)
+	o.PollInterval = cmp.Or(max(o.PollInterval, 0), 250*time.Millisecond)
+	o.InFlight = cmp.Or(max(o.InFlight, 0), DefaultInFlight)
+	o.PerDestination = min(cmp.Or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)
+	o.Lease = max(cmp.Or(o.Lease, time.Minute), leastLease)
+	o.ClaimBytes = cmp.Or(max(o.ClaimBytes, 0), 16<<20)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
 	return o
-}
-
-// or returns v, or fallback where v is zero.
-func or[T comparable](v, fallback T) T {
-	var zero T
-	if v == zero {
-		return fallback
-	}
-	return v
 }
 
 // Scanner claims and starts. Make one with New; one Run at a time.
