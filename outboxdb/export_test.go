@@ -28,6 +28,7 @@ const (
 
 var (
 	MigrationFiles = migrationFiles
+	MigrationNames = migrationNames
 	Interval       = interval
 )
 

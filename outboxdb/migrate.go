@@ -24,7 +24,7 @@ var migrationFiles embed.FS
 
 // migrationNames are the files without their ".up.sql" and ".down.sql". A
 // migration's version is its place in this list, from 1.
-var migrationNames = []string{"0001_messages", "0002_enqueue"}
+var migrationNames = []string{"0001_messages", "0002_enqueue", "0003_operations"}
 
 // versionTable is where goose keeps what has been applied.
 const versionTable = "outbox.migrations"

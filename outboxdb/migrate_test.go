@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -43,14 +44,14 @@ func TestMigrations(t *testing.T) {
 
 	status, err := outboxdb.Migrations(ctx, pool)
 	require.NoError(t, err)
-	require.Len(t, status, 2)
+	require.Len(t, status, len(outboxdb.MigrationNames))
 	require.Zero(t, status[0].AppliedAt)
 	require.False(t, value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "status wrote something")
 	require.ErrorContains(t, store.Ping(ctx), `run "outflow migrate up"`)
 
 	applied, err := outboxdb.MigrateUp(ctx, pool)
 	require.NoError(t, err)
-	require.Len(t, applied, 2)
+	require.Len(t, applied, len(outboxdb.MigrationNames))
 	require.Equal(t, "0001_messages", applied[0].Name)
 	require.EqualValues(t, 2, applied[1].Version)
 	require.NoError(t, store.Ping(ctx))
@@ -71,7 +72,7 @@ func TestMigrations(t *testing.T) {
 	require.NoError(t, err)
 	require.WithinDuration(t, time.Now(), status[1].AppliedAt, time.Minute)
 
-	for _, want := range []string{"0002_enqueue", "0001_messages"} {
+	for _, want := range slices.Backward(outboxdb.MigrationNames) {
 		undone, err := outboxdb.MigrateDown(ctx, pool)
 		require.NoError(t, err)
 		require.Equal(t, want, undone.Name)
@@ -83,7 +84,7 @@ func TestMigrations(t *testing.T) {
 
 	applied, err = outboxdb.MigrateUp(ctx, pool)
 	require.NoError(t, err)
-	require.Len(t, applied, 2)
+	require.Len(t, applied, len(outboxdb.MigrationNames))
 	require.Equal(t, first, value[string](t, pool, definitions))
 }
 
@@ -109,7 +110,7 @@ func TestMigrateUpConcurrently(t *testing.T) {
 	}
 	callers.Wait()
 	require.Empty(t, errs)
-	require.Equal(t, []string{"0001_messages", "0002_enqueue"}, applied, "each once, by one caller")
+	require.Equal(t, outboxdb.MigrationNames, applied, "each once, by one caller")
 	require.NoError(t, outboxdb.New(pool).Ping(t.Context()))
 }
 
@@ -137,8 +138,9 @@ func TestPlainFiles(t *testing.T) {
 	require.Equal(t, value[string](t, teststack.New(t), definitions), value[string](t, pool, definitions))
 	ids := enqueue(t, pool, message("sqs://orders"))
 	require.Equal(t, ids, idsOf(claim(t, store, request())))
-	run("migrations/0002*.down.sql")
-	run("migrations/0001*.down.sql")
+	for _, name := range slices.Backward(outboxdb.MigrationNames) {
+		run("migrations/" + name + ".down.sql")
+	}
 	require.Empty(t, values[string](t, pool, leftovers))
 }
 
@@ -162,7 +164,7 @@ func TestMigrationsOfARole(t *testing.T) {
 		require.False(t, value[bool](t, as, `SELECT has_database_privilege(current_database(), 'CREATE')`))
 		applied, err := outboxdb.MigrateUp(t.Context(), as)
 		require.NoError(t, err)
-		require.Len(t, applied, 2)
+		require.Len(t, applied, len(outboxdb.MigrationNames))
 	})
 }
 

@@ -28,7 +28,7 @@ const outcomeColumns = `
 // schemaReady looks for the newest thing that a migration makes.
 const schemaReady = `
 SELECT to_regclass('outbox.messages') IS NOT NULL
-   AND to_regprocedure('outbox.enqueue_batch(jsonb, boolean)') IS NOT NULL`
+   AND to_regclass('outbox.history') IS NOT NULL`
 
 // dueDestinations walks the claim index from destination to destination (a
 // loose index scan: one probe each, whatever the number of rows) and returns

@@ -1,0 +1,12 @@
+DROP TABLE outbox.history;
+DROP TABLE outbox.audit;
+ALTER TABLE outbox.messages RESET (
+    autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor,
+    autovacuum_vacuum_insert_threshold, autovacuum_vacuum_insert_scale_factor,
+    autovacuum_analyze_threshold, autovacuum_analyze_scale_factor, autovacuum_vacuum_cost_limit,
+    toast.autovacuum_vacuum_threshold, toast.autovacuum_vacuum_scale_factor, toast.autovacuum_vacuum_cost_limit
+);
+DROP INDEX outbox.messages_finished;
+DROP INDEX outbox.messages_suspect;
+DROP INDEX outbox.messages_retrying;
+DROP TABLE outbox.destinations;
