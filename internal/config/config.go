@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"regexp"
 	"strconv"
@@ -37,6 +38,8 @@ type Config struct {
 	Scanner  scanner.Options
 	LogLevel slog.Level
 	LogJSON  bool
+	// HealthAddress is where the probes are answered; "" for nowhere.
+	HealthAddress string
 }
 
 // Setting documents one variable of Outflow's own.
@@ -55,6 +58,7 @@ var Settings = []Setting{
 	{"OUTFLOW_LEASE", "1m", "how long a claimed message is left alone, 30s to 1h", setLease},
 	{"OUTFLOW_LOG_LEVEL", "info", "debug, info, warn or error", setLogLevel},
 	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
+	{"OUTFLOW_HEALTH_ADDRESS", "off", "where /livez and /readyz are answered, such as :8086 or 127.0.0.1:8086", setHealthAddress},
 }
 
 // Load reads all settings.
@@ -185,6 +189,19 @@ func setCount(into *int, value string) error {
 		return fmt.Errorf("wants a whole number from 1 to %d", mostInFlight)
 	}
 	*into = n
+	return nil
+}
+
+// plainHost is a name or an address; net.SplitHostPort has taken the brackets off.
+var plainHost = regexp.MustCompile(`^[A-Za-z0-9.:_%-]{0,253}$`)
+
+func setHealthAddress(c *Config, value string) error {
+	host, port, err := net.SplitHostPort(value)
+	n, notNumber := strconv.ParseUint(port, 10, 16)
+	if err != nil || notNumber != nil || n == 0 || !plainHost.MatchString(host) {
+		return errors.New("wants host:port or :port, the port from 1 to 65535, such as :8086")
+	}
+	c.HealthAddress = value
 	return nil
 }
 
