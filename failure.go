@@ -30,6 +30,11 @@ const (
 // for the call, or its caller was gone before it was made. It is retryable.
 var ErrNotAttempted = errors.New("not attempted: nothing was sent")
 
+// ErrNoDestination marks a publish whose destination does not exist. By itself it
+// is permanent; where messages have reached the destination before, it is taken
+// to come back.
+var ErrNoDestination = errors.New("the destination does not exist")
+
 // ErrNotFound says that no row has this message ID.
 var ErrNotFound = errors.New("message not found")
 

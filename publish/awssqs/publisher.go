@@ -3,7 +3,8 @@
 // The invariant: a message is reported as published only where SQS named it
 // among a batch's successful entries; as permanently failed only where SQS
 // refused it by itself, or where nothing was sent because no queue could take
-// it; and it is sent again within one Publish only where SQS accepted nothing.
+// it, or where sending it alone panicked; and it is sent again within one Publish
+// only where SQS accepted nothing, or where the request that it shared panicked.
 //
 // Concurrent publishes to one queue share SendMessageBatch requests of up to ten
 // messages and 1 MiB. A destination is a queue's name, with region and account
@@ -112,7 +113,7 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			err = outflow.Retryable(fmt.Errorf("sending to %s: panicked: %v", d, v))
+			err = outflow.Permanent(fmt.Errorf("sending to %s: %w", d, publish.Recovered(v)))
 		}
 	}()
 	if d.Scheme != outflow.SchemeSQS {
