@@ -1,6 +1,7 @@
 package awssqs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -67,7 +68,7 @@ func verdictOf(err error, connected bool) (verdict, string) {
 	var api smithy.APIError
 	switch {
 	case errors.As(err, &api):
-		return judge(api.ErrorCode(), status), plainCode(api.ErrorCode())
+		return judge(api.ErrorCode(), status), cmp.Or(plainCode(api.ErrorCode()), "HTTP status "+strconv.Itoa(status))
 	case status >= 300:
 		return judge("", status), "HTTP status " + strconv.Itoa(status)
 	case neverSent(err), !connected:

@@ -109,7 +109,7 @@ func (*Publisher) Scheme() string { return outflow.SchemeSQS }
 func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
 	d, err := outflow.ParseDestination(m.Destination)
 	if err != nil {
-		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w", err))
+		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
 	}
 	defer func() {
 		if v := recover(); v != nil {
@@ -121,7 +121,7 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	}
 	e, err := encode(m, d.FIFO())
 	if err != nil {
-		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w", m.ID, d, err))
+		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w (%s)", m.ID, d, err, badContent.next))
 	}
 	size := sizeOf(e)
 	if size > maxBytes {

@@ -165,8 +165,11 @@ func fill(results []result, err error) []result {
 }
 
 func tooLarge(d outflow.Destination, size, limit int) error {
+	who, next := "SQS", ""
+	if limit < maxBytes {
+		who, next = "the queue", fmt.Sprintf(", or raise the queue's MaximumMessageSize, at most %d", maxBytes)
+	}
 	return outflow.Permanent(fmt.Errorf(
-		"sending to %s: the message has %d bytes with its attributes and encoding, and the queue takes %d "+
-			"(send a reference to the content instead, or raise the queue's MaximumMessageSize, at most %d)",
-		d, size, limit, maxBytes))
+		"sending to %s: the message has %d bytes with its attributes and encoding, and %s takes %d (enqueue a reference to the content instead%s)",
+		d, size, who, limit, next))
 }
