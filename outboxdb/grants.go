@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -91,7 +90,7 @@ SELECT r FROM unnest($1::text[]) AS r
 // CheckRoles reports the roles that do not exist.
 func (g Grants) CheckRoles(ctx context.Context, pool *pgxpool.Pool) error {
 	for _, role := range g.roles() {
-		if strings.ContainsRune(role, 0) {
+		if !storable(role) {
 			return fmt.Errorf("checking the roles: wants names of Postgres roles (got %q)", role)
 		}
 	}

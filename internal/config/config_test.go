@@ -61,7 +61,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		"OUTFLOW_OUTBOX": "shop", "OUTFLOW_TASK_QUEUE": "shop-queue", "OUTFLOW_POLL_INTERVAL": "1s", "OUTFLOW_IN_FLIGHT": "1000",
 		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json",
 		"OUTFLOW_HEALTH_ADDRESS": "[::1]:8086",
-		"TEMPORAL_ADDRESS": "temporal.example.com:7233", "TEMPORAL_NAMESPACE": "shop",
+		"TEMPORAL_ADDRESS":       "temporal.example.com:7233", "TEMPORAL_NAMESPACE": "shop",
 		"DATABASE_URL": "postgres://app@db/shop?application_name=mine",
 	}))
 	require.NoError(t, err)
@@ -111,7 +111,7 @@ func TestBadValues(t *testing.T) {
 			}
 			assert.Contains(t, err.Error(), c.wants)
 			if strings.HasPrefix(c.name, "OUTFLOW_") {
-				assert.Contains(t, err.Error(), c.value, "it says what it got")
+				assert.Contains(t, err.Error(), c.value[:min(len(c.value), 100)], "it says what it got")
 			}
 			assert.Equal(t, 1, strings.Count(err.Error(), "\n"), "one heading, one mistake:\n%s", err)
 		})
