@@ -19,6 +19,7 @@ Usage:
   outflow migrate up        apply the migrations that the database lacks
   outflow migrate status    list the migrations, applied or not
   outflow migrate down -yes take back the newest migration (the first one drops every message)
+  outflow grants            print or give the rights of producers, daemons and operators
   outflow setup             prepare the Temporal namespace: search attributes for the Web UI
   outflow version           print the version
   outflow help              print this
@@ -43,6 +44,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	case "setup":
 		return setup(ctx, args[1:], getenv, stdout)
+	case "grants":
+		return grants(ctx, args[1:], getenv, stdout)
 	case "migrate":
 		return migrate(ctx, args[1:], getenv, stdout)
 	}

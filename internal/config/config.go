@@ -13,9 +13,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -37,6 +39,8 @@ type Config struct {
 	Scanner  scanner.Options
 	LogLevel slog.Level
 	LogJSON  bool
+	// HealthAddress is where the probes are answered; "" for nowhere.
+	HealthAddress string
 }
 
 // Setting documents one variable of Outflow's own.
@@ -55,6 +59,7 @@ var Settings = []Setting{
 	{"OUTFLOW_LEASE", "1m", "how long a claimed message is left alone, 30s to 1h", setLease},
 	{"OUTFLOW_LOG_LEVEL", "info", "debug, info, warn or error", setLogLevel},
 	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
+	{"OUTFLOW_HEALTH_ADDRESS", "off", "where /livez and /readyz are answered, such as :8086 or 127.0.0.1:8086", setHealthAddress},
 }
 
 // Load reads all settings.
@@ -69,7 +74,7 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	for _, s := range Settings {
 		if value := getenv(s.Name); value != "" {
 			if err := s.set(&c, value); err != nil {
-				note(fmt.Errorf("%s: %w (got %q)", s.Name, err, value))
+				note(fmt.Errorf("%s: %w (got %s)", s.Name, err, quote(value)))
 			}
 		}
 	}
@@ -85,8 +90,11 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	if err != nil {
 		note(fmt.Errorf("AWS_… variables or files: %w", err))
 	}
-	if c.AWS.Region == "" {
+	switch region := c.AWS.Region; {
+	case region == "":
 		note(errors.New("AWS_REGION: wants the region of your queues, such as eu-west-1 (or a region in the AWS profile)"))
+	case !plainRegion.MatchString(region): // it becomes a part of the endpoint's name
+		note(fmt.Errorf("AWS_REGION: wants the region of your queues, such as eu-west-1 (got %s)", quote(region)))
 	}
 	if len(errs) > 0 {
 		return Config{}, fmt.Errorf("settings:\n%w", errors.Join(errs...))
@@ -103,12 +111,38 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	}
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: wants a Postgres URL or key=value settings: %w", err)
+		return nil, fmt.Errorf("DATABASE_URL: wants a Postgres URL or key=value settings: %s", withoutValue(err))
 	}
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
 	}
 	return c, nil
+}
+
+// withoutValue is what pgx says of a value, without the value: pgx blanks a
+// password only where it can tell which part that is, and here it can't.
+func withoutValue(err error) string {
+	said := err.Error()
+	if i := strings.LastIndex(said, "`: "); i >= 0 {
+		said = said[i+len("`: "):]
+	}
+	// Behind these two it quotes what it stumbled over.
+	switch {
+	case strings.HasPrefix(said, "failed to parse as URL"):
+		return "failed to parse as URL (percent-encode what is neither letter nor digit in the user name and the password)"
+	case strings.HasPrefix(said, "failed to parse as keyword/value"):
+		return "failed to parse as keyword/value (put a value with a space into single quotes)"
+	}
+	return said
+}
+
+// quote repeats a value, in part if it is long.
+func quote(value string) string {
+	const most = 100
+	if len(value) <= most {
+		return strconv.Quote(value)
+	}
+	return fmt.Sprintf("%q… of %d bytes", value[:most], len(value))
 }
 
 // Temporal reads Temporal's settings alone.
@@ -138,6 +172,9 @@ func (l lookup) LookupEnv(name string) (string, bool) {
 	value := l(name)
 	return value, value != ""
 }
+
+// plainRegion is a label of a host name. Emulators have names of their own.
+var plainRegion = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
 // A workflow ID goes into URLs and shell commands.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
@@ -188,11 +225,27 @@ func setCount(into *int, value string) error {
 	return nil
 }
 
-func setLogLevel(c *Config, value string) error {
-	if c.LogLevel.UnmarshalText([]byte(value)) != nil {
-		return errors.New("wants debug, info, warn or error")
+// plainHost is a name or an address; net.SplitHostPort has taken the brackets off.
+var plainHost = regexp.MustCompile(`^[A-Za-z0-9.:_%-]{0,253}$`)
+
+func setHealthAddress(c *Config, value string) error {
+	host, port, err := net.SplitHostPort(value)
+	n, notNumber := strconv.ParseUint(port, 10, 16)
+	if err != nil || notNumber != nil || n == 0 || !plainHost.MatchString(host) {
+		return errors.New("wants host:port or :port, the port from 1 to 65535, such as :8086")
 	}
+	c.HealthAddress = value
 	return nil
+}
+
+func setLogLevel(c *Config, value string) error {
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if strings.EqualFold(value, level.String()) { // no "info+4", which slog itself would take
+			c.LogLevel = level
+			return nil
+		}
+	}
+	return errors.New("wants debug, info, warn or error")
 }
 
 func setLogFormat(c *Config, value string) error {

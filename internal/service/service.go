@@ -126,11 +126,18 @@ func taskQueue(o scanner.Options) string {
 // Worker runs a worker of the fleet until ctx ends: it takes what was not
 // started eagerly, and every durable attempt.
 func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
+	h, err := newHealth(ctx, c.HealthAddress, log)
+	if err != nil {
+		return err
+	}
+	defer h.close()
 	p, err := open(ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	h.started(p.checks()...)
+	defer h.stopping()
 	log.Info("working", "task_queue", taskQueue(c.Scanner))
 	return p.wait(ctx)
 }
@@ -148,6 +155,11 @@ func (p *parts) wait(ctx context.Context) error {
 
 // Starter runs a scanner and the worker of its eager starts until ctx ends.
 func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
+	h, err := newHealth(ctx, c.HealthAddress, log)
+	if err != nil {
+		return err
+	}
+	defer h.close()
 	p, err := open(ctx, c, log)
 	if err != nil {
 		return err
@@ -156,8 +168,10 @@ func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	scanned := p.scan(ctx)
+	h.started(p.checks()...)
 	log.Info("scanning", "task_queue", taskQueue(c.Scanner))
 	err = p.wait(ctx)
+	h.stopping()
 	stop()
 	return errors.Join(err, <-scanned)
 }
