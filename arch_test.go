@@ -32,7 +32,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/config":             {[]string{".", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/program":            {[]string{"internal/config"}, nil},
 	"internal/service": {
-		[]string{".", "activities", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
+		[]string{".", "activities", "control", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
 	"internal/teststack":    {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},

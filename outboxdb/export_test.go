@@ -23,6 +23,8 @@ const (
 	StatementFinish          = finish
 	StatementYield           = yield
 	StatementEnqueue         = enqueueBatch
+	StatementPurge           = purge
+	StatementPurgeToHistory  = purgeToHistory
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast

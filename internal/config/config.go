@@ -37,8 +37,10 @@ type Config struct {
 	Temporal client.Options
 	AWS      aws.Config
 	Scanner  scanner.Options
-	LogLevel slog.Level
-	LogJSON  bool
+	// Retention is how long final messages stay in the table.
+	Retention outflow.Retention
+	LogLevel  slog.Level
+	LogJSON   bool
 	// HealthAddress is where the probes are answered; "" for nowhere.
 	HealthAddress string
 }
@@ -57,6 +59,11 @@ var Settings = []Setting{
 	{"OUTFLOW_IN_FLIGHT", strconv.Itoa(scanner.DefaultInFlight), "messages in flight in a starter, 1 to 1000", setInFlight},
 	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one destination in flight in a starter, up to OUTFLOW_IN_FLIGHT", setPerDestination},
 	{"OUTFLOW_LEASE", "1m", "how long a claimed message is left alone, 30s to 1h", setLease},
+	{"OUTFLOW_KEEP_DELIVERED", outflow.DefaultRetention().Delivered.String(), "how long delivered messages stay in the table: 1m to 3650d, or forever", setKeepDelivered},
+	{"OUTFLOW_KEEP_DEAD", outflow.DefaultRetention().Dead.String(), "how long dead messages stay", setKeepDead},
+	{"OUTFLOW_KEEP_EXPIRED", outflow.DefaultRetention().Expired.String(), "how long expired messages stay", setKeepExpired},
+	{"OUTFLOW_KEEP_CANCELLED", outflow.DefaultRetention().Cancelled.String(), "how long cancelled messages stay", setKeepCancelled},
+	{"OUTFLOW_HISTORY", "off", "on moves them to outbox.history, off deletes them", setHistory},
 	{"OUTFLOW_LOG_LEVEL", "info", "debug, info, warn or error", setLogLevel},
 	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
 	{"OUTFLOW_HEALTH_ADDRESS", "off", "where /livez and /readyz are answered, such as :8086 or 127.0.0.1:8086", setHealthAddress},
@@ -64,7 +71,7 @@ var Settings = []Setting{
 
 // Load reads all settings.
 func Load(ctx context.Context, getenv func(string) string) (Config, error) {
-	c := Config{}
+	c := Config{Retention: outflow.DefaultRetention()}
 	var errs []error
 	note := func(err error) {
 		if err != nil {
@@ -204,6 +211,24 @@ func setDuration(into *time.Duration, value string, least, most time.Duration) e
 		return fmt.Errorf("wants a duration from %s to %s, such as 1s or 250ms", least, most)
 	}
 	*into = d
+	return nil
+}
+
+func setKeepDelivered(c *Config, value string) error { return setKeep(&c.Retention.Delivered, value) }
+func setKeepDead(c *Config, value string) error      { return setKeep(&c.Retention.Dead, value) }
+func setKeepExpired(c *Config, value string) error   { return setKeep(&c.Retention.Expired, value) }
+func setKeepCancelled(c *Config, value string) error { return setKeep(&c.Retention.Cancelled, value) }
+
+func setKeep(into *outflow.Keep, value string) (err error) {
+	*into, err = outflow.ParseKeep(value)
+	return err
+}
+
+func setHistory(c *Config, value string) error {
+	if value != "on" && value != "off" {
+		return errors.New("wants on or off")
+	}
+	c.Retention.History = value == "on"
 	return nil
 }
 

@@ -85,6 +85,7 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 	}
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	workflows.Register(p.worker, activities.New(p.store, publish.Watch(router, log)))
+	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
 		return nil, fmt.Errorf("starting the worker: %w", err)
@@ -138,6 +139,7 @@ func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
 	defer p.close()
 	h.started(p.checks()...)
 	defer h.stopping()
+	defer p.schedule(ctx, c)()
 	log.Info("working", "task_queue", taskQueue(c.Scanner))
 	return p.wait(ctx)
 }
@@ -165,6 +167,7 @@ func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
 		return err
 	}
 	defer p.close()
+	defer p.schedule(ctx, c)()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	scanned := p.scan(ctx)
