@@ -128,12 +128,13 @@ RETURNING ` + outcomeColumns
 
 // yield makes a row that was started anew claimable, for the run of an older
 // generation that stood in its way. The second gives that run time to close:
-// until then it would still refuse the new start.
+// until then it would still refuse the new start. One that was rescheduled is not
+// due before its time.
 const yield = `
 UPDATE outbox.messages AS m
-   SET available_at = now() + interval '1 second'
+   SET available_at = greatest(m.due_at, now() + interval '1 second')
  WHERE m.id = $1 AND m.generation > $2 AND m.finished_at IS NULL AND NOT m.retrying
-   AND m.available_at > now() + interval '1 second'`
+   AND m.available_at > greatest(m.due_at, now() + interval '1 second')`
 
 // pendingCounts counts what is not final, by destination.
 const pendingCounts = `
