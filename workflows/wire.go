@@ -31,6 +31,9 @@ const (
 	// QueryDeliveryStatus answers with a Status.
 	QueryDeliveryStatus = "delivery-status"
 
+	// SignalTryNow asks a run that waits for its next attempt to make it soon.
+	SignalTryNow = "try-now"
+
 	// StateRetrying is the value of OutflowState while a run is off the fast
 	// path. Elsewhere the run's own status says how it stands.
 	StateRetrying = "retrying"
