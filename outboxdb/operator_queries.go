@@ -49,11 +49,12 @@ SELECT l.*, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS new_state, c
 // retryMessages starts dead, expired and cancelled messages anew, to the
 // destination $4 where it is given. The next generation keeps whatever the old
 // run still writes from the row. An expiry that has passed would end the message
-// at once, and is dropped.
+// at once, and is dropped. One that ended just now waits out the second in which
+// its old run closes: until then it would refuse the new start.
 const retryMessages = beginAct + `
     UPDATE outbox.messages AS m
        SET state = 'pending', finished_at = NULL, generation = m.generation + 1, destination = coalesce($4::text, m.destination),
-           due_at = now(), available_at = now(), claims = 0, retrying = false, cancel_requested = false,
+           due_at = now(), available_at = greatest(now(), m.finished_at + interval '1 second'), claims = 0, retrying = false, cancel_requested = false,
            broker_message_id = NULL, callback_state = NULL, expires_at = CASE WHEN m.expires_at > now() THEN m.expires_at END
       FROM locked AS l
      WHERE m.id = l.id AND l.state IN ('dead', 'expired', 'cancelled')` + changedColumns + `

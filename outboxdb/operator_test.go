@@ -58,7 +58,8 @@ func TestRetry(t *testing.T) {
 		assert.Zero(t, s.Claims)
 		assert.Equal(t, 1, s.Attempts, "kept")
 		assert.Equal(t, "no such queue", *s.LastError, "kept")
-		assert.LessOrEqual(t, s.LeasedFor, 0.0)
+		assert.LessOrEqual(t, s.LeasedFor, 1.0, "its old run has a second to close")
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now() WHERE id = $1`, id)
 		require.Len(t, audited(t, pool, id), 1)
 		assert.Contains(t, audited(t, pool, id)[0], `retry 2 ada@host: the queue is back {"was": "`+string(state)+`", "expiry_dropped": "`)
 

@@ -165,7 +165,7 @@ func (s shown) write(out io.Writer) error {
 		line("ordering key", "%s", *m.OrderingKey)
 	}
 	line("generation", "%d", m.Generation)
-	line("attempts", "%d, %d claims without an end", m.Attempts, m.Claims)
+	line("attempts", "%d (claims: %d)", m.Attempts, m.Claims)
 	line("enqueued", "%s", stamp(m.EnqueuedAt))
 	line("due", "%s", stamp(m.DueAt))
 	switch {
