@@ -47,11 +47,15 @@ type tools struct {
 	seen func(*flag.FlagSet)
 }
 
-// isTerminal says whether f is a terminal. /dev/null looks like one, and answers
-// every question with its end.
+// isTerminal says whether f is a terminal: a character device other than the one
+// that scripts give who must not ask.
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
 
 // parse reads flags, which may stand before and after words, and returns the

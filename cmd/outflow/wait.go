@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -96,7 +97,8 @@ func waited(m outboxdb.Standing, asJSON bool, out io.Writer) error {
 	case m.State == outflow.Delivered:
 		return nil
 	case m.State.Final():
-		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: %s: %s", m.ID, m.State, short(text(m.LastError), 300))}
+		reason := strings.TrimPrefix(text(m.LastError), string(m.State)+": ") // its run may say it, too
+		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: %s: %s", m.ID, m.State, short(reason, 300))}
 	}
 	return program.ExitError{Code: exitUndecided, Err: fmt.Errorf("message %s: still pending (%s)", m.ID, m.Phase)}
 }
