@@ -38,8 +38,11 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/teststack":    {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
 	"starter":               {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":                {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"cmd/outflow":           {[]string{"control", "internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/"}},
-	"control":               {[]string{"workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb"}},
+	"cmd/outflow": {
+		[]string{".", "control", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "workflows"},
+		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
+	},
+	"control":               {[]string{".", "outboxdb", "workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
 	"examples/adopt/after":  {[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
 	"examples/adopt/before": {nil, []string{"github.com/aws/", "github.com/jackc/pgx/v5"}},
 	"examples/embed": {

@@ -87,3 +87,16 @@ func split[T any](all results, convert func(outflow.Record) T) (values []T, errs
 	}
 	return values, errs
 }
+
+// ListStatement is the statement of a list, with its arguments.
+func ListStatement(f ListFilter) (string, []any) {
+	q := newListQuery(f)
+	if f.After != "" {
+		c, err := readCursor(f.After)
+		if err != nil {
+			panic(err)
+		}
+		q.after(c)
+	}
+	return q.statement(f.Limit + 1), q.args
+}

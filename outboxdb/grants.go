@@ -47,7 +47,8 @@ const auditPurgeRights = `GRANT SELECT, DELETE ON outbox.audit TO %s`
 
 const readRights = `GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO %s`
 
-const operateRights = `GRANT UPDATE, DELETE ON outbox.messages TO %s`
+// INSERT is for copies of delivered messages.
+const operateRights = `GRANT INSERT, UPDATE, DELETE ON outbox.messages TO %s`
 
 // What somebody did stays written: it can be added to, not changed.
 const auditRights = `GRANT INSERT ON outbox.audit TO %s`

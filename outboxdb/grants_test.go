@@ -176,7 +176,7 @@ func TestOperatorRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit: INSERT", "audit: SELECT", "canonical_destination()", "destinations: SELECT", "enqueue()", "enqueue_batch()",
 		"history: INSERT", "history: SELECT", "is_destination()",
-		"messages: DELETE", "messages: SELECT", "messages: UPDATE",
+		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
 		"schema: USAGE",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool { return right == "migrations: SELECT" || right == "migrations_id_seq: SELECT" }))
 

@@ -198,12 +198,13 @@ RETURNING ` + outcomeColumns
 // yield makes a row claimable that its run leaves: one that was started anew, for
 // which a run of an older generation stood in the way, or a suspect, for a claim
 // that takes it alone. The second gives that run time to close: until then it
-// would still refuse the new start.
+// would still refuse the new start. One that was rescheduled is not due before its
+// time.
 const yield = `
 UPDATE outbox.messages AS m
-   SET available_at = now() + interval '1 second', retrying = false
+   SET available_at = greatest(m.due_at, now() + interval '1 second'), retrying = false
  WHERE m.id = $1 AND m.finished_at IS NULL
-   AND (m.generation > $2 AND NOT m.retrying AND m.available_at > now() + interval '1 second'
+   AND (m.generation > $2 AND NOT m.retrying AND m.available_at > greatest(m.due_at, now() + interval '1 second')
         OR m.generation = $2 AND m.claims >= 5)`
 
 // pendingCounts counts what is not final, by destination.
