@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
@@ -95,7 +96,7 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	note(err)
 	c.AWS, err = awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
-		note(fmt.Errorf("AWS_… variables or files: %w", err))
+		note(fmt.Errorf("AWS_… variables or files: %s", brief(err.Error())))
 	}
 	switch region := c.AWS.Region; {
 	case region == "":
@@ -140,6 +141,22 @@ func withoutValue(err error) string {
 	case strings.HasPrefix(said, "failed to parse as keyword/value"):
 		return "failed to parse as keyword/value (put a value with a space into single quotes)"
 	}
+	return brief(said)
+}
+
+// brief makes others' words one line of at most some hundred characters: they
+// may repeat a value, whatever it is.
+func brief(said string) string {
+	const most = 400
+	said = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(said, "\uFFFD"))
+	if runes := []rune(said); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
 	return said
 }
 
@@ -156,7 +173,7 @@ func quote(value string) string {
 func Temporal(getenv func(string) string) (client.Options, error) {
 	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(getenv)})
 	if err != nil {
-		return client.Options{}, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %w", err)
+		return client.Options{}, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s", brief(err.Error()))
 	}
 	return options, nil
 }
