@@ -30,6 +30,8 @@ func underLoad(t *testing.T, env ...string) *fault {
 	w := newWorld(t)
 	// The least there is: what a killed process held comes back when it runs out.
 	w.env = append(append(w.env, "OUTFLOW_LEASE=30s"), env...)
+	// About what SQS takes; without it a fault finds nothing in flight.
+	w.AnswersIn(100 * time.Millisecond)
 	f := &fault{world: w, names: []string{"orders", "letters"}}
 	for _, name := range []string{faults.Worker, faults.Starter, faults.Starter} {
 		f.supervise(name)
@@ -54,11 +56,15 @@ func (f *fault) supervise(name string) *faults.Member {
 	return m
 }
 
-// meet notes what is in flight, just before a fault.
+// meet notes what is in flight, just before a fault, once there is something.
 func (f *fault) meet() {
 	f.t.Helper()
-	n, err := f.InFlight(f.t.Context())
-	require.NoError(f.t, err)
+	var n int
+	f.eventually(10*time.Second, "something is in flight", func() bool {
+		var err error
+		n, err = f.InFlight(f.t.Context())
+		return err == nil && n > 0
+	})
 	f.met += n
 }
 
@@ -72,7 +78,9 @@ func (f *fault) flows(within time.Duration) {
 		return f.pool.QueryRow(f.t.Context(), "SELECT clock_timestamp()").Scan(&since) == nil
 	})
 	f.eventually(within, "the load goes on by itself", func() bool {
-		return f.count("state = 'delivered' AND enqueued_at > $1", since) > rate
+		var n int
+		err := f.pool.QueryRow(f.t.Context(), "SELECT count(*) FROM outbox.messages WHERE state = 'delivered' AND enqueued_at > $1", since).Scan(&n)
+		return err == nil && n > rate
 	})
 	f.t.Logf("flowing %s after the fault", time.Since(began).Round(10*time.Millisecond))
 }

@@ -97,8 +97,13 @@ func (m *Member) Kill() error {
 }
 
 // Terminate asks the present process to end, waits for that, and returns how it
-// ended: nil for exit code 0.
+// ended: nil for exit code 0, and where there was none.
 func (m *Member) Terminate() error {
+	select {
+	case <-m.current().Done():
+		return nil
+	default:
+	}
 	p, err := m.end(syscall.SIGTERM)
 	return errors.Join(err, p.Err())
 }
@@ -140,4 +145,12 @@ func (m *Member) Ends() []error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return append([]error(nil), m.ends...)
+}
+
+// Signal sends a signal to the present process. One that is gone is no error.
+func (m *Member) Signal(sig syscall.Signal) error {
+	if err := m.current().Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("sending %s to %s: %w", sig, m.Name, err)
+	}
+	return nil
 }

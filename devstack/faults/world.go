@@ -3,10 +3,13 @@ package faults
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -27,7 +30,8 @@ type World struct {
 
 	Postgres, Temporal, SQS *Link
 
-	sqs *httptest.Server
+	sqs   *httptest.Server
+	takes atomic.Int64
 }
 
 // NewWorld makes a world; name is a name of a database.
@@ -38,7 +42,7 @@ func NewWorld(ctx context.Context, s *Stack, name string) (_ *World, err error) 
 			w.Close()
 		}
 	}()
-	w.sqs = httptest.NewServer(w.Queues)
+	w.sqs = httptest.NewServer(http.HandlerFunc(w.serveSQS))
 	if err := postgres.EnsureDatabase(ctx, s.Application.URL("postgres"), name); err != nil {
 		return nil, err
 	}
@@ -61,6 +65,18 @@ func NewWorld(ctx context.Context, s *Stack, name string) (_ *World, err error) 
 		}
 	}
 	return w, nil
+}
+
+// AnswersIn makes SQS take that long for every answer: half of it before a
+// request is handled and half after, where a death of the caller makes a
+// duplicate.
+func (w *World) AnswersIn(d time.Duration) { w.takes.Store(int64(d)) }
+
+func (w *World) serveSQS(out http.ResponseWriter, r *http.Request) {
+	half := time.Duration(w.takes.Load() / 2)
+	time.Sleep(half)
+	w.Queues.ServeHTTP(out, r)
+	time.Sleep(half) // a small answer is written when the handler returns
 }
 
 // Env is all that the programs are told: every address is a link's. Nothing of
