@@ -63,6 +63,11 @@ bench: ## measure Outflow beside the same work done in other ways (some ten minu
 VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
 
+MINUTES ?= 10
+chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|poison|a kind of fault, KEEP=1
+	cd devstack && go build -o ../$(BIN)/chaos ./chaos
+	$(BIN)/chaos -programs $(BIN) -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only $(ONLY)) $(if $(KEEP),-keep)
+
 histories: build ## record workflow histories on a real server, for the replay test; VERSION=v1.2.3 at a release
 	@test "$(VERSION)" = unreleased || test ! -e $(HISTORIES) || { echo "$(HISTORIES) exists: the histories of a release are never recorded anew"; exit 1; }
 	@mkdir -p $(HISTORIES)
@@ -75,4 +80,4 @@ screenshots: ## take the pictures of the Web UI in docs/img, and check their tex
 clean: ## remove what the other targets made
 	rm -rf $(BIN) .devstack
 
-.PHONY: help build dev demo test test-root lint bench histories screenshots clean
+.PHONY: help build dev demo test test-root lint bench chaos histories screenshots clean

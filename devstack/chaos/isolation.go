@@ -18,7 +18,7 @@ const (
 
 	badBacklog = 300 // messages that wait for the bad destination
 	badRate    = 10  // a second, beside it
-	recovery   = 90 * time.Second
+	recovery   = 30 * time.Second
 )
 
 // trouble is one way in which a destination is bad.
