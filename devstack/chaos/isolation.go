@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/outflowhq/outflow"
@@ -38,6 +39,13 @@ var troubles = []trouble{
 	failing("slow", fakesqs.Fault{Delay: 2 * time.Second}),
 }
 
+func troubleNames() (names []string) {
+	for _, t := range troubles {
+		names = append(names, t.name)
+	}
+	return names
+}
+
 func failing(name string, fault fakesqs.Fault) trouble {
 	return trouble{name,
 		func(f *fleet, queue string) { fault.Queue = queue; f.Queues.Inject(fault) },
@@ -58,10 +66,9 @@ func isolation(ctx context.Context, c *chaos) error {
 	}
 	_, err = c.measureRound(ctx, f) // warm up
 	for _, t := range troubles {
-		if err != nil {
-			break
+		if err == nil && (c.only == t.name || !slices.Contains(troubleNames(), c.only)) {
+			err = c.isolate(ctx, f, t)
 		}
-		err = c.isolate(ctx, f, t)
 	}
 	return errors.Join(err, f.close(c.stack.Logs()))
 }

@@ -69,7 +69,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.Float64Var(&o.minutes, "minutes", 10, "length of the scenario random")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides what breaks when; 0 takes one by chance")
-	flags.StringVar(&o.only, "only", "", "one scenario (random, isolation, poison), or a kind of fault for random to keep to")
+	flags.StringVar(&o.only, "only", "", "one scenario (random, isolation, poison), a kind of fault for random, or a trouble for isolation, to keep to")
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs; a failure keeps them too")
 	flags.StringVar(&o.programs, "programs", "bin", "folder of Outflow's programs")
 	flags.IntVar(&o.rate, "rate", 40, "messages a second")
@@ -83,8 +83,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	if o.minutes <= 0 || o.rate < 1 || o.rounds < 1 {
 		return o, usageError{errors.New("-minutes, -rate and -rounds want more than 0")}
 	}
-	if o.only != "" && !isScenario(o.only) && !slices.Contains(kindNames(), o.only) {
-		return o, usageError{fmt.Errorf("-only wants random, isolation, poison, or one of %s (got %q)", strings.Join(kindNames(), ", "), o.only)}
+	if o.only != "" && scenarioOf(o.only) == "" {
+		return o, usageError{fmt.Errorf("-only wants random, isolation, poison, or one of %s (got %q)",
+			strings.Join(append(kindNames(), troubleNames()...), ", "), o.only)}
 	}
 	if o.seed == 0 {
 		o.seed = uint64(rand.Uint32())
@@ -92,19 +93,24 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	return o, nil
 }
 
-func isScenario(name string) bool {
+// scenarioOf is the scenario that a value of -only asks for, or "".
+func scenarioOf(only string) string {
+	switch {
+	case slices.Contains(kindNames(), only):
+		return "random"
+	case slices.Contains(troubleNames(), only):
+		return "isolation"
+	}
 	for _, s := range scenarios {
-		if s.name == name {
-			return true
+		if s.name == only {
+			return only
 		}
 	}
-	return false
+	return ""
 }
 
 // runs reports whether a scenario is asked for.
-func (o options) runs(name string) bool {
-	return o.only == "" || o.only == name || name == "random" && !isScenario(o.only)
-}
+func (o options) runs(name string) bool { return o.only == "" || scenarioOf(o.only) == name }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parse(args, stderr)
