@@ -27,7 +27,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"publish/publishtest/fakesqs": {nil, nil},
 	"activities":                  {[]string{"."}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"workflows":                   {[]string{".", "activities"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
-	"scanner":                     {[]string{".", "activities", "workflows"}, []string{"go.temporal.io/"}},
+	"scanner":                     {[]string{".", "activities", "workflows"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"internal/coalesce":           {[]string{"."}, nil},
 	"internal/config":             {[]string{".", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/program":            {[]string{"internal/config"}, nil},

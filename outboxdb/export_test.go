@@ -12,6 +12,10 @@ import (
 
 const (
 	StatementClaim           = claim
+	StatementClaimAlone      = claimAlone
+	StatementLoadAgain       = loadAgain
+	StatementTakeProbes      = takeProbes
+	StatementNoteFailures    = noteFailures
 	StatementDueDestinations = dueDestinations
 	StatementGiveBack        = giveBackClaims
 	StatementLoad            = load

@@ -157,7 +157,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	}
 	ones, nulls := many("1", 20), many("NULL", 20)
 	claimArgs := func(destinations []string, marks []time.Time, quota string, most int) []any {
-		return []any{destinations, marks, many(quota, len(destinations)), most, 1 << 24, "1 minute"}
+		return []any{destinations, marks, many(quota, len(destinations)), most, 1 << 24, "1 minute", 200}
 	}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 		for _, c := range []struct {
@@ -172,9 +172,12 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"claim 20 of a million", outboxdb.StatementClaim, 20, 400, claimArgs([]string{"sqs://paused"}, aMonthAgo, "50", 20)},
 			{"claim nothing", outboxdb.StatementClaim, 0, 60, claimArgs([]string{"sqs://nothing", "sqs://later"}, aDayAgo[:2], "100", 100)},
 			{"give back 20", outboxdb.StatementGiveBack, 0, 500, []any{ids, ones, many("2020-01-01Z", 20), many("true", 20)}},
-			{"renew 20", outboxdb.StatementRenew, 20, 500, []any{ids, ones, many("1 minute", 20), nulls, ones}},
+			// A row off the fast path stands in one index more, and its destination is looked at.
+			{"renew 20", outboxdb.StatementRenew, 20, 600, []any{ids, ones, many("1 minute", 20), nulls, ones, many("false", 20)}},
 			{"finish 20", outboxdb.StatementFinish, 20, 500, []any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
 			{"yield", outboxdb.StatementYield, 0, 30, []any{ids[0], 0}},
+			{"claim alone", outboxdb.StatementClaimAlone, 0, 30, []any{"1 minute"}},
+			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
 			{"load 20", outboxdb.StatementLoad, 20, 120, []any{ids}},
 		} {
 			t.Run(mode+"/"+c.name, func(t *testing.T) {

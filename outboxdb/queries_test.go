@@ -18,7 +18,7 @@ func TestSafetyClauses(t *testing.T) {
 		clauses   []string
 	}{
 		"claim": {outboxdb.StatementClaim, []string{
-			"WITH due AS MATERIALIZED (", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND m.destination = d.destination",
+			"due AS MATERIALIZED (", "m.claims < 5", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND m.destination = d.destination",
 			"m.available_at >= d.mark AND m.available_at <= now()", "ORDER BY m.available_at LIMIT d.quota",
 			"WHERE m.id = f.id AND m.finished_at IS NULL", "claims = m.claims + 1", "available_at = now() + $6::interval",
 		}},

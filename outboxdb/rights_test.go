@@ -53,6 +53,7 @@ func TestDispatcherRights(t *testing.T) {
 	pool := teststack.New(t)
 	role := newRole(t, pool)
 	execute(t, pool, `GRANT USAGE ON SCHEMA outbox TO `+role+`; GRANT SELECT, UPDATE ON outbox.messages TO `+role+`;
+		GRANT SELECT, INSERT, UPDATE ON outbox.destinations TO `+role+`;
 		GRANT EXECUTE ON FUNCTION outbox.is_destination(text) TO `+role)
 	store := outboxdb.New(withRole(t, pool, role))
 	require.NoError(t, store.Ping(t.Context()))

@@ -31,6 +31,10 @@ const (
 	// QueryDeliveryStatus answers with a Status.
 	QueryDeliveryStatus = "delivery-status"
 
+	// SignalTryNow has a run that waits for its next durable attempt make it at
+	// once: its destination works again, or somebody asks for it. It carries nothing.
+	SignalTryNow = "try-now"
+
 	// StateRetrying is the value of OutflowState while a run is off the fast
 	// path. Elsewhere the run's own status says how it stands.
 	StateRetrying = "retrying"
