@@ -40,6 +40,12 @@ const (
 	// connections are the database's, unless the URL names pool_max_conns: the
 	// coalesced statements, the claim and the durable attempts.
 	connections = 10
+	// keepAlive and keepAliveAnswer bound how long a connection to Temporal that
+	// went silent, and was never closed, is believed in. The SDK's defaults of 30
+	// and 15 seconds outlive a lease. A server refuses more than one ping in ten
+	// seconds (frontend.keepAliveMinTime).
+	keepAlive       = 15 * time.Second
+	keepAliveAnswer = 5 * time.Second
 )
 
 // parts are what a starter and a worker have in common.
@@ -74,6 +80,9 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 	if c.Temporal.ConnectionOptions.GrpcCompression == nil {
 		// Requests are some hundred bytes: compressing them, the SDK's default, saves nothing.
 		c.Temporal.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{}
+	}
+	if c.Temporal.ConnectionOptions.KeepAliveTime == 0 {
+		c.Temporal.ConnectionOptions.KeepAliveTime, c.Temporal.ConnectionOptions.KeepAliveTimeout = keepAlive, keepAliveAnswer
 	}
 	c.Temporal.Logger = sdklog.NewStructuredLogger(log)
 	if p.client, err = client.DialContext(ctx, c.Temporal); err != nil {
