@@ -19,6 +19,14 @@ const (
 	StatementFinish          = finish
 	StatementYield           = yield
 	StatementEnqueue         = enqueueBatch
+	StatementRetry           = retryMessages
+	StatementRedirect        = redirectMessages
+	StatementReschedule      = rescheduleMessages
+	StatementRequestCancel   = requestCancel
+	StatementEndCancelled    = endCancelled
+	StatementRelease         = releaseMessages
+	StatementResend          = resendMessages
+	StatementPurge           = deleteFinal
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast
