@@ -27,6 +27,7 @@ const (
 	StatementRelease         = releaseMessages
 	StatementResend          = resendMessages
 	StatementPurge           = deleteFinal
+	StatementStatusNewest    = statusNewest
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast
