@@ -60,8 +60,17 @@ bench: ## measure Outflow beside the same work done in other ways (some ten minu
 	cd bench && go build -o ../$(BIN)/bench .
 	$(BIN)/bench
 
+soak: ## pass five million messages through the table and say what a claim costs along the way (ten minutes and more)
+	cd bench && go build -o ../$(BIN)/soak ./soak
+	$(BIN)/soak
+
 VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
+
+MINUTES ?= 10
+chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|poison|one fault, KEEP=1
+	cd devstack && go build -o ../$(BIN)/chaos ./chaos
+	$(BIN)/chaos -programs $(BIN) -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only $(ONLY)) $(if $(KEEP),-keep)
 
 histories: build ## record workflow histories on a real server, for the replay test; VERSION=v1.2.3 at a release
 	@test "$(VERSION)" = unreleased || test ! -e $(HISTORIES) || { echo "$(HISTORIES) exists: the histories of a release are never recorded anew"; exit 1; }
@@ -75,4 +84,4 @@ screenshots: ## take the pictures of the Web UI in docs/img, and check their tex
 clean: ## remove what the other targets made
 	rm -rf $(BIN) .devstack
 
-.PHONY: help build dev demo test test-root lint bench histories screenshots clean
+.PHONY: help build dev demo test test-root lint bench soak chaos histories screenshots clean

@@ -30,6 +30,11 @@ const (
 // for the call, or its caller was gone before it was made. It is retryable.
 var ErrNotAttempted = errors.New("not attempted: nothing was sent")
 
+// ErrNoDestination marks a publish whose destination does not exist. By itself it
+// is permanent; where messages have reached the destination before, it is taken
+// to come back.
+var ErrNoDestination = errors.New("the destination does not exist")
+
 // ErrNotFound says that no row has this message ID.
 var ErrNotFound = errors.New("message not found")
 
@@ -75,6 +80,15 @@ func ClassOf(err error) Class {
 
 // IsPermanent reports whether err is classified as permanent.
 func IsPermanent(err error) bool { return err != nil && ClassOf(err) == ClassPermanent }
+
+// RetryAfter is the wait that the destination asked for, or 0.
+func RetryAfter(err error) time.Duration {
+	var f *Failure
+	if errors.As(err, &f) {
+		return f.RetryAfter
+	}
+	return 0
+}
 
 // InvalidMessageError says which message of a call was refused, and why.
 // Nothing of the call was written.

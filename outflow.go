@@ -102,7 +102,15 @@ type Record struct {
 	CancelRequested bool
 	// Attempts counts the publish attempts that were noted so far. The fast
 	// path's one attempt is noted together with the end.
-	Attempts        int
+	Attempts int
+	// Claims counts the starts whose process died, as far as anybody knows: see
+	// SuspectClaims.
+	Claims int
+	// HeldBack says that the destination's breaker is open and that this message
+	// is not the one that probes it; the destination is left alone for
+	// HeldBackFor more. Only Renew looks.
+	HeldBack        bool
+	HeldBackFor     time.Duration
 	BrokerMessageID string
 	LastError       string
 	EnqueuedAt      time.Time
@@ -120,6 +128,15 @@ func (r Record) Outcome() Outcome {
 		BrokerMessageID: r.BrokerMessageID, LastError: r.LastError, FinishedAt: r.FinishedAt,
 	}
 }
+
+// A message whose process dies again and again may be what kills it. One with
+// SuspectClaims counted claims is claimed alone, with nothing else in flight in
+// its process, so that it can take nobody with it; one with more than MostClaims
+// has done so three times alone, and ends dead.
+const (
+	SuspectClaims = 5
+	MostClaims    = 8
+)
 
 // Ending is the end that a run asks the table to write.
 type Ending struct {
@@ -154,8 +171,12 @@ type Renewal struct {
 	Lease time.Duration
 	// LastError is the previous attempt's failure; empty leaves the noted one.
 	LastError string
-	// Attempts is added to the record's.
+	// Attempts is added to the record's: this one, which does not count if the
+	// message is held back, and earlier ones that the record does not count yet.
 	Attempts int
+	// Lost says that the previous attempt ended without a word: its process may
+	// have died of it.
+	Lost bool
 }
 
 // ClaimRequest bounds one claim.
@@ -173,6 +194,23 @@ type ClaimRequest struct {
 	Open      map[string]int
 }
 
+// Probe is the one message that may be published while its destination's
+// breaker is open.
+type Probe struct {
+	Ref
+	Destination string
+	// Running says that the message is off the fast path: its run is to be told.
+	// Otherwise the next claim takes it.
+	Running bool
+}
+
+// Recovered is a destination whose breaker closed, and when, by the database's
+// clock. Its retrying runs are still to be told.
+type Recovered struct {
+	Destination string
+	At          time.Time
+}
+
 // Claimed is the result of a claim.
 type Claimed struct {
 	// Messages are the claimed ones, in the order of their insertion.
@@ -183,6 +221,10 @@ type Claimed struct {
 	// Overlooked is how soon a claim will see destinations that are new, where
 	// this one did not look for them; zero where it did.
 	Overlooked time.Duration
+	// Troubled says that the breaker of some destination is open or has just
+	// closed, Suspects that a suspect is due (see SuspectClaims). Both are as the
+	// last look for destinations found them.
+	Troubled, Suspects bool
 }
 
 // ClaimedMessage is a message that this process holds a lease on.

@@ -11,6 +11,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/google/uuid"
 	"go.temporal.io/sdk/activity"
@@ -23,9 +24,23 @@ import (
 // the given generation, and return the row as it stands otherwise.
 type Store interface {
 	Load(ctx context.Context, ref outflow.Ref) (outflow.Record, error)
+	// LoadAgain also counts that a process was lost with the run's task.
+	LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record, error)
 	Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, error)
 	Finish(ctx context.Context, e outflow.Ending) (outflow.Outcome, error)
+	// Yield leaves the row to another run.
 	Yield(ctx context.Context, ref outflow.Ref) error
+
+	Destinations
+}
+
+// Destinations is told how destinations do, and holds back what goes to those
+// that take nothing. Every method is safe for concurrent use.
+type Destinations interface {
+	Succeeded(destination string)
+	Failed(destination string, err error)
+	// Reached reports whether a message has ever reached the destination.
+	Reached(ctx context.Context, destination string) (bool, error)
 }
 
 // Publisher hands one message to its broker; publish.Router is one. A nil error
@@ -56,6 +71,7 @@ const (
 	Superseded Verdict = "superseded" // the row has a later generation
 	Overdue    Verdict = "overdue"    // the expiry has passed
 	Withdrawn  Verdict = "withdrawn"  // an operator asked to cancel it
+	SetAside   Verdict = "set aside"  // a suspect: it is to be claimed alone
 )
 
 // PublishInput is the input of Publish.
@@ -66,6 +82,8 @@ type PublishInput struct {
 	// met, for the row.
 	LastError string `json:"lastError,omitempty"`
 	Attempts  int    `json:"attempts,omitempty"`
+	// Again says that the run's first workflow task was lost, its process with it.
+	Again bool `json:"again,omitempty"`
 }
 
 // PublishResult is the result of Publish.
@@ -86,9 +104,14 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 	info := activity.GetInfo(ctx)
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
 	look := func(ctx context.Context) (outflow.Record, error) { return a.store.Load(ctx, ref) }
+	lost := in.Again
+	if lost {
+		look = func(ctx context.Context) (outflow.Record, error) { return a.store.LoadAgain(ctx, ref) }
+	}
 	inTime := ctx
 	if !info.IsLocalActivity {
-		renewal := renewalOf(ctx, ref, in, info)
+		renewal := renewalOf(ref, in, info.Attempt, lastNote(ctx))
+		lost = renewal.Lost
 		look = func(ctx context.Context) (outflow.Record, error) { return a.store.Renew(ctx, renewal) }
 		// A cancel request, a pause or a stopping worker ends ctx. Whoever cancels
 		// waits for the answer, since the broker may have the message.
@@ -97,7 +120,7 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 		defer cancel()
 	}
 	result, joined, err := a.flights.do(inTime, ref, func(ctx context.Context) (PublishResult, error) {
-		return a.attempt(ctx, ref, look)
+		return a.attempt(ctx, ref, lost, look)
 	})
 	if err == nil {
 		if joined && info.Attempt == 1 {
@@ -107,7 +130,7 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 	}
 	if !info.IsLocalActivity {
 		// The next attempt, wherever it runs, notes this on the row.
-		activity.RecordHeartbeat(ctx, attemptNote{LastError: outflow.CleanErrorText(err.Error())})
+		activity.RecordHeartbeat(ctx, attemptNote{LastError: outflow.CleanErrorText(err.Error()), Attempt: info.Attempt})
 	}
 	return PublishResult{}, translate(err, info.Attempt)
 }
@@ -115,24 +138,36 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 // attemptNote is what a durable attempt that failed leaves for the next one.
 type attemptNote struct {
 	LastError string `json:"lastError"`
+	Attempt   int32  `json:"attempt"`
 }
 
 // renewalOf says what a durable attempt notes: the fast path's failure the
-// first time, then that of the attempt before.
-func renewalOf(ctx context.Context, ref outflow.Ref, in PublishInput, info activity.Info) outflow.Renewal {
-	r := outflow.Renewal{Ref: ref, Lease: leaseFor(info.Attempt), LastError: in.LastError, Attempts: 1}
-	if info.Attempt == 1 {
-		r.Attempts += in.Attempts
-	}
-	var last attemptNote
-	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &last) == nil {
+// first time, then that of the attempt before, or that it left no word.
+func renewalOf(ref outflow.Ref, in PublishInput, attempt int32, last *attemptNote) outflow.Renewal {
+	r := outflow.Renewal{Ref: ref, Lease: leaseFor(attempt), Attempts: 1}
+	switch {
+	case last != nil && (last.Attempt == attempt-1 || attempt == 1): // an operator's reset counts anew
 		r.LastError = last.LastError
+	case attempt == 1:
+		r.LastError, r.Attempts = in.LastError, 1+in.Attempts
+	default:
+		r.Lost = true
 	}
 	return r
 }
 
-// attempt looks at the row and publishes it if it may be.
-func (a *Activities) attempt(ctx context.Context, ref outflow.Ref, look func(context.Context) (outflow.Record, error)) (PublishResult, error) {
+// lastNote is what the attempt before left, or nil.
+func lastNote(ctx context.Context) *attemptNote {
+	var last attemptNote
+	if !activity.HasHeartbeatDetails(ctx) || activity.GetHeartbeatDetails(ctx, &last) != nil {
+		return nil
+	}
+	return &last
+}
+
+// attempt looks at the row and publishes it if it may be. lost says that the
+// run's process was lost before.
+func (a *Activities) attempt(ctx context.Context, ref outflow.Ref, lost bool, look func(context.Context) (outflow.Record, error)) (PublishResult, error) {
 	record, err := look(ctx)
 	if err != nil {
 		return PublishResult{}, err
@@ -147,14 +182,50 @@ func (a *Activities) attempt(ctx context.Context, ref outflow.Ref, look func(con
 		return PublishResult{Verdict: Withdrawn, Outcome: outcome}, nil
 	case record.Expired:
 		return PublishResult{Verdict: Overdue, Outcome: outcome}, nil
+	case record.Claims > outflow.MostClaims:
+		return PublishResult{}, outflow.Permanent(fmt.Errorf(
+			"publishing to %s: the process ended without a word %d times while it had this message, the last %d times this one alone"+
+				" (find out what it does to the process, then retry or redirect it)",
+			record.Destination, outflow.MostClaims, outflow.MostClaims-outflow.SuspectClaims))
+	case lost && record.Claims >= outflow.SuspectClaims:
+		return PublishResult{Verdict: SetAside, Outcome: outcome}, a.store.Yield(ctx, ref)
+	case record.HeldBack:
+		return PublishResult{}, heldBack(record)
 	case timeLeft(ctx) < BrokerCall:
 		return PublishResult{}, outflow.ErrNotAttempted
 	}
 	id, err := a.publisher.Publish(ctx, record.Message)
-	if err != nil {
+	if err = a.tell(ctx, record.Destination, err); err != nil {
 		return PublishResult{}, err
 	}
 	return PublishResult{Verdict: Published, BrokerMessageID: id}, nil
+}
+
+// heldBack is why a message was not sent whose destination's breaker is open.
+func heldBack(r outflow.Record) error {
+	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: r.HeldBackFor, Err: fmt.Errorf(
+		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again", outflow.ErrNotAttempted, r.Destination)}
+}
+
+// tell passes on how the destination did. One that does not exist, and did, is
+// taken to come back: somebody deleted it, and its messages must not die of that.
+func (a *Activities) tell(ctx context.Context, destination string, err error) error {
+	if errors.Is(err, outflow.ErrNoDestination) && outflow.IsPermanent(err) {
+		reached, unknown := a.store.Reached(ctx, destination)
+		if unknown != nil {
+			return outflow.Retryable(fmt.Errorf("%w; %w", err, unknown))
+		}
+		if reached {
+			err = outflow.Unavailable(fmt.Errorf("%w; messages have reached it before, so they wait for it", err))
+		}
+	}
+	switch {
+	case err == nil:
+		a.store.Succeeded(destination)
+	case outflow.ClassOf(err) == outflow.ClassUnavailable && !errors.Is(err, outflow.ErrNotAttempted):
+		a.store.Failed(destination, err)
+	}
+	return err
 }
 
 // MarkInput is the input of the Mark activities.

@@ -2,7 +2,6 @@ package activities
 
 import (
 	"errors"
-	"time"
 
 	"go.temporal.io/sdk/temporal"
 
@@ -29,7 +28,7 @@ func translate(err error, attempt int32) error {
 	if kind == ErrTypePermanent || kind == ErrTypeNotFound {
 		options.NonRetryable = true
 	} else {
-		options.NextRetryDelay = retryDelay(attempt, retryAfter(err))
+		options.NextRetryDelay = retryDelay(attempt, outflow.RetryAfter(err))
 	}
 	return temporal.NewApplicationErrorWithOptions(outflow.CleanErrorText(err.Error()), kind, options)
 }
@@ -46,13 +45,4 @@ func typeOf(err error) string {
 		return ErrTypeUnavailable
 	}
 	return ErrTypeRetryable
-}
-
-// retryAfter is the wait that the destination asked for, or 0.
-func retryAfter(err error) time.Duration {
-	var failure *outflow.Failure
-	if errors.As(err, &failure) {
-		return failure.RetryAfter
-	}
-	return 0
 }

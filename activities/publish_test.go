@@ -26,9 +26,13 @@ type fake struct {
 	outcome  outflow.Outcome
 	endErr   error
 	yieldErr error
+	reachErr error
 	publish  func(ctx context.Context, m outflow.Message) (string, error)
 
 	loads    []outflow.Ref
+	again    []outflow.Ref
+	health   []string // what was told of destinations
+	reached  bool
 	renewals []outflow.Renewal
 	endings  []outflow.Ending
 	yields   []outflow.Ref
@@ -41,6 +45,25 @@ func (f *fake) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error) 
 	f.loads = append(f.loads, ref)
 	return f.record, f.lookErr
 }
+
+func (f *fake) LoadAgain(_ context.Context, ref outflow.Ref) (outflow.Record, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.again = append(f.again, ref)
+	return f.record, f.lookErr
+}
+
+func (f *fake) Succeeded(destination string) { f.told(destination + " succeeded") }
+
+func (f *fake) Failed(destination string, err error) { f.told(destination + " failed: " + err.Error()) }
+
+func (f *fake) told(what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.health = append(f.health, what)
+}
+
+func (f *fake) Reached(context.Context, string) (bool, error) { return f.reached, f.reachErr }
 
 func (f *fake) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, error) {
 	f.mu.Lock()
@@ -111,7 +134,7 @@ func TestAttemptChecks(t *testing.T) {
 				c.edit(&f.record)
 				ctx, cancel := context.WithTimeout(t.Context(), c.left)
 				defer cancel()
-				result, err := a.attempt(ctx, ref, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+				result, err := a.attempt(ctx, ref, false, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
 				assert.Equal(t, c.verdict, result.Verdict)
 				if c.verdict == "" {
 					require.ErrorIs(t, err, outflow.ErrNotAttempted)
@@ -132,12 +155,12 @@ func TestAttemptPassesErrorsOn(t *testing.T) {
 	f, a, ref := newFake()
 	look := func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }
 	f.lookErr = outflow.ErrNotFound
-	_, err := a.attempt(t.Context(), ref, look)
+	_, err := a.attempt(t.Context(), ref, false, look)
 	require.ErrorIs(t, err, outflow.ErrNotFound)
 	assert.Zero(t, f.sent)
 
 	f.lookErr, f.yieldErr, f.record.Generation = nil, errors.New("no database"), 2
-	_, err = a.attempt(t.Context(), ref, look)
+	_, err = a.attempt(t.Context(), ref, false, look)
 	require.ErrorIs(t, err, f.yieldErr, "the newer start must not wait out its lease unseen")
 }
 

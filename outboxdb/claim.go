@@ -24,35 +24,54 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	}
 	asked := s.walk.ask(req)
 	if len(asked.destinations) == 0 {
-		return outflow.Claimed{Backlog: s.walk.anyDue(), Overlooked: s.walk.overlooked()}, nil
+		return s.walk.claimed(nil), nil
 	}
+	messages, rows, err := s.take(ctx, req.Lease, claim, asked.destinations, asked.marks, asked.quotas,
+		req.MaxMessages, req.MaxBytes, req.Lease, mostRetrying)
+	if err != nil {
+		return outflow.Claimed{}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
+	}
+	s.walk.learn(asked, rows, req.MaxMessages)
+	return s.walk.claimed(messages), nil
+}
 
-	began := time.Now()
-	rows, err := s.pool.Query(ctx, claim, asked.destinations, asked.marks, asked.quotas, req.MaxMessages, req.MaxBytes, req.Lease)
+// ClaimAlone leases one suspect to this process (see outflow.SuspectClaims), or
+// none. The caller has nothing else in flight.
+func (s *Store) ClaimAlone(ctx context.Context, lease time.Duration) ([]outflow.ClaimedMessage, error) {
+	messages, _, err := s.take(ctx, lease, claimAlone, lease)
 	if err != nil {
-		return outflow.Claimed{}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
+		return nil, fmt.Errorf("claiming a suspect message: %w", err)
 	}
-	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByName[claimedRow])
+	return messages, nil
+}
+
+// take runs a claiming statement, and keeps what it claimed for the runs to come.
+func (s *Store) take(ctx context.Context, lease time.Duration, statement string, args ...any) ([]outflow.ClaimedMessage, []claimedRow, error) {
+	began := time.Now()
+	rows, err := s.pool.Query(ctx, statement, args...)
 	if err != nil {
-		return outflow.Claimed{}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
+		return nil, nil, err
+	}
+	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[claimedRow])
+	if err != nil {
+		return nil, nil, err
 	}
 	slices.SortFunc(claimed, func(a, b claimedRow) int { return cmp.Compare(a.Seq, b.Seq) })
-	s.walk.learn(asked, claimed, req.MaxMessages)
 
-	result := outflow.Claimed{
-		Messages: make([]outflow.ClaimedMessage, 0, len(claimed)),
-		Backlog:  s.walk.anyDue(), Overlooked: s.walk.overlooked(),
-	}
+	messages := make([]outflow.ClaimedMessage, 0, len(claimed))
 	holds := make([]*held, 0, len(claimed))
 	for _, r := range claimed {
-		h := &held{record: r.record(), claimed: began, lease: req.Lease, expiresIn: r.ExpiresIn,
+		h := &held{record: r.record(), claimed: began, lease: lease, expiresIn: r.ExpiresIn,
 			taken: make(chan struct{}), settled: make(chan struct{})}
 		holds = append(holds, h)
-		result.Messages = append(result.Messages, outflow.ClaimedMessage{
+		messages = append(messages, outflow.ClaimedMessage{
 			Record: h.record, LeasedUntil: r.AvailableAt, Taken: h.taken, Settled: h.settled})
+		if r.Failing {
+			s.destinations.seenFailing(r.Destination)
+		}
 	}
 	s.handoff.put(began, holds)
-	return result, nil
+	return messages, claimed, nil
 }
 
 // claimedRow is a row as claim returns it.

@@ -12,6 +12,10 @@ import (
 
 const (
 	StatementClaim           = claim
+	StatementClaimAlone      = claimAlone
+	StatementLoadAgain       = loadAgain
+	StatementTakeProbes      = takeProbes
+	StatementNoteFailures    = noteFailures
 	StatementDueDestinations = dueDestinations
 	StatementGiveBack        = giveBackClaims
 	StatementLoad            = load
@@ -26,8 +30,10 @@ const (
 	StatementEndCancelled    = endCancelled
 	StatementRelease         = releaseMessages
 	StatementResend          = resendMessages
-	StatementPurge           = deleteFinal
+	StatementDeleteFinal     = deleteFinal
 	StatementStatusNewest    = statusNewest
+	StatementPurge           = purge
+	StatementPurgeToHistory  = purgeToHistory
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast

@@ -70,7 +70,7 @@ func TestMigrations(t *testing.T) {
 	require.NoError(t, err)
 	status, err = outboxdb.Migrations(ctx, distant)
 	require.NoError(t, err)
-	require.WithinDuration(t, time.Now(), status[1].AppliedAt, time.Minute)
+	require.WithinDuration(t, time.Now(), status[len(status)-1].AppliedAt, time.Minute)
 
 	for _, want := range slices.Backward(outboxdb.MigrationNames) {
 		undone, err := outboxdb.MigrateDown(ctx, pool)

@@ -399,8 +399,8 @@ func TestOperatorPurge(t *testing.T) {
 	assert.Equal(t, 4, count(t, pool))
 }
 
-// An operator's role, and what docs/commands.md grants it.
-func TestOperatorRights(t *testing.T) {
+// An operator's role does everything with what "outflow grants" gives it.
+func TestOperatorActsWithItsRights(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	role := newRole(t, pool)
@@ -409,8 +409,7 @@ func TestOperatorRights(t *testing.T) {
 	h, err := o.Health(t.Context())
 	require.NoError(t, err)
 	assert.False(t, h.Produces || h.Dispatches || h.Operates)
-	execute(t, pool, `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.messages TO `+role+`; GRANT SELECT ON outbox.destinations, outbox.migrations TO `+role+`;
-		GRANT SELECT, INSERT ON outbox.audit TO `+role+`; GRANT EXECUTE ON FUNCTION outbox.is_destination(text), outbox.enqueue_batch(jsonb, boolean) TO `+role)
+	require.NoError(t, outboxdb.Grants{Operators: []string{role}}.Apply(t.Context(), pool))
 	h, err = o.Health(t.Context())
 	require.NoError(t, err)
 	assert.True(t, h.Produces && h.Operates)

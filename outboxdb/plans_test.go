@@ -108,6 +108,7 @@ func TestPlans(t *testing.T) {
 	require.Equal(t, 1, value[int](t, pool, `SELECT count(DISTINCT starelid) FROM pg_statistic WHERE starelid = 'outbox.messages'::regclass`))
 	t.Run("fresh", func(t *testing.T) {
 		lookAtPlans(t, pool, "fresh statistics")
+		t.Run("held back", func(t *testing.T) { lookAtHeldBack(t, pool) })
 		t.Run("a store", func(t *testing.T) { claimBesidePaused(t, pool) })
 	})
 }
@@ -157,7 +158,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	}
 	ones, nulls := many("1", 20), many("NULL", 20)
 	claimArgs := func(destinations []string, marks []time.Time, quota string, most int) []any {
-		return []any{destinations, marks, many(quota, len(destinations)), most, 1 << 24, "1 minute"}
+		return []any{destinations, marks, many(quota, len(destinations)), most, 1 << 24, "1 minute", 200}
 	}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 		for _, c := range []struct {
@@ -172,9 +173,12 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"claim 20 of a million", outboxdb.StatementClaim, 20, 400, claimArgs([]string{"sqs://paused"}, aMonthAgo, "50", 20)},
 			{"claim nothing", outboxdb.StatementClaim, 0, 60, claimArgs([]string{"sqs://nothing", "sqs://later"}, aDayAgo[:2], "100", 100)},
 			{"give back 20", outboxdb.StatementGiveBack, 0, 500, []any{ids, ones, many("2020-01-01Z", 20), many("true", 20)}},
-			{"renew 20", outboxdb.StatementRenew, 20, 500, []any{ids, ones, many("1 minute", 20), nulls, ones}},
+			// A row off the fast path stands in one index more, and its destination is looked at.
+			{"renew 20", outboxdb.StatementRenew, 20, 600, []any{ids, ones, many("1 minute", 20), nulls, ones, many("false", 20)}},
 			{"finish 20", outboxdb.StatementFinish, 20, 500, []any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
 			{"yield", outboxdb.StatementYield, 0, 30, []any{ids[0], 0}},
+			{"claim alone", outboxdb.StatementClaimAlone, 0, 30, []any{"1 minute"}},
+			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
 			{"load 20", outboxdb.StatementLoad, 20, 120, []any{ids}},
 		} {
 			t.Run(mode+"/"+c.name, func(t *testing.T) {
@@ -185,6 +189,24 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 				require.LessOrEqual(t, p.buffers(), c.buffers)
 			})
 		}
+	}
+}
+
+// lookAtHeldBack has the breaker of the destination with a million due messages
+// open: they cause no storm, and one of them is found to probe.
+func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until) VALUES ('sqs://paused', now(), 1, now())`)
+	defer execute(t, pool, `DELETE FROM outbox.destinations`)
+	aMonthAgo := []time.Time{time.Now().Add(-30 * 24 * time.Hour)}
+	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+		p := explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"}, aMonthAgo, []string{"100"}, 100, 1<<24, "1 minute", 200)
+		t.Logf("%s: %d buffers to claim none of a million", mode, p.buffers())
+		require.Zero(t, p.Rows)
+		require.LessOrEqual(t, p.buffers(), 20)
+		p = explain(t, pool, mode, outboxdb.StatementTakeProbes, 50, "20 seconds")
+		t.Logf("%s: %d buffers to find a probe", mode, p.buffers())
+		require.EqualValues(t, 1, p.Rows)
+		require.LessOrEqual(t, p.buffers(), 200, "most of it the renewals above, which were rolled back")
 	}
 }
 

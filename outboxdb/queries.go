@@ -18,7 +18,7 @@ WITH locked AS MATERIALIZED (
 // expires_in within a time.Duration; it passes over the NULL of no expiry.
 const recordColumns = `
 	m.id, m.seq, m.destination, m.type, m.payload, m.content_type, m.headers, m.ordering_key,
-	m.state, m.generation, m.cancel_requested, m.attempts, m.enqueued_at, m.due_at, m.available_at,
+	m.state, m.generation, m.cancel_requested, m.attempts, m.claims, m.enqueued_at, m.due_at, m.available_at,
 	m.expires_at, least(m.expires_at - now(), interval '36500 days') AS expires_in, m.finished_at, m.broker_message_id, m.last_error`
 
 // outcomeColumns leave the payload where it is: an end needs no look at it.
@@ -33,7 +33,9 @@ SELECT to_regclass('outbox.messages') IS NOT NULL
 // dueDestinations walks the claim index from destination to destination (a
 // loose index scan: one probe each, whatever the number of rows) and returns
 // each with the low-water mark from which a claim may start. Bounded, because
-// https destinations can be many; $1 is where the last walk stopped.
+// https destinations can be many; $1 is where the last walk stopped. On the way
+// it says whether a destination's breaker wants a probe or its runs the news that
+// it closed, and whether a suspect is due.
 const dueDestinations = `
 WITH RECURSIVE walk AS (
     (SELECT destination, available_at
@@ -51,40 +53,82 @@ WITH RECURSIVE walk AS (
             ORDER BY destination, available_at
             LIMIT 1) AS next
 )
-SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS due
+SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS due,
+       (SELECT EXISTS (SELECT FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL)) AS troubled,
+       (SELECT EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now())) AS suspects
   FROM walk
  LIMIT $2`
 
 // claim takes due rows of the given destinations ($1), each from its low-water
 // mark ($2) and at most its quota ($3), together at most $4 rows and $5 bytes,
-// for a lease of $6. SKIP LOCKED lets several scanners share the table;
+// for a lease of $6. Of a destination whose breaker is open it takes the one row
+// that a scanner chose as the probe, and of one that is failing no more than
+// leave it $7 rows off the fast path. Suspects are claimed alone, elsewhere. The
+// LIMIT 1 on a primary key keeps the destinations in the order in which they are
+// given: a join by hash would lose whose turn it is. SKIP LOCKED lets several scanners share the table;
 // MATERIALIZED keeps the locking subquery from being run again; the planner
 // takes an array for ten rows, so the update finds them one by one by primary
 // key. The row that crosses the byte bound is taken, so that a large one is not
 // stuck; those behind it are left as they are.
 const claim = `
-WITH due AS MATERIALIZED (
-    SELECT next.id, next.bytes, next.available_at
+WITH allowed AS MATERIALIZED (
+    SELECT d.destination, d.mark, CASE WHEN h.open_until IS NOT NULL AND h.probe_until > now() THEN h.probe_id END AS probe,
+           CASE WHEN h.failing_since IS NULL THEN d.quota
+                WHEN h.open_until IS NOT NULL THEN 0
+                ELSE greatest(0, least(d.quota, $7::int - (SELECT count(*)
+                     FROM (SELECT FROM outbox.messages AS r WHERE r.retrying AND r.destination = d.destination ORDER BY r.id LIMIT $7) AS few)))
+                END AS quota
       FROM unnest($1::text[], $2::timestamptz[], $3::int[]) AS d (destination, mark, quota)
+      LEFT JOIN LATERAL (SELECT * FROM outbox.destinations AS h WHERE h.destination = d.destination LIMIT 1) AS h ON true
+), due AS MATERIALIZED (
+    SELECT next.id, next.bytes, next.available_at
+      FROM allowed AS d
      CROSS JOIN LATERAL (
            SELECT m.id, octet_length(m.payload) AS bytes, m.available_at
              FROM outbox.messages AS m
             WHERE m.state = 'pending' AND m.destination = d.destination
-              AND m.available_at >= d.mark AND m.available_at <= now()
+              AND m.available_at >= d.mark AND m.available_at <= now() AND m.claims < 5
             ORDER BY m.available_at
             LIMIT d.quota
               FOR UPDATE SKIP LOCKED) AS next
+     WHERE d.quota > 0
      LIMIT $4
+), probing AS MATERIALIZED (
+    SELECT one.id, one.bytes, one.available_at
+      FROM allowed AS d
+     CROSS JOIN LATERAL (
+           SELECT m.id, octet_length(m.payload) AS bytes, m.available_at
+             FROM outbox.messages AS m
+            WHERE m.id = d.probe AND m.finished_at IS NULL AND m.available_at <= now()
+              FOR UPDATE SKIP LOCKED) AS one
 ), fitting AS MATERIALIZED (
     SELECT id, available_at
-      FROM (SELECT id, available_at, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before FROM due) AS counted
+      FROM (SELECT id, available_at, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before
+              FROM (SELECT * FROM due UNION ALL SELECT * FROM probing) AS found) AS counted
      WHERE before < $5
 )
 UPDATE outbox.messages AS m
    SET available_at = now() + $6::interval, claims = m.claims + 1
   FROM unnest(ARRAY(SELECT id FROM fitting), ARRAY(SELECT available_at FROM fitting)) AS f (id, was_available_at)
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING f.was_available_at, (SELECT count(*) FROM due) AS seen, ` + recordColumns
+RETURNING f.was_available_at, (SELECT count(*) FROM due) AS seen, ` + failing + `, ` + recordColumns
+
+// claimAlone takes the suspect that has waited longest by its ID, for a lease of
+// $1. Its process must have nothing else in flight.
+const claimAlone = `
+WITH due AS MATERIALIZED (
+    SELECT m.id, m.available_at
+      FROM outbox.messages AS m
+     WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()
+     ORDER BY m.id
+     LIMIT 1
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE outbox.messages AS m
+   SET available_at = now() + $1::interval, claims = m.claims + 1
+  FROM due AS f
+ WHERE m.id = f.id AND m.finished_at IS NULL
+RETURNING f.available_at AS was_available_at, 1::bigint AS seen, ` + failing + `, ` + recordColumns
 
 // giveBackClaims takes back what claim wrote for starts that did not happen:
 // the count, and for a release the lease too. A row whose lease is another by
@@ -102,17 +146,42 @@ const load = `SELECT ` + recordColumns + ` FROM outbox.messages AS m WHERE m.id 
 // loadOutcomes reads how rows ended.
 const loadOutcomes = `SELECT ` + outcomeColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
 
-// renew moves the lease past the run's next attempt and notes what the last one
-// met. The generation keeps a superseded run from holding a row that an
-// operator has started anew.
-const renew = lockRows + `
+// loadAgain reads rows for runs whose process died with the workflow task, and
+// counts that as a claim: nobody else would find a payload that kills. Only claims
+// alone count beyond 5, because a message that dies with others may be innocent.
+const loadAgain = lockRows + `
 UPDATE outbox.messages AS m
-   SET available_at = now() + r.lease, retrying = true, attempts = m.attempts + r.attempts,
-       last_error = coalesce(r.last_error, m.last_error)
-  FROM unnest($1::uuid[], $2::int[], $3::interval[], $4::text[], $5::int[])
-       AS r (id, generation, lease, last_error, attempts)
+   SET claims = greatest(m.claims, least(m.claims + 1, 5))
+  FROM unnest($1::uuid[], $2::int[]) AS r (id, generation)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + recordColumns
+
+// failing says that a row's destination has failed and not succeeded since.
+const failing = `
+	EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = m.destination AND h.failing_since IS NOT NULL) AS failing`
+
+// heldBack is how long a row's destination still takes nothing but a probe; NULL
+// where this row may be sent.
+const heldBack = `
+	(SELECT greatest(h.open_until - now(), interval '0') FROM outbox.destinations AS h
+	  WHERE h.destination = m.destination AND h.open_until IS NOT NULL
+	    AND (h.probe_id = m.id AND h.probe_until > now()) IS NOT TRUE)`
+
+// renew moves the lease past the run's next attempt, notes what the last one met,
+// and counts the attempts, without this one if its destination is held back. The generation keeps a
+// superseded run from holding a row that an operator has started anew. An attempt
+// that was lost with its process counts as a claim; one that failed in an orderly
+// way shows that the message kills nobody.
+const renew = lockRows + `
+UPDATE outbox.messages AS m
+   SET available_at = now() + r.lease, retrying = true,
+       attempts = m.attempts + r.attempts - CASE WHEN ` + heldBack + ` IS NULL THEN 0 ELSE 1 END,
+       claims = CASE WHEN r.lost THEN greatest(m.claims, least(m.claims + 1, 5)) WHEN r.last_error IS NOT NULL THEN 0 ELSE m.claims END,
+       last_error = coalesce(r.last_error, m.last_error)
+  FROM unnest($1::uuid[], $2::int[], $3::interval[], $4::text[], $5::int[], $6::boolean[])
+       AS r (id, generation, lease, last_error, attempts, lost)
+ WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
+RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + recordColumns
 
 // finish writes ends. Only a pending row takes one, except that a broker's
 // acknowledgement beats any other end of its generation: the message is out.
@@ -126,15 +195,17 @@ UPDATE outbox.messages AS m
    AND (m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))
 RETURNING ` + outcomeColumns
 
-// yield makes a row that was started anew claimable, for the run of an older
-// generation that stood in its way. The second gives that run time to close:
-// until then it would still refuse the new start. One that was rescheduled is not
-// due before its time.
+// yield makes a row claimable that its run leaves: one that was started anew, for
+// which a run of an older generation stood in the way, or a suspect, for a claim
+// that takes it alone. The second gives that run time to close: until then it
+// would still refuse the new start. One that was rescheduled is not due before its
+// time.
 const yield = `
 UPDATE outbox.messages AS m
-   SET available_at = greatest(m.due_at, now() + interval '1 second')
- WHERE m.id = $1 AND m.generation > $2 AND m.finished_at IS NULL AND NOT m.retrying
-   AND m.available_at > greatest(m.due_at, now() + interval '1 second')`
+   SET available_at = greatest(m.due_at, now() + interval '1 second'), retrying = false
+ WHERE m.id = $1 AND m.finished_at IS NULL
+   AND (m.generation > $2 AND NOT m.retrying AND m.available_at > greatest(m.due_at, now() + interval '1 second')
+        OR m.generation = $2 AND m.claims >= 5)`
 
 // pendingCounts counts what is not final, by destination.
 const pendingCounts = `

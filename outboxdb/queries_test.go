@@ -18,7 +18,7 @@ func TestSafetyClauses(t *testing.T) {
 		clauses   []string
 	}{
 		"claim": {outboxdb.StatementClaim, []string{
-			"WITH due AS MATERIALIZED (", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND m.destination = d.destination",
+			"due AS MATERIALIZED (", "m.claims < 5", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND m.destination = d.destination",
 			"m.available_at >= d.mark AND m.available_at <= now()", "ORDER BY m.available_at LIMIT d.quota",
 			"WHERE m.id = f.id AND m.finished_at IS NULL", "claims = m.claims + 1", "available_at = now() + $6::interval",
 		}},
@@ -44,7 +44,7 @@ func TestSafetyClauses(t *testing.T) {
 			"l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int",
 		}},
 		"release": {outboxdb.StatementRelease, []string{"l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz"}},
-		"purge":   {outboxdb.StatementPurge, []string{"m.finished_at IS NOT NULL", "m.callback_state IS DISTINCT FROM 'due'", "FOR UPDATE SKIP LOCKED"}},
+		"purge":   {outboxdb.StatementDeleteFinal, []string{"m.finished_at IS NOT NULL", "m.callback_state IS DISTINCT FROM 'due'", "FOR UPDATE SKIP LOCKED"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Join(strings.Fields(c.statement), " ")

@@ -23,6 +23,7 @@ type row struct {
 	Generation      int               `db:"generation"`
 	CancelRequested bool              `db:"cancel_requested"`
 	Attempts        int               `db:"attempts"`
+	Claims          int               `db:"claims"`
 	EnqueuedAt      time.Time         `db:"enqueued_at"`
 	DueAt           time.Time         `db:"due_at"`
 	AvailableAt     time.Time         `db:"available_at"`
@@ -31,6 +32,9 @@ type row struct {
 	FinishedAt      *time.Time        `db:"finished_at"`
 	BrokerMessageID *string           `db:"broker_message_id"`
 	LastError       *string           `db:"last_error"`
+	// Only some statements look at the destination.
+	HeldBack *time.Duration `db:"held_back"`
+	Failing  bool           `db:"failing"`
 }
 
 func (r row) record() outflow.Record {
@@ -41,7 +45,8 @@ func (r row) record() outflow.Record {
 		},
 		Seq: r.Seq, State: r.State, Generation: r.Generation,
 		Expired:         r.ExpiresIn != nil && *r.ExpiresIn <= 0,
-		CancelRequested: r.CancelRequested, Attempts: r.Attempts,
+		CancelRequested: r.CancelRequested, Attempts: r.Attempts, Claims: r.Claims,
+		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack),
 		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),
 		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt),
 	}
@@ -58,6 +63,7 @@ type columns struct {
 	brokerIDs   []*string
 	leasedUntil []time.Time
 	release     []bool
+	lost        []bool
 }
 
 func (c *columns) add(ref outflow.Ref, lastError string, attempts int) {

@@ -24,9 +24,20 @@ func (s *Store) Load(ctx context.Context, ref outflow.Ref) (outflow.Record, erro
 	return record, nil
 }
 
+// LoadAgain is Load for a run whose process was lost with its workflow task. The
+// look is counted as a claim where the row is pending in that generation.
+func (s *Store) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record, error) {
+	s.handoff.settle(ref) // whoever claimed it no longer leads
+	record, err := s.reloads.Do(ctx, ref)
+	if err != nil {
+		return outflow.Record{}, fmt.Errorf("loading message %s again: %w", ref.ID, err)
+	}
+	return record, nil
+}
+
 // Renew notes a durable attempt: it moves the lease, notes the last error and
-// returns the row. A row that is final, or of another generation, is returned
-// as it stands, with nothing written.
+// returns the row, which says whether its destination is held back. A row that is
+// final, or of another generation, is returned as it stands, with nothing written.
 func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, error) {
 	s.handoff.settle(r.Ref) // its run has left the fast path
 	record, err := s.renewals.Do(ctx, r)
@@ -53,12 +64,13 @@ func (s *Store) Finish(ctx context.Context, e outflow.Ending) (outflow.Outcome, 
 	return record.Outcome(), nil
 }
 
-// Yield makes a message claimable that was started anew, with a higher
-// generation than ref's, while ref's run was still open.
+// Yield makes a message claimable that ref's run leaves: one that was started
+// anew, with a higher generation, while that run was still open, or a suspect,
+// which is to be claimed alone.
 func (s *Store) Yield(ctx context.Context, ref outflow.Ref) error {
 	s.handoff.settle(ref)
 	if _, err := s.pool.Exec(ctx, yield, ref.ID, ref.Generation); err != nil {
-		return fmt.Errorf("yielding message %s to generation %d or later: %w", ref.ID, ref.Generation+1, err)
+		return fmt.Errorf("leaving message %s to another run: %w", ref.ID, err)
 	}
 	return nil
 }

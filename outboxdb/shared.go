@@ -29,6 +29,21 @@ func (s *Store) loadAll(ctx context.Context, refs []outflow.Ref) results {
 	})
 }
 
+func (s *Store) loadAllAgain(ctx context.Context, refs []outflow.Ref) results {
+	id := func(r outflow.Ref) uuid.UUID { return r.ID }
+	return answerAll(ctx, refs, id, func(ctx context.Context, batch []outflow.Ref) (records, error) {
+		var c columns
+		for _, r := range batch {
+			c.add(r, "", 0)
+		}
+		done, err := s.read(ctx, loadAgain, c.ids, c.generations)
+		if err != nil {
+			return nil, err
+		}
+		return s.readMissing(ctx, load, c.ids, done)
+	})
+}
+
 func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) results {
 	id := func(r outflow.Renewal) uuid.UUID { return r.ID }
 	return answerAll(ctx, renewals, id, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
@@ -36,8 +51,9 @@ func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) result
 		for _, r := range batch {
 			c.add(r.Ref, r.LastError, r.Attempts)
 			c.leases = append(c.leases, r.Lease)
+			c.lost = append(c.lost, r.Lost)
 		}
-		done, err := s.read(ctx, renew, c.ids, c.generations, c.leases, c.lastErrors, c.attempts)
+		done, err := s.read(ctx, renew, c.ids, c.generations, c.leases, c.lastErrors, c.attempts, c.lost)
 		if err != nil {
 			return nil, err
 		}
@@ -92,6 +108,9 @@ func (s *Store) read(ctx context.Context, statement string, args ...any) (record
 	byID := make(records, len(found))
 	for _, r := range found {
 		byID[r.ID] = r.record()
+		if r.Failing {
+			s.destinations.seenFailing(r.Destination)
+		}
 	}
 	return byID, nil
 }

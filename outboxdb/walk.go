@@ -34,6 +34,8 @@ type walk struct {
 	walked bool
 	from   string    // where the next walk goes on
 	next   time.Time // when it is due
+	// What the last walk saw on its way: a breaker to look after, suspects due.
+	troubled, suspects bool
 }
 
 // mark is a destination's low-water mark: what is due below it is claimed, or
@@ -42,6 +44,13 @@ type mark struct {
 	Destination string    `db:"destination"`
 	At          time.Time `db:"mark"`
 	Due         bool      `db:"due"`
+}
+
+// sight is one row of a walk: a mark, and what concerns all of them.
+type sight struct {
+	mark
+	Troubled bool `db:"troubled"`
+	Suspects bool `db:"suspects"`
 }
 
 // findDestinations walks the index if it is time to.
@@ -60,9 +69,15 @@ func (s *Store) findDestinations(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("finding destinations with due messages: %w", err)
 	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[mark])
+	seen, err := pgx.CollectRows(rows, pgx.RowToStructByName[sight])
 	if err != nil {
 		return fmt.Errorf("finding destinations with due messages: %w", err)
+	}
+	found := make([]mark, 0, len(seen))
+	s.walk.troubled, s.walk.suspects = false, false
+	for _, one := range seen {
+		found = append(found, one.mark)
+		s.walk.troubled, s.walk.suspects = one.Troubled, one.Suspects
 	}
 	s.walk.remember(found)
 	s.walk.next = time.Now().Add(min(walkShare*time.Since(began), walkAtLeast))
@@ -136,7 +151,8 @@ func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 	for _, r := range claimed {
 		t := by[r.Destination]
 		t.count++
-		if r.WasAvailableAt.After(t.upTo) {
+		// Of a failing destination, rows are claimed out of turn: its mark stays.
+		if !r.Failing && r.WasAvailableAt.After(t.upTo) {
 			t.upTo = r.WasAvailableAt
 		}
 		by[r.Destination] = t
@@ -156,7 +172,9 @@ func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 			waiting = append(waiting, m)
 			continue
 		}
-		m.At = t.upTo
+		if t.upTo.After(m.At) {
+			m.At = t.upTo
+		}
 		served = append(served, m)
 	}
 	w.marks = append(waiting, served...)
@@ -173,6 +191,14 @@ func (w *walk) overlooked() time.Duration {
 // anyDue reports whether some destination may have more to claim right now.
 func (w *walk) anyDue() bool {
 	return slices.ContainsFunc(w.marks, func(m mark) bool { return m.Due })
+}
+
+// claimed is the answer to a claim, with what the walk knows.
+func (w *walk) claimed(messages []outflow.ClaimedMessage) outflow.Claimed {
+	return outflow.Claimed{
+		Messages: messages, Backlog: w.anyDue(), Overlooked: w.overlooked(),
+		Troubled: w.troubled, Suspects: w.suspects,
+	}
 }
 
 // compareBool orders false before true.

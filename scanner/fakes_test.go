@@ -39,6 +39,15 @@ type table struct {
 	batch int           // at most so many a claim, as a bound in bytes makes it
 	blind time.Time     // until then, claims overlook everything
 
+	suspects  []outflow.Record
+	alone     []int // what was held at each ClaimAlone
+	troubled  bool
+	probes    []outflow.Probe
+	recovered []outflow.Recovered
+	retrying  []outflow.Ref
+	freed     []outflow.Ref
+	tended    int
+
 	claims                         []claim
 	claimed                        int
 	released, uncounted, forgotten []outflow.Ref
@@ -86,7 +95,7 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	if open == nil {
 		open = map[string]int{}
 	}
-	var result outflow.Claimed
+	result := outflow.Claimed{Troubled: t.troubled, Suspects: len(t.suspects) > 0}
 	t.due = slices.DeleteFunc(t.due, func(r outflow.Record) bool {
 		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch || open[r.Destination] >= req.Allowance {
 			result.Backlog = true
@@ -102,6 +111,64 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 		return true
 	})
 	return result, nil
+}
+
+// ClaimAlone claims the first suspect.
+func (t *table) ClaimAlone(_ context.Context, lease time.Duration) ([]outflow.ClaimedMessage, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.alone = append(t.alone, len(t.held))
+	if len(t.suspects) == 0 {
+		return nil, nil
+	}
+	r := t.suspects[0]
+	t.suspects = t.suspects[1:]
+	h := hold{make(chan struct{}), make(chan struct{})}
+	t.held[r.Ref()] = h
+	return []outflow.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Taken: h.taken, Settled: h.settled}}, nil
+}
+
+func (t *table) TakeProbes(context.Context) ([]outflow.Probe, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tended++
+	probes := t.probes
+	t.probes = nil
+	return probes, nil
+}
+
+func (t *table) TakeRecovered(context.Context) ([]outflow.Recovered, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.recovered), nil
+}
+
+func (t *table) ForgetRecovered(_ context.Context, r outflow.Recovered) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.recovered = slices.DeleteFunc(t.recovered, func(o outflow.Recovered) bool { return o == r })
+	t.troubled = len(t.recovered) > 0
+	return nil
+}
+
+// Retrying pages through retrying, which is in the order of the IDs.
+func (t *table) Retrying(_ context.Context, _ string, after uuid.UUID, limit int) ([]outflow.Ref, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var page []outflow.Ref
+	for _, ref := range t.retrying {
+		if ref.ID.String() > after.String() && len(page) < limit {
+			page = append(page, ref)
+		}
+	}
+	return page, nil
+}
+
+func (t *table) Free(_ context.Context, ref outflow.Ref) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.freed = append(t.freed, ref)
+	return nil
 }
 
 func (t *table) Release(ctx context.Context, m outflow.ClaimedMessage) error {
@@ -181,8 +248,10 @@ type engine struct {
 	fastPath  time.Duration
 	elsewhere bool // the runs go to another process
 	reply     func(s start) error
+	signalled func(workflowID string) error
 
 	starts         []start
+	signals        []string
 	open, most     int
 	byDestination  map[string]int
 	mostTo         map[string]int
@@ -223,6 +292,18 @@ func (e *engine) ExecuteWorkflow(ctx context.Context, options client.StartWorkfl
 	return nil, nil
 }
 
+func (e *engine) SignalWorkflow(_ context.Context, workflowID, _, name string, _ any) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if name == workflows.SignalTryNow {
+		e.signals = append(e.signals, workflowID)
+	}
+	if e.signalled != nil {
+		return e.signalled(workflowID)
+	}
+	return nil
+}
+
 // run is the fast path of one message.
 func (e *engine) run(s start) {
 	e.mu.Lock()
@@ -252,7 +333,7 @@ func (e *engine) run(s start) {
 func (e *engine) seen() *engine {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return &engine{starts: slices.Clone(e.starts), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak}
+	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak}
 }
 
 func (e *engine) set(edit func(*engine)) {

@@ -30,16 +30,21 @@ import (
 // method is safe for concurrent use.
 type Store interface {
 	Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error)
+	// ClaimAlone claims one suspect (see outflow.SuspectClaims), or none.
+	ClaimAlone(ctx context.Context, lease time.Duration) ([]outflow.ClaimedMessage, error)
 	// Release gives a claim back at once; Uncount leaves its lease.
 	Release(ctx context.Context, m outflow.ClaimedMessage) error
 	Uncount(ctx context.Context, m outflow.ClaimedMessage) error
 	// Forget lets go of what this process keeps for a run of its own.
 	Forget(ref outflow.Ref)
+
+	Destinations
 }
 
 // Client is what the scanner needs of a Temporal client.
 type Client interface {
 	ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
+	SignalWorkflow(ctx context.Context, workflowID, runID, signalName string, arg any) error
 }
 
 // Options are optional; a zero field takes its default.
@@ -82,6 +87,10 @@ const (
 	// waits for more slots, up to longGap.
 	worthwhile = 20
 	longGap    = 80 * time.Millisecond
+	// aloneAtMost and tendAtMost bound how often suspects and troubled
+	// destinations take the scanner's time.
+	aloneAtMost = 5 * time.Second
+	tendAtMost  = time.Second
 )
 
 func (o Options) withDefaults() Options {
@@ -116,6 +125,10 @@ type Scanner struct {
 	plain     plainStarts
 	elsewhere atomic.Bool // the last run was taken by another process
 	running   sync.WaitGroup
+
+	tending   atomic.Bool // troubled destinations are being looked after
+	nextTend  time.Time   // Run's own, as nextAlone
+	nextAlone time.Time
 }
 
 // New returns a Scanner over a store and a Temporal client.
@@ -141,17 +154,52 @@ func (s *Scanner) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		began := time.Now()
 		claimed := s.claim(ctx)
-		for _, m := range claimed.Messages {
-			s.take(m.Destination)
-			s.running.Go(func() {
-				defer s.free(m.Destination)
-				s.deliver(starts, m)
-			})
+		s.begin(starts, claimed.Messages)
+		if claimed.Troubled {
+			s.tend(ctx)
+		}
+		if claimed.Suspects {
+			s.deliverAlone(ctx, starts)
 		}
 		s.rest(ctx, began, claimed)
 	}
 	s.drain(stop)
 	return nil
+}
+
+// begin starts the runs of claimed messages.
+func (s *Scanner) begin(starts context.Context, messages []outflow.ClaimedMessage) {
+	for _, m := range messages {
+		s.take(m.Destination)
+		s.running.Go(func() {
+			defer s.free(m.Destination)
+			s.deliver(starts, m)
+		})
+	}
+}
+
+// deliverAlone takes one suspect to its end, or off the fast path, with nothing
+// else in flight here. That holds the others up for a moment, and so comes once
+// in aloneAtMost.
+func (s *Scanner) deliverAlone(ctx, starts context.Context) {
+	if time.Now().Before(s.nextAlone) {
+		return
+	}
+	s.running.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	claimed, err := s.store.ClaimAlone(ctx, s.opts.Lease)
+	if err != nil {
+		s.opts.Logger.Error("claiming a suspect", "error", err)
+	}
+	for _, m := range claimed {
+		s.opts.Logger.Warn("delivering a message alone: the process ended without a word whenever somebody had it",
+			"message", m.ID, "destination", m.Destination, "times", m.Claims-1)
+	}
+	s.begin(starts, claimed)
+	s.running.Wait()
+	s.nextAlone = time.Now().Add(aloneAtMost)
 }
 
 // claim asks for as many messages as there are free slots; for one, and only

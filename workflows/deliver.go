@@ -1,8 +1,8 @@
 // Package workflows holds Deliver, the workflow of one message, and the names
 // that stand in histories.
 //
-// The invariant: a run ends only after the row says how the message ended (or
-// that a later generation has taken it over), and what the row says is how the
+// The invariant: a run ends only after the row says how the message ended (or is
+// left to another run: a later generation's, or one that has it alone), and what the row says is how the
 // run ends: Completed for delivered, Failed for dead and expired, Canceled for
 // cancelled. The workflow carries no payload and no destination.
 package workflows
@@ -56,6 +56,9 @@ func Deliver(ctx workflow.Context, in DeliverInput) (outflow.Outcome, error) {
 		return outflow.Outcome{}, err
 	}
 	result, err := d.publish(ctx)
+	if workflow.IsContinueAsNewError(err) {
+		return outflow.Outcome{}, err
+	}
 	outcome, err := d.end(ctx, result, err)
 	d.status.Phase = "ended"
 	if outcome.State != "" {
@@ -80,7 +83,7 @@ type delivery struct {
 func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, error) {
 	var a *activities.Activities
 	var result activities.PublishResult
-	in := activities.PublishInput{MessageID: d.in.MessageID, Generation: d.in.Generation}
+	in := activities.PublishInput{MessageID: d.in.MessageID, Generation: d.in.Generation, Again: taskWasLost(ctx)}
 
 	d.attempts = 1
 	err := workflow.ExecuteLocalActivity(localPublish(ctx), a.Publish, in).Get(ctx, &result)
@@ -88,15 +91,52 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 		return result, err
 	}
 
-	in.LastError = reason(err)
+	in.Again, in.LastError = false, reason(err)
 	if errorType(err) != activities.ErrTypeNotAttempted {
 		in.Attempts = 1
 	}
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
 	showRetrying(ctx)
-	err = workflow.ExecuteActivity(durablePublish(ctx), a.Publish, in).Get(ctx, &result)
+	result, err = d.publishDurably(ctx, in)
 	d.attempts = result.Attempts // the durable attempts note themselves
 	return result, err
+}
+
+// publishDurably leaves the waiting between attempts to Temporal, and starts anew
+// when it is told to try now.
+func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInput) (result activities.PublishResult, err error) {
+	var a *activities.Activities
+	tryNow := workflow.GetSignalChannel(ctx, SignalTryNow)
+	for {
+		waiting, stopWaiting := workflow.WithCancel(ctx)
+		publishing := workflow.ExecuteActivity(durablePublish(waiting), a.Publish, in)
+		told := false
+		workflow.NewSelector(ctx).
+			AddFuture(publishing, func(workflow.Future) {}).
+			AddReceive(tryNow, func(c workflow.ReceiveChannel, _ bool) {
+				told = true
+				for c.ReceiveAsync(nil) { // once for all that came
+				}
+				stopWaiting()
+			}).
+			Select(ctx)
+		err = publishing.Get(ctx, &result) // an attempt under way ends first
+		stopWaiting()
+		if !told || err == nil || isFinalFailure(err) || ctx.Err() != nil {
+			return result, err
+		}
+		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
+			return result, workflow.NewContinueAsNewError(ctx, WorkflowDeliver, d.in)
+		}
+		in.LastError, in.Attempts = "", 0 // noted by the attempt before
+	}
+}
+
+// taskWasLost reports whether the run's first workflow task is not its first: a
+// task that times out with its process leaves events behind.
+func taskWasLost(ctx workflow.Context) bool {
+	const started, scheduled, taskStarted = 1, 1, 1
+	return workflow.GetInfo(ctx).GetCurrentHistoryLength() > started+scheduled+taskStarted
 }
 
 // showRetrying lets the Web UI's filters find the run. A namespace may lack the
@@ -133,8 +173,8 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 		mark, in.Reason, in.Attempts = a.MarkExpired, "expired: it was not published before its expiry", 0
 	case result.Verdict == activities.Withdrawn:
 		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: an operator asked for it", 0
-	case result.Verdict == activities.Ended, result.Verdict == activities.Superseded:
-		return d.close(result.Outcome) // the row says it already
+	case result.Verdict == activities.Ended, result.Verdict == activities.Superseded, result.Verdict == activities.SetAside:
+		return d.close(result.Outcome) // the row says it already, or is another run's
 	default: // completed by hand
 		mark, in.Reason = a.MarkDead, fmt.Sprintf("the publish activity ended with an unknown verdict %q", result.Verdict)
 	}

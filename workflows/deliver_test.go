@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
 
@@ -450,4 +451,41 @@ func TestPublishEndedByHand(t *testing.T) {
 		assert.Equal(t, outflow.Dead, failedAs(t, err, workflows.ErrTypeDead).State)
 		assert.Equal(t, outflow.Dead, r.table.row.State)
 	})
+}
+
+// An attempt that is under way when the run is told ends first: it may publish.
+func TestTryNowDuringAnAttempt(t *testing.T) {
+	var r *run
+	r = newRun(t, fails(outflow.Unavailable(errReset)), func(context.Context, outflow.Message) (string, error) {
+		r.env.SignalWorkflow(workflows.SignalTryNow, nil)
+		return "broker-1", nil
+	})
+	outcome, err := r.execute()
+	require.NoError(t, err)
+	assert.Equal(t, outflow.Delivered, outcome.State)
+	assert.Equal(t, 2, r.broker.count())
+}
+
+// A cancel request beats a telling: the run does not start anew.
+func TestCancelAfterTryNow(t *testing.T) {
+	r := newRun(t, fails(outflow.Unavailable(errReset)))
+	r.env.RegisterDelayedCallback(func() {
+		r.env.SignalWorkflow(workflows.SignalTryNow, nil)
+		r.env.CancelWorkflow()
+	}, time.Hour)
+	_, err := r.execute()
+	assert.Equal(t, outflow.Cancelled, canceledAs(t, err).State)
+}
+
+// A suspect that a lost attempt leaves is another run's: this one ends, and writes
+// no end.
+func TestSetAside(t *testing.T) {
+	r := newRun(t, fails(outflow.Unavailable(errReset)))
+	r.env.OnActivity(workflows.ActivityPublish, mock.Anything, mock.Anything).Return(func(ctx context.Context, in activities.PublishInput) (activities.PublishResult, error) {
+		return activities.PublishResult{Verdict: activities.SetAside, Outcome: r.table.row.Outcome()}, nil
+	})
+	outcome, err := r.execute()
+	require.NoError(t, err)
+	assert.Equal(t, outflow.Pending, outcome.State)
+	assert.Empty(t, r.table.endings)
 }

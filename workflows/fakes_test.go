@@ -71,6 +71,17 @@ func (t *table) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error)
 	return t.read()
 }
 
+// LoadAgain counts as outboxdb's does.
+func (t *table) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record, error) {
+	t.change(func(r *outflow.Record) { r.Claims++ })
+	return t.Load(ctx, ref)
+}
+
+func (*table) Succeeded(string)     {}
+func (*table) Failed(string, error) {}
+
+func (*table) Reached(context.Context, string) (bool, error) { return false, nil }
+
 func (t *table) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, error) {
 	if err := t.begin("renew"); err != nil {
 		return outflow.Record{}, err
@@ -172,6 +183,7 @@ type run struct {
 	broker *broker
 	spy    *spy
 	in     workflows.DeliverInput
+	began  time.Time
 }
 
 func newRun(t *testing.T, script ...answer) *run {
@@ -180,7 +192,7 @@ func newRun(t *testing.T, script ...answer) *run {
 	env := suite.NewTestWorkflowEnvironment()
 	id := uuid.Must(uuid.NewV7())
 	r := &run{
-		t: t, env: env, broker: &broker{script: script}, spy: &spy{},
+		t: t, env: env, began: env.Now(), broker: &broker{script: script}, spy: &spy{},
 		in: workflows.DeliverInput{Outbox: "outbox", MessageID: id, Generation: 1},
 		table: &table{now: env.Now, row: outflow.Record{
 			Message: outflow.Message{ID: id, Destination: "sqs://orders", Type: "order-placed", Payload: []byte(payload)},

@@ -16,7 +16,8 @@ const (
 	// TaskQueue is the default task queue of starters and workers.
 	TaskQueue = "outflow"
 
-	WorkflowDeliver = "Deliver"
+	WorkflowDeliver  = "Deliver"
+	WorkflowMaintain = "Maintain"
 
 	ActivityPublish       = "Publish"
 	ActivityMarkDelivered = "MarkDelivered"
@@ -24,14 +25,20 @@ const (
 	ActivityMarkExpired   = "MarkExpired"
 	ActivityMarkCancelled = "MarkCancelled"
 
+	ActivityTableHealth = "TableHealth"
+	ActivityPurge       = "Purge"
+
 	// The IDs of the regular activities, for "temporal activity … --activity-id".
 	ActivityIDPublish = "publish"
 	ActivityIDMark    = "mark"
+	ActivityIDHealth  = "health"
+	ActivityIDPurge   = "purge"
 
 	// QueryDeliveryStatus answers with a Status.
 	QueryDeliveryStatus = "delivery-status"
 
-	// SignalTryNow asks a run that waits for its next attempt to make it soon.
+	// SignalTryNow has a run that waits for its next durable attempt make it at
+	// once: its destination works again, or somebody asks for it. It carries nothing.
 	SignalTryNow = "try-now"
 
 	// StateRetrying is the value of OutflowState while a run is off the fast
@@ -68,6 +75,15 @@ type DeliverInput struct {
 func DeliverID(outbox string, messageID uuid.UUID) string {
 	return outbox + "/" + messageID.String()
 }
+
+// MaintainInput is the input of Maintain: the settings as the schedule has them.
+type MaintainInput struct {
+	Retention outflow.Retention `json:"retention"`
+}
+
+// MaintainID is the ID of the schedule that starts Maintain, and the first part
+// of its runs' workflow IDs.
+func MaintainID(outbox string) string { return outbox + "/maintain" }
 
 // StartAttributes are the search attributes of a run's start.
 func StartAttributes(destination, messageType string) temporal.SearchAttributes {

@@ -48,6 +48,7 @@ Usage:
   outflow migrate up         apply the migrations that the database lacks
   outflow migrate status     list the migrations, applied or not
   outflow migrate down -yes  take back the newest migration (the first one drops every message)
+  outflow grants             print or give the rights of producers, daemons and operators
   outflow setup              prepare the Temporal namespace: search attributes for the Web UI
 `)
 	for _, c := range commands {
@@ -84,6 +85,8 @@ func (t tools) run(ctx context.Context, args []string) error {
 		return err
 	case "setup":
 		return setup(ctx, args[1:], t.getenv, t.stdout)
+	case "grants":
+		return grants(ctx, args[1:], t.getenv, t.stdout)
 	case "migrate":
 		return migrate(ctx, args[1:], t.getenv, t.stdout)
 	}

@@ -28,10 +28,10 @@ func TestTwoStartersDeliverEverythingOnce(t *testing.T) {
 	took := time.Since(began)
 
 	missing, duplicates := w.tally("orders", ids)
-	t.Logf("enqueued %d, delivered %d, lost %d, duplicates %d, time to drain %s", n, len(w.arrived("orders")), missing, duplicates, took)
+	t.Logf("enqueued %d, delivered %d, lost %d, duplicates %d, time to drain %s", n, len(w.Arrivals("orders")), missing, duplicates, took)
 	require.Zero(t, missing, "lost")
 	require.Zero(t, duplicates, "duplicates")
-	require.Len(t, w.arrived("orders"), n)
+	require.Len(t, w.Arrivals("orders"), n)
 	require.Equal(t, n, w.count("attempts = 1 AND broker_message_id IS NOT NULL AND NOT retrying"))
 }
 
@@ -142,8 +142,8 @@ func TestOnce(t *testing.T) {
 		return m
 	})
 	p := w.start("outflow-starter", "-once", "-time-limit", "8s")
-	require.NoError(t, p.Err(), "%s", p.output)
-	require.Contains(t, p.output.String(), "once: left 2 in backoff, 3 delayed, 0 not started\n  sqs://down: 2 in backoff; last error: ")
+	require.NoError(t, p.Err(), "%s", p.Output)
+	require.Contains(t, p.Output.String(), "once: left 2 in backoff, 3 delayed, 0 not started\n  sqs://down: 2 in backoff; last error: ")
 	missing, duplicates := w.tally("up", ids)
 	require.Zero(t, missing)
 	require.Zero(t, duplicates)
@@ -151,8 +151,8 @@ func TestOnce(t *testing.T) {
 	// A later pass takes up what was left: its runs are still open.
 	w.queues.Heal("")
 	p = w.start("outflow-starter", "-once", "-time-limit", "60s")
-	require.NoError(t, p.Err(), "%s", p.output)
-	require.Contains(t, p.output.String(), "once: left 0 in backoff, 3 delayed, 0 not started")
+	require.NoError(t, p.Err(), "%s", p.Output)
+	require.Contains(t, p.Output.String(), "once: left 0 in backoff, 3 delayed, 0 not started")
 	require.Equal(t, 27, w.count("state = 'delivered'"))
 }
 

@@ -1,29 +1,31 @@
 // Package e2e tests Outflow's programs as they are shipped: built binaries as
-// processes, real Postgres, real Temporal, real signals.
+// processes, real Postgres, real Temporal, real signals, and faults of each.
 //
 // The invariant: nothing of Outflow runs inside the test process but what a
 // producer or a consumer would call. Each test has a database, a task queue and
-// a queue service of its own.
+// a queue service of its own, and reaches all of them through links of its own.
 package e2e
 
 import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/outflowhq/outflow/devstack/stack"
+	"github.com/outflowhq/outflow/devstack/faults"
 )
 
 var (
-	shared   *stack.Stack
+	shared   *faults.Stack
 	binaries string // the folder of the built programs
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	faults.ServeEngine()
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	folder, err := os.MkdirTemp("", "outflow-e2e-")
@@ -33,38 +35,24 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(folder)
 	binaries = folder
-	if err := build(); err != nil {
-		fmt.Fprintln(os.Stderr, "e2e: building the programs:", err)
+	root, err := filepath.Abs("../..")
+	if err == nil {
+		err = faults.Build(root, binaries)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	if shared, err = stack.Up(ctx, stack.Options{Ephemeral: true, Durable: true}); err != nil {
+	if shared, err = faults.Up(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e: bringing the stack up:", err)
 		return 1
 	}
-	defer func() {
-		if err := shared.Down(); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e: taking the stack down:", err)
-		}
-	}()
-	return m.Run()
-}
-
-// build builds the root module's programs afresh, so that no stale binary is
-// tested.
-func build() error {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		return err
+	code := m.Run()
+	if err := shared.Down(false); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return max(code, 1)
 	}
-	for name, folder := range map[string]string{"outflow": "./cmd/outflow", "outflow-starter": "./starter", "outflow-worker": "./worker"} {
-		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(binaries, name), folder)
-		cmd.Dir = root
-		cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%w\n%s", err, out)
-		}
-	}
-	return nil
+	return code
 }

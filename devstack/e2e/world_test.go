@@ -1,16 +1,9 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -25,8 +18,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/devstack/postgres"
-	"github.com/outflowhq/outflow/devstack/proc"
+	"github.com/outflowhq/outflow/devstack/faults"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 	"github.com/outflowhq/outflow/workflows"
@@ -36,77 +28,48 @@ var worlds atomic.Int64
 
 // world is what one test has for itself.
 type world struct {
+	*faults.World
 	t      *testing.T
-	name   string // the outbox, the task queue and the database
+	name   string
 	pool   *pgxpool.Pool
-	url    string
 	queues *fakesqs.Server
-	client client.Client
+	client client.Client // beside the link
 	env    []string
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ctx := t.Context()
-	w := &world{t: t, name: fmt.Sprintf("w%d", worlds.Add(1)), queues: &fakesqs.Server{AutoCreate: true}}
-	server := httptest.NewServer(w.queues)
-	t.Cleanup(server.Close)
-
-	base, err := pgxpool.ParseConfig(shared.DatabaseURL())
+	name := fmt.Sprintf("w%d", worlds.Add(1))
+	made, err := faults.NewWorld(t.Context(), shared, name)
 	require.NoError(t, err)
-	w.url = strings.Replace(shared.DatabaseURL(), "/"+base.ConnConfig.Database+"?", "/"+w.name+"?", 1)
-	require.NoError(t, postgres.EnsureDatabase(ctx, shared.DatabaseURL(), w.name))
-	w.pool, err = pgxpool.New(ctx, w.url)
-	require.NoError(t, err)
-	t.Cleanup(w.pool.Close)
-	_, err = outboxdb.MigrateUp(ctx, w.pool)
-	require.NoError(t, err)
-
-	w.client, err = client.Dial(client.Options{HostPort: shared.TemporalAddress(), Logger: quiet{}})
+	t.Cleanup(made.Close)
+	w := &world{World: made, t: t, name: name, pool: made.Pool, queues: made.Queues, env: made.Env()}
+	w.client, err = client.Dial(client.Options{HostPort: shared.Temporal.Address(), Logger: quiet{}})
 	require.NoError(t, err)
 	t.Cleanup(w.client.Close)
-
-	w.env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
-		"DATABASE_URL=" + w.url,
-		"TEMPORAL_ADDRESS=" + shared.TemporalAddress(), "TEMPORAL_NAMESPACE=default",
-		"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=e2e", "AWS_SECRET_ACCESS_KEY=e2e", "AWS_EC2_METADATA_DISABLED=true",
-		"AWS_ENDPOINT_URL_SQS=" + server.URL,
-		"OUTFLOW_OUTBOX=" + w.name, "OUTFLOW_TASK_QUEUE=" + w.name, "OUTFLOW_LOG_LEVEL=warn",
-	}
 	return w
 }
 
-// program is a running process of Outflow.
-type program struct {
-	*proc.Process
-	output *output
-}
-
 // start starts one of the built programs, killed at the latest with the test.
-func (w *world) start(name string, args ...string) *program {
+func (w *world) start(name string, args ...string) *faults.Program {
 	w.t.Helper()
-	p := &program{output: &output{}}
-	cmd := exec.Command(filepath.Join(binaries, name), args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = w.env, p.output, p.output
-	var err error
-	p.Process, err = proc.Start(cmd, syscall.SIGKILL)
+	p, err := faults.Run(binaries, name, w.env, args...)
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() {
 		_ = p.Signal(syscall.SIGKILL)
 		<-p.Done()
 		if w.t.Failed() {
-			w.t.Logf("%s said:\n%s", name, p.output)
+			w.t.Logf("%s said:\n%s", name, p.Output)
 		}
 	})
 	return p
 }
 
 // stop ends a program as a deployment does, and waits for it.
-func (w *world) stop(p *program) {
+func (w *world) stop(p *faults.Program) {
 	w.t.Helper()
 	require.NoError(w.t, p.Signal(syscall.SIGTERM))
-	require.NoError(w.t, p.Err(), "%s", p.output)
+	require.NoError(w.t, p.Err(), "%s", p.Output)
 }
 
 // enqueue writes n messages in transactions of 100.
@@ -151,20 +114,11 @@ func (w *world) eventually(within time.Duration, what string, holds func() bool)
 	require.Eventually(w.t, holds, within, 50*time.Millisecond, what)
 }
 
-// arrived counts what stands in a queue by message ID.
-func (w *world) arrived(queue string) map[string]int {
-	counts := map[string]int{}
-	for _, entry := range w.queues.Messages("", queue) {
-		counts[entry.MessageAttributes["outflow-message-id"].StringValue]++
-	}
-	return counts
-}
-
-// tally compares what arrived with what was enqueued.
+// tally compares what arrived in a queue with what was enqueued.
 func (w *world) tally(queue string, ids []uuid.UUID) (missing, duplicates int) {
-	counts := w.arrived(queue)
+	counts := w.Arrivals(queue)
 	for _, id := range ids {
-		if counts[id.String()] == 0 {
+		if counts[id] == 0 {
 			missing++
 		}
 	}
@@ -175,24 +129,6 @@ func (w *world) tally(queue string, ids []uuid.UUID) (missing, duplicates int) {
 }
 
 func (w *world) workflowID(id uuid.UUID) string { return workflows.DeliverID(w.name, id) }
-
-// output collects what a process writes.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
 
 // quiet is a Temporal logger that says nothing.
 type quiet struct{}

@@ -42,6 +42,8 @@ type Options struct {
 	// Durable keeps every commit through a crash of Postgres or the machine. Without it fsync, full_page_writes and
 	// synchronous_commit are off: faster, and a killed Postgres may lose commits of its last second.
 	Durable bool
+	// CrashSafe, without Durable, keeps every commit through a crash of Postgres, and not of the machine: fsync stays off.
+	CrashSafe bool
 	// LogFile gets the server's own log; default Dir + ".log".
 	LogFile string
 }

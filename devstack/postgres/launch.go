@@ -66,7 +66,11 @@ func settings(o Options, bin string) []string {
 	if hasLibrary(bin, "pg_stat_statements") {
 		pairs = append(pairs, "shared_preload_libraries=pg_stat_statements")
 	}
-	if !o.Durable {
+	switch {
+	case o.Durable:
+	case o.CrashSafe:
+		pairs = append(pairs, "fsync=off", "full_page_writes=off") // what was written outlives the process
+	default:
 		pairs = append(pairs, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
 	}
 	args := make([]string, 0, 2*len(pairs))

@@ -58,7 +58,13 @@ func do(t *testing.T, c *Cluster, sql string) string {
 }
 
 func TestStopKillAndStartAgain(t *testing.T) {
-	c := up(t, Options{Dir: folder(t), Durable: true})
+	t.Run("durable", func(t *testing.T) { stopKillAndStartAgain(t, Options{Durable: true}, "on") })
+	t.Run("crash-safe", func(t *testing.T) { stopKillAndStartAgain(t, Options{CrashSafe: true}, "off") })
+}
+
+func stopKillAndStartAgain(t *testing.T, o Options, fsync string) {
+	o.Dir = folder(t)
+	c := up(t, o)
 	do(t, c, "create table kept as select 'a' as word")
 	for i, end := range []func(*Cluster) error{(*Cluster).Stop, (*Cluster).Kill, (*Cluster).Quit} {
 		if err := end(c); err != nil {
@@ -79,8 +85,8 @@ func TestStopKillAndStartAgain(t *testing.T) {
 		}
 		do(t, c, "insert into kept values ('b')")
 	}
-	if got := do(t, c, "show fsync"); got != "on" {
-		t.Errorf("a durable cluster has fsync %s", got)
+	if got := do(t, c, "show fsync"); got != fsync {
+		t.Errorf("it has fsync %s, want %s", got, fsync)
 	}
 }
 

@@ -40,6 +40,12 @@ const (
 	// connections are the database's, unless the URL names pool_max_conns: the
 	// coalesced statements, the claim and the durable attempts.
 	connections = 10
+	// keepAlive and keepAliveAnswer bound how long a connection to Temporal that
+	// went silent, and was never closed, is believed in. The SDK's defaults of 30
+	// and 15 seconds outlive a lease. A server refuses more than one ping in ten
+	// seconds (frontend.keepAliveMinTime).
+	keepAlive       = 15 * time.Second
+	keepAliveAnswer = 5 * time.Second
 )
 
 // parts are what a starter and a worker have in common.
@@ -75,6 +81,9 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 		// Requests are some hundred bytes: compressing them, the SDK's default, saves nothing.
 		c.Temporal.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{}
 	}
+	if c.Temporal.ConnectionOptions.KeepAliveTime == 0 {
+		c.Temporal.ConnectionOptions.KeepAliveTime, c.Temporal.ConnectionOptions.KeepAliveTimeout = keepAlive, keepAliveAnswer
+	}
 	c.Temporal.Logger = sdklog.NewStructuredLogger(log)
 	if p.client, err = client.DialContext(ctx, c.Temporal); err != nil {
 		return nil, fmt.Errorf("connecting to Temporal at %s (TEMPORAL_ADDRESS): %w", c.Temporal.HostPort, err)
@@ -85,6 +94,7 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 	}
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	workflows.Register(p.worker, activities.New(p.store, publish.Watch(router, log)))
+	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
 		return nil, fmt.Errorf("starting the worker: %w", err)
@@ -126,11 +136,19 @@ func taskQueue(o scanner.Options) string {
 // Worker runs a worker of the fleet until ctx ends: it takes what was not
 // started eagerly, and every durable attempt.
 func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
+	h, err := newHealth(ctx, c.HealthAddress, log)
+	if err != nil {
+		return err
+	}
+	defer h.close()
 	p, err := open(ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	h.started(p.checks()...)
+	defer h.stopping()
+	defer p.schedule(ctx, c)()
 	log.Info("working", "task_queue", taskQueue(c.Scanner))
 	return p.wait(ctx)
 }
@@ -148,16 +166,24 @@ func (p *parts) wait(ctx context.Context) error {
 
 // Starter runs a scanner and the worker of its eager starts until ctx ends.
 func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
+	h, err := newHealth(ctx, c.HealthAddress, log)
+	if err != nil {
+		return err
+	}
+	defer h.close()
 	p, err := open(ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	defer p.schedule(ctx, c)()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	scanned := p.scan(ctx)
+	h.started(p.checks()...)
 	log.Info("scanning", "task_queue", taskQueue(c.Scanner))
 	err = p.wait(ctx)
+	h.stopping()
 	stop()
 	return errors.Join(err, <-scanned)
 }

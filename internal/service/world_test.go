@@ -151,9 +151,9 @@ func (w *world) until(id uuid.UUID, condition func(r row) bool) row {
 
 func (w *world) eventually(condition func() bool, state func() string) {
 	w.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.Fatalf("it did not come to pass within 30 s: %s", state())
+			w.Fatalf("it did not come to pass within a minute: %s", state())
 		}
 	}
 }
@@ -188,6 +188,7 @@ func (w *world) replay(history *historypb.History) {
 	w.Helper()
 	replayer := worker.NewWorkflowReplayer()
 	replayer.RegisterWorkflowWithOptions(workflows.Deliver, workflow.RegisterOptions{Name: workflows.WorkflowDeliver})
+	replayer.RegisterWorkflowWithOptions(workflows.Maintain, workflow.RegisterOptions{Name: workflows.WorkflowMaintain})
 	require.NoError(w, replayer.ReplayWorkflowHistory(nil, history))
 	if folder := os.Getenv(recordVariable); folder != "" && !w.Failed() {
 		data, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)

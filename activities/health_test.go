@@ -1,0 +1,133 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+
+	"github.com/outflowhq/outflow"
+)
+
+// What an attempt tells of its destination, and what it makes of the answer.
+func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
+	errDown := outflow.Unavailable(errors.New("503"))
+	gone := outflow.Permanent(fmt.Errorf("no such queue: %w", outflow.ErrNoDestination))
+	for name, c := range map[string]struct {
+		err     error
+		reached bool
+		told    []string
+		class   outflow.Class
+	}{
+		"acknowledged":                {nil, false, []string{"sqs://orders succeeded"}, ""},
+		"unavailable":                 {errDown, false, []string{"sqs://orders failed: 503"}, outflow.ClassUnavailable},
+		"unavailable, never sent":     {outflow.Unavailable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), false, nil, outflow.ClassUnavailable},
+		"retryable says nothing":      {outflow.Retryable(errors.New("odd")), false, nil, outflow.ClassRetryable},
+		"the message's own fault":     {outflow.Permanent(errors.New("too large")), true, nil, outflow.ClassPermanent},
+		"never there":                 {gone, false, nil, outflow.ClassPermanent},
+		"deleted":                     {gone, true, []string{"sqs://orders failed: no such queue: the destination does not exist; messages have reached it before, so they wait for it"}, outflow.ClassUnavailable},
+		"missing for another reason":  {outflow.Retryable(outflow.ErrNoDestination), true, nil, outflow.ClassRetryable},
+		"not attempted for other why": {outflow.ErrNotAttempted, false, nil, outflow.ClassRetryable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, a, ref := newFake()
+			f.reached = c.reached
+			f.publish = func(context.Context, outflow.Message) (string, error) { return "broker-1", c.err }
+			_, err := a.attempt(t.Context(), ref, false, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+			assert.Equal(t, c.told, f.health)
+			if c.err == nil {
+				require.NoError(t, err)
+				return
+			}
+			assert.Equal(t, c.class, outflow.ClassOf(err), "%v", err)
+		})
+	}
+}
+
+// Whether a missing destination was ever there is a question to the database. As
+// long as nobody can answer it, no message dies of it.
+func TestMissingDestinationWithoutADatabase(t *testing.T) {
+	f, a, ref := newFake()
+	f.reachErr = errors.New("no database")
+	f.publish = func(context.Context, outflow.Message) (string, error) {
+		return "", outflow.Permanent(outflow.ErrNoDestination)
+	}
+	_, err := a.attempt(t.Context(), ref, false, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+	assert.False(t, outflow.IsPermanent(err))
+	require.ErrorIs(t, err, f.reachErr)
+}
+
+func TestHeldBackIsNotSent(t *testing.T) {
+	f, a, ref := newFake()
+	f.record.HeldBack, f.record.HeldBackFor = true, 10*time.Second
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestActivityEnvironment()
+	env.RegisterActivity(a)
+	_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+	var application *temporal.ApplicationError
+	require.ErrorAs(t, err, &application)
+	assert.Equal(t, ErrTypeNotAttempted, application.Type())
+	assert.False(t, application.NonRetryable())
+	assert.InDelta(t, 10, application.NextRetryDelay().Seconds(), 2.1)
+	assert.Contains(t, application.Message(), "sqs://orders takes nothing and is left to one probe at a time")
+	assert.Zero(t, f.sent)
+	assert.Empty(t, f.health, "what was not asked did not fail")
+}
+
+// A message with which one process after the other died.
+func TestSuspects(t *testing.T) {
+	attempt := func(t *testing.T, lost bool, claims int) (*fake, PublishResult, error) {
+		f, a, ref := newFake()
+		f.record.Claims = claims
+		result, err := a.attempt(t.Context(), ref, lost, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+		return f, result, err
+	}
+	for _, claims := range []int{1, outflow.SuspectClaims, outflow.MostClaims} {
+		f, result, err := attempt(t, false, claims)
+		require.NoError(t, err)
+		assert.Equal(t, Published, result.Verdict, "whoever has it alone may try: %d", claims)
+		assert.Equal(t, 1, f.sent)
+	}
+	f, result, err := attempt(t, true, outflow.SuspectClaims-1)
+	require.NoError(t, err)
+	assert.Equal(t, Published, result.Verdict)
+	assert.Equal(t, 1, f.sent)
+
+	f, result, err = attempt(t, true, outflow.SuspectClaims)
+	require.NoError(t, err)
+	assert.Equal(t, SetAside, result.Verdict)
+	assert.Zero(t, f.sent)
+	assert.Len(t, f.yields, 1, "it can be claimed at once")
+
+	f, _, err = attempt(t, false, outflow.MostClaims+1)
+	assert.True(t, outflow.IsPermanent(err))
+	assert.EqualError(t, err, "publishing to sqs://orders: the process ended without a word 8 times while it had this message, the last 3 times this one alone"+
+		" (find out what it does to the process, then retry or redirect it)")
+	assert.Zero(t, f.sent)
+}
+
+// A durable attempt that follows one which left no word counts that.
+func TestWhatADurableAttemptNotes(t *testing.T) {
+	ref := newRef()
+	in := PublishInput{LastError: "the fast path's", Attempts: 1}
+	for name, c := range map[string]struct {
+		attempt int32
+		last    *attemptNote
+		want    outflow.Renewal
+	}{
+		"the first":                        {1, nil, outflow.Renewal{LastError: "the fast path's", Attempts: 2}},
+		"after one that failed":            {3, &attemptNote{"503", 2}, outflow.Renewal{LastError: "503", Attempts: 1}},
+		"after one that left no word":      {3, &attemptNote{"503", 1}, outflow.Renewal{Attempts: 1, Lost: true}},
+		"after none that left any":         {2, nil, outflow.Renewal{Attempts: 1, Lost: true}},
+		"the first after a person's reset": {1, &attemptNote{"503", 7}, outflow.Renewal{LastError: "503", Attempts: 1}},
+	} {
+		c.want.Ref, c.want.Lease = ref, leaseFor(c.attempt)
+		assert.Equal(t, c.want, renewalOf(ref, in, c.attempt, c.last), name)
+	}
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestSeedAndLengthDecideThePlan(t *testing.T) {
+	told := func(seed uint64, length time.Duration) (lines []string) {
+		for _, s := range plan(seed, length, kinds) {
+			lines = append(lines, fmt.Sprint(s.at, s.kind.name, s.lasts, s.which))
+		}
+		return lines
+	}
+	first := told(1, 10*time.Minute)
+	if !slices.Equal(first, told(1, 10*time.Minute)) {
+		t.Error("one seed, two plans")
+	}
+	if slices.Equal(first, told(2, 10*time.Minute)) {
+		t.Error("two seeds, one plan")
+	}
+	if short := told(1, time.Minute); len(short) == 0 || !slices.Equal(short, first[:len(short)]) {
+		t.Error("a shorter run is not the beginning of a longer one")
+	}
+}
+
+func TestPlanHasEveryKindAndEndsCalm(t *testing.T) {
+	const length = 10 * time.Minute
+	seen := map[string]int{}
+	for _, s := range plan(3, length, kinds) {
+		seen[s.kind.name]++
+		if s.at < calm || s.at >= length-calm {
+			t.Errorf("%s strikes at %s", s.kind.name, s.at)
+		}
+		if s.lasts < s.kind.least || s.lasts > s.kind.most {
+			t.Errorf("%s lasts %s", s.kind.name, s.lasts)
+		}
+	}
+	for _, k := range kinds {
+		if seen[k.name] < 2 {
+			t.Errorf("%s strikes %d times in %s", k.name, seen[k.name], length)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, bad := range [][]string{{"-minutes", "0"}, {"-only", "nothing"}, {"-rate", "0"}, {"-rounds", "0"}, {"-seed", "x"}} {
+		if _, err := parse(bad, t.Output()); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+	o, err := parse([]string{"-only", "kill-temporal", "-seed", "5"}, t.Output())
+	if err != nil || !o.runs("random") || o.runs("isolation") {
+		t.Errorf("a kind of fault runs random alone: %+v, %v", o, err)
+	}
+	if o, err = parse(nil, t.Output()); err != nil || o.seed == 0 || !o.runs("random") || !o.runs("poison") {
+		t.Errorf("without options everything runs: %+v, %v", o, err)
+	}
+}
+
+func TestMedianOfRatios(t *testing.T) {
+	m := func(throughput float64, p99 time.Duration) measure { return measure{throughput, p99} }
+	throughput, p99 := ratios([]pair{
+		{m(100, 10), m(50, 40)}, {m(10, 100), m(9, 110)}, {m(200, 10), m(200, 10)},
+	})
+	if throughput != 0.9 || p99 != 1.1 {
+		t.Errorf("%v %v", throughput, p99)
+	}
+}

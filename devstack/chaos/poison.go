@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/outflowhq/outflow"
+)
+
+// poisons are of each kind in a round.
+const poisons = 50
+
+// poison measures the neighbours of messages that can't be delivered, or look
+// like it: they share queues, claims and batches with them.
+func poison(ctx context.Context, c *chaos) error {
+	f, err := c.deploy(ctx, "poison")
+	if err != nil {
+		return err
+	}
+	f.AnswersIn(answers)
+	f.Queues.AutoCreate = false
+	for _, q := range healthy {
+		f.Queues.CreateQueue("", q, map[string]string{"MaximumMessageSize": "2048"})
+	}
+	return errors.Join(c.poisonRounds(ctx, f), f.close(c.stack.Logs()))
+}
+
+func (c *chaos) poisonRounds(ctx context.Context, f *fleet) error {
+	if _, err := c.measureRound(ctx, f); err != nil { // warm up
+		return err
+	}
+	var pairs []pair
+	for range c.rounds {
+		var p pair
+		var err error
+		if p.without, err = c.measureRound(ctx, f); err != nil {
+			return err
+		}
+		poisoning, stop := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- f.poisonAll(poisoning) }()
+		p.with, err = c.measureRound(ctx, f)
+		stop()
+		if err = errors.Join(err, <-done, f.awaitNone(ctx, "type = 'poison' AND state = 'pending'")); err != nil {
+			return err
+		}
+		c.say("poison: without %s; with %s", p.without, p.with)
+		pairs = append(pairs, p)
+	}
+	throughput, p99 := ratios(pairs)
+	c.result("ratio healthy-throughput/poison %.2f", throughput)
+	c.result("ratio healthy-p99/poison %.2f", p99)
+	var dead, delivered int
+	err := f.Pool.QueryRow(ctx, "SELECT count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'delivered') FROM outbox.messages WHERE type = 'poison'").Scan(&dead, &delivered)
+	if err != nil {
+		return fmt.Errorf("counting the poison: %w", err)
+	}
+	c.result("poison: %d dead, %d delivered", dead, delivered)
+	c.hold("poison", throughput, p99)
+	return nil
+}
+
+// poisonAll enqueues poison of every kind, a few at a time, until ctx ends.
+func (f *fleet) poisonAll(ctx context.Context) error {
+	tooLarge := bytes.Repeat([]byte("x"), 3000)
+	for sent := 0; sent < 4*poisons; sent += 4 {
+		queue := "sqs://" + healthy[sent/4%len(healthy)]
+		messages := []outflow.Message{
+			{Destination: "sqs://nowhere", Payload: []byte("unknown queue")},
+			{Destination: queue, Payload: tooLarge},
+			{Destination: queue, Payload: []byte("bell \a, null \x00, and no UTF-8 \xff")},
+			{Destination: queue, Payload: []byte("a header"), Headers: map[string]string{"note": "bell \a"}},
+		}
+		err := f.enqueue(context.WithoutCancel(ctx), len(messages), func(i int) outflow.Message {
+			m := messages[i]
+			m.Type, m.ContentType = "poison", "text/plain"
+			return m
+		})
+		if err != nil {
+			return err
+		}
+		if !pause(ctx, steadyFor/poisons) {
+			return nil
+		}
+	}
+	return nil
+}

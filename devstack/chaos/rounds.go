@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const (
+	burst        = 400 // messages of a round's backlog, over the healthy queues
+	steadyFor    = 6 * time.Second
+	roundTimeout = 3 * time.Minute
+)
+
+// healthy are the queues that nothing is wrong with.
+var healthy = []string{"orders", "letters", "invoices", "events"}
+
+// measure is what a round found of the healthy queues.
+type measure struct {
+	throughput float64       // messages a second, out of a backlog
+	p99        time.Duration // from enqueue to mark, at a steady rate
+}
+
+func (m measure) String() string {
+	return fmt.Sprintf("%.0f/s, p99 %s", m.throughput, m.p99.Round(time.Millisecond))
+}
+
+// pair is two rounds, one after the other: without trouble and with it.
+type pair struct{ without, with measure }
+
+// ratios are with over without, each the median of all rounds: neighbours in
+// time share the machine's moods, their ratio does not.
+func ratios(pairs []pair) (throughput, p99 float64) {
+	var t, p []float64
+	for _, r := range pairs {
+		t = append(t, r.with.throughput/r.without.throughput)
+		p = append(p, float64(r.with.p99)/float64(r.without.p99))
+	}
+	return median(t), median(p)
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// measureRound drains a backlog of the healthy queues, then keeps a steady load
+// on them.
+func (c *chaos) measureRound(ctx context.Context, f *fleet) (measure, error) {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	from, err := f.moment(ctx)
+	if err != nil {
+		return measure{}, err
+	}
+	err = f.enqueue(ctx, burst, func(i int) outflow.Message {
+		return outflow.Message{Destination: "sqs://" + healthy[i%len(healthy)], Type: "burst", Payload: []byte(`{"burst":true}`)}
+	})
+	if err != nil {
+		return measure{}, err
+	}
+	if err := f.awaitHealthy(ctx); err != nil {
+		return measure{}, err
+	}
+	var m measure
+	var took time.Duration
+	if err := f.Pool.QueryRow(ctx, burstTook, from, healthyDestinations()).Scan(&took); err != nil {
+		return m, fmt.Errorf("reading the throughput: %w", err)
+	}
+	m.throughput = burst / took.Seconds()
+
+	if from, err = f.moment(ctx); err != nil {
+		return m, err
+	}
+	load := f.StartLoad(c.rate, healthyDestinations()...)
+	pause(ctx, steadyFor)
+	load.Stop()
+	if err := f.awaitHealthy(ctx); err != nil {
+		return m, err
+	}
+	if err := f.Pool.QueryRow(ctx, steadyP99, from, healthyDestinations()).Scan(&m.p99); err != nil {
+		return m, fmt.Errorf("reading the latency: %w", err)
+	}
+	return m, nil
+}
+
+const burstTook = `
+SELECT max(finished_at) - min(enqueued_at) FROM outbox.messages
+ WHERE enqueued_at >= $1 AND destination = ANY ($2) AND type = 'burst'`
+
+const steadyP99 = `
+SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY finished_at - enqueued_at) FROM outbox.messages
+ WHERE enqueued_at >= $1 AND destination = ANY ($2) AND type = 'numbered'`
+
+func healthyDestinations() (all []string) {
+	for _, q := range healthy {
+		all = append(all, "sqs://"+q)
+	}
+	return all
+}
+
+// moment is the database's clock.
+func (f *fleet) moment(ctx context.Context) (t time.Time, err error) {
+	if err := f.Pool.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&t); err != nil {
+		return t, fmt.Errorf("reading the database's clock: %w", err)
+	}
+	return t, nil
+}
+
+// awaitHealthy waits until the healthy queues have everything.
+func (f *fleet) awaitHealthy(ctx context.Context) error {
+	return f.awaitNone(ctx, "destination = ANY ($1) AND type <> 'poison' AND state = 'pending'", healthyDestinations())
+}
+
+// awaitNone waits until no row fulfils the condition.
+func (f *fleet) awaitNone(ctx context.Context, condition string, args ...any) error {
+	for {
+		var n int
+		if err := f.Pool.QueryRow(ctx, "SELECT count(*) FROM outbox.messages WHERE "+condition, args...).Scan(&n); err != nil {
+			return fmt.Errorf("waiting until there is no row with %s: %d are left: %w", condition, n, err)
+		}
+		if n == 0 {
+			return nil
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return fmt.Errorf("waiting until there is no row with %s: %d are left: %w", condition, n, ctx.Err())
+		}
+	}
+}
+
+// enqueue commits n messages in transactions of fifty.
+func (f *fleet) enqueue(ctx context.Context, n int, message func(i int) outflow.Message) error {
+	const atOnce = 50
+	for i := 0; i < n; i += atOnce {
+		var messages []outflow.Message
+		for j := i; j < min(i+atOnce, n); j++ {
+			messages = append(messages, message(j))
+		}
+		err := pgx.BeginFunc(ctx, f.Pool, func(tx pgx.Tx) error {
+			_, err := outboxdb.Enqueue(ctx, tx, messages...)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("enqueuing %d messages: %w", len(messages), err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package service
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+var errDown = outflow.Unavailable(errors.New("503"))
+
+// A run in a long backoff that is told to try now does, under the same activity ID.
+func TestTryNow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.broker.set(func(n int) (string, error) {
+		return "", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Minute, Err: errors.New("503")}
+	})
+	w.work()
+	w.scan()
+	id := w.enqueue("{}")
+	w.eventually(func() bool { return w.broker.count() == 2 }, func() string { return "no durable attempt" })
+	w.broker.set(nil)
+	for range 3 { // a telling may come while the attempt before is ending
+		require.NoError(t, w.client.SignalWorkflow(t.Context(), w.workflowID(id), "", workflows.SignalTryNow, nil))
+	}
+	began := time.Now()
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	assert.Less(t, time.Since(began), 10*time.Second, "not after its minute")
+	status, history := w.closed(id)
+	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
+	for _, event := range history.GetEvents() {
+		if scheduled := event.GetActivityTaskScheduledEventAttributes(); scheduled != nil {
+			assert.Equal(t, workflows.ActivityIDPublish, scheduled.GetActivityId())
+		}
+	}
+	assert.Greater(t, count(history, enums.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED), 1)
+}
+
+// A queue that is down costs a few attempts and one probe at a time; when it is
+// back everything goes at once, what was retrying and what was never tried.
+func TestOutageAndRecovery(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.opts.InFlight = 20
+	w.broker.set(func(int) (string, error) { return "", errDown })
+	w.work()
+	w.scan()
+	const n = 200
+	for range n {
+		w.enqueue("{}")
+	}
+	number := func(condition string) (n int) {
+		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.messages WHERE `+condition).Scan(&n))
+		return n
+	}
+	w.eventually(func() bool {
+		var openings int
+		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT coalesce(max(openings), 0) FROM outbox.destinations`).Scan(&openings))
+		return openings >= 3
+	}, func() string { return "the breaker did not stay open" })
+	assert.Less(t, number("claims > 0 OR attempts > 0"), 100, "the others were never tried")
+	sent := w.broker.count()
+	time.Sleep(3 * time.Second)
+	assert.LessOrEqual(t, w.broker.count()-sent, 3, "one probe at a time")
+
+	w.broker.set(nil)
+	began := time.Now()
+	w.eventually(func() bool { return number("state = 'delivered'") == n }, func() string {
+		var breakers string
+		_ = w.pool.QueryRow(t.Context(), `SELECT string_agg(d::text, ' ') FROM outbox.destinations AS d`).Scan(&breakers)
+		return "not all of them are delivered; breakers: " + breakers
+	})
+	t.Logf("%d messages, %d publishes during the outage; drained %s after it", n, sent, time.Since(began).Round(time.Millisecond))
+	assert.Less(t, time.Since(began), 45*time.Second)
+}
+
+// Somebody terminates a run. Its row is pending, and started anew when its lease is over.
+func TestTerminatedRunStartsAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.broker.set(func(int) (string, error) { return "", errDown })
+	w.work()
+	w.scan()
+	id := w.enqueue("{}")
+	w.until(id, func(r row) bool { return r.Retrying })
+	require.NoError(t, w.client.TerminateWorkflow(t.Context(), w.workflowID(id), "", "a test"))
+	w.broker.set(nil)
+	w.expireLease(id)
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	assert.Equal(t, 2, w.runs(id))
+}
+
+// Two starters, each with its own connections, meet one lease that has run out
+// while the message's run is alive, and one whose run is gone: one start each.
+func TestTwoStartersMeetOneExpiredLease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.work()
+	release := make(chan struct{})
+	w.broker.set(func(int) (string, error) { <-release; return "broker-1", nil })
+	w.scan()
+	other := *w
+	other.store = outboxdb.New(w.pool)
+	other.scan()
+	id := w.enqueue("{}")
+	w.eventually(func() bool { return w.broker.count() == 1 }, func() string { return "no publish" })
+	for range 5 {
+		w.expireLease(id)
+		w.until(id, func(r row) bool { return !r.Due && r.Claims == 1 })
+	}
+	close(release)
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	assert.Equal(t, 1, w.broker.count())
+}
+
+// After a restore of the database a row is pending whose run is completed.
+func TestPendingRowBesideACompletedRun(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.work()
+	w.scan()
+	id := w.enqueue("{}")
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	w.closed(id)
+	_, err := w.pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, broker_message_id = NULL, available_at = now() WHERE id = $1`, id)
+	require.NoError(t, err)
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	assert.Equal(t, 2, w.broker.count())
+	assert.Equal(t, 2, w.runs(id))
+}
+
+// A row that its process died of so often that nobody tries once more.
+func TestTooManyClaimsEndDead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.enqueue("{}")
+	_, err := w.pool.Exec(t.Context(), `UPDATE outbox.messages SET claims = 8 WHERE id = $1`, id)
+	require.NoError(t, err)
+	w.work()
+	w.scan()
+	r := w.until(id, func(r row) bool { return r.State == outflow.Dead })
+	assert.Contains(t, r.LastError, "the process ended without a word 8 times while it had this message, the last 3 times this one alone")
+	assert.Zero(t, w.broker.count())
+	status, _ := w.closed(id)
+	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, status)
+}
+
+func (w *world) expireLease(id uuid.UUID) {
+	w.Helper()
+	_, err := w.pool.Exec(w.Context(), `UPDATE outbox.messages SET available_at = now() WHERE id = $1`, id)
+	require.NoError(w, err)
+}
+
+// runs counts the runs of a message. Visibility lags behind.
+func (w *world) runs(id uuid.UUID) int {
+	w.Helper()
+	n := 0
+	w.eventually(func() bool {
+		list, err := w.client.ListWorkflow(w.Context(), &workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowId = '" + w.workflowID(id) + "'"})
+		require.NoError(w, err)
+		n = len(list.GetExecutions())
+		return n > 1
+	}, func() string { return "the second run is not listed" })
+	return n
+}

@@ -1,0 +1,161 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+)
+
+// The breaker of a destination is a row of outbox.destinations, one for all
+// processes. It opens after failuresToOpen failures with no success between
+// them, and from then on nothing is sent but one probe at a time. Each opening
+// doubles the time until the next probe, from firstOpening to lastOpening: short
+// enough that a queue which is back waits a quarter of a minute at most, and long
+// enough that one which is down for a day is asked some thousand times.
+const (
+	failuresToOpen = 5
+	firstOpening   = time.Second
+	lastOpening    = 15 * time.Second
+	// longestAsked is the longest time for which a destination may ask to be left
+	// alone altogether.
+	longestAsked = time.Minute
+	// probeLease is how long a probe may take: a run's next attempt, its publish
+	// and the answer's way here.
+	probeLease = 20 * time.Second
+	// probesAtOnce bounds the destinations that one TakeProbes probes.
+	probesAtOnce = 50
+	// mostRetrying is how many messages of a failing destination may be off the
+	// fast path. The others wait as rows, where waiting costs nothing.
+	mostRetrying = 200
+)
+
+// takeProbes chooses, for up to $1 destinations whose breaker may be probed, the
+// message that does it, for a lease of $2: of those off the fast path another one
+// than the last time, so that a message which can't answer does not keep its
+// destination closed; a new one where there are none.
+const takeProbes = `
+WITH askable AS MATERIALIZED (
+    SELECT h.destination, coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000') AS last
+      FROM outbox.destinations AS h
+     WHERE h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())
+     ORDER BY h.destination
+     LIMIT $1
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE outbox.destinations AS h
+   SET probe_id = c.id, probe_until = now() + $2::interval
+  FROM askable AS a
+ CROSS JOIN LATERAL (
+       (SELECT m.id, m.generation, true AS running FROM outbox.messages AS m
+         WHERE m.retrying AND m.destination = a.destination AND m.id > a.last ORDER BY m.id LIMIT 1)
+       UNION ALL
+       (SELECT m.id, m.generation, true FROM outbox.messages AS m
+         WHERE m.retrying AND m.destination = a.destination ORDER BY m.id LIMIT 1)
+       UNION ALL
+       (SELECT m.id, m.generation, false FROM outbox.messages AS m
+         WHERE m.state = 'pending' AND m.destination = a.destination AND m.available_at <= now() AND m.claims < 5
+         ORDER BY m.available_at LIMIT 1)
+       LIMIT 1) AS c
+ WHERE h.destination = a.destination
+RETURNING h.destination, c.id, c.generation, c.running`
+
+// free makes a row claimable whose run is lost.
+const free = `
+UPDATE outbox.messages AS m
+   SET available_at = now()
+ WHERE m.id = $1 AND m.generation = $2 AND m.finished_at IS NULL`
+
+// takeRecovered leases ($2) up to $1 destinations whose runs are to be told.
+const takeRecovered = `
+WITH recovered AS MATERIALIZED (
+    SELECT h.destination
+      FROM outbox.destinations AS h
+     WHERE h.recovered_at IS NOT NULL AND (h.probe_until IS NULL OR h.probe_until <= now())
+     LIMIT $1
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE outbox.destinations AS h
+   SET probe_until = now() + $2::interval
+  FROM recovered AS r
+ WHERE h.destination = r.destination
+RETURNING h.destination, h.recovered_at`
+
+// forgetRecovered ends the telling, unless there has been another recovery.
+const forgetRecovered = `
+UPDATE outbox.destinations AS h
+   SET recovered_at = NULL, probe_until = NULL
+ WHERE h.destination = $1 AND h.recovered_at = $2`
+
+// retryingOf pages through a destination's messages off the fast path.
+const retryingOf = `
+SELECT m.id, m.generation
+  FROM outbox.messages AS m
+ WHERE m.retrying AND m.destination = $1 AND m.id > $2
+ ORDER BY m.id
+ LIMIT $3`
+
+// TakeProbes chooses the messages that probe the destinations whose breakers may
+// be probed now, at most one each, and leases the probing to the caller: it tells
+// a running one's run, or frees it where that run is lost.
+func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
+	rows, err := s.pool.Query(ctx, takeProbes, probesAtOnce, probeLease)
+	if err != nil {
+		return nil, fmt.Errorf("choosing probes: %w", err)
+	}
+	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outflow.Probe, err error) {
+		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.Running)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("choosing probes: %w", err)
+	}
+	return probes, nil
+}
+
+// Free makes a message claimable whose run is lost.
+func (s *Store) Free(ctx context.Context, ref outflow.Ref) error {
+	if _, err := s.pool.Exec(ctx, free, ref.ID, ref.Generation); err != nil {
+		return fmt.Errorf("freeing message %s: %w", ref.ID, err)
+	}
+	return nil
+}
+
+// TakeRecovered leases to the caller some destinations whose breakers closed and
+// whose runs are still to be told.
+func (s *Store) TakeRecovered(ctx context.Context) ([]outflow.Recovered, error) {
+	rows, err := s.pool.Query(ctx, takeRecovered, probesAtOnce, probeLease)
+	if err != nil {
+		return nil, fmt.Errorf("looking for recovered destinations: %w", err)
+	}
+	recovered, err := pgx.CollectRows(rows, pgx.RowToStructByPos[outflow.Recovered])
+	if err != nil {
+		return nil, fmt.Errorf("looking for recovered destinations: %w", err)
+	}
+	return recovered, nil
+}
+
+// ForgetRecovered ends the telling, unless the destination recovered once more.
+func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error {
+	if _, err := s.pool.Exec(ctx, forgetRecovered, r.Destination, r.At); err != nil {
+		return fmt.Errorf("ending the recovery of %s: %w", r.Destination, err)
+	}
+	return nil
+}
+
+// Retrying pages through the messages of a destination that are off the fast
+// path, by ID: at most limit of those after one.
+func (s *Store) Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Ref, error) {
+	rows, err := s.pool.Query(ctx, retryingOf, destination, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing the retrying messages of %s: %w", destination, err)
+	}
+	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[outflow.Ref])
+	if err != nil {
+		return nil, fmt.Errorf("listing the retrying messages of %s: %w", destination, err)
+	}
+	return refs, nil
+}

@@ -1,0 +1,407 @@
+package outboxdb_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+var errDown = errors.New("sending to sqs://down: 503")
+
+// breaker is a row of outbox.destinations.
+type breaker struct {
+	Failures  int        `db:"failures"`
+	Failing   bool       `db:"failing"`
+	Openings  int        `db:"openings"`
+	OpenFor   *float64   `db:"open_for"` // seconds from now
+	ProbeID   *uuid.UUID `db:"probe_id"`
+	Recovered bool       `db:"recovered"`
+	Reached   bool       `db:"reached"`
+	LastError *string    `db:"last_error"`
+}
+
+func breakerOf(t testing.TB, q queryer, destination string) breaker {
+	t.Helper()
+	rows, err := q.Query(t.Context(), `
+		SELECT failures, failing_since IS NOT NULL AS failing, openings, probe_id, recovered_at IS NOT NULL AS recovered,
+		       extract(epoch FROM open_until - clock_timestamp())::float8 AS open_for, delivered_at IS NOT NULL AS reached, last_error
+		  FROM outbox.destinations WHERE destination = $1`, destination)
+	require.NoError(t, err)
+	b, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[breaker])
+	require.NoError(t, err)
+	return b
+}
+
+const isOpen = `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = $1 AND open_until IS NOT NULL)`
+
+// opened returns a store on a table in which the breaker of sqs://down is open.
+func opened(t *testing.T, pool *pgxpool.Pool) *outboxdb.Store {
+	t.Helper()
+	store := outboxdb.New(pool)
+	for range 5 {
+		store.Failed("sqs://down", errDown)
+	}
+	waitFor(t, pool, isOpen, "sqs://down")
+	return store
+}
+
+// probeNow ends the time in which an open breaker lets nobody probe.
+func probeNow(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_until = NULL WHERE open_until IS NOT NULL`)
+}
+
+func TestBreakerOpensAndCloses(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	for range 4 {
+		store.Failed("sqs://down", errDown)
+	}
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 4)`)
+	b := breakerOf(t, pool, "sqs://down")
+	require.True(t, b.Failing)
+	require.Nil(t, b.OpenFor, "four failures in a row may be anything")
+	require.Equal(t, errDown.Error(), *b.LastError)
+
+	store.Failed("sqs://down", errDown)
+	waitFor(t, pool, isOpen, "sqs://down")
+	b = breakerOf(t, pool, "sqs://down")
+	require.Equal(t, 1, b.Openings)
+	require.InDelta(t, 1, *b.OpenFor, 0.9)
+
+	// Stragglers that were sent before it opened do not open it again.
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute'`)
+	store.Failed("sqs://down", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 6)`)
+	require.Equal(t, 1, breakerOf(t, pool, "sqs://down").Openings)
+
+	// Each failed probe doubles the time, up to a quarter of a minute.
+	for n, want := range []float64{2, 4, 8, 15, 15} {
+		probeNow(t, pool)
+		store.Failed("sqs://down", errDown)
+		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE openings = $1)`, n+2)
+		require.InDelta(t, want, *breakerOf(t, pool, "sqs://down").OpenFor, 1)
+	}
+
+	// A success anywhere closes it: here in a process that saw no failure itself.
+	elsewhere := outboxdb.New(pool)
+	elsewhere.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
+	require.Equal(t, breaker{Recovered: true, Reached: true}, breakerOf(t, pool, "sqs://down"))
+}
+
+func TestBreakerHonoursWhatTheDestinationAsks(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	for range 5 {
+		store.Failed("sqs://throttled", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 20 * time.Second, Err: errDown})
+		store.Failed("sqs://greedy", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 24 * time.Hour, Err: errDown})
+	}
+	waitFor(t, pool, isOpen, "sqs://throttled")
+	waitFor(t, pool, isOpen, "sqs://greedy")
+	require.InDelta(t, 20, *breakerOf(t, pool, "sqs://throttled").OpenFor, 2)
+	require.InDelta(t, 60, *breakerOf(t, pool, "sqs://greedy").OpenFor, 2, "a minute at most")
+}
+
+// While all goes well, a destination costs one statement a day.
+func TestSuccessIsToldOnce(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	watched, statements := traced(t, pool)
+	store := outboxdb.New(watched)
+	for range 1000 {
+		store.Succeeded("sqs://fine")
+	}
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
+	store.Succeeded("sqs://fine")
+	require.Len(t, statements.take(), 1)
+	reached, err := store.Reached(t.Context(), "sqs://fine")
+	require.NoError(t, err)
+	require.True(t, reached)
+	require.Empty(t, statements.take(), "this process knows")
+	for destination, want := range map[string]bool{"sqs://fine": true, "sqs://typo": false} {
+		reached, err := outboxdb.New(pool).Reached(t.Context(), destination)
+		require.NoError(t, err)
+		require.Equal(t, want, reached, destination)
+	}
+
+	// A claim of a failing destination's row tells that a success is news.
+	execute(t, pool, `UPDATE outbox.destinations SET failures = 3, failing_since = now()`)
+	enqueue(t, pool, message("sqs://fine"))
+	require.Len(t, claim(t, store, request()).Messages, 1)
+	store.Succeeded("sqs://fine")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 0)`)
+}
+
+// Ten starters share what each of them learns: an open breaker's messages stay
+// where they are, others go.
+func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	opened(t, pool)
+	enqueue(t, pool, messages("sqs://down", 50)...)
+	enqueue(t, pool, messages("sqs://up", 50)...)
+	total := map[string]int{}
+	for range 10 {
+		req := request()
+		req.MaxMessages = 20
+		got := claim(t, outboxdb.New(pool), req)
+		require.True(t, got.Troubled)
+		for destination, n := range byDestination(got) {
+			total[destination] += n
+		}
+	}
+	require.Equal(t, map[string]int{"sqs://up": 50}, total)
+	require.Zero(t, value[int](t, pool, `SELECT sum(claims + attempts)::int FROM outbox.messages WHERE destination = 'sqs://down'`),
+		"nobody spent anything of messages that the queue never saw")
+
+	outboxdb.New(pool).Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
+	require.Equal(t, map[string]int{"sqs://down": 50}, byDestination(claim(t, outboxdb.New(pool), request())), "all of them at once")
+}
+
+func TestProbes(t *testing.T) {
+	t.Parallel()
+	probes := func(t *testing.T, store *outboxdb.Store) []outflow.Probe {
+		t.Helper()
+		taken, err := store.TakeProbes(t.Context())
+		require.NoError(t, err)
+		return taken
+	}
+	t.Run("one at a time, of new messages where none is retrying", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		store := opened(t, pool)
+		ids := enqueue(t, pool, messages("sqs://down", 10)...)
+		execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute'`)
+		require.Empty(t, probes(t, store), "not yet")
+		probeNow(t, pool)
+		require.Equal(t, []outflow.Probe{{Ref: ref(ids[0]), Destination: "sqs://down"}}, probes(t, store))
+		require.Empty(t, probes(t, outboxdb.New(pool)), "somebody is at it")
+		require.Equal(t, ids[:1], idsOf(claim(t, outboxdb.New(pool), request())))
+		require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
+	})
+	t.Run("a prober that is never heard of again", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		store := opened(t, pool)
+		ids := enqueue(t, pool, messages("sqs://down", 2)...)
+		probeNow(t, pool)
+		require.Len(t, probes(t, store), 1)
+		require.Equal(t, ids[:1], idsOf(claim(t, store, request())))
+		execute(t, pool, `UPDATE outbox.destinations SET probe_until = now()`)
+		require.Equal(t, ids[1], probes(t, store)[0].ID, "the first one is leased")
+	})
+	t.Run("of retrying ones in turn", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		store := opened(t, pool)
+		enqueue(t, pool, messages("sqs://down", 3)...)
+		execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
+		retrying, err := store.Retrying(t.Context(), "sqs://down", uuid.UUID{}, 10)
+		require.NoError(t, err)
+		require.Len(t, retrying, 3)
+		enqueue(t, pool, messages("sqs://down", 3)...)
+		for i := range 4 {
+			probeNow(t, pool)
+			require.Equal(t, []outflow.Probe{{Ref: retrying[i%3], Destination: "sqs://down", Running: true}}, probes(t, store))
+		}
+		require.Empty(t, claim(t, store, request()).Messages, "the probe is its run's")
+
+		// Where Temporal knows no such run, the message is freed, and claimed.
+		require.NoError(t, store.Free(t.Context(), retrying[0]))
+		require.Equal(t, []uuid.UUID{retrying[0].ID}, idsOf(claim(t, store, request())))
+	})
+	t.Run("nothing to probe with", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		store := opened(t, pool)
+		probeNow(t, pool)
+		require.Empty(t, probes(t, store))
+		id := enqueue(t, pool, message("sqs://down"))[0]
+		require.Equal(t, id, probes(t, store)[0].ID, "the first that comes probes, with no lease in its way")
+	})
+}
+
+// A durable attempt of a message that does not probe is not made.
+func TestRenewOfWhatIsHeldBack(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	ids := enqueue(t, pool, messages("sqs://down", 2)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
+	renew := func(id uuid.UUID) outflow.Record {
+		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "the last", Attempts: 1})
+		require.NoError(t, err)
+		return r
+	}
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '10 seconds'`)
+	r := renew(ids[0])
+	require.True(t, r.HeldBack)
+	require.InDelta(t, 10, r.HeldBackFor.Seconds(), 2)
+	require.Zero(t, r.Attempts, "an attempt that is not made is not counted")
+	require.Greater(t, stands(t, pool, ids[0]).LeasedFor, 3000.0, "its lease goes on: a live run is not claimed again")
+
+	probeNow(t, pool)
+	probes, err := store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	for _, id := range ids {
+		r := renew(id)
+		require.Equal(t, id != probes[0].ID, r.HeldBack)
+	}
+	require.Equal(t, 1, stands(t, pool, probes[0].ID).Attempts)
+
+	execute(t, pool, `UPDATE outbox.destinations SET probe_until = now()`)
+	require.True(t, renew(probes[0].ID).HeldBack, "it took too long to probe")
+}
+
+// A failing destination has so many messages off the fast path and no more; the
+// others wait as rows.
+func TestCapOfAFailingDestination(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sqs://down", 195)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
+	enqueue(t, pool, messages("sqs://down", 50)...)
+	store.Failed("sqs://down", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
+	require.Len(t, claim(t, store, request()).Messages, 5, "up to 200")
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true WHERE claims = 1`)
+	require.Empty(t, claim(t, store, request()).Messages)
+
+	store.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
+	require.Len(t, claim(t, store, request()).Messages, 45, "a success lifts the cap at once")
+}
+
+func TestRecoveredIsToldOnce(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	take := func() []outflow.Recovered {
+		r, err := store.TakeRecovered(t.Context())
+		require.NoError(t, err)
+		return r
+	}
+	require.Empty(t, take())
+	store.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
+	taken := take()
+	require.Len(t, taken, 1)
+	require.Equal(t, "sqs://down", taken[0].Destination)
+	require.Empty(t, take(), "somebody is at it")
+
+	// It broke and recovered once more meanwhile: that is told again.
+	execute(t, pool, `UPDATE outbox.destinations SET recovered_at = now() + interval '1 second', probe_until = NULL`)
+	require.NoError(t, store.ForgetRecovered(t.Context(), taken[0]))
+	taken = take()
+	require.Len(t, taken, 1)
+	require.NoError(t, store.ForgetRecovered(t.Context(), taken[0]))
+	execute(t, pool, `UPDATE outbox.destinations SET probe_until = NULL`)
+	require.Empty(t, take())
+}
+
+func TestSuspectsAreClaimedAlone(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	ids := enqueue(t, pool, messages("sqs://a", 3)...)
+	execute(t, pool, `UPDATE outbox.messages SET claims = CASE id WHEN $1 THEN 4 ELSE 5 END`, ids[0])
+	got := claim(t, store, request())
+	require.Equal(t, ids[:1], idsOf(got))
+	require.True(t, got.Suspects)
+	for _, want := range ids[1:] {
+		alone, err := store.ClaimAlone(t.Context(), time.Minute)
+		require.NoError(t, err)
+		require.Len(t, alone, 1)
+		require.Equal(t, want, alone[0].ID)
+		require.Equal(t, 6, alone[0].Claims)
+	}
+	alone, err := store.ClaimAlone(t.Context(), time.Minute)
+	require.NoError(t, err)
+	require.Empty(t, alone)
+	require.False(t, claim(t, store, request()).Suspects, "they are leased")
+}
+
+func TestWhatCountsAsAClaim(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	claims := func(set string, act func(ref outflow.Ref)) int {
+		id := row(t, pool, set)
+		act(ref(id))
+		return stands(t, pool, id).Claims
+	}
+	again := func(r outflow.Ref) {
+		got, err := store.LoadAgain(t.Context(), r)
+		require.NoError(t, err)
+		require.Equal(t, r.ID, got.ID)
+	}
+	renew := func(lost bool, lastError string) func(outflow.Ref) {
+		return func(r outflow.Ref) {
+			_, err := store.Renew(t.Context(), outflow.Renewal{Ref: r, Lease: time.Minute, LastError: lastError, Attempts: 1, Lost: lost})
+			require.NoError(t, err)
+		}
+	}
+	require.Equal(t, 3, claims(`claims = 2`, again))
+	require.Equal(t, 5, claims(`claims = 4`, again))
+	require.Equal(t, 7, claims(`claims = 7`, again), "only claims alone count that far")
+	require.Equal(t, 7, claims(`claims = 7`, renew(true, "")))
+	require.Equal(t, 2, claims(`claims = 2, generation = 2`, again), "a superseded run counts nothing")
+	require.Equal(t, 2, claims(`claims = 2, state = 'dead', finished_at = now()`, again))
+	require.Equal(t, 3, claims(`claims = 2`, renew(true, "")))
+	require.Equal(t, 2, claims(`claims = 2`, renew(false, "")))
+	require.Equal(t, 0, claims(`claims = 2`, renew(false, "503")), "an attempt that failed in order killed nobody")
+
+	require.Less(t, stands(t, pool, func() uuid.UUID {
+		id := row(t, pool, `claims = 5, retrying = true, available_at = now() + interval '1 hour'`)
+		require.NoError(t, store.Yield(t.Context(), ref(id)))
+		require.False(t, stands(t, pool, id).Retrying)
+		return id
+	}()).LeasedFor, 2.0, "a suspect that is set aside can be claimed soon")
+	id := row(t, pool, `claims = 4, retrying = true, available_at = now() + interval '1 hour'`)
+	require.NoError(t, store.Yield(t.Context(), ref(id)))
+	require.Greater(t, stands(t, pool, id).LeasedFor, 3000.0, "any other row of a run stays its own")
+}
+
+// Two weeks of an outage, in steps of an hour: a message is tried and fails, its row
+// is claimed by nobody and ends nowhere.
+func TestTwoWeeksOfOutageEndNothing(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	require.Len(t, claim(t, store, request()).Messages, 1)
+	const attempts = 14 * 24
+	for n := range attempts {
+		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: fmt.Sprint("503, attempt ", n), Attempts: 1})
+		require.NoError(t, err)
+		require.Equal(t, outflow.Pending, r.State)
+	}
+	s := stands(t, pool, id)
+	require.Zero(t, s.Claims)
+	require.Equal(t, attempts, s.Attempts)
+	require.Empty(t, claim(t, store, request()).Messages)
+
+	// The same with Temporal down: each claim's start fails and is given back.
+	execute(t, pool, `UPDATE outbox.messages SET retrying = false, available_at = now()`)
+	for range attempts {
+		got := claim(t, store, request()).Messages
+		require.Len(t, got, 1)
+		require.NoError(t, store.Release(t.Context(), got[0]))
+	}
+	require.Zero(t, stands(t, pool, id).Claims)
+}

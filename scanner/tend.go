@@ -1,0 +1,122 @@
+package scanner
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"go.temporal.io/api/serviceerror"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+// Destinations are the breakers of the table as the scanner tends them;
+// outboxdb.Store is one. What it takes it holds a short lease on, so that of many
+// scanners one does it.
+type Destinations interface {
+	TakeProbes(ctx context.Context) ([]outflow.Probe, error)
+	TakeRecovered(ctx context.Context) ([]outflow.Recovered, error)
+	ForgetRecovered(ctx context.Context, r outflow.Recovered) error
+	Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Ref, error)
+	// Free makes a message claimable whose run is lost.
+	Free(ctx context.Context, ref outflow.Ref) error
+}
+
+const (
+	// tendTimeout bounds one tending; what it leaves, the next one does.
+	tendTimeout = 15 * time.Second
+	// tellPage and tellAtOnce bound the signals to retrying runs: a run that is told
+	// costs Temporal some workflow tasks.
+	tellPage   = 200
+	tellAtOnce = 8
+)
+
+// tend has troubled destinations probed, and the runs of recovered ones try at
+// once, in the background and by one goroutine at a time.
+func (s *Scanner) tend(ctx context.Context) {
+	if time.Now().Before(s.nextTend) || !s.tending.CompareAndSwap(false, true) {
+		return
+	}
+	s.nextTend = time.Now().Add(tendAtMost)
+	s.running.Go(func() {
+		defer s.tending.Store(false)
+		ctx, cancel := context.WithTimeout(ctx, tendTimeout)
+		defer cancel()
+		if err := errors.Join(s.probe(ctx), s.tellRecovered(ctx)); err != nil && ctx.Err() == nil {
+			s.opts.Logger.Warn("tending destinations", "error", err)
+		}
+	})
+}
+
+// probe has each chosen message tried: the run of one that is off the fast path
+// is told, any other is claimed as usual.
+func (s *Scanner) probe(ctx context.Context) error {
+	probes, err := s.store.TakeProbes(ctx)
+	for _, p := range probes {
+		if p.Running {
+			err = errors.Join(err, s.tell(ctx, p.Ref))
+		}
+	}
+	if len(probes) > 0 {
+		s.Wake()
+	}
+	return err
+}
+
+func (s *Scanner) tellRecovered(ctx context.Context) error {
+	recovered, err := s.store.TakeRecovered(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range recovered {
+		told, err := s.tellAll(ctx, r.Destination)
+		if err == nil {
+			err = s.store.ForgetRecovered(ctx, r)
+		}
+		if err != nil {
+			return err
+		}
+		s.opts.Logger.Info("a destination works again", "destination", r.Destination, "retrying", told)
+	}
+	return nil
+}
+
+// tellAll has every retrying run of a destination try now.
+func (s *Scanner) tellAll(ctx context.Context, destination string) (told int, err error) {
+	var after uuid.UUID
+	for {
+		page, err := s.store.Retrying(ctx, destination, after, tellPage)
+		if err != nil || len(page) == 0 {
+			return told, err
+		}
+		var errs [tellAtOnce]error
+		var telling sync.WaitGroup
+		for i := range tellAtOnce {
+			telling.Go(func() {
+				for at := i; at < len(page); at += tellAtOnce {
+					errs[i] = errors.Join(errs[i], s.tell(ctx, page[at]))
+				}
+			})
+		}
+		telling.Wait()
+		if err := errors.Join(errs[:]...); err != nil {
+			return told, err
+		}
+		told += len(page)
+		after = page[len(page)-1].ID
+	}
+}
+
+// tell has a run try now. One that Temporal does not know is lost with its
+// namespace, or was ended by somebody: its message is freed for a new one.
+func (s *Scanner) tell(ctx context.Context, ref outflow.Ref) error {
+	err := s.client.SignalWorkflow(ctx, workflows.DeliverID(s.opts.Outbox, ref.ID), "", workflows.SignalTryNow, nil)
+	var gone *serviceerror.NotFound
+	if errors.As(err, &gone) {
+		return s.store.Free(ctx, ref)
+	}
+	return err
+}

@@ -1,0 +1,127 @@
+package scanner_test
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"go.temporal.io/api/serviceerror"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+// newRefs are n references in the order of their IDs.
+func newRefs(n int) []outflow.Ref {
+	var refs []outflow.Ref
+	for range n {
+		refs = append(refs, outflow.Ref{ID: uuid.New(), Generation: 1})
+	}
+	slices.SortFunc(refs, func(a, b outflow.Ref) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return refs
+}
+
+func deliverIDs(refs []outflow.Ref) []string {
+	var ids []string
+	for _, r := range refs {
+		ids = append(ids, workflows.DeliverID(outflow.DefaultOutbox, r.ID))
+	}
+	return ids
+}
+
+func TestProbesAreTold(t *testing.T) {
+	refs := newRefs(3)
+	lost := workflows.DeliverID(outflow.DefaultOutbox, refs[1].ID)
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.engine.signalled = func(id string) error {
+			if id == lost {
+				return serviceerror.NewNotFound("no such run")
+			}
+			return nil
+		}
+		w.table.troubled = true
+		w.table.probes = []outflow.Probe{
+			{Ref: refs[0], Destination: "sqs://a", Running: true},
+			{Ref: refs[1], Destination: "sqs://b", Running: true},
+			{Ref: refs[2], Destination: "sqs://c"},
+		}
+	}, func(w *world) {
+		pass(10 * time.Second)
+		w.stop()
+		assert.Equal(t, deliverIDs(refs[:2]), w.engine.seen().signals, "a new message is claimed as any other")
+		assert.Equal(t, []outflow.Ref{refs[1]}, w.table.freed, "a lost run's message is freed for another")
+		assert.InDelta(t, 9, w.table.tended, 2, "once a second, however often the scanner looks")
+	})
+}
+
+func TestNothingIsTendedWithoutTrouble(t *testing.T) {
+	inWorld(t, scanner.Options{}, nil, func(w *world) {
+		pass(time.Minute)
+		w.stop()
+		assert.Zero(t, w.table.tended)
+	})
+}
+
+func TestEveryRunOfARecoveredDestinationIsTold(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.troubled, w.table.retrying = true, newRefs(450)
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+	}, func(w *world) {
+		pass(10 * time.Second)
+		w.stop()
+		told := w.engine.seen().signals
+		slices.Sort(told)
+		assert.Equal(t, deliverIDs(w.table.retrying), told)
+		assert.Empty(t, w.table.recovered)
+	})
+}
+
+// A telling that Temporal interrupts is taken up again.
+func TestTellingIsRepeatedUntilItIsDone(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.troubled, w.table.retrying = true, newRefs(3)
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+		failures := 2
+		w.engine.signalled = func(string) error {
+			if failures--; failures >= 0 {
+				return errors.New("unavailable")
+			}
+			return nil
+		}
+	}, func(w *world) {
+		pass(10 * time.Second)
+		w.stop()
+		assert.Subset(t, w.engine.seen().signals, deliverIDs(w.table.retrying))
+		assert.Empty(t, w.table.recovered)
+		assert.Equal(t, 1, w.logs.count("tending destinations"), "it was said once")
+	})
+}
+
+// A suspect has its process for itself, and the others go on after it.
+func TestSuspectsAreDeliveredAlone(t *testing.T) {
+	alone := map[uuid.UUID]int{}
+	var suspects []uuid.UUID
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.enqueue("sqs://a", 500)
+		w.table.enqueue("sqs://suspect", 2)
+		w.table.suspects, w.table.due = w.table.due[500:], w.table.due[:500:500]
+		suspects = []uuid.UUID{w.table.suspects[0].ID, w.table.suspects[1].ID}
+		w.engine.fastPath = 300 * time.Millisecond
+		w.engine.reply = func(s start) error {
+			if slices.Contains(suspects, s.input.MessageID) {
+				w.engine.set(func(e *engine) { alone[s.input.MessageID] = e.open + e.starting })
+			}
+			return nil
+		}
+	}, func(w *world) {
+		pass(time.Minute)
+		w.stop()
+		assert.Equal(t, map[uuid.UUID]int{suspects[0]: 1, suspects[1]: 1}, alone, "nothing was in flight beside it")
+		assert.Len(t, w.engine.seen().starts, 502)
+	})
+}
