@@ -35,9 +35,9 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "activities", "control", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"internal/teststack":    {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
-	"starter":               {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"worker":                {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"internal/teststack": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
 		[]string{".", "control", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},

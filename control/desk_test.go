@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,8 +30,15 @@ func (n *noTemporal) TryNow(context.Context, string) error          { n.asked++;
 
 // oneRow is a table with one message; acts answer as they are told.
 type oneRow struct {
+	mu   sync.Mutex
 	row  outboxdb.Standing
 	done bool
+}
+
+func (o *oneRow) set(row outboxdb.Standing) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.row = row
 }
 
 func (o *oneRow) change() outboxdb.Change {
@@ -54,6 +62,8 @@ func (o *oneRow) EndCancelled(context.Context, outflow.Ref, outboxdb.By) (outbox
 }
 
 func (o *oneRow) Show(context.Context, uuid.UUID) (outboxdb.Standing, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.row.ID == uuid.Nil {
 		return outboxdb.Standing{}, outflow.ErrNotFound
 	}
@@ -83,7 +93,7 @@ func TestRetryAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			runs := &noTemporal{}
-			answers, err := Desk{Runs: runs, Outbox: "outbox"}.Retry(t.Context(), &oneRow{c.row, c.done}, []uuid.UUID{c.row.ID})
+			answers, err := Desk{Runs: runs, Outbox: "outbox"}.Retry(t.Context(), &oneRow{row: c.row, done: c.done}, []uuid.UUID{c.row.ID})
 			require.NoError(t, err)
 			require.Len(t, answers, 1)
 			assert.Equal(t, c.verdict, answers[0].Verdict)
@@ -111,26 +121,30 @@ func TestCancelWithoutTemporal(t *testing.T) {
 		for state, text := range map[outflow.State]string{
 			outflow.Cancelled: "cancelled", outflow.Delivered: "too late: delivered", outflow.Dead: "too late: dead",
 		} {
-			table.row = pending
-			ends := time.AfterFunc(2*time.Second, func() { table.row.State = state })
+			table.set(pending)
+			ended := pending
+			ended.State = state
+			ends := time.AfterFunc(2*time.Second, func() { table.set(ended) })
 			answers, err = desk.Cancel(t.Context(), table, []uuid.UUID{pending.ID}, 5*time.Second)
 			require.NoError(t, err)
 			assert.Equal(t, text, answers[0].Text)
 			ends.Stop()
 		}
-		table.row = pending
-		time.AfterFunc(time.Second, func() { table.row.CancelRequested = false })
+		table.set(pending)
+		anew := pending
+		anew.CancelRequested = false
+		time.AfterFunc(time.Second, func() { table.set(anew) })
 		answers, err = desk.Cancel(t.Context(), table, []uuid.UUID{pending.ID}, 5*time.Second)
 		require.NoError(t, err)
 		assert.Equal(t, "too late: it was started anew meanwhile", answers[0].Text)
 
-		table.row = pending
-		time.AfterFunc(time.Second, func() { table.row = outboxdb.Standing{} })
+		table.set(pending)
+		time.AfterFunc(time.Second, func() { table.set(outboxdb.Standing{}) })
 		answers, err = desk.Cancel(t.Context(), table, []uuid.UUID{pending.ID}, 5*time.Second)
 		require.NoError(t, err)
 		assert.Equal(t, "not found", answers[0].Text, "purged meanwhile")
 
-		table.row = pending
+		table.set(pending)
 		stopping, stop := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { stop(errors.New("interrupt")) })
 		_, err = desk.Cancel(stopping, table, []uuid.UUID{pending.ID}, time.Minute)

@@ -23,6 +23,15 @@ const (
 	StatementFinish          = finish
 	StatementYield           = yield
 	StatementEnqueue         = enqueueBatch
+	StatementRetry           = retryMessages
+	StatementRedirect        = redirectMessages
+	StatementReschedule      = rescheduleMessages
+	StatementRequestCancel   = requestCancel
+	StatementEndCancelled    = endCancelled
+	StatementRelease         = releaseMessages
+	StatementResend          = resendMessages
+	StatementDeleteFinal     = deleteFinal
+	StatementStatusNewest    = statusNewest
 	StatementPurge           = purge
 	StatementPurgeToHistory  = purgeToHistory
 
