@@ -107,9 +107,9 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInput) (result activities.PublishResult, err error) {
 	var a *activities.Activities
 	tryNow := workflow.GetSignalChannel(ctx, SignalTryNow)
-	for {
+	for n := 1; ; n++ {
 		waiting, stopWaiting := workflow.WithCancel(ctx)
-		publishing := workflow.ExecuteActivity(durablePublish(waiting), a.Publish, in)
+		publishing := workflow.ExecuteActivity(durablePublish(waiting, n), a.Publish, in)
 		told := false
 		workflow.NewSelector(ctx).
 			AddFuture(publishing, func(workflow.Future) {}).

@@ -1,6 +1,8 @@
 package workflows
 
 import (
+	"fmt"
+
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -38,9 +40,15 @@ func localMark(ctx workflow.Context) workflow.Context {
 	})
 }
 
-func durablePublish(ctx workflow.Context) workflow.Context {
+// durablePublish is for the nth time that the run takes up its durable attempts.
+// The SDK takes no activity ID twice where the first was cancelled under way.
+func durablePublish(ctx workflow.Context, n int) workflow.Context {
+	id := ActivityIDPublish
+	if n > 1 {
+		id = fmt.Sprintf("%s-%d", ActivityIDPublish, n)
+	}
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		ActivityID:          ActivityIDPublish,
+		ActivityID:          id,
 		StartToCloseTimeout: activities.Durable,
 		RetryPolicy:         endlessly,
 		// What is under way may already be published: wait for its answer.

@@ -28,7 +28,8 @@ const (
 	ActivityTableHealth = "TableHealth"
 	ActivityPurge       = "Purge"
 
-	// The IDs of the regular activities, for "temporal activity … --activity-id".
+	// The IDs of the regular activities, for "temporal activity … --activity-id". A
+	// run that was told to try now goes on with "publish-2", "publish-3" and so on.
 	ActivityIDPublish = "publish"
 	ActivityIDMark    = "mark"
 	ActivityIDHealth  = "health"

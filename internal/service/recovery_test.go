@@ -18,7 +18,7 @@ import (
 
 var errDown = outflow.Unavailable(errors.New("503"))
 
-// A run in a long backoff that is told to try now does, under the same activity ID.
+// A run in a long backoff that is told to try now does.
 func TestTryNow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -38,12 +38,40 @@ func TestTryNow(t *testing.T) {
 	assert.Less(t, time.Since(began), 10*time.Second, "not after its minute")
 	status, history := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
+	var ids []string
 	for _, event := range history.GetEvents() {
 		if scheduled := event.GetActivityTaskScheduledEventAttributes(); scheduled != nil {
-			assert.Equal(t, workflows.ActivityIDPublish, scheduled.GetActivityId())
+			ids = append(ids, scheduled.GetActivityId())
 		}
 	}
-	assert.Greater(t, count(history, enums.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED), 1)
+	assert.Equal(t, []string{workflows.ActivityIDPublish, workflows.ActivityIDPublish + "-2"}, ids[:2])
+}
+
+// Told while an attempt is under way whose process is gone: the run waits for that
+// attempt's timeout, and goes on.
+func TestTryNowDuringAnAttemptThatIsLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	sending := make(chan struct{}, 10)
+	w.broker.set(func(n int) (string, error) {
+		if n == 2 {
+			sending <- struct{}{}
+			<-hang
+		}
+		return "", errDown
+	})
+	w.work()
+	w.scan()
+	id := w.enqueue("{}")
+	<-sending
+	require.NoError(t, w.client.SignalWorkflow(t.Context(), w.workflowID(id), "", workflows.SignalTryNow, nil))
+	w.broker.set(nil)
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	status, history := w.closed(id)
+	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
+	assert.Positive(t, count(history, enums.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED))
 }
 
 // A queue that is down costs a few attempts and one probe at a time; when it is
