@@ -161,10 +161,12 @@ const failing = `
 	EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = m.destination AND h.failing_since IS NOT NULL) AS failing`
 
 // heldBack is how long a row's destination still takes nothing but a probe; NULL
-// where this row may be sent.
+// where this row may be sent. Scanners choose the probe. Where none has for a while,
+// because none is running, whoever comes next may try.
 const heldBack = `
 	(SELECT greatest(h.open_until - now(), interval '0') FROM outbox.destinations AS h
 	  WHERE h.destination = m.destination AND h.open_until IS NOT NULL
+	    AND (h.open_until > now() - interval '10 seconds' OR h.probe_until > now())
 	    AND (h.probe_id = m.id AND h.probe_until > now()) IS NOT TRUE)`
 
 // renew moves the lease past the run's next attempt, notes what the last one met,

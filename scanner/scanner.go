@@ -79,6 +79,10 @@ const DefaultInFlight = 200
 
 const (
 	leastLease = 30 * time.Second
+	// claimTimeout bounds a claim: a connection that went silent, and was never
+	// closed, would hold the scanner for hours. What a claim took whose answer
+	// came too late is left to its lease.
+	claimTimeout = 10 * time.Second
 	// leastGap lies between two claims, whatever wakes the scanner: under a
 	// backlog it lets slots come free, so that one claim fills many.
 	leastGap = 20 * time.Millisecond
@@ -189,7 +193,9 @@ func (s *Scanner) deliverAlone(ctx, starts context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	claimed, err := s.store.ClaimAlone(ctx, s.opts.Lease)
+	inTime, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	claimed, err := s.store.ClaimAlone(inTime, s.opts.Lease)
 	if err != nil {
 		s.opts.Logger.Error("claiming a suspect", "error", err)
 	}
@@ -217,7 +223,9 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	if room < 1 {
 		return outflow.Claimed{Backlog: true}
 	}
-	claimed, err := s.store.Claim(ctx, outflow.ClaimRequest{
+	inTime, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	claimed, err := s.store.Claim(inTime, outflow.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: s.opts.ClaimBytes,
 		Allowance: s.opts.PerDestination, Open: open,
 	})

@@ -140,7 +140,7 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"redirect -state delivered -to sqs://q", "-state wants one of"},
 		{"reschedule " + id, "wants -in or -at"},
 		{"reschedule " + id + " -in 1h -at 2026-01-31", "wants -in or -at"},
-		{"reschedule " + id + " -at soon", "cannot parse"},
+		{"reschedule " + id + " -at soon", "wants a time such as"},
 		{"reschedule -in 1h", "wants message IDs"},
 		{"purge -state pending -older-than 1d -yes", "-state wants delivered"},
 		{"purge -state dead -yes", "wants -older-than"},

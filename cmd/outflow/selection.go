@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -66,7 +67,7 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 		return usageError("%s: wants message IDs, or -state or -retrying", s.command)
 	case s.limit < 1:
 		return usageError("%s: -limit wants 1 or more", s.command)
-	case s.rate < 0:
+	case !(s.rate >= 0 && s.rate <= math.MaxInt32): // NaN is neither
 		return usageError("%s: -rate wants messages a second", s.command)
 	}
 	if s.filter.Retrying {

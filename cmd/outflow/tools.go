@@ -159,7 +159,7 @@ func momentFlag(flags *flag.FlagSet, name string) *outboxdb.Moment {
 	flags.Func(name, "", func(s string) error {
 		moment.Set = true
 		var err error
-		if moment.Ago, err = parseSpan(s); err == nil {
+		if moment.Ago, err = parseSpan(s); err == nil && moment.Ago >= 0 {
 			return nil
 		}
 		if moment.At, err = parseTime(s); err == nil {
@@ -174,7 +174,11 @@ func parseTime(s string) (time.Time, error) {
 	if day, err := time.Parse(time.DateOnly, s); err == nil {
 		return day, nil
 	}
-	return time.Parse(time.RFC3339, s)
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return at, errors.New("wants a time such as 2026-01-31T08:00:00Z, or a day such as 2026-01-31")
+	}
+	return at, nil
 }
 
 // byFlags are who acts, and why.

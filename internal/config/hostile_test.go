@@ -19,6 +19,8 @@ const (
 	wantsPoll      = "wants a duration from 10ms to 1m0s, such as 1s or 250ms"
 	wantsLease     = "wants a duration from 30s to 1h0m0s, such as 1s or 250ms"
 	wantsCount     = "wants a whole number from 1 to 1000"
+	wantsKeep      = `wants "forever", or a time from 1m to 3650d, such as 36h or 30d`
+	wantsOnOff     = "wants on or off"
 	wantsLevel     = "wants debug, info, warn or error"
 	wantsFormat    = "wants text or json"
 	wantsAddress   = "wants host:port or :port, the port from 1 to 65535, such as :8086"
@@ -86,6 +88,23 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_PER_DESTINATION", "-9223372036854775809", wantsCount + ` (got "-9223372036854775809")`},
 	{"OUTFLOW_PER_DESTINATION", " 5", wantsCount + ` (got " 5")`},
 	{"OUTFLOW_PER_DESTINATION", "201", "wants at most OUTFLOW_IN_FLIGHT (got 201)"},
+	{"OUTFLOW_KEEP_DELIVERED", "59.9s", wantsKeep + ` (got "59.9s")`},
+	{"OUTFLOW_KEEP_DELIVERED", "-1d", wantsKeep + ` (got "-1d")`},
+	{"OUTFLOW_KEEP_DELIVERED", "7", wantsKeep + ` (got "7")`},
+	{"OUTFLOW_KEEP_DELIVERED", "7d\x00", wantsKeep + ` (got "7d\x00")`},
+	{"OUTFLOW_KEEP_DEAD", "never", wantsKeep + ` (got "never")`},
+	{"OUTFLOW_KEEP_DEAD", "0", wantsKeep + ` (got "0")`},
+	{"OUTFLOW_KEEP_DEAD", "1.5d", wantsKeep + ` (got "1.5d")`},
+	{"OUTFLOW_KEEP_DEAD", "٧d", wantsKeep + ` (got "٧d")`},
+	{"OUTFLOW_KEEP_EXPIRED", "3651d", wantsKeep + ` (got "3651d")`},
+	{"OUTFLOW_KEEP_EXPIRED", "87600h0.000000001s", wantsKeep + ` (got "87600h0.000000001s")`},
+	{"OUTFLOW_KEEP_EXPIRED", "213503982334601d", wantsKeep + ` (got "213503982334601d")`}, // one day in 64 bits of nanoseconds
+	{"OUTFLOW_KEEP_CANCELLED", manyBits + "d", wantsKeep + ` (got "` + manyBits + `d")`},
+	{"OUTFLOW_KEEP_CANCELLED", "FOREVER", wantsKeep + ` (got "FOREVER")`},
+	{"OUTFLOW_KEEP_CANCELLED", long, wantsKeep + longGot},
+	{"OUTFLOW_HISTORY", "true", wantsOnOff + ` (got "true")`},
+	{"OUTFLOW_HISTORY", "on\n", wantsOnOff + ` (got "on\n")`},
+	{"OUTFLOW_HISTORY", "оn", wantsOnOff + ` (got "оn")`}, // a Cyrillic letter
 	{"OUTFLOW_LOG_LEVEL", "loud", wantsLevel + ` (got "loud")`},
 	{"OUTFLOW_LOG_LEVEL", "info+4", wantsLevel + ` (got "info+4")`},
 	{"OUTFLOW_LOG_LEVEL", "İnfo", wantsLevel + ` (got "İnfo")`}, // a Turkish capital

@@ -40,6 +40,9 @@ const (
 	// connections are the database's, unless the URL names pool_max_conns: the
 	// coalesced statements, the claim and the durable attempts.
 	connections = 10
+	// ping bounds the pool's look whether an idle connection still answers; its
+	// default is to wait for ever.
+	ping = time.Second
 	// keepAlive and keepAliveAnswer bound how long a connection to Temporal that
 	// went silent, and was never closed, is believed in. The SDK's defaults of 30
 	// and 15 seconds outlive a lease. A server refuses more than one ping in ten
@@ -69,6 +72,9 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 	}()
 	if c.Database.MaxConns < connections && !strings.Contains(c.Database.ConnString(), "pool_max_conns") {
 		c.Database.MaxConns = connections
+	}
+	if c.Database.PingTimeout == 0 {
+		c.Database.PingTimeout = ping
 	}
 	if p.pool, err = pgxpool.NewWithConfig(ctx, c.Database); err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
