@@ -152,7 +152,7 @@ func (e *examination) database(ctx context.Context) {
 	began := time.Now()
 	health, err := e.Database.Health(ctx)
 	if err != nil {
-		e.say("rights", Fail, "grant the role its rights: docs/commands.md", "%v", err)
+		e.say("rights", Fail, "outflow grants -operator ROLE prints the rights that it needs", "%v", err)
 		return
 	}
 	e.rights(health)
@@ -172,7 +172,7 @@ func (e *examination) rights(h outboxdb.Health) {
 		e.say("rights", OK, "", "%s", text)
 		return
 	}
-	e.say("rights", Warn, "to operate with this role, grant it the rights in docs/commands.md", "%s", text)
+	e.say("rights", Warn, "outflow grants -operator "+h.Role+" prints what it needs to operate", "%s", text)
 }
 
 // clock compares with the middle of the round trip.

@@ -110,6 +110,15 @@ func (w *world) untilState(id uuid.UUID, state outflow.State) outboxdb.Standing 
 	return w.until(id, func(s outboxdb.Standing) bool { return s.State == state })
 }
 
+// untilBackoff waits until the message's run waits for its next attempt.
+func (w *world) untilBackoff(id uuid.UUID) {
+	w.Helper()
+	w.until(id, func(outboxdb.Standing) bool {
+		run, err := w.desk.Runs.Describe(w.Context(), w.desk.workflowID(id))
+		return err == nil && len(run.Activities) == 1 && run.Activities[0].State == "Scheduled" && run.Activities[0].Attempt > 1
+	})
+}
+
 func (w *world) execute(sql string, args ...any) {
 	w.Helper()
 	_, err := w.pool.Exec(w.Context(), sql, args...)
@@ -396,10 +405,14 @@ func TestRetrySupersedesTheOldRun(t *testing.T) {
 func TestRetryOfARetryingMessage(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.broker.set(func(outflow.Message) error { return errors.New("refused") })
+	// So far apart that between two attempts nothing is under way.
+	w.broker.set(func(outflow.Message) error {
+		return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 50 * time.Second, Err: errors.New("throttled")}
+	})
 	w.start()
 	id := w.enqueue("sqs://orders")
-	w.until(id, func(s outboxdb.Standing) bool { return s.Retrying })
+	w.untilBackoff(id)
+	leased := w.row(id).AvailableAt
 	a := w.one(w.desk.Retry(t.Context(), w.operator, []uuid.UUID{id}))
 	assert.Equal(t, Done, a.Verdict)
 	assert.Equal(t, "retrying: its run was told", a.Text)
@@ -417,9 +430,13 @@ func TestRetryOfARetryingMessage(t *testing.T) {
 	}
 	assert.Equal(t, []string{workflows.SignalTryNow}, signals)
 
+	w.until(id, func(s outboxdb.Standing) bool { return !s.AvailableAt.Equal(leased) }) // by the attempt that was asked for
+
 	// The run is lost, as with its namespace: the lease waits for nobody.
+	w.untilBackoff(id)
 	require.NoError(t, w.client.TerminateWorkflow(t.Context(), run.WorkflowID, "", "lost"))
 	w.broker.set(nil)
+	w.execute(`DELETE FROM outbox.destinations`) // nor for the breaker
 	w.execute(`UPDATE outbox.messages SET available_at = now() + interval '1 hour' WHERE id = $1`, id)
 	a = w.one(w.desk.Retry(t.Context(), w.operator, []uuid.UUID{id}))
 	assert.Equal(t, "retrying: it had no run; the next scanner starts one", a.Text)
