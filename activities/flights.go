@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -63,7 +64,11 @@ func (f *flights) fly(ctx context.Context, ref outflow.Ref, fl *flight, attempt 
 		// and with it everybody's messages, down.
 		if p := recover(); p != nil {
 			activity.GetLogger(ctx).Error("publishing panicked", "panic", p, "stack", string(debug.Stack()))
-			fl.err = outflow.Permanent(fmt.Errorf("publishing panicked: %v", p))
+			text := "publishing panicked: see the log of the process"
+			if failure, ok := p.(runtime.Error); ok { // any other may quote the payload
+				text = "publishing panicked: " + failure.Error()
+			}
+			fl.err = outflow.Permanent(errors.New(text))
 		}
 		f.land(ref, fl)
 	}()

@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -291,15 +292,30 @@ func TestLocalAttemptOnlyLoads(t *testing.T) {
 	assert.Empty(t, *beats)
 }
 
+// A payload that makes its publisher panic is given up, and does not get into
+// Temporal by way of the panic's text.
 func TestPanicInThePublisher(t *testing.T) {
-	f, a, ref := newFake()
-	f.publish = func(context.Context, outflow.Message) (string, error) { panic("poison") }
-	env, _ := environment()
-	env.RegisterActivity(a)
-	_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
-	var application *temporal.ApplicationError
-	require.ErrorAs(t, err, &application)
-	assert.Equal(t, ErrTypePermanent, application.Type())
-	assert.Contains(t, application.Message(), "poison")
-	assert.Empty(t, known(a.flights))
+	for name, c := range map[string]struct {
+		panics func(payload []byte)
+		says   string
+	}{
+		"with words":         {func(payload []byte) { panic("can't read " + string(payload)) }, "publishing panicked: see the log of the process"},
+		"of Go's own":        {func(payload []byte) { _ = payload[len(payload)] }, "publishing panicked: runtime error: index out of range [2] with length 2"},
+		"ends its goroutine": {func([]byte) { runtime.Goexit() }, "the publish ended without an answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, a, ref := newFake()
+			f.publish = func(_ context.Context, m outflow.Message) (string, error) { c.panics(m.Payload); return "", nil }
+			env, _ := environment()
+			env.RegisterActivity(a)
+			_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+			var application *temporal.ApplicationError
+			require.ErrorAs(t, err, &application)
+			assert.Equal(t, c.says, application.Message())
+			if name != "ends its goroutine" {
+				assert.Equal(t, ErrTypePermanent, application.Type())
+			}
+			assert.Empty(t, known(a.flights))
+		})
+	}
 }

@@ -92,7 +92,7 @@ func Migrations(ctx context.Context, pool *pgxpool.Pool) ([]MigrationStatus, err
 	if !exists {
 		return status, nil
 	}
-	rows, err := pool.Query(ctx, `SELECT version_id, max(tstamp)::timestamptz FROM `+versionTable+` WHERE is_applied AND version_id > 0 GROUP BY version_id`)
+	rows, err := pool.Query(ctx, `SELECT version_id, max(tstamp) AT TIME ZONE 'UTC' FROM `+versionTable+` WHERE is_applied AND version_id > 0 GROUP BY version_id`)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", versionTable, err)
 	}
@@ -168,7 +168,8 @@ func runFile(name string) *goose.GoFunc {
 		if err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, string(statements)); err != nil {
+		// goose notes the time of the migration, in this transaction, without its zone.
+		if _, err := tx.ExecContext(ctx, `SET LOCAL TIME ZONE 'UTC';`+string(statements)); err != nil {
 			return fmt.Errorf("running %s: %w", name, err)
 		}
 		return nil

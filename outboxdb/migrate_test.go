@@ -70,7 +70,9 @@ func TestMigrations(t *testing.T) {
 	require.NoError(t, err)
 	status, err = outboxdb.Migrations(ctx, distant)
 	require.NoError(t, err)
-	require.WithinDuration(t, time.Now(), status[len(status)-1].AppliedAt, time.Minute)
+	for _, s := range status { // the last one was applied in Tokyo, the others here
+		require.WithinDuration(t, time.Now(), s.AppliedAt, time.Minute)
+	}
 
 	for _, want := range slices.Backward(outboxdb.MigrationNames) {
 		undone, err := outboxdb.MigrateDown(ctx, pool)
