@@ -27,6 +27,6 @@ func TestGuaranteesNameTheirTests(t *testing.T) {
 		return err
 	}))
 	for _, name := range names {
-		require.Contains(t, tests.String(), "\nfunc "+name[1]+"(")
+		require.True(t, strings.Contains(tests.String(), "\nfunc "+name[1]+"("), "no test %s", name[1])
 	}
 }
