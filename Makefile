@@ -60,6 +60,10 @@ bench: ## measure Outflow beside the same work done in other ways (some ten minu
 	cd bench && go build -o ../$(BIN)/bench .
 	$(BIN)/bench
 
+soak: ## pass five million messages through the table and say what a claim costs along the way (ten minutes and more)
+	cd bench && go build -o ../$(BIN)/soak ./soak
+	$(BIN)/soak
+
 VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
 
@@ -80,4 +84,4 @@ screenshots: ## take the pictures of the Web UI in docs/img, and check their tex
 clean: ## remove what the other targets made
 	rm -rf $(BIN) .devstack
 
-.PHONY: help build dev demo test test-root lint bench chaos histories screenshots clean
+.PHONY: help build dev demo test test-root lint bench soak chaos histories screenshots clean

@@ -32,14 +32,17 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/config":             {[]string{".", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/program":            {[]string{"internal/config"}, nil},
 	"internal/service": {
-		[]string{".", "activities", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
+		[]string{".", "activities", "control", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"internal/teststack":    {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
-	"starter":               {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"worker":                {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"cmd/outflow":           {[]string{"control", "internal/config", "internal/program", "outboxdb"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/"}},
-	"control":               {[]string{"workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb"}},
+	"internal/teststack": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"cmd/outflow": {
+		[]string{".", "control", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "workflows"},
+		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
+	},
+	"control":               {[]string{".", "outboxdb", "workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
 	"examples/adopt/after":  {[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
 	"examples/adopt/before": {nil, []string{"github.com/aws/", "github.com/jackc/pgx/v5"}},
 	"examples/embed": {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
@@ -130,6 +131,36 @@ func TestComposeEnvironmentIsRead(t *testing.T) {
 		require.NoError(t, err)
 		require.Contains(t, c.Services, endpoint.Hostname())
 		require.Contains(t, c.Services[endpoint.Hostname()].Ports, endpoint.Port()+":"+endpoint.Port())
+	}
+}
+
+// TestComposeDaemonsAreProbed follows each health check to the address where
+// the daemon answers it.
+func TestComposeDaemonsAreProbed(t *testing.T) {
+	own := readCompose(t).own()
+	for _, name := range []string{"starter", "worker"} {
+		s, ok := own[name]
+		require.True(t, ok, name)
+		test, ok := s.Healthcheck["test"].([]any)
+		require.True(t, ok, "%s has no health check", name)
+		require.NotEmpty(t, test)
+		require.Equal(t, "CMD", test[0], "%s: no shell is needed", name)
+		require.Equal(t, "/usr/bin/wget", test[1], "%s: busybox has it there; the image's PATH leaves it out", name)
+		probe, err := url.Parse(test[len(test)-1].(string))
+		require.NoError(t, err)
+		require.Equal(t, "/readyz", probe.Path)
+		require.Equal(t, s.Environment["OUTFLOW_HEALTH_ADDRESS"], probe.Host, "%s answers elsewhere", name)
+		for _, number := range []string{"interval", "timeout", "start_period"} {
+			wait, err := time.ParseDuration(s.Healthcheck[number].(string))
+			require.NoError(t, err, "%s: %s", name, number)
+			require.Greater(t, wait, 2*time.Second, "%s: %s leaves each check its 2 s", name, number)
+		}
+		require.Positive(t, s.Healthcheck["retries"])
+	}
+	for name, s := range own {
+		if s.Restart == "no" {
+			require.Empty(t, s.Healthcheck, "%s ends by itself: who waits for it waits for its end", name)
+		}
 	}
 }
 

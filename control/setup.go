@@ -1,9 +1,12 @@
-// Package control is what operators do beside the deliveries themselves. So far
-// that is Setup, which prepares a Temporal namespace for them.
+// Package control is what operators do beside the deliveries themselves: Desk
+// acts on a message and its run together, Examine looks for what is wrong, and
+// Setup prepares a Temporal namespace.
 //
-// The invariant: Setup alters nothing that is there already, so that it may run
-// at every deployment, and in several places at once; and it says that the
-// namespace is ready only after a start with the search attributes was accepted.
+// The invariants: Desk writes the end of no message that a lease or an open run
+// may hold: it asks the run, and its answer is what the row says afterwards. Setup
+// alters nothing that is there already, so that it may run at every deployment,
+// and in several places at once; and it says that the namespace is ready only
+// after a start with the search attributes was accepted.
 //
 // Setting up a namespace from a program of your own:
 //

@@ -67,7 +67,7 @@ func (s *Store) take(ctx context.Context, lease time.Duration, statement string,
 		messages = append(messages, outflow.ClaimedMessage{
 			Record: h.record, LeasedUntil: r.AvailableAt, Taken: h.taken, Settled: h.settled})
 		if r.Failing {
-			s.health.seenFailing(r.Destination)
+			s.destinations.seenFailing(r.Destination)
 		}
 	}
 	s.handoff.put(began, holds)

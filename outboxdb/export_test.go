@@ -23,6 +23,17 @@ const (
 	StatementFinish          = finish
 	StatementYield           = yield
 	StatementEnqueue         = enqueueBatch
+	StatementRetry           = retryMessages
+	StatementRedirect        = redirectMessages
+	StatementReschedule      = rescheduleMessages
+	StatementRequestCancel   = requestCancel
+	StatementEndCancelled    = endCancelled
+	StatementRelease         = releaseMessages
+	StatementResend          = resendMessages
+	StatementDeleteFinal     = deleteFinal
+	StatementStatusNewest    = statusNewest
+	StatementPurge           = purge
+	StatementPurgeToHistory  = purgeToHistory
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast
@@ -84,4 +95,17 @@ func split[T any](all results, convert func(outflow.Record) T) (values []T, errs
 		values, errs = append(values, convert(r.Value)), append(errs, r.Err)
 	}
 	return values, errs
+}
+
+// ListStatement is the statement of a list, with its arguments.
+func ListStatement(f ListFilter) (string, []any) {
+	q := newListQuery(f)
+	if f.After != "" {
+		c, err := readCursor(f.After)
+		if err != nil {
+			panic(err)
+		}
+		q.after(c)
+	}
+	return q.statement(f.Limit + 1), q.args
 }

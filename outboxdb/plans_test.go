@@ -108,6 +108,7 @@ func TestPlans(t *testing.T) {
 	require.Equal(t, 1, value[int](t, pool, `SELECT count(DISTINCT starelid) FROM pg_statistic WHERE starelid = 'outbox.messages'::regclass`))
 	t.Run("fresh", func(t *testing.T) {
 		lookAtPlans(t, pool, "fresh statistics")
+		t.Run("held back", func(t *testing.T) { lookAtHeldBack(t, pool) })
 		t.Run("a store", func(t *testing.T) { claimBesidePaused(t, pool) })
 	})
 }
@@ -188,6 +189,24 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 				require.LessOrEqual(t, p.buffers(), c.buffers)
 			})
 		}
+	}
+}
+
+// lookAtHeldBack has the breaker of the destination with a million due messages
+// open: they cause no storm, and one of them is found to probe.
+func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until) VALUES ('sqs://paused', now(), 1, now())`)
+	defer execute(t, pool, `DELETE FROM outbox.destinations`)
+	aMonthAgo := []time.Time{time.Now().Add(-30 * 24 * time.Hour)}
+	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+		p := explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"}, aMonthAgo, []string{"100"}, 100, 1<<24, "1 minute", 200)
+		t.Logf("%s: %d buffers to claim none of a million", mode, p.buffers())
+		require.Zero(t, p.Rows)
+		require.LessOrEqual(t, p.buffers(), 20)
+		p = explain(t, pool, mode, outboxdb.StatementTakeProbes, 50, "20 seconds")
+		t.Logf("%s: %d buffers to find a probe", mode, p.buffers())
+		require.EqualValues(t, 1, p.Rows)
+		require.LessOrEqual(t, p.buffers(), 200, "most of it the renewals above, which were rolled back")
 	}
 }
 

@@ -161,10 +161,12 @@ const failing = `
 	EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = m.destination AND h.failing_since IS NOT NULL) AS failing`
 
 // heldBack is how long a row's destination still takes nothing but a probe; NULL
-// where this row may be sent.
+// where this row may be sent. Scanners choose the probe. Where none has for a while,
+// because none is running, whoever comes next may try.
 const heldBack = `
 	(SELECT greatest(h.open_until - now(), interval '0') FROM outbox.destinations AS h
 	  WHERE h.destination = m.destination AND h.open_until IS NOT NULL
+	    AND (h.open_until > now() - interval '10 seconds' OR h.probe_until > now())
 	    AND (h.probe_id = m.id AND h.probe_until > now()) IS NOT TRUE)`
 
 // renew moves the lease past the run's next attempt, notes what the last one met,
@@ -198,12 +200,13 @@ RETURNING ` + outcomeColumns
 // yield makes a row claimable that its run leaves: one that was started anew, for
 // which a run of an older generation stood in the way, or a suspect, for a claim
 // that takes it alone. The second gives that run time to close: until then it
-// would still refuse the new start.
+// would still refuse the new start. One that was rescheduled is not due before its
+// time.
 const yield = `
 UPDATE outbox.messages AS m
-   SET available_at = now() + interval '1 second', retrying = false
+   SET available_at = greatest(m.due_at, now() + interval '1 second'), retrying = false
  WHERE m.id = $1 AND m.finished_at IS NULL
-   AND (m.generation > $2 AND NOT m.retrying AND m.available_at > now() + interval '1 second'
+   AND (m.generation > $2 AND NOT m.retrying AND m.available_at > greatest(m.due_at, now() + interval '1 second')
         OR m.generation = $2 AND m.claims >= 5)`
 
 // pendingCounts counts what is not final, by destination.

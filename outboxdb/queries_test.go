@@ -33,7 +33,18 @@ func TestSafetyClauses(t *testing.T) {
 			"m.generation = e.generation",
 			"(m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))", "retrying = false",
 		}},
-		"yield": {outboxdb.StatementYield, []string{"m.generation > $2", "m.finished_at IS NULL", "NOT m.retrying"}},
+		"yield": {outboxdb.StatementYield, []string{"m.generation > $2", "m.finished_at IS NULL", "NOT m.retrying", "available_at = greatest(m.due_at,"}},
+		"retry": {outboxdb.StatementRetry, []string{"l.state IN ('dead', 'expired', 'cancelled')", "generation = m.generation + 1", "cancel_requested = false"}},
+		"redirect": {outboxdb.StatementRedirect, []string{
+			"l.finished_at IS NULL AND NOT l.cancel_requested", "generation = m.generation + 1", "retrying = false",
+		}},
+		"reschedule":    {outboxdb.StatementReschedule, []string{"l.finished_at IS NULL AND NOT l.cancel_requested", "generation = m.generation + 1"}},
+		"requestCancel": {outboxdb.StatementRequestCancel, []string{"state = CASE WHEN l.untouched THEN 'cancelled' ELSE m.state END", "l.finished_at IS NULL"}},
+		"endCancelled": {outboxdb.StatementEndCancelled, []string{
+			"l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int",
+		}},
+		"release": {outboxdb.StatementRelease, []string{"l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz"}},
+		"purge":   {outboxdb.StatementDeleteFinal, []string{"m.finished_at IS NOT NULL", "m.callback_state IS DISTINCT FROM 'due'", "FOR UPDATE SKIP LOCKED"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Join(strings.Fields(c.statement), " ")
@@ -45,6 +56,13 @@ func TestSafetyClauses(t *testing.T) {
 	for name, statement := range map[string]string{"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish} {
 		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: rows are locked in one order (see TestNoDeadlock)", name)
 		require.Contains(t, statement, "(SELECT count(*) FROM locked) > 0", "%s: without it, nothing is locked first", name)
+	}
+	for name, statement := range map[string]string{
+		"retry": outboxdb.StatementRetry, "redirect": outboxdb.StatementRedirect, "reschedule": outboxdb.StatementReschedule,
+		"requestCancel": outboxdb.StatementRequestCancel, "endCancelled": outboxdb.StatementEndCancelled, "release": outboxdb.StatementRelease,
+	} {
+		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: what it decides on is what it changes", name)
+		require.Contains(t, statement, "INSERT INTO outbox.audit", "%s: no change without its audit", name)
 	}
 	for name, statement := range map[string]string{
 		"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish, "yield": outboxdb.StatementYield,

@@ -109,7 +109,7 @@ func (s *Store) read(ctx context.Context, statement string, args ...any) (record
 	for _, r := range found {
 		byID[r.ID] = r.record()
 		if r.Failing {
-			s.health.seenFailing(r.Destination)
+			s.destinations.seenFailing(r.Destination)
 		}
 	}
 	return byID, nil

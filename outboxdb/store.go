@@ -49,10 +49,10 @@ const (
 // same process take over without a second look at the row. It is safe for
 // concurrent use and needs no closing; the pool stays the caller's.
 type Store struct {
-	pool    *pgxpool.Pool
-	handoff *handoff
-	walk    walk
-	health  *health
+	pool         *pgxpool.Pool
+	handoff      *handoff
+	walk         walk
+	destinations *destinations
 
 	loads    *coalesce.Coalescer[outflow.Ref, outflow.Record]
 	reloads  *coalesce.Coalescer[outflow.Ref, outflow.Record]
@@ -63,7 +63,7 @@ type Store struct {
 
 // New returns a Store over pool.
 func New(pool *pgxpool.Pool) *Store {
-	s := &Store{pool: pool, handoff: newHandoff(), health: newHealth(pool)}
+	s := &Store{pool: pool, handoff: newHandoff(), destinations: newDestinations(pool)}
 	s.loads = coalesce.New(statementOptions[outflow.Ref](), s.loadAll)
 	s.reloads = coalesce.New(statementOptions[outflow.Ref](), s.loadAllAgain)
 	s.renewals = coalesce.New(statementOptions[outflow.Renewal](), s.renewAll)

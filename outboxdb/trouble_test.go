@@ -265,6 +265,8 @@ func TestRenewOfWhatIsHeldBack(t *testing.T) {
 
 	execute(t, pool, `UPDATE outbox.destinations SET probe_until = now()`)
 	require.True(t, renew(probes[0].ID).HeldBack, "it took too long to probe")
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() - interval '11 seconds'`)
+	require.False(t, renew(probes[0].ID).HeldBack, "no scanner is there to choose")
 }
 
 // A failing destination has so many messages off the fast path and no more; the

@@ -34,7 +34,12 @@ type Publisher interface {
 	// error says what it means for the next attempt, as outflow.Permanent,
 	// outflow.Unavailable or outflow.Retryable; an error without a class counts
 	// as retryable. Its text names the destination, the broker's own code and
-	// what an operator can do, and never carries the payload.
+	// what an operator can do, and never carries the payload. Where the
+	// destination does not exist, it wraps outflow.ErrNoDestination.
+	//
+	// A panic is a permanent failure of its message: see PanicError. A publisher
+	// that shares requests sends each message of one that panicked again alone,
+	// and only a lone panic says anything of a message.
 	//
 	// It is not idempotent: publishing a message again sends it again, with the
 	// same message ID. It never retries by itself where the broker may have

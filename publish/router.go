@@ -63,7 +63,7 @@ func (r *Router) Schemes() []string {
 // promises is written at Publisher. A destination that can't be parsed, or
 // whose scheme has no publisher, is a permanent failure; a scheme with two is
 // unavailable until the configuration is mended. A publisher's panic becomes a
-// retryable failure, since the message may have been sent.
+// permanent failure that wraps a PanicError.
 func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
 	d, err := outflow.ParseDestination(m.Destination)
 	if err != nil {
@@ -80,7 +80,7 @@ func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageI
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			err = outflow.Retryable(fmt.Errorf("publishing to %s: the publisher panicked: %v", d, v))
+			err = outflow.Permanent(fmt.Errorf("publishing to %s: %w", d, Recovered(v)))
 		}
 	}()
 	return p.Publish(ctx, m)

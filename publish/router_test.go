@@ -84,6 +84,16 @@ func TestRouterPassesErrorsOnAndSurvivesPanics(t *testing.T) {
 	_, err := r.Publish(t.Context(), to("sqs://orders"))
 	assert.Same(t, gone, err)
 	_, err = r.Publish(t.Context(), to("sns://news"))
-	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err))
-	assert.ErrorContains(t, err, "publisher panicked: boom")
+	assert.True(t, outflow.IsPermanent(err), "%v", err)
+	assert.ErrorContains(t, err, "publishing to sns://news: the publisher panicked: a string, not shown")
+	assert.NotContains(t, err.Error(), "boom", "it may quote the message")
+	var panicked *publish.PanicError
+	assert.ErrorAs(t, err, &panicked)
+	assert.Equal(t, "boom", panicked.Value)
+	assert.Contains(t, string(panicked.Stack), "router_test.go", "where it panicked")
+
+	r = publish.NewRouter(plain{scheme: "sns", do: func() error { var none []error; return none[len(none)] }})
+	_, err = r.Publish(t.Context(), to("sns://news"))
+	assert.True(t, outflow.IsPermanent(err), "%v", err)
+	assert.ErrorContains(t, err, "the publisher panicked: runtime error: index out of range [0] with length 0 (")
 }

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 
@@ -14,7 +15,7 @@ const mostWatched = 1000
 // Watch passes messages on to next, and says in the log when a destination
 // begins to fail and when it works again: once each, however many messages are
 // retried meanwhile. A permanent failure is the message's own and is not told
-// here; its row and its run say it.
+// here; its row and its run say it. Only of a panic it tells more than they may.
 func Watch(next *Router, log *slog.Logger) *Watched {
 	return &Watched{next: next, log: log, failing: map[string]bool{}}
 }
@@ -31,11 +32,14 @@ type Watched struct {
 // Publish publishes m.
 func (w *Watched) Publish(ctx context.Context, m outflow.Message) (string, error) {
 	id, err := w.next.Publish(ctx, m)
+	var panicked *PanicError
 	switch {
 	case err == nil:
 		if w.turned(m.Destination, false) {
 			w.log.Info("publishing works again", "destination", m.Destination)
 		}
+	case errors.As(err, &panicked):
+		w.log.Error("publishing panicked", "message_id", m.ID, "destination", m.Destination, "panic", panicked.Value, "stack", string(panicked.Stack))
 	case !outflow.IsPermanent(err):
 		if w.turned(m.Destination, true) {
 			w.log.Warn("publishing fails; messages wait and are retried", "destination", m.Destination, "error", err)

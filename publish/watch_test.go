@@ -46,3 +46,14 @@ func TestWatchTellsEachTurnOnce(t *testing.T) {
 	send(down)
 	require.Equal(t, 2, strings.Count(log.String(), "publishing fails"))
 }
+
+// What a panic says may be read by who reads the log, and not by who reads rows.
+func TestWatchTellsAPanicWhole(t *testing.T) {
+	var log bytes.Buffer
+	router := publish.NewRouter(plain{scheme: "sqs", do: func() error { panic("boom") }})
+	_, err := publish.Watch(router, slog.New(slog.NewTextHandler(&log, nil))).Publish(t.Context(), to("sqs://orders"))
+	require.True(t, outflow.IsPermanent(err))
+	require.Contains(t, log.String(), `msg="publishing panicked"`)
+	require.Contains(t, log.String(), "panic=boom")
+	require.Contains(t, log.String(), "watch_test.go")
+}

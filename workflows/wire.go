@@ -16,7 +16,8 @@ const (
 	// TaskQueue is the default task queue of starters and workers.
 	TaskQueue = "outflow"
 
-	WorkflowDeliver = "Deliver"
+	WorkflowDeliver  = "Deliver"
+	WorkflowMaintain = "Maintain"
 
 	ActivityPublish       = "Publish"
 	ActivityMarkDelivered = "MarkDelivered"
@@ -24,9 +25,14 @@ const (
 	ActivityMarkExpired   = "MarkExpired"
 	ActivityMarkCancelled = "MarkCancelled"
 
+	ActivityTableHealth = "TableHealth"
+	ActivityPurge       = "Purge"
+
 	// The IDs of the regular activities, for "temporal activity … --activity-id".
 	ActivityIDPublish = "publish"
 	ActivityIDMark    = "mark"
+	ActivityIDHealth  = "health"
+	ActivityIDPurge   = "purge"
 
 	// QueryDeliveryStatus answers with a Status.
 	QueryDeliveryStatus = "delivery-status"
@@ -69,6 +75,15 @@ type DeliverInput struct {
 func DeliverID(outbox string, messageID uuid.UUID) string {
 	return outbox + "/" + messageID.String()
 }
+
+// MaintainInput is the input of Maintain: the settings as the schedule has them.
+type MaintainInput struct {
+	Retention outflow.Retention `json:"retention"`
+}
+
+// MaintainID is the ID of the schedule that starts Maintain, and the first part
+// of its runs' workflow IDs.
+func MaintainID(outbox string) string { return outbox + "/maintain" }
 
 // StartAttributes are the search attributes of a run's start.
 func StartAttributes(destination, messageType string) temporal.SearchAttributes {

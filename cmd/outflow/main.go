@@ -3,66 +3,107 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-const usage = `outflow operates the transactional outbox.
+// command is one word after "outflow": run reads the flags, and prints usage
+// where -help is among them.
+type command struct {
+	name, does, usage string
+	run               func(ctx context.Context, t tools, args []string) error
+}
+
+// commands are those for a running outbox, in the order in which help shows them.
+var commands = []command{
+	{"status", "count the messages of each destination, show which fail", statusUsage, status},
+	{"list", "list messages by state, destination, type and time", listUsage, list},
+	{"show", "show one message, its run, and what operators did to it", showUsage, show},
+	{"wait", "wait for the end of a message", waitUsage, wait},
+	{"doctor", "look for what keeps messages from being delivered", doctorUsage, doctor},
+	{"send", "enqueue one message", sendUsage, send},
+	{"retry", "send what was given up; make what is retried try soon", retryUsage, retry},
+	{"resend", "send copies of delivered messages", resendUsage, resend},
+	{"cancel", "end pending messages", cancelUsage, cancel},
+	{"redirect", "give messages another destination", redirectUsage, redirect},
+	{"reschedule", "make pending messages due at another time", rescheduleUsage, reschedule},
+	{"purge", "delete messages that have ended", purgeUsage, purge},
+}
+
+// usage is what "outflow help" prints.
+var usage = func() string {
+	var b strings.Builder
+	b.WriteString(`outflow operates the transactional outbox.
 
 Usage:
-  outflow migrate up        apply the migrations that the database lacks
-  outflow migrate status    list the migrations, applied or not
-  outflow migrate down -yes take back the newest migration (the first one drops every message)
-  outflow setup             prepare the Temporal namespace: search attributes for the Web UI
-  outflow version           print the version
-  outflow help              print this
+  outflow migrate up         apply the migrations that the database lacks
+  outflow migrate status     list the migrations, applied or not
+  outflow migrate down -yes  take back the newest migration (the first one drops every message)
+  outflow grants             print or give the rights of producers, daemons and operators
+  outflow setup              prepare the Temporal namespace: search attributes for the Web UI
+`)
+	for _, c := range commands {
+		fmt.Fprintf(&b, "  outflow %-18s %s\n", c.name, c.does)
+	}
+	b.WriteString(`  outflow version            print the version
+  outflow help               print this
 
-The database is DATABASE_URL, or libpq's PGHOST, PGDATABASE, …
-Temporal is TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, …: "outflow setup -help".
-Exit codes: 0 success, 1 failure, 2 a mistake on the command line.
-`
+"outflow COMMAND -help" has the flags. The database is DATABASE_URL, or libpq's PGHOST,
+PGDATABASE, …; Temporal is TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, …; OUTFLOW_OUTBOX and
+OUTFLOW_TASK_QUEUE as the daemons have them.
+Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 3 a message is not, or
+does not become, what was asked for, 4 that was not known in the time to wait.
+`)
+	return b.String()
+}()
 
 func main() { program.Main("outflow", run) }
 
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, _ io.Writer) error {
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	return tools{getenv: getenv, stdin: os.Stdin, terminal: isTerminal(os.Stdin), stdout: stdout, stderr: stderr}.run(ctx, args)
+}
+
+func (t tools) run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return usageError("wants a command")
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		_, err := fmt.Fprint(stdout, usage)
+		_, err := fmt.Fprint(t.stdout, usage)
 		return err
 	case "version", "-version", "--version":
-		_, err := fmt.Fprintln(stdout, program.Version())
+		_, err := fmt.Fprintln(t.stdout, program.Version())
 		return err
 	case "setup":
-		return setup(ctx, args[1:], getenv, stdout)
+		return setup(ctx, args[1:], t.getenv, t.stdout)
+	case "grants":
+		return grants(ctx, args[1:], t.getenv, t.stdout)
 	case "migrate":
-		return migrate(ctx, args[1:], getenv, stdout)
+		return migrate(ctx, args[1:], t.getenv, t.stdout)
+	}
+	for _, c := range commands {
+		if c.name == args[0] {
+			err := c.run(ctx, t, args[1:])
+			if errors.Is(err, flag.ErrHelp) {
+				return nil // it is printed
+			}
+			return err
+		}
 	}
 	return usageError("unknown command %q", args[0])
 }
 
 func usageError(format string, args ...any) error {
 	return program.UsageError{Err: fmt.Errorf(format, args...)}
-}
-
-func openPool(ctx context.Context, getenv func(string) string) (*pgxpool.Pool, error) {
-	c, err := config.Database(getenv)
-	if err != nil {
-		return nil, err
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("opening the database: %w", err)
-	}
-	return pool, nil
 }
 
 // migrate checks its words before it touches the database.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -61,10 +60,7 @@ func setup(ctx context.Context, args []string, getenv func(string) string, stdou
 	if err != nil {
 		return err
 	}
-	target := control.Target{
-		Address:   cmp.Or(options.HostPort, client.DefaultHostPort),
-		Namespace: cmp.Or(options.Namespace, client.DefaultNamespace),
-	}
+	target := targetOf(options)
 	if *printOnly {
 		for _, line := range target.Commands(nil) {
 			fmt.Fprintln(stdout, line)

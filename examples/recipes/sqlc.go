@@ -10,6 +10,8 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
+//go:generate go run github.com/sqlc-dev/sqlc/cmd/sqlc@v1.29.0 generate
+
 // RegisterSQLC uses the transaction that Queries.WithTx takes.
 func RegisterSQLC(ctx context.Context, pool *pgxpool.Pool, queries *db.Queries, name string) error {
 	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {

@@ -13,10 +13,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
@@ -35,8 +38,12 @@ type Config struct {
 	Temporal client.Options
 	AWS      aws.Config
 	Scanner  scanner.Options
-	LogLevel slog.Level
-	LogJSON  bool
+	// Retention is how long final messages stay in the table.
+	Retention outflow.Retention
+	LogLevel  slog.Level
+	LogJSON   bool
+	// HealthAddress is where the probes are answered; "" for nowhere.
+	HealthAddress string
 }
 
 // Setting documents one variable of Outflow's own.
@@ -53,13 +60,19 @@ var Settings = []Setting{
 	{"OUTFLOW_IN_FLIGHT", strconv.Itoa(scanner.DefaultInFlight), "messages in flight in a starter, 1 to 1000", setInFlight},
 	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one destination in flight in a starter, up to OUTFLOW_IN_FLIGHT", setPerDestination},
 	{"OUTFLOW_LEASE", "1m", "how long a claimed message is left alone, 30s to 1h", setLease},
+	{"OUTFLOW_KEEP_DELIVERED", outflow.DefaultRetention().Delivered.String(), "how long delivered messages stay in the table: 1m to 3650d, or forever", setKeepDelivered},
+	{"OUTFLOW_KEEP_DEAD", outflow.DefaultRetention().Dead.String(), "how long dead messages stay", setKeepDead},
+	{"OUTFLOW_KEEP_EXPIRED", outflow.DefaultRetention().Expired.String(), "how long expired messages stay", setKeepExpired},
+	{"OUTFLOW_KEEP_CANCELLED", outflow.DefaultRetention().Cancelled.String(), "how long cancelled messages stay", setKeepCancelled},
+	{"OUTFLOW_HISTORY", "off", "on moves them to outbox.history, off deletes them", setHistory},
 	{"OUTFLOW_LOG_LEVEL", "info", "debug, info, warn or error", setLogLevel},
 	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
+	{"OUTFLOW_HEALTH_ADDRESS", "off", "where /livez and /readyz are answered, such as :8086 or 127.0.0.1:8086", setHealthAddress},
 }
 
 // Load reads all settings.
 func Load(ctx context.Context, getenv func(string) string) (Config, error) {
-	c := Config{}
+	c := Config{Retention: outflow.DefaultRetention()}
 	var errs []error
 	note := func(err error) {
 		if err != nil {
@@ -69,7 +82,7 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	for _, s := range Settings {
 		if value := getenv(s.Name); value != "" {
 			if err := s.set(&c, value); err != nil {
-				note(fmt.Errorf("%s: %w (got %q)", s.Name, err, value))
+				note(fmt.Errorf("%s: %w (got %s)", s.Name, err, quote(value)))
 			}
 		}
 	}
@@ -83,10 +96,13 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	note(err)
 	c.AWS, err = awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
-		note(fmt.Errorf("AWS_… variables or files: %w", err))
+		note(fmt.Errorf("AWS_… variables or files: %s", brief(err.Error())))
 	}
-	if c.AWS.Region == "" {
+	switch region := c.AWS.Region; {
+	case region == "":
 		note(errors.New("AWS_REGION: wants the region of your queues, such as eu-west-1 (or a region in the AWS profile)"))
+	case !plainRegion.MatchString(region): // it becomes a part of the endpoint's name
+		note(fmt.Errorf("AWS_REGION: wants the region of your queues, such as eu-west-1 (got %s)", quote(region)))
 	}
 	if len(errs) > 0 {
 		return Config{}, fmt.Errorf("settings:\n%w", errors.Join(errs...))
@@ -103,7 +119,7 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	}
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: wants a Postgres URL or key=value settings: %w", err)
+		return nil, fmt.Errorf("DATABASE_URL: wants a Postgres URL or key=value settings: %s", withoutValue(err))
 	}
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
@@ -111,11 +127,53 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	return c, nil
 }
 
+// withoutValue is what pgx says of a value, without the value: pgx blanks a
+// password only where it can tell which part that is, and here it can't.
+func withoutValue(err error) string {
+	said := err.Error()
+	if i := strings.LastIndex(said, "`: "); i >= 0 {
+		said = said[i+len("`: "):]
+	}
+	// Behind these two it quotes what it stumbled over.
+	switch {
+	case strings.HasPrefix(said, "failed to parse as URL"):
+		return "failed to parse as URL (percent-encode what is neither letter nor digit in the user name and the password)"
+	case strings.HasPrefix(said, "failed to parse as keyword/value"):
+		return "failed to parse as keyword/value (put a value with a space into single quotes)"
+	}
+	return brief(said)
+}
+
+// brief makes others' words one line of at most some hundred characters: they
+// may repeat a value, whatever it is.
+func brief(said string) string {
+	const most = 400
+	said = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(said, "\uFFFD"))
+	if runes := []rune(said); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return said
+}
+
+// quote repeats a value, in part if it is long.
+func quote(value string) string {
+	const most = 100
+	if len(value) <= most {
+		return strconv.Quote(value)
+	}
+	return fmt.Sprintf("%q… of %d bytes", value[:most], len(value))
+}
+
 // Temporal reads Temporal's settings alone.
 func Temporal(getenv func(string) string) (client.Options, error) {
 	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(getenv)})
 	if err != nil {
-		return client.Options{}, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %w", err)
+		return client.Options{}, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s", brief(err.Error()))
 	}
 	return options, nil
 }
@@ -138,6 +196,9 @@ func (l lookup) LookupEnv(name string) (string, bool) {
 	value := l(name)
 	return value, value != ""
 }
+
+// plainRegion is a label of a host name. Emulators have names of their own.
+var plainRegion = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
 // A workflow ID goes into URLs and shell commands.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
@@ -170,6 +231,24 @@ func setDuration(into *time.Duration, value string, least, most time.Duration) e
 	return nil
 }
 
+func setKeepDelivered(c *Config, value string) error { return setKeep(&c.Retention.Delivered, value) }
+func setKeepDead(c *Config, value string) error      { return setKeep(&c.Retention.Dead, value) }
+func setKeepExpired(c *Config, value string) error   { return setKeep(&c.Retention.Expired, value) }
+func setKeepCancelled(c *Config, value string) error { return setKeep(&c.Retention.Cancelled, value) }
+
+func setKeep(into *outflow.Keep, value string) (err error) {
+	*into, err = outflow.ParseKeep(value)
+	return err
+}
+
+func setHistory(c *Config, value string) error {
+	if value != "on" && value != "off" {
+		return errors.New("wants on or off")
+	}
+	c.Retention.History = value == "on"
+	return nil
+}
+
 func setInFlight(c *Config, value string) error { return setCount(&c.Scanner.InFlight, value) }
 func setPerDestination(c *Config, value string) error {
 	return setCount(&c.Scanner.PerDestination, value)
@@ -188,11 +267,27 @@ func setCount(into *int, value string) error {
 	return nil
 }
 
-func setLogLevel(c *Config, value string) error {
-	if c.LogLevel.UnmarshalText([]byte(value)) != nil {
-		return errors.New("wants debug, info, warn or error")
+// plainHost is a name or an address; net.SplitHostPort has taken the brackets off.
+var plainHost = regexp.MustCompile(`^[A-Za-z0-9.:_%-]{0,253}$`)
+
+func setHealthAddress(c *Config, value string) error {
+	host, port, err := net.SplitHostPort(value)
+	n, notNumber := strconv.ParseUint(port, 10, 16)
+	if err != nil || notNumber != nil || n == 0 || !plainHost.MatchString(host) {
+		return errors.New("wants host:port or :port, the port from 1 to 65535, such as :8086")
 	}
+	c.HealthAddress = value
 	return nil
+}
+
+func setLogLevel(c *Config, value string) error {
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if strings.EqualFold(value, level.String()) { // no "info+4", which slog itself would take
+			c.LogLevel = level
+			return nil
+		}
+	}
+	return errors.New("wants debug, info, warn or error")
 }
 
 func setLogFormat(c *Config, value string) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
 )
 
@@ -52,6 +53,9 @@ func TestDefaults(t *testing.T) {
 	assert.Equal(t, "eu-west-1", c.AWS.Region)
 	assert.Empty(t, c.Temporal.HostPort, "the SDK's own default: localhost:7233")
 	assert.Zero(t, c.Scanner, "a zero field takes the scanner's default")
+	assert.Equal(t, outflow.Retention{
+		Delivered: outflow.Keep(168 * time.Hour), Dead: outflow.Forever, Expired: outflow.Keep(720 * time.Hour), Cancelled: outflow.Keep(720 * time.Hour),
+	}, c.Retention)
 	assert.Equal(t, slog.LevelInfo, c.LogLevel)
 	assert.False(t, c.LogJSON)
 }
@@ -59,7 +63,9 @@ func TestDefaults(t *testing.T) {
 func TestEverySettingIsRead(t *testing.T) {
 	c, err := load(t, enough(map[string]string{
 		"OUTFLOW_OUTBOX": "shop", "OUTFLOW_TASK_QUEUE": "shop-queue", "OUTFLOW_POLL_INTERVAL": "1s", "OUTFLOW_IN_FLIGHT": "1000",
-		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json",
+		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
+		"OUTFLOW_KEEP_EXPIRED": "36h", "OUTFLOW_KEEP_CANCELLED": "forever", "OUTFLOW_HISTORY": "on",
+		"OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json", "OUTFLOW_HEALTH_ADDRESS": "[::1]:8086",
 		"TEMPORAL_ADDRESS": "temporal.example.com:7233", "TEMPORAL_NAMESPACE": "shop",
 		"DATABASE_URL": "postgres://app@db/shop?application_name=mine",
 	}))
@@ -70,8 +76,12 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, 1000, c.Scanner.InFlight)
 	assert.Equal(t, 1000, c.Scanner.PerDestination)
 	assert.Equal(t, 30*time.Second, c.Scanner.Lease)
+	assert.Equal(t, outflow.Retention{
+		Delivered: outflow.Keep(time.Minute), Dead: outflow.Keep(2160 * time.Hour), Expired: outflow.Keep(36 * time.Hour), Cancelled: outflow.Forever, History: true,
+	}, c.Retention)
 	assert.Equal(t, slog.LevelDebug, c.LogLevel)
 	assert.True(t, c.LogJSON)
+	assert.Equal(t, "[::1]:8086", c.HealthAddress)
 	assert.Equal(t, "temporal.example.com:7233", c.Temporal.HostPort)
 	assert.Equal(t, "shop", c.Temporal.Namespace)
 	assert.Equal(t, "mine", c.Database.ConnConfig.RuntimeParams["application_name"])
@@ -94,6 +104,11 @@ func TestBadValues(t *testing.T) {
 		{"OUTFLOW_IN_FLIGHT", "1e3", "wants a whole number"},
 		{"OUTFLOW_PER_DESTINATION", "many", "wants a whole number"},
 		{"OUTFLOW_PER_DESTINATION", "201", "wants at most OUTFLOW_IN_FLIGHT"},
+		{"OUTFLOW_KEEP_DELIVERED", "59s", `wants "forever", or a time from 1m to 3650d`},
+		{"OUTFLOW_KEEP_DEAD", "never", "or a time from 1m"},
+		{"OUTFLOW_KEEP_EXPIRED", "0", "or a time from 1m"},
+		{"OUTFLOW_KEEP_CANCELLED", "3651d", "or a time from 1m"},
+		{"OUTFLOW_HISTORY", "true", "wants on or off"},
 		{"OUTFLOW_LOG_LEVEL", "loud", "wants debug, info, warn or error"},
 		{"OUTFLOW_LOG_FORMAT", "xml", "wants text or json"},
 		{"DATABASE_URL", "mysql://nope", "wants a Postgres URL"},
@@ -109,7 +124,7 @@ func TestBadValues(t *testing.T) {
 			}
 			assert.Contains(t, err.Error(), c.wants)
 			if strings.HasPrefix(c.name, "OUTFLOW_") {
-				assert.Contains(t, err.Error(), c.value, "it says what it got")
+				assert.Contains(t, err.Error(), c.value[:min(len(c.value), 100)], "it says what it got")
 			}
 			assert.Equal(t, 1, strings.Count(err.Error(), "\n"), "one heading, one mistake:\n%s", err)
 		})
@@ -119,7 +134,8 @@ func TestBadValues(t *testing.T) {
 func TestAllMistakesAreReportedTogether(t *testing.T) {
 	names := []string{
 		"OUTFLOW_OUTBOX", "OUTFLOW_TASK_QUEUE", "OUTFLOW_POLL_INTERVAL", "OUTFLOW_IN_FLIGHT", "OUTFLOW_PER_DESTINATION",
-		"OUTFLOW_LEASE", "OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT",
+		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED", "OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
+		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS",
 	}
 	settings := map[string]string{}
 	for _, name := range names {
@@ -130,7 +146,7 @@ func TestAllMistakesAreReportedTogether(t *testing.T) {
 	for _, name := range append(names, "DATABASE_URL", "AWS_REGION") {
 		assert.Contains(t, err.Error(), name)
 	}
-	assert.Equal(t, 10, strings.Count(err.Error(), "\n"))
+	assert.Equal(t, len(names)+2, strings.Count(err.Error(), "\n"))
 }
 
 // A mistyped URL must not put its password into a log.

@@ -2,7 +2,8 @@
 // and the help that lists the settings.
 //
 // The invariant: only Main ends the process; 0 is success, 1 a failure that was
-// said on standard error, 2 a mistake on the command line.
+// said on standard error, 2 a mistake on the command line. A command may give
+// other codes a meaning of its own.
 package program
 
 import (
@@ -28,6 +29,18 @@ type UsageError struct{ Err error }
 
 func (e UsageError) Error() string { return e.Err.Error() }
 
+// ExitError ends the program with a code of the command's own. It is said on
+// standard error like any other.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+func (e ExitError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is said.
+func (e ExitError) Unwrap() error { return e.Err }
+
 // Main runs a program until it ends or a signal asks it to. A second signal
 // ends the process at once.
 func Main(name string, run Run) {
@@ -46,6 +59,10 @@ func exitCode(name string, err error, stderr io.Writer) int {
 		return 2
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	var exit ExitError
+	if errors.As(err, &exit) {
+		return exit.Code
+	}
 	return 1
 }
 

@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -97,6 +98,29 @@ func TestTerminatedRunStartsAnew(t *testing.T) {
 	w.expireLease(id)
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, 2, w.runs(id))
+}
+
+// Two starters, each with its own connections, meet one lease that has run out
+// while the message's run is alive, and one whose run is gone: one start each.
+func TestTwoStartersMeetOneExpiredLease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.work()
+	release := make(chan struct{})
+	w.broker.set(func(int) (string, error) { <-release; return "broker-1", nil })
+	w.scan()
+	other := *w
+	other.store = outboxdb.New(w.pool)
+	other.scan()
+	id := w.enqueue("{}")
+	w.eventually(func() bool { return w.broker.count() == 1 }, func() string { return "no publish" })
+	for range 5 {
+		w.expireLease(id)
+		w.until(id, func(r row) bool { return !r.Due && r.Claims == 1 })
+	}
+	close(release)
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	assert.Equal(t, 1, w.broker.count())
 }
 
 // After a restore of the database a row is pending whose run is completed.

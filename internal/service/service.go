@@ -100,6 +100,7 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 	}
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	workflows.Register(p.worker, activities.New(p.store, publish.Watch(router, log)))
+	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
 		return nil, fmt.Errorf("starting the worker: %w", err)
@@ -141,11 +142,19 @@ func taskQueue(o scanner.Options) string {
 // Worker runs a worker of the fleet until ctx ends: it takes what was not
 // started eagerly, and every durable attempt.
 func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
+	h, err := newHealth(ctx, c.HealthAddress, log)
+	if err != nil {
+		return err
+	}
+	defer h.close()
 	p, err := open(ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	h.started(p.checks()...)
+	defer h.stopping()
+	defer p.schedule(ctx, c)()
 	log.Info("working", "task_queue", taskQueue(c.Scanner))
 	return p.wait(ctx)
 }
@@ -163,16 +172,24 @@ func (p *parts) wait(ctx context.Context) error {
 
 // Starter runs a scanner and the worker of its eager starts until ctx ends.
 func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
+	h, err := newHealth(ctx, c.HealthAddress, log)
+	if err != nil {
+		return err
+	}
+	defer h.close()
 	p, err := open(ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	defer p.schedule(ctx, c)()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	scanned := p.scan(ctx)
+	h.started(p.checks()...)
 	log.Info("scanning", "task_queue", taskQueue(c.Scanner))
 	err = p.wait(ctx)
+	h.stopping()
 	stop()
 	return errors.Join(err, <-scanned)
 }

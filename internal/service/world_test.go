@@ -188,6 +188,7 @@ func (w *world) replay(history *historypb.History) {
 	w.Helper()
 	replayer := worker.NewWorkflowReplayer()
 	replayer.RegisterWorkflowWithOptions(workflows.Deliver, workflow.RegisterOptions{Name: workflows.WorkflowDeliver})
+	replayer.RegisterWorkflowWithOptions(workflows.Maintain, workflow.RegisterOptions{Name: workflows.WorkflowMaintain})
 	require.NoError(w, replayer.ReplayWorkflowHistory(nil, history))
 	if folder := os.Getenv(recordVariable); folder != "" && !w.Failed() {
 		data, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)

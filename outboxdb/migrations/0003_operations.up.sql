@@ -72,11 +72,12 @@ CREATE INDEX audit_message ON outbox.audit (message_id, id) WHERE message_id IS 
 COMMENT ON TABLE outbox.audit IS 'Outflow: what operators did';
 
 -- Where a purge moves final rows, if it is told to. Its columns are those of
--- outbox.messages and when the row was moved; nothing of Outflow reads it.
+-- outbox.messages and when the row was moved; nothing of Outflow reads it. It is
+-- a log: a message that comes back and ends again is there twice.
 CREATE TABLE outbox.history (
     LIKE outbox.messages,
     moved_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (id)
+    PRIMARY KEY (id, moved_at)
 );
 CREATE INDEX history_finished ON outbox.history (finished_at);
 COMMENT ON TABLE outbox.history IS 'Outflow: final messages that were purged from outbox.messages';

@@ -15,7 +15,8 @@ type verdict struct {
 	// content: somebody's content is at fault. For a batch of several it says
 	// nothing of any one of them.
 	content bool
-	// gone: the queue does not exist under this URL.
+	// gone: the queue does not exist under this URL. The failure wraps
+	// outflow.ErrNoDestination.
 	gone bool
 	// quotes: AWS's text may quote the message, and is left out.
 	quotes bool
@@ -48,8 +49,12 @@ var (
 		next: "nothing was sent; check the AWS credentials of this process"}
 	unreachable = verdict{class: outflow.ClassUnavailable,
 		next: "nothing was sent; check the endpoint, the region and the network"}
-	unanswered = verdict{class: outflow.ClassRetryable,
+	// The destination as a whole does not answer. SQS may have accepted the
+	// messages; nobody sends them again within the same call.
+	unanswered = verdict{class: outflow.ClassUnavailable,
 		next: "SQS may have accepted it; it is sent again with the same message ID"}
+	// A request that panicked. The failure has words of its own.
+	panicked = verdict{class: outflow.ClassPermanent, content: true}
 )
 
 // verdicts is the one place where AWS's codes become classes. A code has up to

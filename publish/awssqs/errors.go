@@ -1,9 +1,9 @@
 package awssqs
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -68,7 +68,7 @@ func verdictOf(err error, connected bool) (verdict, string) {
 	var api smithy.APIError
 	switch {
 	case errors.As(err, &api):
-		return judge(api.ErrorCode(), status), plainCode(api.ErrorCode())
+		return judge(api.ErrorCode(), status), cmp.Or(plainCode(api.ErrorCode()), "HTTP status "+strconv.Itoa(status))
 	case status >= 300:
 		return judge("", status), "HTTP status " + strconv.Itoa(status)
 	case neverSent(err), !connected:
@@ -121,8 +121,20 @@ func failure(doing string, v verdict, code, detail string, after time.Duration) 
 	if detail != "" {
 		text += ": " + strings.TrimSuffix(brief(detail), ".")
 	}
-	return &outflow.Failure{Class: v.class, RetryAfter: after, Err: fmt.Errorf("%s (%s)", text, v.next)}
+	text += " (" + v.next + ")"
+	if v.gone {
+		return &outflow.Failure{Class: v.class, RetryAfter: after, Err: noQueue(text)}
+	}
+	return &outflow.Failure{Class: v.class, RetryAfter: after, Err: errors.New(text)}
 }
+
+// noQueue is the text about a queue that does not exist.
+type noQueue string
+
+func (e noQueue) Error() string { return string(e) }
+
+// Is has errors.Is find outflow.ErrNoDestination, whose words the text needs not.
+func (noQueue) Is(target error) bool { return target == outflow.ErrNoDestination }
 
 func parametersIn(detail string) string {
 	var found []string

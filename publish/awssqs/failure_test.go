@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
@@ -124,18 +125,22 @@ func TestWrongChecksumConcernsItsEntryOnly(t *testing.T) {
 	assert.ErrorContains(t, of[0], "MD5")
 }
 
-func TestLostAnswersAreRetryableAndNeverRetriedHere(t *testing.T) {
+func TestLostAnswersAreNeverRetriedHere(t *testing.T) {
 	t.Parallel()
-	for name, fault := range map[string]fakesqs.Fault{
-		"cut after acceptance": {CutAfter: true},
-		"cut before":           {CutBefore: true},
-		"late":                 {Delay: 2 * time.Second},
-		"not JSON":             {Body: "<html>"},
-		"empty object":         {Body: "{}"},
-		"foreign entries":      {Body: `{"Successful":[{"Id":"7"},{"Id":"x"},{}],"Failed":[{"Id":"-1"}]}`},
+	for name, tc := range map[string]struct {
+		fault fakesqs.Fault
+		class outflow.Class
+	}{
+		"cut after acceptance": {fakesqs.Fault{CutAfter: true}, outflow.ClassUnavailable},
+		"cut before":           {fakesqs.Fault{CutBefore: true}, outflow.ClassUnavailable},
+		"late":                 {fakesqs.Fault{Delay: 2 * time.Second}, outflow.ClassUnavailable},
+		"not JSON":             {fakesqs.Fault{Body: "<html>"}, outflow.ClassUnavailable},
+		// It answers, and says nothing of this message.
+		"empty object":    {fakesqs.Fault{Body: "{}"}, outflow.ClassRetryable},
+		"foreign entries": {fakesqs.Fault{Body: `{"Successful":[{"Id":"7"},{"Id":"x"},{}],"Failed":[{"Id":"-1"}]}`}, outflow.ClassRetryable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBroker(t)
+			b, fault := newBroker(t), tc.fault
 			b.CreateQueue("", "orders", nil)
 			timeout := 2500 * time.Millisecond
 			if fault.Delay > 0 {
@@ -147,7 +152,7 @@ func TestLostAnswersAreRetryableAndNeverRetriedHere(t *testing.T) {
 			b.Inject(fault)
 			err := publishAll(t, p, message("sqs://orders", "second"))[0]
 			require.Error(t, err)
-			assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err), "%v", err)
+			assert.Equal(t, tc.class, outflow.ClassOf(err), "%v", err)
 			assert.NotErrorIs(t, err, outflow.ErrNotAttempted)
 			assert.ErrorContains(t, err, "sending to sqs://orders")
 			assert.ErrorContains(t, err, "sent again with the same message ID")
@@ -288,6 +293,7 @@ func TestRecreatedQueueIsLookedUpAgain(t *testing.T) {
 		assert.True(t, outflow.IsPermanent(err), "%v", err)
 		assert.ErrorContains(t, err, "looking up sqs://orders: NonExistentQueue")
 		assert.ErrorContains(t, err, "create the queue")
+		assert.ErrorIs(t, err, outflow.ErrNoDestination)
 	}
 
 	b.CreateQueue("", "orders", nil)
@@ -300,6 +306,7 @@ func TestQueueFoundButNotThereIsNotPermanent(t *testing.T) {
 	b.Inject(fakesqs.Fault{Action: batch, Error: &fakesqs.Error{Code: "QueueDoesNotExist"}})
 	err := publishAll(t, awssqs.New(b.client), message("sqs://orders", "a"))[0]
 	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err), "%v", err)
+	assert.NotErrorIs(t, err, outflow.ErrNoDestination)
 	assert.Equal(t, 2, len(b.sizes()))
 }
 
@@ -317,26 +324,74 @@ func TestLookupHasItsOwnDeadlineAndIsShared(t *testing.T) {
 	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))
 }
 
-// panicking is a client whose calls panic.
-type panicking struct{ awssqs.API }
-
-func TestPanicInTheClientIsAnError(t *testing.T) {
-	p := awssqs.New(panicking{}, awssqs.WithLinger(0)) // a nil API: every call panics
+// A panic of a lookup is no message's fault: none is part of it.
+func TestPanicInTheLookupIsUnavailable(t *testing.T) {
+	p := awssqs.New(struct{ awssqs.API }{}, awssqs.WithLinger(0)) // a nil API: every call panics
 	err := publishAll(t, p, message("sqs://orders", "a"))[0]
-	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err), "%v", err)
-	assert.ErrorContains(t, err, "panicked")
-
-	b := newBroker(t)
-	b.CreateQueue("", "orders", nil)
-	err = publishAll(t, awssqs.New(halfPanicking{b.client}), message("sqs://orders", "a"))[0]
-	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err), "%v", err)
-	assert.ErrorContains(t, err, "sending to sqs://orders: the shared call panicked: boom")
+	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
+	assert.ErrorContains(t, err, "looking up sqs://orders: the publisher panicked: runtime error: invalid memory address")
 }
 
-type halfPanicking struct{ *sqs.Client }
+// panicking panics over what only some requests have: before it is sent, or
+// when SQS has it.
+type panicking struct {
+	*sqs.Client
+	after bool
+}
 
-func (halfPanicking) SendMessageBatch(context.Context, *sqs.SendMessageBatchInput, ...func(*sqs.Options)) (*sqs.SendMessageBatchOutput, error) {
-	panic("boom")
+func (p panicking) SendMessageBatch(ctx context.Context, in *sqs.SendMessageBatchInput, opts ...func(*sqs.Options)) (*sqs.SendMessageBatchOutput, error) {
+	var out *sqs.SendMessageBatchOutput
+	var err error
+	if p.after {
+		out, err = p.Client.SendMessageBatch(ctx, in, opts...)
+	}
+	for _, e := range in.Entries {
+		if *e.MessageBody == "guilty" {
+			panic("a codec that quotes " + *e.MessageBody)
+		}
+	}
+	if !p.after {
+		out, err = p.Client.SendMessageBatch(ctx, in, opts...)
+	}
+	return out, err
+}
+
+func TestPanicOfASharedRequestIsNoVerdictOnItsEntries(t *testing.T) {
+	for name, tc := range map[string]struct {
+		after bool
+		sizes []int
+		there int
+	}{
+		"before it is sent": {false, []int{1, 1, 1, 1, 1, 1, 1, 1, 1}, 9},
+		// The nine arrive twice, under the same message IDs.
+		"when SQS has it": {true, []int{10, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBroker(t)
+			b.CreateQueue("", "orders", nil)
+			messages := several(10, "sqs://orders")
+			messages[4].Payload = []byte("guilty")
+			errs := publishAll(t, awssqs.New(panicking{b.client, tc.after}, untilFull), messages...)
+			of := errs[4]
+			noErrors(t, append(errs[:4:4], errs[5:]...))
+			assert.True(t, outflow.IsPermanent(of), "%v", of)
+			assert.ErrorContains(t, of, "sending to sqs://orders: the publisher panicked: a string, not shown")
+			assert.NotContains(t, of.Error(), "guilty", "a panic may quote the payload")
+			var panicked *publish.PanicError
+			require.ErrorAs(t, of, &panicked)
+			assert.Contains(t, string(panicked.Stack), "panicking.SendMessageBatch")
+			assert.Equal(t, tc.sizes, b.sizes())
+			assert.Len(t, b.Messages("", "orders"), tc.there)
+		})
+	}
+}
+
+func TestPanicOfALoneRequestIsPermanent(t *testing.T) {
+	b := newBroker(t)
+	b.CreateQueue("", "orders", nil)
+	err := publishAll(t, awssqs.New(panicking{b.client, false}), message("sqs://orders", "guilty"))[0]
+	assert.True(t, outflow.IsPermanent(err), "%v", err)
+	assert.Empty(t, b.sizes(), "and is not tried again")
 }
 
 func TestErrorTextsStayShort(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish"
 )
 
 // address is what a lookup learnt of a queue.
@@ -66,7 +67,8 @@ func (l *lookup) run(p *pending) {
 	keep := false
 	defer func() {
 		if v := recover(); v != nil {
-			p.err = outflow.Retryable(fmt.Errorf("looking up %s: panicked: %v", l.calls.destination, v))
+			// No message is part of it, so it says nothing of any.
+			p.err = outflow.Unavailable(fmt.Errorf("looking up %s: %w", l.calls.destination, publish.Recovered(v)))
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()

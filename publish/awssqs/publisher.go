@@ -3,7 +3,8 @@
 // The invariant: a message is reported as published only where SQS named it
 // among a batch's successful entries; as permanently failed only where SQS
 // refused it by itself, or where nothing was sent because no queue could take
-// it; and it is sent again within one Publish only where SQS accepted nothing.
+// it, or where sending it alone panicked; and it is sent again within one Publish
+// only where SQS accepted nothing, or where the request that it shared panicked.
 //
 // Concurrent publishes to one queue share SendMessageBatch requests of up to ten
 // messages and 1 MiB. A destination is a queue's name, with region and account
@@ -108,11 +109,11 @@ func (*Publisher) Scheme() string { return outflow.SchemeSQS }
 func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
 	d, err := outflow.ParseDestination(m.Destination)
 	if err != nil {
-		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w", err))
+		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			err = outflow.Retryable(fmt.Errorf("sending to %s: panicked: %v", d, v))
+			err = outflow.Permanent(fmt.Errorf("sending to %s: %w", d, publish.Recovered(v)))
 		}
 	}()
 	if d.Scheme != outflow.SchemeSQS {
@@ -120,7 +121,7 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	}
 	e, err := encode(m, d.FIFO())
 	if err != nil {
-		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w", m.ID, d, err))
+		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w (%s)", m.ID, d, err, badContent.next))
 	}
 	size := sizeOf(e)
 	if size > maxBytes {

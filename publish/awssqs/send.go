@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/coalesce"
+	"github.com/outflowhq/outflow/publish"
 )
 
 // entry is an encoded message with its size in bytes.
@@ -59,7 +60,8 @@ func (s *sender) send(ctx context.Context, entries []entry) []result {
 }
 
 // together sends the batch as one request. A whole request that is refused for
-// content says nothing of any one entry: each is then sent alone, in order.
+// content, or panics, says nothing of any one entry: each is then sent alone, in
+// order.
 func (s *sender) together(ctx context.Context, to *address, batch []entry) []result {
 	results, v, err := s.request(ctx, to, batch)
 	if err != nil && v.gone {
@@ -71,7 +73,8 @@ func (s *sender) together(ctx context.Context, to *address, batch []entry) []res
 		results, v, err = s.request(ctx, to, batch)
 		if err != nil && v.gone {
 			// Found and not found in one moment: it is just being made or deleted.
-			return fill(results, outflow.Retryable(fmt.Errorf("the queue was found at a second look: %w", err)))
+			// The text alone: nobody may take it for a queue that does not exist.
+			return fill(results, outflow.Retryable(fmt.Errorf("the queue was found at a second look: %v", err)))
 		}
 	}
 	switch {
@@ -95,10 +98,16 @@ func (s *sender) alone(ctx context.Context, to *address, one []entry) result {
 }
 
 // request makes one SendMessageBatch and maps its answer to the batch by the
-// entries' IDs, which are their places. err is the failure of the whole.
+// entries' IDs, which are their places. err is the failure of the whole: after a
+// panic SQS may have the messages, and they are sent again with the same IDs.
 func (s *sender) request(ctx context.Context, to *address, batch []entry) (results []result, v verdict, err error) {
 	results = make([]result, len(batch))
 	doing := "sending to " + s.destination.String()
+	defer func() {
+		if p := recover(); p != nil {
+			v, err = panicked, outflow.Permanent(fmt.Errorf("%s: %w", doing, publish.Recovered(p)))
+		}
+	}()
 	if !enoughTime(ctx, s.least()) {
 		return results, v, outflow.Retryable(fmt.Errorf("%s: %w", doing, outflow.ErrNotAttempted))
 	}
@@ -156,8 +165,11 @@ func fill(results []result, err error) []result {
 }
 
 func tooLarge(d outflow.Destination, size, limit int) error {
+	who, next := "SQS", ""
+	if limit < maxBytes {
+		who, next = "the queue", fmt.Sprintf(", or raise the queue's MaximumMessageSize, at most %d", maxBytes)
+	}
 	return outflow.Permanent(fmt.Errorf(
-		"sending to %s: the message has %d bytes with its attributes and encoding, and the queue takes %d "+
-			"(send a reference to the content instead, or raise the queue's MaximumMessageSize, at most %d)",
-		d, size, limit, maxBytes))
+		"sending to %s: the message has %d bytes with its attributes and encoding, and %s takes %d (enqueue a reference to the content instead%s)",
+		d, size, who, limit, next))
 }

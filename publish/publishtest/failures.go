@@ -41,6 +41,7 @@ func testRefusals(t *testing.T, h Harness) {
 		_, err := p.Publish(t.Context(), message(missing))
 		failsAs(t, outflow.ClassPermanent, err)
 		assert.ErrorContains(t, err, missing)
+		assert.ErrorIs(t, err, outflow.ErrNoDestination)
 	})
 	t.Run("too large", func(t *testing.T) {
 		_, err := p.Publish(t.Context(), large())
@@ -71,7 +72,7 @@ func testFaults(t *testing.T, h Harness) {
 		Throttled:  outflow.ClassUnavailable,
 		Denied:     outflow.ClassUnavailable,
 		Broken:     outflow.ClassUnavailable,
-		AnswerLost: outflow.ClassRetryable,
+		AnswerLost: outflow.ClassUnavailable,
 	} {
 		t.Run(string(f), func(t *testing.T) {
 			p, destination := h.Publisher(t), h.Destination(t)
@@ -85,6 +86,7 @@ func testFaults(t *testing.T, h Harness) {
 			failsAs(t, class, err)
 			assert.ErrorContains(t, err, destination)
 			assert.NotErrorIs(t, err, outflow.ErrNotAttempted)
+			assert.NotErrorIs(t, err, outflow.ErrNoDestination)
 			h.Heal(t, destination)
 			if f == AnswerLost {
 				got := h.Receive(t, destination, 1)

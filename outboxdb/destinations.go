@@ -54,9 +54,9 @@ ON CONFLICT (destination) DO UPDATE
 const reachedBefore = `
 SELECT EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = $1 AND h.delivered_at IS NOT NULL)`
 
-// health tells the table how destinations do: one short statement where something
+// destinations tells the table how destinations do: one short statement where something
 // changed, none while all goes well.
-type health struct {
+type destinations struct {
 	pool *pgxpool.Pool
 
 	mu    sync.Mutex
@@ -75,14 +75,14 @@ type known struct {
 	telling    bool // a goroutine is at it
 }
 
-func newHealth(pool *pgxpool.Pool) *health {
-	return &health{pool: pool, known: make(map[string]*known)}
+func newDestinations(pool *pgxpool.Pool) *destinations {
+	return &destinations{pool: pool, known: make(map[string]*known)}
 }
 
 // Succeeded notes that a message reached its destination. It closes the breaker,
 // and costs nothing where there was no failure.
 func (s *Store) Succeeded(destination string) {
-	h := s.health
+	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.of(destination)
@@ -96,7 +96,7 @@ func (s *Store) Succeeded(destination string) {
 // Failed notes that a destination took nothing: an error of class unavailable.
 // Several failures and no success between them open its breaker.
 func (s *Store) Failed(destination string, err error) {
-	h := s.health
+	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.of(destination)
@@ -110,10 +110,10 @@ func (s *Store) Failed(destination string, err error) {
 // Reached reports whether a message has ever reached a destination, as far as the
 // table remembers.
 func (s *Store) Reached(ctx context.Context, destination string) (bool, error) {
-	s.health.mu.Lock()
-	k := s.health.known[destination]
+	s.destinations.mu.Lock()
+	k := s.destinations.known[destination]
 	here := k != nil && !k.reached.IsZero()
-	s.health.mu.Unlock()
+	s.destinations.mu.Unlock()
 	if here {
 		return true, nil
 	}
@@ -125,14 +125,14 @@ func (s *Store) Reached(ctx context.Context, destination string) (bool, error) {
 }
 
 // seenFailing notes what a row said of its destination: the next success must be told.
-func (h *health) seenFailing(destination string) {
+func (h *destinations) seenFailing(destination string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.of(destination).failing = true
 }
 
 // of runs under the lock, as the methods below.
-func (h *health) of(destination string) *known {
+func (h *destinations) of(destination string) *known {
 	k := h.known[destination]
 	if k == nil {
 		if len(h.known) >= mostKnown {
@@ -150,7 +150,7 @@ func (h *health) of(destination string) *known {
 }
 
 // tell has one goroutine for each destination tell what is to be told, in order.
-func (h *health) tell(destination string, k *known) {
+func (h *destinations) tell(destination string, k *known) {
 	if k.telling {
 		return
 	}
@@ -164,7 +164,7 @@ func (h *health) tell(destination string, k *known) {
 // tellNext writes one thing and reports whether there may be another. What can't
 // be written is dropped: while the database fails, nothing is claimed either, and
 // the next failure or success says it again.
-func (h *health) tellNext(destination string, k *known) bool {
+func (h *destinations) tellNext(destination string, k *known) bool {
 	h.mu.Lock()
 	succeeded, failures := k.succeeded, k.failures
 	if !succeeded && failures == 0 {

@@ -1,0 +1,250 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/outflowhq/outflow"
+)
+
+// How a purge treats the deliveries beside it.
+const (
+	// purgeRows is a chunk at its largest, some ten milliseconds of work. One that
+	// takes longer than slowChunk (large payloads, a busy disk) halves the next.
+	purgeRows = 1000
+	slowChunk = 250 * time.Millisecond
+	// A purge works one part in purgeShare of the time: of the database's CPU,
+	// disk and log it leaves nine tenths to deliveries, whatever a chunk costs there.
+	purgeShare = 10
+	// leastPause lets the log and the replicas breathe after the quickest chunk.
+	leastPause = 20 * time.Millisecond
+
+	// keepAudit and keepIdle are for the small tables.
+	keepAudit = 365 * 24 * time.Hour
+	keepIdle  = 30 * 24 * time.Hour
+
+	// HeldTooLong is the age from which a held snapshot is worth a warning.
+	HeldTooLong = 15 * time.Minute
+)
+
+// The timeouts of maintenance, which nobody waits for.
+const (
+	// PurgeFor is how long one Purge goes on; the next run of the schedule, some
+	// minutes later, takes over.
+	PurgeFor = 4 * time.Minute
+	// PurgeAttempt adds the longest chunk and its pause.
+	PurgeAttempt = PurgeFor + 2*time.Minute
+	// PurgeAltogether bounds the retries: a later run does better.
+	PurgeAltogether = 10 * time.Minute
+	// PurgeHeartbeat notices a dead worker. Beats come at least every restPiece.
+	PurgeHeartbeat = 30 * time.Second
+	restPiece      = 5 * time.Second
+	// Look is one attempt to look at the table's health, LookAltogether all of them.
+	Look           = 15 * time.Second
+	LookAltogether = time.Minute
+)
+
+// Maintenance is the table as a purge uses it; outboxdb.Store is one. Each call
+// is one statement, and may be repeated. One that is too slow returns an error
+// that is context.DeadlineExceeded.
+type Maintenance interface {
+	PurgeMessages(ctx context.Context, p outflow.Purge) (outflow.Purged, error)
+	PurgeAudit(ctx context.Context, olderThan time.Duration, limit int) (int, error)
+	PurgeDestinations(ctx context.Context, idle time.Duration, limit int) (int, error)
+	TableHealth(ctx context.Context, heldFor time.Duration) (outflow.TableHealth, error)
+}
+
+// MaintenanceActivities is the set that keeps the table small.
+type MaintenanceActivities struct {
+	store Maintenance
+	clock clock
+}
+
+// NewMaintenance returns the activities over a store.
+func NewMaintenance(store Maintenance) *MaintenanceActivities {
+	return &MaintenanceActivities{store: store, clock: monotonic{}}
+}
+
+// TableHealth looks at what decides whether the table stays fast, and logs a
+// warning for each snapshot that is held too long.
+func (a *MaintenanceActivities) TableHealth(ctx context.Context) (outflow.TableHealth, error) {
+	health, err := a.store.TableHealth(ctx, HeldTooLong)
+	if err != nil {
+		return outflow.TableHealth{}, err
+	}
+	for _, h := range health.Held {
+		activity.GetLogger(ctx).Warn("a held snapshot keeps the outbox table from being vacuumed", "holder", h.Holder,
+			"pid", h.PID, "application", h.Name, "seconds", h.Seconds, "transactions", h.Transactions, "advice", h.Advice())
+	}
+	return health, nil
+}
+
+// PurgeInput is the input of Purge.
+type PurgeInput struct {
+	Retention outflow.Retention `json:"retention"`
+}
+
+// PurgeResult says what a purge deleted.
+type PurgeResult struct {
+	Delivered int `json:"delivered"`
+	Dead      int `json:"dead"`
+	Expired   int `json:"expired"`
+	Cancelled int `json:"cancelled"`
+	// Moved of these are in outbox.history now.
+	Moved int `json:"moved"`
+	// Audit entries and Destinations are those of the small tables.
+	Audit        int `json:"audit"`
+	Destinations int `json:"destinations"`
+	// More says that time was over first. The next run goes on.
+	More bool `json:"more"`
+}
+
+// Purge deletes what is older than the retention, a chunk of each kind in turn,
+// with a pause after each, until nothing is left or PurgeFor is over. An attempt
+// that takes over from another goes on counting where that one was.
+func (a *MaintenanceActivities) Purge(ctx context.Context, in PurgeInput) (PurgeResult, error) {
+	p := &purging{store: a.store, clock: a.clock, retention: in.Retention, limit: purgeRows}
+	if activity.HasHeartbeatDetails(ctx) {
+		_ = activity.GetHeartbeatDetails(ctx, &p.done) // without them it counts anew
+	}
+	p.done.More = false
+	kinds := p.kinds()
+	for over := a.clock.Now().Add(PurgeFor); len(kinds) > 0; {
+		if !a.clock.Now().Before(over) {
+			p.done.More = true
+			return p.done, nil
+		}
+		next := kinds[0]
+		kinds = kinds[1:]
+		more, err := p.chunk(ctx, next)
+		if err != nil {
+			return PurgeResult{}, err
+		}
+		if more {
+			kinds = append(kinds, next)
+		}
+	}
+	return p.done, nil
+}
+
+// purging is one Purge under way.
+type purging struct {
+	store     Maintenance
+	clock     clock
+	retention outflow.Retention
+	limit     int
+	done      PurgeResult
+}
+
+// kind deletes up to limit rows of its kind and returns how many it did.
+type kind func(ctx context.Context, limit int) (int, error)
+
+// kinds are what there is to purge.
+func (p *purging) kinds() []kind {
+	small := func(count *int, purge func(context.Context, time.Duration, int) (int, error), age time.Duration) kind {
+		return func(ctx context.Context, limit int) (int, error) {
+			n, err := purge(ctx, age, limit)
+			*count += n
+			return n, err
+		}
+	}
+	all := []kind{
+		small(&p.done.Audit, p.store.PurgeAudit, keepAudit),
+		small(&p.done.Destinations, p.store.PurgeDestinations, keepIdle),
+	}
+	for _, s := range []struct {
+		state outflow.State
+		keep  outflow.Keep
+		count *int
+	}{
+		{outflow.Cancelled, p.retention.Cancelled, &p.done.Cancelled},
+		{outflow.Expired, p.retention.Expired, &p.done.Expired},
+		{outflow.Dead, p.retention.Dead, &p.done.Dead},
+		{outflow.Delivered, p.retention.Delivered, &p.done.Delivered},
+	} {
+		if s.keep != outflow.Forever {
+			all = append(all, p.messages(s.state, s.keep, s.count))
+		}
+	}
+	return all
+}
+
+// messages purges those of a state, each chunk from where the last one stopped.
+func (p *purging) messages(state outflow.State, keep outflow.Keep, count *int) kind {
+	var after time.Time
+	return func(ctx context.Context, limit int) (int, error) {
+		purged, err := p.store.PurgeMessages(ctx, outflow.Purge{
+			State: state, OlderThan: time.Duration(keep), After: after, Limit: limit, History: p.retention.History})
+		if err != nil {
+			return 0, err
+		}
+		after = purged.UpTo
+		*count += purged.Rows
+		if p.retention.History {
+			p.done.Moved += purged.Rows
+		}
+		return purged.Rows, nil
+	}
+}
+
+// chunk runs one statement, rests, and reports whether there may be more.
+func (p *purging) chunk(ctx context.Context, purge kind) (more bool, err error) {
+	limit, began := p.limit, p.clock.Now()
+	n, err := purge(ctx, limit)
+	took := p.clock.Now().Sub(began)
+	switch {
+	case err != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && limit > 1:
+		p.limit = max(limit/10, 1) // it was rolled back
+		more = true
+	case err != nil:
+		return false, fmt.Errorf("after %s: %w", p.done, err)
+	default:
+		more = n == limit
+		if took > slowChunk {
+			p.limit = max(limit/2, 1)
+		} else if took < slowChunk/4 {
+			p.limit = min(2*limit, purgeRows)
+		}
+	}
+	activity.RecordHeartbeat(ctx, p.done)
+	if !more && n == 0 {
+		return false, nil // it did nothing to rest from
+	}
+	return more, p.rest(ctx, max((purgeShare-1)*took, leastPause))
+}
+
+var errStopping = errors.New("the worker stops; another one goes on")
+
+// rest waits, with a heartbeat now and then.
+func (p *purging) rest(ctx context.Context, d time.Duration) error {
+	for ; d > 0; d -= restPiece {
+		select {
+		case <-p.clock.After(min(d, restPiece)):
+			activity.RecordHeartbeat(ctx, p.done)
+		case <-activity.GetWorkerStopChannel(ctx):
+			return errStopping
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (r PurgeResult) String() string {
+	return fmt.Sprintf("%d delivered, %d dead, %d expired and %d cancelled messages", r.Delivered, r.Dead, r.Expired, r.Cancelled)
+}
+
+// clock measures durations, so that tests need not wait for them.
+type clock interface {
+	Now() time.Time
+	After(d time.Duration) <-chan time.Time
+}
+
+type monotonic struct{}
+
+func (monotonic) Now() time.Time                         { return time.Now() }
+func (monotonic) After(d time.Duration) <-chan time.Time { return time.After(d) }

@@ -1,0 +1,490 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/internal/program"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+var (
+	someID = uuid.MustParse("0198f3a2-5b1c-7000-8000-000000000001")
+	someAt = time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// code is the exit code of a command that returned err.
+func code(err error) int {
+	var exit program.ExitError
+	var mistake program.UsageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.Code
+	case errors.As(err, &mistake):
+		return 2
+	}
+	return 1
+}
+
+type fakeStatus struct {
+	counts   []outboxdb.PhaseCount
+	troubled []outboxdb.Trouble
+}
+
+func (f fakeStatus) Status(context.Context, int) ([]outboxdb.PhaseCount, []outboxdb.Trouble, error) {
+	return f.counts, f.troubled, nil
+}
+
+func TestShowStatus(t *testing.T) {
+	store := fakeStatus{
+		counts: []outboxdb.PhaseCount{
+			{Destination: "sqs://b", Phase: "delivered", Messages: 9_990, AtLeast: true},
+			{Destination: "sqs://a", Phase: "due", Messages: 3, OldestSeconds: 90},
+			{Destination: "sqs://a", Phase: "retrying", Messages: 2, OldestSeconds: 3700, LastError: "throttled"},
+			{Destination: "sqs://b", Phase: "dead", Messages: 1, OldestSeconds: 7, LastError: "no such\nqueue"},
+		},
+		troubled: []outboxdb.Trouble{
+			{Destination: "sqs://a", Failures: 7, FailingSince: &someAt, OpenUntil: ptr(someAt.Add(time.Minute)), Open: true, LastError: "throttled"},
+			{Destination: "sqs://c", Failures: 1, FailingSince: &someAt, LastError: "reset"},
+		},
+	}
+	var out bytes.Buffer
+	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
+	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  RETRYING  OLDEST   DEAD  EXPIRED  CANCELLED  DELIVERED
+sqs://a      3    0        0       2         1h1m40s  0     0        0          0
+sqs://b      0    0        0       0         -        1     0        0          9990+
+sqs://c      0    0        0       0         -        0     0        0          0
+
+sqs://a: 7 failures since 2026-01-31T08:00:00Z, breaker open until 2026-01-31T08:01:00Z
+  throttled
+
+sqs://b: 1 dead
+  no such queue
+
+sqs://c: 1 failures since 2026-01-31T08:00:00Z
+  reset
+`, out.String())
+
+	out.Reset()
+	require.NoError(t, showStatus(t.Context(), store, 10, true, &out))
+	var document struct {
+		Bound        int
+		Destinations []destinationStatus
+	}
+	require.NoError(t, json.Unmarshal(out.Bytes(), &document))
+	assert.Equal(t, 10, document.Bound)
+	require.Len(t, document.Destinations, 3)
+	assert.Equal(t, 3, document.Destinations[0].Messages["due"].Messages)
+	assert.True(t, document.Destinations[1].Messages["delivered"].AtLeast)
+
+	out.Reset()
+	require.NoError(t, showStatus(t.Context(), fakeStatus{}, 10, false, &out))
+	assert.Equal(t, "no messages\n", out.String())
+}
+
+// fakeList has so many messages, in pages.
+type fakeList struct {
+	messages []outboxdb.Standing
+	filters  []outboxdb.ListFilter
+}
+
+func (f *fakeList) List(_ context.Context, filter outboxdb.ListFilter) ([]outboxdb.Standing, string, error) {
+	f.filters = append(f.filters, filter)
+	from := 0
+	if filter.After != "" {
+		if _, err := fmt.Sscan(filter.After, &from); err != nil {
+			return nil, "", fmt.Errorf("listing: %w", outboxdb.ErrCursor)
+		}
+	}
+	page := f.messages[from:min(from+filter.Limit, len(f.messages))]
+	if from+len(page) < len(f.messages) {
+		return page, fmt.Sprint(from + len(page)), nil
+	}
+	return page, "", nil
+}
+
+func standing(phase string) outboxdb.Standing {
+	m := outboxdb.Standing{
+		ID: someID, Destination: "sqs://orders", Type: "order-placed", Phase: phase, State: outflow.State(phase), Generation: 2, Attempts: 3,
+		ContentType: "application/json", PayloadBytes: 11, EnqueuedAt: someAt, DueAt: someAt, AvailableAt: someAt,
+	}
+	if m.State.Final() {
+		m.FinishedAt, m.LastError = ptr(someAt.Add(time.Second)), ptr("no such queue")
+	} else {
+		m.State = outflow.Pending
+	}
+	return m
+}
+
+func TestListMessages(t *testing.T) {
+	store := &fakeList{messages: []outboxdb.Standing{standing("dead"), standing("retrying"), standing("due")}}
+	var out bytes.Buffer
+	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, false, &out))
+	assert.Equal(t, `ID                                    STATE     DESTINATION   TYPE          ATTEMPTS  ENQUEUED              ENDED                 LAST ERROR
+0198f3a2-5b1c-7000-8000-000000000001  dead      sqs://orders  order-placed  3         2026-01-31T08:00:00Z  2026-01-31T08:00:01Z  no such queue
+0198f3a2-5b1c-7000-8000-000000000001  retrying  sqs://orders  order-placed  3         2026-01-31T08:00:00Z  -                     -
+more: -after 2
+`, out.String())
+	out.Reset()
+	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, true, &out))
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	require.Len(t, lines, 3)
+	assert.Contains(t, lines[0], `{"id":"0198f3a2-5b1c-7000-8000-000000000001","destination":"sqs://orders"`)
+	assert.Equal(t, `{"next":"2"}`, lines[2])
+
+	err := listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2, After: "nonsense"}, false, &out)
+	assert.Equal(t, 2, code(err))
+	out.Reset()
+	require.NoError(t, listMessages(t.Context(), &fakeList{}, outboxdb.ListFilter{Limit: 2}, false, &out))
+	assert.Equal(t, "no messages\n", out.String())
+}
+
+// fakeMessage is a table with one message, and Temporal with or without its run.
+type fakeMessage struct {
+	message outboxdb.Standing
+	payload []byte
+	run     control.Run
+	runErr  error
+	looks   int
+	ends    int // after so many looks it is delivered
+}
+
+func (f *fakeMessage) Show(_ context.Context, id uuid.UUID) (outboxdb.Standing, error) {
+	if id != f.message.ID {
+		return outboxdb.Standing{}, fmt.Errorf("looking: %w", outflow.ErrNotFound)
+	}
+	if f.looks++; f.looks == f.ends {
+		f.message = standing("delivered")
+	}
+	return f.message, nil
+}
+
+func (f *fakeMessage) Audit(context.Context, uuid.UUID) ([]outboxdb.AuditEntry, error) {
+	return []outboxdb.AuditEntry{{At: someAt, Act: "retry", Who: "ada", Why: "it is back", Detail: json.RawMessage(`{"was": "dead"}`)}}, nil
+}
+func (f *fakeMessage) Payload(context.Context, uuid.UUID) ([]byte, error) { return f.payload, nil }
+func (f *fakeMessage) Describe(context.Context, string) (control.Run, error) {
+	return f.run, f.runErr
+}
+
+func TestShowMessage(t *testing.T) {
+	retrying := standing("retrying")
+	retrying.LastError, retrying.Headers = ptr("throttled"), map[string]string{"tenant": "a"}
+	f := &fakeMessage{message: retrying, payload: []byte(`{"order":7}`), run: control.Run{
+		WorkflowID: "outbox/x", RunID: "run-1", Status: "Running", StartedAt: someAt,
+		Activities: []control.Activity{{ID: "publish", State: "Scheduled", Attempt: 4, NextAttemptAt: &someAt, LastFailure: "throttled"}},
+	}}
+	v := view{id: someID, workflowID: "outbox/x", ui: "http://ui.example/", namespace: "shop"}
+	var out bytes.Buffer
+	require.NoError(t, v.show(t.Context(), f, f, &out))
+	assert.Equal(t, `message        0198f3a2-5b1c-7000-8000-000000000001
+state          retrying
+destination    sqs://orders
+type           order-placed
+payload        11 bytes, application/json
+header tenant  a
+generation     2
+attempts       3 (claims: 0)
+enqueued       2026-01-31T08:00:00Z
+due            2026-01-31T08:00:00Z
+leased until   2026-01-31T08:00:00Z
+last error     throttled
+run            Running run-1, started 2026-01-31T08:00:00Z
+activity       publish: Scheduled, attempt 4, next 2026-01-31T08:00:00Z
+its failure    throttled
+web            http://ui.example/namespaces/shop/workflows/outbox%2Fx/run-1/history
+audit          2026-01-31T08:00:00Z retry by ada: it is back {"was": "dead"}
+`, out.String())
+	assert.NotContains(t, out.String(), `{"order":7}`)
+
+	for name, c := range map[string]struct {
+		payload string
+		asJSON  bool
+		runErr  error
+		want    []string
+	}{
+		"the payload":           {`{"order":7}`, false, nil, []string{"\n{\"order\":7}\n"}},
+		"bytes":                 {"\xff\x00", false, nil, []string{`base64 "/wA="`}},
+		"a document":            {`{"order":7}`, true, nil, []string{`"payload": "{\"order\":7}"`, `"status": "Running"`, `"act": "retry"`}},
+		"a document with bytes": {"\xff\x00", true, nil, []string{`"payloadBase64": "/wA="`}},
+		"no run":                {"x", false, control.ErrNoRun, []string{"run            none: not started yet", "/namespaces/shop/workflows?query=WorkflowId%3D%22outbox%2Fx%22"}},
+		"no Temporal":           {"x", true, errors.New("connection refused"), []string{`"noRun": "connection refused"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := v
+			v.payload, v.json = true, c.asJSON
+			f := *f
+			f.payload, f.runErr = []byte(c.payload), c.runErr
+			var out bytes.Buffer
+			require.NoError(t, v.show(t.Context(), &f, &f, &out))
+			for _, want := range c.want {
+				assert.Contains(t, out.String(), want)
+			}
+		})
+	}
+	v.id = uuid.New()
+	err := v.show(t.Context(), f, f, &out)
+	assert.Equal(t, 3, code(err))
+	assert.ErrorContains(t, err, "not found")
+}
+
+func TestWaitFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		f       fakeMessage
+		timeout time.Duration
+		code    int
+		out     string
+		took    time.Duration
+	}{
+		"delivered":         {fakeMessage{message: standing("delivered")}, 0, 0, "delivered", 0},
+		"delivered in time": {fakeMessage{message: standing("due"), ends: 4}, time.Minute, 0, "delivered", 175 * time.Millisecond},
+		"dead":              {fakeMessage{message: standing("dead")}, time.Minute, 3, "dead", 0},
+		"expired":           {fakeMessage{message: standing("expired")}, time.Minute, 3, "expired", 0},
+		"still pending":     {fakeMessage{message: standing("retrying")}, 30 * time.Second, 4, "retrying", 30 * time.Second},
+		"one look":          {fakeMessage{message: standing("leased")}, 0, 4, "leased", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out bytes.Buffer
+				began := time.Now()
+				err := waitFor(t.Context(), &c.f, someID, c.timeout, false, &out)
+				assert.Equal(t, c.code, code(err), "%v", err)
+				assert.Equal(t, someID.String()+"  "+c.out+"\n", out.String())
+				assert.Equal(t, c.took, time.Since(began))
+			})
+		})
+	}
+	err := waitFor(t.Context(), &fakeMessage{message: standing("due")}, uuid.New(), time.Minute, false, io.Discard)
+	assert.Equal(t, 3, code(err))
+	stopped, stop := context.WithCancelCause(t.Context())
+	stop(errors.New("interrupt"))
+	err = waitFor(stopped, &fakeMessage{message: standing("due")}, someID, time.Minute, false, io.Discard)
+	assert.Equal(t, 1, code(err))
+	assert.ErrorContains(t, err, "interrupt")
+}
+
+// at is tools with somebody at the terminal who answers.
+func at(answers string, out, errs io.Writer) tools {
+	return tools{getenv: func(string) string { return "" }, stdin: strings.NewReader(answers), terminal: true, stdout: out, stderr: errs}
+}
+
+func many(n int) *fakeList {
+	f := &fakeList{}
+	for range n {
+		m := standing("dead")
+		m.ID = uuid.New()
+		f.messages = append(f.messages, m)
+	}
+	return f
+}
+
+func TestActsOnASelection(t *testing.T) {
+	allDone := func(_ context.Context, ids []uuid.UUID) (answers []control.Answer, _ error) {
+		for _, id := range ids {
+			answers = append(answers, control.Answer{ID: id, Verdict: control.Done, Text: "done"})
+		}
+		return answers, nil
+	}
+	t.Run("asks before a filter touches more than one", func(t *testing.T) {
+		for answer, want := range map[string]int{"y\n": 0, "YES\n": 0, "n\n": 3, "\n": 3, "": 3} {
+			var out, errs bytes.Buffer
+			s := &selection{command: "retry", limit: 1000, filter: outboxdb.ListFilter{State: outflow.Dead}}
+			err := s.act(t.Context(), at(answer, &out, &errs), many(1001), allDone)
+			assert.Equal(t, want, code(err), "%q", answer)
+			assert.Contains(t, errs.String(), "retry 1000 messages, and there are more? [y/N] ")
+			assert.Equal(t, want == 0, out.Len() > 0)
+		}
+	})
+	t.Run("does not ask for one, nor for IDs, nor with -yes", func(t *testing.T) {
+		for _, s := range []*selection{{limit: 1}, {ids: []uuid.UUID{someID, uuid.New()}}, {limit: 1000, yes: true}} {
+			var out, errs bytes.Buffer
+			require.NoError(t, s.act(t.Context(), at("", &out, &errs), many(3), allDone))
+			assert.NotContains(t, errs.String(), "?")
+			assert.NotZero(t, out.Len())
+		}
+	})
+	t.Run("wants -yes where nobody can answer", func(t *testing.T) {
+		tools := at("y\n", io.Discard, io.Discard)
+		tools.terminal = false
+		err := (&selection{command: "retry", limit: 10}).act(t.Context(), tools, many(2), allDone)
+		assert.Equal(t, 2, code(err))
+	})
+	t.Run("goes on in pages and statements", func(t *testing.T) {
+		from, sizes := many(1201), []int{}
+		s := &selection{limit: 1150, yes: true}
+		require.NoError(t, s.act(t.Context(), at("", io.Discard, io.Discard), from, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
+			sizes = append(sizes, len(ids))
+			return allDone(ctx, ids)
+		}))
+		require.Len(t, from.filters, 3)
+		assert.Equal(t, 150, from.filters[2].Limit)
+		assert.Len(t, sizes, 12)
+		assert.Equal(t, 50, sizes[11])
+	})
+	t.Run("no faster than -rate", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			began, errs := time.Now(), &bytes.Buffer{}
+			s := &selection{limit: 100, yes: true, rate: 10}
+			require.NoError(t, s.act(t.Context(), at("", io.Discard, errs), many(100), allDone))
+			assert.Equal(t, 9*time.Second, time.Since(began), "ten at once, then a second")
+			assert.Contains(t, errs.String(), "40 of 100\n")
+		})
+	})
+	t.Run("prints JSON", func(t *testing.T) {
+		var out bytes.Buffer
+		s := &selection{ids: []uuid.UUID{someID}, json: true}
+		require.NoError(t, s.act(t.Context(), at("", &out, io.Discard), nil, allDone))
+		assert.Equal(t, `{"id":"0198f3a2-5b1c-7000-8000-000000000001","verdict":"done","text":"done"}`+"\n", out.String())
+	})
+	for name, c := range map[string]struct {
+		verdicts []control.Verdict
+		err      error
+		code     int
+	}{
+		"all done":         {[]control.Verdict{control.Done, control.Done}, nil, 0},
+		"one refused":      {[]control.Verdict{control.Done, control.Refused}, nil, 3},
+		"one undecided":    {[]control.Verdict{control.Undecided, control.Refused}, nil, 4},
+		"one failed":       {[]control.Verdict{control.Undecided, control.Failed}, nil, 1},
+		"the table failed": {[]control.Verdict{control.Done}, errors.New("no connection"), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			s := &selection{ids: []uuid.UUID{someID, uuid.New()}}
+			err := s.act(t.Context(), at("", &out, io.Discard), nil, func(context.Context, []uuid.UUID) (answers []control.Answer, _ error) {
+				for _, v := range c.verdicts {
+					answers = append(answers, control.Answer{ID: someID, Verdict: v, Text: string(v)})
+				}
+				return answers, c.err
+			})
+			assert.Equal(t, c.code, code(err))
+			assert.Equal(t, len(c.verdicts), strings.Count(out.String(), "\n"), "what was done is told in any case")
+		})
+	}
+}
+
+// fakePurge has so many old messages.
+type fakePurge struct {
+	left  int
+	asked []int
+}
+
+func (f *fakePurge) Purge(_ context.Context, _ outflow.State, _ time.Duration, limit int, _ outboxdb.By) (int, error) {
+	f.asked = append(f.asked, limit)
+	n := min(limit, f.left)
+	f.left -= n
+	return n, nil
+}
+
+func TestPurgeMessages(t *testing.T) {
+	for name, c := range map[string]struct {
+		left, limit int
+		asked       []int
+		out         string
+	}{
+		"all":         {2500, 0, []int{1000, 1000, 1000}, "deleted 2500 messages\n"},
+		"some":        {2500, 1200, []int{1000, 200}, "deleted 1200 messages\n"},
+		"none":        {0, 0, []int{1000}, "deleted 0 messages\n"},
+		"whole pages": {2000, 0, []int{1000, 1000, 1000}, "deleted 2000 messages\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			store := &fakePurge{left: c.left}
+			require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), store, purging{state: outflow.Dead, limit: c.limit}))
+			assert.Equal(t, c.asked, store.asked)
+			assert.Equal(t, c.out, out.String())
+		})
+	}
+	var out bytes.Buffer
+	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), &fakePurge{left: 3}, purging{json: true}))
+	assert.Equal(t, "{\"deleted\":3}\n", out.String())
+}
+
+func TestExamineTells(t *testing.T) {
+	away := control.Patient{DatabaseErr: errors.New("no database"), NamespaceErr: errors.New("no Temporal"), Target: control.Target{Address: "a:1", Namespace: "shop"}}
+	var out bytes.Buffer
+	err := examine(t.Context(), away, false, &out)
+	assert.Equal(t, 1, code(err))
+	assert.ErrorContains(t, err, "2 checks fail")
+	assert.Equal(t, `fail  database      no database
+                    → set DATABASE_URL to the application's database
+fail  temporal      a:1, namespace shop: no Temporal
+                    → check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials
+skip  destinations  the table could not be read
+ok    notify        not used: starters poll the table
+`, out.String())
+	out.Reset()
+	assert.Equal(t, 1, code(examine(t.Context(), away, true, &out)))
+	assert.Contains(t, out.String(), `{"check":"database","level":"fail","text":"no database","remedy":"set DATABASE_URL to the application's database"}`+"\n")
+}
+
+// Bulk acts on a real table, while Temporal and the broker are away.
+func TestCommandsWithTheDatabaseAlone(t *testing.T) {
+	pool := teststack.New(t)
+	settings := map[string]string{
+		"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_LEASE": "nonsense", "OUTFLOW_WHO": "ada@host",
+	}
+	outflowRun := func(stdin, line string) (string, string, int) {
+		var out, errs bytes.Buffer
+		err := tools{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs}.
+			run(t.Context(), strings.Fields(line))
+		return out.String(), errs.String(), code(err)
+	}
+	for i := range 7 {
+		out, errs, exit := outflowRun(fmt.Sprintf("order %d", i), "send -destination sqs://orders --type order-placed -header tenant=a -json")
+		require.Zero(t, exit, errs)
+		require.Contains(t, out, `{"id":"`)
+	}
+	_, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'dead', finished_at = now(), last_error = 'no such queue'`)
+	require.NoError(t, err)
+	_, _, exit := outflowRun("", "retry -state dead -limit 5")
+	assert.Equal(t, 2, exit, "nobody to ask")
+	out, errs, exit := outflowRun("", "retry -state dead -destination sqs://orders -limit 5 -rate 1000 -yes -why mended")
+	assert.Zero(t, exit)
+	assert.Equal(t, 5, strings.Count(out, "was dead, pending again"))
+	assert.Contains(t, errs, "5 messages selected, and there are more\n")
+	var audited int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.audit WHERE act = 'retry' AND who = 'ada@host' AND why = 'mended' AND generation = 2`).Scan(&audited))
+	assert.Equal(t, 5, audited)
+
+	out, _, exit = outflowRun("", "redirect -state dead -to sqs://other -yes -json")
+	assert.Zero(t, exit)
+	assert.Equal(t, 2, strings.Count(out, `"verdict":"done"`))
+	out, _, exit = outflowRun("", "status -json")
+	assert.Zero(t, exit)
+	assert.Contains(t, out, `"destination": "sqs://other"`)
+
+	id, errs, exit := outflowRun("", "send -destination sqs://orders -type a -payload x -id 0198f3a2-5b1c-7000-8000-000000000001")
+	require.Zero(t, exit, errs)
+	_, _, exit = outflowRun("", "send -destination sqs://orders -type a -payload x -id "+strings.TrimSpace(id))
+	assert.Equal(t, 3, exit, "it exists")
+	_, _, exit = outflowRun("", "send -destination nonsense -type a -payload x")
+	assert.Equal(t, 2, exit)
+	_, _, exit = outflowRun("", "send -destination sqs://orders -type a")
+	assert.Equal(t, 2, exit, "an empty payload")
+	out, _, exit = outflowRun("", "show "+id+" --payload")
+	assert.Zero(t, exit)
+	assert.Contains(t, out, "connecting to Temporal at 127.0.0.1:1")
+	assert.True(t, strings.HasSuffix(out, "\n\nx\n"))
+	out, _, exit = outflowRun("", "doctor")
+	assert.Equal(t, 1, exit)
+	assert.Contains(t, out, "fail  temporal")
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/internal/program"
+	"github.com/outflowhq/outflow/internal/teststack"
+)
+
+const commandsPage = "../../docs/commands.md"
+
+// The page has every command's help as it is printed, and the help every flag.
+func TestTheDocsHaveEveryCommandAndFlag(t *testing.T) {
+	page, err := os.ReadFile(commandsPage)
+	require.NoError(t, err)
+	assert.Contains(t, string(page), "```\n"+setupUsage+"```\n")
+	for _, c := range commands {
+		t.Run(c.name, func(t *testing.T) {
+			assert.Contains(t, string(page), "### "+c.name+"\n\n```\n"+c.usage+"```\n")
+			assert.Contains(t, usage, "outflow "+c.name)
+			var out bytes.Buffer
+			flags := 0
+			tools := tools{getenv: func(string) string { return "" }, stdout: &out, stderr: io.Discard, seen: func(set *flag.FlagSet) {
+				set.VisitAll(func(f *flag.Flag) {
+					flags++
+					assert.Regexp(t, `(?m)^  (-who, )?-`+f.Name+`[ ,]`, c.usage, "its flag -%s", f.Name)
+				})
+			}}
+			require.NoError(t, tools.run(t.Context(), []string{c.name, "-help"}))
+			assert.Equal(t, c.usage, out.String())
+			assert.Positive(t, flags)
+			// And none that is not there.
+			for _, named := range regexp.MustCompile(`(?m)^  -([a-z-]+)`).FindAllStringSubmatch(c.usage, -1) {
+				assert.Contains(t, flagNames(t, c), named[1])
+			}
+		})
+	}
+}
+
+func flagNames(t *testing.T, c command) (names []string) {
+	t.Helper()
+	tools := tools{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard, seen: func(set *flag.FlagSet) {
+		set.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+	}}
+	require.NoError(t, tools.run(t.Context(), []string{c.name, "-help"}))
+	return names
+}
+
+// The page's session is what the commands print, but for the times.
+func TestTheDocsSessionRunsAsWritten(t *testing.T) {
+	page, err := os.ReadFile(commandsPage)
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(page), "```console\n")
+	require.True(t, found)
+	session, _, found := strings.Cut(rest, "```\n")
+	require.True(t, found)
+	settings := map[string]string{"DATABASE_URL": teststack.New(t).Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_WHO": "ada"}
+
+	var printed strings.Builder
+	for line := range strings.Lines(session) {
+		words, isCommand := strings.CutPrefix(line, "$ outflow ")
+		if !isCommand {
+			continue
+		}
+		printed.WriteString(line)
+		err := tools{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""), stdout: &printed, stderr: io.Discard}.
+			run(context.Background(), shellWords(t, words))
+		if err != nil {
+			var exit program.ExitError
+			require.ErrorAs(t, err, &exit, "%s", line)
+			fmt.Fprintf(&printed, "outflow: %v\nexit %d\n", err, exit.Code)
+		}
+	}
+	times := regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+	assert.Equal(t, times.ReplaceAllString(session, "TIME"), times.ReplaceAllString(printed.String(), "TIME"))
+}
+
+// shellWords splits a line as a shell does that knows single quotes alone.
+func shellWords(t *testing.T, line string) (words []string) {
+	t.Helper()
+	for _, word := range regexp.MustCompile(`'[^']*'|[^' \n]+`).FindAllString(line, -1) {
+		words = append(words, strings.Trim(word, "'"))
+	}
+	require.NotEmpty(t, words)
+	return words
+}
+
+func TestMistakesOnTheCommandLine(t *testing.T) {
+	const id = "0198f3a2-5b1c-7000-8000-000000000001"
+	for _, c := range []struct {
+		line  string
+		wants string
+	}{
+		{"status now", `unexpected argument "now"`},
+		{"status -bound 0", "-bound wants 1 or more"},
+		{"list -state lost", "-state wants pending, delivered"},
+		{"list -state dead -retrying", "pending ones"},
+		{"list -since 2h", "want -state"},
+		{"list -since soon -state dead", "wants how long ago"},
+		{"list -limit 0", "-limit wants"},
+		{"list -destination nonsense", "wants sqs://queue"},
+		{"show", "wants one message ID"},
+		{"show nonsense", "wants message IDs such as"},
+		{"show " + id + " " + id + " x", "wants one message ID"},
+		{"wait " + id + " -timeout -1s", "-timeout wants"},
+		{"doctor now", "unexpected argument"},
+		{"send -type a -payload x", "wants -destination"},
+		{"send -destination sqs://q -payload x", "wants -type"},
+		{"send -destination sqs://q -type a -payload x -payload-file y", "not both"},
+		{"send -destination sqs://q -type a -payload-file /nowhere/at/all", "-payload-file"},
+		{"send -destination sqs://q -type a -payload x -header nonsense", "name=value"},
+		{"send -destination sqs://q -type a -payload x -id 7", "invalid value"},
+		{"send -destination sqs://q -type a -payload x -due-in -1s", "wants at least 0s"},
+		{"retry", "wants message IDs, or -state or -retrying"},
+		{"retry -destination sqs://q", "wants message IDs, or -state"},
+		{"retry " + id + " -state dead", "not both"},
+		{"retry -state delivered", "-state wants one of [dead expired cancelled]"},
+		{"retry -state pending", "-state wants one of"},
+		{"retry -state dead -limit 0", "-limit wants"},
+		{"retry -state dead -rate -1", "-rate wants"},
+		{"retry " + id + " -who=", "-who wants a name"},
+		{"resend", "wants message IDs"},
+		{"resend -state delivered", "not defined"},
+		{"cancel -state dead", "-state wants one of [pending]"},
+		{"cancel " + id + " -wait -1s", "-wait wants"},
+		{"redirect " + id, "wants -to"},
+		{"redirect " + id + " -to nonsense", "wants sqs://queue"},
+		{"redirect -state delivered -to sqs://q", "-state wants one of"},
+		{"reschedule " + id, "wants -in or -at"},
+		{"reschedule " + id + " -in 1h -at 2026-01-31", "wants -in or -at"},
+		{"reschedule " + id + " -at soon", "wants a time such as"},
+		{"reschedule -in 1h", "wants message IDs"},
+		{"purge -state pending -older-than 1d -yes", "-state wants delivered"},
+		{"purge -state dead -yes", "wants -older-than"},
+		{"purge -state dead -older-than 1d -limit -1 -yes", "-limit wants"},
+		{"purge -state dead -older-than 1d", "wants -yes: delete dead messages that ended more than 24h0m0s ago?"},
+	} {
+		t.Run(c.line, func(t *testing.T) {
+			out, err := call(nowhere, strings.Fields(c.line)...)
+			var mistake program.UsageError
+			require.ErrorAs(t, err, &mistake)
+			assert.ErrorContains(t, err, c.wants)
+			assert.Empty(t, out)
+			assert.False(t, errors.Is(err, flag.ErrHelp))
+		})
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/publish/awssqs"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+const doctorUsage = `outflow doctor looks for what keeps messages from being delivered.
+
+Usage:
+  outflow doctor [-json]
+
+It checks the database, its schema, this role's rights, the clocks, old snapshots,
+Temporal, its namespace, search attributes and workers, and the queues that pending
+messages go to. It changes nothing and sends nothing. Each check is ok, warn, fail, or
+skip where it can't be done from here.
+
+Flags:
+  -json  a finding a line
+
+Exit codes: 0 nothing fails, 1 something does, 2 a mistake on the command line.
+`
+
+func doctor(ctx context.Context, t tools, args []string) error {
+	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	asJSON := flags.Bool("json", false, "")
+	if err := t.parseNothing(flags, doctorUsage, args); err != nil {
+		return err
+	}
+	patient := control.Patient{TaskQueue: cmp.Or(t.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueue)}
+	store, done, err := t.operator(ctx)
+	if patient.DatabaseErr = err; err == nil {
+		defer done()
+		patient.Database = store
+	}
+	if options, err := config.Temporal(t.getenv); err == nil {
+		patient.Target = targetOf(options)
+	}
+	c, _, err := t.temporal(ctx)
+	if patient.NamespaceErr = err; err == nil {
+		defer c.Close()
+		patient.Namespace = control.NewNamespaceHealth(c, patient.Target.Namespace)
+	}
+	patient.Lookup, patient.NoLookup = queueLookup(ctx)
+	return examine(ctx, patient, *asJSON, t.stdout)
+}
+
+// queueLookup looks queues up with AWS's own settings, where there are any.
+func queueLookup(ctx context.Context) (lookup control.Lookup, without string) {
+	settings, err := awsconfig.LoadDefaultConfig(ctx)
+	switch {
+	case err != nil:
+		return nil, "not looked up: " + err.Error()
+	case settings.Region == "":
+		return nil, "not looked up: AWS_REGION is not set here"
+	}
+	return awssqs.New(sqs.NewFromConfig(settings)).Check, ""
+}
+
+// examine prints what the doctor finds, and fails where a check does.
+func examine(ctx context.Context, patient control.Patient, asJSON bool, out io.Writer) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	failed := 0
+	var writing error
+	control.Examine(ctx, patient, func(f control.Finding) {
+		if f.Level == control.Fail {
+			failed++
+		}
+		if asJSON {
+			writing = errors.Join(writing, writeLine(out, f))
+			return
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\n", f.Level, f.Check, short(f.Text, 300))
+		if f.Remedy != "" {
+			fmt.Fprintf(table, "\t\t→ %s\n", f.Remedy)
+		}
+	})
+	if err := errors.Join(writing, table.Flush()); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d checks fail", failed)
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const listUsage = `outflow list lists messages, a page at a time.
+
+Usage:
+  outflow list [filters] [-limit 50] [-after CURSOR] [-json]
+
+Filters:
+  -state        pending, delivered, dead, expired or cancelled
+  -retrying     pending messages whose run has left the fast path
+  -destination  as enqueued: sqs://orders, a queue URL or an ARN
+  -type         the message type
+  -since        how long ago (2h, 7d) or a time (2026-01-31, 2026-01-31T08:00:00Z);
+  -until        the time of the end for final states, that of the enqueue for pending
+                messages; both want -state or -retrying
+
+Flags:
+  -limit  messages a page, 1 to 1000 (default 50)
+  -after  the cursor that the page before printed, with the same filters
+  -json   a message a line, and last {"next": CURSOR} where there are more
+
+The order is the one that an index has: final states by their end, newest first;
+pending by destination and the time from which they may be claimed (they move while
+they are delivered); retrying by destination; without a state by ID, which is the
+newest first for IDs that Outflow made. A page that is not found within 30 s fails:
+narrow it with -since, or leave a rare -destination or -type away.
+Needs the database alone. Exit codes: 0 listed, 1 failure, 2 a mistake on the command line.
+`
+
+func list(ctx context.Context, t tools, args []string) error {
+	flags := flag.NewFlagSet("list", flag.ContinueOnError)
+	state := flags.String("state", "", "")
+	retrying := flags.Bool("retrying", false, "")
+	destination := destinationFlag(flags, "destination")
+	messageType := flags.String("type", "", "")
+	since, until := momentFlag(flags, "since"), momentFlag(flags, "until")
+	limit := flags.Int("limit", 50, "")
+	after := flags.String("after", "", "")
+	asJSON := flags.Bool("json", false, "")
+	if err := t.parseNothing(flags, listUsage, args); err != nil {
+		return err
+	}
+	filter := outboxdb.ListFilter{
+		State: outflow.State(*state), Retrying: *retrying, Destination: *destination, Type: *messageType,
+		Since: *since, Until: *until, Limit: *limit, After: *after,
+	}
+	switch {
+	case *state != "" && filter.State != outflow.Pending && !filter.State.Final():
+		return usageError("list: -state wants pending, delivered, dead, expired or cancelled (got %q)", *state)
+	case *retrying && filter.State.Final():
+		return usageError("list: -retrying messages are pending ones")
+	case (since.Set || until.Set) && *state == "" && !*retrying:
+		return usageError("list: -since and -until want -state or -retrying")
+	case *limit < 1 || *limit > 1000:
+		return usageError("list: -limit wants 1 to 1000")
+	}
+	store, done, err := t.operator(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return listMessages(ctx, store, filter, *asJSON, t.stdout)
+}
+
+func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter, asJSON bool, out io.Writer) error {
+	page, next, err := store.List(ctx, filter)
+	if errors.Is(err, outboxdb.ErrCursor) {
+		return usageError("list: -after %w", outboxdb.ErrCursor)
+	}
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		for _, m := range page {
+			if err := writeLine(out, m); err != nil {
+				return err
+			}
+		}
+		if next != "" {
+			return writeLine(out, map[string]string{"next": next})
+		}
+		return nil
+	}
+	if len(page) == 0 {
+		_, err := fmt.Fprintln(out, "no messages")
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tSTATE\tDESTINATION\tTYPE\tATTEMPTS\tENQUEUED\tENDED\tLAST ERROR")
+	for _, m := range page {
+		ended := "-"
+		if m.FinishedAt != nil {
+			ended = stamp(*m.FinishedAt)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", m.ID, m.Phase, m.Destination, m.Type, m.Attempts, stamp(m.EnqueuedAt), ended, cmp.Or(short(text(m.LastError), 60), "-"))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if next != "" {
+		fmt.Fprintf(out, "more: -after %s\n", next)
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"flag"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const redirectUsage = `outflow redirect gives messages another destination.
+
+Usage:
+  outflow redirect ID… -to sqs://other
+  outflow redirect -state pending -destination sqs://old -to sqs://new [-limit 1000] [-rate 10] [-yes]
+
+A pending message goes on with the next generation; a dead, expired or cancelled one is
+retried, to the new destination. A publish that is under way may still reach the old
+one: then both have it, and the message ends with the new one's acknowledgement.
+
+Flags:
+  -to            the new destination: sqs://orders, a queue URL or an ARN, …
+  -state         pending, dead, expired or cancelled, instead of IDs
+  -retrying      pending messages whose run has left the fast path, instead of IDs
+  -destination   of these, those to this destination
+  -type          of these, those of this type
+  -limit         of these, at most so many (default 1000)
+` + actFlags + `
+Needs the database; Temporal only to tell the runs of retrying messages, which go away by
+themselves too, at their next attempt.
+` + actCodes
+
+func redirect(ctx context.Context, t tools, args []string) error {
+	flags := flag.NewFlagSet("redirect", flag.ContinueOnError)
+	to := destinationFlag(flags, "to")
+	chosen := selectionFlags(flags)
+	by := t.byFlags(flags)
+	words, err := t.parse(flags, redirectUsage, args)
+	if err != nil {
+		return err
+	}
+	if *to == "" {
+		return usageError("redirect: wants -to")
+	}
+	if err := chosen.read(words, outflow.Pending, outflow.Dead, outflow.Expired, outflow.Cancelled); err != nil {
+		return err
+	}
+	return t.atDesk(ctx, *by, func(desk control.Desk, store *outboxdb.Operator) error {
+		return redirectMessages(ctx, t, chosen, *to, desk, store)
+	})
+}
+
+type redirectStore interface {
+	lister
+	control.RedirectStore
+}
+
+func redirectMessages(ctx context.Context, t tools, chosen *selection, to string, desk control.Desk, store redirectStore) error {
+	return chosen.act(ctx, t, store, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
+		return desk.Redirect(ctx, store, ids, to)
+	})
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const rescheduleUsage = `outflow reschedule makes pending messages due at another time.
+
+Usage:
+  outflow reschedule ID… -in 10m
+  outflow reschedule ID… -at 2026-01-31T08:00:00Z
+
+The message goes on with the next generation, at that time; a time that has passed means
+now. A publish that is under way is not held back: then the message is sent again when
+it is due. A message can't be due after its expiry.
+
+Flags:
+  -in            how much later than now, by the database's clock: 0s, 10m, 2d
+  -at            a time such as 2026-01-31T08:00:00Z or 2026-01-31 (00:00 UTC)
+  -json          an answer a line
+  -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)
+
+Needs the database; Temporal only to tell the runs of retrying messages, which go away by
+themselves too, at their next attempt.
+` + actCodes
+
+func reschedule(ctx context.Context, t tools, args []string) error {
+	flags := flag.NewFlagSet("reschedule", flag.ContinueOnError)
+	chosen := &selection{command: "reschedule"}
+	in := spanFlag(flags, "in", 0)
+	var at time.Time
+	flags.Func("at", "", func(s string) (err error) { at, err = parseTime(s); return err })
+	flags.BoolVar(&chosen.json, "json", false, "")
+	by := t.byFlags(flags)
+	words, err := t.parse(flags, rescheduleUsage, args)
+	if err != nil {
+		return err
+	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if given["in"] == given["at"] {
+		return usageError("reschedule: wants -in or -at")
+	}
+	if err := chosen.readIDs(words); err != nil {
+		return err
+	}
+	return t.atDesk(ctx, *by, func(desk control.Desk, store *outboxdb.Operator) error {
+		return rescheduleMessages(ctx, t, chosen, at, *in, desk, store)
+	})
+}
+
+func rescheduleMessages(ctx context.Context, t tools, chosen *selection, at time.Time, in time.Duration, desk control.Desk, store control.RescheduleStore) error {
+	return chosen.act(ctx, t, nil, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
+		return desk.Reschedule(ctx, store, ids, at, in)
+	})
+}

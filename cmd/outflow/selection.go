@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/internal/program"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const (
+	// actAtOnce is how many messages one statement of an act changes.
+	actAtOnce = 100
+	// selectAtMost is how many messages a filter selects without -limit.
+	selectAtMost = 1000
+	pageSize     = 500
+)
+
+// selection is the messages that an act is for: by ID, or by a filter.
+type selection struct {
+	command string
+	ids     []uuid.UUID
+	filter  outboxdb.ListFilter
+	limit   int
+	rate    float64
+	yes     bool
+	json    bool
+
+	state, destination *string
+}
+
+// selectionFlags are those of the acts that take a filter.
+func selectionFlags(flags *flag.FlagSet) *selection {
+	s := &selection{command: flags.Name()}
+	s.state = flags.String("state", "", "")
+	s.destination = destinationFlag(flags, "destination")
+	flags.StringVar(&s.filter.Type, "type", "", "")
+	flags.BoolVar(&s.filter.Retrying, "retrying", false, "")
+	flags.IntVar(&s.limit, "limit", selectAtMost, "")
+	flags.Float64Var(&s.rate, "rate", 0, "")
+	flags.BoolVar(&s.yes, "yes", false, "")
+	flags.BoolVar(&s.json, "json", false, "")
+	return s
+}
+
+// read completes the selection: IDs or a filter, whose state is one of allowed.
+func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
+	s.filter.State, s.filter.Destination = outflow.State(*s.state), *s.destination
+	filtered := s.filter != outboxdb.ListFilter{}
+	switch {
+	case len(words) > 0 && filtered:
+		return usageError("%s: wants message IDs or a filter, not both", s.command)
+	case len(words) > 0:
+		s.ids, err = readIDs(s.command, words)
+		return err
+	case s.filter.Retrying && s.filter.State != "" && s.filter.State != outflow.Pending:
+		return usageError("%s: -retrying messages are pending ones", s.command)
+	case s.filter.State == "" && !s.filter.Retrying:
+		return usageError("%s: wants message IDs, or -state or -retrying", s.command)
+	case s.limit < 1:
+		return usageError("%s: -limit wants 1 or more", s.command)
+	case !(s.rate >= 0 && s.rate <= math.MaxInt32): // NaN is neither
+		return usageError("%s: -rate wants messages a second", s.command)
+	}
+	if s.filter.Retrying {
+		s.filter.State = outflow.Pending
+	}
+	for _, state := range allowed {
+		if s.filter.State == state {
+			return nil
+		}
+	}
+	return usageError("%s: -state wants one of %v", s.command, allowed)
+}
+
+// lister lists messages; outboxdb.Operator is one.
+type lister interface {
+	List(ctx context.Context, f outboxdb.ListFilter) (page []outboxdb.Standing, next string, err error)
+}
+
+// messages returns the IDs, which it looks up before the act changes what the
+// filter finds. It asks before a filter touches more than one.
+func (s *selection) messages(ctx context.Context, t tools, from lister) ([]uuid.UUID, error) {
+	if s.ids != nil {
+		return s.ids, nil
+	}
+	var ids []uuid.UUID
+	filter := s.filter
+	for len(ids) < s.limit {
+		filter.Limit = min(pageSize, s.limit-len(ids))
+		page, next, err := from.List(ctx, filter)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range page {
+			ids = append(ids, m.ID)
+		}
+		if filter.After = next; next == "" {
+			break
+		}
+	}
+	more := ""
+	if filter.After != "" {
+		more = ", and there are more"
+	}
+	if len(ids) > 1 && !s.yes {
+		return ids, t.confirm(s.command, fmt.Sprintf("%s %d messages%s?", s.command, len(ids), more))
+	}
+	fmt.Fprintf(t.stderr, "%d messages selected%s\n", len(ids), more)
+	return ids, nil
+}
+
+// act carries an act out on all messages, some at a time and no faster than
+// rate, and prints each answer. Its error says what did not come about.
+func (s *selection) act(ctx context.Context, t tools, from lister, do func(context.Context, []uuid.UUID) ([]control.Answer, error)) error {
+	ids, err := s.messages(ctx, t, from)
+	if err != nil {
+		return err
+	}
+	total, step := len(ids), actAtOnce
+	if s.rate > 0 {
+		step = max(1, min(step, int(s.rate)))
+	}
+	var answers []control.Answer
+	told := time.Now()
+	for len(ids) > 0 {
+		began := time.Now()
+		some := ids[:min(step, len(ids))]
+		got, err := do(ctx, some)
+		for _, a := range got {
+			if err := writeAnswer(t.stdout, a, s.json); err != nil {
+				return err
+			}
+		}
+		answers = append(answers, got...)
+		if err != nil {
+			return err
+		}
+		ids = ids[len(some):]
+		if time.Since(told) > 2*time.Second && len(ids) > 0 {
+			told = time.Now()
+			fmt.Fprintf(t.stderr, "%d of %d\n", total-len(ids), total)
+		}
+		if s.rate > 0 && len(ids) > 0 {
+			pause := time.Duration(float64(len(some))/s.rate*float64(time.Second)) - time.Since(began)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return fmt.Errorf("stopped after %d of %d messages: %w", total-len(ids), total, context.Cause(ctx))
+			}
+		}
+	}
+	return verdictOf(answers)
+}
+
+func writeAnswer(out io.Writer, a control.Answer, asJSON bool) error {
+	if asJSON {
+		return writeLine(out, a)
+	}
+	_, err := fmt.Fprintf(out, "%s  %s\n", a.ID, a.Text)
+	return err
+}
+
+// verdictOf sums the answers up: nil where all is done.
+func verdictOf(answers []control.Answer) error {
+	n := map[control.Verdict]int{}
+	for _, a := range answers {
+		n[a.Verdict]++
+	}
+	switch {
+	case n[control.Failed] > 0:
+		return fmt.Errorf("%d of %d messages: their runs could not be reached", n[control.Failed], len(answers))
+	case n[control.Undecided] > 0:
+		return program.ExitError{Code: exitUndecided, Err: fmt.Errorf("%d of %d messages: not decided yet", n[control.Undecided], len(answers))}
+	case n[control.Refused] > 0:
+		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("%d of %d messages: not done", n[control.Refused], len(answers))}
+	}
+	return nil
+}

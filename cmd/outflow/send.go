@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/program"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const sendUsage = `outflow send enqueues one message and prints its ID.
+
+Usage:
+  outflow send -destination sqs://orders -type order-placed -payload '{"order":7}'
+  outflow send -destination sqs://orders -type order-placed -payload-file order.json
+  … | outflow send -destination sqs://orders -type order-placed
+
+Flags:
+  -destination   where to: sqs://orders, a queue URL or an ARN, …
+  -type          the message type
+  -payload       the payload; without it and -payload-file it is read from standard input
+  -payload-file  a file with the payload
+  -content-type  its media type (default application/json)
+  -header        name=value; may be repeated
+  -ordering-key  the key of a FIFO queue's message group
+  -due-in        deliver it that much later, such as 10m or 2d
+  -expires-in    give it up when it is not delivered by then
+  -id            its ID, a UUID (default: a new one)
+  -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)
+  -json          {"id": …} instead of the bare ID
+
+Needs the database alone. Exit codes: 0 enqueued, 1 failure, 2 a mistake on the command
+line or in the message, 3 a message with this ID exists.
+`
+
+func send(ctx context.Context, t tools, args []string) error {
+	flags := flag.NewFlagSet("send", flag.ContinueOnError)
+	var m outflow.Message
+	flags.StringVar(&m.Destination, "destination", "", "")
+	flags.StringVar(&m.Type, "type", "", "")
+	payload := flags.String("payload", "", "")
+	file := flags.String("payload-file", "", "")
+	flags.StringVar(&m.ContentType, "content-type", "", "")
+	flags.Func("header", "", func(s string) error {
+		name, value, found := strings.Cut(s, "=")
+		if !found || name == "" {
+			return errors.New("wants name=value")
+		}
+		if m.Headers == nil {
+			m.Headers = map[string]string{}
+		}
+		m.Headers[name] = value
+		return nil
+	})
+	flags.StringVar(&m.OrderingKey, "ordering-key", "", "")
+	dueIn, expiresIn := spanFlag(flags, "due-in", 0), spanFlag(flags, "expires-in", time.Microsecond)
+	flags.TextVar(&m.ID, "id", uuid.Nil, "")
+	by := t.byFlags(flags)
+	asJSON := flags.Bool("json", false, "")
+	if err := t.parseNothing(flags, sendUsage, args); err != nil {
+		return err
+	}
+	m.DueIn, m.ExpiresIn = *dueIn, *expiresIn
+	switch {
+	case m.Destination == "":
+		return usageError("send: wants -destination")
+	case m.Type == "":
+		return usageError("send: wants -type")
+	case *payload != "" && *file != "":
+		return usageError("send: wants -payload or -payload-file, not both")
+	case *payload != "":
+		m.Payload = []byte(*payload)
+	default:
+		var err error
+		if m.Payload, err = readPayload(*file, t.stdin); err != nil {
+			return err
+		}
+	}
+	store, done, err := t.operator(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return sendMessage(ctx, store, m, *by, *asJSON, t.stdout)
+}
+
+func readPayload(file string, stdin io.Reader) ([]byte, error) {
+	if file != "" {
+		payload, err := os.ReadFile(file)
+		if err != nil {
+			return nil, usageError("send: -payload-file: %w", err)
+		}
+		return payload, nil
+	}
+	payload, err := io.ReadAll(stdin)
+	if err != nil {
+		return nil, fmt.Errorf("reading the payload: %w", err)
+	}
+	return payload, nil
+}
+
+type sendStore interface {
+	Send(ctx context.Context, m outflow.Message, by outboxdb.By) (uuid.UUID, error)
+}
+
+func sendMessage(ctx context.Context, store sendStore, m outflow.Message, by outboxdb.By, asJSON bool, out io.Writer) error {
+	id, err := store.Send(ctx, m, by)
+	var invalid *outflow.InvalidMessageError
+	var taken *outflow.DuplicateIDError
+	switch {
+	case errors.As(err, &invalid):
+		return usageError("send: %s: %s", invalid.Field, invalid.Wants)
+	case errors.As(err, &taken):
+		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("a message with the ID %s exists", m.ID)}
+	case err != nil:
+		return err
+	case asJSON:
+		return writeLine(out, map[string]uuid.UUID{"id": id})
+	}
+	_, err = fmt.Fprintln(out, id)
+	return err
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/program"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const waitUsage = `outflow wait waits for the end of a message, and tells it by its exit code.
+
+Usage:
+  outflow wait ID [-timeout 30s] [-json]
+
+Flags:
+  -timeout  how long to wait (default 30s); 0 for one look
+  -json     the message as it stands then, as outflow list prints it
+
+Needs the database alone. Exit codes: 0 delivered, 1 failure, 2 a mistake on the command
+line, 3 dead, expired, cancelled, or there is no such message, 4 pending after -timeout.
+`
+
+func wait(ctx context.Context, t tools, args []string) error {
+	flags := flag.NewFlagSet("wait", flag.ContinueOnError)
+	timeout := flags.Duration("timeout", 30*time.Second, "")
+	asJSON := flags.Bool("json", false, "")
+	words, err := t.parse(flags, waitUsage, args)
+	if err != nil {
+		return err
+	}
+	if *timeout < 0 {
+		return usageError("wait: -timeout wants 0 or more")
+	}
+	id, err := readID("wait", words)
+	if err != nil {
+		return err
+	}
+	store, done, err := t.operator(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return waitFor(ctx, store, id, *timeout, *asJSON, t.stdout)
+}
+
+type waitStore interface {
+	Show(ctx context.Context, id uuid.UUID) (outboxdb.Standing, error)
+}
+
+// The waits between looks double: most messages end within a second.
+const (
+	firstLook = 25 * time.Millisecond
+	lastLook  = time.Second
+)
+
+func waitFor(ctx context.Context, store waitStore, id uuid.UUID, timeout time.Duration, asJSON bool, out io.Writer) error {
+	deadline := time.Now().Add(timeout)
+	for pause := firstLook; ; pause = min(2*pause, lastLook) {
+		m, err := store.Show(ctx, id)
+		if errors.Is(err, outflow.ErrNotFound) {
+			return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: not found", id)}
+		}
+		if err != nil {
+			return err
+		}
+		left := time.Until(deadline)
+		if m.State.Final() || left <= 0 {
+			return waited(m, asJSON, out)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for message %s: %w", id, context.Cause(ctx))
+		case <-time.After(min(pause, left)):
+		}
+	}
+}
+
+// waited prints how the message stands, and turns it into an exit code.
+func waited(m outboxdb.Standing, asJSON bool, out io.Writer) error {
+	if asJSON {
+		if err := writeLine(out, m); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(out, "%s  %s\n", m.ID, m.Phase)
+	}
+	switch {
+	case m.State == outflow.Delivered:
+		return nil
+	case m.State.Final():
+		reason := strings.TrimPrefix(text(m.LastError), string(m.State)+": ") // its run may say it, too
+		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: %s: %s", m.ID, m.State, short(reason, 300))}
+	}
+	return program.ExitError{Code: exitUndecided, Err: fmt.Errorf("message %s: still pending (%s)", m.ID, m.Phase)}
+}

@@ -1,0 +1,158 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/enums/v1"
+	schedulepb "go.temporal.io/api/schedule/v1"
+	sdkpb "go.temporal.io/api/sdk/v1"
+	"go.temporal.io/api/serviceerror"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/outflowhq/outflow/workflows"
+)
+
+const (
+	// MaintainEvery is how often the table is maintained.
+	MaintainEvery = 5 * time.Minute
+	// maintainJitter keeps the outboxes of one namespace apart.
+	maintainJitter = 30 * time.Second
+	// maintainCatchup is how late a missed run may come: the next one does its
+	// work. Unset it would be a year.
+	maintainCatchup = time.Minute
+	// maintainRun bounds a run, whose activities end long before.
+	maintainRun = 30 * time.Minute
+	// scheduleWait is for processes that write the schedule at the same time, whom
+	// the server refuses, and for a server that is just coming up.
+	scheduleWait = 15 * time.Second
+
+	scheduleIdentity = "outflow schedule"
+	maintainSummary  = "purge what is final, look at the table's health"
+)
+
+// MaintainSchedule says when and how Maintain runs.
+type MaintainSchedule struct {
+	Namespace, Outbox, TaskQueue string
+	// Every is the interval; 0 is MaintainEvery.
+	Every time.Duration
+	Input workflows.MaintainInput
+}
+
+// EnsureSchedule makes the schedule <outbox>/maintain be as asked for: it
+// creates it, changes it, or leaves it where nothing is different. One that an
+// operator paused stays paused, and keeps its note. Several processes may do so
+// at once; where they ask for different things, the last one has it.
+func EnsureSchedule(ctx context.Context, c client.Client, s MaintainSchedule) error {
+	if s.Every == 0 {
+		s.Every = MaintainEvery
+	}
+	id := workflows.MaintainID(s.Outbox)
+	want, err := s.schedule()
+	if err != nil {
+		return fmt.Errorf("preparing schedule %s: %w", id, err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, scheduleWait, fmt.Errorf("not within %s", scheduleWait))
+	defer cancel()
+	again := func(err error) bool { return meanwhile(err) || passing(err) }
+	err = until(ctx, again, func(ctx context.Context) error { return s.ensure(ctx, c.WorkflowService(), id, want) })
+	if err != nil {
+		return fmt.Errorf("writing schedule %s in namespace %s: %w", id, s.Namespace, err)
+	}
+	return nil
+}
+
+// ensure looks and writes once. What another process did in between refuses the
+// write.
+func (s MaintainSchedule) ensure(ctx context.Context, service workflowservice.WorkflowServiceClient, id string, want *schedulepb.Schedule) error {
+	found, err := service.DescribeSchedule(ctx, &workflowservice.DescribeScheduleRequest{Namespace: s.Namespace, ScheduleId: id})
+	var missing *serviceerror.NotFound
+	if errors.As(err, &missing) {
+		_, err = service.CreateSchedule(ctx, &workflowservice.CreateScheduleRequest{
+			Namespace: s.Namespace, ScheduleId: id, Schedule: want, Identity: scheduleIdentity, RequestId: rand.Text(),
+		})
+		return err
+	}
+	if err != nil || same(found.GetSchedule(), want) {
+		return err
+	}
+	changed := found.GetSchedule()
+	changed.Spec, changed.Action, changed.Policies = want.GetSpec(), want.GetAction(), want.GetPolicies()
+	_, err = service.UpdateSchedule(ctx, &workflowservice.UpdateScheduleRequest{
+		Namespace: s.Namespace, ScheduleId: id, Schedule: changed, ConflictToken: found.GetConflictToken(),
+		Identity: scheduleIdentity, RequestId: rand.Text(),
+	})
+	return err
+}
+
+// meanwhile reports whether another process was faster.
+func meanwhile(err error) bool {
+	var exists *serviceerror.AlreadyExists
+	var running *serviceerror.WorkflowExecutionAlreadyStarted
+	var conflict *serviceerror.FailedPrecondition
+	return errors.As(err, &exists) || errors.As(err, &running) || errors.As(err, &conflict)
+}
+
+func (s MaintainSchedule) schedule() (*schedulepb.Schedule, error) {
+	encode := converter.GetDefaultDataConverter()
+	input, err := encode.ToPayloads(s.Input)
+	if err != nil {
+		return nil, err
+	}
+	summary, err := encode.ToPayload(maintainSummary)
+	if err != nil {
+		return nil, err
+	}
+	run := &workflowpb.NewWorkflowExecutionInfo{
+		WorkflowId:               workflows.MaintainID(s.Outbox), // the server adds the time
+		WorkflowType:             &commonpb.WorkflowType{Name: workflows.WorkflowMaintain},
+		TaskQueue:                &taskqueuepb.TaskQueue{Name: s.TaskQueue, Kind: enums.TASK_QUEUE_KIND_NORMAL},
+		Input:                    input,
+		WorkflowExecutionTimeout: durationpb.New(maintainRun),
+		UserMetadata:             &sdkpb.UserMetadata{Summary: summary},
+	}
+	return &schedulepb.Schedule{
+		Spec: &schedulepb.ScheduleSpec{
+			Interval: []*schedulepb.IntervalSpec{{Interval: durationpb.New(s.Every)}},
+			Jitter:   durationpb.New(maintainJitter),
+		},
+		Action: &schedulepb.ScheduleAction{Action: &schedulepb.ScheduleAction_StartWorkflow{StartWorkflow: run}},
+		Policies: &schedulepb.SchedulePolicies{
+			OverlapPolicy: enums.SCHEDULE_OVERLAP_POLICY_SKIP,
+			CatchupWindow: durationpb.New(maintainCatchup),
+		},
+	}, nil
+}
+
+// same compares what a schedule is told here. What only others set, such as an
+// operator's pause, is not looked at; an interval of theirs is.
+func same(a, b *schedulepb.Schedule) bool {
+	digest := func(s *schedulepb.Schedule) string {
+		run := s.GetAction().GetStartWorkflow()
+		parts := []any{
+			len(s.GetSpec().GetInterval()), len(s.GetSpec().GetStructuredCalendar()), s.GetSpec().GetJitter().AsDuration(),
+			s.GetPolicies().GetOverlapPolicy(), s.GetPolicies().GetCatchupWindow().AsDuration(),
+			run.GetWorkflowId(), run.GetWorkflowType().GetName(), run.GetTaskQueue().GetName(),
+			run.GetWorkflowExecutionTimeout().AsDuration(), string(run.GetUserMetadata().GetSummary().GetData()),
+		}
+		for _, i := range s.GetSpec().GetInterval() {
+			parts = append(parts, i.GetInterval().AsDuration(), i.GetPhase().AsDuration())
+		}
+		for _, p := range run.GetInput().GetPayloads() {
+			parts = append(parts, string(p.GetData()))
+		}
+		text, _ := json.Marshal(parts) // strings and numbers alone
+		return string(text)
+	}
+	return digest(a) == digest(b)
+}

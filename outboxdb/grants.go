@@ -1,0 +1,140 @@
+package outboxdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Grants names the roles that work with the outbox. Each gets what its work
+// needs and no more; none of them owns or changes the schema.
+type Grants struct {
+	// Producers call the enqueue functions, which write with their owner's
+	// rights: they see no table, and so nobody's payloads.
+	Producers []string
+	// Dispatchers are the roles of the daemons.
+	Dispatchers []string
+	// Operators are the roles of people with the outflow command.
+	Operators []string
+}
+
+// The rights of each kind of role; %s is the role. Repeating one changes nothing.
+const usageRights = `GRANT USAGE ON SCHEMA outbox TO %s`
+
+const enqueueRights = `GRANT EXECUTE ON FUNCTION
+    outbox.enqueue_batch(jsonb, boolean),
+    outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean),
+    outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean)
+    TO %s`
+
+// The table's constraints call is_destination on every update, as the caller.
+const checkRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text) TO %s`
+
+// DELETE is the purge's, which moves rows to the history or drops them.
+const dispatchRights = `GRANT SELECT, UPDATE, DELETE ON outbox.messages TO %s`
+
+const destinationRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.destinations TO %s`
+
+const historyRights = `GRANT INSERT ON outbox.history TO %s`
+
+// The purge drops old entries, too, and writes none.
+const auditPurgeRights = `GRANT SELECT, DELETE ON outbox.audit TO %s`
+
+const readRights = `GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO %s`
+
+// INSERT is for copies of delivered messages.
+const operateRights = `GRANT INSERT, UPDATE, DELETE ON outbox.messages TO %s`
+
+// What somebody did stays written: it can be added to, not changed.
+const auditRights = `GRANT INSERT ON outbox.audit TO %s`
+
+// A redirect takes a queue URL or an ARN as pasted.
+const redirectRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text), outbox.canonical_destination(text) TO %s`
+
+var (
+	producerRights   = []string{usageRights, enqueueRights}
+	dispatcherRights = []string{usageRights, checkRights, dispatchRights, destinationRights, historyRights, auditPurgeRights}
+	operatorRights   = []string{usageRights, readRights, enqueueRights, redirectRights, operateRights, historyRights, auditRights}
+)
+
+// Statements are the GRANTs, in order, without their semicolons.
+func (g Grants) Statements() []string {
+	var statements []string
+	for _, kind := range []struct{ roles, rights []string }{
+		{g.Producers, producerRights}, {g.Dispatchers, dispatcherRights}, {g.Operators, operatorRights},
+	} {
+		for _, role := range kind.roles {
+			for _, right := range kind.rights {
+				statements = append(statements, fmt.Sprintf(right, pgx.Identifier{role}.Sanitize()))
+			}
+		}
+	}
+	return statements
+}
+
+func (g Grants) roles() []string {
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(g.Producers, g.Dispatchers, g.Operators))))
+}
+
+// missingRoles compares as text: as a name, a longer one would be cut to one
+// that may exist.
+const missingRoles = `
+SELECT r FROM unnest($1::text[]) AS r
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname::text = r)
+ ORDER BY r`
+
+// CheckRoles reports the roles that do not exist.
+func (g Grants) CheckRoles(ctx context.Context, pool *pgxpool.Pool) error {
+	for _, role := range g.roles() {
+		if !storable(role) {
+			return fmt.Errorf("checking the roles: wants names of Postgres roles (got %q)", role)
+		}
+	}
+	rows, err := pool.Query(ctx, missingRoles, g.roles())
+	if err != nil {
+		return fmt.Errorf("checking the roles: %w", err)
+	}
+	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("checking the roles: %w", err)
+	}
+	var errs []error
+	for _, role := range missing {
+		errs = append(errs, fmt.Errorf("there is no role %q: create it first, with the login and password that you want", role))
+	}
+	return errors.Join(errs...)
+}
+
+// Apply gives the rights in one transaction, as the outbox's owner or somebody
+// who may pass its rights on. Postgres only warns of a right that the caller
+// can't give; here that is an error, and nothing is given.
+func (g Grants) Apply(ctx context.Context, pool *pgxpool.Pool) error {
+	config := pool.Config().ConnConfig
+	var refused []error
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if n.SeverityUnlocalized == "WARNING" {
+			refused = append(refused, errors.New(n.Message))
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("granting rights: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		for _, statement := range g.Statements() {
+			if _, err := tx.Exec(ctx, statement); err != nil {
+				return fmt.Errorf("granting rights: %s: %w", statement, err)
+			}
+			if len(refused) > 0 {
+				return fmt.Errorf("granting rights: %s: %w: run it as the owner of the outbox", statement, errors.Join(refused...))
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,253 @@
+package outboxdb_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// rightsOf lists everything that a role may do in the schema.
+func rightsOf(t *testing.T, pool *pgxpool.Pool, role string) []string {
+	t.Helper()
+	return values[string](t, pool, `
+		SELECT c.relname || ': ' || p FROM pg_class AS c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p
+		 WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v', 'm', 'p') AND has_table_privilege($1, c.oid, p)
+		UNION ALL
+		SELECT c.relname || ': ' || p FROM pg_class AS c, unnest('{SELECT,USAGE,UPDATE}'::text[]) AS p
+		 WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'S' AND has_sequence_privilege($1, c.oid, p)
+		UNION ALL
+		SELECT DISTINCT proname || '()' FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND has_function_privilege($1, oid, 'EXECUTE')
+		UNION ALL
+		SELECT 'schema: ' || p FROM unnest('{USAGE,CREATE}'::text[]) AS p WHERE has_schema_privilege($1, 'outbox', p)
+		ORDER BY 1`, role)
+}
+
+// granted gives a new role rights, twice, and returns a pool of its sessions.
+func granted(t *testing.T, pool *pgxpool.Pool, kind func(role string) outboxdb.Grants) (as *pgxpool.Pool, role string) {
+	t.Helper()
+	role = newRole(t, pool)
+	g := kind(role)
+	require.NoError(t, g.CheckRoles(t.Context(), pool))
+	require.NoError(t, g.Apply(t.Context(), pool))
+	before := rightsOf(t, pool, role)
+	require.NoError(t, g.Apply(t.Context(), pool), "a second time")
+	require.Equal(t, before, rightsOf(t, pool, role))
+	as = withRole(t, pool, role)
+	require.Equal(t, role, value[string](t, as, `SELECT current_user::text`))
+	return as, role
+}
+
+// requireDenied requires that Postgres refuses each statement for want of rights.
+func requireDenied(t *testing.T, as *pgxpool.Pool, statements ...string) {
+	t.Helper()
+	for _, statement := range statements {
+		_, err := as.Exec(t.Context(), statement)
+		require.Equal(t, "42501", sqlState(err), "%s: %v", statement, err)
+	}
+}
+
+// writePast goes around the enqueue functions.
+const writePast = `INSERT INTO outbox.messages (id, destination, type, payload) VALUES (gen_random_uuid(), 'sqs://q', 'a', 'x')`
+
+// ownersAct are what no role may do.
+var ownersAct = []string{
+	`TRUNCATE outbox.messages`, `TRUNCATE outbox.destinations`, `TRUNCATE outbox.audit`, `TRUNCATE outbox.history`,
+	`DROP TABLE outbox.messages`, `ALTER TABLE outbox.messages ADD mine int`, `CREATE INDEX ON outbox.messages (type)`,
+	`CREATE TABLE outbox.mine ()`, `DROP FUNCTION outbox.new_id()`, `DROP SCHEMA outbox CASCADE`, `ALTER TABLE outbox.messages DISABLE TRIGGER ALL`,
+	`CREATE FUNCTION outbox.mine() RETURNS int LANGUAGE sql RETURN 1`,
+}
+
+func TestProducerRights(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Producers: []string{role}} })
+	require.Equal(t, []string{"enqueue()", "enqueue_batch()", "schema: USAGE"}, rightsOf(t, pool, role))
+
+	enqueue(t, as, messages("sqs://orders", 3)...)
+	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'literal')`)
+	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'text'::text)`)
+	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'bytes'::bytea)`)
+	require.Equal(t, 6, count(t, pool))
+	msgs := withIDs(1)
+	enqueue(t, as, msgs...)
+	inTx(t, as, func(tx pgx.Tx) {
+		ids, err := outboxdb.EnqueueIfAbsent(t.Context(), tx, msgs...)
+		require.NoError(t, err)
+		require.Empty(t, ids)
+	})
+	requireDenied(t, as, ownersAct...)
+	requireDenied(t, as,
+		writePast, `SELECT FROM outbox.messages`, `DELETE FROM outbox.messages`, `UPDATE outbox.messages SET state = 'dead'`,
+		`SELECT FROM outbox.destinations`, `SELECT FROM outbox.audit`, `SELECT FROM outbox.history`, `SELECT outbox.new_id()`,
+	)
+}
+
+// purgeInto is how a purge moves final rows.
+const purgeInto = `
+WITH gone AS (DELETE FROM outbox.messages WHERE finished_at IS NOT NULL RETURNING *)
+INSERT INTO outbox.history SELECT gone.*, now() FROM gone`
+
+func TestDispatcherRights(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Dispatchers: []string{role}} })
+	require.Equal(t, []string{
+		"audit: DELETE", "audit: SELECT",
+		"destinations: DELETE", "destinations: INSERT", "destinations: SELECT", "destinations: UPDATE",
+		"history: INSERT", "is_destination()",
+		"messages: DELETE", "messages: SELECT", "messages: UPDATE",
+		"schema: USAGE",
+	}, rightsOf(t, pool, role))
+
+	store := outboxdb.New(as)
+	require.NoError(t, store.Ping(t.Context()))
+	enqueue(t, pool, messages("rabbitmq://events/%20", 4)...)
+	m := claim(t, store, request()).Messages
+	require.Len(t, m, 4)
+	require.NoError(t, store.Release(t.Context(), m[0]))
+	require.NoError(t, store.Uncount(t.Context(), m[1]))
+	require.NoError(t, store.Yield(t.Context(), m[1].Ref()))
+	_, err := store.Renew(t.Context(), outflow.Renewal{Ref: m[2].Ref(), Lease: time.Minute})
+	require.NoError(t, err)
+	_, err = store.Finish(t.Context(), outflow.Ending{Ref: m[3].Ref(), State: outflow.Delivered})
+	require.NoError(t, err)
+	_, err = store.Load(t.Context(), m[3].Ref())
+	require.NoError(t, err)
+	_, err = outboxdb.New(as).Load(t.Context(), m[3].Ref()) // from the table
+	require.NoError(t, err)
+	_, err = store.Pending(t.Context())
+	require.NoError(t, err)
+
+	_, err = store.LoadAgain(t.Context(), m[0].Ref())
+	require.NoError(t, err)
+	_, err = store.ClaimAlone(t.Context(), time.Minute)
+	require.NoError(t, err)
+	require.NoError(t, store.Free(t.Context(), m[0].Ref()))
+	for range 5 {
+		store.Failed("sqs://a", errDown)
+	}
+	waitFor(t, pool, isOpen, "sqs://a")
+	probeNow(t, pool)
+	_, err = store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	_, err = store.Retrying(t.Context(), "sqs://a", uuid.UUID{}, 10)
+	require.NoError(t, err)
+	store.Succeeded("sqs://a")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
+	recovered, err := store.TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
+	_, err = store.Reached(t.Context(), "sqs://b")
+	require.NoError(t, err)
+
+	purged, err := store.PurgeMessages(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10, History: true})
+	require.NoError(t, err)
+	require.Equal(t, 1, purged.Rows)
+	_, err = store.PurgeMessages(t.Context(), outflow.Purge{State: outflow.Dead, Limit: 10})
+	require.NoError(t, err)
+	_, err = store.PurgeAudit(t.Context(), time.Hour, 10)
+	require.NoError(t, err)
+	_, err = store.PurgeDestinations(t.Context(), time.Hour, 10)
+	require.NoError(t, err)
+	_, err = store.TableHealth(t.Context(), time.Hour)
+	require.NoError(t, err)
+	require.Equal(t, 3, count(t, pool))
+	execute(t, pool, `INSERT INTO outbox.audit (act, who) VALUES ('retry', 'Ada')`)
+	execute(t, as, `DELETE FROM outbox.audit WHERE at <= now()`)
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.audit`))
+
+	requireDenied(t, as, ownersAct...)
+	requireDenied(t, as, writePast, `SELECT outbox.enqueue('sqs://orders', 'a', 'x')`, `SELECT FROM outbox.history`, `DELETE FROM outbox.history`,
+		`INSERT INTO outbox.audit (act, who) VALUES ('retry', 'nobody')`, `UPDATE outbox.audit SET who = 'nobody'`)
+}
+
+func TestOperatorRights(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Operators: []string{role}} })
+	require.Equal(t, []string{
+		"audit: INSERT", "audit: SELECT", "canonical_destination()", "destinations: SELECT", "enqueue()", "enqueue_batch()",
+		"history: INSERT", "history: SELECT", "is_destination()",
+		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
+		"schema: USAGE",
+	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool { return right == "migrations: SELECT" || right == "migrations_id_seq: SELECT" }))
+
+	require.NoError(t, outboxdb.New(as).Ping(t.Context()))
+	status, err := outboxdb.Migrations(t.Context(), as)
+	require.NoError(t, err)
+	require.NotEmpty(t, status)
+	enqueue(t, as, messages("sqs://orders", 2)...)
+	execute(t, as, `UPDATE outbox.messages SET state = 'cancelled', finished_at = now()`)
+	execute(t, as, `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = generation + 1,
+		destination = outbox.canonical_destination('arn:aws:sqs:eu-west-1:123456789012:other') WHERE id = (SELECT id FROM outbox.messages LIMIT 1 FOR UPDATE)`)
+	execute(t, as, `INSERT INTO outbox.audit (act, who) VALUES ('redirect', current_user)`)
+	require.Equal(t, 1, value[int](t, as, `SELECT count(*) FROM outbox.audit`))
+	execute(t, as, purgeInto)
+	require.Equal(t, 1, value[int](t, as, `SELECT count(*) FROM outbox.history`))
+	require.Zero(t, value[int](t, as, `SELECT count(*) FROM outbox.destinations`))
+
+	requireDenied(t, as, ownersAct...)
+	requireDenied(t, as, `UPDATE outbox.audit SET who = 'nobody'`, `DELETE FROM outbox.audit`, `DELETE FROM outbox.history`,
+		`UPDATE outbox.history SET type = 'x'`, `DELETE FROM outbox.destinations`)
+}
+
+// A role's name is data, whatever it looks like.
+func TestGrantsToAnOddName(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	odd := `a"b; DROP TABLE outbox.messages; --` + pool.Config().ConnConfig.Database
+	execute(t, pool, `CREATE ROLE `+pgx.Identifier{odd}.Sanitize())
+	t.Cleanup(func() {
+		_, err := pool.Exec(context.Background(), `DROP OWNED BY `+pgx.Identifier{odd}.Sanitize()+`; DROP ROLE `+pgx.Identifier{odd}.Sanitize())
+		require.NoError(t, err)
+	})
+	g := outboxdb.Grants{Producers: []string{odd}}
+	require.NoError(t, g.CheckRoles(t.Context(), pool))
+	require.NoError(t, g.Apply(t.Context(), pool))
+	require.Equal(t, []string{"enqueue()", "enqueue_batch()", "schema: USAGE"}, rightsOf(t, pool, odd))
+}
+
+func TestGrantsToNobody(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	role := newRole(t, pool)
+	long := role
+	for len(long) < 70 {
+		long += "x"
+	}
+	g := outboxdb.Grants{Producers: []string{"nobody_a", role}, Operators: []string{"PUBLIC", long, "nobody_a"}}
+	err := g.CheckRoles(t.Context(), pool)
+	require.EqualError(t, err, `there is no role "PUBLIC": create it first, with the login and password that you want
+there is no role "nobody_a": create it first, with the login and password that you want
+there is no role "`+long+`": create it first, with the login and password that you want`)
+	require.ErrorContains(t, outboxdb.Grants{Producers: []string{"a\x00b"}}.CheckRoles(t.Context(), pool), `wants names of Postgres roles (got "a\x00b")`)
+
+	require.ErrorContains(t, g.Apply(t.Context(), pool), `role "nobody_a" does not exist`)
+	require.Empty(t, rightsOf(t, pool, role), "nobody got anything")
+}
+
+// Who may not pass a right on gets no error of Postgres, only a warning.
+func TestGrantsBySomebodyElse(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Operators: []string{role}} })
+	another := role + "_2"
+	execute(t, pool, `CREATE ROLE `+another)
+	t.Cleanup(func() {
+		_, err := pool.Exec(context.Background(), `DROP ROLE `+another)
+		require.NoError(t, err)
+	})
+	err := outboxdb.Grants{Producers: []string{another}}.Apply(t.Context(), as)
+	require.ErrorContains(t, err, `GRANT USAGE ON SCHEMA outbox TO "`+another+`": no privileges were granted for "outbox": run it as the owner of the outbox`)
+	require.Empty(t, rightsOf(t, pool, another))
+}

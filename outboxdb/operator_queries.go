@@ -1,0 +1,244 @@
+package outboxdb
+
+// An operator's statements. Each act is one statement for many messages: it
+// locks the rows in the order of their IDs, changes those that the act may
+// touch, notes them in outbox.audit, and returns every row as it was found under
+// the lock, with what became of it. So the change and its audit row stand or fall
+// together, and what an answer says is what the act has seen.
+
+// untouched says of a pending row that no claim was ever made of it: then no run
+// has it and none can have published it. Only enqueue leaves available_at like
+// this; a claim moves it, and a claim that was given back does not restore it.
+const untouched = `
+	(m.finished_at IS NULL AND m.claims = 0 AND m.attempts = 0 AND m.generation = 1 AND NOT m.retrying
+	 AND m.available_at = greatest(m.due_at, m.enqueued_at))`
+
+// phase says in one word how a row stands. Every message has exactly one.
+const phase = `
+	CASE WHEN m.finished_at IS NOT NULL THEN m.state WHEN m.retrying THEN 'retrying'
+	     WHEN m.available_at <= now() THEN 'due' WHEN m.due_at > now() THEN 'delayed' ELSE 'leased' END`
+
+// standingColumns are a row without its payload. The lengths in the table's
+// header are enough for payload_bytes.
+const standingColumns = `
+	m.id, m.destination, m.type, octet_length(m.payload) AS payload_bytes, m.content_type, m.headers, m.ordering_key,
+	m.callback, m.callback_state, m.state, ` + phase + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
+	m.enqueued_at, m.due_at, m.available_at, m.expires_at, m.finished_at, m.broker_message_id, m.last_error,
+	m.finished_at IS NULL AND m.available_at <= now() AS available, ` + untouched + ` AS untouched`
+
+// beginAct locks the rows of $1; $2 is who acts and $3 why. endAct notes what the
+// CTE "changed" returns.
+const (
+	beginAct = `
+WITH locked AS MATERIALIZED (
+    SELECT ` + standingColumns + `
+      FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE
+), changed AS (`
+	changedColumns = `
+    RETURNING m.id, m.destination, m.state, m.generation, m.available_at, `
+	endAct = `
+), noted AS (
+    INSERT INTO outbox.audit (act, message_id, destination, generation, who, why, detail)
+    SELECT c.act, c.id, c.destination, c.generation, $2::text, $3::text, jsonb_strip_nulls(c.detail) FROM changed AS c
+)
+SELECT l.*, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS new_state, coalesce(c.generation, l.generation) AS new_generation,
+       coalesce(c.destination, l.destination) AS new_destination, coalesce(c.available_at, l.available_at) AS new_available_at
+  FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id`
+)
+
+// retryMessages starts dead, expired and cancelled messages anew, to the
+// destination $4 where it is given. The next generation keeps whatever the old
+// run still writes from the row. An expiry that has passed would end the message
+// at once, and is dropped. One that ended just now waits out the second in which
+// its old run closes: until then it would refuse the new start.
+const retryMessages = beginAct + `
+    UPDATE outbox.messages AS m
+       SET state = 'pending', finished_at = NULL, generation = m.generation + 1, destination = coalesce($4::text, m.destination),
+           due_at = now(), available_at = greatest(now(), m.finished_at + interval '1 second'), claims = 0, retrying = false, cancel_requested = false,
+           broker_message_id = NULL, callback_state = NULL, expires_at = CASE WHEN m.expires_at > now() THEN m.expires_at END
+      FROM locked AS l
+     WHERE m.id = l.id AND l.state IN ('dead', 'expired', 'cancelled')` + changedColumns + `
+       CASE WHEN $4::text IS NULL THEN 'retry' ELSE 'redirect' END AS act,
+       jsonb_build_object('was', l.state, 'from', nullif(l.destination, m.destination), 'expiry_dropped', nullif(l.expires_at, m.expires_at)) AS detail` + endAct
+
+// yieldWait is how long a message that is started anew beside a run waits for it
+// to make way. A run that yields earlier ends the wait; one that takes longer
+// refuses the new start, which is then repeated when that claim's lease is over.
+const yieldWait = `CASE WHEN l.untouched THEN interval '0' ELSE interval '10 seconds' END`
+
+// redirectMessages sends pending messages to $4 instead. The next generation
+// keeps the old broker's acknowledgement from ending the message.
+const redirectMessages = beginAct + `
+    UPDATE outbox.messages AS m
+       SET destination = $4::text, generation = m.generation + 1, claims = 0, retrying = false,
+           available_at = greatest(m.due_at, now() + ` + yieldWait + `)
+      FROM locked AS l
+     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested AND l.destination <> $4::text` + changedColumns + `
+       'redirect' AS act, jsonb_build_object('from', l.destination) AS detail` + endAct
+
+// rescheduleMessages makes pending messages due at $4, or in $5; what lies in the
+// past means now. A message can't be due after its expiry.
+const rescheduleMessages = beginAct + `
+    UPDATE outbox.messages AS m
+       SET due_at = greatest(coalesce($4::timestamptz, now() + $5::interval), now()), generation = m.generation + 1, claims = 0, retrying = false,
+           available_at = greatest(coalesce($4::timestamptz, now() + $5::interval), now() + ` + yieldWait + `)
+      FROM locked AS l
+     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested
+       AND (l.expires_at > greatest(coalesce($4::timestamptz, now() + $5::interval), now())) IS NOT FALSE` + changedColumns + `
+       'reschedule' AS act, jsonb_build_object('due_at', m.due_at, 'was_due_at', l.due_at) AS detail` + endAct
+
+// requestCancel ends untouched messages, which nobody holds, and asks the runs of
+// the others: only they know what the broker has. A look at the row that comes
+// after this sees the request; what may still publish has looked before.
+const requestCancel = beginAct + `
+    UPDATE outbox.messages AS m
+       SET cancel_requested = true, state = CASE WHEN l.untouched THEN 'cancelled' ELSE m.state END,
+           finished_at = CASE WHEN l.untouched THEN now() END,
+           last_error = CASE WHEN l.untouched THEN 'cancelled: an operator asked for it' ELSE m.last_error END,
+           callback_state = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN 'due' ELSE m.callback_state END
+      FROM locked AS l
+     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested` + changedColumns + `
+       'cancel' AS act, jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endAct
+
+// endCancelled ends a message whose cancel was requested and whose workflow,
+// Temporal says, has no open run: $4 is the generation that was seen then. A lease
+// that holds means that a start may be on its way: it is left alone.
+const endCancelled = beginAct + `
+    UPDATE outbox.messages AS m
+       SET state = 'cancelled', finished_at = now(), retrying = false, last_error = 'cancelled: an operator asked for it',
+           callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' ELSE m.callback_state END
+      FROM locked AS l
+     WHERE m.id = l.id AND l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int` + changedColumns + `
+       'cancel' AS act, jsonb_build_object('ended', 'without a run') AS detail` + endAct
+
+// releaseMessages makes a message claimable whose workflow has no open run. The
+// lease ($5) that was seen before Temporal was asked tells it from a later claim.
+const releaseMessages = beginAct + `
+    UPDATE outbox.messages AS m
+       SET available_at = greatest(m.due_at, now())
+      FROM locked AS l
+     WHERE m.id = l.id AND l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz AND NOT l.available` + changedColumns + `
+       'release' AS act, jsonb_build_object('leased_until', l.available_at) AS detail` + endAct
+
+// resendMessages copies delivered messages under new IDs ($4, in the order of
+// $1), due now. What bounded the first delivery does not bound this one.
+const resendMessages = beginAct + `
+    INSERT INTO outbox.messages AS m (id, destination, type, payload, content_type, headers, ordering_key, callback)
+    SELECT n.new_id, o.destination, o.type, o.payload, o.content_type, o.headers, o.ordering_key, o.callback
+      FROM unnest($1::uuid[], $4::uuid[]) AS n (id, new_id)
+      JOIN locked AS l ON l.id = n.id AND l.state = 'delivered'
+      JOIN outbox.messages AS o ON o.id = l.id
+ RETURNING m.id, m.destination, m.generation
+), noted AS (
+    INSERT INTO outbox.audit (act, message_id, destination, generation, who, why, detail)
+    SELECT a.act, a.message_id, c.destination, CASE a.act WHEN 'send' THEN 1 ELSE l.generation END, $2::text, $3::text, a.detail
+      FROM changed AS c
+      JOIN unnest($1::uuid[], $4::uuid[]) AS n (id, new_id) ON n.new_id = c.id
+      JOIN locked AS l ON l.id = n.id
+     CROSS JOIN LATERAL (VALUES ('resend', n.id, jsonb_build_object('new_id', c.id)),
+                                ('send', c.id, jsonb_build_object('resend_of', n.id))) AS a (act, message_id, detail)
+)
+SELECT l.*, c.id IS NOT NULL AS done, l.state AS new_state, l.generation AS new_generation,
+       l.destination AS new_destination, l.available_at AS new_available_at
+  FROM locked AS l
+  JOIN unnest($1::uuid[], $4::uuid[]) AS n (id, new_id) ON n.id = l.id
+  LEFT JOIN changed AS c ON c.id = n.new_id`
+
+// noteSent is the audit row of a message that an operator enqueued, in the same
+// transaction.
+const noteSent = `
+INSERT INTO outbox.audit (act, message_id, destination, generation, who, why)
+SELECT 'send', m.id, m.destination, m.generation, $2, $3 FROM outbox.messages AS m WHERE m.id = $1`
+
+// showMessage reads one row; messagePayload its payload alone.
+const (
+	showMessage    = `SELECT ` + standingColumns + ` FROM outbox.messages AS m WHERE m.id = $1`
+	messagePayload = `SELECT m.payload FROM outbox.messages AS m WHERE m.id = $1`
+	auditOf        = `SELECT a.at, a.act, a.generation, a.destination, a.who, a.why, a.detail FROM outbox.audit AS a WHERE a.message_id = $1 ORDER BY a.id`
+)
+
+// statusPending counts every pending row, by destination and phase. The age is
+// that of the one which has been due for longest.
+const statusPending = `
+SELECT m.destination, ` + phase + ` AS phase, count(*) AS messages, false AS at_least,
+       coalesce(extract(epoch FROM max(now() - m.due_at) FILTER (WHERE m.due_at <= now())), 0)::float8 AS oldest_seconds,
+       coalesce(max(m.last_error) FILTER (WHERE m.retrying), '') AS last_error
+  FROM outbox.messages AS m
+ WHERE m.state = 'pending'
+ GROUP BY 1, 2`
+
+// statusDead counts every dead row.
+const statusDead = `
+SELECT m.destination, m.state AS phase, count(*) AS messages, false AS at_least,
+       extract(epoch FROM max(now() - m.finished_at))::float8 AS oldest_seconds, coalesce(max(m.last_error), '') AS last_error
+  FROM outbox.messages AS m
+ WHERE m.state = 'dead' AND m.finished_at IS NOT NULL
+ GROUP BY 1, 2`
+
+// statusNewest counts the newest $2 rows of a final state ($1), which can be
+// millions: at_least says that there are more.
+const statusNewest = `
+SELECT n.destination, $1::text AS phase, count(*) FILTER (WHERE n.place <= $2) AS messages, max(n.found) > $2 AS at_least,
+       0::float8 AS oldest_seconds, '' AS last_error
+  FROM (SELECT f.destination, row_number() OVER () AS place, count(*) OVER () AS found
+          FROM (SELECT m.destination FROM outbox.messages AS m
+                 WHERE m.state = $1::text AND m.finished_at IS NOT NULL
+                 ORDER BY m.finished_at DESC
+                 LIMIT $2::bigint + 1) AS f) AS n
+ GROUP BY 1`
+
+// troubled are the destinations that fail.
+const troubledDestinations = `
+SELECT d.destination, d.failures, d.failing_since, d.open_until, coalesce(d.open_until > now(), false) AS open, coalesce(d.last_error, '') AS last_error
+  FROM outbox.destinations AS d
+ WHERE d.failing_since IS NOT NULL OR d.open_until IS NOT NULL`
+
+// deleteFinal deletes up to $3 rows of a final state ($1) that ended longer than
+// $2 ago, oldest first, and notes it. It passes over rows that somebody works on,
+// and over those whose producer has not been told yet.
+const deleteFinal = `
+WITH old AS MATERIALIZED (
+    SELECT m.id FROM outbox.messages AS m
+     WHERE m.state = $1::text AND m.finished_at IS NOT NULL AND m.finished_at < now() - $2::interval
+       AND m.callback_state IS DISTINCT FROM 'due'
+     ORDER BY m.finished_at
+     LIMIT $3
+       FOR UPDATE SKIP LOCKED
+), deleted AS (
+    DELETE FROM outbox.messages AS m WHERE m.id = ANY (ARRAY(SELECT old.id FROM old)) AND m.finished_at IS NOT NULL RETURNING m.id
+), noted AS (
+    INSERT INTO outbox.audit (act, who, why, detail)
+    SELECT 'purge', $4::text, $5::text, jsonb_build_object('state', $1::text, 'older_than', $2::interval::text, 'messages', count(*)) FROM deleted HAVING count(*) > 0
+)
+SELECT count(*) FROM deleted`
+
+// pendingDestinations walks the claim index from destination to destination, a
+// probe each, up to $1 of them.
+const pendingDestinations = `
+WITH RECURSIVE walk AS (
+    (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' ORDER BY m.destination LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination > walk.destination ORDER BY m.destination LIMIT 1)
+      FROM walk WHERE walk.destination IS NOT NULL
+)
+SELECT destination FROM walk WHERE destination IS NOT NULL LIMIT $1`
+
+// health is what a doctor asks of the database in one look.
+const health = `
+SELECT clock_timestamp() AS clock, current_user::text AS role, current_database()::text AS database, current_setting('server_version') AS version,
+       has_function_privilege('outbox.enqueue_batch(jsonb, boolean)', 'EXECUTE') AND has_schema_privilege('outbox', 'USAGE') AS produces,
+       has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'UPDATE')
+           AND has_table_privilege('outbox.destinations', 'SELECT') AND has_table_privilege('outbox.destinations', 'INSERT')
+           AND has_table_privilege('outbox.destinations', 'UPDATE')
+           AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE') AS dispatches,
+       has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'INSERT')
+           AND has_table_privilege('outbox.messages', 'UPDATE') AND has_table_privilege('outbox.messages', 'DELETE')
+           AND has_table_privilege('outbox.audit', 'SELECT') AND has_table_privilege('outbox.audit', 'INSERT')
+           AND has_table_privilege('outbox.destinations', 'SELECT')
+           AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE') AS operates,
+       pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
+       coalesce((SELECT extract(epoch FROM max(now() - a.xact_start)) FROM pg_stat_activity AS a
+                  WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()), 0)::float8 AS snapshot_seconds,
+       coalesce((SELECT a.application_name || ' (pid ' || a.pid || ', ' || coalesce(a.state, 'unknown') || ')' FROM pg_stat_activity AS a
+                  WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()
+                  ORDER BY a.xact_start LIMIT 1), '') AS snapshot_of`

@@ -1,0 +1,125 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+)
+
+// PhaseCount counts the messages of one destination in one phase.
+type PhaseCount struct {
+	Destination string `db:"destination" json:"destination"`
+	// Phase is due, delayed, leased or retrying for pending messages, else the
+	// final state.
+	Phase    string `db:"phase" json:"phase"`
+	Messages int    `db:"messages" json:"messages"`
+	// AtLeast says that there are more: counting stopped at its bound.
+	AtLeast bool `db:"at_least" json:"atLeast"`
+	// OldestSeconds is how long the oldest has been due (pending) or dead; zero
+	// where it is not due, and for the other final states.
+	OldestSeconds float64 `db:"oldest_seconds" json:"oldestSeconds,omitempty"`
+	// LastError is one of those of retrying and dead messages.
+	LastError string `db:"last_error" json:"lastError,omitempty"`
+}
+
+// Trouble is what a destination's breaker says while it fails.
+type Trouble struct {
+	Destination  string     `db:"destination" json:"destination"`
+	Failures     int        `db:"failures" json:"failures"`
+	FailingSince *time.Time `db:"failing_since" json:"failingSince,omitempty"`
+	OpenUntil    *time.Time `db:"open_until" json:"openUntil,omitempty"`
+	// Open says that nothing but a probe is sent there right now.
+	Open      bool   `db:"open" json:"open"`
+	LastError string `db:"last_error" json:"lastError,omitempty"`
+}
+
+// Status counts all pending and dead messages, and of delivered, expired and
+// cancelled ones the newest bound each, by destination. It returns what fails,
+// too. It reads every pending and dead row: a question for people, not for a loop.
+func (o *Operator) Status(ctx context.Context, bound int) (counts []PhaseCount, troubled []Trouble, err error) {
+	err = pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		for _, ask := range []struct {
+			statement string
+			args      []any
+		}{
+			{statusPending, nil}, {statusDead, nil},
+			{statusNewest, []any{outflow.Delivered, bound}}, {statusNewest, []any{outflow.Expired, bound}}, {statusNewest, []any{outflow.Cancelled, bound}},
+		} {
+			rows, err := tx.Query(ctx, ask.statement, ask.args...)
+			if err != nil {
+				return err
+			}
+			some, err := pgx.CollectRows(rows, pgx.RowToStructByName[PhaseCount])
+			if err != nil {
+				return err
+			}
+			counts = append(counts, some...)
+		}
+		rows, err := tx.Query(ctx, troubledDestinations)
+		if err != nil {
+			return err
+		}
+		troubled, err = pgx.CollectRows(rows, pgx.RowToStructByName[Trouble])
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("counting messages: %w", err)
+	}
+	return counts, troubled, nil
+}
+
+// Health is what a doctor wants to know of the database.
+type Health struct {
+	Clock    time.Time `db:"clock"`
+	Role     string    `db:"role"`
+	Database string    `db:"database"`
+	Version  string    `db:"version"`
+	// What the role may do: enqueue, run the daemons, act as an operator.
+	Produces   bool `db:"produces"`
+	Dispatches bool `db:"dispatches"`
+	Operates   bool `db:"operates"`
+	// SeesAll says that SnapshotSeconds counts other roles' sessions, too.
+	SeesAll bool `db:"sees_all"`
+	// SnapshotSeconds is the age of the oldest snapshot that another session
+	// holds, SnapshotOf whose it is: vacuum can't remove what it may still see.
+	SnapshotSeconds float64 `db:"snapshot_seconds"`
+	SnapshotOf      string  `db:"snapshot_of"`
+}
+
+// Health looks at the database as this role and this host see it.
+func (o *Operator) Health(ctx context.Context) (Health, error) {
+	rows, err := o.pool.Query(ctx, health)
+	if err != nil {
+		return Health{}, fmt.Errorf("looking at the database: %w", err)
+	}
+	h, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Health])
+	if err != nil {
+		return Health{}, fmt.Errorf("looking at the database: %w", err)
+	}
+	return h, nil
+}
+
+// Migrations reports every migration, applied or not.
+func (o *Operator) Migrations(ctx context.Context) ([]MigrationStatus, error) {
+	return Migrations(ctx, o.pool)
+}
+
+// PendingDestinations returns the destinations that pending messages have, at
+// most limit.
+func (o *Operator) PendingDestinations(ctx context.Context, limit int) ([]string, error) {
+	rows, err := o.pool.Query(ctx, pendingDestinations, limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing destinations: %w", err)
+	}
+	destinations, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("listing destinations: %w", err)
+	}
+	slices.Sort(destinations)
+	return destinations, nil
+}

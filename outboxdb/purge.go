@@ -1,0 +1,137 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+)
+
+// purgeTimeout is the deadline of one statement of maintenance. A chunk takes
+// some ten milliseconds; large payloads make it slower.
+const purgeTimeout = 10 * time.Second
+
+// oldRows are the next final rows of a state ($1), older than $2, from $3 on, at
+// most $4: a range of messages_finished, read in its order. It begins where the
+// last chunk stopped, so that no chunk crawls over what the one before deleted,
+// which the index keeps until it is vacuumed. A row whose callback is due is still
+// needed. Who holds a row, such as an operator who starts it anew, is not waited
+// for. The limit is a query of its own, which the planner takes for a part of all
+// there is: where it believes in a few old rows, it would fetch and sort them all.
+const oldRows = `
+WITH old AS MATERIALIZED (
+    SELECT m.id
+      FROM outbox.messages AS m
+     WHERE m.state = $1 AND m.finished_at < now() - $2::interval AND m.finished_at >= $3
+       AND m.callback_state IS DISTINCT FROM 'due'
+     ORDER BY m.finished_at
+     LIMIT (SELECT $4::int)
+       FOR UPDATE SKIP LOCKED
+), purged AS (
+    DELETE FROM outbox.messages AS m
+     USING unnest(ARRAY(SELECT id FROM old)) AS o (id)
+     WHERE m.id = o.id AND m.state = $1`
+
+// The state in the delete is the guard that its rows are still final. To say it
+// with finished_at would offer the planner messages_finished, all of it, where
+// its statistics are from a table that had nothing final.
+
+const purge = oldRows + `
+ RETURNING m.finished_at
+)
+SELECT count(*) AS rows, coalesce(max(finished_at), $3) AS up_to FROM purged`
+
+// historyColumns are those of outbox.messages. A column that is missing here
+// would be lost with its row: TestHistoryHasEveryColumn.
+const historyColumns = `
+	id, seq, destination, type, payload, content_type, headers, ordering_key, batch_id, callback, callback_state,
+	state, generation, claims, attempts, retrying, cancel_requested, enqueued_at, due_at, available_at,
+	expires_at, finished_at, broker_message_id, last_error`
+
+// purgeToHistory moves the rows. History is a log: a message that was brought
+// back from it, or enqueued again under its ID after the purge, and is final once
+// more, becomes a second entry; neither end replaces the other. One statement
+// moves a row once, whoever repeats it, so nothing has to look for conflicts. It
+// reads nothing of the history, on which a dispatcher may do no more than insert.
+const purgeToHistory = oldRows + `
+ RETURNING m.*
+), moved AS (
+    INSERT INTO outbox.history (` + historyColumns + `)
+    SELECT ` + historyColumns + ` FROM purged
+)
+SELECT count(*) AS rows, coalesce(max(finished_at), $3) AS up_to FROM purged`
+
+// PurgeMessages deletes one chunk of final messages, or moves it to
+// outbox.history, in one statement. It never touches a message that is not final
+// or whose callback is due. Several at a time are fine: each takes other rows. Not
+// to be told what happened is harmless, too: what is deleted is not found again.
+func (s *Store) PurgeMessages(ctx context.Context, p outflow.Purge) (outflow.Purged, error) {
+	if !p.State.Final() {
+		return outflow.Purged{}, fmt.Errorf("purging messages: state: wants a final state (got %q)", p.State)
+	}
+	if p.Limit < 1 || p.OlderThan < 0 {
+		return outflow.Purged{}, fmt.Errorf("purging %s messages: limit and age: want 1 or more rows and no negative age (got %d and %s)", p.State, p.Limit, p.OlderThan)
+	}
+	statement := purge
+	if p.History {
+		statement = purgeToHistory
+	}
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, statement, string(p.State), p.OlderThan, p.After, p.Limit)
+	if err != nil {
+		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, err)
+	}
+	purged, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[outflow.Purged])
+	if err != nil {
+		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, err)
+	}
+	return purged, nil
+}
+
+// purgeAudit looks at the oldest entries alone ($2 of them): their IDs rise with
+// their time, which has no index.
+const purgeAudit = `
+DELETE FROM outbox.audit AS a
+ USING (SELECT id FROM outbox.audit ORDER BY id LIMIT $2) AS oldest
+ WHERE a.id = oldest.id AND a.at < now() - $1::interval`
+
+// PurgeAudit deletes up to limit of the oldest audit entries, those older than
+// the given age, and returns how many.
+func (s *Store) PurgeAudit(ctx context.Context, olderThan time.Duration, limit int) (int, error) {
+	return s.delete(ctx, "purging audit entries", purgeAudit, olderThan, limit)
+}
+
+// purgeDestinations forgets destinations that do well and that nothing was
+// delivered to for $1: a process that delivers says so once a day. With the row
+// goes the knowledge that the destination exists, so a message that still waits
+// for its time keeps it.
+const purgeDestinations = `
+DELETE FROM outbox.destinations AS h
+ WHERE h.destination IN (
+       SELECT d.destination
+         FROM outbox.destinations AS d
+        WHERE d.delivered_at < now() - $1::interval
+          AND d.failures = 0 AND d.failing_since IS NULL AND d.open_until IS NULL AND d.recovered_at IS NULL
+          AND NOT EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination = d.destination)
+        LIMIT $2
+          FOR UPDATE SKIP LOCKED)`
+
+// PurgeDestinations forgets up to limit destinations that are well and had no
+// delivery for the given time, and returns how many.
+func (s *Store) PurgeDestinations(ctx context.Context, idle time.Duration, limit int) (int, error) {
+	return s.delete(ctx, "purging destinations", purgeDestinations, idle, limit)
+}
+
+func (s *Store) delete(ctx context.Context, doing, statement string, args ...any) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	defer cancel()
+	tag, err := s.pool.Exec(ctx, statement, args...)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", doing, err)
+	}
+	return int(tag.RowsAffected()), nil
+}

@@ -1,0 +1,106 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+)
+
+// tableHealth reads the server's statistics, and no row of the table.
+const tableHealth = `
+SELECT s.n_live_tup AS live_rows, s.n_dead_tup AS dead_rows,
+       pg_table_size(s.relid) AS table_bytes, pg_indexes_size(s.relid) AS index_bytes,
+       s.last_vacuum, s.last_autovacuum
+  FROM pg_stat_user_tables AS s
+ WHERE s.relid = 'outbox.messages'::regclass`
+
+// heldSnapshots are those that keep rows of this database's tables from being
+// vacuumed: of sessions (a transaction that has written holds back as much as
+// one with a snapshot; a vacuum does not), prepared transactions, and slots. The
+// server shows the age of another role's session only to members of
+// pg_read_all_stats, and that of a slot only from version 17 on.
+const heldSnapshots = `
+SELECT 'session' AS holder, coalesce(a.application_name, '') AS name, a.pid, coalesce(a.usename, '')::text AS "user",
+       coalesce(a.state, '') AS state, coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), -1)::bigint AS seconds,
+       greatest(age(a.backend_xmin), age(a.backend_xid))::bigint AS transactions
+  FROM pg_stat_activity AS a
+ WHERE (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
+   AND (a.datname = current_database() OR a.datname IS NULL) AND a.pid <> pg_backend_pid()
+   AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum AS v WHERE v.pid = a.pid)
+UNION ALL
+SELECT 'prepared transaction', p.gid, 0, p.owner::text, '', extract(epoch FROM clock_timestamp() - p.prepared)::bigint, age(p.transaction)::bigint
+  FROM pg_prepared_xacts AS p
+ WHERE p.database = current_database()
+UNION ALL
+SELECT 'replication slot', s.slot_name::text, 0, '', CASE WHEN s.active THEN 'active' ELSE 'inactive' END,
+       coalesce(extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz), -1)::bigint, age(s.xmin)::bigint
+  FROM pg_replication_slots AS s
+ WHERE s.xmin IS NOT NULL
+ORDER BY transactions DESC, seconds DESC`
+
+const (
+	// manyTransactions makes a snapshot of unknown age one that is held too long:
+	// the server has begun as many since.
+	manyTransactions = 1_000_000
+	heldShown        = 10
+)
+
+// TableHealth reports what keeps the table fast, or doesn't. Held are the
+// snapshots older than heldFor.
+func (s *Store) TableHealth(ctx context.Context, heldFor time.Duration) (outflow.TableHealth, error) {
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, tableHealth)
+	if err != nil {
+		return outflow.TableHealth{}, fmt.Errorf("looking at the table's statistics: %w", err)
+	}
+	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[statistics])
+	if err != nil {
+		return outflow.TableHealth{}, fmt.Errorf("looking at the table's statistics: %w", err)
+	}
+	rows, err = s.pool.Query(ctx, heldSnapshots)
+	if err != nil {
+		return outflow.TableHealth{}, fmt.Errorf("looking for held snapshots: %w", err)
+	}
+	held, err := pgx.CollectRows(rows, pgx.RowToStructByName[outflow.HeldSnapshot])
+	if err != nil {
+		return outflow.TableHealth{}, fmt.Errorf("looking for held snapshots: %w", err)
+	}
+	health := found.health()
+	for _, h := range held {
+		health.OldestSnapshotSeconds = max(health.OldestSnapshotSeconds, h.Seconds)
+		tooLong := h.Seconds >= int64(heldFor/time.Second)
+		if h.Seconds < 0 {
+			tooLong = h.Transactions >= manyTransactions
+		}
+		if tooLong && len(health.Held) < heldShown {
+			health.Held = append(health.Held, h)
+		}
+	}
+	return health, nil
+}
+
+// statistics is a row of tableHealth.
+type statistics struct {
+	LiveRows       int64      `db:"live_rows"`
+	DeadRows       int64      `db:"dead_rows"`
+	TableBytes     int64      `db:"table_bytes"`
+	IndexBytes     int64      `db:"index_bytes"`
+	LastVacuum     *time.Time `db:"last_vacuum"`
+	LastAutovacuum *time.Time `db:"last_autovacuum"`
+}
+
+func (s statistics) health() outflow.TableHealth {
+	h := outflow.TableHealth{LiveRows: s.LiveRows, DeadRows: s.DeadRows, TableBytes: s.TableBytes, IndexBytes: s.IndexBytes}
+	if s.LastVacuum != nil {
+		h.LastVacuum = *s.LastVacuum
+	}
+	if s.LastAutovacuum != nil {
+		h.LastAutovacuum = *s.LastAutovacuum
+	}
+	return h
+}

@@ -1,0 +1,24 @@
+package awssqs
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/outflowhq/outflow"
+)
+
+// Check looks a queue up and sends nothing. A nil error says that the queue is
+// there and that these credentials may look at it; whether they may send shows
+// only when something is sent. Errors carry an outflow.Class, as Publish's do.
+func (p *Publisher) Check(ctx context.Context, destination string) error {
+	d, err := outflow.ParseDestination(destination)
+	if err != nil {
+		return outflow.Permanent(fmt.Errorf("reading the destination: %w", err))
+	}
+	if d.Scheme != outflow.SchemeSQS {
+		return outflow.Permanent(fmt.Errorf("looking up %s: only sqs:// is published here", d))
+	}
+	once := lookup{calls: &caller{api: p.api, destination: d, timeout: p.timeout}}
+	_, err = once.address(ctx, nil)
+	return err
+}
