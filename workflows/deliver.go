@@ -125,9 +125,7 @@ func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInp
 		if !told || err == nil || isFinalFailure(err) || ctx.Err() != nil {
 			return result, err
 		}
-		// An attempt that was asked to cancel and ended in another way keeps its
-		// activity ID taken for the rest of the run: to schedule it again would panic.
-		if !temporal.IsCanceledError(err) || workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
+		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
 			return result, workflow.NewContinueAsNewError(ctx, WorkflowDeliver, d.in)
 		}
 		in.LastError, in.Attempts = "", 0 // noted by the attempt before
