@@ -34,6 +34,10 @@ const (
 	StatementStatusNewest    = statusNewest
 	StatementPurge           = purge
 	StatementPurgeToHistory  = purgeToHistory
+	StatementBeginCallback   = beginCallback
+	StatementNoteCallback    = noteCallback
+	StatementTakeCallbacks   = takeCallbacks
+	StatementRetryCallbacks  = retryCallbacks
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast
