@@ -99,7 +99,9 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 		return nil, err
 	}
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
-	workflows.Register(p.worker, activities.New(p.store, publish.Watch(router, log)))
+	publisher := publish.Watch(router, log)
+	sender := callbacks{others: activities.PublishCallbacks(publisher)}
+	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(sender)))
 	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil

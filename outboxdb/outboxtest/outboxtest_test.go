@@ -79,7 +79,7 @@ func full() outflow.Message {
 	return outflow.Message{
 		ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Destination: "arn:aws:sqs:eu-west-1:123456789012:orders.fifo", Type: "order-placed",
 		Payload: []byte(`{"id": 7, "items": ["teapot"]}`), ContentType: "application/json", Headers: map[string]string{"tenant": "acme", "x": "y"},
-		OrderingKey: "customer-42", DueIn: 90 * time.Minute, ExpiresIn: 48 * time.Hour,
+		OrderingKey: "customer-42", DueIn: 90 * time.Minute, ExpiresIn: 48 * time.Hour, Callback: "arn:aws:sqs:eu-west-1:123456789012:replies",
 	}
 }
 
@@ -119,6 +119,7 @@ func TestRequireEnqueued(t *testing.T) {
 		{"another content type", other(func(m *outflow.Message) { m.ContentType = "a" }), []string{"ContentType: wants a, got application/json"}},
 		{"another header", other(func(m *outflow.Message) { m.Headers["x"] = "z" }), []string{`Headers: wants x="z", got "y"`}},
 		{"a header more", other(func(m *outflow.Message) { m.Headers["z"] = "z" }), []string{`Headers: wants z="z", got none of this name`}},
+		{"another callback", other(func(m *outflow.Message) { m.Callback = "sqs://a" }), []string{"Callback: wants sqs://a, got sqs://replies?account=123456789012&region=eu-west-1"}},
 		{"another key", other(func(m *outflow.Message) { m.OrderingKey = "a" }), []string{"OrderingKey: wants a, got customer-42"}},
 		{"due sooner", other(func(m *outflow.Message) { m.DueIn = time.Minute }), []string{"DueIn: wants 1m0s, got 1h30m0s"}},
 		{"expires sooner", other(func(m *outflow.Message) { m.ExpiresIn = time.Hour }), []string{"ExpiresIn: wants 1h0m0s, got 48h0m0s"}},
