@@ -301,6 +301,9 @@ type spy struct {
 	localTimeout time.Duration
 	// attempts limits the attempts as an operator's update-options would.
 	attempts int32
+	// child is told of every child workflow; noChildren keeps them from starting.
+	child      func(id string)
+	noChildren error
 
 	mu      sync.Mutex
 	regular []workflow.ActivityOptions
@@ -361,6 +364,25 @@ func (o *spyOut) ExecuteLocalActivity(ctx workflow.Context, name string, args ..
 	}
 	return o.Next.ExecuteLocalActivity(ctx, name, args...)
 }
+
+func (o *spyOut) ExecuteChildWorkflow(ctx workflow.Context, name string, args ...any) workflow.ChildWorkflowFuture {
+	if o.spy.child != nil {
+		o.spy.child(workflow.GetChildWorkflowOptions(ctx).WorkflowID)
+	}
+	if o.spy.noChildren != nil {
+		started, settle := workflow.NewFuture(ctx)
+		settle.SetError(o.spy.noChildren)
+		return notStarted{started: started}
+	}
+	return o.Next.ExecuteChildWorkflow(ctx, name, args...)
+}
+
+type notStarted struct {
+	workflow.ChildWorkflowFuture
+	started workflow.Future
+}
+
+func (n notStarted) GetChildWorkflowExecution() workflow.Future { return n.started }
 
 func (o *spyOut) UpsertTypedSearchAttributes(ctx workflow.Context, attributes ...temporal.SearchAttributeUpdate) error {
 	o.spy.mu.Lock()
