@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
@@ -241,6 +242,24 @@ func TestDeliver(t *testing.T) {
 		require.Equal(t, []string{"a", "b"}, published)
 		require.Empty(t, outboxtest.Deliver(t, pool, nil))
 		outboxtest.RequireEnqueued(t, pool, later, full())
+	})
+	t.Run("the callback", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		m := message("a")
+		m.Callback = "https://shop.example/done"
+		id := commit(t, pool, m)[0]
+		var published []string
+		got := outboxtest.Deliver(t, pool, outboxtest.PublisherFunc(func(m outflow.Message) error {
+			published = append(published, m.Type+" to "+m.Destination+" "+m.Headers["callback-id"])
+			if m.Type == activities.CallbackType && len(published) < 4 {
+				return errors.New("connection refused")
+			}
+			return nil
+		}))
+		require.Len(t, got, 1)
+		told := "outflow.callback to https://shop.example/done " + id.String() + ".1.delivered"
+		require.Equal(t, []string{"a to sqs://orders ", told, told, told}, published)
 	})
 	t.Run("an outage is over", func(t *testing.T) {
 		t.Parallel()
