@@ -29,9 +29,10 @@ type Callback struct {
 // CallbackID names what a callback tells: how one generation of a message ended.
 // Attempts to tell the same thing have the same ID. The state is part of it
 // because an end can be corrected: a late acknowledgement makes a message that
-// ended dead, expired or cancelled delivered.
+// ended dead, expired or cancelled delivered. It has no dots: Standard Webhooks
+// join what they sign with them.
 func (c Callback) CallbackID() string {
-	return fmt.Sprintf("%s.%d.%s", c.ID, c.Generation, c.State)
+	return fmt.Sprintf("%s_%d_%s", c.ID, c.Generation, c.State)
 }
 
 // CallbackNote is what an attempt to tell the producer came to.

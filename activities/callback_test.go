@@ -64,7 +64,7 @@ func TestCallbackBody(t *testing.T) {
 	require.Nil(t, failed)
 	assert.Equal(t, CallbackResult{Verdict: CallbackTold, Told: outflow.Dead}, result)
 	assert.Equal(t, []sentCallback{{
-		"https://shop.example/done", "018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11.2.dead", "application/json",
+		"https://shop.example/done", "018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11_2_dead", "application/json",
 		`{"messageId":"018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11","type":"order-placed","destination":"sqs://orders","state":"dead","generation":2,` +
 			`"attempts":3,"enqueuedAt":"2026-01-31T08:00:00.000005Z","finishedAt":"2026-01-31T08:00:01Z","lastError":"no such queue"}`,
 	}}, s.sent)
@@ -165,12 +165,12 @@ func TestPublishCallbacks(t *testing.T) {
 		return "b", nil
 	}}
 	s := PublishCallbacks(f)
-	for _, id := range []string{"m.1.dead", "m.1.dead", "m.2.dead"} {
+	for _, id := range []string{"m_1_dead", "m_1_dead", "m_2_dead"} {
 		require.NoError(t, s.SendCallback(t.Context(), "sqs://replies", id, "application/json", []byte("{}")))
 	}
 	assert.Equal(t, outflow.Message{
-		ID: uuid.MustParse("d7fc5cbb-9676-5b87-9a32-2a9eee2992ac"), Destination: "sqs://replies", Type: "outflow.callback", Payload: []byte("{}"),
-		ContentType: "application/json", Headers: map[string]string{"callback-id": "m.1.dead"},
+		ID: uuid.MustParse("971b1308-1ee0-5735-9e42-f23c02ccd21e"), Destination: "sqs://replies", Type: "outflow.callback", Payload: []byte("{}"),
+		ContentType: "application/json", Headers: map[string]string{"callback-id": "m_1_dead"},
 	}, sent[0])
 	assert.Equal(t, sent[0], sent[1])
 	assert.NotEqual(t, sent[0].ID, sent[2].ID)

@@ -99,7 +99,7 @@ func TestCallback(t *testing.T) {
 		assert.Equal(t, []any{1, 1, "why", "sqs://orders", "user-registered"}, []any{c.Generation, c.Attempts, c.LastError, c.Destination, c.Type})
 		assert.WithinDuration(t, time.Now(), c.EnqueuedAt, time.Minute)
 		assert.WithinDuration(t, time.Now(), c.FinishedAt, time.Minute)
-		assert.Equal(t, id.String()+".1.dead", c.CallbackID())
+		assert.Equal(t, id.String()+"_1_dead", c.CallbackID())
 	})
 	t.Run("a failure is noted, and its lease", func(t *testing.T) {
 		id := owing(t, pool, outflow.Delivered)
@@ -140,7 +140,7 @@ func TestCallback(t *testing.T) {
 		assert.False(t, due)
 		c, due := begin(second)
 		require.True(t, due, "the second end gives a second callback")
-		assert.Equal(t, id.String()+".2.dead", c.CallbackID())
+		assert.Equal(t, id.String()+"_2_dead", c.CallbackID())
 		assert.Equal(t, 1, callbackOf(t, pool, id).Attempts, "its own")
 	})
 	t.Run("an end that was corrected is told once more", func(t *testing.T) {
@@ -151,7 +151,7 @@ func TestCallback(t *testing.T) {
 		assert.False(t, note(outflow.CallbackNote{Ref: ref(id), Told: outflow.Dead, State: outflow.CallbackSent}))
 		c, due := begin(ref(id))
 		require.True(t, due)
-		assert.Equal(t, id.String()+".1.delivered", c.CallbackID())
+		assert.Equal(t, id.String()+"_1_delivered", c.CallbackID())
 		require.True(t, note(outflow.CallbackNote{Ref: ref(id), Told: outflow.Delivered, State: outflow.CallbackSent}))
 
 		late := owing(t, pool, outflow.Cancelled)

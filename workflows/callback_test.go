@@ -146,7 +146,7 @@ func TestCallbackTellsHowItEnded(t *testing.T) {
 			require.Equal(t, 1, told.count())
 			m := told.calls[0]
 			assert.Equal(t, []any{replies, activities.CallbackType, "application/json"}, []any{m.Destination, m.Type, m.ContentType})
-			assert.Equal(t, map[string]string{"callback-id": r.in.MessageID.String() + ".1." + string(state)}, m.Headers)
+			assert.Equal(t, map[string]string{"callback-id": r.in.MessageID.String() + "_1_" + string(state)}, m.Headers)
 			var body map[string]any
 			require.NoError(t, json.Unmarshal(m.Payload, &body))
 			assert.Equal(t, r.in.MessageID.String(), body["messageId"])

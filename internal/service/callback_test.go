@@ -146,7 +146,7 @@ func TestCallbackGoesOnByItself(t *testing.T) {
 	assert.True(t, seen["failure 1"] && seen["failure 2"], "%v", seen)
 	assert.True(t, visible, "its attempts are in Temporal")
 	attempts, took := w.told.seen()
-	own := id.String() + ".1.delivered"
+	own := id.String() + "_1_delivered"
 	assert.Equal(t, []string{own, own, own}, attempts)
 	assert.Equal(t, []string{own}, took)
 	assert.Equal(t, 1, w.broker.count())
@@ -165,7 +165,7 @@ func TestRetryDoesNotWaitForTheCallback(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.broker.set(func(int) (string, error) { return "", outflow.Permanent(errors.New("no such queue")) })
-	first := ".1.dead"
+	first := "_1_dead"
 	w.told.set(func(id string, _ int) error {
 		if id[36:] == first {
 			return errors.New("503")
@@ -185,7 +185,7 @@ func TestRetryDoesNotWaitForTheCallback(t *testing.T) {
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, callback{State: "sent", Attempts: 1}, w.untilTold(id))
 	_, took := w.told.seen()
-	assert.Equal(t, []string{id.String() + ".2.delivered"}, took)
+	assert.Equal(t, []string{id.String() + "_2_delivered"}, took)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1), "it finds nothing that is owed any more")
 	assert.Equal(t, callback{State: "sent", Attempts: 1}, w.callback(id))
 }
@@ -202,7 +202,7 @@ func TestCallbackWithoutARun(t *testing.T) {
 	w.scan() // of a table with nothing pending
 	w.untilTold(id)
 	_, took := w.told.seen()
-	assert.Equal(t, []string{id.String() + ".1.cancelled"}, took)
+	assert.Equal(t, []string{id.String() + "_1_cancelled"}, took)
 	assert.Zero(t, w.broker.count())
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1))
 }
@@ -221,7 +221,7 @@ func TestCallbackOfACancelledRun(t *testing.T) {
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_CANCELED, status)
 	_, took := w.told.seen()
-	assert.Equal(t, []string{id.String() + ".1.cancelled"}, took)
+	assert.Equal(t, []string{id.String() + "_1_cancelled"}, took)
 }
 
 // The callback's run is lost, with its namespace or by somebody's hand. The row

@@ -258,7 +258,7 @@ func TestDeliver(t *testing.T) {
 			return nil
 		}))
 		require.Len(t, got, 1)
-		told := "outflow.callback to https://shop.example/done " + id.String() + ".1.delivered"
+		told := "outflow.callback to https://shop.example/done " + id.String() + "_1_delivered"
 		require.Equal(t, []string{"a to sqs://orders ", told, told, told}, published)
 	})
 	t.Run("an outage is over", func(t *testing.T) {
