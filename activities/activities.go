@@ -201,9 +201,11 @@ func (a *Activities) attempt(ctx context.Context, ref outflow.Ref, lost bool, lo
 	return PublishResult{Verdict: Published, BrokerMessageID: id}, nil
 }
 
-// heldBack is why a message was not sent whose destination's breaker is open.
+// heldBack is why a message was not sent whose destination's breaker is open. Its
+// run is told when the destination works again: until then it seldom asks, for many
+// runs that ask would take Temporal's time from the healthy.
 func heldBack(r outflow.Record) error {
-	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: r.HeldBackFor, Err: fmt.Errorf(
+	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: max(r.HeldBackFor, AskedRetry), Err: fmt.Errorf(
 		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again", outflow.ErrNotAttempted, r.Destination)}
 }
 

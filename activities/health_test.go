@@ -74,7 +74,7 @@ func TestHeldBackIsNotSent(t *testing.T) {
 	require.ErrorAs(t, err, &application)
 	assert.Equal(t, ErrTypeNotAttempted, application.Type())
 	assert.False(t, application.NonRetryable())
-	assert.InDelta(t, 10, application.NextRetryDelay().Seconds(), 2.1)
+	assert.InDelta(t, AskedRetry.Seconds(), application.NextRetryDelay().Seconds(), 0.21*AskedRetry.Seconds(), "it is told when it may try")
 	assert.Contains(t, application.Message(), "sqs://orders takes nothing and is left to one probe at a time")
 	assert.Zero(t, f.sent)
 	assert.Empty(t, f.health, "what was not asked did not fail")
