@@ -63,7 +63,10 @@ SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS
 // mark ($2) and at most its quota ($3), together at most $4 rows and $5 bytes,
 // for a lease of $6. Of a destination whose breaker is open it takes the one row
 // that a scanner chose as the probe, and of one that is failing no more than
-// leave it $7 rows off the fast path. Suspects are claimed alone, elsewhere. The
+// leave it $7 rows off the fast path. A row whose lease is over is not one of
+// these: its run is lost. Nor does the cap outlast ten minutes in which every
+// retrying run has tried and the breaker did not open: then those that fail are to
+// blame, not their destination. Suspects are claimed alone, elsewhere. The
 // LIMIT 1 on a primary key keeps the destinations in the order in which they are
 // given: a join by hash would lose whose turn it is. SKIP LOCKED lets several scanners share the table;
 // MATERIALIZED keeps the locking subquery from being run again; the planner
@@ -73,10 +76,11 @@ SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS
 const claim = `
 WITH allowed AS MATERIALIZED (
     SELECT d.destination, d.mark, CASE WHEN h.open_until IS NOT NULL AND h.probe_until > now() THEN h.probe_id END AS probe,
-           CASE WHEN h.failing_since IS NULL THEN d.quota
-                WHEN h.open_until IS NOT NULL THEN 0
+           CASE WHEN h.open_until IS NOT NULL THEN 0
+                WHEN h.failing_since IS NULL OR h.failing_since < now() - interval '10 minutes' THEN d.quota
                 ELSE greatest(0, least(d.quota, $7::int - (SELECT count(*)
-                     FROM (SELECT FROM outbox.messages AS r WHERE r.retrying AND r.destination = d.destination ORDER BY r.id LIMIT $7) AS few)))
+                     FROM (SELECT FROM outbox.messages AS r
+                            WHERE r.retrying AND r.destination = d.destination AND r.available_at > now() ORDER BY r.id LIMIT $7) AS few)))
                 END AS quota
       FROM unnest($1::text[], $2::timestamptz[], $3::int[]) AS d (destination, mark, quota)
       LEFT JOIN LATERAL (SELECT * FROM outbox.destinations AS h WHERE h.destination = d.destination LIMIT 1) AS h ON true

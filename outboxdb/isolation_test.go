@@ -1,0 +1,40 @@
+package outboxdb_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// The runs of as many messages as the cap allows are lost together (a namespace is
+// lost, somebody terminates them all) while the breaker is not open: then nobody
+// probes, and only a claim finds them.
+func TestCapCountsNoLostRuns(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sqs://down", 210)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() - interval '1 second'`)
+	store.Failed("sqs://down", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
+	require.NotEmpty(t, claim(t, store, request()).Messages)
+}
+
+// As many messages as the cap allows fail for reasons of their own, and the
+// destination failed once: nobody else would ever be sent to it.
+func TestCapIsLiftedWhereTheBreakerDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sqs://odd", 200)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
+	enqueue(t, pool, messages("sqs://odd", 3)...)
+	store.Failed("sqs://odd", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
+	require.Empty(t, claim(t, store, request()).Messages)
+	execute(t, pool, `UPDATE outbox.destinations SET failing_since = now() - interval '11 minutes'`)
+	require.Len(t, claim(t, store, request()).Messages, 3)
+}
