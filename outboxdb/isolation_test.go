@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 )
@@ -37,4 +38,27 @@ func TestCapIsLiftedWhereTheBreakerDoesNotOpen(t *testing.T) {
 	require.Empty(t, claim(t, store, request()).Messages)
 	execute(t, pool, `UPDATE outbox.destinations SET failing_since = now() - interval '11 minutes'`)
 	require.Len(t, claim(t, store, request()).Messages, 3)
+}
+
+// A worker that took a probe's run over from a starter in another process, and saw
+// no failure itself, closes the breaker all the same.
+func TestSuccessOfALoadedMessageIsNews(t *testing.T) {
+	t.Parallel()
+	for name, load := range map[string]func(*outboxdb.Store, outflow.Ref) error{
+		"load":       func(s *outboxdb.Store, r outflow.Ref) error { _, err := s.Load(t.Context(), r); return err },
+		"load again": func(s *outboxdb.Store, r outflow.Ref) error { _, err := s.LoadAgain(t.Context(), r); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			worker := outboxdb.New(pool)
+			worker.Succeeded("sqs://down")
+			waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations)`)
+			opened(t, pool)
+			id := enqueue(t, pool, message("sqs://down"))[0]
+			require.NoError(t, load(worker, ref(id)))
+			worker.Succeeded("sqs://down")
+			waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
+		})
+	}
 }

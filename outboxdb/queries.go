@@ -144,8 +144,9 @@ UPDATE outbox.messages AS m
   FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::boolean[]) AS g (id, generation, leased_until, release)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = g.id AND m.generation = g.generation AND m.finished_at IS NULL`
 
-// load reads rows as they stand.
-const load = `SELECT ` + recordColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
+// load reads rows as they stand, and whether a success would be news to others:
+// the run may have been claimed by another process.
+const load = `SELECT ` + failing + `, ` + recordColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
 
 // loadOutcomes reads how rows ended.
 const loadOutcomes = `SELECT ` + outcomeColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
@@ -158,7 +159,7 @@ UPDATE outbox.messages AS m
    SET claims = greatest(m.claims, least(m.claims + 1, 5))
   FROM unnest($1::uuid[], $2::int[]) AS r (id, generation)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
-RETURNING ` + recordColumns
+RETURNING ` + failing + `, ` + recordColumns
 
 // failing says that a row's destination has failed and not succeeded since.
 const failing = `
