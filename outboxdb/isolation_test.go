@@ -62,3 +62,20 @@ func TestSuccessOfALoadedMessageIsNews(t *testing.T) {
 		})
 	}
 }
+
+// Whoever tells the runs keeps that lease while others report successes too.
+func TestSuccessDoesNotEndTheTelling(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	opened(t, pool).Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
+	taken, err := outboxdb.New(pool).TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Len(t, taken, 1)
+	execute(t, pool, `UPDATE outbox.destinations SET delivered_at = NULL`)
+	outboxdb.New(pool).Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
+	taken, err = outboxdb.New(pool).TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, taken, "somebody is at it")
+}
