@@ -3,6 +3,7 @@ package outboxdb_test
 import (
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
@@ -78,4 +79,25 @@ func TestSuccessDoesNotEndTheTelling(t *testing.T) {
 	taken, err = outboxdb.New(pool).TakeRecovered(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, taken, "somebody is at it")
+}
+
+// Breakers stay open whose messages were cancelled or redirected. They must not
+// take the places of those that have something to probe with.
+func TestIdleBreakersKeepNobodyFromProbing(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until)
+		SELECT 'sqs://a' || n, 5, now(), 1, now() FROM generate_series(1, 120) AS n`)
+	probeNow(t, pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	var found []uuid.UUID
+	for range 3 {
+		probes, err := store.TakeProbes(t.Context())
+		require.NoError(t, err)
+		for _, p := range probes {
+			found = append(found, p.ID)
+		}
+	}
+	require.Equal(t, []uuid.UUID{id}, found)
 }
