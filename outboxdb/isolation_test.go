@@ -2,6 +2,7 @@ package outboxdb_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -100,4 +101,22 @@ func TestIdleBreakersKeepNobodyFromProbing(t *testing.T) {
 		}
 	}
 	require.Equal(t, []uuid.UUID{id}, found)
+}
+
+// A suspect whose run is lost is no probe: it would be claimed with others, and
+// only claims alone may bring it to its end.
+func TestSuspectIsNoProbe(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, claims = 5`)
+	probeNow(t, pool)
+	_, err := store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, claim(t, store, request()).Messages)
+	alone, err := store.ClaimAlone(t.Context(), time.Minute)
+	require.NoError(t, err)
+	require.Len(t, alone, 1)
+	require.Equal(t, id, alone[0].ID)
 }

@@ -103,7 +103,7 @@ WITH allowed AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT m.id, octet_length(m.payload) AS bytes, m.available_at
              FROM outbox.messages AS m
-            WHERE m.id = d.probe AND m.finished_at IS NULL AND m.available_at <= now()
+            WHERE m.id = d.probe AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
               FOR UPDATE SKIP LOCKED) AS one
 ), fitting AS MATERIALIZED (
     SELECT id, available_at
