@@ -42,12 +42,12 @@ ON CONFLICT (destination) DO UPDATE
              FROM (SELECT CASE WHEN h.open_until IS NULL THEN h.failures + $2 >= $4::int ELSE h.open_until <= now() END AS opens) AS o)`
 
 // noteSuccess closes the breaker, and leaves a note for the retrying runs of a
-// destination that was closed to them.
+// destination that was closed to them. Whoever is at telling them keeps the lease.
 const noteSuccess = `
 INSERT INTO outbox.destinations AS h (destination, delivered_at) VALUES ($1, now())
 ON CONFLICT (destination) DO UPDATE
    SET delivered_at = now(), failures = 0, failing_since = NULL, openings = 0, open_until = NULL,
-       probe_id = NULL, probe_until = NULL, last_error = NULL,
+       probe_id = NULL, probe_until = CASE WHEN h.open_until IS NULL THEN h.probe_until END, last_error = NULL,
        recovered_at = CASE WHEN h.open_until IS NOT NULL THEN now() ELSE h.recovered_at END`
 
 // reachedBefore reports whether a message has ever reached a destination.

@@ -37,31 +37,33 @@ const (
 // takeProbes chooses, for up to $1 destinations whose breaker may be probed, the
 // message that does it, for a lease of $2: of those off the fast path another one
 // than the last time, so that a message which can't answer does not keep its
-// destination closed; a new one where there are none.
+// destination closed; a new one where there are none. Destinations with nothing to
+// probe take no place of others: their breakers stay open until something comes.
 const takeProbes = `
-WITH askable AS MATERIALIZED (
-    SELECT h.destination, coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000') AS last
+WITH chosen AS MATERIALIZED (
+    SELECT h.destination, c.id, c.generation, c.running
       FROM outbox.destinations AS h
+     CROSS JOIN LATERAL (
+           (SELECT m.id, m.generation, true AS running FROM outbox.messages AS m
+             WHERE m.retrying AND m.destination = h.destination AND m.id > coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000')
+             ORDER BY m.id LIMIT 1)
+           UNION ALL
+           (SELECT m.id, m.generation, true FROM outbox.messages AS m
+             WHERE m.retrying AND m.destination = h.destination ORDER BY m.id LIMIT 1)
+           UNION ALL
+           (SELECT m.id, m.generation, false FROM outbox.messages AS m
+             WHERE m.state = 'pending' AND m.destination = h.destination AND m.available_at <= now() AND m.claims < 5
+             ORDER BY m.available_at LIMIT 1)
+           LIMIT 1) AS c
      WHERE h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())
-     ORDER BY h.destination
+     ORDER BY h.open_until
      LIMIT $1
-       FOR UPDATE SKIP LOCKED
+       FOR UPDATE OF h SKIP LOCKED
 )
 UPDATE outbox.destinations AS h
    SET probe_id = c.id, probe_until = now() + $2::interval
-  FROM askable AS a
- CROSS JOIN LATERAL (
-       (SELECT m.id, m.generation, true AS running FROM outbox.messages AS m
-         WHERE m.retrying AND m.destination = a.destination AND m.id > a.last ORDER BY m.id LIMIT 1)
-       UNION ALL
-       (SELECT m.id, m.generation, true FROM outbox.messages AS m
-         WHERE m.retrying AND m.destination = a.destination ORDER BY m.id LIMIT 1)
-       UNION ALL
-       (SELECT m.id, m.generation, false FROM outbox.messages AS m
-         WHERE m.state = 'pending' AND m.destination = a.destination AND m.available_at <= now() AND m.claims < 5
-         ORDER BY m.available_at LIMIT 1)
-       LIMIT 1) AS c
- WHERE h.destination = a.destination
+  FROM chosen AS c
+ WHERE h.destination = c.destination
 RETURNING h.destination, c.id, c.generation, c.running`
 
 // free makes a row claimable whose run is lost.

@@ -66,22 +66,23 @@ func (s *Scanner) probe(ctx context.Context) error {
 	return err
 }
 
+// tellRecovered goes on after a destination that could not be told in full: its
+// lease ends together with the others', and it would be the first again.
 func (s *Scanner) tellRecovered(ctx context.Context) error {
 	recovered, err := s.store.TakeRecovered(ctx)
-	if err != nil {
-		return err
-	}
+	errs := []error{err}
 	for _, r := range recovered {
 		told, err := s.tellAll(ctx, r.Destination)
 		if err == nil {
 			err = s.store.ForgetRecovered(ctx, r)
 		}
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		s.opts.Logger.Info("a destination works again", "destination", r.Destination, "retrying", told)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // tellAll has every retrying run of a destination try now.

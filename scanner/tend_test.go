@@ -102,6 +102,25 @@ func TestTellingIsRepeatedUntilItIsDone(t *testing.T) {
 	})
 }
 
+// A destination whose runs can't be told holds up no other one.
+func TestTellingGoesOnWithTheOthers(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.troubled, w.table.retrying = true, newRefs(1)
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a"}, {Destination: "sqs://b"}}
+		calls := 0
+		w.engine.signalled = func(string) error {
+			if calls++; calls%2 == 1 { // sqs://a's, as it comes first
+				return errors.New("it takes no more signals")
+			}
+			return nil
+		}
+	}, func(w *world) {
+		pass(500 * time.Millisecond)
+		w.stop()
+		assert.Equal(t, []outflow.Recovered{{Destination: "sqs://a"}}, w.table.recovered)
+	})
+}
+
 // A suspect has its process for itself, and the others go on after it.
 func TestSuspectsAreDeliveredAlone(t *testing.T) {
 	alone := map[uuid.UUID]int{}
