@@ -132,7 +132,7 @@ func TestDispatcherRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.ClaimAlone(t.Context(), time.Minute)
 	require.NoError(t, err)
-	require.NoError(t, store.Free(t.Context(), m[0].Ref()))
+	require.NoError(t, store.Free(t.Context(), outflow.Leased{Ref: m[0].Ref(), LeasedUntil: m[0].LeasedUntil}))
 	for range 5 {
 		store.Failed("sqs://a", errDown)
 	}

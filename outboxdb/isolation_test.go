@@ -120,3 +120,18 @@ func TestSuspectIsNoProbe(t *testing.T) {
 	require.Len(t, alone, 1)
 	require.Equal(t, id, alone[0].ID)
 }
+
+// Between a scanner's look at the runs of a destination and what it learns of one,
+// another scanner may have claimed the message: that start is on its way.
+func TestFreeLeavesALaterClaim(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	id := enqueue(t, pool, message("sqs://a"))[0]
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true`)
+	seen, err := outboxdb.New(pool).Retrying(t.Context(), "sqs://a", uuid.UUID{}, 10)
+	require.NoError(t, err)
+	require.Len(t, claim(t, store, request()).Messages, 1)
+	require.NoError(t, store.Free(t.Context(), seen[0]))
+	require.Greater(t, stands(t, pool, id).LeasedFor, 30.0)
+}

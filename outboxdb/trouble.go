@@ -41,17 +41,17 @@ const (
 // probe take no place of others: their breakers stay open until something comes.
 const takeProbes = `
 WITH chosen AS MATERIALIZED (
-    SELECT h.destination, c.id, c.generation, c.running
+    SELECT h.destination, c.id, c.generation, c.available_at, c.running
       FROM outbox.destinations AS h
      CROSS JOIN LATERAL (
-           (SELECT m.id, m.generation, true AS running FROM outbox.messages AS m
+           (SELECT m.id, m.generation, m.available_at, true AS running FROM outbox.messages AS m
              WHERE m.retrying AND m.destination = h.destination AND m.id > coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000')
              ORDER BY m.id LIMIT 1)
            UNION ALL
-           (SELECT m.id, m.generation, true FROM outbox.messages AS m
+           (SELECT m.id, m.generation, m.available_at, true FROM outbox.messages AS m
              WHERE m.retrying AND m.destination = h.destination ORDER BY m.id LIMIT 1)
            UNION ALL
-           (SELECT m.id, m.generation, false FROM outbox.messages AS m
+           (SELECT m.id, m.generation, m.available_at, false FROM outbox.messages AS m
              WHERE m.state = 'pending' AND m.destination = h.destination AND m.available_at <= now() AND m.claims < 5
              ORDER BY m.available_at LIMIT 1)
            LIMIT 1) AS c
@@ -64,13 +64,14 @@ UPDATE outbox.destinations AS h
    SET probe_id = c.id, probe_until = now() + $2::interval
   FROM chosen AS c
  WHERE h.destination = c.destination
-RETURNING h.destination, c.id, c.generation, c.running`
+RETURNING h.destination, c.id, c.generation, c.available_at, c.running`
 
-// free makes a row claimable whose run is lost.
+// free makes a row claimable whose run is lost. The lease ($3) that was seen before
+// Temporal was asked tells it from a later claim, whose start may be on its way.
 const free = `
 UPDATE outbox.messages AS m
    SET available_at = now()
- WHERE m.id = $1 AND m.generation = $2 AND m.finished_at IS NULL`
+ WHERE m.id = $1 AND m.generation = $2 AND m.available_at = $3 AND m.finished_at IS NULL`
 
 // takeRecovered leases ($2) up to $1 destinations whose runs are to be told.
 const takeRecovered = `
@@ -95,7 +96,7 @@ UPDATE outbox.destinations AS h
 
 // retryingOf pages through a destination's messages off the fast path.
 const retryingOf = `
-SELECT m.id, m.generation
+SELECT m.id, m.generation, m.available_at
   FROM outbox.messages AS m
  WHERE m.retrying AND m.destination = $1 AND m.id > $2
  ORDER BY m.id
@@ -110,7 +111,7 @@ func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
 		return nil, fmt.Errorf("choosing probes: %w", err)
 	}
 	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outflow.Probe, err error) {
-		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.Running)
+		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("choosing probes: %w", err)
@@ -118,10 +119,11 @@ func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
 	return probes, nil
 }
 
-// Free makes a message claimable whose run is lost.
-func (s *Store) Free(ctx context.Context, ref outflow.Ref) error {
-	if _, err := s.pool.Exec(ctx, free, ref.ID, ref.Generation); err != nil {
-		return fmt.Errorf("freeing message %s: %w", ref.ID, err)
+// Free makes a message claimable whose run is lost, unless its lease has been moved
+// since it was seen.
+func (s *Store) Free(ctx context.Context, m outflow.Leased) error {
+	if _, err := s.pool.Exec(ctx, free, m.ID, m.Generation, m.LeasedUntil); err != nil {
+		return fmt.Errorf("freeing message %s: %w", m.ID, err)
 	}
 	return nil
 }
@@ -150,14 +152,16 @@ func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error 
 
 // Retrying pages through the messages of a destination that are off the fast
 // path, by ID: at most limit of those after one.
-func (s *Store) Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Ref, error) {
+func (s *Store) Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Leased, error) {
 	rows, err := s.pool.Query(ctx, retryingOf, destination, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("listing the retrying messages of %s: %w", destination, err)
 	}
-	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[outflow.Ref])
+	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m outflow.Leased, err error) {
+		return m, row.Scan(&m.ID, &m.Generation, &m.LeasedUntil)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the retrying messages of %s: %w", destination, err)
 	}
-	return refs, nil
+	return leased, nil
 }

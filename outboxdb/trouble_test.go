@@ -172,6 +172,12 @@ func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
 	require.Equal(t, map[string]int{"sqs://down": 50}, byDestination(claim(t, outboxdb.New(pool), request())), "all of them at once")
 }
 
+// leased is a message as whoever sees its lease now.
+func leased(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) outflow.Leased {
+	t.Helper()
+	return outflow.Leased{Ref: ref(id), LeasedUntil: stands(t, pool, id).AvailableAt}
+}
+
 func TestProbes(t *testing.T) {
 	t.Parallel()
 	probes := func(t *testing.T, store *outboxdb.Store) []outflow.Probe {
@@ -188,7 +194,7 @@ func TestProbes(t *testing.T) {
 		execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute'`)
 		require.Empty(t, probes(t, store), "not yet")
 		probeNow(t, pool)
-		require.Equal(t, []outflow.Probe{{Ref: ref(ids[0]), Destination: "sqs://down"}}, probes(t, store))
+		require.Equal(t, []outflow.Probe{{Leased: leased(t, pool, ids[0]), Destination: "sqs://down"}}, probes(t, store))
 		require.Empty(t, probes(t, outboxdb.New(pool)), "somebody is at it")
 		require.Equal(t, ids[:1], idsOf(claim(t, outboxdb.New(pool), request())))
 		require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
@@ -216,7 +222,7 @@ func TestProbes(t *testing.T) {
 		enqueue(t, pool, messages("sqs://down", 3)...)
 		for i := range 4 {
 			probeNow(t, pool)
-			require.Equal(t, []outflow.Probe{{Ref: retrying[i%3], Destination: "sqs://down", Running: true}}, probes(t, store))
+			require.Equal(t, []outflow.Probe{{Leased: retrying[i%3], Destination: "sqs://down", Running: true}}, probes(t, store))
 		}
 		require.Empty(t, claim(t, store, request()).Messages, "the probe is its run's")
 

@@ -20,9 +20,9 @@ type Destinations interface {
 	TakeProbes(ctx context.Context) ([]outflow.Probe, error)
 	TakeRecovered(ctx context.Context) ([]outflow.Recovered, error)
 	ForgetRecovered(ctx context.Context, r outflow.Recovered) error
-	Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Ref, error)
-	// Free makes a message claimable whose run is lost.
-	Free(ctx context.Context, ref outflow.Ref) error
+	Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Leased, error)
+	// Free makes a message claimable whose run is lost, if it has that lease still.
+	Free(ctx context.Context, m outflow.Leased) error
 }
 
 const (
@@ -57,7 +57,7 @@ func (s *Scanner) probe(ctx context.Context) error {
 	probes, err := s.store.TakeProbes(ctx)
 	for _, p := range probes {
 		if p.Running {
-			err = errors.Join(err, s.tell(ctx, p.Ref))
+			err = errors.Join(err, s.tell(ctx, p.Leased))
 		}
 	}
 	if len(probes) > 0 {
@@ -113,11 +113,11 @@ func (s *Scanner) tellAll(ctx context.Context, destination string) (told int, er
 
 // tell has a run try now. One that Temporal does not know is lost with its
 // namespace, or was ended by somebody: its message is freed for a new one.
-func (s *Scanner) tell(ctx context.Context, ref outflow.Ref) error {
-	err := s.client.SignalWorkflow(ctx, workflows.DeliverID(s.opts.Outbox, ref.ID), "", workflows.SignalTryNow, nil)
+func (s *Scanner) tell(ctx context.Context, m outflow.Leased) error {
+	err := s.client.SignalWorkflow(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), "", workflows.SignalTryNow, nil)
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {
-		return s.store.Free(ctx, ref)
+		return s.store.Free(ctx, m)
 	}
 	return err
 }
