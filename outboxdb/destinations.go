@@ -67,6 +67,7 @@ type destinations struct {
 type known struct {
 	reached time.Time // when it last said that a message arrived
 	failing bool      // the table may say that it is failing
+	inARow  int       // failures since the last success
 
 	succeeded  bool // to be told, and before the failures
 	failures   int
@@ -86,6 +87,7 @@ func (s *Store) Succeeded(destination string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.of(destination)
+	k.inARow = 0
 	if !k.failing && k.failures == 0 && time.Since(k.reached) < reachedAgain {
 		return
 	}
@@ -94,17 +96,20 @@ func (s *Store) Succeeded(destination string) {
 }
 
 // Failed notes that a destination took nothing: an error of class unavailable.
-// Several failures and no success between them open its breaker.
-func (s *Store) Failed(destination string, err error) {
+// Several failures and no success between them open its breaker. It returns how
+// many there have been in this process since its last success.
+func (s *Store) Failed(destination string, err error) (inARow int) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.of(destination)
 	k.failing = true
 	k.failures++
+	k.inARow++
 	k.lastError = outflow.CleanErrorText(err.Error())
 	k.retryAfter = min(max(k.retryAfter, outflow.RetryAfter(err)), longestAsked)
 	h.tell(destination, k)
+	return k.inARow
 }
 
 // Reached reports whether a message has ever reached a destination, as far as the

@@ -214,6 +214,18 @@ UPDATE outbox.messages AS m
    AND (m.generation > $2 AND NOT m.retrying AND m.available_at > greatest(m.due_at, now() + interval '1 second')
         OR m.generation = $2 AND m.claims >= 5)`
 
+// putBack leaves rows to later claims whose destination took nothing: they wait as
+// rows, without a run. A row that comes back again and again waits longer each time,
+// up to a minute; the first seconds give its run time to close. Its process lives,
+// so the claim does not count.
+const putBack = lockRows + `
+UPDATE outbox.messages AS m
+   SET available_at = now() + least(interval '1 second' * 2 ^ least(m.attempts, 6), interval '1 minute'),
+       claims = greatest(m.claims - 1, 0), attempts = m.attempts + r.attempts, last_error = coalesce(r.last_error, m.last_error)
+  FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS r (id, generation, last_error, attempts)
+ WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL AND NOT m.retrying
+RETURNING ` + outcomeColumns
+
 // pendingCounts counts what is not final, by destination.
 const pendingCounts = `
 SELECT m.destination,

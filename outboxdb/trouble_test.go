@@ -413,3 +413,46 @@ func TestTwoWeeksOfOutageEndNothing(t *testing.T) {
 	}
 	require.Zero(t, stands(t, pool, id).Claims)
 }
+
+// What is put back waits as a row, longer each time, and its claim does not count.
+func TestPutBack(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	for n, wait := range []float64{1, 2, 4, 8, 16, 32, 60, 60} {
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now()`)
+		m := claim(t, store, request()).Messages
+		require.Len(t, m, 1)
+		o, err := store.PutBack(t.Context(), ref(id), fmt.Sprint("503, number ", n))
+		require.NoError(t, err)
+		require.Equal(t, outflow.Pending, o.State)
+		<-m[0].Settled
+		s := stands(t, pool, id)
+		require.Zero(t, s.Claims)
+		require.Equal(t, n+1, s.Attempts)
+		require.InDelta(t, wait, s.LeasedFor, 1)
+		require.Equal(t, fmt.Sprint("503, number ", n), *s.LastError)
+	}
+	for name, set := range map[string]string{
+		"a later generation": `generation = 2`, "final": `state = 'dead', finished_at = now()`, "off the fast path": `retrying = true`,
+	} {
+		id := row(t, pool, set+`, available_at = now() + interval '1 hour'`)
+		_, err := store.PutBack(t.Context(), ref(id), "503")
+		require.NoError(t, err, name)
+		require.Greater(t, stands(t, pool, id).LeasedFor, 3000.0, name)
+		require.Zero(t, stands(t, pool, id).Attempts, name)
+	}
+}
+
+// The Store counts the failures of this process, from its last success.
+func TestFailuresInARow(t *testing.T) {
+	t.Parallel()
+	store := outboxdb.New(teststack.New(t))
+	for n := range 3 {
+		require.Equal(t, n+1, store.Failed("sqs://down", errDown))
+	}
+	require.Equal(t, 1, store.Failed("sqs://other", errDown))
+	store.Succeeded("sqs://down")
+	require.Equal(t, 1, store.Failed("sqs://down", errDown))
+}

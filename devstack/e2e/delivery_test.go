@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
 func TestTwoStartersDeliverEverythingOnce(t *testing.T) {
@@ -59,7 +60,8 @@ func TestStarterKilledInMidBacklog(t *testing.T) {
 
 func TestLeaseExpiresBesideALiveRun(t *testing.T) {
 	w := newWorld(t)
-	w.queues.Inject(fakesqs503("orders"))
+	// A failure of this message, not of its queue, whose breaker stays closed.
+	w.queues.Inject(fakesqs.Fault{Queue: "orders", EntryError: func(fakesqs.Entry) *fakesqs.Error { return &fakesqs.Error{Code: "InternalError"} }})
 	ids := w.enqueue(1, to("sqs://orders"))
 	w.start("outflow-worker")
 	w.start("outflow-starter")
