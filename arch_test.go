@@ -19,8 +19,9 @@ const module = "github.com/outflowhq/outflow"
 // are some rooms' own business. A new room must be added here.
 var arrows = map[string]struct{ rooms, libraries []string }{
 	".":                           {nil, []string{"github.com/google/uuid"}},
-	"outboxdb":                    {[]string{".", "internal/coalesce"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/google/uuid", "go.opentelemetry.io/otel/propagation"}},
+	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid", "go.opentelemetry.io/otel/propagation"}},
 	"outboxdb/outboxtest":         {[]string{".", "activities", "outboxdb", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/sdk/testsuite", "github.com/google/uuid"}},
+	"inbox":                       {[]string{"internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"publish":                     {[]string{"."}, nil},
 	"publish/awssqs":              {[]string{".", "publish", "internal/coalesce"}, []string{"github.com/aws/", "github.com/google/uuid", "golang.org/x/sync"}},
 	"publish/publishtest":         {[]string{".", "publish"}, []string{"github.com/stretchr/testify", "github.com/google/uuid"}},
@@ -30,6 +31,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"scanner":                     {[]string{".", "activities", "workflows"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"internal/coalesce":           {[]string{"."}, nil},
 	"internal/config":             {[]string{".", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"internal/migrations":         {nil, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
 	"internal/program":            {[]string{"internal/config"}, nil},
 	"internal/service": {
 		[]string{".", "activities", "control", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
@@ -49,7 +51,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "activities", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"examples/signup":      {[]string{".", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"examples/signup":      {[]string{".", "inbox", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"examples/signup/demo": {[]string{"examples/signup"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 }
 
