@@ -96,6 +96,26 @@ func TestImportArrows(t *testing.T) {
 	}
 }
 
+// TestConsumersLinkNoDispatcher: what a consumer imports does not lead
+// to Temporal, and reading a message takes no database driver.
+func TestConsumersLinkNoDispatcher(t *testing.T) {
+	var look func(room, from, library string)
+	look = func(room, from, library string) {
+		for _, l := range arrows[room].libraries {
+			if strings.HasPrefix(l, library) {
+				t.Errorf("a consumer that imports %q links %s, by way of %q", from, l, room)
+			}
+		}
+		for _, next := range arrows[room].rooms {
+			look(next, from, library)
+		}
+	}
+	look("inbox", "inbox", "go.temporal.io/")
+	look("inbox", "inbox", "github.com/aws/")
+	look("publish/awssqs", "publish/awssqs", "go.temporal.io/")
+	look("publish/awssqs", "publish/awssqs", "github.com/jackc/pgx")
+}
+
 func allowed(room, imported string) bool {
 	own, ok := arrows[room]
 	if !ok {
