@@ -17,13 +17,13 @@
 //
 // # How long IDs must be kept
 //
-// Longer than any copy of the message can still arrive; [Purge] forgets the
-// others. A copy can be as old as:
+// Longer than any copy of the message can still arrive, counted from when it was
+// first handled; [Purge] forgets the others. A copy can be as old as:
 //
-//   - The queue keeps it: in SQS up to 14 days (4 by default), and as long again
-//     in a dead-letter queue. A redrive from there starts the queue's time anew,
-//     under a new SQS message ID; Outflow's message ID stays the same. So count
-//     from the last redrive that you would still do.
+//   - The queue keeps it: in SQS 4 days by default and 14 at most. A dead-letter
+//     queue goes on counting, but that of a FIFO queue starts anew, and so does
+//     every redrive, under a new SQS message ID; Outflow's stays the same.
+//     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/setting-up-dead-letter-queue-retention.html
 //     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-configure-dead-letter-queue-redrive.html
 //   - An operator's "outflow retry": a dead message is sent again under the SAME
 //     message ID, days or months later. Where an earlier attempt had reached the
@@ -32,8 +32,8 @@
 //     kept for ever unless OUTFLOW_KEEP_DEAD says otherwise, so this is a rule for
 //     people: retry nothing that is older than what the consumers remember.
 //
-// 60 days cover a queue and a dead-letter queue of 14 days each, a redrive, and
-// retries within the month.
+// 60 days cover one sending with one redrive (28 days, or 56 on FIFO queues), and
+// on standard queues a retry within the month, too.
 //
 // The other side of the same rule: a message whose ID is here is never handled
 // again, however it is sent. To have it handled again on purpose, use "outflow

@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,4 +113,25 @@ func TestPurgeRefusesBadInput(t *testing.T) {
 		require.Equal(t, field, refused.Field)
 	}
 	require.Equal(t, 3, left(t, pool, "mailer"))
+}
+
+// A chunk costs what it deletes, however many IDs there are and whatever the
+// planner believes of them.
+func TestPurgeReadsItsIndex(t *testing.T) {
+	t.Parallel()
+	pool := newInbox(t)
+	seen(t, pool, "mailer", 20_000, 59*day)
+	seen(t, pool, "mailer", 500, 61*day)
+	for _, statistics := range []string{`SELECT 1`, `ANALYZE inbox.seen`} {
+		execute(t, pool, statistics)
+		rows, err := pool.Query(t.Context(), `EXPLAIN `+inbox.StatementPurge, "mailer", 60*day, time.Time{}, 1000)
+		require.NoError(t, err)
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		plan := strings.Join(lines, "\n")
+		require.Contains(t, plan, "seen_oldest", statistics)
+		require.Contains(t, plan, "seen_pkey", statistics)
+		require.NotContains(t, plan, "Seq Scan", statistics)
+		require.NotContains(t, plan, "Sort", statistics)
+	}
 }
