@@ -71,7 +71,7 @@ func TestLeaseExpiresBesideALiveRun(t *testing.T) {
 	_, err := w.pool.Exec(t.Context(), "UPDATE outbox.messages SET available_at = now() WHERE id = $1", ids[0])
 	require.NoError(t, err)
 	w.eventually(10*time.Second, "a claim met the live run and was not counted", func() bool {
-		return w.count("available_at > now() AND claims = 1") == 1
+		return w.count("available_at > now() AND claims = 0") == 1
 	})
 	w.queues.Heal("")
 	w.eventually(time.Minute, "delivered by the live run", func() bool { return w.count("state = 'delivered'") == 1 })
