@@ -1,6 +1,7 @@
 package outboxdb_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -172,4 +173,37 @@ func TestDestinationThatTakesAFew(t *testing.T) {
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NULL)`)
 	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
 	require.Len(t, claim(t, store, request()).Messages, 3)
+}
+
+// Scanners that act at once pass over what another one has in hand.
+func TestNobodyWaitsForAnotherScanner(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	probe := enqueue(t, pool, message("sqs://down"))[0]
+	suspect := enqueue(t, pool, message("sqs://a"))[0]
+	execute(t, pool, `UPDATE outbox.messages SET claims = 5 WHERE id = $1`, suspect)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_id = $1, probe_until = now() + interval '1 minute'`, probe)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.messages FOR UPDATE`)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	alone, err := store.ClaimAlone(ctx, time.Minute)
+	require.NoError(t, err)
+	require.Empty(t, alone)
+	store.WalkNext()
+	claimed, err := store.Claim(ctx, request())
+	require.NoError(t, err)
+	require.Empty(t, claimed.Messages)
+
+	probeNow(t, pool)
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.destinations FOR UPDATE`)
+	require.NoError(t, err)
+	probes, err := store.TakeProbes(ctx)
+	require.NoError(t, err)
+	require.Empty(t, probes)
 }
