@@ -1,6 +1,7 @@
 package outboxdb_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -129,9 +130,80 @@ func TestFreeLeavesALaterClaim(t *testing.T) {
 	store := outboxdb.New(pool)
 	id := enqueue(t, pool, message("sqs://a"))[0]
 	execute(t, pool, `UPDATE outbox.messages SET retrying = true`)
-	seen, err := outboxdb.New(pool).Retrying(t.Context(), "sqs://a", uuid.UUID{}, 10)
-	require.NoError(t, err)
+	seen := retryingOf(t, pool, store, "sqs://a")
 	require.Len(t, claim(t, store, request()).Messages, 1)
 	require.NoError(t, store.Free(t.Context(), seen[0]))
 	require.Greater(t, stands(t, pool, id).LeasedFor, 30.0)
+}
+
+// A destination that takes a few messages at a time: its telling stops with the next
+// failure, and the messages that are told go first.
+func TestDestinationThatTakesAFew(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	enqueue(t, pool, messages("sqs://down", 250)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
+	enqueue(t, pool, messages("sqs://down", 3)...)
+	store.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
+	recovered, err := store.TakeRecovered(t.Context())
+	require.NoError(t, err)
+	page := func() int {
+		leased, err := store.Retrying(t.Context(), recovered[0], uuid.UUID{}, 1000)
+		require.NoError(t, err)
+		return len(leased)
+	}
+	require.Equal(t, 250, page())
+	require.Empty(t, claim(t, store, request()).Messages, "it collects no more of them")
+
+	store.Failed("sqs://down", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
+	require.Zero(t, page())
+	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
+
+	// The breaker did not open: nobody would tell the others, were they forgotten.
+	execute(t, pool, `UPDATE outbox.destinations SET probe_until = now() WHERE probe_until < now() + interval '2 seconds'`)
+	recovered, err = store.TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Len(t, recovered, 1)
+	require.Equal(t, 250, page())
+
+	store.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NULL)`)
+	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
+	require.Len(t, claim(t, store, request()).Messages, 3)
+}
+
+// Scanners that act at once pass over what another one has in hand.
+func TestNobodyWaitsForAnotherScanner(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	probe := enqueue(t, pool, message("sqs://down"))[0]
+	suspect := enqueue(t, pool, message("sqs://a"))[0]
+	execute(t, pool, `UPDATE outbox.messages SET claims = 5 WHERE id = $1`, suspect)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_id = $1, probe_until = now() + interval '1 minute'`, probe)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.messages FOR UPDATE`)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	alone, err := store.ClaimAlone(ctx, time.Minute)
+	require.NoError(t, err)
+	require.Empty(t, alone)
+	store.WalkNext()
+	claimed, err := store.Claim(ctx, request())
+	require.NoError(t, err)
+	require.Empty(t, claimed.Messages)
+
+	probeNow(t, pool)
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.destinations FOR UPDATE`)
+	require.NoError(t, err)
+	probes, err := store.TakeProbes(ctx)
+	require.NoError(t, err)
+	require.Empty(t, probes)
 }

@@ -62,8 +62,10 @@ SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS
 // claim takes due rows of the given destinations ($1), each from its low-water
 // mark ($2) and at most its quota ($3), together at most $4 rows and $5 bytes,
 // for a lease of $6. Of a destination whose breaker is open it takes the one row
-// that a scanner chose as the probe, and of one that is failing no more than
-// leave it $7 rows off the fast path. A row whose lease is over is not one of
+// that a scanner chose as the probe, and of one that is failing,
+// or whose runs are still being told that it works again, no more than leave it $7
+// rows off the fast path: else one that takes a few at a time would collect more
+// with each success. A row whose lease is over is not one of
 // these: its run is lost. Nor does the cap outlast ten minutes in which every
 // retrying run has tried and the breaker did not open: then those that fail are to
 // blame, not their destination. Suspects are claimed alone, elsewhere. The
@@ -77,7 +79,7 @@ const claim = `
 WITH allowed AS MATERIALIZED (
     SELECT d.destination, d.mark, CASE WHEN h.open_until IS NOT NULL AND h.probe_until > now() THEN h.probe_id END AS probe,
            CASE WHEN h.open_until IS NOT NULL THEN 0
-                WHEN h.failing_since IS NULL OR h.failing_since < now() - interval '10 minutes' THEN d.quota
+                WHEN h.recovered_at IS NULL AND (h.failing_since IS NULL OR h.failing_since < now() - interval '10 minutes') THEN d.quota
                 ELSE greatest(0, least(d.quota, $7::int - (SELECT count(*)
                      FROM (SELECT FROM outbox.messages AS r
                             WHERE r.retrying AND r.destination = d.destination AND r.available_at > now() ORDER BY r.id LIMIT $7) AS few)))

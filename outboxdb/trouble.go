@@ -94,13 +94,15 @@ UPDATE outbox.destinations AS h
    SET recovered_at = NULL, probe_until = NULL
  WHERE h.destination = $1 AND h.recovered_at = $2`
 
-// retryingOf pages through a destination's messages off the fast path.
+// retryingOf pages through a destination's messages off the fast path, as long as
+// nothing has failed there since it recovered ($2).
 const retryingOf = `
 SELECT m.id, m.generation, m.available_at
   FROM outbox.messages AS m
- WHERE m.retrying AND m.destination = $1 AND m.id > $2
+ WHERE m.retrying AND m.destination = $1 AND m.id > $3
+   AND EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = $1 AND h.recovered_at = $2)
  ORDER BY m.id
- LIMIT $3`
+ LIMIT $4`
 
 // TakeProbes chooses the messages that probe the destinations whose breakers may
 // be probed now, at most one each, and leases the probing to the caller: it tells
@@ -150,18 +152,19 @@ func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error 
 	return nil
 }
 
-// Retrying pages through the messages of a destination that are off the fast
-// path, by ID: at most limit of those after one.
-func (s *Store) Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Leased, error) {
-	rows, err := s.pool.Query(ctx, retryingOf, destination, after, limit)
+// Retrying pages through the messages of a recovered destination that are off the
+// fast path, by ID: at most limit of those after one. There are none once something
+// has failed there again.
+func (s *Store) Retrying(ctx context.Context, r outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error) {
+	rows, err := s.pool.Query(ctx, retryingOf, r.Destination, r.At, after, limit)
 	if err != nil {
-		return nil, fmt.Errorf("listing the retrying messages of %s: %w", destination, err)
+		return nil, fmt.Errorf("listing the retrying messages of %s: %w", r.Destination, err)
 	}
 	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m outflow.Leased, err error) {
 		return m, row.Scan(&m.ID, &m.Generation, &m.LeasedUntil)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listing the retrying messages of %s: %w", destination, err)
+		return nil, fmt.Errorf("listing the retrying messages of %s: %w", r.Destination, err)
 	}
 	return leased, nil
 }

@@ -172,6 +172,18 @@ func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
 	require.Equal(t, map[string]int{"sqs://down": 50}, byDestination(claim(t, outboxdb.New(pool), request())), "all of them at once")
 }
 
+// retryingOf are the messages that would be told if the destination recovered.
+func retryingOf(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, destination string) []outflow.Leased {
+	t.Helper()
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, recovered_at) VALUES ($1, '2020-01-01Z')
+		ON CONFLICT (destination) DO UPDATE SET recovered_at = '2020-01-01Z'`, destination)
+	defer execute(t, pool, `UPDATE outbox.destinations SET recovered_at = NULL`)
+	at := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	leased, err := store.Retrying(t.Context(), outflow.Recovered{Destination: destination, At: at}, uuid.UUID{}, 10)
+	require.NoError(t, err)
+	return leased
+}
+
 // leased is a message as whoever sees its lease now.
 func leased(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) outflow.Leased {
 	t.Helper()
@@ -216,8 +228,7 @@ func TestProbes(t *testing.T) {
 		store := opened(t, pool)
 		enqueue(t, pool, messages("sqs://down", 3)...)
 		execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
-		retrying, err := store.Retrying(t.Context(), "sqs://down", uuid.UUID{}, 10)
-		require.NoError(t, err)
+		retrying := retryingOf(t, pool, store, "sqs://down")
 		require.Len(t, retrying, 3)
 		enqueue(t, pool, messages("sqs://down", 3)...)
 		for i := range 4 {

@@ -152,7 +152,7 @@ func (t *table) ForgetRecovered(_ context.Context, r outflow.Recovered) error {
 }
 
 // Retrying pages through retrying, which is in the order of the IDs.
-func (t *table) Retrying(_ context.Context, _ string, after uuid.UUID, limit int) ([]outflow.Leased, error) {
+func (t *table) Retrying(_ context.Context, _ outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var page []outflow.Leased

@@ -20,7 +20,8 @@ type Destinations interface {
 	TakeProbes(ctx context.Context) ([]outflow.Probe, error)
 	TakeRecovered(ctx context.Context) ([]outflow.Recovered, error)
 	ForgetRecovered(ctx context.Context, r outflow.Recovered) error
-	Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Leased, error)
+	// Retrying returns none once the destination has failed again.
+	Retrying(ctx context.Context, r outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error)
 	// Free makes a message claimable whose run is lost, if it has that lease still.
 	Free(ctx context.Context, m outflow.Leased) error
 }
@@ -29,9 +30,13 @@ const (
 	// tendTimeout bounds one tending; what it leaves, the next one does.
 	tendTimeout = 15 * time.Second
 	// tellPage and tellAtOnce bound the signals to retrying runs: a run that is told
-	// costs Temporal some workflow tasks.
+	// costs Temporal some workflow tasks. A destination that takes only a few at a
+	// time shows it after the first pages: each is twice the one before, from
+	// tellFirst, and leaves tellPause for a failure to be noted.
+	tellFirst  = 10
 	tellPage   = 200
 	tellAtOnce = 8
+	tellPause  = 300 * time.Millisecond
 )
 
 // tend has troubled destinations probed, and the runs of recovered ones try at
@@ -72,7 +77,7 @@ func (s *Scanner) tellRecovered(ctx context.Context) error {
 	recovered, err := s.store.TakeRecovered(ctx)
 	errs := []error{err}
 	for _, r := range recovered {
-		told, err := s.tellAll(ctx, r.Destination)
+		told, err := s.tellAll(ctx, r)
 		if err == nil {
 			err = s.store.ForgetRecovered(ctx, r)
 		}
@@ -85,11 +90,12 @@ func (s *Scanner) tellRecovered(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// tellAll has every retrying run of a destination try now.
-func (s *Scanner) tellAll(ctx context.Context, destination string) (told int, err error) {
+// tellAll has the retrying runs of a destination try now, all of them if it goes on
+// to work.
+func (s *Scanner) tellAll(ctx context.Context, r outflow.Recovered) (told int, err error) {
 	var after uuid.UUID
-	for {
-		page, err := s.store.Retrying(ctx, destination, after, tellPage)
+	for size := tellFirst; ; size = min(2*size, tellPage) {
+		page, err := s.store.Retrying(ctx, r, after, size)
 		if err != nil || len(page) == 0 {
 			return told, err
 		}
@@ -107,7 +113,11 @@ func (s *Scanner) tellAll(ctx context.Context, destination string) (told int, er
 			return told, err
 		}
 		told += len(page)
+		if len(page) < size {
+			return told, nil
+		}
 		after = page[len(page)-1].ID
+		sleep(ctx, tellPause)
 	}
 }
 

@@ -81,6 +81,22 @@ func TestEveryRunOfARecoveredDestinationIsTold(t *testing.T) {
 	})
 }
 
+// The first that are told show whether the destination takes more: it is not asked to
+// take all at once.
+func TestTellingBeginsWithAFew(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.troubled, w.table.retrying = true, newLeased(450)
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+	}, func(w *world) {
+		pass(200 * time.Millisecond)
+		assert.Len(t, w.engine.seen().signals, 10)
+		w.table.set(func(table *table) { table.retrying = nil }) // it failed again
+		pass(10 * time.Second)
+		w.stop()
+		assert.Len(t, w.engine.seen().signals, 10)
+	})
+}
+
 // A telling that Temporal interrupts is taken up again.
 func TestTellingIsRepeatedUntilItIsDone(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
