@@ -33,6 +33,10 @@ func TestBrokenDestinationHurtsOnlyItself(t *testing.T) {
 	const n = 600
 	w.queues.Inject(fakesqs503("down"))
 	ids := w.enqueue(n, to("sqs://down"))
+	// Its backlog costs what any backlog does, until the breaker opens.
+	w.eventually(30*time.Second, "its breaker is open", func() bool {
+		return w.breakerIsOpen() && w.count("destination = 'sqs://down' AND claims > 0 AND NOT retrying") == 0
+	})
 	beside := deliver()
 	untouched := w.count("destination = 'sqs://down' AND attempts = 0 AND claims = 0")
 	t.Logf("p99 of healthy deliveries: %s alone, %s beside a broken destination; %d of its %d messages untouched", alone, beside, untouched, n)
@@ -60,15 +64,17 @@ func TestDeletedQueueIsWaitedFor(t *testing.T) {
 
 	w.queues.DeleteQueue("", "orders")
 	ids := w.enqueue(100, to("sqs://orders"))
-	w.eventually(30*time.Second, "its breaker is open", func() bool {
-		var open bool
-		require.NoError(t, w.pool.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)").Scan(&open))
-		return open
-	})
+	w.eventually(30*time.Second, "its breaker is open", w.breakerIsOpen)
 	require.Zero(t, w.count("state = 'dead'"))
 	w.queues.CreateQueue("", "orders", nil)
 	w.eventually(time.Minute, "all delivered", func() bool { return w.count("state = 'delivered'") == 101 })
 	missing, duplicates := w.tally("orders", ids)
 	require.Zero(t, missing)
 	require.Zero(t, duplicates)
+}
+
+func (w *world) breakerIsOpen() (open bool) {
+	w.t.Helper()
+	require.NoError(w.t, w.pool.QueryRow(w.t.Context(), "SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)").Scan(&open))
+	return open
 }
