@@ -132,8 +132,13 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 		return result, nil
 	}
 	if !info.IsLocalActivity {
-		// The next attempt, wherever it runs, notes this on the row.
-		activity.RecordHeartbeat(ctx, attemptNote{LastError: outflow.CleanErrorText(err.Error()), Attempt: info.Attempt})
+		// The next attempt, wherever it runs, notes this on the row. What was not
+		// attempted leaves the last failure as it is.
+		note := attemptNote{Attempt: info.Attempt}
+		if !errors.Is(err, outflow.ErrNotAttempted) {
+			note.LastError = outflow.CleanErrorText(err.Error())
+		}
+		activity.RecordHeartbeat(ctx, note)
 	}
 	return PublishResult{}, translate(err, info.Attempt)
 }

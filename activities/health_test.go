@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/testsuite"
 
 	"github.com/outflowhq/outflow"
 )
@@ -66,8 +65,7 @@ func TestMissingDestinationWithoutADatabase(t *testing.T) {
 func TestHeldBackIsNotSent(t *testing.T) {
 	f, a, ref := newFake()
 	f.record.HeldBack, f.record.HeldBackFor = true, 10*time.Second
-	var suite testsuite.WorkflowTestSuite
-	env := suite.NewTestActivityEnvironment()
+	env, beats := environment()
 	env.RegisterActivity(a)
 	_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
 	var application *temporal.ApplicationError
@@ -78,6 +76,7 @@ func TestHeldBackIsNotSent(t *testing.T) {
 	assert.Contains(t, application.Message(), "sqs://orders takes nothing and is left to one probe at a time")
 	assert.Zero(t, f.sent)
 	assert.Empty(t, f.health, "what was not asked did not fail")
+	assert.Equal(t, []string{""}, *beats, "the row keeps the last real failure")
 }
 
 // A message with which one process after the other died.

@@ -48,9 +48,9 @@ func (s *Scanner) tend(ctx context.Context) {
 	s.nextTend = time.Now().Add(tendAtMost)
 	s.running.Go(func() {
 		defer s.tending.Store(false)
-		ctx, cancel := context.WithTimeout(ctx, tendTimeout)
+		inTime, cancel := context.WithTimeout(ctx, tendTimeout)
 		defer cancel()
-		if err := errors.Join(s.probe(ctx), s.tellRecovered(ctx)); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.probe(inTime), s.tellRecovered(inTime)); err != nil && ctx.Err() == nil {
 			s.opts.Logger.Warn("tending destinations", "error", err)
 		}
 	})
