@@ -117,8 +117,6 @@ func unreached(err error) string {
 	var address *refusedError
 	var dns *net.DNSError
 	var certificate *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
-	var alert tls.AlertError
 	var errno syscall.Errno
 	switch {
 	case errors.As(err, &address):
@@ -129,7 +127,7 @@ func unreached(err error) string {
 		return "looking up the host name went wrong (" + nothingSent + ")"
 	case errors.As(err, &certificate):
 		return "its certificate is not trusted: " + brief(certificate.Err.Error()) + " (" + nothingSent + ")"
-	case errors.As(err, &record), errors.As(err, &alert):
+	case notAgreed(err):
 		return "TLS 1.2 or later can't be agreed upon (" + nothingSent + ")"
 	case timedOut(err):
 		return "no connection in time (" + nothingSent + ")"
@@ -137,6 +135,15 @@ func unreached(err error) string {
 		return errno.Error() + " (" + nothingSent + ")"
 	}
 	return "no connection (" + nothingSent + ")"
+}
+
+// notAgreed reports whether the other side speaks no TLS, or none that we do.
+// crypto/tls has no type that covers them all.
+func notAgreed(err error) bool {
+	var record tls.RecordHeaderError
+	var alert *net.OpError
+	return errors.As(err, &record) || strings.HasPrefix(err.Error(), "tls: ") ||
+		errors.As(err, &alert) && (alert.Op == "remote error" || alert.Op == "local error")
 }
 
 func timedOut(err error) bool {

@@ -13,9 +13,8 @@ import (
 
 // Secret signs requests to a host. Nothing prints it.
 type Secret struct {
-	// Behind a pointer even fmt, which looks into unexported fields, shows an
-	// address.
-	key *[]byte
+	// A function, since fmt looks into unexported fields, and through pointers.
+	key func() []byte
 }
 
 const secretPrefix = "whsec_"
@@ -31,7 +30,7 @@ func ParseSecret(text string) (Secret, error) {
 	if !found || err != nil || len(key) < leastKey || len(key) > mostKey {
 		return Secret{}, fmt.Errorf("wants %s and %d to %d random bytes in base64, with padding", secretPrefix, leastKey, mostKey)
 	}
-	return Secret{key: &key}, nil
+	return Secret{key: func() []byte { return key }}, nil
 }
 
 // ParseSecrets reads one or more secrets with spaces between them.
@@ -57,7 +56,7 @@ func (s Secret) GoString() string { return s.String() }
 
 // sign returns the signature of a request, in the form of HeaderSignature.
 func (s Secret) sign(id, timestamp string, body []byte) string {
-	h := hmac.New(sha256.New, *s.key)
+	h := hmac.New(sha256.New, s.key())
 	fmt.Fprintf(h, "%s.%s.", id, timestamp)
 	h.Write(body)
 	return "v1," + base64.StdEncoding.EncodeToString(h.Sum(nil))

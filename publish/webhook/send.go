@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -116,7 +117,8 @@ func (p *Publisher) allowed(to target) ([]Secret, error) {
 		return nil, outflow.Unavailable(fmt.Errorf("posting to %s: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, or cancel the message)", to))
 	}
 	secrets := p.secrets(host)
-	if len(secrets) == 0 {
+	unset := func(s Secret) bool { return s.key == nil }
+	if len(secrets) == 0 || slices.ContainsFunc(secrets, unset) {
 		return nil, outflow.Unavailable(fmt.Errorf("posting to %s: there is no secret for the host (add one to OUTFLOW_WEBHOOK_SECRETS_FILE)", to))
 	}
 	return secrets, nil

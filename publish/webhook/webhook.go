@@ -112,10 +112,13 @@ func New(o Options) *Publisher {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	p.transport = &http.Transport{
-		Proxy:                  nil,
-		DialContext:            p.dial,
-		Protocols:              protocols,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs},
+		Proxy:       nil,
+		DialContext: p.dial,
+		Protocols:   protocols,
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs,
+			ClientSessionCache: tls.NewLRUClientSessionCache(0), // cheaper handshakes where many are made
+		},
 		TLSHandshakeTimeout:    p.timeout,
 		DisableCompression:     true, // an answer is never unpacked
 		MaxResponseHeaderBytes: maxAnswerHeader,

@@ -260,3 +260,18 @@ func failed(t *testing.T, err error, want outflow.Class, says string) {
 		require.NotContains(t, err.Error(), hidden)
 	}
 }
+
+// listenPlain serves plain http on this machine.
+func listenPlain(t *testing.T, server *http.Server) (port string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(l)
+	}()
+	t.Cleanup(func() { server.Close(); <-done })
+	_, port, _ = net.SplitHostPort(l.Addr().String())
+	return port
+}
