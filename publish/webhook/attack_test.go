@@ -71,6 +71,10 @@ func TestHostileReceivers(t *testing.T) {
 			for ; err == nil; _, err = io.WriteString(c, "X-Filler: "+strings.Repeat("a", 1000)+"\r\n") {
 			}
 		}, "the answer has more than 65536 bytes of headers (it may have been received", false},
+		"sends too many headers": {func(c net.Conn) {
+			readRequest(c)
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"+strings.Repeat("X-Filler: "+strings.Repeat("a", 1000)+"\r\n", 100)+"\r\n")
+		}, "the answer has more than 65536 bytes of headers (it may have been received", false},
 		"speaks no HTTP, and quotes": {func(c net.Conn) {
 			readRequest(c)
 			_, _ = io.WriteString(c, "you said "+marker+" with "+secretText+"\r\n\r\n")
@@ -139,6 +143,25 @@ func TestAStatusCountsHoweverTheAnswerGoesOn(t *testing.T) {
 			<-gone // the connection was given up
 			assert.Less(t, sent.Load(), int64(64<<20), "what the network's buffers hold, far from a gigabyte")
 		})
+	}
+}
+
+// TestLongAnswers: 64 KiB are read, so that the connection can be used again; more
+// than that, and it is closed.
+func TestLongAnswers(t *testing.T) {
+	a := newAuthority(t)
+	for size, connections := range map[int]int64{0: 1, 64 << 10: 1, 64<<10 + 1: 2, 1 << 20: 2} {
+		l := listen(t, a.config(t, name, hour()), func(c net.Conn) {
+			for readRequest(c) {
+				_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("a", size))
+			}
+		})
+		p := publisher(t, a, webhook.Options{})
+		for range 2 {
+			_, err := p.Publish(t.Context(), message(l.port()))
+			require.NoError(t, err)
+		}
+		assert.Equal(t, connections, l.accepted.Load(), "%d bytes", size)
 	}
 }
 
@@ -353,19 +376,43 @@ func TestTheCallersTime(t *testing.T) {
 	})
 }
 
+// TestSendTakesTheCallersTime, longer or shorter; its own only where there is none.
+func TestSendTakesTheCallersTime(t *testing.T) {
+	a := newAuthority(t)
+	port := serveHTTP(t, a, func(_ http.ResponseWriter, req *http.Request) {
+		select {
+		case <-time.After(800 * time.Millisecond):
+		case <-req.Context().Done():
+		}
+	})
+	p := publisher(t, a, webhook.Options{Timeout: 400 * time.Millisecond})
+	_, err := p.Send(t.Context(), message(port).Destination, "id", "", []byte(marker), nil)
+	failed(t, err, outflow.ClassUnavailable, "no answer in time")
+	long, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err = p.Send(long, message(port).Destination, "id", "", []byte(marker), nil)
+	require.NoError(t, err)
+	_, err = p.Publish(long, message(port))
+	failed(t, err, outflow.ClassUnavailable, "no answer in time")
+}
+
 // TestErrorsStayShort, whatever the address.
 func TestErrorsStayShort(t *testing.T) {
 	p := publisher(t, nil, webhook.Options{})
+	long := "https://other.example.com/" + strings.Repeat("a", 1900) + "?token=hunter2"
 	for _, destination := range []string{
-		"https://other.example.com/" + strings.Repeat("a", 1900) + "?token=hunter2",
-		"https://ada:hunter2@" + name + "/", "https://" + name + "/#hunter2", "https://" + name + "/%zzhunter2", "https://?token=hunter2",
+		long, "https://ada:hunter2@" + name + "/", "https://" + name + "/#hunter2", "https://" + name + "/%zzhunter2", "https://?token=hunter2",
 		"https://" + name + ":hunter2/", "https://[fe80::1%25hunter2/", "https://hunter2 .example.com/",
 	} {
 		_, err := p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: destination, Payload: []byte(marker)})
-		failed(t, err, outflow.ClassOf(err), "")
+		want := outflow.ClassPermanent
+		if destination == long { // nothing is wrong with it
+			want = outflow.ClassUnavailable
+		}
+		failed(t, err, want, "")
 		assert.Less(t, len(err.Error()), 600)
 		_, err = p.Send(t.Context(), destination, "id", "", []byte(marker), nil)
-		failed(t, err, outflow.ClassOf(err), "")
+		failed(t, err, want, "")
 	}
 	_, err := p.Send(t.Context(), "file:///etc/passwd", "id", "", nil, nil)
 	failed(t, err, outflow.ClassPermanent, "wants https://host/path")

@@ -43,7 +43,8 @@ var sendID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,200}$`)
 // A nil error says that the receiver answered with a status from 200 to 299; the
 // answer is also returned with an error that came of its status. Errors have a
 // class, as those of publish.Publisher. The end of ctx ends the call; where nothing
-// was sent by then, the error wraps outflow.ErrNotAttempted.
+// was sent by then, the error wraps outflow.ErrNotAttempted. A ctx with a deadline
+// gives the call that much time, 30 s at most, instead of Options.Timeout.
 func (p *Publisher) Send(ctx context.Context, address, id, contentType string, body []byte, headers map[string]string) (Answer, error) {
 	to, err := parseTarget(address)
 	if err != nil {
@@ -56,7 +57,11 @@ func (p *Publisher) Send(ctx context.Context, address, id, contentType string, b
 	if err != nil {
 		return Answer{}, outflow.Permanent(fmt.Errorf("posting to %s: %w", to, err))
 	}
-	deadline, err := p.deadline(ctx, to)
+	limit := p.timeout
+	if _, ok := ctx.Deadline(); ok {
+		limit = mostTime
+	}
+	deadline, err := p.deadline(ctx, to, limit)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -90,9 +95,10 @@ func (t target) String() string {
 	return shown
 }
 
-// deadline is when a call ends; the error says that it is not worth beginning.
-func (p *Publisher) deadline(ctx context.Context, to target) (time.Time, error) {
-	deadline := time.Now().Add(p.timeout)
+// deadline is when a call ends, after limit or when the caller says; the error says
+// that it is not worth beginning.
+func (p *Publisher) deadline(ctx context.Context, to target, limit time.Duration) (time.Time, error) {
+	deadline := time.Now().Add(limit)
 	if callers, ok := ctx.Deadline(); ok && callers.Before(deadline) {
 		deadline = callers
 	}

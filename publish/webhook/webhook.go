@@ -55,6 +55,10 @@ const (
 	maxAnswerBody   = 64 << 10
 	drainTime       = 250 * time.Millisecond
 
+	// mostTime bounds a Send whatever the caller says; the specification finds 15
+	// to 30 seconds enough.
+	mostTime = 30 * time.Second
+
 	idlePerHost = 16
 	idleTime    = 30 * time.Second
 )
@@ -67,8 +71,9 @@ type Options struct {
 	// signature each: during a rotation the new one and the old one. host is in
 	// lower case and has no port. A host without a secret is not sent to.
 	Secrets func(host string) []Secret
-	// Timeout bounds a call; 0 means DefaultTimeout. A caller's earlier deadline
-	// goes first.
+	// Timeout bounds a Publish, unless the caller's deadline is earlier, and a Send
+	// whose caller names none; 0 means DefaultTimeout. A connection is made within
+	// it, or not at all.
 	Timeout time.Duration
 	// InsecureLoopback lets destinations that name this machine itself
 	// (localhost, 127.0.0.1, [::1]) through, in plain http too. For development.
@@ -156,7 +161,7 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	if err != nil {
 		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w (enqueue a corrected one)", m.ID, to, err))
 	}
-	deadline, err := p.deadline(ctx, to)
+	deadline, err := p.deadline(ctx, to, p.timeout)
 	if err != nil {
 		return "", err
 	}
