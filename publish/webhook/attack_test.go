@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,8 +21,8 @@ import (
 	"github.com/outflowhq/outflow/publish/webhook"
 )
 
-// hour is beyond every patience of these tests.
-var hour = func() time.Time { return time.Now().Add(time.Hour) }
+// hour is beyond the patience of every test.
+func hour() time.Time { return time.Now().Add(time.Hour) }
 
 // readRequest reads one request, and nothing behind it.
 func readRequest(c net.Conn) bool {
@@ -216,22 +217,22 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 func TestPrivateAddressesAreRefused(t *testing.T) {
 	a := newAuthority(t)
 	l := listen(t, a.config(t, name, hour()), func(net.Conn) {})
-	real := webhook.Options{Hosts: hosts(t, name+", localhost, 127.0.0.1, 169.254.169.254, 2130706433, 0x7f.1"), Secrets: secrets(t, secretText), RootCAs: a.pool}
+	o := webhook.Options{Hosts: hosts(t, name+", localhost, 127.0.0.1, 169.254.169.254, 2130706433, 0x7f.1"), Secrets: secrets(t, secretText), RootCAs: a.pool}
 	for _, host := range []string{"127.0.0.1", "localhost", "169.254.169.254", "[::ffff:127.0.0.1]"} {
-		p := webhook.New(real)
+		p := webhook.New(o)
 		if host == "[::ffff:127.0.0.1]" {
-			o := real
-			o.Hosts = hosts(t, "::ffff:127.0.0.1")
-			p = webhook.New(o)
+			mapped := o
+			mapped.Hosts = hosts(t, "::ffff:127.0.0.1")
+			p = webhook.New(mapped)
 		}
 		_, err := p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: "https://" + host + ":" + l.port() + "/"})
 		failed(t, err, outflow.ClassUnavailable, "only public addresses are sent to (nothing was sent")
 		p.Close()
 	}
-	for _, host := range []string{"2130706433", "0x7f.1"} { // 127.0.0.1 for some resolvers
-		p := webhook.New(real)
+	for _, host := range []string{"2130706433", "0x7f.1"} { // 127.0.0.1 for some resolvers, no name for others
+		p := webhook.NewResolving(o, &resolve(t, "127.0.0.1").Resolver, netip.Addr{})
 		_, err := p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: "https://" + host + ":" + l.port() + "/"})
-		failed(t, err, outflow.ClassUnavailable, "(nothing was sent")
+		failed(t, err, outflow.ClassUnavailable, "nothing was sent")
 		p.Close()
 	}
 	for _, address := range []string{"10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "127.0.0.2"} {
@@ -239,7 +240,6 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 		failed(t, err, outflow.ClassUnavailable, "its address "+address+" is ")
 	}
 	// Development's switch is for names of this machine, not for whatever resolves to it.
-	o := real
 	o.InsecureLoopback = true
 	p := webhook.NewResolving(o, &resolve(t, "127.0.0.1").Resolver, loopback.Next())
 	t.Cleanup(p.Close)
