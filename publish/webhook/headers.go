@@ -98,6 +98,9 @@ func Decode(header http.Header, body []byte) (outflow.Message, error) {
 		return outflow.Message{}, ErrNotOutflow
 	}
 	id, err := uuid.Parse(text)
+	if err == nil && id == uuid.Nil {
+		err = errors.New("it is the zero UUID")
+	}
 	if err != nil {
 		return outflow.Message{}, fmt.Errorf("%w: %w", ErrNotOutflow, err)
 	}

@@ -235,7 +235,7 @@ func TestContentThatHTTPDoesNotTake(t *testing.T) {
 }
 
 func TestDecodeRefusesOthers(t *testing.T) {
-	for _, id := range []string{"", "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W"} {
+	for _, id := range []string{"", "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W", uuid.Nil.String()} {
 		_, err := webhook.Decode(http.Header{"Webhook-Id": {id}}, nil)
 		assert.ErrorIs(t, err, webhook.ErrNotOutflow)
 	}
