@@ -192,6 +192,9 @@ type ClaimRequest struct {
 	// process at once, and Open how many are, by canonical destination.
 	Allowance int
 	Open      map[string]int
+	// Ramp begins with a few messages of each destination, whatever its Allowance,
+	// and claims more as this process sees some arrive.
+	Ramp bool
 }
 
 // Leased is a message and its lease, by the database's clock, as it was seen. The

@@ -20,6 +20,11 @@ const (
 	// mostKnown bounds what a process remembers of destinations: https ones can be
 	// many. What it forgets it asks or says again.
 	mostKnown = 10_000
+	// firstWindow is how many messages a process begins with, and windowGrowth how
+	// many more each success allows: 20, 100, all.
+	firstWindow  = 20
+	windowGrowth = 4
+	mostGrown    = 100_000
 )
 
 // noteFailures adds failures ($2) of one destination ($1) and the last one's words
@@ -70,6 +75,7 @@ type known struct {
 	reached time.Time // when it last said that a message arrived
 	failing bool      // the table may say that it is failing
 	inARow  int       // failures since the last success
+	grown   int       // how far its window has opened beyond firstWindow
 
 	succeeded  bool // to be told, and before the failures
 	failures   int
@@ -89,7 +95,7 @@ func (s *Store) Succeeded(destination string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.of(destination)
-	k.inARow = 0
+	k.inARow, k.grown = 0, min(k.grown+windowGrowth, mostGrown)
 	if !k.failing && k.failures == 0 && time.Since(k.reached) < reachedAgain {
 		return
 	}
@@ -108,6 +114,7 @@ func (s *Store) Failed(destination string, err error) (inARow int) {
 	k.failing = true
 	k.failures++
 	k.inARow++
+	k.grown = 0
 	k.lastError = outflow.CleanErrorText(err.Error())
 	k.retryAfter = min(max(k.retryAfter, outflow.RetryAfter(err)), longestAsked)
 	h.tell(destination, k)
@@ -129,6 +136,20 @@ func (s *Store) Reached(ctx context.Context, destination string) (bool, error) {
 		return false, fmt.Errorf("asking whether a message has reached %s: %w", destination, err)
 	}
 	return reached, nil
+}
+
+// window is how many messages of a destination this process should have in flight:
+// few until it has seen some arrive. A backlog for one that takes nothing then costs
+// Temporal a handful of runs, and one for a destination that works has its whole
+// allowance after two or three answers.
+func (h *destinations) window(destination string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	k := h.known[destination]
+	if k == nil {
+		return firstWindow
+	}
+	return firstWindow + k.grown
 }
 
 // seenFailing notes what a row said of its destination: the next success must be told.

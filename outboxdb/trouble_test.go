@@ -467,3 +467,30 @@ func TestFailuresInARow(t *testing.T) {
 	store.Succeeded("sqs://down")
 	require.Equal(t, 1, store.Failed("sqs://down", errDown))
 }
+
+// A process begins with a few messages of each destination, and with its whole
+// allowance once it has seen some arrive; a failure takes it back.
+func TestRamp(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sqs://a", 400)...)
+	req := request()
+	req.Ramp, req.Allowance = true, 150
+	take := func(open int) int {
+		req.Open = map[string]int{"sqs://a": open}
+		return len(claim(t, store, req).Messages)
+	}
+	require.Equal(t, 20, take(0))
+	require.Zero(t, take(20))
+	for range 20 {
+		store.Succeeded("sqs://a")
+	}
+	require.Equal(t, 100, take(0))
+	for range 100 {
+		store.Succeeded("sqs://a")
+	}
+	require.Equal(t, 150, take(0), "never more than its allowance")
+	store.Failed("sqs://a", errDown)
+	require.Equal(t, 15, take(5))
+}

@@ -237,7 +237,7 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	defer cancel()
 	claimed, err := s.store.Claim(inTime, outflow.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: s.opts.ClaimBytes,
-		Allowance: s.opts.PerDestination, Open: open,
+		Allowance: s.opts.PerDestination, Open: open, Ramp: true,
 	})
 	switch {
 	case err == nil:
