@@ -19,20 +19,23 @@ const module = "github.com/outflowhq/outflow"
 // are some rooms' own business. A new room must be added here.
 var arrows = map[string]struct{ rooms, libraries []string }{
 	".":                           {nil, []string{"github.com/google/uuid"}},
-	"outboxdb":                    {[]string{".", "internal/coalesce"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/google/uuid", "go.opentelemetry.io/otel/propagation"}},
+	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid", "go.opentelemetry.io/otel/propagation"}},
 	"outboxdb/outboxtest":         {[]string{".", "activities", "outboxdb", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/sdk/testsuite", "github.com/google/uuid"}},
+	"inbox":                       {[]string{"internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"publish":                     {[]string{"."}, nil},
 	"publish/awssqs":              {[]string{".", "publish", "internal/coalesce"}, []string{"github.com/aws/", "github.com/google/uuid", "golang.org/x/sync"}},
+	"publish/webhook":             {[]string{".", "publish"}, []string{"github.com/google/uuid"}},
 	"publish/publishtest":         {[]string{".", "publish"}, []string{"github.com/stretchr/testify", "github.com/google/uuid"}},
 	"publish/publishtest/fakesqs": {nil, nil},
 	"activities":                  {[]string{"."}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"workflows":                   {[]string{".", "activities"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"scanner":                     {[]string{".", "activities", "workflows"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"internal/coalesce":           {[]string{"."}, nil},
-	"internal/config":             {[]string{".", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"internal/config":             {[]string{".", "publish/webhook", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"internal/migrations":         {nil, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
 	"internal/program":            {[]string{"internal/config"}, nil},
 	"internal/service": {
-		[]string{".", "activities", "control", "internal/config", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
+		[]string{".", "activities", "control", "internal/config", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
 	"internal/teststack": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
@@ -49,7 +52,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "activities", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"examples/signup":      {[]string{".", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"examples/signup":      {[]string{".", "inbox", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"examples/signup/demo": {[]string{"examples/signup"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 }
 
@@ -92,6 +95,26 @@ func TestImportArrows(t *testing.T) {
 			t.Errorf("room %q is in the table and not in the tree", room)
 		}
 	}
+}
+
+// TestConsumersLinkNoDispatcher: what a consumer imports does not lead
+// to Temporal, and reading a message takes no database driver.
+func TestConsumersLinkNoDispatcher(t *testing.T) {
+	var look func(room, from, library string)
+	look = func(room, from, library string) {
+		for _, l := range arrows[room].libraries {
+			if strings.HasPrefix(l, library) {
+				t.Errorf("a consumer that imports %q links %s, by way of %q", from, l, room)
+			}
+		}
+		for _, next := range arrows[room].rooms {
+			look(next, from, library)
+		}
+	}
+	look("inbox", "inbox", "go.temporal.io/")
+	look("inbox", "inbox", "github.com/aws/")
+	look("publish/awssqs", "publish/awssqs", "go.temporal.io/")
+	look("publish/awssqs", "publish/awssqs", "github.com/jackc/pgx")
 }
 
 func allowed(room, imported string) bool {

@@ -201,12 +201,22 @@ type ClaimRequest struct {
 	// process at once, and Open how many are, by canonical destination.
 	Allowance int
 	Open      map[string]int
+	// Ramp begins with a few messages of each destination, whatever its Allowance,
+	// and claims more as this process sees some arrive.
+	Ramp bool
+}
+
+// Leased is a message and its lease, by the database's clock, as it was seen. The
+// lease tells it from a later claim.
+type Leased struct {
+	Ref
+	LeasedUntil time.Time
 }
 
 // Probe is the one message that may be published while its destination's
 // breaker is open.
 type Probe struct {
-	Ref
+	Leased
 	Destination string
 	// Running says that the message is off the fast path: its run is to be told.
 	// Otherwise the next claim takes it.

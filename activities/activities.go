@@ -39,9 +39,12 @@ type Store interface {
 // that take nothing. Every method is safe for concurrent use.
 type Destinations interface {
 	Succeeded(destination string)
-	Failed(destination string, err error)
+	// Failed returns how many failures there were here since the last success.
+	Failed(destination string, err error) (inARow int)
 	// Reached reports whether a message has ever reached the destination.
 	Reached(ctx context.Context, destination string) (bool, error)
+	// PutBack leaves a message to a later claim, without a run meanwhile.
+	PutBack(ctx context.Context, ref outflow.Ref, lastError string) (outflow.Outcome, error)
 }
 
 // Publisher hands one message to its broker; publish.Router is one. A nil error
@@ -77,7 +80,7 @@ const (
 	Superseded Verdict = "superseded" // the row has a later generation
 	Overdue    Verdict = "overdue"    // the expiry has passed
 	Withdrawn  Verdict = "withdrawn"  // an operator asked to cancel it
-	SetAside   Verdict = "set aside"  // a suspect: it is to be claimed alone
+	SetAside   Verdict = "set aside"  // left to a later start: a suspect, or one of many for a destination that takes nothing
 )
 
 // PublishInput is the input of Publish.
@@ -126,7 +129,7 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 		defer cancel()
 	}
 	result, joined, err := a.flights.do(inTime, ref, func(ctx context.Context) (PublishResult, error) {
-		return a.attempt(ctx, ref, lost, look)
+		return a.attempt(ctx, try{ref, look, info.IsLocalActivity, lost})
 	})
 	if err == nil {
 		if joined && info.Attempt == 1 {
@@ -135,8 +138,13 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 		return result, nil
 	}
 	if !info.IsLocalActivity {
-		// The next attempt, wherever it runs, notes this on the row.
-		activity.RecordHeartbeat(ctx, attemptNote{LastError: outflow.CleanErrorText(err.Error()), Attempt: info.Attempt})
+		// The next attempt, wherever it runs, notes this on the row. What was not
+		// attempted leaves the last failure as it is.
+		note := attemptNote{Attempt: info.Attempt}
+		if !errors.Is(err, outflow.ErrNotAttempted) {
+			note.LastError = outflow.CleanErrorText(err.Error())
+		}
+		activity.RecordHeartbeat(ctx, note)
 	}
 	return PublishResult{}, translate(err, info.Attempt)
 }
@@ -171,10 +179,18 @@ func lastNote(ctx context.Context) *attemptNote {
 	return &last
 }
 
-// attempt looks at the row and publishes it if it may be. lost says that the
-// run's process was lost before.
-func (a *Activities) attempt(ctx context.Context, ref outflow.Ref, lost bool, look func(context.Context) (outflow.Record, error)) (PublishResult, error) {
-	record, err := look(ctx)
+// try is one attempt to come.
+type try struct {
+	ref  outflow.Ref
+	look func(context.Context) (outflow.Record, error)
+	// local is the fast path's; lost says that the run's process was lost before.
+	local, lost bool
+}
+
+// attempt looks at the row and publishes it if it may be.
+func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) {
+	ref := t.ref
+	record, err := t.look(ctx)
 	if err != nil {
 		return PublishResult{}, err
 	}
@@ -193,7 +209,7 @@ func (a *Activities) attempt(ctx context.Context, ref outflow.Ref, lost bool, lo
 			"publishing to %s: the process ended without a word %d times while it had this message, the last %d times this one alone"+
 				" (find out what it does to the process, then retry or redirect it)",
 			record.Destination, outflow.MostClaims, outflow.MostClaims-outflow.SuspectClaims))
-	case lost && record.Claims >= outflow.SuspectClaims:
+	case t.lost && record.Claims >= outflow.SuspectClaims:
 		return PublishResult{Verdict: SetAside, Outcome: outcome}, a.store.Yield(ctx, ref)
 	case record.HeldBack:
 		return PublishResult{}, heldBack(record)
@@ -201,25 +217,35 @@ func (a *Activities) attempt(ctx context.Context, ref outflow.Ref, lost bool, lo
 		return PublishResult{}, outflow.ErrNotAttempted
 	}
 	id, err := a.publisher.Publish(ctx, record.Message)
-	if err = a.tell(ctx, record.Destination, err); err != nil {
+	inARow, err := a.tell(ctx, record.Destination, err)
+	if err != nil && t.local && inARow > mostWaiting {
+		outcome, putErr := a.store.PutBack(ctx, ref, err.Error())
+		if putErr == nil {
+			return PublishResult{Verdict: SetAside, Outcome: outcome}, nil
+		}
+	}
+	if err != nil {
 		return PublishResult{}, err
 	}
 	return PublishResult{Verdict: Published, BrokerMessageID: id}, nil
 }
 
-// heldBack is why a message was not sent whose destination's breaker is open.
+// heldBack is why a message was not sent whose destination's breaker is open. Its
+// run is told when the destination works again: until then it seldom asks, for many
+// runs that ask would take Temporal's time from the healthy.
 func heldBack(r outflow.Record) error {
-	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: r.HeldBackFor, Err: fmt.Errorf(
+	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: max(r.HeldBackFor, AskedRetry), Err: fmt.Errorf(
 		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again", outflow.ErrNotAttempted, r.Destination)}
 }
 
-// tell passes on how the destination did. One that does not exist, and did, is
+// tell passes on how the destination did, and returns how many messages in a row it
+// did not take. One that does not exist, and did, is
 // taken to come back: somebody deleted it, and its messages must not die of that.
-func (a *Activities) tell(ctx context.Context, destination string, err error) error {
+func (a *Activities) tell(ctx context.Context, destination string, err error) (inARow int, _ error) {
 	if errors.Is(err, outflow.ErrNoDestination) && outflow.IsPermanent(err) {
 		reached, unknown := a.store.Reached(ctx, destination)
 		if unknown != nil {
-			return outflow.Retryable(fmt.Errorf("%w; %w", err, unknown))
+			return 0, outflow.Retryable(fmt.Errorf("%w; %w", err, unknown))
 		}
 		if reached {
 			err = outflow.Unavailable(fmt.Errorf("%w; messages have reached it before, so they wait for it", err))
@@ -229,9 +255,9 @@ func (a *Activities) tell(ctx context.Context, destination string, err error) er
 	case err == nil:
 		a.store.Succeeded(destination)
 	case outflow.ClassOf(err) == outflow.ClassUnavailable && !errors.Is(err, outflow.ErrNotAttempted):
-		a.store.Failed(destination, err)
+		inARow = a.store.Failed(destination, err)
 	}
-	return err
+	return inARow, err
 }
 
 // MarkInput is the input of the Mark activities.

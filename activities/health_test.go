@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/testsuite"
 
 	"github.com/outflowhq/outflow"
 )
@@ -39,7 +38,7 @@ func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 			f, a, ref := newFake()
 			f.reached = c.reached
 			f.publish = func(context.Context, outflow.Message) (string, error) { return "broker-1", c.err }
-			_, err := a.attempt(t.Context(), ref, false, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+			_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
 			assert.Equal(t, c.told, f.health)
 			if c.err == nil {
 				require.NoError(t, err)
@@ -58,7 +57,7 @@ func TestMissingDestinationWithoutADatabase(t *testing.T) {
 	f.publish = func(context.Context, outflow.Message) (string, error) {
 		return "", outflow.Permanent(outflow.ErrNoDestination)
 	}
-	_, err := a.attempt(t.Context(), ref, false, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+	_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
 	assert.False(t, outflow.IsPermanent(err))
 	require.ErrorIs(t, err, f.reachErr)
 }
@@ -66,18 +65,18 @@ func TestMissingDestinationWithoutADatabase(t *testing.T) {
 func TestHeldBackIsNotSent(t *testing.T) {
 	f, a, ref := newFake()
 	f.record.HeldBack, f.record.HeldBackFor = true, 10*time.Second
-	var suite testsuite.WorkflowTestSuite
-	env := suite.NewTestActivityEnvironment()
+	env, beats := environment()
 	env.RegisterActivity(a)
 	_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
 	var application *temporal.ApplicationError
 	require.ErrorAs(t, err, &application)
 	assert.Equal(t, ErrTypeNotAttempted, application.Type())
 	assert.False(t, application.NonRetryable())
-	assert.InDelta(t, 10, application.NextRetryDelay().Seconds(), 2.1)
+	assert.InDelta(t, AskedRetry.Seconds(), application.NextRetryDelay().Seconds(), 0.21*AskedRetry.Seconds(), "it is told when it may try")
 	assert.Contains(t, application.Message(), "sqs://orders takes nothing and is left to one probe at a time")
 	assert.Zero(t, f.sent)
 	assert.Empty(t, f.health, "what was not asked did not fail")
+	assert.Equal(t, []string{""}, *beats, "the row keeps the last real failure")
 }
 
 // A message with which one process after the other died.
@@ -85,7 +84,7 @@ func TestSuspects(t *testing.T) {
 	attempt := func(t *testing.T, lost bool, claims int) (*fake, PublishResult, error) {
 		f, a, ref := newFake()
 		f.record.Claims = claims
-		result, err := a.attempt(t.Context(), ref, lost, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+		result, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }, lost: lost})
 		return f, result, err
 	}
 	for _, claims := range []int{1, outflow.SuspectClaims, outflow.MostClaims} {
@@ -129,5 +128,38 @@ func TestWhatADurableAttemptNotes(t *testing.T) {
 	} {
 		c.want.Ref, c.want.Lease = ref, leaseFor(c.attempt)
 		assert.Equal(t, c.want, renewalOf(ref, in, c.attempt, c.last), name)
+	}
+}
+
+// While a destination takes nothing, a few of its messages wait as runs and the
+// others as rows.
+func TestManyFailuresPutBack(t *testing.T) {
+	down := outflow.Unavailable(errors.New("503"))
+	attempt := func(t *testing.T, inARow int, local bool, err, putErr error) (*fake, PublishResult, error) {
+		f, a, ref := newFake()
+		f.inARow, f.putErr = inARow, putErr
+		f.publish = func(context.Context, outflow.Message) (string, error) { return "", err }
+		result, err := a.attempt(t.Context(), try{ref: ref, local: local, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
+		return f, result, err
+	}
+	f, result, err := attempt(t, mostWaiting+1, true, down, nil)
+	require.NoError(t, err)
+	assert.Equal(t, SetAside, result.Verdict)
+	assert.Equal(t, outflow.Pending, result.Outcome.State)
+	assert.Equal(t, "put back: 503", f.health[1])
+
+	for name, c := range map[string]struct {
+		inARow int
+		local  bool
+		err    error
+		putErr error
+	}{
+		"the first ones wait as runs":    {mostWaiting, true, down, nil},
+		"a durable attempt is a run":     {mostWaiting + 1, false, down, nil},
+		"a failure of this message only": {0, true, outflow.Retryable(errors.New("odd")), nil},
+		"what can't be put back":         {mostWaiting + 1, true, down, errors.New("no database")},
+	} {
+		_, _, err := attempt(t, c.inARow, c.local, c.err, c.putErr)
+		assert.Equal(t, c.err, err, name)
 	}
 }

@@ -66,7 +66,7 @@ func TestAckBeatsEveryOtherEnd(t *testing.T) {
 				sent := make(chan error, 1)
 				go func() {
 					_, _, err := a.flights.do(t.Context(), ref, func(ctx context.Context) (PublishResult, error) {
-						return a.attempt(ctx, ref, false, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+						return a.attempt(ctx, try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
 					})
 					sent <- err
 				}()

@@ -28,6 +28,8 @@ type fake struct {
 	endErr   error
 	yieldErr error
 	reachErr error
+	putErr   error
+	inARow   int
 	publish  func(ctx context.Context, m outflow.Message) (string, error)
 
 	loads    []outflow.Ref
@@ -65,7 +67,15 @@ func (f *fake) LoadAgain(_ context.Context, ref outflow.Ref) (outflow.Record, er
 
 func (f *fake) Succeeded(destination string) { f.told(destination + " succeeded") }
 
-func (f *fake) Failed(destination string, err error) { f.told(destination + " failed: " + err.Error()) }
+func (f *fake) Failed(destination string, err error) int {
+	f.told(destination + " failed: " + err.Error())
+	return f.inARow
+}
+
+func (f *fake) PutBack(_ context.Context, ref outflow.Ref, lastError string) (outflow.Outcome, error) {
+	f.told("put back: " + lastError)
+	return outflow.Outcome{ID: ref.ID, Generation: ref.Generation, State: outflow.Pending}, f.putErr
+}
 
 func (f *fake) told(what string) {
 	f.mu.Lock()
@@ -158,7 +168,7 @@ func TestAttemptChecks(t *testing.T) {
 				c.edit(&f.record)
 				ctx, cancel := context.WithTimeout(t.Context(), c.left)
 				defer cancel()
-				result, err := a.attempt(ctx, ref, false, func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) })
+				result, err := a.attempt(ctx, try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
 				assert.Equal(t, c.verdict, result.Verdict)
 				if c.verdict == "" {
 					require.ErrorIs(t, err, outflow.ErrNotAttempted)
@@ -179,12 +189,12 @@ func TestAttemptPassesErrorsOn(t *testing.T) {
 	f, a, ref := newFake()
 	look := func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }
 	f.lookErr = outflow.ErrNotFound
-	_, err := a.attempt(t.Context(), ref, false, look)
+	_, err := a.attempt(t.Context(), try{ref: ref, look: look})
 	require.ErrorIs(t, err, outflow.ErrNotFound)
 	assert.Zero(t, f.sent)
 
 	f.lookErr, f.yieldErr, f.record.Generation = nil, errors.New("no database"), 2
-	_, err = a.attempt(t.Context(), ref, false, look)
+	_, err = a.attempt(t.Context(), try{ref: ref, look: look})
 	require.ErrorIs(t, err, f.yieldErr, "the newer start must not wait out its lease unseen")
 }
 

@@ -57,6 +57,12 @@ const (
 	rememberAck = 10 * time.Minute
 )
 
+// mostWaiting is how many messages of a destination that takes nothing wait as
+// runs, seen in the Web UI and retried by Temporal, for each process. Those behind
+// them wait as rows: hundreds that leave the fast path at once would take the
+// engine's time from healthy destinations.
+const mostWaiting = 10
+
 // retryDelay is the wait after the given durable attempt, from 1.
 func retryDelay(attempt int32, asked time.Duration) time.Duration {
 	delay := FirstRetry << min(attempt-1, 10)

@@ -22,7 +22,7 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	if err := s.findDestinations(ctx); err != nil {
 		return outflow.Claimed{}, err
 	}
-	asked := s.walk.ask(req)
+	asked := s.walk.ask(req, s.destinations.window)
 	if len(asked.destinations) == 0 {
 		return s.walk.claimed(nil), nil
 	}

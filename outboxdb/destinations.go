@@ -20,34 +20,41 @@ const (
 	// mostKnown bounds what a process remembers of destinations: https ones can be
 	// many. What it forgets it asks or says again.
 	mostKnown = 10_000
+	// firstWindow is how many messages a process begins with, and windowGrowth how
+	// many more each success allows: 20, 100, all.
+	firstWindow  = 20
+	windowGrowth = 4
+	mostGrown    = 100_000
 )
 
 // noteFailures adds failures ($2) of one destination ($1) and the last one's words
 // ($3). Beyond failuresToOpen ($4) they open the breaker; after open_until another
 // one is the probe's answer, or as good, and opens it again; what comes before are
-// stragglers from before it opened. $5 and $6 are the first and the longest time
+// stragglers from before it opened. A failure while the retrying runs are told of a
+// recovery ends that telling, and leaves the rest for another after a second. $5 and $6 are the first and the longest time
 // that it stays open, $7 the time that the destination asked for.
 const noteFailures = `
 INSERT INTO outbox.destinations AS h (destination, failures, failing_since, openings, open_until, last_error)
 VALUES ($1, $2, now(), ($2::int >= $4::int)::int,
         CASE WHEN $2::int >= $4::int THEN now() + greatest($5::interval, $7::interval) END, $3)
 ON CONFLICT (destination) DO UPDATE
-   SET failures = h.failures + $2, last_error = $3, recovered_at = NULL,
+   SET failures = h.failures + $2, last_error = $3,
        failing_since = coalesce(h.failing_since, now()),
-       (openings, open_until, probe_until) = (
+       (openings, open_until, probe_until, recovered_at) = (
            SELECT CASE WHEN o.opens THEN h.openings + 1 ELSE h.openings END,
                   CASE WHEN o.opens THEN now() + greatest(least($5::interval * 2 ^ least(h.openings, 20), $6::interval), $7::interval)
                        ELSE h.open_until END,
-                  CASE WHEN NOT o.opens THEN h.probe_until END
+                  CASE WHEN o.opens THEN NULL WHEN h.recovered_at IS NOT NULL THEN now() + interval '1 second' ELSE h.probe_until END,
+                  CASE WHEN NOT o.opens AND h.recovered_at IS NOT NULL THEN now() END
              FROM (SELECT CASE WHEN h.open_until IS NULL THEN h.failures + $2 >= $4::int ELSE h.open_until <= now() END AS opens) AS o)`
 
 // noteSuccess closes the breaker, and leaves a note for the retrying runs of a
-// destination that was closed to them.
+// destination that was closed to them. Whoever is at telling them keeps the lease.
 const noteSuccess = `
 INSERT INTO outbox.destinations AS h (destination, delivered_at) VALUES ($1, now())
 ON CONFLICT (destination) DO UPDATE
    SET delivered_at = now(), failures = 0, failing_since = NULL, openings = 0, open_until = NULL,
-       probe_id = NULL, probe_until = NULL, last_error = NULL,
+       probe_id = NULL, probe_until = CASE WHEN h.open_until IS NULL THEN h.probe_until END, last_error = NULL,
        recovered_at = CASE WHEN h.open_until IS NOT NULL THEN now() ELSE h.recovered_at END`
 
 // reachedBefore reports whether a message has ever reached a destination.
@@ -67,6 +74,8 @@ type destinations struct {
 type known struct {
 	reached time.Time // when it last said that a message arrived
 	failing bool      // the table may say that it is failing
+	inARow  int       // failures since the last success
+	grown   int       // how far its window has opened beyond firstWindow
 
 	succeeded  bool // to be told, and before the failures
 	failures   int
@@ -86,6 +95,7 @@ func (s *Store) Succeeded(destination string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.of(destination)
+	k.inARow, k.grown = 0, min(k.grown+windowGrowth, mostGrown)
 	if !k.failing && k.failures == 0 && time.Since(k.reached) < reachedAgain {
 		return
 	}
@@ -94,17 +104,21 @@ func (s *Store) Succeeded(destination string) {
 }
 
 // Failed notes that a destination took nothing: an error of class unavailable.
-// Several failures and no success between them open its breaker.
-func (s *Store) Failed(destination string, err error) {
+// Several failures and no success between them open its breaker. It returns how
+// many there have been in this process since its last success.
+func (s *Store) Failed(destination string, err error) (inARow int) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.of(destination)
 	k.failing = true
 	k.failures++
+	k.inARow++
+	k.grown = 0
 	k.lastError = outflow.CleanErrorText(err.Error())
 	k.retryAfter = min(max(k.retryAfter, outflow.RetryAfter(err)), longestAsked)
 	h.tell(destination, k)
+	return k.inARow
 }
 
 // Reached reports whether a message has ever reached a destination, as far as the
@@ -122,6 +136,20 @@ func (s *Store) Reached(ctx context.Context, destination string) (bool, error) {
 		return false, fmt.Errorf("asking whether a message has reached %s: %w", destination, err)
 	}
 	return reached, nil
+}
+
+// window is how many messages of a destination this process should have in flight:
+// few until it has seen some arrive. A backlog for one that takes nothing then costs
+// Temporal a handful of runs, and one for a destination that works has its whole
+// allowance after two or three answers.
+func (h *destinations) window(destination string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	k := h.known[destination]
+	if k == nil {
+		return firstWindow
+	}
+	return firstWindow + k.grown
 }
 
 // seenFailing notes what a row said of its destination: the next success must be told.

@@ -12,6 +12,7 @@ import (
 
 const (
 	StatementClaim           = claim
+	StatementPutBack         = putBack
 	StatementClaimAlone      = claimAlone
 	StatementLoadAgain       = loadAgain
 	StatementTakeProbes      = takeProbes

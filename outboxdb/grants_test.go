@@ -132,7 +132,7 @@ func TestDispatcherRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.ClaimAlone(t.Context(), time.Minute)
 	require.NoError(t, err)
-	require.NoError(t, store.Free(t.Context(), m[0].Ref()))
+	require.NoError(t, store.Free(t.Context(), outflow.Leased{Ref: m[0].Ref(), LeasedUntil: m[0].LeasedUntil}))
 	for range 5 {
 		store.Failed("sqs://a", errDown)
 	}
@@ -140,7 +140,7 @@ func TestDispatcherRights(t *testing.T) {
 	probeNow(t, pool)
 	_, err = store.TakeProbes(t.Context())
 	require.NoError(t, err)
-	_, err = store.Retrying(t.Context(), "sqs://a", uuid.UUID{}, 10)
+	_, err = store.Retrying(t.Context(), outflow.Recovered{Destination: "sqs://a"}, uuid.UUID{}, 10)
 	require.NoError(t, err)
 	store.Succeeded("sqs://a")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)

@@ -177,6 +177,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"renew 20", outboxdb.StatementRenew, 20, 600, []any{ids, ones, many("1 minute", 20), nulls, ones, many("false", 20)}},
 			{"finish 20", outboxdb.StatementFinish, 20, 500, []any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
 			{"yield", outboxdb.StatementYield, 0, 30, []any{ids[0], 0}},
+			{"put back 20", outboxdb.StatementPutBack, 20, 600, []any{ids, ones, nulls, ones}},
 			{"claim alone", outboxdb.StatementClaimAlone, 0, 30, []any{"1 minute"}},
 			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
 			{"load 20", outboxdb.StatementLoad, 20, 120, []any{ids}},

@@ -63,8 +63,13 @@ SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS
 // claim takes due rows of the given destinations ($1), each from its low-water
 // mark ($2) and at most its quota ($3), together at most $4 rows and $5 bytes,
 // for a lease of $6. Of a destination whose breaker is open it takes the one row
-// that a scanner chose as the probe, and of one that is failing no more than
-// leave it $7 rows off the fast path. Suspects are claimed alone, elsewhere. The
+// that a scanner chose as the probe, and of one that is failing,
+// or whose runs are still being told that it works again, no more than leave it $7
+// rows off the fast path: else one that takes a few at a time would collect more
+// with each success. A row whose lease is over is not one of
+// these: its run is lost. Nor does the cap outlast ten minutes in which every
+// retrying run has tried and the breaker did not open: then those that fail are to
+// blame, not their destination. Suspects are claimed alone, elsewhere. The
 // LIMIT 1 on a primary key keeps the destinations in the order in which they are
 // given: a join by hash would lose whose turn it is. SKIP LOCKED lets several scanners share the table;
 // MATERIALIZED keeps the locking subquery from being run again; the planner
@@ -74,10 +79,11 @@ SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS
 const claim = `
 WITH allowed AS MATERIALIZED (
     SELECT d.destination, d.mark, CASE WHEN h.open_until IS NOT NULL AND h.probe_until > now() THEN h.probe_id END AS probe,
-           CASE WHEN h.failing_since IS NULL THEN d.quota
-                WHEN h.open_until IS NOT NULL THEN 0
+           CASE WHEN h.open_until IS NOT NULL THEN 0
+                WHEN h.recovered_at IS NULL AND (h.failing_since IS NULL OR h.failing_since < now() - interval '10 minutes') THEN d.quota
                 ELSE greatest(0, least(d.quota, $7::int - (SELECT count(*)
-                     FROM (SELECT FROM outbox.messages AS r WHERE r.retrying AND r.destination = d.destination ORDER BY r.id LIMIT $7) AS few)))
+                     FROM (SELECT FROM outbox.messages AS r
+                            WHERE r.retrying AND r.destination = d.destination AND r.available_at > now() ORDER BY r.id LIMIT $7) AS few)))
                 END AS quota
       FROM unnest($1::text[], $2::timestamptz[], $3::int[]) AS d (destination, mark, quota)
       LEFT JOIN LATERAL (SELECT * FROM outbox.destinations AS h WHERE h.destination = d.destination LIMIT 1) AS h ON true
@@ -100,7 +106,7 @@ WITH allowed AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT m.id, octet_length(m.payload) AS bytes, m.available_at
              FROM outbox.messages AS m
-            WHERE m.id = d.probe AND m.finished_at IS NULL AND m.available_at <= now()
+            WHERE m.id = d.probe AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
               FOR UPDATE SKIP LOCKED) AS one
 ), fitting AS MATERIALIZED (
     SELECT id, available_at
@@ -141,8 +147,9 @@ UPDATE outbox.messages AS m
   FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::boolean[]) AS g (id, generation, leased_until, release)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = g.id AND m.generation = g.generation AND m.finished_at IS NULL`
 
-// load reads rows as they stand.
-const load = `SELECT ` + recordColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
+// load reads rows as they stand, and whether a success would be news to others:
+// the run may have been claimed by another process.
+const load = `SELECT ` + failing + `, ` + recordColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
 
 // loadOutcomes reads how rows ended.
 const loadOutcomes = `SELECT ` + outcomeColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
@@ -155,7 +162,7 @@ UPDATE outbox.messages AS m
    SET claims = greatest(m.claims, least(m.claims + 1, 5))
   FROM unnest($1::uuid[], $2::int[]) AS r (id, generation)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
-RETURNING ` + recordColumns
+RETURNING ` + failing + `, ` + recordColumns
 
 // failing says that a row's destination has failed and not succeeded since.
 const failing = `
@@ -213,6 +220,18 @@ UPDATE outbox.messages AS m
  WHERE m.id = $1 AND m.finished_at IS NULL
    AND (m.generation > $2 AND NOT m.retrying AND m.available_at > greatest(m.due_at, now() + interval '1 second')
         OR m.generation = $2 AND m.claims >= 5)`
+
+// putBack leaves rows to later claims whose destination took nothing: they wait as
+// rows, without a run. A row that comes back again and again waits longer each time,
+// up to a minute; the first seconds give its run time to close. Its process lives,
+// so the claim does not count.
+const putBack = lockRows + `
+UPDATE outbox.messages AS m
+   SET available_at = now() + least(interval '1 second' * 2 ^ least(m.attempts, 6), interval '1 minute'),
+       claims = greatest(m.claims - 1, 0), attempts = m.attempts + r.attempts, last_error = coalesce(r.last_error, m.last_error)
+  FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS r (id, generation, last_error, attempts)
+ WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL AND NOT m.retrying
+RETURNING ` + outcomeColumns
 
 // pendingCounts counts what is not final, by destination.
 const pendingCounts = `

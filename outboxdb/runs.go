@@ -47,6 +47,18 @@ func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, e
 	return record, nil
 }
 
+// PutBack leaves a message to a later claim, with the words of the attempt that
+// met a destination which takes nothing, and returns how it stands then. One that is
+// off the fast path, final, or of another generation is left as it is.
+func (s *Store) PutBack(ctx context.Context, ref outflow.Ref, lastError string) (outflow.Outcome, error) {
+	record, err := s.puttings.Do(ctx, outflow.Renewal{Ref: ref, LastError: lastError, Attempts: 1})
+	if err != nil {
+		return outflow.Outcome{}, fmt.Errorf("putting message %s back: %w", ref.ID, err)
+	}
+	s.handoff.settle(ref)
+	return record.Outcome(), nil
+}
+
 // Finish writes an end and returns how the message stands then: as asked, or as
 // the row says where the end was refused because the row is final already or of
 // another generation. It is idempotent.

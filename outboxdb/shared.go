@@ -61,6 +61,21 @@ func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) result
 	})
 }
 
+func (s *Store) putBackAll(ctx context.Context, rows []outflow.Renewal) results {
+	id := func(r outflow.Renewal) uuid.UUID { return r.ID }
+	return answerAll(ctx, rows, id, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
+		var c columns
+		for _, r := range batch {
+			c.add(r.Ref, r.LastError, r.Attempts)
+		}
+		done, err := s.read(ctx, putBack, c.ids, c.generations, c.lastErrors, c.attempts)
+		if err != nil {
+			return nil, err
+		}
+		return s.readMissing(ctx, loadOutcomes, c.ids, done)
+	})
+}
+
 func (s *Store) finishAll(ctx context.Context, endings []outflow.Ending) results {
 	id := func(e outflow.Ending) uuid.UUID { return e.ID }
 	return answerAll(ctx, endings, id, func(ctx context.Context, batch []outflow.Ending) (records, error) {

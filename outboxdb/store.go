@@ -57,6 +57,7 @@ type Store struct {
 	loads    *coalesce.Coalescer[outflow.Ref, outflow.Record]
 	reloads  *coalesce.Coalescer[outflow.Ref, outflow.Record]
 	renewals *coalesce.Coalescer[outflow.Renewal, outflow.Record]
+	puttings *coalesce.Coalescer[outflow.Renewal, outflow.Record]
 	endings  *coalesce.Coalescer[outflow.Ending, outflow.Record]
 	returns  *coalesce.Coalescer[giveBack, struct{}]
 }
@@ -67,6 +68,7 @@ func New(pool *pgxpool.Pool) *Store {
 	s.loads = coalesce.New(statementOptions[outflow.Ref](), s.loadAll)
 	s.reloads = coalesce.New(statementOptions[outflow.Ref](), s.loadAllAgain)
 	s.renewals = coalesce.New(statementOptions[outflow.Renewal](), s.renewAll)
+	s.puttings = coalesce.New(statementOptions[outflow.Renewal](), s.putBackAll)
 	s.endings = coalesce.New(statementOptions[outflow.Ending](), s.finishAll)
 	s.returns = coalesce.New(statementOptions[giveBack](), s.returnAll)
 	return s

@@ -37,38 +37,41 @@ const (
 // takeProbes chooses, for up to $1 destinations whose breaker may be probed, the
 // message that does it, for a lease of $2: of those off the fast path another one
 // than the last time, so that a message which can't answer does not keep its
-// destination closed; a new one where there are none.
+// destination closed; a new one where there are none. Destinations with nothing to
+// probe take no place of others: their breakers stay open until something comes.
 const takeProbes = `
-WITH askable AS MATERIALIZED (
-    SELECT h.destination, coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000') AS last
+WITH chosen AS MATERIALIZED (
+    SELECT h.destination, c.id, c.generation, c.available_at, c.running
       FROM outbox.destinations AS h
+     CROSS JOIN LATERAL (
+           (SELECT m.id, m.generation, m.available_at, true AS running FROM outbox.messages AS m
+             WHERE m.retrying AND m.destination = h.destination AND m.id > coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000')
+             ORDER BY m.id LIMIT 1)
+           UNION ALL
+           (SELECT m.id, m.generation, m.available_at, true FROM outbox.messages AS m
+             WHERE m.retrying AND m.destination = h.destination ORDER BY m.id LIMIT 1)
+           UNION ALL
+           (SELECT m.id, m.generation, m.available_at, false FROM outbox.messages AS m
+             WHERE m.state = 'pending' AND m.destination = h.destination AND m.available_at <= now() AND m.claims < 5
+             ORDER BY m.available_at LIMIT 1)
+           LIMIT 1) AS c
      WHERE h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())
-     ORDER BY h.destination
+     ORDER BY h.open_until
      LIMIT $1
-       FOR UPDATE SKIP LOCKED
+       FOR UPDATE OF h SKIP LOCKED
 )
 UPDATE outbox.destinations AS h
    SET probe_id = c.id, probe_until = now() + $2::interval
-  FROM askable AS a
- CROSS JOIN LATERAL (
-       (SELECT m.id, m.generation, true AS running FROM outbox.messages AS m
-         WHERE m.retrying AND m.destination = a.destination AND m.id > a.last ORDER BY m.id LIMIT 1)
-       UNION ALL
-       (SELECT m.id, m.generation, true FROM outbox.messages AS m
-         WHERE m.retrying AND m.destination = a.destination ORDER BY m.id LIMIT 1)
-       UNION ALL
-       (SELECT m.id, m.generation, false FROM outbox.messages AS m
-         WHERE m.state = 'pending' AND m.destination = a.destination AND m.available_at <= now() AND m.claims < 5
-         ORDER BY m.available_at LIMIT 1)
-       LIMIT 1) AS c
- WHERE h.destination = a.destination
-RETURNING h.destination, c.id, c.generation, c.running`
+  FROM chosen AS c
+ WHERE h.destination = c.destination
+RETURNING h.destination, c.id, c.generation, c.available_at, c.running`
 
-// free makes a row claimable whose run is lost.
+// free makes a row claimable whose run is lost. The lease ($3) that was seen before
+// Temporal was asked tells it from a later claim, whose start may be on its way.
 const free = `
 UPDATE outbox.messages AS m
    SET available_at = now()
- WHERE m.id = $1 AND m.generation = $2 AND m.finished_at IS NULL`
+ WHERE m.id = $1 AND m.generation = $2 AND m.available_at = $3 AND m.finished_at IS NULL`
 
 // takeRecovered leases ($2) up to $1 destinations whose runs are to be told.
 const takeRecovered = `
@@ -91,13 +94,15 @@ UPDATE outbox.destinations AS h
    SET recovered_at = NULL, probe_until = NULL
  WHERE h.destination = $1 AND h.recovered_at = $2`
 
-// retryingOf pages through a destination's messages off the fast path.
+// retryingOf pages through a destination's messages off the fast path, as long as
+// nothing has failed there since it recovered ($2).
 const retryingOf = `
-SELECT m.id, m.generation
+SELECT m.id, m.generation, m.available_at
   FROM outbox.messages AS m
- WHERE m.retrying AND m.destination = $1 AND m.id > $2
+ WHERE m.retrying AND m.destination = $1 AND m.id > $3
+   AND EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = $1 AND h.recovered_at = $2)
  ORDER BY m.id
- LIMIT $3`
+ LIMIT $4`
 
 // TakeProbes chooses the messages that probe the destinations whose breakers may
 // be probed now, at most one each, and leases the probing to the caller: it tells
@@ -108,7 +113,7 @@ func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
 		return nil, fmt.Errorf("choosing probes: %w", err)
 	}
 	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outflow.Probe, err error) {
-		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.Running)
+		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("choosing probes: %w", err)
@@ -116,10 +121,11 @@ func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
 	return probes, nil
 }
 
-// Free makes a message claimable whose run is lost.
-func (s *Store) Free(ctx context.Context, ref outflow.Ref) error {
-	if _, err := s.pool.Exec(ctx, free, ref.ID, ref.Generation); err != nil {
-		return fmt.Errorf("freeing message %s: %w", ref.ID, err)
+// Free makes a message claimable whose run is lost, unless its lease has been moved
+// since it was seen.
+func (s *Store) Free(ctx context.Context, m outflow.Leased) error {
+	if _, err := s.pool.Exec(ctx, free, m.ID, m.Generation, m.LeasedUntil); err != nil {
+		return fmt.Errorf("freeing message %s: %w", m.ID, err)
 	}
 	return nil
 }
@@ -146,16 +152,19 @@ func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error 
 	return nil
 }
 
-// Retrying pages through the messages of a destination that are off the fast
-// path, by ID: at most limit of those after one.
-func (s *Store) Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Ref, error) {
-	rows, err := s.pool.Query(ctx, retryingOf, destination, after, limit)
+// Retrying pages through the messages of a recovered destination that are off the
+// fast path, by ID: at most limit of those after one. There are none once something
+// has failed there again.
+func (s *Store) Retrying(ctx context.Context, r outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error) {
+	rows, err := s.pool.Query(ctx, retryingOf, r.Destination, r.At, after, limit)
 	if err != nil {
-		return nil, fmt.Errorf("listing the retrying messages of %s: %w", destination, err)
+		return nil, fmt.Errorf("listing the retrying messages of %s: %w", r.Destination, err)
 	}
-	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[outflow.Ref])
+	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m outflow.Leased, err error) {
+		return m, row.Scan(&m.ID, &m.Generation, &m.LeasedUntil)
+	})
 	if err != nil {
-		return nil, fmt.Errorf("listing the retrying messages of %s: %w", destination, err)
+		return nil, fmt.Errorf("listing the retrying messages of %s: %w", r.Destination, err)
 	}
-	return refs, nil
+	return leased, nil
 }

@@ -172,6 +172,24 @@ func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
 	require.Equal(t, map[string]int{"sqs://down": 50}, byDestination(claim(t, outboxdb.New(pool), request())), "all of them at once")
 }
 
+// retryingOf are the messages that would be told if the destination recovered.
+func retryingOf(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, destination string) []outflow.Leased {
+	t.Helper()
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, recovered_at) VALUES ($1, '2020-01-01Z')
+		ON CONFLICT (destination) DO UPDATE SET recovered_at = '2020-01-01Z'`, destination)
+	defer execute(t, pool, `UPDATE outbox.destinations SET recovered_at = NULL`)
+	at := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	leased, err := store.Retrying(t.Context(), outflow.Recovered{Destination: destination, At: at}, uuid.UUID{}, 10)
+	require.NoError(t, err)
+	return leased
+}
+
+// leased is a message as whoever sees its lease now.
+func leased(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) outflow.Leased {
+	t.Helper()
+	return outflow.Leased{Ref: ref(id), LeasedUntil: stands(t, pool, id).AvailableAt}
+}
+
 func TestProbes(t *testing.T) {
 	t.Parallel()
 	probes := func(t *testing.T, store *outboxdb.Store) []outflow.Probe {
@@ -188,7 +206,7 @@ func TestProbes(t *testing.T) {
 		execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute'`)
 		require.Empty(t, probes(t, store), "not yet")
 		probeNow(t, pool)
-		require.Equal(t, []outflow.Probe{{Ref: ref(ids[0]), Destination: "sqs://down"}}, probes(t, store))
+		require.Equal(t, []outflow.Probe{{Leased: leased(t, pool, ids[0]), Destination: "sqs://down"}}, probes(t, store))
 		require.Empty(t, probes(t, outboxdb.New(pool)), "somebody is at it")
 		require.Equal(t, ids[:1], idsOf(claim(t, outboxdb.New(pool), request())))
 		require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
@@ -210,13 +228,12 @@ func TestProbes(t *testing.T) {
 		store := opened(t, pool)
 		enqueue(t, pool, messages("sqs://down", 3)...)
 		execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
-		retrying, err := store.Retrying(t.Context(), "sqs://down", uuid.UUID{}, 10)
-		require.NoError(t, err)
+		retrying := retryingOf(t, pool, store, "sqs://down")
 		require.Len(t, retrying, 3)
 		enqueue(t, pool, messages("sqs://down", 3)...)
 		for i := range 4 {
 			probeNow(t, pool)
-			require.Equal(t, []outflow.Probe{{Ref: retrying[i%3], Destination: "sqs://down", Running: true}}, probes(t, store))
+			require.Equal(t, []outflow.Probe{{Leased: retrying[i%3], Destination: "sqs://down", Running: true}}, probes(t, store))
 		}
 		require.Empty(t, claim(t, store, request()).Messages, "the probe is its run's")
 
@@ -406,4 +423,74 @@ func TestTwoWeeksOfOutageEndNothing(t *testing.T) {
 		require.NoError(t, store.Release(t.Context(), got[0]))
 	}
 	require.Zero(t, stands(t, pool, id).Claims)
+}
+
+// What is put back waits as a row, longer each time, and its claim does not count.
+func TestPutBack(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	for n, wait := range []float64{1, 2, 4, 8, 16, 32, 60, 60} {
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now()`)
+		m := claim(t, store, request()).Messages
+		require.Len(t, m, 1)
+		o, err := store.PutBack(t.Context(), ref(id), fmt.Sprint("503, number ", n))
+		require.NoError(t, err)
+		require.Equal(t, outflow.Pending, o.State)
+		<-m[0].Settled
+		s := stands(t, pool, id)
+		require.Zero(t, s.Claims)
+		require.Equal(t, n+1, s.Attempts)
+		require.InDelta(t, wait, s.LeasedFor, 1)
+		require.Equal(t, fmt.Sprint("503, number ", n), *s.LastError)
+	}
+	for name, set := range map[string]string{
+		"a later generation": `generation = 2`, "final": `state = 'dead', finished_at = now()`, "off the fast path": `retrying = true`,
+	} {
+		id := row(t, pool, set+`, available_at = now() + interval '1 hour'`)
+		_, err := store.PutBack(t.Context(), ref(id), "503")
+		require.NoError(t, err, name)
+		require.Greater(t, stands(t, pool, id).LeasedFor, 3000.0, name)
+		require.Zero(t, stands(t, pool, id).Attempts, name)
+	}
+}
+
+// The Store counts the failures of this process, from its last success.
+func TestFailuresInARow(t *testing.T) {
+	t.Parallel()
+	store := outboxdb.New(teststack.New(t))
+	for n := range 3 {
+		require.Equal(t, n+1, store.Failed("sqs://down", errDown))
+	}
+	require.Equal(t, 1, store.Failed("sqs://other", errDown))
+	store.Succeeded("sqs://down")
+	require.Equal(t, 1, store.Failed("sqs://down", errDown))
+}
+
+// A process begins with a few messages of each destination, and with its whole
+// allowance once it has seen some arrive; a failure takes it back.
+func TestRamp(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sqs://a", 400)...)
+	req := request()
+	req.Ramp, req.Allowance = true, 150
+	take := func(open int) int {
+		req.Open = map[string]int{"sqs://a": open}
+		return len(claim(t, store, req).Messages)
+	}
+	require.Equal(t, 20, take(0))
+	require.Zero(t, take(20))
+	for range 20 {
+		store.Succeeded("sqs://a")
+	}
+	require.Equal(t, 100, take(0))
+	for range 100 {
+		store.Succeeded("sqs://a")
+	}
+	require.Equal(t, 150, take(0), "never more than its allowance")
+	store.Failed("sqs://a", errDown)
+	require.Equal(t, 15, take(5))
 }

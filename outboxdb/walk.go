@@ -122,14 +122,19 @@ type asked struct {
 	quotas       []int32
 }
 
-// ask says which destinations a claim should look at, and how far.
-func (w *walk) ask(req outflow.ClaimRequest) asked {
+// ask says which destinations a claim should look at, and how far. window is how
+// many messages of a destination may be in flight for now, where the claim ramps.
+func (w *walk) ask(req outflow.ClaimRequest, window func(destination string) int) asked {
 	var a asked
 	if req.MaxMessages < 1 || req.MaxBytes < 1 {
 		return a
 	}
 	for _, m := range w.marks {
-		quota := req.Allowance - req.Open[m.Destination]
+		allowance := req.Allowance
+		if req.Ramp {
+			allowance = min(allowance, window(m.Destination))
+		}
+		quota := allowance - req.Open[m.Destination]
 		if quota < 1 || w.walked && !m.Due {
 			continue
 		}

@@ -63,14 +63,14 @@ func TestWalkAsks(t *testing.T) {
 	t.Parallel()
 	w := walk{marks: append(due("a", "b"), mark{Destination: "later"}), walked: true}
 	req := outflow.ClaimRequest{MaxMessages: 5, MaxBytes: 1, Allowance: 3, Open: map[string]int{"b": 1}}
-	require.Equal(t, []string{"a", "b"}, w.ask(req).destinations, "after a walk, what it found due")
-	require.Equal(t, []int32{3, 2}, w.ask(req).quotas)
+	require.Equal(t, []string{"a", "b"}, w.ask(req, nil).destinations, "after a walk, what it found due")
+	require.Equal(t, []int32{3, 2}, w.ask(req, nil).quotas)
 	w.walked = false
-	require.Equal(t, []string{"a", "b", "later"}, w.ask(req).destinations, "between walks, all")
+	require.Equal(t, []string{"a", "b", "later"}, w.ask(req, nil).destinations, "between walks, all")
 	req.Open["b"] = 3
-	require.Equal(t, []string{"a", "later"}, w.ask(req).destinations)
+	require.Equal(t, []string{"a", "later"}, w.ask(req, nil).destinations)
 	req.MaxMessages = 2
-	require.Equal(t, []int32{2, 2}, w.ask(req).quotas)
+	require.Equal(t, []int32{2, 2}, w.ask(req, nil).quotas)
 }
 
 func TestWalkLearns(t *testing.T) {

@@ -16,10 +16,17 @@ import (
 	"github.com/outflowhq/outflow/workflows"
 )
 
+func callbackRefs(n int) (refs []outflow.Ref) {
+	for _, l := range newLeased(n) {
+		refs = append(refs, l.Ref)
+	}
+	return refs
+}
+
 // An idle table, too, is looked at for callbacks, once in five seconds, and every
 // one that is found is started, however many there are.
 func TestDueCallbacksAreStarted(t *testing.T) {
-	refs := newRefs(250)
+	refs := callbackRefs(250)
 	inWorld(t, scanner.Options{Outbox: "shop", TaskQueue: "tasks"}, func(w *world) {
 		w.table.callbacks = slices.Clone(refs)
 	}, func(w *world) {
@@ -44,7 +51,7 @@ func TestDueCallbacksAreStarted(t *testing.T) {
 }
 
 func TestCallbackThatRunsOrCantBeStarted(t *testing.T) {
-	refs := newRefs(2)
+	refs := callbackRefs(2)
 	id := func(r outflow.Ref) string {
 		return workflows.CallbackInput{Outbox: outflow.DefaultOutbox, MessageID: r.ID, Generation: 1}.ID()
 	}

@@ -44,8 +44,8 @@ type table struct {
 	troubled  bool
 	probes    []outflow.Probe
 	recovered []outflow.Recovered
-	retrying  []outflow.Ref
-	freed     []outflow.Ref
+	retrying  []outflow.Leased
+	freed     []outflow.Leased
 	callbacks []outflow.Ref
 	sweeps    []time.Time
 	tended    int
@@ -154,22 +154,22 @@ func (t *table) ForgetRecovered(_ context.Context, r outflow.Recovered) error {
 }
 
 // Retrying pages through retrying, which is in the order of the IDs.
-func (t *table) Retrying(_ context.Context, _ string, after uuid.UUID, limit int) ([]outflow.Ref, error) {
+func (t *table) Retrying(_ context.Context, _ outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var page []outflow.Ref
-	for _, ref := range t.retrying {
-		if ref.ID.String() > after.String() && len(page) < limit {
-			page = append(page, ref)
+	var page []outflow.Leased
+	for _, m := range t.retrying {
+		if m.ID.String() > after.String() && len(page) < limit {
+			page = append(page, m)
 		}
 	}
 	return page, nil
 }
 
-func (t *table) Free(_ context.Context, ref outflow.Ref) error {
+func (t *table) Free(_ context.Context, m outflow.Leased) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.freed = append(t.freed, ref)
+	t.freed = append(t.freed, m)
 	return nil
 }
 

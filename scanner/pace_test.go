@@ -308,8 +308,23 @@ func TestShutdownOfAnIdleScannerIsQuick(t *testing.T) {
 		assert.Zero(t, w.stop())
 	})
 	inWorld(t, scanner.Options{}, func(w *world) { w.table.slow = time.Minute }, func(w *world) {
-		pass(time.Second) // in the middle of a claim
-		assert.Zero(t, w.stop())
+		pass(time.Second) // in the middle of a claim that hangs
+		assert.Equal(t, 2*time.Second, w.stop())
 		assert.Zero(t, w.logs.count("claiming messages"), "a claim that was called off is no failure")
+	})
+}
+
+// A claim that is under way when the scanner is to stop ends first: what it took
+// is delivered, and not left to its lease.
+func TestShutdownDuringAClaim(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.slow = time.Second
+		w.table.enqueue("sqs://orders", 10)
+	}, func(w *world) {
+		pass(500 * time.Millisecond)
+		w.stop()
+		assert.Equal(t, 10, w.table.seen().claimed)
+		assert.Equal(t, 10, w.engine.count())
+		assert.Zero(t, w.engine.seen().open)
 	})
 }

@@ -84,6 +84,9 @@ const (
 	// closed, would hold the scanner for hours. What a claim took whose answer
 	// came too late is left to its lease.
 	claimTimeout = 10 * time.Second
+	// claimGrace is what a claim under way has left when the scanner is to stop: cut
+	// off, it might have taken messages that nobody knows of until their lease is over.
+	claimGrace = 2 * time.Second
 	// leastGap lies between two claims, whatever wakes the scanner: under a
 	// backlog it lets slots come free, so that one claim fills many.
 	leastGap = 20 * time.Millisecond
@@ -197,7 +200,7 @@ func (s *Scanner) deliverAlone(ctx, starts context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	inTime, cancel := context.WithTimeout(ctx, claimTimeout)
+	inTime, cancel := forAClaim(ctx)
 	defer cancel()
 	claimed, err := s.store.ClaimAlone(inTime, s.opts.Lease)
 	if err != nil {
@@ -210,6 +213,13 @@ func (s *Scanner) deliverAlone(ctx, starts context.Context) {
 	s.begin(starts, claimed)
 	s.running.Wait()
 	s.nextAlone = time.Now().Add(aloneAtMost)
+}
+
+// forAClaim is the context of one claim.
+func forAClaim(ctx context.Context) (context.Context, context.CancelFunc) {
+	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(claimGrace, cancel) })
+	return inTime, func() { stop(); cancel() }
 }
 
 // claim asks for as many messages as there are free slots; for one, and only
@@ -227,11 +237,11 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	if room < 1 {
 		return outflow.Claimed{Backlog: true}
 	}
-	inTime, cancel := context.WithTimeout(ctx, claimTimeout)
+	inTime, cancel := forAClaim(ctx)
 	defer cancel()
 	claimed, err := s.store.Claim(inTime, outflow.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: s.opts.ClaimBytes,
-		Allowance: s.opts.PerDestination, Open: open,
+		Allowance: s.opts.PerDestination, Open: open, Ramp: true,
 	})
 	switch {
 	case err == nil:

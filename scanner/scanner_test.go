@@ -52,7 +52,7 @@ func TestDefaults(t *testing.T) {
 		assert.Contains(t, w.engine.seen().starts[0].options.ID, "outbox/")
 		request := w.table.seen().claims[0].request
 		assert.Equal(t, outflow.ClaimRequest{
-			Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{},
+			Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{}, Ramp: true,
 		}, request)
 	})
 	inWorld(t, scanner.Options{InFlight: 3, PerDestination: 9}, nil, func(w *world) {

@@ -20,18 +20,23 @@ type Destinations interface {
 	TakeProbes(ctx context.Context) ([]outflow.Probe, error)
 	TakeRecovered(ctx context.Context) ([]outflow.Recovered, error)
 	ForgetRecovered(ctx context.Context, r outflow.Recovered) error
-	Retrying(ctx context.Context, destination string, after uuid.UUID, limit int) ([]outflow.Ref, error)
-	// Free makes a message claimable whose run is lost.
-	Free(ctx context.Context, ref outflow.Ref) error
+	// Retrying returns none once the destination has failed again.
+	Retrying(ctx context.Context, r outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error)
+	// Free makes a message claimable whose run is lost, if it has that lease still.
+	Free(ctx context.Context, m outflow.Leased) error
 }
 
 const (
 	// tendTimeout bounds one tending; what it leaves, the next one does.
 	tendTimeout = 15 * time.Second
 	// tellPage and tellAtOnce bound the signals to retrying runs: a run that is told
-	// costs Temporal some workflow tasks.
+	// costs Temporal some workflow tasks. A destination that takes only a few at a
+	// time shows it after the first pages: each is twice the one before, from
+	// tellFirst, and leaves tellPause for a failure to be noted.
+	tellFirst  = 10
 	tellPage   = 200
 	tellAtOnce = 8
+	tellPause  = 300 * time.Millisecond
 )
 
 // tend has troubled destinations probed, and the runs of recovered ones try at
@@ -43,9 +48,9 @@ func (s *Scanner) tend(ctx context.Context) {
 	s.nextTend = time.Now().Add(tendAtMost)
 	s.running.Go(func() {
 		defer s.tending.Store(false)
-		ctx, cancel := context.WithTimeout(ctx, tendTimeout)
+		inTime, cancel := context.WithTimeout(ctx, tendTimeout)
 		defer cancel()
-		if err := errors.Join(s.probe(ctx), s.tellRecovered(ctx)); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.probe(inTime), s.tellRecovered(inTime)); err != nil && ctx.Err() == nil {
 			s.opts.Logger.Warn("tending destinations", "error", err)
 		}
 	})
@@ -57,7 +62,7 @@ func (s *Scanner) probe(ctx context.Context) error {
 	probes, err := s.store.TakeProbes(ctx)
 	for _, p := range probes {
 		if p.Running {
-			err = errors.Join(err, s.tell(ctx, p.Ref))
+			err = errors.Join(err, s.tell(ctx, p.Leased))
 		}
 	}
 	if len(probes) > 0 {
@@ -66,29 +71,31 @@ func (s *Scanner) probe(ctx context.Context) error {
 	return err
 }
 
+// tellRecovered goes on after a destination that could not be told in full: its
+// lease ends together with the others', and it would be the first again.
 func (s *Scanner) tellRecovered(ctx context.Context) error {
 	recovered, err := s.store.TakeRecovered(ctx)
-	if err != nil {
-		return err
-	}
+	errs := []error{err}
 	for _, r := range recovered {
-		told, err := s.tellAll(ctx, r.Destination)
+		told, err := s.tellAll(ctx, r)
 		if err == nil {
 			err = s.store.ForgetRecovered(ctx, r)
 		}
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		s.opts.Logger.Info("a destination works again", "destination", r.Destination, "retrying", told)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-// tellAll has every retrying run of a destination try now.
-func (s *Scanner) tellAll(ctx context.Context, destination string) (told int, err error) {
+// tellAll has the retrying runs of a destination try now, all of them if it goes on
+// to work.
+func (s *Scanner) tellAll(ctx context.Context, r outflow.Recovered) (told int, err error) {
 	var after uuid.UUID
-	for {
-		page, err := s.store.Retrying(ctx, destination, after, tellPage)
+	for size := tellFirst; ; size = min(2*size, tellPage) {
+		page, err := s.store.Retrying(ctx, r, after, size)
 		if err != nil || len(page) == 0 {
 			return told, err
 		}
@@ -106,17 +113,21 @@ func (s *Scanner) tellAll(ctx context.Context, destination string) (told int, er
 			return told, err
 		}
 		told += len(page)
+		if len(page) < size {
+			return told, nil
+		}
 		after = page[len(page)-1].ID
+		sleep(ctx, tellPause)
 	}
 }
 
 // tell has a run try now. One that Temporal does not know is lost with its
 // namespace, or was ended by somebody: its message is freed for a new one.
-func (s *Scanner) tell(ctx context.Context, ref outflow.Ref) error {
-	err := s.client.SignalWorkflow(ctx, workflows.DeliverID(s.opts.Outbox, ref.ID), "", workflows.SignalTryNow, nil)
+func (s *Scanner) tell(ctx context.Context, m outflow.Leased) error {
+	err := s.client.SignalWorkflow(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), "", workflows.SignalTryNow, nil)
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {
-		return s.store.Free(ctx, ref)
+		return s.store.Free(ctx, m)
 	}
 	return err
 }

@@ -16,26 +16,26 @@ import (
 	"github.com/outflowhq/outflow/workflows"
 )
 
-// newRefs are n references in the order of their IDs.
-func newRefs(n int) []outflow.Ref {
-	var refs []outflow.Ref
-	for range n {
-		refs = append(refs, outflow.Ref{ID: uuid.New(), Generation: 1})
+// newLeased are n messages in the order of their IDs.
+func newLeased(n int) []outflow.Leased {
+	var leased []outflow.Leased
+	for i := range n {
+		leased = append(leased, outflow.Leased{Ref: outflow.Ref{ID: uuid.New(), Generation: 1}, LeasedUntil: time.Unix(int64(i), 0)})
 	}
-	slices.SortFunc(refs, func(a, b outflow.Ref) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	return refs
+	slices.SortFunc(leased, func(a, b outflow.Leased) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return leased
 }
 
-func deliverIDs(refs []outflow.Ref) []string {
+func deliverIDs(leased []outflow.Leased) []string {
 	var ids []string
-	for _, r := range refs {
+	for _, r := range leased {
 		ids = append(ids, workflows.DeliverID(outflow.DefaultOutbox, r.ID))
 	}
 	return ids
 }
 
 func TestProbesAreTold(t *testing.T) {
-	refs := newRefs(3)
+	refs := newLeased(3)
 	lost := workflows.DeliverID(outflow.DefaultOutbox, refs[1].ID)
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.engine.signalled = func(id string) error {
@@ -46,15 +46,15 @@ func TestProbesAreTold(t *testing.T) {
 		}
 		w.table.troubled = true
 		w.table.probes = []outflow.Probe{
-			{Ref: refs[0], Destination: "sqs://a", Running: true},
-			{Ref: refs[1], Destination: "sqs://b", Running: true},
-			{Ref: refs[2], Destination: "sqs://c"},
+			{Leased: refs[0], Destination: "sqs://a", Running: true},
+			{Leased: refs[1], Destination: "sqs://b", Running: true},
+			{Leased: refs[2], Destination: "sqs://c"},
 		}
 	}, func(w *world) {
 		pass(10 * time.Second)
 		w.stop()
 		assert.Equal(t, deliverIDs(refs[:2]), w.engine.seen().signals, "a new message is claimed as any other")
-		assert.Equal(t, []outflow.Ref{refs[1]}, w.table.freed, "a lost run's message is freed for another")
+		assert.Equal(t, []outflow.Leased{refs[1]}, w.table.freed, "a lost run's message is freed for another")
 		assert.InDelta(t, 9, w.table.tended, 2, "once a second, however often the scanner looks")
 	})
 }
@@ -69,7 +69,7 @@ func TestNothingIsTendedWithoutTrouble(t *testing.T) {
 
 func TestEveryRunOfARecoveredDestinationIsTold(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
-		w.table.troubled, w.table.retrying = true, newRefs(450)
+		w.table.troubled, w.table.retrying = true, newLeased(450)
 		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
 	}, func(w *world) {
 		pass(10 * time.Second)
@@ -81,10 +81,26 @@ func TestEveryRunOfARecoveredDestinationIsTold(t *testing.T) {
 	})
 }
 
+// The first that are told show whether the destination takes more: it is not asked to
+// take all at once.
+func TestTellingBeginsWithAFew(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.troubled, w.table.retrying = true, newLeased(450)
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+	}, func(w *world) {
+		pass(200 * time.Millisecond)
+		assert.Len(t, w.engine.seen().signals, 10)
+		w.table.set(func(table *table) { table.retrying = nil }) // it failed again
+		pass(10 * time.Second)
+		w.stop()
+		assert.Len(t, w.engine.seen().signals, 10)
+	})
+}
+
 // A telling that Temporal interrupts is taken up again.
 func TestTellingIsRepeatedUntilItIsDone(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
-		w.table.troubled, w.table.retrying = true, newRefs(3)
+		w.table.troubled, w.table.retrying = true, newLeased(3)
 		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
 		failures := 2
 		w.engine.signalled = func(string) error {
@@ -99,6 +115,25 @@ func TestTellingIsRepeatedUntilItIsDone(t *testing.T) {
 		assert.Subset(t, w.engine.seen().signals, deliverIDs(w.table.retrying))
 		assert.Empty(t, w.table.recovered)
 		assert.Equal(t, 1, w.logs.count("tending destinations"), "it was said once")
+	})
+}
+
+// A destination whose runs can't be told holds up no other one.
+func TestTellingGoesOnWithTheOthers(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.troubled, w.table.retrying = true, newLeased(1)
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a"}, {Destination: "sqs://b"}}
+		calls := 0
+		w.engine.signalled = func(string) error {
+			if calls++; calls%2 == 1 { // sqs://a's, as it comes first
+				return errors.New("it takes no more signals")
+			}
+			return nil
+		}
+	}, func(w *world) {
+		pass(500 * time.Millisecond)
+		w.stop()
+		assert.Equal(t, []outflow.Recovered{{Destination: "sqs://a"}}, w.table.recovered)
 	})
 }
 

@@ -131,7 +131,12 @@ func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInp
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
 			return result, workflow.NewContinueAsNewError(ctx, WorkflowDeliver, d.in)
 		}
-		in.LastError, in.Attempts = "", 0 // noted by the attempt before
+		// The attempts before have noted themselves; what the last one met, if it was
+		// under way, no later one of the same activity is there to note.
+		in.LastError, in.Attempts = "", 0
+		if errorType(err) != "" {
+			in.LastError = reason(err)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
 func TestTwoStartersDeliverEverythingOnce(t *testing.T) {
@@ -59,7 +60,8 @@ func TestStarterKilledInMidBacklog(t *testing.T) {
 
 func TestLeaseExpiresBesideALiveRun(t *testing.T) {
 	w := newWorld(t)
-	w.queues.Inject(fakesqs503("orders"))
+	// A failure of this message, not of its queue, whose breaker stays closed.
+	w.queues.Inject(fakesqs.Fault{Queue: "orders", EntryError: func(fakesqs.Entry) *fakesqs.Error { return &fakesqs.Error{Code: "InternalError"} }})
 	ids := w.enqueue(1, to("sqs://orders"))
 	w.start("outflow-worker")
 	w.start("outflow-starter")
@@ -69,7 +71,7 @@ func TestLeaseExpiresBesideALiveRun(t *testing.T) {
 	_, err := w.pool.Exec(t.Context(), "UPDATE outbox.messages SET available_at = now() WHERE id = $1", ids[0])
 	require.NoError(t, err)
 	w.eventually(10*time.Second, "a claim met the live run and was not counted", func() bool {
-		return w.count("available_at > now() AND claims = 1") == 1
+		return w.count("available_at > now() AND claims = 0") == 1
 	})
 	w.queues.Heal("")
 	w.eventually(time.Minute, "delivered by the live run", func() bool { return w.count("state = 'delivered'") == 1 })

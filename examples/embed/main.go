@@ -82,6 +82,8 @@ func run(ctx context.Context, databaseURL string) error {
 	}
 	router := publish.NewRouter(awssqs.New(sqs.NewFromConfig(aws)))
 	workflows.Register(w, activities.New(store, router))
+	// Nothing purges the table here. workflows.RegisterMaintain and, once the worker
+	// is up, control.EnsureSchedule would: the README has the lines.
 	deliveries := scanner.New(store, temporalClient, scanner.Options{
 		TaskQueue: taskQueue,
 		// The shop wakes the scanner after its commits; looking by itself is for

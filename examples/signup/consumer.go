@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,18 +14,23 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/inbox"
 	"github.com/outflowhq/outflow/publish/awssqs"
 )
 
-// createSeen makes the consumer's own table: the message IDs that had their
-// effect.
-const createSeen = `CREATE TABLE IF NOT EXISTS seen (
-	message_id uuid        PRIMARY KEY,
-	seen_at    timestamptz NOT NULL DEFAULT clock_timestamp())`
+// consumerName is what the inbox knows this consumer by, however many processes
+// run it.
+const consumerName = "signup"
 
-// insertSeen returns no row for a duplicate. One that another consumer is
-// handling right now is waited for, until that consumer commits or rolls back.
-const insertSeen = `INSERT INTO seen (message_id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING seen_at`
+// createEmails makes the consumer's own table: the e-mails to send. A real
+// consumer has migrations and, in most cases, a database of its own.
+const createEmails = `CREATE TABLE IF NOT EXISTS emails (
+	id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	message_id uuid        NOT NULL,
+	recipient  text        NOT NULL,
+	written_at timestamptz NOT NULL DEFAULT clock_timestamp())`
+
+const insertEmail = `INSERT INTO emails (message_id, recipient) VALUES ($1, $2)`
 
 // queue is what a consumer needs of SQS.
 type queue interface {
@@ -81,9 +85,9 @@ func (c *consumer) take(ctx context.Context, url string, received types.Message)
 	}
 }
 
-// handle marks the message as seen in the transaction of its effect. An e-mail
-// can't be rolled back: a crash between printing and committing sends it
-// again, which is better than never. An effect in the database happens once.
+// handle notes the message in the transaction of its effect: an e-mail is written
+// once. To hand it to a mail server is a step of its own, with the message ID as
+// its idempotency key, since nothing rolls that back; here a line shows it.
 func (c *consumer) handle(ctx context.Context, received types.Message) error {
 	m, err := awssqs.Decode(received)
 	if err != nil {
@@ -93,32 +97,44 @@ func (c *consumer) handle(ctx context.Context, received types.Message) error {
 	if err := json.Unmarshal(m.Payload, &u); err != nil {
 		return fmt.Errorf("reading the payload of message %s: %w", m.ID, err)
 	}
-	return pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
-		var seenAt time.Time
-		err := tx.QueryRow(ctx, insertSeen, m.ID).Scan(&seenAt)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
+	var line string
+	err = pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
+		first, err := inbox.Once(ctx, tx, consumerName, m.ID)
+		if err != nil || !first {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("noting message %s as seen: %w", m.ID, err)
-		}
-		// Both times are the database's, and the first is from before the commit.
-		return c.act(m, u, seenAt.Sub(u.RegisteredAt))
+		line, err = act(ctx, tx, m, u)
+		return err
 	})
+	if err != nil || line == "" {
+		return err
+	}
+	if _, err := io.WriteString(c.out, line); err != nil {
+		// It has had its effect, so it must not come again.
+		c.log.Warn("showing what was done", "message_id", m.ID, "error", err)
+	}
+	return nil
 }
 
-func (c *consumer) act(m outflow.Message, u user, after time.Duration) error {
+// act is the message's effect, all of it in tx. It returns a line to show.
+func act(ctx context.Context, tx pgx.Tx, m outflow.Message, u user) (string, error) {
 	var did string
 	switch m.Type {
 	case welcomeEmail:
+		if _, err := tx.Exec(ctx, insertEmail, m.ID, u.Email); err != nil {
+			return "", fmt.Errorf("writing the e-mail of message %s: %w", m.ID, err)
+		}
 		did = "welcome e-mail to " + u.String()
 	case userRegistered:
 		did = "user-registered: " + u.String()
 	default:
-		return fmt.Errorf("message %s: unknown type %q", m.ID, m.Type)
+		return "", fmt.Errorf("message %s: unknown type %q", m.ID, m.Type)
 	}
-	_, err := fmt.Fprintf(c.out, "%-50s  %s  after %4d ms\n", did, m.ID, after.Milliseconds())
-	return err
+	var now time.Time // the database's, as the user's is
+	if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
+		return "", fmt.Errorf("reading the time: %w", err)
+	}
+	return fmt.Sprintf("%-50s  %s  after %4d ms\n", did, m.ID, now.Sub(u.RegisteredAt).Milliseconds()), nil
 }
 
 func pause(ctx context.Context, d time.Duration) {

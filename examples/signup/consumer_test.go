@@ -12,18 +12,20 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/inbox"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
-// inbox is a consumer on a queue of its own, with what it printed and logged.
-type inbox struct {
+// reader is a consumer on a queue of its own, with what it printed and logged.
+type reader struct {
 	*consumer
 	client    *sqs.Client
 	server    *fakesqs.Server
@@ -31,27 +33,31 @@ type inbox struct {
 	out, logs bytes.Buffer
 }
 
-func newInbox(t *testing.T) *inbox {
+func newReader(t *testing.T) *reader {
 	t.Helper()
-	i := &inbox{server: &fakesqs.Server{}}
+	i := &reader{server: &fakesqs.Server{}}
 	endpoint := httptest.NewServer(i.server)
 	t.Cleanup(endpoint.Close)
 	i.client = sqs.New(sqs.Options{
 		BaseEndpoint: &endpoint.URL, Region: "eu-west-1",
-		Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", ""),
+		Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", ""), RetryMaxAttempts: 1,
 	})
+	// What is not deleted comes again at once.
+	i.server.CreateQueue("", welcomeEmail, map[string]string{"VisibilityTimeout": "0"})
 	urls, err := createQueues(t.Context(), i.client)
 	require.NoError(t, err)
 	i.url = urls[1]
 	pool := teststack.NewEmpty(t)
-	_, err = pool.Exec(t.Context(), createSeen)
+	_, err = inbox.MigrateUp(t.Context(), pool)
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), createEmails)
 	require.NoError(t, err)
 	i.consumer = &consumer{pool: pool, queue: i.client, out: &i.out, log: slog.New(slog.NewTextHandler(&i.logs, nil))}
 	return i
 }
 
 // publish sends a message as Outflow does.
-func (i *inbox) publish(t *testing.T, id uuid.UUID, kind string, payload any) {
+func (i *reader) publish(t *testing.T, id uuid.UUID, kind string, payload any) {
 	t.Helper()
 	encoded, err := json.Marshal(payload)
 	require.NoError(t, err)
@@ -62,7 +68,7 @@ func (i *inbox) publish(t *testing.T, id uuid.UUID, kind string, payload any) {
 }
 
 // consume takes what stands in the queue, visible or not.
-func (i *inbox) consume(t *testing.T) {
+func (i *reader) consume(t *testing.T) {
 	t.Helper()
 	received, err := i.client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{
 		QueueUrl: &i.url, MaxNumberOfMessages: 10, MessageAttributeNames: []string{"All"},
@@ -73,12 +79,12 @@ func (i *inbox) consume(t *testing.T) {
 	}
 }
 
-func (i *inbox) left() int { return len(i.server.Messages("", welcomeEmail)) }
+func (i *reader) left() int { return len(i.server.Messages("", welcomeEmail)) }
 
 var ada = user{ID: 1, Name: "Ada", Email: "ada@example.com", RegisteredAt: time.Now()}
 
 func TestSameMessageTwiceIsOneEmail(t *testing.T) {
-	i := newInbox(t)
+	i := newReader(t)
 	id := uuid.Must(uuid.NewV7())
 	i.publish(t, id, welcomeEmail, ada)
 	i.consume(t)
@@ -90,34 +96,75 @@ func TestSameMessageTwiceIsOneEmail(t *testing.T) {
 	assert.Empty(t, i.logs.String())
 }
 
+// A consumer that dies before it deletes a message gets it again from SQS.
+func TestOneMessageDeliveredThreeTimesIsOneEmail(t *testing.T) {
+	i := newReader(t)
+	i.server.Inject(fakesqs.Fault{Action: "DeleteMessage", Times: 2, Error: &fakesqs.Error{Status: 400, Code: "RequestThrottled", Message: "Rate exceeded"}})
+	id := uuid.Must(uuid.NewV7())
+	i.publish(t, id, welcomeEmail, ada)
+	var deliveries []string
+	for i.left() > 0 {
+		received, err := i.client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{
+			QueueUrl: &i.url, MessageAttributeNames: []string{"All"},
+			MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameApproximateReceiveCount},
+		})
+		require.NoError(t, err)
+		require.Len(t, received.Messages, 1)
+		require.Less(t, len(deliveries), 3)
+		deliveries = append(deliveries, received.Messages[0].Attributes["ApproximateReceiveCount"])
+		i.take(t.Context(), i.url, received.Messages[0])
+	}
+	assert.Equal(t, []string{"1", "2", "3"}, deliveries)
+	assert.Equal(t, 1, count(t, i.pool, "emails"))
+	assert.Equal(t, 1, strings.Count(i.out.String(), id.String()), i.out.String())
+}
+
+// The effect and its note are one: without the e-mail the message is not seen.
+func TestAnEmailThatCannotBeWrittenIsTriedAgain(t *testing.T) {
+	i := newReader(t)
+	_, err := i.pool.Exec(t.Context(), `ALTER TABLE emails ADD CONSTRAINT full_up CHECK (false)`)
+	require.NoError(t, err)
+	i.publish(t, uuid.Must(uuid.NewV7()), welcomeEmail, ada)
+	i.consume(t)
+	assert.Contains(t, i.logs.String(), "full_up")
+	assert.Empty(t, i.out.String())
+	assert.Zero(t, count(t, i.pool, "inbox.seen"))
+
+	_, err = i.pool.Exec(t.Context(), `ALTER TABLE emails DROP CONSTRAINT full_up`)
+	require.NoError(t, err)
+	i.consume(t)
+	assert.Equal(t, 1, count(t, i.pool, "emails"))
+	assert.Zero(t, i.left())
+}
+
 func TestWhatCannotBeHandledStaysInTheQueue(t *testing.T) {
 	id := uuid.Must(uuid.NewV7())
 	for name, tc := range map[string]struct {
-		send func(*testing.T, *inbox)
+		send func(*testing.T, *reader)
 		says string
 	}{
-		"another sender's": {func(t *testing.T, i *inbox) {
+		"another sender's": {func(t *testing.T, i *reader) {
 			_, err := i.client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &i.url, MessageBody: aws.String("hello")})
 			require.NoError(t, err)
 		}, "no attribute outflow-message-id"},
-		"no user":      {func(t *testing.T, i *inbox) { i.publish(t, id, welcomeEmail, "hello") }, "reading the payload of message " + id.String()},
-		"unknown type": {func(t *testing.T, i *inbox) { i.publish(t, id, "invoice", ada) }, "unknown type"},
+		"no user":      {func(t *testing.T, i *reader) { i.publish(t, id, welcomeEmail, "hello") }, "reading the payload of message " + id.String()},
+		"unknown type": {func(t *testing.T, i *reader) { i.publish(t, id, "invoice", ada) }, "unknown type"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			i := newInbox(t)
+			i := newReader(t)
 			tc.send(t, i)
 			i.consume(t)
 			assert.Equal(t, 1, i.left())
 			assert.Contains(t, i.logs.String(), "it stays in the queue")
 			assert.Contains(t, i.logs.String(), tc.says)
 			assert.Empty(t, i.out.String())
-			assert.Zero(t, count(t, i.pool, "seen"), "it can be handled later")
+			assert.Zero(t, count(t, i.pool, "inbox.seen"), "it can be handled later")
 		})
 	}
 }
 
 func TestRunConsumesUntilItsEnd(t *testing.T) {
-	i := newInbox(t)
+	i := newReader(t)
 	i.publish(t, uuid.Must(uuid.NewV7()), welcomeEmail, ada)
 	done := make(chan struct{})
 	go func() { i.run(t.Context(), i.url); close(done) }()

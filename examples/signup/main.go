@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/outflowhq/outflow/inbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -27,7 +28,7 @@ const usage = `signup is an example of Outflow: a sign-up service and the consum
 
 Usage:
   signup serve [-listen 127.0.0.1:8080]   answer POST /users {"name": "Ada", "email": "ada@example.com"}
-  signup consume                          send the welcome e-mails (to standard output)
+  signup consume                          write the welcome e-mails, and show them
 
 Settings: DATABASE_URL, AWS_REGION, AWS_ENDPOINT_URL_SQS and the other variables of AWS's SDKs.
 `
@@ -113,8 +114,11 @@ func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Write
 
 // consume runs one consumer for each queue.
 func consume(ctx context.Context, pool *pgxpool.Pool, out io.Writer, log *slog.Logger) error {
-	if _, err := pool.Exec(ctx, createSeen); err != nil {
-		return fmt.Errorf("creating the table seen: %w", err)
+	if _, err := inbox.MigrateUp(ctx, pool); err != nil {
+		return fmt.Errorf("preparing the inbox: %w", err)
+	}
+	if _, err := pool.Exec(ctx, createEmails); err != nil {
+		return fmt.Errorf("creating the table emails: %w", err)
 	}
 	client, err := newSQS(ctx)
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	"go.temporal.io/sdk/contrib/envconfig"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -44,6 +45,11 @@ type Config struct {
 	LogJSON   bool
 	// HealthAddress is where the probes are answered; "" for nowhere.
 	HealthAddress string
+	// Webhook says which https destinations are published to: none where it has no
+	// hosts.
+	Webhook webhook.Options
+
+	webhookSecrets webhook.Secrets
 }
 
 // Setting documents one variable of Outflow's own.
@@ -68,6 +74,10 @@ var Settings = []Setting{
 	{"OUTFLOW_LOG_LEVEL", "info", "debug, info, warn or error", setLogLevel},
 	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
 	{"OUTFLOW_HEALTH_ADDRESS", "off", "where /livez and /readyz are answered, such as :8086 or 127.0.0.1:8086", setHealthAddress},
+	{"OUTFLOW_WEBHOOK_HOSTS", "none", "hosts that https destinations may name, such as hooks.example.com,*.example.org", setWebhookHosts},
+	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "none", "file with a line for each host: host whsec_… [whsec_…], all of which sign", setWebhookSecretsFile},
+	{settingWebhookSecret, "none", "whsec_… for every host that has none of its own; several with spaces between them", setWebhookSecret},
+	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "off", "on lets https destinations and http callbacks on this machine through, for development", setWebhookInsecureLoopback},
 }
 
 // Load reads all settings.
@@ -82,13 +92,14 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	for _, s := range Settings {
 		if value := getenv(s.Name); value != "" {
 			if err := s.set(&c, value); err != nil {
-				note(fmt.Errorf("%s: %w (got %s)", s.Name, err, quote(value)))
+				note(fmt.Errorf("%s: %w%s", s.Name, err, got(s.Name, value)))
 			}
 		}
 	}
 	if c.Scanner.PerDestination > cmp.Or(c.Scanner.InFlight, scanner.DefaultInFlight) {
 		note(fmt.Errorf("OUTFLOW_PER_DESTINATION: wants at most OUTFLOW_IN_FLIGHT (got %d)", c.Scanner.PerDestination))
 	}
+	note(joinWebhooks(&c, getenv))
 	var err error
 	c.Database, err = Database(getenv)
 	note(err)
@@ -158,6 +169,14 @@ func brief(said string) string {
 		return string(runes[:most]) + "…"
 	}
 	return said
+}
+
+// got ends an error with the value, unless that is a secret.
+func got(name, value string) string {
+	if name == settingWebhookSecret {
+		return ""
+	}
+	return " (got " + quote(value) + ")"
 }
 
 // quote repeats a value, in part if it is long.

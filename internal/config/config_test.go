@@ -111,6 +111,9 @@ func TestBadValues(t *testing.T) {
 		{"OUTFLOW_HISTORY", "true", "wants on or off"},
 		{"OUTFLOW_LOG_LEVEL", "loud", "wants debug, info, warn or error"},
 		{"OUTFLOW_LOG_FORMAT", "xml", "wants text or json"},
+		{"OUTFLOW_WEBHOOK_HOSTS", "https://hooks.example.com", "wants host names such as hooks.example.com"},
+		{"OUTFLOW_WEBHOOK_SECRETS_FILE", "/nonexistent", "wants a file that can be read: no such file or directory"},
+		{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "yes", "wants on or off"},
 		{"DATABASE_URL", "mysql://nope", "wants a Postgres URL"},
 		{"DATABASE_URL", "", "wants the application's database"},
 		{"AWS_REGION", "", "wants the region of your queues"},
@@ -135,7 +138,8 @@ func TestAllMistakesAreReportedTogether(t *testing.T) {
 	names := []string{
 		"OUTFLOW_OUTBOX", "OUTFLOW_TASK_QUEUE", "OUTFLOW_POLL_INTERVAL", "OUTFLOW_IN_FLIGHT", "OUTFLOW_PER_DESTINATION",
 		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED", "OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
-		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS",
+		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_WEBHOOK_HOSTS", "OUTFLOW_WEBHOOK_SECRETS_FILE",
+		"OUTFLOW_WEBHOOK_SECRET", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK",
 	}
 	settings := map[string]string{}
 	for _, name := range names {

@@ -24,6 +24,9 @@ const (
 	wantsLevel     = "wants debug, info, warn or error"
 	wantsFormat    = "wants text or json"
 	wantsAddress   = "wants host:port or :port, the port from 1 to 65535, such as :8086"
+	wantsHosts     = "wants host names such as hooks.example.com or *.example.com, separated by commas: number "
+	noHost         = " is no host name (no scheme, port or path; other alphabets as xn--…)"
+	wantsSecret    = "wants whsec_ and 24 to 64 random bytes in base64, with padding"
 	wantsRegion    = "wants the region of your queues, such as eu-west-1"
 	wantsDatabase  = "wants a Postgres URL or key=value settings: "
 	keywordValue   = "failed to parse as keyword/value (put a value with a space into single quotes)"
@@ -126,6 +129,25 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_HEALTH_ADDRESS", "a\x00:8086", wantsAddress + ` (got "a\x00:8086")`},
 	{"OUTFLOW_HEALTH_ADDRESS", ":８０", wantsAddress + ` (got ":８０")`},
 	{"OUTFLOW_HEALTH_ADDRESS", long + ":8086", wantsAddress + ` (got "` + strings.Repeat("9", 100) + `"… of 5005 bytes)`},
+	{"OUTFLOW_WEBHOOK_HOSTS", "*", wantsHosts + `1` + noHost + ` (got "*")`},
+	{"OUTFLOW_WEBHOOK_HOSTS", "*.com", wantsHosts + `1 is too wide: a pattern wants at least two labels after the star (got "*.com")`},
+	{"OUTFLOW_WEBHOOK_HOSTS", "a.example.com,,b.example.com", wantsHosts + `2` + noHost + ` (got "a.example.com,,b.example.com")`},
+	{"OUTFLOW_WEBHOOK_HOSTS", "https://a.example.com", wantsHosts + `1` + noHost + ` (got "https://a.example.com")`},
+	{"OUTFLOW_WEBHOOK_HOSTS", "a.example.com\x00", wantsHosts + `1` + noHost + ` (got "a.example.com\x00")`},
+	{"OUTFLOW_WEBHOOK_HOSTS", "exаmple.com", wantsHosts + `1` + noHost + ` (got "exаmple.com")`}, // a Cyrillic letter
+	{"OUTFLOW_WEBHOOK_HOSTS", long, wantsHosts + `1` + noHost + longGot},
+	{"OUTFLOW_WEBHOOK_HOSTS", "a.example.com", "wants OUTFLOW_WEBHOOK_SECRETS_FILE or OUTFLOW_WEBHOOK_SECRET beside it: every request is signed"},
+	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "/", `reading the file: is a directory (got "/")`},
+	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "no\nsuch", `wants a file that can be read: no such file or directory (got "no\nsuch")`},
+	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "a\x00b", `wants a file that can be read: invalid argument (got "a\x00b")`},
+	{"OUTFLOW_WEBHOOK_SECRETS_FILE", long, "wants a file that can be read: file name too long" + longGot},
+	{"OUTFLOW_WEBHOOK_SECRET", "hunter2", "secret 1: " + wantsSecret},
+	{"OUTFLOW_WEBHOOK_SECRET", "whsec_hunter2", "secret 1: " + wantsSecret},
+	{"OUTFLOW_WEBHOOK_SECRET", goodSecret + " " + goodSecret[:30], "secret 2: " + wantsSecret},
+	{"OUTFLOW_WEBHOOK_SECRET", " ", "wants a secret"},
+	{"OUTFLOW_WEBHOOK_SECRET", long, "secret 1: " + wantsSecret},
+	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "1", wantsOnOff + ` (got "1")`},
+	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "ON", wantsOnOff + ` (got "ON")`},
 	{"DATABASE_URL", "", "wants the application's database, such as postgres://user:password@host:5432/name (or libpq's PGHOST, PGDATABASE, …)"},
 	{"DATABASE_URL", "mysql://root@db/shop", wantsDatabase + keywordValue},
 	{"DATABASE_URL", "shop", wantsDatabase + keywordValue},

@@ -4,17 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -291,4 +297,39 @@ func TestCallbacksBySchemes(t *testing.T) {
 	err := callbacks{others: others}.SendCallback(t.Context(), "https://shop.example/done", "3", "", nil)
 	require.ErrorIs(t, err, errNoHTTPS)
 	assert.True(t, outflow.IsPermanent(err))
+}
+
+// Over https a callback is a webhook, signed for its host.
+func TestCallbackIsSigned(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	verifier, err := standardwebhooks.NewWebhook(webhookSecret)
+	require.NoError(t, err)
+	type request struct{ id, body string }
+	requests := make(chan request, 10)
+	busy := true
+	server := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		assert.NoError(t, err)
+		assert.NoError(t, verifier.Verify(body, req.Header))
+		requests <- request{req.Header.Get("webhook-id"), string(body)}
+		if busy { // one request after the other
+			busy = false
+			rw.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	t.Cleanup(server.Close)
+	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+	sender := newCallbacks(publishers(webhookConfig(t, server)), w.broker)
+	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(sender)))
+	require.NoError(t, run.Start())
+	t.Cleanup(run.Stop)
+	w.scan()
+	id := w.enqueueCallback(server.URL + "/done?token=t")
+	assert.Equal(t, callback{State: "sent", Attempts: 2}, w.untilTold(id))
+	first, second := <-requests, <-requests
+	assert.Equal(t, id.String()+"_1_delivered", first.id)
+	assert.Contains(t, first.body, `"messageId":"`+id.String()+`","type":"order-placed","destination":"sqs://orders","state":"delivered"`)
+	assert.Equal(t, first, second)
+	assert.Equal(t, 1, w.broker.count())
 }

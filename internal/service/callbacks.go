@@ -7,6 +7,8 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/publish/webhook"
 )
 
 // callbacks sends callbacks: to https URLs by a sender of their own, which signs
@@ -18,7 +20,26 @@ type callbacks struct {
 
 var _ activities.CallbackSender = callbacks{}
 
-var errNoHTTPS = errors.New("no https publisher is configured: nothing was sent (set it up, then \"outflow callback retry\" sends it)")
+// newCallbacks sends over what messages are published with.
+func newCallbacks(brokers []publish.Publisher, others activities.Publisher) callbacks {
+	c := callbacks{others: activities.PublishCallbacks(others)}
+	for _, b := range brokers {
+		if w, ok := b.(*webhook.Publisher); ok {
+			c.https = posted{w}
+		}
+	}
+	return c
+}
+
+// posted sends callbacks as webhooks, whose webhook-id is the callback's.
+type posted struct{ *webhook.Publisher }
+
+func (p posted) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
+	_, err := p.Send(ctx, destination, id, contentType, body, nil)
+	return err
+}
+
+var errNoHTTPS = errors.New("no https publisher is configured: nothing was sent (allow its host with OUTFLOW_WEBHOOK_HOSTS, then \"outflow callback retry\" sends it)")
 
 func (c callbacks) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
 	switch {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -57,7 +58,7 @@ func TestTryNowDuringAnAttemptThatFails(t *testing.T) {
 			sending <- struct{}{}
 			<-release
 		}
-		return "", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Minute, Err: errors.New("503")}
+		return "", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Minute, Err: fmt.Errorf("503, the %d.", n)}
 	})
 	w.work()
 	w.scan()
@@ -73,7 +74,8 @@ func TestTryNowDuringAnAttemptThatFails(t *testing.T) {
 	w.broker.set(nil)
 	close(release)
 	began := time.Now()
-	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	r := w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	assert.Equal(t, "503, the 2.", r.LastError, "what the attempt met that was under way")
 	assert.Less(t, time.Since(began), 10*time.Second, "not after its minute")
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)

@@ -25,6 +25,7 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -94,20 +95,29 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 	if p.client, err = client.DialContext(ctx, c.Temporal); err != nil {
 		return nil, fmt.Errorf("connecting to Temporal at %s (TEMPORAL_ADDRESS): %w", c.Temporal.HostPort, err)
 	}
-	router := publish.NewRouter(awssqs.New(sqs.NewFromConfig(c.AWS)))
+	brokers := publishers(c)
+	router := publish.NewRouter(brokers...)
 	if err := router.Err(); err != nil {
 		return nil, err
 	}
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	publisher := publish.Watch(router, log)
-	sender := callbacks{others: activities.PublishCallbacks(publisher)}
-	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(sender)))
+	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(newCallbacks(brokers, publisher))))
 	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
 		return nil, fmt.Errorf("starting the worker: %w", err)
 	}
 	return p, nil
+}
+
+// publishers are those that the settings ask for.
+func publishers(c config.Config) []publish.Publisher {
+	all := []publish.Publisher{awssqs.New(sqs.NewFromConfig(c.AWS))}
+	if c.Webhook.Hosts.Any() {
+		all = append(all, webhook.New(c.Webhook))
+	}
+	return all
 }
 
 func workerOptions(fatal chan<- error) worker.Options {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
@@ -19,12 +20,24 @@ var ErrNotOutflow = errors.New("no attribute " + AttributeMessageID +
 	": ask ReceiveMessage for MessageAttributeNames All; another sender's message has none")
 
 // Decode returns the message that was published: ID, Type, ContentType,
-// Headers, Payload, and OrderingKey on a FIFO queue. The other fields stay in
-// the outbox and are zero. An empty ContentType comes back as
-// "application/json", no headers as a nil map.
+// Headers, Payload, and OrderingKey on a FIFO queue. The trace context is in
+// Headers, under "traceparent" and "tracestate". The other fields, Destination
+// among them, stay in the outbox and are zero. An empty ContentType comes back
+// as "application/json", no headers as a nil map.
 //
 // The message must have been received with MessageAttributeNames "All" and, for
-// the ordering key, MessageSystemAttributeNames "MessageGroupId".
+// the ordering key, MessageSystemAttributeNames "MessageGroupId". Attributes
+// that are asked for one by one are not enough: the one that says that the body
+// is base64 is rarely there, and never missed.
+//
+// The error is ErrNotOutflow for a message that Outflow did not write; any other
+// names what is missing or can't be read. No later delivery of the same message
+// decodes better, unless it is received with more attributes or by a newer
+// Outflow.
+//
+// Consumers need nothing else of this package, and it brings neither Temporal
+// nor a database driver into their programs. Package inbox makes the effect of
+// the message happen once.
 func Decode(received types.Message) (outflow.Message, error) {
 	values := make(map[string]string, len(received.MessageAttributes))
 	for name, a := range received.MessageAttributes {
@@ -42,21 +55,19 @@ func Decode(received types.Message) (outflow.Message, error) {
 		return outflow.Message{}, ErrNotOutflow
 	}
 	id, err := uuid.Parse(text)
+	if err == nil && id == uuid.Nil {
+		err = errors.New("it is the zero UUID")
+	}
 	if err != nil {
 		return outflow.Message{}, fmt.Errorf("reading %s: %w", AttributeMessageID, err)
 	}
 	m := outflow.Message{ID: id, Type: take(AttributeType), ContentType: take(AttributeContentType)}
-	if m.Payload, err = payloadOf(received, take(AttributeEncoding)); err != nil {
+	m.Payload, err = payloadOf(m, received, take(AttributeEncoding))
+	if err == nil {
+		m.Headers, err = headersOf(values, take(AttributeHeaders))
+	}
+	if err != nil {
 		return outflow.Message{}, fmt.Errorf("decoding message %s: %w", id, err)
-	}
-	if object := take(AttributeHeaders); object != "" {
-		// Into the same map: a header is in one of the two places only.
-		if err := json.Unmarshal([]byte(object), &values); err != nil {
-			return outflow.Message{}, fmt.Errorf("decoding message %s: reading %s: %w", id, AttributeHeaders, err)
-		}
-	}
-	if len(values) > 0 {
-		m.Headers = values
 	}
 	group := received.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)]
 	if group != text { // the message ID stands for "no ordering key"
@@ -65,8 +76,19 @@ func Decode(received types.Message) (outflow.Message, error) {
 	return m, nil
 }
 
-func payloadOf(received types.Message, encoding string) ([]byte, error) {
+func payloadOf(m outflow.Message, received types.Message, encoding string) ([]byte, error) {
+	// Outflow always writes both. Where one is missing, the encoding may be, too,
+	// and base64 would be taken for the payload.
+	switch "" {
+	case m.Type:
+		return nil, lacks(AttributeType)
+	case m.ContentType:
+		return nil, lacks(AttributeContentType)
+	}
 	body := aws.ToString(received.Body)
+	if body == "" {
+		return nil, errors.New("no body")
+	}
 	switch encoding {
 	case "":
 		return []byte(body), nil
@@ -78,4 +100,28 @@ func payloadOf(received types.Message, encoding string) ([]byte, error) {
 		return payload, nil
 	}
 	return nil, fmt.Errorf("unknown %s %q; a newer Outflow may know it", AttributeEncoding, encoding)
+}
+
+func lacks(attribute string) error {
+	return fmt.Errorf("no attribute %s: ask ReceiveMessage for MessageAttributeNames All", attribute)
+}
+
+// headersOf adds the headers in object to those that are attributes of their
+// own: each is in one of the two places.
+func headersOf(own map[string]string, object string) (map[string]string, error) {
+	if object != "" {
+		var rest map[string]string
+		err := json.Unmarshal([]byte(object), &rest)
+		if err == nil && rest == nil {
+			err = errors.New("wants a JSON object (got null)")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", AttributeHeaders, err)
+		}
+		maps.Copy(own, rest)
+	}
+	if len(own) == 0 {
+		return nil, nil
+	}
+	return own, nil
 }

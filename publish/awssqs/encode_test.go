@@ -161,8 +161,22 @@ func TestDecodeRefusesWhatIsNotOutflows(t *testing.T) {
 	}
 	_, err = Decode(types.Message{Body: aws.String("hello")})
 	assert.ErrorIs(t, err, ErrNotOutflow)
+	without := func(name string) types.Message {
+		m := change(name, "")
+		delete(m.MessageAttributes, name)
+		return m
+	}
+	_, err = Decode(without(AttributeMessageID))
+	assert.ErrorIs(t, err, ErrNotOutflow)
+	noBody := change(AttributeType, "user-registered")
+	noBody.Body = nil
 	for text, m := range map[string]types.Message{
 		"reading outflow-message-id": change(AttributeMessageID, "7"),
+		"zero UUID":                  change(AttributeMessageID, uuid.Nil.String()),
+		"no attribute outflow-type":  without(AttributeType),
+		"no attribute content-type":  without(AttributeContentType),
+		"no body":                    noBody,
+		"got null":                   change(AttributeHeaders, "null"),
 		`unknown outflow-encoding`:   change(AttributeEncoding, "zstd"),
 		"reading the base64 body":    change(AttributeEncoding, "base64"),
 		"reading outflow-headers":    change(AttributeHeaders, "[]"),

@@ -1,0 +1,4 @@
+package inbox
+
+// What the tests, which live in package inbox_test, look at inside.
+const StatementPurge = purgeSeen

@@ -1,0 +1,34 @@
+package inbox
+
+import (
+	"context"
+	"embed"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outflowhq/outflow/internal/migrations"
+)
+
+// A released file is never edited.
+//
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// The lock's key is the bytes of "of-inbox" read as a number.
+var migrationSet = migrations.Set{Schema: "inbox", Files: migrationFiles, Names: []string{"0001_seen"}, Lock: 0x6f662d696e626f78}
+
+// MigrateUp makes what the database lacks of the schema inbox, and returns the
+// names of the migrations that it applied. Where nothing is missing it changes
+// nothing, so a consumer can call it whenever it starts; its role then needs the
+// right to create things in the schema, and the right to create the schema where
+// there is none. The files in inbox/migrations are plain SQL, for any other tool.
+//
+// Concurrent callers wait for each other under an advisory lock, for which it
+// needs a session: connect directly, not through a transaction pooler.
+func MigrateUp(ctx context.Context, pool *pgxpool.Pool) (applied []string, err error) {
+	status, err := migrationSet.Up(ctx, pool)
+	for _, s := range status {
+		applied = append(applied, s.Name)
+	}
+	return applied, err
+}

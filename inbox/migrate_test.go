@@ -1,0 +1,103 @@
+package inbox_test
+
+import (
+	"context"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/inbox"
+	"github.com/outflowhq/outflow/internal/teststack"
+)
+
+func TestMigrateUp(t *testing.T) {
+	t.Parallel()
+	pool := teststack.NewEmpty(t)
+	var callers sync.WaitGroup
+	var mu sync.Mutex
+	var applied []string
+	for range 4 {
+		callers.Go(func() {
+			names, err := inbox.MigrateUp(context.Background(), pool)
+			mu.Lock()
+			defer mu.Unlock()
+			applied = append(applied, names...)
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	callers.Wait()
+	require.Equal(t, []string{"0001_seen"}, applied, "each once, by one caller")
+	require.False(t, value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "a consumer has no outbox")
+}
+
+// In one database with the outbox, neither knows of the other.
+func TestBesideTheOutbox(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	before := value[int](t, pool, `SELECT count(*) FROM outbox.migrations`)
+	applied, err := inbox.MigrateUp(t.Context(), pool)
+	require.NoError(t, err)
+	require.Equal(t, []string{"0001_seen"}, applied)
+	require.Equal(t, before, value[int](t, pool, `SELECT count(*) FROM outbox.migrations`))
+	require.True(t, deliverOnce(t, pool))
+}
+
+// Any other tool can apply the files: here a plain exec of several statements.
+func TestPlainFiles(t *testing.T) {
+	t.Parallel()
+	pool := teststack.NewEmpty(t)
+	run := func(name string) {
+		statements, err := os.ReadFile("migrations/" + name)
+		require.NoError(t, err)
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		defer conn.Release()
+		_, err = conn.Conn().PgConn().Exec(t.Context(), string(statements)).ReadAll()
+		require.NoError(t, err, name)
+	}
+	run("0001_seen.up.sql")
+	require.True(t, deliverOnce(t, pool))
+	run("0001_seen.down.sql")
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM pg_class WHERE relnamespace = 'inbox'::regnamespace`))
+	run("0001_seen.up.sql")
+}
+
+// A consumer's role needs no more than to insert.
+func TestRightToInsertIsEnough(t *testing.T) {
+	t.Parallel()
+	pool := newInbox(t)
+	role := "role_" + pool.Config().ConnConfig.Database
+	execute(t, pool, `CREATE ROLE `+role)
+	t.Cleanup(func() { execute(t, pool, `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role) })
+	as := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["role"] = role })
+
+	tx := begin(t, as, pgx.ReadCommitted)
+	_, err := inbox.Once(t.Context(), tx, "mailer", newID())
+	require.ErrorContains(t, err, "permission denied for schema inbox")
+	require.NoError(t, tx.Rollback(t.Context()))
+
+	execute(t, pool, `GRANT USAGE ON SCHEMA inbox TO `+role)
+	execute(t, pool, `GRANT INSERT ON inbox.seen TO `+role)
+	require.True(t, deliverOnce(t, as))
+}
+
+// deliverOnce hands a new message to a consumer, twice.
+func deliverOnce(t *testing.T, pool *pgxpool.Pool) bool {
+	t.Helper()
+	id := newID()
+	var answers []bool
+	for range 2 {
+		tx := begin(t, pool, pgx.ReadCommitted)
+		first, err := inbox.Once(t.Context(), tx, "mailer", id)
+		require.NoError(t, err)
+		require.NoError(t, tx.Commit(t.Context()))
+		answers = append(answers, first)
+	}
+	return answers[0] && !answers[1]
+}

@@ -1,0 +1,58 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// goodSecret is the base64 of 32 bytes.
+const goodSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+func TestWebhooks(t *testing.T) {
+	c, err := load(t, enough(nil))
+	require.NoError(t, err)
+	assert.False(t, c.Webhook.Hosts.Any(), "none by default")
+	assert.False(t, c.Webhook.InsecureLoopback)
+
+	file := filepath.Join(t.TempDir(), "secrets")
+	require.NoError(t, os.WriteFile(file, []byte("hooks.example.com "+goodSecret+" "+goodSecret+"\n"), 0o600))
+	c, err = load(t, enough(map[string]string{
+		"OUTFLOW_WEBHOOK_HOSTS": "hooks.example.com, *.example.org", "OUTFLOW_WEBHOOK_SECRETS_FILE": file,
+		"OUTFLOW_WEBHOOK_SECRET": goodSecret, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK": "on",
+	}))
+	require.NoError(t, err)
+	assert.True(t, c.Webhook.Hosts.Allow("hooks.example.com"))
+	assert.True(t, c.Webhook.Hosts.Allow("a.example.org"))
+	assert.False(t, c.Webhook.Hosts.Allow("example.org"))
+	assert.Len(t, c.Webhook.Secrets("hooks.example.com"), 2)
+	assert.Len(t, c.Webhook.Secrets("a.example.org"), 1)
+	assert.True(t, c.Webhook.InsecureLoopback)
+
+	for _, settings := range []map[string]string{{"OUTFLOW_WEBHOOK_SECRETS_FILE": file}, {"OUTFLOW_WEBHOOK_SECRET": goodSecret}} {
+		settings["OUTFLOW_WEBHOOK_HOSTS"] = "hooks.example.com"
+		_, err = load(t, enough(settings))
+		require.NoError(t, err, "one of the two is enough")
+	}
+}
+
+// No part of a secret gets into an error, wherever the mistake is.
+func TestWebhookSecretsAreNotShown(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secrets")
+	for _, secret := range []string{"hunter2", "whsec_hunter2", goodSecret + "hunter2", goodSecret[len("whsec_"):]} {
+		for _, content := range []string{"a.example.com " + secret, secret + " " + secret, "a.example.com " + goodSecret + "\n" + secret + " a.example.com"} {
+			require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
+			_, err := load(t, enough(map[string]string{"OUTFLOW_WEBHOOK_SECRETS_FILE": file, "OUTFLOW_WEBHOOK_SECRET": secret}))
+			require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_SECRET: ")
+			require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_SECRETS_FILE: ")
+			require.ErrorContains(t, err, "line ")
+			assert.NotContains(t, err.Error(), "hunter2")
+			assert.NotContains(t, err.Error(), "MDEyMzQ1")
+			assert.Equal(t, 2, strings.Count(err.Error(), "\n"))
+		}
+	}
+}

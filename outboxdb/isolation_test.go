@@ -1,0 +1,209 @@
+package outboxdb_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// The runs of as many messages as the cap allows are lost together (a namespace is
+// lost, somebody terminates them all) while the breaker is not open: then nobody
+// probes, and only a claim finds them.
+func TestCapCountsNoLostRuns(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sqs://down", 210)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() - interval '1 second'`)
+	store.Failed("sqs://down", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
+	require.NotEmpty(t, claim(t, store, request()).Messages)
+}
+
+// As many messages as the cap allows fail for reasons of their own, and the
+// destination failed once: nobody else would ever be sent to it.
+func TestCapIsLiftedWhereTheBreakerDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sqs://odd", 200)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
+	enqueue(t, pool, messages("sqs://odd", 3)...)
+	store.Failed("sqs://odd", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
+	require.Empty(t, claim(t, store, request()).Messages)
+	execute(t, pool, `UPDATE outbox.destinations SET failing_since = now() - interval '11 minutes'`)
+	require.Len(t, claim(t, store, request()).Messages, 3)
+}
+
+// A worker that took a probe's run over from a starter in another process, and saw
+// no failure itself, closes the breaker all the same.
+func TestSuccessOfALoadedMessageIsNews(t *testing.T) {
+	t.Parallel()
+	for name, load := range map[string]func(*outboxdb.Store, outflow.Ref) error{
+		"load":       func(s *outboxdb.Store, r outflow.Ref) error { _, err := s.Load(t.Context(), r); return err },
+		"load again": func(s *outboxdb.Store, r outflow.Ref) error { _, err := s.LoadAgain(t.Context(), r); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			worker := outboxdb.New(pool)
+			worker.Succeeded("sqs://down")
+			waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations)`)
+			opened(t, pool)
+			id := enqueue(t, pool, message("sqs://down"))[0]
+			require.NoError(t, load(worker, ref(id)))
+			worker.Succeeded("sqs://down")
+			waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
+		})
+	}
+}
+
+// Whoever tells the runs keeps that lease while others report successes too.
+func TestSuccessDoesNotEndTheTelling(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	opened(t, pool).Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
+	taken, err := outboxdb.New(pool).TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Len(t, taken, 1)
+	execute(t, pool, `UPDATE outbox.destinations SET delivered_at = NULL`)
+	outboxdb.New(pool).Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
+	taken, err = outboxdb.New(pool).TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, taken, "somebody is at it")
+}
+
+// Breakers stay open whose messages were cancelled or redirected. They must not
+// take the places of those that have something to probe with.
+func TestIdleBreakersKeepNobodyFromProbing(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until)
+		SELECT 'sqs://a' || n, 5, now(), 1, now() FROM generate_series(1, 120) AS n`)
+	probeNow(t, pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	var found []uuid.UUID
+	for range 3 {
+		probes, err := store.TakeProbes(t.Context())
+		require.NoError(t, err)
+		for _, p := range probes {
+			found = append(found, p.ID)
+		}
+	}
+	require.Equal(t, []uuid.UUID{id}, found)
+}
+
+// A suspect whose run is lost is no probe: it would be claimed with others, and
+// only claims alone may bring it to its end.
+func TestSuspectIsNoProbe(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, claims = 5`)
+	probeNow(t, pool)
+	_, err := store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, claim(t, store, request()).Messages)
+	alone, err := store.ClaimAlone(t.Context(), time.Minute)
+	require.NoError(t, err)
+	require.Len(t, alone, 1)
+	require.Equal(t, id, alone[0].ID)
+}
+
+// Between a scanner's look at the runs of a destination and what it learns of one,
+// another scanner may have claimed the message: that start is on its way.
+func TestFreeLeavesALaterClaim(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	id := enqueue(t, pool, message("sqs://a"))[0]
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true`)
+	seen := retryingOf(t, pool, store, "sqs://a")
+	require.Len(t, claim(t, store, request()).Messages, 1)
+	require.NoError(t, store.Free(t.Context(), seen[0]))
+	require.Greater(t, stands(t, pool, id).LeasedFor, 30.0)
+}
+
+// A destination that takes a few messages at a time: its telling stops with the next
+// failure, and the messages that are told go first.
+func TestDestinationThatTakesAFew(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	enqueue(t, pool, messages("sqs://down", 250)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
+	enqueue(t, pool, messages("sqs://down", 3)...)
+	store.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
+	recovered, err := store.TakeRecovered(t.Context())
+	require.NoError(t, err)
+	page := func() int {
+		leased, err := store.Retrying(t.Context(), recovered[0], uuid.UUID{}, 1000)
+		require.NoError(t, err)
+		return len(leased)
+	}
+	require.Equal(t, 250, page())
+	require.Empty(t, claim(t, store, request()).Messages, "it collects no more of them")
+
+	store.Failed("sqs://down", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
+	require.Zero(t, page())
+	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
+
+	// The breaker did not open: nobody would tell the others, were they forgotten.
+	execute(t, pool, `UPDATE outbox.destinations SET probe_until = now() WHERE probe_until < now() + interval '2 seconds'`)
+	recovered, err = store.TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Len(t, recovered, 1)
+	require.Equal(t, 250, page())
+
+	store.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NULL)`)
+	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
+	require.Len(t, claim(t, store, request()).Messages, 3)
+}
+
+// Scanners that act at once pass over what another one has in hand.
+func TestNobodyWaitsForAnotherScanner(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	probe := enqueue(t, pool, message("sqs://down"))[0]
+	suspect := enqueue(t, pool, message("sqs://a"))[0]
+	execute(t, pool, `UPDATE outbox.messages SET claims = 5 WHERE id = $1`, suspect)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_id = $1, probe_until = now() + interval '1 minute'`, probe)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.messages FOR UPDATE`)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	alone, err := store.ClaimAlone(ctx, time.Minute)
+	require.NoError(t, err)
+	require.Empty(t, alone)
+	store.WalkNext()
+	claimed, err := store.Claim(ctx, request())
+	require.NoError(t, err)
+	require.Empty(t, claimed.Messages)
+
+	probeNow(t, pool)
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.destinations FOR UPDATE`)
+	require.NoError(t, err)
+	probes, err := store.TakeProbes(ctx)
+	require.NoError(t, err)
+	require.Empty(t, probes)
+}

@@ -1,0 +1,105 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+)
+
+// refusedPrefixes are the IPv4 networks that are not somebody's public address.
+// https://www.iana.org/assignments/iana-ipv4-special-registry
+var refusedPrefixes = prefixes(map[string]string{
+	"0.0.0.0/8":        "of this network",
+	"10.0.0.0/8":       "private",
+	"100.64.0.0/10":    "shared (carrier-grade NAT)",
+	"127.0.0.0/8":      "loopback",
+	"168.63.129.16/32": "a cloud's own service",
+	"169.254.0.0/16":   "link-local",
+	"172.16.0.0/12":    "private",
+	"192.0.0.0/24":     "reserved",
+	"192.0.2.0/24":     "for documentation",
+	"192.88.99.0/24":   "a relay",
+	"192.168.0.0/16":   "private",
+	"198.18.0.0/15":    "for benchmarks",
+	"198.51.100.0/24":  "for documentation",
+	"203.0.113.0/24":   "for documentation",
+	"224.0.0.0/4":      "multicast",
+	"240.0.0.0/4":      "reserved",
+
+	// Within IPv6's global unicast, which is 2000::/3; all else is refused.
+	// https://www.iana.org/assignments/iana-ipv6-special-registry
+	"2001::/23":     "reserved",
+	"2001:db8::/32": "for documentation",
+	"2002::/16":     "a tunnel into IPv4",
+	"3fff::/20":     "for documentation",
+})
+
+var globalUnicast = netip.MustParsePrefix("2000::/3")
+
+func prefixes(texts map[string]string) map[netip.Prefix]string {
+	parsed := map[netip.Prefix]string{}
+	for text, what := range texts {
+		parsed[netip.MustParsePrefix(text)] = what
+	}
+	return parsed
+}
+
+// refused returns why an address is not connected to, or "". IPv6 is allowed by
+// what it must be, so loopback, link-local, unique local, multicast, NAT64 and
+// IPv4 in IPv6 are out without being named.
+func refused(a netip.Addr) string {
+	if !a.IsValid() {
+		return "no address"
+	}
+	if a.Is6() && (!globalUnicast.Contains(a) || a.Zone() != "") {
+		return "not a public IPv6 address"
+	}
+	for prefix, what := range refusedPrefixes {
+		if prefix.Contains(a) {
+			return what
+		}
+	}
+	return ""
+}
+
+// refusedError says that the address of a host is not connected to.
+type refusedError struct {
+	address netip.Addr
+	what    string
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("its address %s is %s", e.address, e.what) }
+
+// dial connects to a host at an address that may be connected to. The check is
+// made where the connection is: whatever a name said before does not count.
+func (p *Publisher) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("reading the address to connect to: %w", err)
+	}
+	d := net.Dialer{
+		// net/http goes on connecting when the request is gone.
+		Timeout:  p.timeout,
+		Resolver: p.resolver,
+		ControlContext: func(_ context.Context, _, at string, _ syscall.RawConn) error {
+			return p.mayConnect(host, at)
+		},
+	}
+	return d.DialContext(ctx, network, address)
+}
+
+func (p *Publisher) mayConnect(host, at string) error {
+	to, err := netip.ParseAddrPort(at)
+	if err != nil {
+		return &refusedError{what: "not an IP address"}
+	}
+	if p.loopback && namesThisMachine(host) && to.Addr().IsLoopback() {
+		return nil
+	}
+	if what := p.refused(to.Addr()); what != "" {
+		return &refusedError{address: to.Addr(), what: what}
+	}
+	return nil
+}

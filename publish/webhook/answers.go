@@ -1,0 +1,162 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/outflowhq/outflow"
+)
+
+// maxRetryAfter bounds what an answer can ask for.
+const maxRetryAfter = time.Hour
+
+// judge says what an answer means; nil is an acknowledgement. A body is never
+// quoted: it may repeat the payload. docs/webhooks.md has the reasons.
+func judge(to target, resp *http.Response) error {
+	status := resp.StatusCode
+	class, next := outflow.ClassRetryable, "it is sent again with the same "+HeaderID
+	switch {
+	case status >= 200 && status <= 299:
+		return nil
+	case status >= 300 && status <= 399:
+		next = "redirects are never followed; redirect the message to the address that it names"
+	case status == http.StatusGone:
+		class, next = outflow.ClassPermanent, "the receiver wants no more; redirect the message, or retry it when the receiver is back"
+	case status == http.StatusRequestEntityTooLarge, status == http.StatusUnsupportedMediaType,
+		status == http.StatusUnprocessableEntity, status == http.StatusRequestHeaderFieldsTooLarge:
+		class, next = outflow.ClassPermanent, "the receiver will not take this message; enqueue a corrected one, or mend the receiver and retry"
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		class, next = outflow.ClassUnavailable, "compare the receiver's secret and clock with the sender's; "+next
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
+		class, next = outflow.ClassUnavailable, "nothing there takes it now; "+next
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500 && status <= 599:
+		class = outflow.ClassUnavailable
+	case status == http.StatusBadRequest:
+		next = "receivers say so of a wrong signature too; " + next
+	}
+	said := strconv.Itoa(status)
+	if text := http.StatusText(status); text != "" {
+		said += " " + text
+	}
+	f := &outflow.Failure{Class: class, Err: fmt.Errorf("posting to %s: HTTP status %s (%s)", to, said, next)}
+	if class != outflow.ClassPermanent {
+		f.RetryAfter = retryAfter(resp.Header)
+	}
+	return f
+}
+
+// retryAfter is the time that an answer asked for: seconds or a date (RFC 9110,
+// section 10.2.3). A date is counted from the answer's own, not from our clock.
+func retryAfter(header http.Header) time.Duration {
+	value := header.Get("Retry-After")
+	seconds, err := strconv.ParseUint(value, 10, 64)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
+	}
+	until, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(header.Get("Date"))
+	if err != nil {
+		return 0
+	}
+	return min(max(until.Sub(now), 0), maxRetryAfter)
+}
+
+const (
+	nothingSent = "nothing was sent; it is tried again"
+	maybeSent   = "it may have been received, and is sent again with the same " + HeaderID
+)
+
+// noAnswer is the failure of a request without an answer. The transport's own
+// words stay out where they may quote what the other side sent.
+func noAnswer(to target, err, ended error, connected bool) error {
+	doing := "posting to " + to.String()
+	if errors.Is(ended, context.Canceled) {
+		if !connected {
+			return outflow.Retryable(fmt.Errorf("%s: %w: %w", doing, outflow.ErrNotAttempted, ended))
+		}
+		return outflow.Retryable(fmt.Errorf("%s: the caller left (%s): %w", doing, maybeSent, ended))
+	}
+	if connected {
+		return outflow.Unavailable(fmt.Errorf("%s: %s (%s)", doing, silence(err), maybeSent))
+	}
+	return outflow.Unavailable(fmt.Errorf("%s: %s", doing, unreached(err)))
+}
+
+// silence says how a connection ended without an answer.
+func silence(err error) string {
+	var errno syscall.Errno
+	switch {
+	case timedOut(err):
+		return "no answer in time"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return "the connection was closed without an answer"
+	case errors.As(err, &errno):
+		return errno.Error()
+	case strings.Contains(err.Error(), "server response headers exceeded"): // net/http has no type for it
+		return fmt.Sprintf("the answer has more than %d bytes of headers", maxAnswerHeader)
+	case strings.Contains(err.Error(), "server closed idle connection"):
+		return "the connection was closed without an answer"
+	}
+	return "the answer is not HTTP"
+}
+
+// unreached says why there was no connection, and what to do.
+func unreached(err error) string {
+	var address *refusedError
+	var dns *net.DNSError
+	var certificate *tls.CertificateVerificationError
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &address):
+		return address.Error() + ", and only public addresses are sent to (" + nothingSent + ", for a name may change)"
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "the host name does not resolve (" + nothingSent + ")"
+	case errors.As(err, &dns):
+		return "looking up the host name went wrong (" + nothingSent + ")"
+	case errors.As(err, &certificate):
+		return "its certificate is not trusted: " + brief(certificate.Err.Error()) + " (" + nothingSent + ")"
+	case notAgreed(err):
+		return "TLS 1.2 or later can't be agreed upon (" + nothingSent + ")"
+	case timedOut(err):
+		return "no connection in time (" + nothingSent + ")"
+	case errors.As(err, &errno):
+		return errno.Error() + " (" + nothingSent + ")"
+	}
+	return "no connection (" + nothingSent + ")"
+}
+
+// notAgreed reports whether the other side speaks no TLS, or none that we do.
+// crypto/tls has no type that covers them all.
+func notAgreed(err error) bool {
+	var record tls.RecordHeaderError
+	var alert *net.OpError
+	return errors.As(err, &record) || strings.HasPrefix(err.Error(), "tls: ") ||
+		errors.As(err, &alert) && (alert.Op == "remote error" || alert.Op == "local error")
+}
+
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// brief bounds what is quoted of others' texts.
+func brief(s string) string {
+	const limit = 200
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if runes := []rune(s); len(runes) > limit {
+		return string(runes[:limit]) + "…"
+	}
+	return s
+}

@@ -1,0 +1,23 @@
+package webhook
+
+import (
+	"net"
+	"net/netip"
+)
+
+// NewResolving returns a Publisher that asks resolver, and takes the address
+// public for a public one.
+func NewResolving(o Options, resolver *net.Resolver, public netip.Addr) *Publisher {
+	p := New(o)
+	p.resolver = resolver
+	p.refused = func(a netip.Addr) string {
+		if a == public {
+			return ""
+		}
+		return refused(a)
+	}
+	return p
+}
+
+// Refused is the real rule.
+func Refused(a netip.Addr) string { return refused(a) }

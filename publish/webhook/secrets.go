@@ -1,0 +1,113 @@
+package webhook
+
+import (
+	"bufio"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Secret signs requests to a host. Nothing prints it.
+type Secret struct {
+	// A function, since fmt looks into unexported fields, and through pointers.
+	key func() []byte
+}
+
+const secretPrefix = "whsec_"
+
+// The specification's bounds on a secret's bytes.
+const leastKey, mostKey = 24, 64
+
+// ParseSecret reads a secret: "whsec_" and 24 to 64 random bytes in base64, as the
+// specification has it. The error does not repeat it.
+func ParseSecret(text string) (Secret, error) {
+	encoded, found := strings.CutPrefix(text, secretPrefix)
+	key, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if !found || err != nil || len(key) < leastKey || len(key) > mostKey {
+		return Secret{}, fmt.Errorf("wants %s and %d to %d random bytes in base64, with padding", secretPrefix, leastKey, mostKey)
+	}
+	return Secret{key: func() []byte { return key }}, nil
+}
+
+// ParseSecrets reads one or more secrets with spaces between them.
+func ParseSecrets(text string) ([]Secret, error) {
+	var secrets []Secret
+	for i, field := range strings.Fields(text) {
+		s, err := ParseSecret(field)
+		if err != nil {
+			return nil, fmt.Errorf("secret %d: %w", i+1, err)
+		}
+		secrets = append(secrets, s)
+	}
+	if len(secrets) == 0 {
+		return nil, errors.New("wants a secret")
+	}
+	return secrets, nil
+}
+
+func (Secret) String() string { return "(a secret)" }
+
+// GoString is String.
+func (s Secret) GoString() string { return s.String() }
+
+// sign returns the signature of a request, in the form of HeaderSignature.
+func (s Secret) sign(id, timestamp string, body []byte) string {
+	h := hmac.New(sha256.New, s.key())
+	fmt.Fprintf(h, "%s.%s.", id, timestamp)
+	h.Write(body)
+	return "v1," + base64.StdEncoding.EncodeToString(h.Sum(nil))
+}
+
+// Secrets are the secrets of hosts.
+type Secrets struct {
+	// Hosts has them by host or pattern, as ParseHosts takes them; see ReadSecrets.
+	Hosts map[string][]Secret
+	// Default is for every host that has none of its own. Whoever knows it can
+	// sign for all of them: give each receiver its own where they are not yours.
+	Default []Secret
+}
+
+// For returns the secrets of a host: its own, else those of the narrowest pattern
+// that matches, else Default.
+func (s Secrets) For(host string) []Secret {
+	for _, pattern := range patternsOf(host) {
+		if own := s.Hosts[pattern]; len(own) > 0 {
+			return own
+		}
+	}
+	return s.Default
+}
+
+// ReadSecrets reads lines of the form "host secret [secret…]". Empty lines and
+// lines that begin with # are left out. Errors name the line and repeat nothing of
+// it.
+func ReadSecrets(r io.Reader) (map[string][]Secret, error) {
+	hosts := map[string][]Secret{}
+	lines := bufio.NewScanner(r)
+	n := 0
+	for lines.Scan() {
+		n++
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		host, err := parsePattern(fields[0])
+		if err != nil {
+			return nil, fmt.Errorf("line %d: wants host secret [secret…]: the first word %w", n, err)
+		}
+		if hosts[host] != nil {
+			return nil, fmt.Errorf("line %d: this host has a line already; put all its secrets on one", n)
+		}
+		if hosts[host], err = ParseSecrets(strings.Join(fields[1:], " ")); err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("line %d: %w", n+1, err)
+	}
+	return hosts, nil
+}

@@ -1,0 +1,193 @@
+// Package webhook posts messages to https destinations, signed as the Standard
+// Webhooks specification says.
+// https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+//
+// The invariant: a message is reported as published only where its receiver
+// answered with a status from 200 to 299. Every request is signed, goes to a
+// host that an operator has allowed, at an address that is public at the moment
+// of connecting, over verified TLS; no redirect is followed, no proxy is asked, and
+// nothing is sent twice within one call. No error carries a secret, a signature,
+// a payload, or of an address more than host and path.
+//
+// The address check runs on each address that is about to be connected to, after
+// name resolution, so a name that turns private later is refused too. A network's
+// own NAT64 prefix can't be told from public addresses and is not refused.
+//
+//	hosts, err := webhook.ParseHosts("hooks.example.com, *.example.org")
+//	secrets, err := webhook.ParseSecrets("whsec_…")
+//	publisher := webhook.New(webhook.Options{
+//		Hosts:   hosts,
+//		Secrets: webhook.Secrets{Default: secrets}.For,
+//	})
+//	router := publish.NewRouter(publisher)
+//
+// Publish is for messages; Send is the same for any other request, such as a
+// callback. Receivers verify with a library of the specification; Decode undoes the
+// headers.
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish"
+)
+
+// DefaultTimeout bounds a call: name, connection, TLS, request and answer. It
+// stays below the 4 s that the fast path gives to a whole Publish.
+const DefaultTimeout = 2500 * time.Millisecond
+
+const (
+	// maxAnswerHeader and maxAnswerBody are the most bytes that are read of an
+	// answer. Nothing in a body is used: it is read so that the connection can be
+	// used again, for drainTime at most.
+	maxAnswerHeader = 64 << 10
+	maxAnswerBody   = 64 << 10
+	drainTime       = 250 * time.Millisecond
+
+	// mostTime bounds a Send whatever the caller says; the specification finds 15
+	// to 30 seconds enough.
+	mostTime = 30 * time.Second
+
+	idlePerHost = 16
+	idleTime    = 30 * time.Second
+)
+
+// Options are the settings of a Publisher. The zero value allows no host.
+type Options struct {
+	// Hosts are those that may be sent to.
+	Hosts Hosts
+	// Secrets returns the secrets with which requests to a host are signed, one
+	// signature each: during a rotation the new one and the old one. host is in
+	// lower case and has no port. A host without a secret is not sent to.
+	Secrets func(host string) []Secret
+	// Timeout bounds a Publish, unless the caller's deadline is earlier, and a Send
+	// whose caller names none; 0 means DefaultTimeout. A connection is made within
+	// it, or not at all.
+	Timeout time.Duration
+	// InsecureLoopback lets destinations that name this machine itself
+	// (localhost, 127.0.0.1, [::1]) through, in plain http too. For development.
+	// They must be among Hosts all the same.
+	InsecureLoopback bool
+	// RootCAs are trusted instead of the system's; nil means the system's.
+	RootCAs *x509.CertPool
+}
+
+// Publisher posts to https destinations. It is safe for concurrent use, and makes
+// as many connections to a host as there are calls under way: its callers bound
+// them. Idle connections are closed after half a minute, or by Close.
+type Publisher struct {
+	hosts     Hosts
+	secrets   func(host string) []Secret
+	timeout   time.Duration
+	loopback  bool
+	transport *http.Transport
+	// resolver and refused are the system's and the real rule, except in tests.
+	resolver *net.Resolver
+	refused  func(netip.Addr) string
+}
+
+var _ publish.Publisher = (*Publisher)(nil)
+
+// New returns a Publisher.
+func New(o Options) *Publisher {
+	p := &Publisher{
+		hosts: o.Hosts, secrets: o.Secrets, timeout: o.Timeout, loopback: o.InsecureLoopback,
+		refused: refused,
+	}
+	if p.secrets == nil {
+		p.secrets = Secrets{}.For
+	}
+	if p.timeout <= 0 {
+		p.timeout = DefaultTimeout
+	}
+	// One request per connection: a dead connection takes one request with it,
+	// and HTTP/2's own repeats, some of them after the request was sent, are not
+	// there.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	p.transport = &http.Transport{
+		Proxy:       nil,
+		DialContext: p.dial,
+		Protocols:   protocols,
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs,
+			ClientSessionCache: tls.NewLRUClientSessionCache(0), // cheaper handshakes where many are made
+		},
+		TLSHandshakeTimeout:    p.timeout,
+		DisableCompression:     true, // an answer is never unpacked
+		MaxResponseHeaderBytes: maxAnswerHeader,
+		MaxIdleConnsPerHost:    idlePerHost,
+		IdleConnTimeout:        idleTime,
+	}
+	return p
+}
+
+// Close closes idle connections. Calls under way go on.
+func (p *Publisher) Close() { p.transport.CloseIdleConnections() }
+
+// Scheme is "https".
+func (*Publisher) Scheme() string { return outflow.SchemeHTTPS }
+
+// Publish posts m to its destination, with the message ID as webhook-id, and
+// returns what the receiver calls the request (its X-Request-Id), often nothing.
+// What it promises is written at publish.Publisher.
+func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
+	d, err := outflow.ParseDestination(m.Destination)
+	switch {
+	case err != nil && strings.HasPrefix(m.Destination, outflow.SchemeHTTPS+"://"):
+		// Its own words would quote the address.
+		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", errAddress))
+	case err != nil:
+		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
+	case d.Scheme != outflow.SchemeHTTPS:
+		return "", outflow.Permanent(fmt.Errorf("posting to %s: only https:// is published here; redirect the message", d))
+	}
+	to, err := parseTarget(d.URL)
+	if err != nil {
+		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
+	}
+	header, err := encode(m)
+	if err != nil {
+		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w (enqueue a corrected one)", m.ID, to, err))
+	}
+	deadline, err := p.deadline(ctx, to, p.timeout)
+	if err != nil {
+		return "", err
+	}
+	// From here on nobody may leave: the receiver may have the message.
+	posting, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	defer cancel()
+	answer, err := p.post(posting, to, m.ID.String(), header, m.Payload)
+	return answer.RequestID, err
+}
+
+func encode(m outflow.Message) (http.Header, error) {
+	if m.ID == uuid.Nil {
+		return nil, fmt.Errorf("the message has no ID")
+	}
+	header, err := headersOf(m.ContentType, m.Headers)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]string{HeaderType: m.Type, HeaderOrderingKey: m.OrderingKey} {
+		switch {
+		case value == "":
+		case !plainValue(value):
+			return nil, fmt.Errorf("%s has characters that HTTP does not allow in a header", name)
+		default:
+			header.Set(name, value)
+		}
+	}
+	return header, nil
+}
