@@ -120,7 +120,7 @@ const retryCallbacks = beginAct + `
        SET callback_state = 'due', callback_due_at = now()
       FROM locked AS l
      WHERE m.id = l.id AND l.callback_state = 'failed'` + changedColumns + `
-       'retry-callback' AS act, jsonb_build_object('callback', m.callback, 'error', l.callback_error) AS detail` + endAct
+       'retry-callback' AS act, jsonb_build_object('error', l.callback_error) AS detail` + endAct
 
 // releaseMessages makes a message claimable whose workflow has no open run. The
 // lease ($5) that was seen before Temporal was asked tells it from a later claim.
