@@ -224,8 +224,9 @@ func TestCallbackOfACancelledRun(t *testing.T) {
 	w.until(id, func(r row) bool { return r.Retrying })
 	require.NoError(t, w.client.CancelWorkflow(t.Context(), w.workflowID(id), ""))
 	w.untilTold(id)
-	status, _ := w.closed(id)
+	status, history := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_CANCELED, status)
+	assert.Equal(t, 1, count(history, enums.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED))
 	_, took := w.told.seen()
 	assert.Equal(t, []string{id.String() + "_1_cancelled"}, took)
 }
