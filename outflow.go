@@ -55,6 +55,10 @@ type Message struct {
 	// enqueue. At most one may be set; neither means never.
 	ExpiresAt time.Time
 	ExpiresIn time.Duration
+
+	// Callback is where the producer is told how the message ended: an https URL,
+	// or any other destination, such as "sqs://replies". Empty means nowhere.
+	Callback string
 }
 
 // State is where a message stands. Pending is the only state that is not final.
@@ -116,6 +120,8 @@ type Record struct {
 	EnqueuedAt      time.Time
 	// FinishedAt is zero while the message is pending.
 	FinishedAt time.Time
+	// CallbackDue says that the producer is still to be told of the end.
+	CallbackDue bool
 }
 
 // Ref returns the reference of the record's current generation.
@@ -126,6 +132,7 @@ func (r Record) Outcome() Outcome {
 	return Outcome{
 		ID: r.ID, State: r.State, Generation: r.Generation, Attempts: r.Attempts,
 		BrokerMessageID: r.BrokerMessageID, LastError: r.LastError, FinishedAt: r.FinishedAt,
+		CallbackDue: r.CallbackDue,
 	}
 }
 
@@ -161,6 +168,8 @@ type Outcome struct {
 	BrokerMessageID string    `json:"brokerMessageId,omitempty"`
 	LastError       string    `json:"lastError,omitempty"`
 	FinishedAt      time.Time `json:"finishedAt,omitzero"`
+	// CallbackDue says that the producer is still to be told.
+	CallbackDue bool `json:"callbackDue,omitempty"`
 }
 
 // Renewal is what a durable attempt notes on its row before it publishes.

@@ -32,6 +32,7 @@ type Store interface {
 	Yield(ctx context.Context, ref outflow.Ref) error
 
 	Destinations
+	Callbacks
 }
 
 // Destinations is told how destinations do, and holds back what goes to those
@@ -56,12 +57,17 @@ type Publisher interface {
 type Activities struct {
 	store     Store
 	publisher Publisher
+	sender    CallbackSender
 	flights   *flights
 }
 
 // New returns the activities over a store and a publisher.
-func New(store Store, publisher Publisher) *Activities {
-	return &Activities{store: store, publisher: publisher, flights: newFlights()}
+func New(store Store, publisher Publisher, options ...Option) *Activities {
+	a := &Activities{store: store, publisher: publisher, sender: PublishCallbacks(publisher), flights: newFlights()}
+	for _, option := range options {
+		option(a)
+	}
+	return a
 }
 
 // Verdict is what an attempt to publish came to.

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"errors"
+	"time"
 
 	"go.temporal.io/sdk/temporal"
 
@@ -20,15 +21,20 @@ const (
 	ErrTypeNotFound = "NotFound"
 )
 
-// translate turns a classified error into Temporal's. This is the only place
+// translate turns a classified error into Temporal's. This file is the only place
 // that does. The text goes along, cleaned; the error's own structure stays here.
 func translate(err error, attempt int32) error {
+	return translateAfter(err, retryDelay(attempt, outflow.RetryAfter(err)))
+}
+
+// translateAfter is translate where the caller says how long to wait.
+func translateAfter(err error, delay time.Duration) error {
 	kind := typeOf(err)
 	options := temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign}
 	if kind == ErrTypePermanent || kind == ErrTypeNotFound {
 		options.NonRetryable = true
 	} else {
-		options.NextRetryDelay = retryDelay(attempt, outflow.RetryAfter(err))
+		options.NextRetryDelay = delay
 	}
 	return temporal.NewApplicationErrorWithOptions(outflow.CleanErrorText(err.Error()), kind, options)
 }

@@ -40,6 +40,15 @@ type fake struct {
 	endings  []outflow.Ending
 	yields   []outflow.Ref
 	sent     int
+
+	callback outflow.Callback
+	notOwed  bool
+	beginErr error
+	noteErr  error
+	refused  bool // NoteCallback finds another row than was told
+	begun    []outflow.Ref
+	notes    []outflow.CallbackNote
+	leases   []time.Duration
 }
 
 func (f *fake) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error) {
@@ -81,6 +90,20 @@ func (f *fake) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, erro
 	defer f.mu.Unlock()
 	f.renewals = append(f.renewals, r)
 	return f.record, f.lookErr
+}
+
+func (f *fake) BeginCallback(_ context.Context, ref outflow.Ref, lease time.Duration) (outflow.Callback, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.begun, f.leases = append(f.begun, ref), append(f.leases, lease)
+	return f.callback, !f.notOwed, f.beginErr
+}
+
+func (f *fake) NoteCallback(_ context.Context, n outflow.CallbackNote) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.notes = append(f.notes, n)
+	return !f.refused && f.noteErr == nil, f.noteErr
 }
 
 func (f *fake) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, error) {

@@ -39,6 +39,19 @@ const (
 	// time for a busy fleet to get to it. A lost run is noticed that much later.
 	renewMargin = time.Minute
 
+	// CallbackCall bounds one attempt to tell a producer, whose server may be slow,
+	// and CallbackAttempt, the StartToClose timeout, what the row is told before
+	// and after it, too. Neither has a slot of the fast path.
+	CallbackCall    = 20 * time.Second
+	CallbackAttempt = 30 * time.Second
+	// CallbackAltogether is when a callback is given up: a receiver that is down
+	// for a night is told in the morning.
+	CallbackAltogether = 24 * time.Hour
+	// FirstRetry doubles with each attempt of a callback, too, up to
+	// LastCallbackRetry; a receiver may ask for AskedCallbackRetry at most.
+	LastCallbackRetry  = 10 * time.Minute
+	AskedCallbackRetry = time.Hour
+
 	// rememberAck is how long a process remembers an acknowledged publish that
 	// is not marked yet: longer than the mark's own first retries.
 	rememberAck = 10 * time.Minute

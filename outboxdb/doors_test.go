@@ -154,6 +154,7 @@ func TestDoors(t *testing.T) {
 					Payload: []byte("it's \"quoted\" \\ $1 ? \x00\xff"), ContentType: "application/octet-stream",
 					Headers:     map[string]string{"tenant": "<a&b> 'x'", "x.y-z_1": "\u2028 \U0001F600 \\ \" \n $2"},
 					OrderingKey: "customer#7", DueAt: now.Add(time.Hour), ExpiresAt: now.AddDate(400, 0, 0),
+					Callback: "arn:aws:sqs:eu-west-1:123456789012:replies",
 				}
 				s := d.open(t)
 				ids, err := s.enqueue(t.Context(), m)
@@ -165,6 +166,7 @@ func TestDoors(t *testing.T) {
 				require.True(t, got.DueAt.Equal(m.DueAt) && got.ExpiresAt.Equal(m.ExpiresAt))
 				got.DueAt, got.ExpiresAt = m.DueAt, m.ExpiresAt
 				m.Destination = "sqs://orders.fifo?account=123456789012&region=eu-west-1"
+				m.Callback = "sqs://replies?account=123456789012&region=eu-west-1"
 				require.Equal(t, m, got.Message)
 			})
 			t.Run("many, in order, with new IDs", func(t *testing.T) {

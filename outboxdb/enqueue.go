@@ -124,6 +124,7 @@ type object struct {
 	DueIn       string            `json:"due_in,omitempty"`
 	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
 	ExpiresIn   string            `json:"expires_in,omitempty"`
+	Callback    string            `json:"callback,omitempty"`
 }
 
 // encodeBatch checks only what JSON and Postgres's text can't carry; the rules
@@ -151,6 +152,7 @@ func encodeBatch(msgs []outflow.Message, t trace) (string, error) {
 			ID: m.ID, Destination: m.Destination, Type: m.Type, Payload: m.Payload, ContentType: m.ContentType,
 			Headers: m.Headers, OrderingKey: m.OrderingKey,
 			DueAt: m.DueAt.UTC(), DueIn: interval(m.DueIn), ExpiresAt: m.ExpiresAt.UTC(), ExpiresIn: interval(m.ExpiresIn),
+			Callback: m.Callback,
 		})
 	}
 	encoded, err := json.Marshal(objects)
@@ -165,7 +167,7 @@ func checkEncodable(index int, m outflow.Message) error {
 		return &outflow.InvalidMessageError{Index: index, Field: field, Wants: wants}
 	}
 	for _, text := range []struct{ field, given string }{
-		{"destination", m.Destination}, {"type", m.Type}, {"content_type", m.ContentType}, {"ordering_key", m.OrderingKey},
+		{"destination", m.Destination}, {"type", m.Type}, {"content_type", m.ContentType}, {"ordering_key", m.OrderingKey}, {"callback", m.Callback},
 	} {
 		if !storable(text.given) {
 			return refuse(text.field, fmt.Sprintf("wants valid UTF-8 without NUL (got %q)", text.given[:min(len(text.given), 120)]))

@@ -35,6 +35,10 @@ const (
 	StatementStatusNewest    = statusNewest
 	StatementPurge           = purge
 	StatementPurgeToHistory  = purgeToHistory
+	StatementBeginCallback   = beginCallback
+	StatementNoteCallback    = noteCallback
+	StatementTakeCallbacks   = takeCallbacks
+	StatementRetryCallbacks  = retryCallbacks
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast

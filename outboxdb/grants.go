@@ -28,8 +28,8 @@ const usageRights = `GRANT USAGE ON SCHEMA outbox TO %s`
 
 const enqueueRights = `GRANT EXECUTE ON FUNCTION
     outbox.enqueue_batch(jsonb, boolean),
-    outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean),
-    outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean)
+    outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text),
+    outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text)
     TO %s`
 
 // The table's constraints call is_destination on every update, as the caller.

@@ -41,9 +41,12 @@ type Standing struct {
 	Headers      map[string]string `db:"headers" json:"headers,omitempty"`
 	OrderingKey  *string           `db:"ordering_key" json:"orderingKey,omitempty"`
 	// CallbackState is nil where no callback is due or was.
-	Callback      *string       `db:"callback" json:"callback,omitempty"`
-	CallbackState *string       `db:"callback_state" json:"callbackState,omitempty"`
-	State         outflow.State `db:"state" json:"state"`
+	Callback      *string                `db:"callback" json:"callback,omitempty"`
+	CallbackState *outflow.CallbackState `db:"callback_state" json:"callbackState,omitempty"`
+	// CallbackAttempts and CallbackError are those of the callback itself.
+	CallbackAttempts int           `db:"callback_attempts" json:"callbackAttempts,omitempty"`
+	CallbackError    *string       `db:"callback_error" json:"callbackError,omitempty"`
+	State            outflow.State `db:"state" json:"state"`
 	// Phase is the state, and for a pending message: due, delayed, leased or
 	// retrying.
 	Phase           string     `db:"phase" json:"phase"`
@@ -143,6 +146,12 @@ func (o *Operator) EndCancelled(ctx context.Context, ref outflow.Ref, by By) (Ch
 		return Change{}, err
 	}
 	return changes[0], nil
+}
+
+// RetryCallbacks makes failed callbacks due, for a scanner to start their runs
+// soon. Their attempts and last errors stay.
+func (o *Operator) RetryCallbacks(ctx context.Context, ids []uuid.UUID, by By) ([]Change, error) {
+	return o.act(ctx, "retrying the callbacks of", retryCallbacks, ids, by)
 }
 
 // Release makes a message claimable that has no open run, unless its lease or

@@ -32,6 +32,8 @@ type ListFilter struct {
 	Retrying    bool
 	Destination string // canonical
 	Type        string
+	// Callback is empty for any.
+	Callback outflow.CallbackState
 	// Since and Until bound the end of final messages and the enqueue of pending
 	// ones; they want a state. An Ago counts back from the database's now.
 	Since, Until Moment
@@ -120,6 +122,13 @@ func newListQuery(f ListFilter) *listQuery {
 	}
 	if f.Type != "" {
 		q.add("m.type = %s::text", f.Type)
+	}
+	switch f.Callback {
+	case "":
+	case outflow.CallbackDue: // as its index says it
+		q.where = append(q.where, "m.callback_state = 'due'")
+	default:
+		q.add("m.callback_state = %s::text", f.Callback)
 	}
 	for _, bound := range []struct {
 		Moment

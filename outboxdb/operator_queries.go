@@ -22,7 +22,7 @@ const phase = `
 // header are enough for payload_bytes.
 const standingColumns = `
 	m.id, m.destination, m.type, octet_length(m.payload) AS payload_bytes, m.content_type, m.headers, m.ordering_key,
-	m.callback, m.callback_state, m.state, ` + phase + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
+	m.callback, m.callback_state, m.callback_attempts, m.callback_error, m.state, ` + phase + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
 	m.enqueued_at, m.due_at, m.available_at, m.expires_at, m.finished_at, m.broker_message_id, m.last_error,
 	m.finished_at IS NULL AND m.available_at <= now() AS available, ` + untouched + ` AS untouched`
 
@@ -55,7 +55,8 @@ const retryMessages = beginAct + `
     UPDATE outbox.messages AS m
        SET state = 'pending', finished_at = NULL, generation = m.generation + 1, destination = coalesce($4::text, m.destination),
            due_at = now(), available_at = greatest(now(), m.finished_at + interval '1 second'), claims = 0, retrying = false, cancel_requested = false,
-           broker_message_id = NULL, callback_state = NULL, expires_at = CASE WHEN m.expires_at > now() THEN m.expires_at END
+           broker_message_id = NULL, callback_state = NULL, callback_attempts = 0, callback_error = NULL, callback_due_at = NULL,
+           expires_at = CASE WHEN m.expires_at > now() THEN m.expires_at END
       FROM locked AS l
      WHERE m.id = l.id AND l.state IN ('dead', 'expired', 'cancelled')` + changedColumns + `
        CASE WHEN $4::text IS NULL THEN 'retry' ELSE 'redirect' END AS act,
@@ -88,14 +89,16 @@ const rescheduleMessages = beginAct + `
        'reschedule' AS act, jsonb_build_object('due_at', m.due_at, 'was_due_at', l.due_at) AS detail` + endAct
 
 // requestCancel ends untouched messages, which nobody holds, and asks the runs of
-// the others: only they know what the broker has. A look at the row that comes
+// the others: only they know what the broker has. No run will start a callback
+// for the first, so a scanner may at once. A look at the row that comes
 // after this sees the request; what may still publish has looked before.
 const requestCancel = beginAct + `
     UPDATE outbox.messages AS m
        SET cancel_requested = true, state = CASE WHEN l.untouched THEN 'cancelled' ELSE m.state END,
            finished_at = CASE WHEN l.untouched THEN now() END,
            last_error = CASE WHEN l.untouched THEN 'cancelled: an operator asked for it' ELSE m.last_error END,
-           callback_state = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN 'due' ELSE m.callback_state END
+           callback_state = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN 'due' END,
+           callback_due_at = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN now() END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested` + changedColumns + `
        'cancel' AS act, jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endAct
@@ -106,10 +109,18 @@ const requestCancel = beginAct + `
 const endCancelled = beginAct + `
     UPDATE outbox.messages AS m
        SET state = 'cancelled', finished_at = now(), retrying = false, last_error = 'cancelled: an operator asked for it',
-           callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' ELSE m.callback_state END
+           callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END, callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int` + changedColumns + `
        'cancel' AS act, jsonb_build_object('ended', 'without a run') AS detail` + endAct
+
+// retryCallbacks makes failed callbacks due, at once: a scanner starts their runs.
+const retryCallbacks = beginAct + `
+    UPDATE outbox.messages AS m
+       SET callback_state = 'due', callback_due_at = now()
+      FROM locked AS l
+     WHERE m.id = l.id AND l.callback_state = 'failed'` + changedColumns + `
+       'retry-callback' AS act, jsonb_build_object('error', l.callback_error) AS detail` + endAct
 
 // releaseMessages makes a message claimable whose workflow has no open run. The
 // lease ($5) that was seen before Temporal was asked tells it from a later claim.

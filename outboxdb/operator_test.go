@@ -276,7 +276,7 @@ func TestRequestCancel(t *testing.T) {
 	t.Run("its producer is told", func(t *testing.T) {
 		_, err := o.RequestCancel(t.Context(), []uuid.UUID{fresh}, ada)
 		require.NoError(t, err)
-		assert.Equal(t, "due", value[string](t, pool, `SELECT callback_state FROM outbox.messages WHERE id = $1`, fresh))
+		assert.Equal(t, callbackRow{State: "due"}, callbackOf(t, pool, fresh), "by a scanner, at once: it has no run")
 	})
 }
 
@@ -381,7 +381,7 @@ func TestOperatorPurge(t *testing.T) {
 		old = append(old, finished(t, pool, message("sqs://orders"), outflow.Delivered))
 	}
 	execute(t, pool, `UPDATE outbox.messages SET finished_at = now() - interval '2 days'`)
-	execute(t, pool, `UPDATE outbox.messages SET callback = 'https://shop.example/done', callback_state = 'due' WHERE id = $1`, old[0])
+	execute(t, pool, `UPDATE outbox.messages SET callback = 'https://shop.example/done', callback_state = 'due', callback_due_at = now() WHERE id = $1`, old[0])
 	young := finished(t, pool, message("sqs://orders"), outflow.Delivered)
 	dead := finished(t, pool, message("sqs://orders"), outflow.Dead)
 	execute(t, pool, `UPDATE outbox.messages SET finished_at = now() - interval '2 days' WHERE id = $1`, dead)

@@ -87,7 +87,7 @@ func TestPurge(t *testing.T) {
 				execute(t, pool, `UPDATE outbox.messages SET enqueued_at = now() - interval '1 year', due_at = now() - interval '1 year', available_at = now() - interval '1 year'`)
 				owing := ended(t, pool, outflow.Delivered, "3 hours", 4)
 				for i, state := range []string{"due", "sent", "failed"} {
-					execute(t, pool, `UPDATE outbox.messages SET callback = 'https://example.com/', callback_state = $2 WHERE id = $1`, owing[i], state)
+					execute(t, pool, `UPDATE outbox.messages SET callback = 'https://example.com/', callback_state = $2, callback_due_at = now() WHERE id = $1`, owing[i], state)
 				}
 				require.Equal(t, 3, purge(t, store, outflow.Purge{State: outflow.Delivered, Limit: 100, History: history}).Rows)
 				require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE id = $1`, owing[0]))
@@ -189,7 +189,8 @@ func TestHistoryHasEveryColumn(t *testing.T) {
 
 	id := ended(t, pool, outflow.Delivered, "3 hours", 1)[0]
 	execute(t, pool, `UPDATE outbox.messages SET payload = '\x00ff', content_type = 'text/plain', headers = '{"a": "b"}', ordering_key = 'k',
-		batch_id = gen_random_uuid(), callback = 'https://example.com/', callback_state = 'sent', generation = 3, claims = 4, attempts = 5,
+		batch_id = gen_random_uuid(), callback = 'https://example.com/', callback_state = 'sent',
+		callback_attempts = 6, callback_error = 'f', callback_due_at = now(), generation = 3, claims = 4, attempts = 5,
 		cancel_requested = true, expires_at = now() + interval '1 day', broker_message_id = 'b', last_error = 'e'`)
 	require.Empty(t, values[string](t, pool, `SELECT key FROM outbox.messages AS m, jsonb_each(to_jsonb(m)) WHERE value = 'null'`), "a column without a value shows nothing")
 	whole := value[string](t, pool, `SELECT to_jsonb(m)::text FROM outbox.messages AS m`)

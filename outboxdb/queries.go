@@ -19,16 +19,17 @@ WITH locked AS MATERIALIZED (
 const recordColumns = `
 	m.id, m.seq, m.destination, m.type, m.payload, m.content_type, m.headers, m.ordering_key,
 	m.state, m.generation, m.cancel_requested, m.attempts, m.claims, m.enqueued_at, m.due_at, m.available_at,
-	m.expires_at, least(m.expires_at - now(), interval '36500 days') AS expires_in, m.finished_at, m.broker_message_id, m.last_error`
+	m.expires_at, least(m.expires_at - now(), interval '36500 days') AS expires_in, m.finished_at, m.broker_message_id, m.last_error,
+	m.callback, ` + callbackDue
 
 // outcomeColumns leave the payload where it is: an end needs no look at it.
 const outcomeColumns = `
-	m.id, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error`
+	m.id, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
 
 // schemaReady looks for the newest thing that a migration makes.
 const schemaReady = `
 SELECT to_regclass('outbox.messages') IS NOT NULL
-   AND to_regclass('outbox.history') IS NOT NULL`
+   AND to_regclass('outbox.messages_callbacks') IS NOT NULL`
 
 // dueDestinations walks the claim index from destination to destination (a
 // loose index scan: one probe each, whatever the number of rows) and returns
@@ -193,11 +194,15 @@ UPDATE outbox.messages AS m
 RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + recordColumns
 
 // finish writes ends. Only a pending row takes one, except that a broker's
-// acknowledgement beats any other end of its generation: the message is out.
+// acknowledgement beats any other end of its generation: the message is out. Its
+// producer is then told once more. The run that writes an end has a minute to
+// start the callback, before a scanner does.
 const finish = lockRows + `
 UPDATE outbox.messages AS m
    SET state = e.state, finished_at = now(), retrying = false, attempts = m.attempts + e.attempts,
-       broker_message_id = e.broker_message_id, last_error = coalesce(e.last_error, m.last_error)
+       broker_message_id = e.broker_message_id, last_error = coalesce(e.last_error, m.last_error),
+       callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END, callback_attempts = 0, callback_error = NULL,
+       callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() + interval '1 minute' END
   FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[])
        AS e (id, generation, state, broker_message_id, last_error, attempts)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = e.id AND m.generation = e.generation

@@ -43,8 +43,16 @@ func TestSafetyClauses(t *testing.T) {
 		"endCancelled": {outboxdb.StatementEndCancelled, []string{
 			"l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int",
 		}},
-		"release": {outboxdb.StatementRelease, []string{"l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz"}},
-		"purge":   {outboxdb.StatementDeleteFinal, []string{"m.finished_at IS NOT NULL", "m.callback_state IS DISTINCT FROM 'due'", "FOR UPDATE SKIP LOCKED"}},
+		"release":       {outboxdb.StatementRelease, []string{"l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz"}},
+		"beginCallback": {outboxdb.StatementBeginCallback, []string{"l.generation = $2 AND l.callback_state = 'due'", "callback_due_at = now() + $3::interval"}},
+		"noteCallback": {outboxdb.StatementNoteCallback, []string{
+			"l.generation = $2 AND l.callback_state = 'due' AND ($3::text IS NULL OR l.state = $3::text)",
+		}},
+		"takeCallbacks": {outboxdb.StatementTakeCallbacks, []string{
+			"m.callback_state = 'due' AND m.callback_due_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED", "callback_due_at = now() + $2::interval",
+		}},
+		"retryCallbacks": {outboxdb.StatementRetryCallbacks, []string{"l.callback_state = 'failed'"}},
+		"purge":          {outboxdb.StatementDeleteFinal, []string{"m.finished_at IS NOT NULL", "m.callback_state IS DISTINCT FROM 'due'", "FOR UPDATE SKIP LOCKED"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Join(strings.Fields(c.statement), " ")
@@ -59,7 +67,8 @@ func TestSafetyClauses(t *testing.T) {
 	}
 	for name, statement := range map[string]string{
 		"retry": outboxdb.StatementRetry, "redirect": outboxdb.StatementRedirect, "reschedule": outboxdb.StatementReschedule,
-		"requestCancel": outboxdb.StatementRequestCancel, "endCancelled": outboxdb.StatementEndCancelled, "release": outboxdb.StatementRelease,
+		"retryCallbacks": outboxdb.StatementRetryCallbacks,
+		"requestCancel":  outboxdb.StatementRequestCancel, "endCancelled": outboxdb.StatementEndCancelled, "release": outboxdb.StatementRelease,
 	} {
 		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: what it decides on is what it changes", name)
 		require.Contains(t, statement, "INSERT INTO outbox.audit", "%s: no change without its audit", name)

@@ -32,6 +32,8 @@ type row struct {
 	FinishedAt      *time.Time        `db:"finished_at"`
 	BrokerMessageID *string           `db:"broker_message_id"`
 	LastError       *string           `db:"last_error"`
+	Callback        *string           `db:"callback"`
+	CallbackDue     bool              `db:"callback_due"`
 	// Only some statements look at the destination.
 	HeldBack *time.Duration `db:"held_back"`
 	Failing  bool           `db:"failing"`
@@ -42,13 +44,14 @@ func (r row) record() outflow.Record {
 		Message: outflow.Message{
 			ID: r.ID, Destination: r.Destination, Type: r.Type, Payload: r.Payload, ContentType: r.ContentType,
 			Headers: r.Headers, OrderingKey: deref(r.OrderingKey), DueAt: r.DueAt, ExpiresAt: deref(r.ExpiresAt),
+			Callback: deref(r.Callback),
 		},
 		Seq: r.Seq, State: r.State, Generation: r.Generation,
 		Expired:         r.ExpiresIn != nil && *r.ExpiresIn <= 0,
 		CancelRequested: r.CancelRequested, Attempts: r.Attempts, Claims: r.Claims,
 		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack),
 		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),
-		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt),
+		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt), CallbackDue: r.CallbackDue,
 	}
 }
 

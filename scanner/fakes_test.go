@@ -46,6 +46,8 @@ type table struct {
 	recovered []outflow.Recovered
 	retrying  []outflow.Leased
 	freed     []outflow.Leased
+	callbacks []outflow.Ref
+	sweeps    []time.Time
 	tended    int
 
 	claims                         []claim
@@ -171,6 +173,17 @@ func (t *table) Free(_ context.Context, m outflow.Leased) error {
 	return nil
 }
 
+// TakeCallbacks leases for good.
+func (t *table) TakeCallbacks(_ context.Context, limit int, _ time.Duration) ([]outflow.Ref, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sweeps = append(t.sweeps, time.Now())
+	n := min(limit, len(t.callbacks))
+	refs := t.callbacks[:n:n]
+	t.callbacks = t.callbacks[n:]
+	return refs, nil
+}
+
 func (t *table) Release(ctx context.Context, m outflow.ClaimedMessage) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -249,9 +262,11 @@ type engine struct {
 	elsewhere bool // the runs go to another process
 	reply     func(s start) error
 	signalled func(workflowID string) error
+	answered  func(workflowID string) error // to starts of callbacks
 
 	starts         []start
 	signals        []string
+	callbacks      []client.StartWorkflowOptions
 	open, most     int
 	byDestination  map[string]int
 	mostTo         map[string]int
@@ -266,6 +281,9 @@ func newEngine(t *table) *engine {
 }
 
 func (e *engine) ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, name any, args ...any) (client.WorkflowRun, error) {
+	if name == workflows.WorkflowCallback {
+		return nil, e.startCallback(options, args[0].(workflows.CallbackInput))
+	}
 	s := start{time.Now(), options, name, args[0].(workflows.DeliverInput)}
 	e.mu.Lock()
 	e.starts = append(e.starts, s)
@@ -290,6 +308,16 @@ func (e *engine) ExecuteWorkflow(ctx context.Context, options client.StartWorkfl
 	}
 	go e.run(s)
 	return nil, nil
+}
+
+func (e *engine) startCallback(options client.StartWorkflowOptions, in workflows.CallbackInput) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.callbacks = append(e.callbacks, options)
+	if e.answered != nil {
+		return e.answered(in.ID())
+	}
+	return nil
 }
 
 func (e *engine) SignalWorkflow(_ context.Context, workflowID, _, name string, _ any) error {
@@ -333,7 +361,7 @@ func (e *engine) run(s start) {
 func (e *engine) seen() *engine {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak}
+	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), callbacks: slices.Clone(e.callbacks), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak}
 }
 
 func (e *engine) set(edit func(*engine)) {

@@ -39,6 +39,7 @@ type Store interface {
 	Forget(ref outflow.Ref)
 
 	Destinations
+	Callbacks
 }
 
 // Client is what the scanner needs of a Temporal client.
@@ -134,8 +135,10 @@ type Scanner struct {
 	running   sync.WaitGroup
 
 	tending   atomic.Bool // troubled destinations are being looked after
-	nextTend  time.Time   // Run's own, as nextAlone
+	sweeping  atomic.Bool // due callbacks are
+	nextTend  time.Time   // Run's own, as the next two
 	nextAlone time.Time
+	nextSweep time.Time
 }
 
 // New returns a Scanner over a store and a Temporal client.
@@ -168,6 +171,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 		if claimed.Suspects {
 			s.deliverAlone(ctx, starts)
 		}
+		s.sweep(ctx)
 		s.rest(ctx, began, claimed)
 	}
 	s.drain(stop)

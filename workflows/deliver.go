@@ -24,12 +24,15 @@ import (
 // Register registers Outflow's workflows and activities with a worker.
 func Register(w worker.Registry, a *activities.Activities) {
 	w.RegisterWorkflowWithOptions(Deliver, workflow.RegisterOptions{Name: WorkflowDeliver})
+	w.RegisterWorkflowWithOptions(Callback, workflow.RegisterOptions{Name: WorkflowCallback})
 	for name, function := range map[string]any{
-		ActivityPublish:       a.Publish,
-		ActivityMarkDelivered: a.MarkDelivered,
-		ActivityMarkDead:      a.MarkDead,
-		ActivityMarkExpired:   a.MarkExpired,
-		ActivityMarkCancelled: a.MarkCancelled,
+		ActivityPublish:            a.Publish,
+		ActivityMarkDelivered:      a.MarkDelivered,
+		ActivityMarkDead:           a.MarkDead,
+		ActivityMarkExpired:        a.MarkExpired,
+		ActivityMarkCancelled:      a.MarkCancelled,
+		ActivityCallback:           a.Callback,
+		ActivityMarkCallbackFailed: a.MarkCallbackFailed,
 	} {
 		w.RegisterActivityWithOptions(function, activity.RegisterOptions{Name: name})
 	}
@@ -179,7 +182,7 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 	case result.Verdict == activities.Withdrawn:
 		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: an operator asked for it", 0
 	case result.Verdict == activities.Ended, result.Verdict == activities.Superseded, result.Verdict == activities.SetAside:
-		return d.close(result.Outcome) // the row says it already, or is another run's
+		return d.close(ctx, result.Outcome) // the row says it already, or is another run's
 	default: // completed by hand
 		mark, in.Reason = a.MarkDead, fmt.Sprintf("the publish activity ended with an unknown verdict %q", result.Verdict)
 	}
@@ -192,13 +195,17 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 			return outflow.Outcome{}, err
 		}
 	}
-	return d.close(outcome)
+	return d.close(ctx, outcome)
 }
 
-// close makes the run end as the row did.
-func (d *delivery) close(outcome outflow.Outcome) (outflow.Outcome, error) {
+// close makes the run end as the row did, once the callback that the row asks for
+// is on its way.
+func (d *delivery) close(ctx workflow.Context, outcome outflow.Outcome) (outflow.Outcome, error) {
 	if outcome.Generation != d.in.Generation {
 		return outcome, nil
+	}
+	if outcome.CallbackDue {
+		startCallback(ctx, CallbackInput(d.in))
 	}
 	switch outcome.State {
 	case outflow.Dead:

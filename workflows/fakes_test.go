@@ -34,6 +34,7 @@ type table struct {
 	renewals []outflow.Renewal
 	endings  []outflow.Ending // every Finish that was asked for
 	yielded  []outflow.Ref
+	callback callbackRow
 	// before runs ahead of each statement, outside the lock; its error is the
 	// statement's.
 	before func(statement string) error
@@ -117,9 +118,50 @@ func (t *table) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, er
 		if e.LastError != "" {
 			t.row.LastError = e.LastError
 		}
+		t.row.CallbackDue = t.row.Callback != ""
 	}
 	r, err := t.read()
 	return r.Outcome(), err
+}
+
+// callbackRow is the row's part that is about its callback.
+type callbackRow struct {
+	attempts int
+	notes    []outflow.CallbackNote // every NoteCallback that was asked for
+	leases   []time.Duration
+	lastErr  string
+	state    outflow.CallbackState // sent or failed
+}
+
+func (t *table) BeginCallback(_ context.Context, ref outflow.Ref, lease time.Duration) (outflow.Callback, bool, error) {
+	if err := t.begin("begin callback"); err != nil {
+		return outflow.Callback{}, false, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.gone || t.row.Generation != ref.Generation || !t.row.CallbackDue {
+		return outflow.Callback{}, false, nil
+	}
+	t.callback.attempts++
+	t.callback.leases = append(t.callback.leases, lease)
+	return outflow.Callback{To: t.row.Callback, Outcome: t.row.Outcome(), Destination: t.row.Destination, Type: t.row.Type}, true, nil
+}
+
+func (t *table) NoteCallback(_ context.Context, n outflow.CallbackNote) (bool, error) {
+	if err := t.begin("note callback"); err != nil {
+		return false, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.callback.notes = append(t.callback.notes, n)
+	if t.gone || t.row.Generation != n.Generation || !t.row.CallbackDue || n.Told != "" && n.Told != t.row.State {
+		return false, nil
+	}
+	t.callback.lastErr = n.LastError
+	if n.State != outflow.CallbackDue {
+		t.row.CallbackDue, t.callback.state = false, n.State
+	}
+	return true, nil
 }
 
 func (t *table) Yield(_ context.Context, ref outflow.Ref) error {
@@ -263,6 +305,9 @@ type spy struct {
 	localTimeout time.Duration
 	// attempts limits the attempts as an operator's update-options would.
 	attempts int32
+	// child is told of every child workflow; noChildren keeps them from starting.
+	child      func(id string)
+	noChildren error
 
 	mu      sync.Mutex
 	regular []workflow.ActivityOptions
@@ -323,6 +368,25 @@ func (o *spyOut) ExecuteLocalActivity(ctx workflow.Context, name string, args ..
 	}
 	return o.Next.ExecuteLocalActivity(ctx, name, args...)
 }
+
+func (o *spyOut) ExecuteChildWorkflow(ctx workflow.Context, name string, args ...any) workflow.ChildWorkflowFuture {
+	if o.spy.child != nil {
+		o.spy.child(workflow.GetChildWorkflowOptions(ctx).WorkflowID)
+	}
+	if o.spy.noChildren != nil {
+		started, settle := workflow.NewFuture(ctx)
+		settle.SetError(o.spy.noChildren)
+		return notStarted{started: started}
+	}
+	return o.Next.ExecuteChildWorkflow(ctx, name, args...)
+}
+
+type notStarted struct {
+	workflow.ChildWorkflowFuture
+	started workflow.Future
+}
+
+func (n notStarted) GetChildWorkflowExecution() workflow.Future { return n.started }
 
 func (o *spyOut) UpsertTypedSearchAttributes(ctx workflow.Context, attributes ...temporal.SearchAttributeUpdate) error {
 	o.spy.mu.Lock()

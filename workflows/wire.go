@@ -18,6 +18,7 @@ const (
 
 	WorkflowDeliver  = "Deliver"
 	WorkflowMaintain = "Maintain"
+	WorkflowCallback = "Callback"
 
 	ActivityPublish       = "Publish"
 	ActivityMarkDelivered = "MarkDelivered"
@@ -25,15 +26,19 @@ const (
 	ActivityMarkExpired   = "MarkExpired"
 	ActivityMarkCancelled = "MarkCancelled"
 
+	ActivityCallback           = "Callback"
+	ActivityMarkCallbackFailed = "MarkCallbackFailed"
+
 	ActivityTableHealth = "TableHealth"
 	ActivityPurge       = "Purge"
 
 	// The IDs of the regular activities, for "temporal activity … --activity-id". A
 	// run that was told to try now goes on with "publish-2", "publish-3" and so on.
-	ActivityIDPublish = "publish"
-	ActivityIDMark    = "mark"
-	ActivityIDHealth  = "health"
-	ActivityIDPurge   = "purge"
+	ActivityIDPublish  = "publish"
+	ActivityIDCallback = "callback"
+	ActivityIDMark     = "mark"
+	ActivityIDHealth   = "health"
+	ActivityIDPurge    = "purge"
 
 	// QueryDeliveryStatus answers with a Status.
 	QueryDeliveryStatus = "delivery-status"
@@ -63,6 +68,8 @@ const maxKeyword = 255
 const (
 	ErrTypeDead    = "Dead"
 	ErrTypeExpired = "Expired"
+	// ErrTypeCallbackFailed is of a run of Callback that gave up.
+	ErrTypeCallbackFailed = "CallbackFailed"
 )
 
 // DeliverInput is the whole input of Deliver: everything else is in the row.
@@ -75,6 +82,24 @@ type DeliverInput struct {
 // DeliverID is the workflow ID of a message.
 func DeliverID(outbox string, messageID uuid.UUID) string {
 	return outbox + "/" + messageID.String()
+}
+
+// CallbackInput is the whole input of Callback: everything else is in the row.
+type CallbackInput struct {
+	Outbox     string    `json:"outbox"`
+	MessageID  uuid.UUID `json:"messageId"`
+	Generation int       `json:"generation"`
+}
+
+// ID is the workflow ID of a callback. Each generation's is another, so that the
+// end of a message that was started anew never waits for an earlier one's.
+func (in CallbackInput) ID() string {
+	return fmt.Sprintf("%s/callback/%d", DeliverID(in.Outbox, in.MessageID), in.Generation)
+}
+
+// Summary is the line that the Web UI shows for the run.
+func (in CallbackInput) Summary() string {
+	return fmt.Sprintf("tell the producer how message %s ended", in.MessageID)
 }
 
 // MaintainInput is the input of Maintain: the settings as the schedule has them.

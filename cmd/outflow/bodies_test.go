@@ -241,6 +241,11 @@ audit          2026-01-31T08:00:00Z retry by ada: it is back {"was": "dead"}
 			}
 		})
 	}
+	f.message.Callback, f.message.CallbackState = ptr("https://shop.example/done"), ptr(outflow.CallbackFailed)
+	f.message.CallbackAttempts, f.message.CallbackError = 4, ptr("410 gone")
+	out.Reset()
+	require.NoError(t, v.show(t.Context(), f, f, &out))
+	assert.Contains(t, out.String(), "callback       https://shop.example/done failed\nits attempts   4\nits error      410 gone\n")
 	v.id = uuid.New()
 	err := v.show(t.Context(), f, f, &out)
 	assert.Equal(t, 3, code(err))

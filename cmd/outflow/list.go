@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/outflowhq/outflow"
@@ -23,6 +24,7 @@ Filters:
   -retrying     pending messages whose run has left the fast path
   -destination  as enqueued: sqs://orders, a queue URL or an ARN
   -type         the message type
+  -callback     due, sent or failed: how its producer was told of its end
   -since        how long ago (2h, 7d) or a time (2026-01-31, 2026-01-31T08:00:00Z);
   -until        the time of the end for final states, that of the enqueue for pending
                 messages; both want -state or -retrying
@@ -36,7 +38,7 @@ The order is the one that an index has: final states by their end, newest first;
 pending by destination and the time from which they may be claimed (they move while
 they are delivered); retrying by destination; without a state by ID, which is the
 newest first for IDs that Outflow made. A page that is not found within 30 s fails:
-narrow it with -since, or leave a rare -destination or -type away.
+narrow it with -since, or leave a rare -destination, -type or -callback away.
 Needs the database alone. Exit codes: 0 listed, 1 failure, 2 a mistake on the command line.
 `
 
@@ -46,6 +48,7 @@ func list(ctx context.Context, t tools, args []string) error {
 	retrying := flags.Bool("retrying", false, "")
 	destination := destinationFlag(flags, "destination")
 	messageType := flags.String("type", "", "")
+	callback := flags.String("callback", "", "")
 	since, until := momentFlag(flags, "since"), momentFlag(flags, "until")
 	limit := flags.Int("limit", 50, "")
 	after := flags.String("after", "", "")
@@ -54,7 +57,7 @@ func list(ctx context.Context, t tools, args []string) error {
 		return err
 	}
 	filter := outboxdb.ListFilter{
-		State: outflow.State(*state), Retrying: *retrying, Destination: *destination, Type: *messageType,
+		State: outflow.State(*state), Retrying: *retrying, Destination: *destination, Type: *messageType, Callback: outflow.CallbackState(*callback),
 		Since: *since, Until: *until, Limit: *limit, After: *after,
 	}
 	switch {
@@ -64,6 +67,8 @@ func list(ctx context.Context, t tools, args []string) error {
 		return usageError("list: -retrying messages are pending ones")
 	case (since.Set || until.Set) && *state == "" && !*retrying:
 		return usageError("list: -since and -until want -state or -retrying")
+	case !slices.Contains([]outflow.CallbackState{"", outflow.CallbackDue, outflow.CallbackSent, outflow.CallbackFailed}, filter.Callback):
+		return usageError("list: -callback wants due, sent or failed (got %q)", *callback)
 	case *limit < 1 || *limit > 1000:
 		return usageError("list: -limit wants 1 to 1000")
 	}

@@ -188,6 +188,12 @@ func (s shown) write(out io.Writer) error {
 	}
 	if m.Callback != nil {
 		line("callback", "%s %s", *m.Callback, text(m.CallbackState))
+		if m.CallbackAttempts > 0 {
+			line("its attempts", "%d", m.CallbackAttempts)
+		}
+		if m.CallbackError != nil {
+			line("its error", "%s", *m.CallbackError)
+		}
 	}
 	s.writeRun(line)
 	line("web", "%s", s.URL)

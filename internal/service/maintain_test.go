@@ -70,7 +70,7 @@ func TestMaintainOnSchedule(t *testing.T) {
 		require.NoError(t, err)
 		history.Events = append(history.Events, event)
 	}
-	w.replay(history)
+	w.replay(history, "")
 }
 
 // Without a schedule, deliveries go on, and the log says what is missing.

@@ -95,12 +95,14 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err
 	if p.client, err = client.DialContext(ctx, c.Temporal); err != nil {
 		return nil, fmt.Errorf("connecting to Temporal at %s (TEMPORAL_ADDRESS): %w", c.Temporal.HostPort, err)
 	}
-	router := publish.NewRouter(publishers(c)...)
+	brokers := publishers(c)
+	router := publish.NewRouter(brokers...)
 	if err := router.Err(); err != nil {
 		return nil, err
 	}
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
-	workflows.Register(p.worker, activities.New(p.store, publish.Watch(router, log)))
+	publisher := publish.Watch(router, log)
+	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(newCallbacks(brokers, publisher))))
 	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil

@@ -44,6 +44,7 @@ type world struct {
 	store  *outboxdb.Store
 	opts   scanner.Options
 	broker *broker
+	told   *receiver
 	log    *slog.Logger
 }
 
@@ -58,7 +59,7 @@ func newWorld(t *testing.T) *world {
 	pool := teststack.New(t)
 	name := "test-" + uuid.NewString()
 	return &world{
-		T: t, pool: pool, client: c, store: outboxdb.New(pool), broker: &broker{}, log: log,
+		T: t, pool: pool, client: c, store: outboxdb.New(pool), broker: &broker{}, told: &receiver{}, log: log,
 		opts: scanner.Options{Outbox: name, TaskQueue: name, PollInterval: 20 * time.Millisecond, Logger: log},
 	}
 }
@@ -67,7 +68,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) work() {
 	w.Helper()
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, w.broker))
+	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks{https: w.told})))
 	require.NoError(w, run.Start())
 	w.Cleanup(run.Stop)
 }
@@ -172,28 +173,36 @@ func (w *world) closed(id uuid.UUID) (enums.WorkflowExecutionStatus, *historypb.
 // history is that of a run, replayed.
 func (w *world) history(id uuid.UUID, runID string) *historypb.History {
 	w.Helper()
+	return w.historyOf(w.workflowID(id), runID, "")
+}
+
+// historyOf is that of a run of any workflow; part tells it from the others of
+// the same test.
+func (w *world) historyOf(workflowID, runID, part string) *historypb.History {
+	w.Helper()
 	history := &historypb.History{}
-	events := w.client.GetWorkflowHistory(w.Context(), w.workflowID(id), runID, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := w.client.GetWorkflowHistory(w.Context(), workflowID, runID, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for events.HasNext() {
 		event, err := events.Next()
 		require.NoError(w, err)
 		history.Events = append(history.Events, event)
 	}
-	w.replay(history)
+	w.replay(history, part)
 	return history
 }
 
 // replay holds the workflow's code against what it really did.
-func (w *world) replay(history *historypb.History) {
+func (w *world) replay(history *historypb.History, part string) {
 	w.Helper()
 	replayer := worker.NewWorkflowReplayer()
 	replayer.RegisterWorkflowWithOptions(workflows.Deliver, workflow.RegisterOptions{Name: workflows.WorkflowDeliver})
+	replayer.RegisterWorkflowWithOptions(workflows.Callback, workflow.RegisterOptions{Name: workflows.WorkflowCallback})
 	replayer.RegisterWorkflowWithOptions(workflows.Maintain, workflow.RegisterOptions{Name: workflows.WorkflowMaintain})
 	require.NoError(w, replayer.ReplayWorkflowHistory(nil, history))
 	if folder := os.Getenv(recordVariable); folder != "" && !w.Failed() {
 		data, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)
 		require.NoError(w, err)
-		name := strings.NewReplacer("Test", "", "/", "-").Replace(w.Name()) + ".json"
+		name := strings.NewReplacer("Test", "", "/", "-").Replace(w.Name()) + part + ".json"
 		require.NoError(w, os.WriteFile(filepath.Join(folder, name), append(data, '\n'), 0o644))
 	}
 }

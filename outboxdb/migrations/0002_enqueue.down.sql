@@ -1,5 +1,5 @@
-DROP FUNCTION outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean);
-DROP FUNCTION outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean);
+DROP FUNCTION outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text);
+DROP FUNCTION outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text);
 DROP FUNCTION outbox.enqueue_batch(jsonb, boolean);
 DROP FUNCTION outbox.object_refusal(jsonb);
 DROP FUNCTION outbox.refusal(outbox.messages);

@@ -5,7 +5,7 @@
 -- A queue URL or an ARN as pasted becomes the canonical destination; anything
 -- else stays as it is, for is_destination to judge.
 CREATE FUNCTION outbox.canonical_destination(destination text) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part text[];
 BEGIN
@@ -90,6 +90,9 @@ BEGIN
     ELSIF m.destination IS NULL OR NOT outbox.is_destination(m.destination) THEN
         RETURN format('destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got %s)',
             coalesce(to_json(left(m.destination, 120))::text, 'nothing'));
+    ELSIF m.callback IS NOT NULL AND NOT outbox.is_destination(m.callback) THEN
+        RETURN format('callback: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got %s)',
+            to_json(left(m.callback, 120)));
     ELSIF m.type IS NULL OR length(m.type) > 200 OR m.type !~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' THEN
         RETURN format('type: wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got %s)',
             coalesce(to_json(left(m.type, 120))::text, 'nothing'));
@@ -121,7 +124,7 @@ BEGIN
         RETURN 'message: wants a JSON object';
     END IF;
     SELECT min(key) INTO unknown FROM jsonb_object_keys(object) AS key
-     WHERE key <> ALL ('{id,destination,type,payload,payload_base64,content_type,headers,ordering_key,due_at,due_in,expires_at,expires_in}');
+     WHERE key <> ALL ('{id,destination,type,payload,payload_base64,content_type,headers,ordering_key,due_at,due_in,expires_at,expires_in,callback}');
     RETURN CASE
         WHEN unknown IS NOT NULL THEN format('%s: no field has this name', unknown)
         WHEN object ->> 'payload' IS NOT NULL AND object ->> 'payload_base64' IS NOT NULL THEN 'payload: wants payload or payload_base64, not both'
@@ -132,7 +135,7 @@ END $$;
 
 -- Enqueues an array of JSON objects in one statement:
 --   id, destination, type, payload (text or JSON) or payload_base64, content_type,
---   headers, ordering_key, due_at or due_in, expires_at or expires_in.
+--   headers, ordering_key, due_at or due_in, expires_at or expires_in, callback.
 -- One row comes back per message, in order. verdict is 'enqueued', 'exists' (its
 -- ID is taken), or 'refused: field: what it wants'. Where one is refused, or one
 -- exists and if_absent is false, nothing is written and the others are 'withdrawn'.
@@ -161,7 +164,7 @@ BEGIN
         IF refusals[cardinality(refusals)] IS NULL THEN
             SELECT * INTO f FROM jsonb_to_record(object) AS r(
                 id uuid, destination text, type text, payload text, payload_base64 text, content_type text, headers jsonb,
-                ordering_key text, due_at timestamptz, due_in interval, expires_at timestamptz, expires_in interval);
+                ordering_key text, due_at timestamptz, due_in interval, expires_at timestamptz, expires_in interval, callback text);
             m.id           := coalesce(f.id, outbox.new_id());
             m.destination  := outbox.canonical_destination(f.destination);
             m.type         := f.type;
@@ -169,6 +172,7 @@ BEGIN
             m.content_type := coalesce(nullif(f.content_type, ''), 'application/json');
             m.headers      := coalesce(nullif(f.headers, 'null'), '{}');
             m.ordering_key := nullif(f.ordering_key, '');
+            m.callback     := outbox.canonical_destination(nullif(f.callback, ''));
             m.enqueued_at  := moment;
             m.due_at       := coalesce(f.due_at, moment + f.due_in, moment);
             m.available_at := greatest(m.due_at, moment);
@@ -187,9 +191,9 @@ BEGIN
         -- for here, so a conflict is a fact; DO NOTHING keeps the transaction usable.
         WITH inserted AS (
             INSERT INTO outbox.messages AS t (id, destination, type, payload, content_type, headers, ordering_key,
-                                              enqueued_at, due_at, available_at, expires_at)
+                                              enqueued_at, due_at, available_at, expires_at, callback)
             SELECT g.id, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
-                   g.enqueued_at, g.due_at, g.available_at, g.expires_at
+                   g.enqueued_at, g.due_at, g.available_at, g.expires_at, g.callback
               FROM unnest(given) AS g
             ON CONFLICT (id) DO NOTHING
             RETURNING t.id)
@@ -222,19 +226,21 @@ CREATE FUNCTION outbox.enqueue(
     destination text, type text, payload text, content_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
     ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,
     due_at timestamptz DEFAULT NULL, due_in interval DEFAULT NULL,
-    expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false)
+    expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false,
+    callback text DEFAULT NULL)
     RETURNS uuid
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN outbox.enqueue(destination, type, convert_to(payload, 'UTF8'), content_type, headers,
-                          ordering_key, id, due_at, due_in, expires_at, expires_in, if_absent);
+                          ordering_key, id, due_at, due_in, expires_at, expires_in, if_absent, callback);
 END $$;
 
 CREATE FUNCTION outbox.enqueue(
     destination text, type text, payload bytea, content_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
     ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,
     due_at timestamptz DEFAULT NULL, due_in interval DEFAULT NULL,
-    expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false)
+    expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false,
+    callback text DEFAULT NULL)
     RETURNS uuid
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -243,7 +249,7 @@ BEGIN
     SELECT * INTO answer FROM outbox.enqueue_batch(jsonb_build_array(jsonb_build_object(
         'id', id, 'destination', destination, 'type', type, 'payload_base64', encode(payload, 'base64'),
         'content_type', content_type, 'headers', headers, 'ordering_key', ordering_key,
-        'due_at', due_at, 'due_in', due_in, 'expires_at', expires_at, 'expires_in', expires_in)), if_absent);
+        'due_at', due_at, 'due_in', due_in, 'expires_at', expires_at, 'expires_in', expires_in, 'callback', callback)), if_absent);
     IF answer.verdict = 'exists' AND NOT if_absent THEN
         RAISE unique_violation USING MESSAGE = format('id: a message with the ID %s was enqueued before', answer.message_id);
     ELSIF answer.verdict LIKE 'refused: %' THEN

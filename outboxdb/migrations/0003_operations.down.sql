@@ -6,6 +6,11 @@ ALTER TABLE outbox.messages RESET (
     autovacuum_analyze_threshold, autovacuum_analyze_scale_factor, autovacuum_vacuum_cost_limit,
     toast.autovacuum_vacuum_threshold, toast.autovacuum_vacuum_scale_factor, toast.autovacuum_vacuum_cost_limit
 );
+DROP INDEX outbox.messages_callbacks;
+ALTER TABLE outbox.messages
+    DROP COLUMN callback_due_at,
+    DROP COLUMN callback_error,
+    DROP COLUMN callback_attempts;
 DROP INDEX outbox.messages_finished;
 DROP INDEX outbox.messages_suspect;
 DROP INDEX outbox.messages_retrying;

@@ -40,6 +40,19 @@ CREATE INDEX messages_suspect ON outbox.messages (id) WHERE state = 'pending' AN
 -- Final rows by age: what a purge takes, and what "outflow list" shows.
 CREATE INDEX messages_finished ON outbox.messages (state, finished_at) WHERE finished_at IS NOT NULL;
 
+-- The callback that tells a producer how its message ended. callback_due_at is
+-- when a scanner looks after it: whoever has it in hand keeps that ahead.
+ALTER TABLE outbox.messages
+    ADD COLUMN callback_attempts integer NOT NULL DEFAULT 0,
+    ADD COLUMN callback_error text,
+    ADD COLUMN callback_due_at timestamptz,
+    ADD CONSTRAINT messages_callback_attempts CHECK (callback_attempts >= 0),
+    ADD CONSTRAINT messages_callback_due CHECK (callback_state IS DISTINCT FROM 'due' OR (callback_due_at IS NOT NULL AND finished_at IS NOT NULL));
+COMMENT ON COLUMN outbox.messages.callback_due_at IS 'a scanner starts the callback then, unless its run has moved it';
+
+-- Callbacks to look after, the longest due first.
+CREATE INDEX messages_callbacks ON outbox.messages (callback_due_at) WHERE callback_state = 'due';
+
 -- Every message leaves two dead versions of its row (claim and end) and later a
 -- hole. The defaults wait for a fifth of the table; an outbox of millions of
 -- delivered rows would carry as many dead ones through its claim index. So:

@@ -107,6 +107,9 @@ func differences(w outflow.Message, g row) []string {
 	if w.Destination != "" && canonical(w.Destination) != g.Destination {
 		differ("Destination", w.Destination, g.Destination)
 	}
+	if w.Callback != "" && canonical(w.Callback) != g.Callback {
+		differ("Callback", w.Callback, g.Callback)
+	}
 	for _, text := range []struct{ field, want, got string }{
 		{"Type", w.Type, g.Type}, {"ContentType", w.ContentType, g.ContentType}, {"OrderingKey", w.OrderingKey, g.OrderingKey},
 	} {

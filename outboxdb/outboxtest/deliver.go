@@ -57,7 +57,8 @@ type Delivery struct {
 // other in the order of their enqueuing, and returns them. It runs Outflow's own
 // workflow and activities over the real table, in the test environment of
 // Temporal's SDK: retries happen as they would, and take no time. What the
-// publisher enqueues meanwhile is delivered too.
+// publisher enqueues meanwhile is delivered too. Where a message asks for a
+// callback, p is given that too, as a message of type activities.CallbackType.
 //
 // p stands for the broker; nil acknowledges everything. One that refuses a
 // message ten times, and not as outflow.Permanent, ends the test: Outflow
@@ -82,7 +83,7 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 		for _, m := range claimed.Messages {
 			deliver(t, work, m.Ref())
 			if limited.last != nil {
-				t.Fatalf("outboxtest: %s was refused %d times: %v", brief(m.Message), mostAttempts, limited.last)
+				t.Fatalf("outboxtest: %s was refused %d times: %v", brief(limited.refused), mostAttempts, limited.last)
 			}
 			record, err := store.Load(t.Context(), m.Ref())
 			if err != nil {
@@ -98,12 +99,13 @@ type patient struct {
 	publisher Publisher
 	attempts  map[uuid.UUID]int
 	last      error // of the one that was
+	refused   outflow.Message
 }
 
 func (p *patient) Publish(ctx context.Context, m outflow.Message) (string, error) {
 	id, err := p.publisher.Publish(ctx, m)
 	if p.attempts[m.ID]++; err != nil && !outflow.IsPermanent(err) && p.attempts[m.ID] >= mostAttempts {
-		p.last = err
+		p.last, p.refused = err, m
 		err = outflow.Permanent(err) // else the run would not end
 	}
 	return id, err

@@ -79,7 +79,7 @@ func EnqueuedSQL(t testing.TB, q SQLQuerier) []outflow.Message {
 const waiting = `
 SELECT coalesce(json_agg(json_build_object(
            'id', m.id, 'destination', m.destination, 'type', m.type, 'payload', encode(m.payload, 'base64'),
-           'content_type', m.content_type, 'headers', m.headers, 'ordering_key', coalesce(m.ordering_key, ''),
+           'content_type', m.content_type, 'headers', m.headers, 'ordering_key', coalesce(m.ordering_key, ''), 'callback', coalesce(m.callback, ''),
            'enqueued_at', m.enqueued_at, 'due_at', m.due_at, 'expires_at', m.expires_at) ORDER BY m.seq), '[]')::text
   FROM outbox.messages AS m
  WHERE m.state = 'pending' AND (NOT $1::boolean OR pg_xact_status(m.xmin::text::xid8) = 'in progress')`
@@ -93,6 +93,7 @@ type row struct {
 	ContentType string            `json:"content_type"`
 	Headers     map[string]string `json:"headers"`
 	OrderingKey string            `json:"ordering_key"`
+	Callback    string            `json:"callback"`
 	EnqueuedAt  time.Time         `json:"enqueued_at"`
 	DueAt       time.Time         `json:"due_at"`
 	ExpiresAt   time.Time         `json:"expires_at"` // zero for null
@@ -101,7 +102,7 @@ type row struct {
 func (r row) message() outflow.Message {
 	return outflow.Message{
 		ID: r.ID, Destination: r.Destination, Type: r.Type, Payload: r.Payload, ContentType: r.ContentType,
-		Headers: r.Headers, OrderingKey: r.OrderingKey, DueAt: r.DueAt, ExpiresAt: r.ExpiresAt,
+		Headers: r.Headers, OrderingKey: r.OrderingKey, Callback: r.Callback, DueAt: r.DueAt, ExpiresAt: r.ExpiresAt,
 	}
 }
 

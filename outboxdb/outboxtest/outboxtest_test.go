@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
@@ -79,7 +80,7 @@ func full() outflow.Message {
 	return outflow.Message{
 		ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Destination: "arn:aws:sqs:eu-west-1:123456789012:orders.fifo", Type: "order-placed",
 		Payload: []byte(`{"id": 7, "items": ["teapot"]}`), ContentType: "application/json", Headers: map[string]string{"tenant": "acme", "x": "y"},
-		OrderingKey: "customer-42", DueIn: 90 * time.Minute, ExpiresIn: 48 * time.Hour,
+		OrderingKey: "customer-42", DueIn: 90 * time.Minute, ExpiresIn: 48 * time.Hour, Callback: "arn:aws:sqs:eu-west-1:123456789012:replies",
 	}
 }
 
@@ -119,6 +120,7 @@ func TestRequireEnqueued(t *testing.T) {
 		{"another content type", other(func(m *outflow.Message) { m.ContentType = "a" }), []string{"ContentType: wants a, got application/json"}},
 		{"another header", other(func(m *outflow.Message) { m.Headers["x"] = "z" }), []string{`Headers: wants x="z", got "y"`}},
 		{"a header more", other(func(m *outflow.Message) { m.Headers["z"] = "z" }), []string{`Headers: wants z="z", got none of this name`}},
+		{"another callback", other(func(m *outflow.Message) { m.Callback = "sqs://a" }), []string{"Callback: wants sqs://a, got sqs://replies?account=123456789012&region=eu-west-1"}},
 		{"another key", other(func(m *outflow.Message) { m.OrderingKey = "a" }), []string{"OrderingKey: wants a, got customer-42"}},
 		{"due sooner", other(func(m *outflow.Message) { m.DueIn = time.Minute }), []string{"DueIn: wants 1m0s, got 1h30m0s"}},
 		{"expires sooner", other(func(m *outflow.Message) { m.ExpiresIn = time.Hour }), []string{"ExpiresIn: wants 1h0m0s, got 48h0m0s"}},
@@ -240,6 +242,24 @@ func TestDeliver(t *testing.T) {
 		require.Equal(t, []string{"a", "b"}, published)
 		require.Empty(t, outboxtest.Deliver(t, pool, nil))
 		outboxtest.RequireEnqueued(t, pool, later, full())
+	})
+	t.Run("the callback", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		m := message("a")
+		m.Callback = "https://shop.example/done"
+		id := commit(t, pool, m)[0]
+		var published []string
+		got := outboxtest.Deliver(t, pool, outboxtest.PublisherFunc(func(m outflow.Message) error {
+			published = append(published, m.Type+" to "+m.Destination+" "+m.Headers["callback-id"])
+			if m.Type == activities.CallbackType && len(published) < 4 {
+				return errors.New("connection refused")
+			}
+			return nil
+		}))
+		require.Len(t, got, 1)
+		told := "outflow.callback to https://shop.example/done " + id.String() + "_1_delivered"
+		require.Equal(t, []string{"a to sqs://orders ", told, told, told}, published)
 	})
 	t.Run("an outage is over", func(t *testing.T) {
 		t.Parallel()

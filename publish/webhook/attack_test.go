@@ -416,7 +416,7 @@ func TestErrorsStayShort(t *testing.T) {
 	}
 	_, err := p.Send(t.Context(), "file:///etc/passwd", "id", "", nil, nil)
 	failed(t, err, outflow.ClassPermanent, "wants https://host/path")
-	for _, id := range []string{"", "a b", "a\nb", fmt.Sprintf("%0201d", 0)} {
+	for _, id := range []string{"", "a b", "a.b", "a\nb", fmt.Sprintf("%0201d", 0)} {
 		_, err := p.Send(t.Context(), "https://"+name, id, "", nil, nil)
 		failed(t, err, outflow.ClassPermanent, "the ID wants 1 to 200 letters")
 	}

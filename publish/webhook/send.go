@@ -31,13 +31,12 @@ type Answer struct {
 var requestID = regexp.MustCompile(`^[A-Za-z0-9_=@,.:;+/-]{1,200}$`)
 
 // The specification wants no character in an ID that moves the border to the
-// timestamp. A dot is let through for "<message ID>.<generation>": read the other
-// way its timestamp is the generation, seconds after 1970.
-var sendID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,200}$`)
+// timestamp: no dot.
+var sendID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
 
 // Send posts a body to an address, signed with the secrets of its host; see
 // Publish for messages. id becomes the webhook-id: the same for every attempt of
-// one request, of letters, digits and ". _ -". An empty contentType means
+// one request, of letters, digits, "_" and "-". An empty contentType means
 // "application/json". headers, which may be nil, travel as those of a message do.
 //
 // A nil error says that the receiver answered with a status from 200 to 299; the
@@ -51,7 +50,7 @@ func (p *Publisher) Send(ctx context.Context, address, id, contentType string, b
 		return Answer{}, outflow.Permanent(fmt.Errorf("reading the address: %w", err))
 	}
 	if !sendID.MatchString(id) {
-		return Answer{}, outflow.Permanent(fmt.Errorf("posting to %s: the ID wants 1 to 200 letters, digits or any of \". _ -\"", to))
+		return Answer{}, outflow.Permanent(fmt.Errorf("posting to %s: the ID wants 1 to 200 letters, digits, \"_\" or \"-\"", to))
 	}
 	header, err := headersOf(contentType, headers)
 	if err != nil {

@@ -81,7 +81,7 @@ func TestRotation(t *testing.T) {
 	a := newAuthority(t)
 	port, requests := receive(t, a, ok)
 	p := publisher(t, a, webhook.Options{Secrets: secrets(t, secretText, oldText)})
-	id := uuid.NewString() + ".7"
+	id := uuid.NewString() + "_7_dead"
 	answer, err := p.Send(t.Context(), message(port).Destination, id, "text/plain", []byte("done"), map[string]string{"kind": "callback"})
 	require.NoError(t, err)
 	assert.Equal(t, webhook.Answer{Status: 200}, answer)

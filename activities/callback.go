@@ -1,0 +1,202 @@
+package activities
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+	"go.temporal.io/sdk/activity"
+
+	"github.com/outflowhq/outflow"
+)
+
+// Callbacks are the rows' callbacks as the activities use them; outboxdb.Store
+// has them. Every method is safe for concurrent use, and writes only to a row of
+// the given generation whose callback is due.
+type Callbacks interface {
+	// BeginCallback counts an attempt and leases the callback. due is false where
+	// there is nothing to tell any more.
+	BeginCallback(ctx context.Context, ref outflow.Ref, lease time.Duration) (c outflow.Callback, due bool, err error)
+	// NoteCallback writes what an attempt came to; noted is false where the row
+	// takes no such note any more.
+	NoteCallback(ctx context.Context, n outflow.CallbackNote) (noted bool, err error)
+}
+
+// CallbackSender tells producers. A nil error says that the destination took it.
+// Errors carry an outflow.Class. It may be asked to send the same id again: the
+// answer to the first one may be lost. It is safe for concurrent use.
+type CallbackSender interface {
+	SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error
+}
+
+// Option changes what New returns.
+type Option func(*Activities)
+
+// WithCallbacks has callbacks sent by sender; the default is PublishCallbacks
+// over New's publisher.
+func WithCallbacks(sender CallbackSender) Option {
+	return func(a *Activities) { a.sender = sender }
+}
+
+// CallbackType is the type of the message that a callback is, where it is one.
+const CallbackType = "outflow.callback"
+
+// callbackSpace is the namespace of callbacks' message IDs, a random UUID.
+var callbackSpace = uuid.MustParse("6c7ab0f4-0b47-4b0c-9d7e-52f2b1f3a6c1")
+
+// PublishCallbacks returns a CallbackSender that publishes each callback as a
+// message of type CallbackType, with the callback's ID in the header
+// "callback-id". The message's own ID is a UUIDv5 of that, so that attempts to
+// tell the same thing can be told from others by it, too.
+func PublishCallbacks(p Publisher) CallbackSender { return publishCallbacks{p} }
+
+type publishCallbacks struct{ publisher Publisher }
+
+func (s publishCallbacks) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
+	_, err := s.publisher.Publish(ctx, outflow.Message{
+		ID: uuid.NewSHA1(callbackSpace, []byte(id)), Destination: destination, Type: CallbackType,
+		Payload: body, ContentType: contentType, Headers: map[string]string{"callback-id": id},
+	})
+	return err
+}
+
+// callbackBody is what a producer is told, as docs/contract.md has it. The
+// payload stays out: whoever takes callbacks need not be who may read it.
+type callbackBody struct {
+	MessageID       uuid.UUID     `json:"messageId"`
+	Type            string        `json:"type"`
+	Destination     string        `json:"destination"`
+	State           outflow.State `json:"state"`
+	Generation      int           `json:"generation"`
+	BrokerMessageID string        `json:"brokerMessageId,omitempty"`
+	Attempts        int           `json:"attempts"`
+	EnqueuedAt      time.Time     `json:"enqueuedAt"`
+	FinishedAt      time.Time     `json:"finishedAt"`
+	LastError       string        `json:"lastError,omitempty"`
+}
+
+func bodyOf(c outflow.Callback) ([]byte, error) {
+	return json.Marshal(callbackBody{
+		MessageID: c.ID, Type: c.Type, Destination: c.Destination, State: c.State, Generation: c.Generation,
+		BrokerMessageID: c.BrokerMessageID, Attempts: c.Attempts,
+		EnqueuedAt: c.EnqueuedAt.UTC(), FinishedAt: c.FinishedAt.UTC(), LastError: c.LastError,
+	})
+}
+
+// CallbackInput is the input of Callback and MarkCallbackFailed.
+type CallbackInput struct {
+	MessageID  uuid.UUID `json:"messageId"`
+	Generation int       `json:"generation"`
+	// Reason is set for MarkCallbackFailed.
+	Reason string `json:"reason,omitempty"`
+}
+
+// CallbackResult is the result of Callback.
+type CallbackResult struct {
+	Verdict CallbackVerdict `json:"verdict"`
+	// Told is the end that the producer was told.
+	Told outflow.State `json:"told,omitempty"`
+}
+
+// CallbackVerdict is what a callback came to.
+type CallbackVerdict string
+
+// The verdicts of a callback.
+const (
+	CallbackTold    CallbackVerdict = "told"
+	CallbackNotOwed CallbackVerdict = "not owed" // told before, or the message was started anew
+)
+
+// Callback makes one attempt to tell a message's producer how it ended. What it
+// comes to is on the row before the attempt ends: a permanent failure that could
+// not be noted is retried. Its errors are Temporal's.
+func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackResult, error) {
+	info := activity.GetInfo(ctx)
+	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
+	// Who cancels waits for the answer: the producer may have been told by then.
+	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), CallbackAttempt-answerMargin)
+	defer cancel()
+	callback, due, err := a.store.BeginCallback(inTime, ref, callbackLease(callbackDelay(info.Attempt, 0)))
+	if err != nil {
+		return CallbackResult{}, translateAfter(err, callbackDelay(info.Attempt, 0))
+	}
+	if !due {
+		return CallbackResult{Verdict: CallbackNotOwed}, nil
+	}
+	if toldBefore(ctx) != callback.State {
+		err = a.tellProducer(inTime, callback)
+	}
+	delay := callbackDelay(info.Attempt, outflow.RetryAfter(err))
+	note := outflow.CallbackNote{Ref: ref, Told: callback.State, State: outflow.CallbackSent}
+	switch {
+	case err == nil:
+		activity.RecordHeartbeat(ctx, callback.State) // another attempt need only note it
+	case outflow.IsPermanent(err):
+		note.State, note.LastError = outflow.CallbackFailed, err.Error()
+	default:
+		note.State, note.LastError, note.Lease = outflow.CallbackDue, err.Error(), callbackLease(delay)
+	}
+	noted, notErr := a.store.NoteCallback(inTime, note)
+	switch {
+	case notErr != nil && err != nil:
+		err = outflow.Retryable(fmt.Errorf("%w; %w", err, notErr))
+	case notErr != nil:
+		err = notErr
+	case !noted:
+		err = outflow.Retryable(errors.New("the message ended in another way, or was started anew, meanwhile: looking once more"))
+	}
+	if err != nil {
+		return CallbackResult{}, translateAfter(err, delay)
+	}
+	return CallbackResult{Verdict: CallbackTold, Told: callback.State}, nil
+}
+
+// toldBefore is the end that an earlier attempt told and could not note, or "".
+func toldBefore(ctx context.Context) (told outflow.State) {
+	if !activity.HasHeartbeatDetails(ctx) || activity.GetHeartbeatDetails(ctx, &told) != nil {
+		return ""
+	}
+	return told
+}
+
+// tellProducer sends one callback.
+func (a *Activities) tellProducer(ctx context.Context, c outflow.Callback) error {
+	body, err := bodyOf(c)
+	if err != nil {
+		return outflow.Permanent(fmt.Errorf("encoding the callback: %w", err))
+	}
+	ctx, cancel := context.WithTimeout(ctx, CallbackCall)
+	defer cancel()
+	return a.sender.SendCallback(ctx, c.To, c.CallbackID(), "application/json", body)
+}
+
+// MarkCallbackFailed gives a callback up that is still due. Its errors are
+// Temporal's.
+func (a *Activities) MarkCallbackFailed(ctx context.Context, in CallbackInput) error {
+	_, err := a.store.NoteCallback(ctx, outflow.CallbackNote{
+		Ref: outflow.Ref{ID: in.MessageID, Generation: in.Generation}, State: outflow.CallbackFailed, LastError: in.Reason,
+	})
+	if err != nil {
+		return translate(err, activity.GetInfo(ctx).Attempt)
+	}
+	return nil
+}
+
+// callbackDelay is the wait after the given attempt, from 1: the backoff with
+// jitter, or what the destination asked for and a little more.
+func callbackDelay(attempt int32, asked time.Duration) time.Duration {
+	backoff := min(FirstRetry<<min(attempt-1, 10), LastCallbackRetry)
+	backoff += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(backoff))
+	asked = min(asked, AskedCallbackRetry)
+	return max(backoff, asked+time.Duration(rand.Float64()*0.1*float64(asked)))
+}
+
+// callbackLease is how long scanners leave a callback to its run, whose next
+// attempt comes after delay.
+func callbackLease(delay time.Duration) time.Duration {
+	return CallbackAttempt + delay + delay/2 + renewMargin
+}

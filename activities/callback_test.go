@@ -1,0 +1,178 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/outflowhq/outflow"
+)
+
+// sender answers as a test says, and notes what it is asked to send.
+type sender struct {
+	answer func(ctx context.Context) error
+	sent   []sentCallback
+}
+
+type sentCallback struct{ destination, id, contentType, body string }
+
+func (s *sender) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
+	s.sent = append(s.sent, sentCallback{destination, id, contentType, string(body)})
+	if s.answer == nil {
+		return nil
+	}
+	return s.answer(ctx)
+}
+
+// tell runs Callback as a worker would.
+func tell(t *testing.T, f *fake, s *sender) (CallbackResult, *temporal.ApplicationError) {
+	t.Helper()
+	env, _ := environment()
+	a := New(f, f, WithCallbacks(s))
+	env.RegisterActivity(a.Callback)
+	value, err := env.ExecuteActivity(a.Callback, CallbackInput{MessageID: f.callback.ID, Generation: f.callback.Generation})
+	if err != nil {
+		var failed *temporal.ApplicationError
+		require.ErrorAs(t, err, &failed)
+		return CallbackResult{}, failed
+	}
+	var result CallbackResult
+	require.NoError(t, value.Get(&result))
+	return result, nil
+}
+
+func owing() *fake {
+	return &fake{callback: outflow.Callback{
+		To: "https://shop.example/done", Destination: "sqs://orders", Type: "order-placed", EnqueuedAt: time.Date(2026, 1, 31, 9, 0, 0, 5000, time.FixedZone("", 3600)),
+		Outcome: outflow.Outcome{
+			ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), State: outflow.Dead, Generation: 2, Attempts: 3,
+			LastError: "no such queue", FinishedAt: time.Date(2026, 1, 31, 8, 0, 1, 0, time.UTC),
+		},
+	}}
+}
+
+// The body stands in docs/contract.md.
+func TestCallbackBody(t *testing.T) {
+	f, s := owing(), &sender{}
+	result, failed := tell(t, f, s)
+	require.Nil(t, failed)
+	assert.Equal(t, CallbackResult{Verdict: CallbackTold, Told: outflow.Dead}, result)
+	assert.Equal(t, []sentCallback{{
+		"https://shop.example/done", "018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11_2_dead", "application/json",
+		`{"messageId":"018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11","type":"order-placed","destination":"sqs://orders","state":"dead","generation":2,` +
+			`"attempts":3,"enqueuedAt":"2026-01-31T08:00:00.000005Z","finishedAt":"2026-01-31T08:00:01Z","lastError":"no such queue"}`,
+	}}, s.sent)
+	ref := outflow.Ref{ID: f.callback.ID, Generation: 2}
+	assert.Equal(t, []outflow.Ref{ref}, f.begun)
+	assert.Equal(t, []outflow.CallbackNote{{Ref: ref, Told: outflow.Dead, State: outflow.CallbackSent}}, f.notes)
+}
+
+func TestCallbackFailures(t *testing.T) {
+	busy := &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 10 * time.Minute, Err: errors.New("429")}
+	for name, c := range map[string]struct {
+		change  func(f *fake, s *sender)
+		kind    string
+		final   bool
+		atLeast time.Duration
+		atMost  time.Duration
+		noted   outflow.CallbackState
+	}{
+		"retryable":     {func(f *fake, s *sender) { s.answer = always(errors.New("reset")) }, ErrTypeRetryable, false, 800 * time.Millisecond, 1200 * time.Millisecond, outflow.CallbackDue},
+		"asked to wait": {func(f *fake, s *sender) { s.answer = always(busy) }, ErrTypeUnavailable, false, 10 * time.Minute, 11 * time.Minute, outflow.CallbackDue},
+		"permanent":     {func(f *fake, s *sender) { s.answer = always(outflow.Permanent(errors.New("404"))) }, ErrTypePermanent, true, 0, 0, outflow.CallbackFailed},
+		"permanent, unnoted": {func(f *fake, s *sender) {
+			s.answer = always(outflow.Permanent(errors.New("404")))
+			f.noteErr = errors.New("no database")
+		}, ErrTypeRetryable, false, 1, time.Minute, outflow.CallbackFailed},
+		"told, unnoted":       {func(f *fake, s *sender) { f.noteErr = errors.New("no database") }, ErrTypeRetryable, false, 1, time.Minute, outflow.CallbackSent},
+		"another end by then": {func(f *fake, s *sender) { f.refused = true }, ErrTypeRetryable, false, 1, time.Minute, outflow.CallbackSent},
+		"no database at all":  {func(f *fake, s *sender) { f.beginErr = errors.New("no database") }, ErrTypeRetryable, false, 1, time.Minute, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, s := owing(), &sender{}
+			c.change(f, s)
+			_, failed := tell(t, f, s)
+			require.NotNil(t, failed)
+			assert.Equal(t, c.kind, failed.Type(), "%v", failed)
+			assert.Equal(t, c.final, failed.NonRetryable())
+			assert.GreaterOrEqual(t, failed.NextRetryDelay(), c.atLeast)
+			assert.LessOrEqual(t, failed.NextRetryDelay(), c.atMost)
+			if c.noted == "" {
+				assert.Empty(t, f.notes)
+				assert.Empty(t, s.sent)
+				return
+			}
+			require.Len(t, f.notes, 1)
+			assert.Equal(t, c.noted, f.notes[0].State)
+			if c.noted == outflow.CallbackDue {
+				assert.Greater(t, f.notes[0].Lease, failed.NextRetryDelay()+CallbackAttempt, "scanners leave it to the next attempt")
+			}
+		})
+	}
+}
+
+func always(err error) func(context.Context) error { return func(context.Context) error { return err } }
+
+func TestCallbackNotOwed(t *testing.T) {
+	f, s := owing(), &sender{}
+	f.notOwed = true
+	result, failed := tell(t, f, s)
+	require.Nil(t, failed)
+	assert.Equal(t, CallbackNotOwed, result.Verdict)
+	assert.Empty(t, s.sent)
+	assert.Empty(t, f.notes)
+}
+
+// What a sender is given leaves time to note the answer.
+func TestCallbackDeadlines(t *testing.T) {
+	f, s := owing(), &sender{}
+	var left time.Duration
+	s.answer = func(ctx context.Context) error { left = timeLeft(ctx); return nil }
+	_, failed := tell(t, f, s)
+	require.Nil(t, failed)
+	assert.LessOrEqual(t, left, CallbackCall)
+	assert.Less(t, CallbackCall+answerMargin, CallbackAttempt)
+}
+
+func TestCallbackDelay(t *testing.T) {
+	for attempt, least := range map[int32]time.Duration{1: time.Second, 5: 16 * time.Second, 11: LastCallbackRetry, 2000: LastCallbackRetry} {
+		seen := map[time.Duration]bool{}
+		for range 100 {
+			d := callbackDelay(attempt, 0)
+			seen[d] = true
+			assert.GreaterOrEqual(t, d, least*8/10)
+			assert.LessOrEqual(t, d, least*12/10)
+			assert.Greater(t, callbackLease(d), d+CallbackAttempt+renewMargin/2)
+		}
+		assert.Greater(t, len(seen), 50, "jitter")
+	}
+	for range 100 {
+		assert.GreaterOrEqual(t, callbackDelay(1, time.Minute), time.Minute)
+		assert.LessOrEqual(t, callbackDelay(1, 48*time.Hour), AskedCallbackRetry*11/10)
+	}
+}
+
+func TestPublishCallbacks(t *testing.T) {
+	var sent []outflow.Message
+	f := &fake{publish: func(_ context.Context, m outflow.Message) (string, error) {
+		sent = append(sent, m)
+		return "b", nil
+	}}
+	s := PublishCallbacks(f)
+	for _, id := range []string{"m_1_dead", "m_1_dead", "m_2_dead"} {
+		require.NoError(t, s.SendCallback(t.Context(), "sqs://replies", id, "application/json", []byte("{}")))
+	}
+	assert.Equal(t, outflow.Message{
+		ID: uuid.MustParse("971b1308-1ee0-5735-9e42-f23c02ccd21e"), Destination: "sqs://replies", Type: "outflow.callback", Payload: []byte("{}"),
+		ContentType: "application/json", Headers: map[string]string{"callback-id": "m_1_dead"},
+	}, sent[0])
+	assert.Equal(t, sent[0], sent[1])
+	assert.NotEqual(t, sent[0].ID, sent[2].ID)
+	assert.EqualValues(t, 5, sent[0].ID.Version())
+}

@@ -1,0 +1,50 @@
+package outflow
+
+import (
+	"fmt"
+	"time"
+)
+
+// CallbackState is how the callback of a message stands that has ended. It is
+// empty where no callback was asked for, and while the message is pending.
+type CallbackState string
+
+// The states of a callback.
+const (
+	CallbackDue    CallbackState = "due"    // the producer is still to be told
+	CallbackSent   CallbackState = "sent"   // it was told
+	CallbackFailed CallbackState = "failed" // given up, with a reason
+)
+
+// Callback is a message's end as its producer is to be told.
+type Callback struct {
+	// To is where the producer wants to be told.
+	To string
+	Outcome
+	Destination string
+	Type        string
+	EnqueuedAt  time.Time
+}
+
+// CallbackID names what a callback tells: how one generation of a message ended.
+// Attempts to tell the same thing have the same ID. The state is part of it
+// because an end can be corrected: a late acknowledgement makes a message that
+// ended dead, expired or cancelled delivered. It has no dots: Standard Webhooks
+// join what they sign with them.
+func (c Callback) CallbackID() string {
+	return fmt.Sprintf("%s_%d_%s", c.ID, c.Generation, c.State)
+}
+
+// CallbackNote is what an attempt to tell the producer came to.
+type CallbackNote struct {
+	Ref
+	// Told is the end that was, or was to be, told; empty stands for any. A row
+	// that says something else by now takes no note: the producer is told again.
+	Told State
+	// State is CallbackDue where the attempt is to be repeated.
+	State CallbackState
+	// LastError is why it failed.
+	LastError string
+	// Lease is how long a scanner leaves a due callback to its run.
+	Lease time.Duration
+}
