@@ -239,8 +239,8 @@ func heldBack(r outflow.Record) error {
 }
 
 // tell passes on how the destination did, and returns how many messages in a row it
-// did not take. One that does not exist, and did, is
-// taken to come back: somebody deleted it, and its messages must not die of that.
+// did not take. One that does not exist, and did, is taken to come back: somebody
+// deleted it, and its messages must not die of that.
 func (a *Activities) tell(ctx context.Context, destination string, err error) (inARow int, _ error) {
 	if errors.Is(err, outflow.ErrNoDestination) && outflow.IsPermanent(err) {
 		reached, unknown := a.store.Reached(ctx, destination)
