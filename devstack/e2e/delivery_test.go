@@ -14,7 +14,6 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
-	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
 func TestTwoStartersDeliverEverythingOnce(t *testing.T) {
@@ -60,8 +59,7 @@ func TestStarterKilledInMidBacklog(t *testing.T) {
 
 func TestLeaseExpiresBesideALiveRun(t *testing.T) {
 	w := newWorld(t)
-	// A failure of this message, not of its queue, whose breaker stays closed.
-	w.queues.Inject(fakesqs.Fault{Queue: "orders", EntryError: func(fakesqs.Entry) *fakesqs.Error { return &fakesqs.Error{Code: "InternalError"} }})
+	w.queues.Inject(refusesEntries)
 	ids := w.enqueue(1, to("sqs://orders"))
 	w.start("outflow-worker")
 	w.start("outflow-starter")

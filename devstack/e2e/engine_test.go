@@ -56,7 +56,7 @@ func TestPendingRowBesideACompletedRun(t *testing.T) {
 
 func TestLostNamespace(t *testing.T) {
 	w := newWorld(t)
-	w.queues.Inject(fakesqs503("orders"))
+	w.queues.Inject(refusesEntries)
 	const n = 40
 	ids := w.enqueue(n, to("sqs://orders"))
 	worker, starter := w.start("outflow-worker"), w.start("outflow-starter")

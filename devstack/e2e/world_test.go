@@ -143,6 +143,10 @@ func fakesqs503(queue string) fakesqs.Fault {
 	return fakesqs.Fault{Queue: queue, Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: "try again later"}}
 }
 
+// refusesEntries makes the queue orders refuse each message, and not all of them:
+// they are retried one by one, and its breaker stays closed.
+var refusesEntries = fakesqs.Fault{Queue: "orders", EntryError: func(fakesqs.Entry) *fakesqs.Error { return &fakesqs.Error{Code: "InternalError"} }}
+
 // history returns the events of a message's newest run.
 func (w *world) history(id string) []*history.HistoryEvent {
 	w.t.Helper()
