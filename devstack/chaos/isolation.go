@@ -20,6 +20,7 @@ const (
 	badBacklog = 300 // messages that wait for the bad destination
 	badRate    = 10  // a second, beside it
 	recovery   = 30 * time.Second
+	onset      = 3 * time.Second
 )
 
 // trouble is one way in which a destination is bad.
@@ -123,6 +124,9 @@ func (c *chaos) beside(ctx context.Context, f *fleet, t trouble, queue string) (
 		return measure{}, err
 	}
 	load := f.StartLoad(badRate, destination)
+	// The first messages find out that it is bad, and cost what messages cost. What
+	// is held here is the time beside it.
+	time.Sleep(onset)
 	m, err := c.measureRound(ctx, f)
 	load.Stop()
 	t.end(f, queue)
