@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -414,6 +415,17 @@ func inWorld(t *testing.T, opts scanner.Options, prepare func(w *world), test fu
 		w.stop()
 		time.Sleep(time.Minute) // runs that the scanner no longer watches
 	})
+}
+
+// startsOf counts the starts for a destination.
+func (w *world) startsOf(destination string) int {
+	n := 0
+	for _, s := range w.engine.seen().starts {
+		if strings.HasSuffix(s.options.StaticSummary, " to "+destination) {
+			n++
+		}
+	}
+	return n
 }
 
 // pass lets synthetic time pass.

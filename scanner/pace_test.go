@@ -98,6 +98,26 @@ func TestABacklogIsClaimedAtOnce(t *testing.T) {
 	})
 }
 
+// The backlog of one destination makes its own claims fuller, and nobody else wait.
+func TestABacklogDoesNotSlowOthersClaims(t *testing.T) {
+	inWorld(t, scanner.Options{PollInterval: time.Minute, InFlight: 80, PerDestination: 40}, func(w *world) {
+		w.engine.fastPath = 200 * time.Millisecond
+		w.table.enqueue("sqs://slow", 2000)
+	}, func(w *world) {
+		pass(time.Second)
+		longest := time.Duration(0)
+		for range 40 {
+			began, before := time.Now(), w.startsOf("sqs://quick")
+			w.table.enqueue("sqs://quick", 1)
+			for w.startsOf("sqs://quick") == before {
+				pass(time.Millisecond)
+			}
+			longest = max(longest, time.Since(began))
+		}
+		assert.Less(t, longest, 60*time.Millisecond)
+	})
+}
+
 // A bound in bytes leaves slots free: the next claim does not wait for one.
 func TestABacklogOfLargeMessages(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) {

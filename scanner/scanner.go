@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -283,10 +284,20 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 	case <-freed:
 	}
 	gap := leastGap
-	if claimed.Backlog && len(claimed.Messages) < min(worthwhile, s.opts.PerDestination/4) {
+	if claimed.Backlog && len(claimed.Messages) < min(worthwhile, s.opts.PerDestination/4) && s.allBusy(claimed.Messages) {
 		gap = longGap
 	}
 	sleep(ctx, gap-time.Since(began))
+}
+
+// allBusy reports whether every message is of a destination that has many in
+// flight: others' must not wait because of its backlog.
+func (s *Scanner) allBusy(messages []outflow.ClaimedMessage) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !slices.ContainsFunc(messages, func(m outflow.ClaimedMessage) bool {
+		return s.open[m.Destination] < s.opts.PerDestination/2
+	})
 }
 
 // drain waits for what is in flight, first leaving the starts their time.
