@@ -43,7 +43,8 @@ func TestDueCallbacksAreStarted(t *testing.T) {
 		}
 		slices.Sort(started)
 		assert.Equal(t, wanted, started, "in the first sweep")
-		before := len(w.table.sweeps)
+		var before int
+		w.table.set(func(t *table) { before = len(t.sweeps) })
 		pass(time.Minute)
 		w.stop()
 		assert.InDelta(t, 12, len(w.table.sweeps)-before, 1)

@@ -95,7 +95,7 @@ const (
 	// slots) costs as much as one of many: under a backlog the next one then
 	// waits for more slots, up to longGap.
 	worthwhile = 20
-	longGap    = 80 * time.Millisecond
+	longGap    = 40 * time.Millisecond
 	// aloneAtMost and tendAtMost bound how often suspects and troubled
 	// destinations take the scanner's time.
 	aloneAtMost = 5 * time.Second
