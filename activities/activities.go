@@ -35,8 +35,8 @@ type Store interface {
 	Callbacks
 }
 
-// Destinations is told how destinations do, and holds back what goes to those
-// that take nothing. Every method is safe for concurrent use.
+// Destinations is told how destinations do, so that Renew holds back what goes to
+// those that take nothing. Every method is safe for concurrent use.
 type Destinations interface {
 	Succeeded(destination string)
 	// Failed returns how many failures there were here since the last success.

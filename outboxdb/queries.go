@@ -120,8 +120,8 @@ UPDATE outbox.messages AS m
  WHERE m.id = f.id AND m.finished_at IS NULL
 RETURNING f.was_available_at, (SELECT count(*) FROM due) AS seen, ` + failing + `, ` + recordColumns
 
-// claimAlone takes the suspect that has waited longest by its ID, for a lease of
-// $1. Its process must have nothing else in flight.
+// claimAlone takes the due suspect with the lowest ID, for a lease of $1. Its
+// process must have nothing else in flight.
 const claimAlone = `
 WITH due AS MATERIALIZED (
     SELECT m.id, m.available_at
