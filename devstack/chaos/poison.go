@@ -5,12 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/outflowhq/outflow"
 )
 
-// poisons are of each kind in a round.
-const poisons = 50
+// poisonEvery lies between two helpings of poison, one message of each kind.
+const poisonEvery = 200 * time.Millisecond
 
 // poison measures the neighbours of messages that can't be delivered, or look
 // like it: they share queues, claims and batches with them.
@@ -65,8 +66,8 @@ func (c *chaos) poisonRounds(ctx context.Context, f *fleet) error {
 // poisonAll enqueues poison of every kind, a few at a time, until ctx ends.
 func (f *fleet) poisonAll(ctx context.Context) error {
 	tooLarge := bytes.Repeat([]byte("x"), 3000)
-	for sent := 0; sent < 4*poisons; sent += 4 {
-		queue := "sqs://" + healthy[sent/4%len(healthy)]
+	for helping := 0; ; helping++ {
+		queue := "sqs://" + healthy[helping%len(healthy)]
 		messages := []outflow.Message{
 			{Destination: "sqs://nowhere", Payload: []byte("unknown queue")},
 			{Destination: queue, Payload: tooLarge},
@@ -81,9 +82,8 @@ func (f *fleet) poisonAll(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !pause(ctx, steadyFor/poisons) {
+		if !pause(ctx, poisonEvery) {
 			return nil
 		}
 	}
-	return nil
 }

@@ -13,8 +13,11 @@ import (
 )
 
 const (
-	burst        = 400 // messages of a round's backlog, over the healthy queues
-	steadyFor    = 6 * time.Second
+	burst = 1000 // messages of a round's backlog, over the healthy queues
+	// The engine goes on working off a backlog's runs when their messages are marked:
+	// what comes in that time is late because of the backlog.
+	settleFor    = 3 * time.Second
+	steadyFor    = 10 * time.Second
 	roundTimeout = 3 * time.Minute
 )
 
@@ -75,6 +78,7 @@ func (c *chaos) measureRound(ctx context.Context, f *fleet) (measure, error) {
 	}
 	m.throughput = burst / took.Seconds()
 
+	pause(ctx, settleFor)
 	if from, err = f.moment(ctx); err != nil {
 		return m, err
 	}
