@@ -31,10 +31,11 @@ const (
 	StatementEndCancelled    = endCancelled
 	StatementRelease         = releaseMessages
 	StatementResend          = resendMessages
-	StatementDeleteFinal     = deleteFinal
 	StatementStatusNewest    = statusNewest
 	StatementPurge           = purge
-	StatementPurgeToHistory  = purgeToHistory
+	StatementMove            = move
+	StatementPurgeByHand     = purgeByHand
+	StatementMoveByHand      = moveByHand
 	StatementBeginCallback   = beginCallback
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks

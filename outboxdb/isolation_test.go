@@ -122,6 +122,97 @@ func TestSuspectIsNoProbe(t *testing.T) {
 	require.Equal(t, id, alone[0].ID)
 }
 
+// Nor is one that has no run: as a probe it would be claimed by nobody, and the
+// destination would stay closed for as long as it is the oldest.
+func TestNewSuspectIsNoProbe(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	ids := enqueue(t, pool, messages("sqs://down", 2)...)
+	execute(t, pool, `UPDATE outbox.messages SET claims = 5, available_at = available_at - interval '1 minute' WHERE id = $1`, ids[0])
+	probeNow(t, pool)
+	probes, err := store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []outflow.Probe{{Leased: leased(t, pool, ids[1]), Destination: "sqs://down"}}, probes)
+}
+
+// A probe is claimed while its time lasts. After it another one may be chosen, and
+// both would be sent.
+func TestProbeIsClaimedInTime(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_id = $1, probe_until = now()`, id)
+	require.Empty(t, claim(t, store, request()).Messages)
+	execute(t, pool, `UPDATE outbox.destinations SET probe_until = now() + interval '1 minute'`)
+	require.Equal(t, []uuid.UUID{id}, idsOf(claim(t, store, request())))
+}
+
+// A probe that failed has given its answer: the next one waits for the breaker
+// alone, not for the time that the last one might have taken.
+func TestFailedProbeMakesRoomForTheNext(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	enqueue(t, pool, message("sqs://down"))
+	probeNow(t, pool)
+	probes, err := store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.Len(t, probes, 1)
+	store.Failed("sqs://down", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE openings = 2)`)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now()`)
+	probes, err = store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.Len(t, probes, 1)
+}
+
+// A probe is claimed out of turn. It moves no mark: once its destination works
+// again, what is older is due, and is not left to the next walk.
+func TestProbeMovesNoMark(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	ids := enqueue(t, pool, messages("sqs://down", 3)...)
+	execute(t, pool, `UPDATE outbox.messages SET available_at = available_at - interval '1 minute' WHERE id <> $1`, ids[2])
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute', probe_id = $1, probe_until = now() + interval '1 minute'`, ids[2])
+	require.Equal(t, ids[2:], idsOf(claim(t, store, request())))
+	store.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
+	store.HoldWalk()
+	claimed, err := store.Claim(t.Context(), request())
+	require.NoError(t, err)
+	require.ElementsMatch(t, ids[:2], idsOf(claimed))
+}
+
+// Free acts on the row that was seen, and on no later state of it.
+func TestFreeGuards(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	for name, c := range map[string]struct {
+		set   string
+		freed bool
+	}{
+		"as it was seen":     {`claims = claims`, true},
+		"a later generation": {`generation = 2`, false},
+		"a later lease":      {`available_at = available_at + interval '1 second'`, false},
+		"ended":              {`state = 'dead', finished_at = now(), retrying = false`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := row(t, pool, `retrying = true, available_at = now() + interval '1 hour'`)
+			seen := leased(t, pool, id)
+			execute(t, pool, `UPDATE outbox.messages SET `+c.set+` WHERE id = $1`, id)
+			before := stands(t, pool, id)
+			require.NoError(t, store.Free(t.Context(), seen))
+			after := stands(t, pool, id)
+			require.Equal(t, c.freed, after.LeasedFor <= 0)
+			require.Equal(t, c.freed, !before.AvailableAt.Equal(after.AvailableAt))
+		})
+	}
+}
+
 // Between a scanner's look at the runs of a destination and what it learns of one,
 // another scanner may have claimed the message: that start is on its way.
 func TestFreeLeavesALaterClaim(t *testing.T) {
@@ -184,6 +275,7 @@ func TestNobodyWaitsForAnotherScanner(t *testing.T) {
 	suspect := enqueue(t, pool, message("sqs://a"))[0]
 	execute(t, pool, `UPDATE outbox.messages SET claims = 5 WHERE id = $1`, suspect)
 	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_id = $1, probe_until = now() + interval '1 minute'`, probe)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, recovered_at) VALUES ('sqs://back', now(), now())`)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback(context.Background()) }()
@@ -206,4 +298,11 @@ func TestNobodyWaitsForAnotherScanner(t *testing.T) {
 	probes, err := store.TakeProbes(ctx)
 	require.NoError(t, err)
 	require.Empty(t, probes)
+	recovered, err := store.TakeRecovered(ctx)
+	require.NoError(t, err)
+	require.Empty(t, recovered)
+	require.NoError(t, tx.Rollback(t.Context()))
+	recovered, err = store.TakeRecovered(ctx)
+	require.NoError(t, err)
+	require.Len(t, recovered, 1)
 }

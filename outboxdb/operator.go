@@ -248,17 +248,3 @@ func (o *Operator) Audit(ctx context.Context, id uuid.UUID) ([]AuditEntry, error
 	}
 	return entries, nil
 }
-
-// Purge deletes up to limit messages in a final state that ended longer than
-// olderThan ago, oldest first, in one transaction, and returns how many it has.
-// One whose callback is due stays.
-func (o *Operator) Purge(ctx context.Context, state outflow.State, olderThan time.Duration, limit int, by By) (int, error) {
-	if !state.Final() {
-		return 0, fmt.Errorf("purging: %q is not a final state", state)
-	}
-	var deleted int
-	if err := o.pool.QueryRow(ctx, deleteFinal, state, olderThan, limit, by.Who, by.Why).Scan(&deleted); err != nil {
-		return 0, fmt.Errorf("purging %s messages: %w", state, err)
-	}
-	return deleted, nil
-}

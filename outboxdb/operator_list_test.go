@@ -227,7 +227,8 @@ func TestOperatorPlans(t *testing.T) {
 			"end":        {outboxdb.StatementEndCancelled, []any{ids[:1], "ada", "", 1}},
 			"release":    {outboxdb.StatementRelease, []any{ids[:1], "ada", "", 1, "2030-01-01Z"}},
 			"resend":     {outboxdb.StatementResend, []any{ids, "ada", "", newIDs}},
-			"purge":      {outboxdb.StatementDeleteFinal, []any{"delivered", "1 hour", 20, "ada", ""}},
+			"purge":      {outboxdb.StatementPurgeByHand, []any{"delivered", "1 hour", "0001-01-01Z", 20, "ada", ""}},
+			"move":       {outboxdb.StatementMoveByHand, []any{"delivered", "1 hour", "0001-01-01Z", 20, "ada", ""}},
 			"status":     {outboxdb.StatementStatusNewest, []any{"delivered", 100}},
 		} {
 			if name == "status" && statistics == "none" {

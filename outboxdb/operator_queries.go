@@ -204,25 +204,6 @@ SELECT d.destination, d.failures, d.failing_since, d.open_until, coalesce(d.open
   FROM outbox.destinations AS d
  WHERE d.failing_since IS NOT NULL OR d.open_until IS NOT NULL`
 
-// deleteFinal deletes up to $3 rows of a final state ($1) that ended longer than
-// $2 ago, oldest first, and notes it. It passes over rows that somebody works on,
-// and over those whose producer has not been told yet.
-const deleteFinal = `
-WITH old AS MATERIALIZED (
-    SELECT m.id FROM outbox.messages AS m
-     WHERE m.state = $1::text AND m.finished_at IS NOT NULL AND m.finished_at < now() - $2::interval
-       AND m.callback_state IS DISTINCT FROM 'due'
-     ORDER BY m.finished_at
-     LIMIT $3
-       FOR UPDATE SKIP LOCKED
-), deleted AS (
-    DELETE FROM outbox.messages AS m WHERE m.id = ANY (ARRAY(SELECT old.id FROM old)) AND m.finished_at IS NOT NULL RETURNING m.id
-), noted AS (
-    INSERT INTO outbox.audit (act, who, why, detail)
-    SELECT 'purge', $4::text, $5::text, jsonb_build_object('state', $1::text, 'older_than', $2::interval::text, 'messages', count(*)) FROM deleted HAVING count(*) > 0
-)
-SELECT count(*) FROM deleted`
-
 // pendingDestinations walks the claim index from destination to destination, a
 // probe each, up to $1 of them.
 const pendingDestinations = `

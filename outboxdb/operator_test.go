@@ -387,16 +387,26 @@ func TestOperatorPurge(t *testing.T) {
 	execute(t, pool, `UPDATE outbox.messages SET finished_at = now() - interval '2 days' WHERE id = $1`, dead)
 	pending := enqueue(t, pool, message("sqs://orders"))[0]
 
+	p := outflow.Purge{State: outflow.Delivered, OlderThan: 24 * time.Hour, Limit: 3}
 	for _, want := range []int{3, 1, 0} {
-		n, err := o.Purge(t.Context(), outflow.Delivered, 24*time.Hour, 3, ada)
+		purged, err := o.Purge(t.Context(), p, ada)
 		require.NoError(t, err)
-		assert.Equal(t, want, n)
+		assert.Equal(t, want, purged.Rows)
+		p.After = purged.UpTo
 	}
 	assert.ElementsMatch(t, []uuid.UUID{old[0], young, dead, pending}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages`))
-	assert.Equal(t, []int{3, 1}, values[int](t, pool, `SELECT (detail->>'messages')::int FROM outbox.audit WHERE act = 'purge' ORDER BY id`), "nothing deleted, nothing noted")
-	_, err := o.Purge(t.Context(), outflow.Pending, 0, 3, ada)
-	require.Error(t, err)
-	assert.Equal(t, 4, count(t, pool))
+	assert.Equal(t, []string{`ada@host: the queue is back: {"state": "delivered", "messages": 3, "older_than": "24:00:00"}`, `ada@host: the queue is back: {"state": "delivered", "messages": 1, "older_than": "24:00:00"}`},
+		values[string](t, pool, `SELECT who || ': ' || why || ': ' || detail FROM outbox.audit WHERE act = 'purge' ORDER BY id`), "nothing deleted, nothing noted")
+	assert.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.history`))
+
+	moved, err := o.Purge(t.Context(), outflow.Purge{State: outflow.Dead, OlderThan: 24 * time.Hour, Limit: 3, History: true}, ada)
+	require.NoError(t, err)
+	assert.Equal(t, 1, moved.Rows)
+	assert.Equal(t, []uuid.UUID{dead}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.history`))
+	assert.Equal(t, 3, value[int](t, pool, `SELECT count(*) FROM outbox.audit WHERE act = 'purge'`))
+	_, err = o.Purge(t.Context(), outflow.Purge{State: outflow.Pending, Limit: 3}, ada)
+	require.ErrorContains(t, err, "wants a final state")
+	assert.Equal(t, 3, count(t, pool))
 }
 
 // An operator's role does everything with what "outflow grants" gives it.
@@ -430,8 +440,12 @@ func TestOperatorActsWithItsRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = o.RequestCancel(t.Context(), []uuid.UUID{id}, ada)
 	require.NoError(t, err)
-	_, err = o.Purge(t.Context(), outflow.Delivered, 0, 10, ada)
-	require.NoError(t, err)
+	for _, history := range []bool{false, true} {
+		finished(t, pool, message("sqs://orders"), outflow.Delivered)
+		purged, err := o.Purge(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10, History: history}, ada)
+		require.NoError(t, err)
+		assert.Positive(t, purged.Rows)
+	}
 	_, _, err = o.Status(t.Context(), 10)
 	require.NoError(t, err)
 	_, _, err = o.List(t.Context(), outboxdb.ListFilter{Limit: 10})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
 )
@@ -39,10 +40,8 @@ WITH old AS MATERIALIZED (
 // with finished_at would offer the planner messages_finished, all of it, where
 // its statistics are from a table that had nothing final.
 
-const purge = oldRows + `
- RETURNING m.finished_at
-)
-SELECT count(*) AS rows, coalesce(max(finished_at), $3) AS up_to FROM purged`
+// deleteOld deletes the rows.
+const deleteOld = oldRows + ` RETURNING m.finished_at)`
 
 // historyColumns are those of outbox.messages. A column that is missing here
 // would be lost with its row: TestHistoryHasEveryColumn.
@@ -51,37 +50,65 @@ const historyColumns = `
 	callback_attempts, callback_error, callback_due_at, state, generation, claims, attempts, retrying, cancel_requested, enqueued_at, due_at, available_at,
 	expires_at, finished_at, broker_message_id, last_error`
 
-// purgeToHistory moves the rows. History is a log: a message that was brought
-// back from it, or enqueued again under its ID after the purge, and is final once
-// more, becomes a second entry; neither end replaces the other. One statement
-// moves a row once, whoever repeats it, so nothing has to look for conflicts. It
-// reads nothing of the history, on which a dispatcher may do no more than insert.
-const purgeToHistory = oldRows + `
- RETURNING m.*
+// moveOld moves the rows. History is a log: a message that was brought back from
+// it, or enqueued again under its ID after the purge, and is final once more,
+// becomes a second entry; neither end replaces the other. One statement moves a
+// row once, whoever repeats it, so nothing has to look for conflicts. It reads
+// nothing of the history, on which a dispatcher may do no more than insert.
+const moveOld = oldRows + ` RETURNING m.*
 ), moved AS (
     INSERT INTO outbox.history (` + historyColumns + `)
     SELECT ` + historyColumns + ` FROM purged
-)
+)`
+
+// notePurge is the audit's entry of a purge by an operator ($5, $6): one for each
+// chunk that found something. The schedule's purge writes none, nor may its role.
+const notePurge = `, noted AS (
+    INSERT INTO outbox.audit (act, who, why, detail)
+    SELECT 'purge', $5::text, $6::text, jsonb_build_object('state', $1::text, 'older_than', $2::interval::text, 'messages', count(*))
+      FROM purged HAVING count(*) > 0
+)`
+
+const countPurged = `
 SELECT count(*) AS rows, coalesce(max(finished_at), $3) AS up_to FROM purged`
+
+const (
+	purge       = deleteOld + countPurged
+	move        = moveOld + countPurged
+	purgeByHand = deleteOld + notePurge + countPurged
+	moveByHand  = moveOld + notePurge + countPurged
+)
 
 // PurgeMessages deletes one chunk of final messages, or moves it to
 // outbox.history, in one statement. It never touches a message that is not final
 // or whose callback is due. Several at a time are fine: each takes other rows. Not
 // to be told what happened is harmless, too: what is deleted is not found again.
 func (s *Store) PurgeMessages(ctx context.Context, p outflow.Purge) (outflow.Purged, error) {
+	if p.History {
+		return purgeChunk(ctx, s.pool, move, p)
+	}
+	return purgeChunk(ctx, s.pool, purge, p)
+}
+
+// Purge is Store.PurgeMessages by somebody: what it deletes or moves is noted in
+// the audit, in the same statement.
+func (o *Operator) Purge(ctx context.Context, p outflow.Purge, by By) (outflow.Purged, error) {
+	if p.History {
+		return purgeChunk(ctx, o.pool, moveByHand, p, by.Who, by.Why)
+	}
+	return purgeChunk(ctx, o.pool, purgeByHand, p, by.Who, by.Why)
+}
+
+func purgeChunk(ctx context.Context, pool *pgxpool.Pool, statement string, p outflow.Purge, by ...any) (outflow.Purged, error) {
 	if !p.State.Final() {
 		return outflow.Purged{}, fmt.Errorf("purging messages: state: wants a final state (got %q)", p.State)
 	}
 	if p.Limit < 1 || p.OlderThan < 0 {
 		return outflow.Purged{}, fmt.Errorf("purging %s messages: limit and age: want 1 or more rows and no negative age (got %d and %s)", p.State, p.Limit, p.OlderThan)
 	}
-	statement := purge
-	if p.History {
-		statement = purgeToHistory
-	}
 	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, statement, string(p.State), p.OlderThan, p.After, p.Limit)
+	rows, err := pool.Query(ctx, statement, append([]any{string(p.State), p.OlderThan, p.After, p.Limit}, by...)...)
 	if err != nil {
 		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, err)
 	}
@@ -105,23 +132,23 @@ func (s *Store) PurgeAudit(ctx context.Context, olderThan time.Duration, limit i
 	return s.delete(ctx, "purging audit entries", purgeAudit, olderThan, limit)
 }
 
-// purgeDestinations forgets destinations that do well and that nothing was
-// delivered to for $1: a process that delivers says so once a day. With the row
-// goes the knowledge that the destination exists, so a message that still waits
-// for its time keeps it.
+// purgeDestinations forgets destinations of which nothing was heard for $1: no
+// delivery (a process that delivers says so once a day), no opening of the breaker.
+// A breaker without messages would stay open for good, and every look for probes
+// would pass over it. With the row goes the knowledge that the destination exists,
+// so a message that still waits, for its time or for its destination, keeps it.
 const purgeDestinations = `
 DELETE FROM outbox.destinations AS h
  WHERE h.destination IN (
        SELECT d.destination
          FROM outbox.destinations AS d
-        WHERE d.delivered_at < now() - $1::interval
-          AND d.failures = 0 AND d.failing_since IS NULL AND d.open_until IS NULL AND d.recovered_at IS NULL
+        WHERE greatest(d.delivered_at, d.failing_since, d.open_until, d.recovered_at) < now() - $1::interval
           AND NOT EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination = d.destination)
         LIMIT $2
           FOR UPDATE SKIP LOCKED)`
 
-// PurgeDestinations forgets up to limit destinations that are well and had no
-// delivery for the given time, and returns how many.
+// PurgeDestinations forgets up to limit destinations that no message waits for and
+// of which nothing was heard for the given time, and returns how many.
 func (s *Store) PurgeDestinations(ctx context.Context, idle time.Duration, limit int) (int, error) {
 	return s.delete(ctx, "purging destinations", purgeDestinations, idle, limit)
 }

@@ -223,23 +223,25 @@ func TestPurgeDestinations(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, failures, failing_since, openings, open_until, recovered_at) VALUES
-		('sqs://idle-1',     now() - interval '31 days', 0, NULL, 0, NULL, NULL),
-		('sqs://idle-2',     now() - interval '31 days', 0, NULL, 0, NULL, NULL),
+		('sqs://idle',       now() - interval '31 days', 0, NULL, 0, NULL, NULL),
+		('sqs://failed',     NULL,                       1, now() - interval '31 days', 0, NULL, NULL),
+		('sqs://gone',       now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
+		('sqs://untold',     now() - interval '31 days', 0, NULL, 0, NULL, now() - interval '31 days'),
 		('sqs://busy',       now() - interval '29 days', 0, NULL, 0, NULL, NULL),
 		('sqs://waited-for', now() - interval '31 days', 0, NULL, 0, NULL, NULL),
+		('sqs://missed',     now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
 		('sqs://failing',    now() - interval '31 days', 1, now(), 0, NULL, NULL),
-		('sqs://open',       now() - interval '31 days', 9, now(), 1, now(), NULL),
-		('sqs://recovered',  now() - interval '31 days', 0, NULL, 0, NULL, now()),
-		('sqs://never',      NULL,                       0, NULL, 0, NULL, NULL)`)
+		('sqs://open',       now() - interval '50 days', 9, now() - interval '40 days', 1, now(), NULL),
+		('sqs://recovered',  now() - interval '31 days', 0, NULL, 0, NULL, now())`)
 	later := message("sqs://waited-for")
 	later.DueIn = 90 * 24 * hour
-	enqueue(t, pool, later)
-	for _, want := range []int{1, 1, 0} {
-		n, err := store.PurgeDestinations(t.Context(), 30*24*hour, 1)
+	enqueue(t, pool, later, message("sqs://missed"))
+	for _, want := range []int{3, 1, 0} {
+		n, err := store.PurgeDestinations(t.Context(), 30*24*hour, 3)
 		require.NoError(t, err)
 		require.Equal(t, want, n)
 	}
-	require.Equal(t, []string{"sqs://busy", "sqs://failing", "sqs://never", "sqs://open", "sqs://recovered", "sqs://waited-for"},
+	require.Equal(t, []string{"sqs://busy", "sqs://failing", "sqs://missed", "sqs://open", "sqs://recovered", "sqs://waited-for"},
 		values[string](t, pool, `SELECT destination FROM outbox.destinations ORDER BY 1`))
 }
 
@@ -283,7 +285,7 @@ func TestPurgePlans(t *testing.T) {
 
 	look := func(t *testing.T) {
 		first := value[time.Time](t, pool, `SELECT min(finished_at) FROM outbox.messages`).Add(-time.Second)
-		for name, statement := range map[string]string{"purge": outboxdb.StatementPurge, "to history": outboxdb.StatementPurgeToHistory} {
+		for name, statement := range map[string]string{"purge": outboxdb.StatementPurge, "to history": outboxdb.StatementMove} {
 			most := map[string]int{"purge": 9000, "to history": 15_000}[name]
 			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 				t.Run(name+"/"+mode, func(t *testing.T) {
@@ -423,14 +425,18 @@ func TestTableHealthWithoutRights(t *testing.T) {
 
 func TestPurgeClauses(t *testing.T) {
 	t.Parallel()
-	for _, statement := range []string{outboxdb.StatementPurge, outboxdb.StatementPurgeToHistory} {
+	for name, statement := range map[string]string{
+		"purge": outboxdb.StatementPurge, "to history": outboxdb.StatementMove,
+		"by hand": outboxdb.StatementPurgeByHand, "to history by hand": outboxdb.StatementMoveByHand,
+	} {
 		text := strings.Join(strings.Fields(statement), " ")
 		for _, clause := range []string{
 			"WITH old AS MATERIALIZED (", "m.state = $1 AND m.finished_at < now() - $2::interval AND m.finished_at >= $3",
 			"m.callback_state IS DISTINCT FROM 'due'", "ORDER BY m.finished_at LIMIT (SELECT $4::int) FOR UPDATE SKIP LOCKED",
 			"USING unnest(ARRAY(SELECT id FROM old)) AS o (id) WHERE m.id = o.id AND m.state = $1",
 		} {
-			require.Contains(t, text, clause)
+			require.Contains(t, text, clause, name)
 		}
+		require.Equal(t, strings.HasSuffix(name, "by hand"), strings.Contains(text, "INSERT INTO outbox.audit"), name)
 	}
 }

@@ -223,14 +223,17 @@ UPDATE outbox.messages AS m
 
 // putBack leaves rows to later claims whose destination took nothing: they wait as
 // rows, without a run. A row that comes back again and again waits longer each time,
-// up to a minute; the first seconds give its run time to close. Its process lives,
-// so the claim does not count.
+// up to a minute; the first seconds give its run time to close. It failed in an
+// orderly way and kills nobody, so its claims are forgotten: else a suspect would
+// be claimed alone for as long as its destination is down. A row that is off the
+// fast path keeps its lease, which may be that of a live run.
 const putBack = lockRows + `
 UPDATE outbox.messages AS m
-   SET available_at = now() + least(interval '1 second' * 2 ^ least(m.attempts, 6), interval '1 minute'),
-       claims = greatest(m.claims - 1, 0), attempts = m.attempts + r.attempts, last_error = coalesce(r.last_error, m.last_error)
+   SET available_at = CASE WHEN m.retrying THEN m.available_at
+                           ELSE now() + least(interval '1 second' * 2 ^ least(m.attempts, 6), interval '1 minute') END,
+       claims = 0, attempts = m.attempts + r.attempts, last_error = coalesce(r.last_error, m.last_error)
   FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS r (id, generation, last_error, attempts)
- WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL AND NOT m.retrying
+ WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + outcomeColumns
 
 // pendingCounts counts what is not final, by destination.

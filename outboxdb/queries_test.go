@@ -52,7 +52,6 @@ func TestSafetyClauses(t *testing.T) {
 			"m.callback_state = 'due' AND m.callback_due_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED", "callback_due_at = now() + $2::interval",
 		}},
 		"retryCallbacks": {outboxdb.StatementRetryCallbacks, []string{"l.callback_state = 'failed'"}},
-		"purge":          {outboxdb.StatementDeleteFinal, []string{"m.finished_at IS NOT NULL", "m.callback_state IS DISTINCT FROM 'due'", "FOR UPDATE SKIP LOCKED"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Join(strings.Fields(c.statement), " ")

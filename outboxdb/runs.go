@@ -49,7 +49,8 @@ func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, e
 
 // PutBack leaves a message to a later claim, with the words of the attempt that
 // met a destination which takes nothing, and returns how it stands then. One that is
-// off the fast path, final, or of another generation is left as it is.
+// off the fast path keeps its lease; one that is final, or of another generation, is
+// left as it is.
 func (s *Store) PutBack(ctx context.Context, ref outflow.Ref, lastError string) (outflow.Outcome, error) {
 	record, err := s.puttings.Do(ctx, outflow.Renewal{Ref: ref, LastError: lastError, Attempts: 1})
 	if err != nil {

@@ -217,16 +217,18 @@ func TestYield(t *testing.T) {
 		{"started anew and leased", `generation = 2, available_at = now() + interval '1 hour'`, true},
 		{"two generations on", `generation = 3, available_at = now() + interval '1 hour'`, true},
 		{"due already", `generation = 2, available_at = now() - interval '1 hour'`, false},
+		{"due before its old run has closed", `generation = 2, available_at = now() + interval '0.9 seconds'`, false},
 		{"its own generation", `available_at = now() + interval '1 hour'`, false},
 		{"in a durable attempt", `generation = 2, retrying = true, available_at = now() + interval '1 hour'`, false},
 		{"ended", `generation = 2, state = 'dead', finished_at = now(), available_at = now() + interval '1 hour'`, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			id := row(t, pool, c.set)
-			before := stands(t, pool, id)
+			before, began := stands(t, pool, id), value[time.Time](t, pool, `SELECT clock_timestamp()`)
 			require.NoError(t, store.Yield(t.Context(), ref(id)))
 			after := stands(t, pool, id)
 			if c.yields {
+				require.False(t, after.AvailableAt.Before(began.Add(time.Second)), "its old run has a second to close")
 				require.LessOrEqual(t, after.LeasedFor, 1.0)
 				require.Greater(t, after.LeasedFor, -30.0)
 				after.AvailableAt = before.AvailableAt
@@ -235,5 +237,10 @@ func TestYield(t *testing.T) {
 			require.Equal(t, before, after, "nothing else changes")
 		})
 	}
+	t.Run("rescheduled meanwhile", func(t *testing.T) {
+		id := row(t, pool, `generation = 2, due_at = now() + interval '1 hour', available_at = now() + interval '2 hours'`)
+		require.NoError(t, store.Yield(t.Context(), ref(id)))
+		require.True(t, value[bool](t, pool, `SELECT available_at = due_at FROM outbox.messages WHERE id = $1`, id))
+	})
 	require.NoError(t, store.Yield(t.Context(), ref(uuid.New())), "no row")
 }

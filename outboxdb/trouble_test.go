@@ -425,7 +425,28 @@ func TestTwoWeeksOfOutageEndNothing(t *testing.T) {
 	require.Zero(t, stands(t, pool, id).Claims)
 }
 
-// What is put back waits as a row, longer each time, and its claim does not count.
+// A suspect whose destination is down fails in an orderly way: it is none any more,
+// and leaves its turn to the other suspects.
+func TestSuspectThatIsPutBack(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	ids := enqueue(t, pool, messages("sqs://down", 2)...)
+	execute(t, pool, `UPDATE outbox.messages SET claims = 5`)
+	for _, want := range ids {
+		alone, err := store.ClaimAlone(t.Context(), time.Minute)
+		require.NoError(t, err)
+		require.Len(t, alone, 1)
+		require.Equal(t, want, alone[0].ID)
+		_, err = store.PutBack(t.Context(), ref(want), "503")
+		require.NoError(t, err)
+		require.Zero(t, stands(t, pool, want).Claims)
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now()`)
+	}
+	require.Len(t, claim(t, store, request()).Messages, 2)
+}
+
+// What is put back waits as a row, longer each time, and its claims do not count.
 func TestPutBack(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -445,14 +466,35 @@ func TestPutBack(t *testing.T) {
 		require.InDelta(t, wait, s.LeasedFor, 1)
 		require.Equal(t, fmt.Sprint("503, number ", n), *s.LastError)
 	}
-	for name, set := range map[string]string{
-		"a later generation": `generation = 2`, "final": `state = 'dead', finished_at = now()`, "off the fast path": `retrying = true`,
-	} {
-		id := row(t, pool, set+`, available_at = now() + interval '1 hour'`)
+	for name, set := range map[string]string{"a later generation": `generation = 2`, "final": `state = 'dead', finished_at = now()`} {
+		id := row(t, pool, set+`, claims = 3, available_at = now() + interval '1 hour'`)
+		before := stands(t, pool, id)
 		_, err := store.PutBack(t.Context(), ref(id), "503")
 		require.NoError(t, err, name)
-		require.Greater(t, stands(t, pool, id).LeasedFor, 3000.0, name)
-		require.Zero(t, stands(t, pool, id).Attempts, name)
+		after := stands(t, pool, id)
+		before.LeasedFor, after.LeasedFor = 0, 0
+		require.Equal(t, before, after, name)
+	}
+	live := row(t, pool, `retrying = true, available_at = now() + interval '1 hour'`)
+	_, err := store.PutBack(t.Context(), ref(live), "503")
+	require.NoError(t, err)
+	require.Greater(t, stands(t, pool, live).LeasedFor, 3000.0, "off the fast path: a live run's lease")
+}
+
+// A retrying message's run is lost while its destination is down: each claim's start
+// fails in an orderly way and is put back, and the message must not be taken for one
+// that kills its process.
+func TestLostRunInAnOutageIsNoSuspect(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	id := row(t, pool, `retrying = true`)
+	for range 2 * outflow.MostClaims {
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now()`)
+		require.Len(t, claim(t, store, request()).Messages, 1)
+		_, err := store.PutBack(t.Context(), ref(id), "503")
+		require.NoError(t, err)
+		require.Zero(t, stands(t, pool, id).Claims)
 	}
 }
 

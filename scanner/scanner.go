@@ -137,7 +137,8 @@ type Scanner struct {
 
 	tending   atomic.Bool // troubled destinations are being looked after
 	sweeping  atomic.Bool // due callbacks are
-	nextTend  time.Time   // Run's own, as the next two
+	troubled  bool        // at the last claim; Run's own, as the next three
+	nextTend  time.Time
 	nextAlone time.Time
 	nextSweep time.Time
 }
@@ -230,13 +231,14 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	room, starting := s.opts.InFlight-s.all, s.starting
 	open := maps.Clone(s.open)
 	s.mu.Unlock()
-	if raised, left := s.temporal.state(); left > 0 {
+	raised, left := s.temporal.state()
+	if left > 0 {
 		room = 0
 	} else if raised {
 		room = min(room, 1-starting)
 	}
-	if room < 1 {
-		return outflow.Claimed{Backlog: true}
+	if room < 1 { // what is troubled needs no slot to be probed and told
+		return outflow.Claimed{Backlog: true, Troubled: s.troubled && !raised}
 	}
 	inTime, cancel := forAClaim(ctx)
 	defer cancel()
@@ -247,6 +249,7 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	switch {
 	case err == nil:
 		s.database.succeeded()
+		s.troubled = claimed.Troubled
 	case ctx.Err() == nil:
 		s.database.failed()
 		s.opts.Logger.Error("claiming messages", "error", err)

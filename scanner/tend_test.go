@@ -67,6 +67,21 @@ func TestNothingIsTendedWithoutTrouble(t *testing.T) {
 	})
 }
 
+// Slow destinations hold every slot for as long as a fast path may take: the ones
+// that wait for a probe, or for the word that they work again, must not wait for that.
+func TestTendingNeedsNoSlot(t *testing.T) {
+	inWorld(t, scanner.Options{InFlight: 2, PerDestination: 2}, func(w *world) {
+		w.table.troubled = true
+		w.table.enqueue("sqs://slow", 100)
+		w.engine.fastPath = 9 * time.Second
+	}, func(w *world) {
+		pass(time.Minute)
+		w.stop()
+		assert.Less(t, w.engine.count(), 20, "every slot is taken")
+		assert.InDelta(t, 55, w.table.tended, 6)
+	})
+}
+
 func TestEveryRunOfARecoveredDestinationIsTold(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.troubled, w.table.retrying = true, newLeased(450)

@@ -386,41 +386,67 @@ func TestActsOnASelection(t *testing.T) {
 	}
 }
 
-// fakePurge has so many old messages.
+// fakePurge has so many old messages, and may be too slow for more than slow at
+// once.
 type fakePurge struct {
-	left  int
-	asked []int
+	left, slow int
+	asked      []outflow.Purge
 }
 
-func (f *fakePurge) Purge(_ context.Context, _ outflow.State, _ time.Duration, limit int, _ outboxdb.By) (int, error) {
-	f.asked = append(f.asked, limit)
-	n := min(limit, f.left)
+func (f *fakePurge) Purge(_ context.Context, p outflow.Purge, _ outboxdb.By) (outflow.Purged, error) {
+	f.asked = append(f.asked, p)
+	if f.slow > 0 && p.Limit > f.slow {
+		return outflow.Purged{}, fmt.Errorf("purging: %w", context.DeadlineExceeded)
+	}
+	n := min(p.Limit, f.left)
 	f.left -= n
-	return n, nil
+	return outflow.Purged{Rows: n, UpTo: time.Unix(int64(len(f.asked)), 0)}, nil
 }
 
 func TestPurgeMessages(t *testing.T) {
 	for name, c := range map[string]struct {
-		left, limit int
-		asked       []int
-		out         string
+		left, limit, slow int
+		rate              float64
+		asked             []int
+		out               string
 	}{
-		"all":         {2500, 0, []int{1000, 1000, 1000}, "deleted 2500 messages\n"},
-		"some":        {2500, 1200, []int{1000, 200}, "deleted 1200 messages\n"},
-		"none":        {0, 0, []int{1000}, "deleted 0 messages\n"},
-		"whole pages": {2000, 0, []int{1000, 1000, 1000}, "deleted 2000 messages\n"},
+		"all":              {2500, 0, 0, 0, []int{1000, 1000, 1000}, "moved 2500 messages\n"},
+		"some":             {2500, 1200, 0, 0, []int{1000, 200}, "moved 1200 messages\n"},
+		"none":             {0, 0, 0, 0, []int{1000}, "moved 0 messages\n"},
+		"whole pages":      {2000, 0, 0, 0, []int{1000, 1000, 1000}, "moved 2000 messages\n"},
+		"large payloads":   {25, 0, 10, 0, []int{1000, 100, 10, 10, 10}, "moved 25 messages\n"},
+		"no more a second": {250, 0, 0, 100, []int{100, 100, 100}, "moved 250 messages\n"},
+		"a slow rate":      {1, 0, 0, 0.5, []int{1, 1}, "moved 1 messages\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var out bytes.Buffer
-			store := &fakePurge{left: c.left}
-			require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), store, purging{state: outflow.Dead, limit: c.limit}))
-			assert.Equal(t, c.asked, store.asked)
-			assert.Equal(t, c.out, out.String())
+			synctest.Test(t, func(t *testing.T) {
+				var out bytes.Buffer
+				store, began := &fakePurge{left: c.left, slow: c.slow}, time.Now()
+				p := purging{Purge: outflow.Purge{State: outflow.Dead, OlderThan: time.Hour, Limit: purgeAtOnce, History: true}, limit: c.limit, rate: c.rate}
+				require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), store, p))
+				var asked []int
+				for i, p := range store.asked {
+					asked = append(asked, p.Limit)
+					assert.Equal(t, outflow.Purge{State: outflow.Dead, OlderThan: time.Hour, History: true}, outflow.Purge{State: p.State, OlderThan: p.OlderThan, History: p.History})
+					if i > 0 && c.slow == 0 {
+						assert.Equal(t, time.Unix(int64(i), 0), p.After, "each goes on where the one before stopped")
+					}
+				}
+				assert.Equal(t, c.asked, asked)
+				assert.Equal(t, c.out, out.String())
+				if c.rate > 0 {
+					assert.Equal(t, time.Duration(float64(c.left/c.asked[0]*c.asked[0])/c.rate*float64(time.Second)), time.Since(began))
+				}
+			})
 		})
 	}
 	var out bytes.Buffer
-	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), &fakePurge{left: 3}, purging{json: true}))
+	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), &fakePurge{left: 3}, purging{Purge: outflow.Purge{Limit: 10}, json: true}))
 	assert.Equal(t, "{\"deleted\":3}\n", out.String())
+	stopped, stop := context.WithCancelCause(t.Context())
+	stop(errors.New("Ctrl-C"))
+	err := purgeMessages(stopped, at("", io.Discard, io.Discard), &fakePurge{left: 3}, purging{rate: 1, Purge: outflow.Purge{Limit: 10}})
+	assert.EqualError(t, err, "stopped after 1 messages: Ctrl-C")
 }
 
 func TestExamineTells(t *testing.T) {

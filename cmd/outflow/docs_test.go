@@ -151,7 +151,10 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"purge -state pending -older-than 1d -yes", "-state wants delivered"},
 		{"purge -state dead -yes", "wants -older-than"},
 		{"purge -state dead -older-than 1d -limit -1 -yes", "-limit wants"},
+		{"purge -state dead -older-than 1d -rate -1 -yes", "-rate wants"},
+		{"purge -state dead -older-than 1d -rate NaN -yes", "-rate wants"},
 		{"purge -state dead -older-than 1d", "wants -yes: delete dead messages that ended more than 24h0m0s ago?"},
+		{"purge -state dead -older-than 1d -history", "wants -yes: move dead messages that ended more than 24h0m0s ago?"},
 	} {
 		t.Run(c.line, func(t *testing.T) {
 			out, err := call(nowhere, strings.Fields(c.line)...)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/outflowhq/outflow"
@@ -13,15 +15,18 @@ import (
 const purgeUsage = `outflow purge deletes messages that have ended.
 
 Usage:
-  outflow purge -state delivered -older-than 7d [-limit N] [-yes]
+  outflow purge -state delivered -older-than 7d [-limit N] [-rate N] [-history] [-yes]
 
-It deletes the oldest first, 1000 in a transaction, so that it can be stopped at any
-time. Messages whose callback is due stay.
+It does what the schedule's purge does, without its rests: it deletes the oldest
+first, at most 1000 in a transaction, so that it can be stopped at any time. Messages
+whose callback is due stay.
 
 Flags:
   -state         delivered, dead, expired or cancelled
   -older-than    since when they have ended, such as 36h or 7d
   -limit         at most so many (default: all)
+  -rate          at most so many a second (default: as fast as it goes)
+  -history       move them to outbox.history
   -yes           do not ask
   -json          {"deleted": N}
   -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)
@@ -35,11 +40,18 @@ const purgeAtOnce = 1000
 
 // purging is what to delete.
 type purging struct {
-	state     outflow.State
-	olderThan time.Duration
-	limit     int // 0: all
-	by        outboxdb.By
-	json      bool
+	outflow.Purge         // its Limit is a chunk's
+	limit         int     // 0: all
+	rate          float64 // a second; 0: any
+	by            outboxdb.By
+	json          bool
+}
+
+func (p purging) act() string {
+	if p.History {
+		return "move"
+	}
+	return "delete"
 }
 
 func purge(ctx context.Context, t tools, args []string) error {
@@ -47,6 +59,8 @@ func purge(ctx context.Context, t tools, args []string) error {
 	state := flags.String("state", "", "")
 	olderThan := spanFlag(flags, "older-than", 0)
 	limit := flags.Int("limit", 0, "")
+	rate := flags.Float64("rate", 0, "")
+	history := flags.Bool("history", false, "")
 	yes := flags.Bool("yes", false, "")
 	asJSON := flags.Bool("json", false, "")
 	by := t.byFlags(flags)
@@ -55,17 +69,22 @@ func purge(ctx context.Context, t tools, args []string) error {
 	}
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	p := purging{state: outflow.State(*state), olderThan: *olderThan, limit: *limit, by: *by, json: *asJSON}
+	p := purging{
+		Purge: outflow.Purge{State: outflow.State(*state), OlderThan: *olderThan, Limit: purgeAtOnce, History: *history},
+		limit: *limit, rate: *rate, by: *by, json: *asJSON,
+	}
 	switch {
-	case !p.state.Final():
+	case !p.State.Final():
 		return usageError("purge: -state wants delivered, dead, expired or cancelled (got %q)", *state)
 	case !given["older-than"]:
 		return usageError("purge: wants -older-than")
-	case *limit < 0:
+	case p.limit < 0:
 		return usageError("purge: -limit wants 0 or more")
+	case !(p.rate >= 0 && p.rate <= math.MaxInt32): // NaN is neither
+		return usageError("purge: -rate wants messages a second")
 	}
 	if !*yes {
-		if err := t.confirm("purge", fmt.Sprintf("delete %s messages that ended more than %s ago?", p.state, p.olderThan)); err != nil {
+		if err := t.confirm("purge", fmt.Sprintf("%s %s messages that ended more than %s ago?", p.act(), p.State, p.OlderThan)); err != nil {
 			return err
 		}
 	}
@@ -77,33 +96,44 @@ func purge(ctx context.Context, t tools, args []string) error {
 	return purgeMessages(ctx, t, store, p)
 }
 
+// purgeStore deletes a chunk; outboxdb.Operator is one.
 type purgeStore interface {
-	Purge(ctx context.Context, state outflow.State, olderThan time.Duration, limit int, by outboxdb.By) (int, error)
+	Purge(ctx context.Context, p outflow.Purge, by outboxdb.By) (outflow.Purged, error)
 }
 
 func purgeMessages(ctx context.Context, t tools, store purgeStore, p purging) error {
 	deleted, told := 0, time.Now()
+	if p.rate > 0 {
+		p.Limit = max(1, min(p.Limit, int(p.rate)))
+	}
 	for p.limit == 0 || deleted < p.limit {
-		some := purgeAtOnce
+		chunk, began := p.Purge, time.Now()
 		if p.limit > 0 {
-			some = min(some, p.limit-deleted)
+			chunk.Limit = min(chunk.Limit, p.limit-deleted)
 		}
-		n, err := store.Purge(ctx, p.state, p.olderThan, some, p.by)
+		purged, err := store.Purge(ctx, chunk, p.by)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && p.Limit > 1 {
+			p.Limit = max(p.Limit/10, 1) // large payloads; it was rolled back
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("after %d messages: %w", deleted, err)
 		}
-		deleted += n
-		if n < some {
+		deleted, p.After = deleted+purged.Rows, purged.UpTo
+		if purged.Rows < chunk.Limit {
 			break
 		}
 		if time.Since(told) > 2*time.Second {
 			told = time.Now()
-			fmt.Fprintf(t.stderr, "deleted %d\n", deleted)
+			fmt.Fprintf(t.stderr, "%sd %d\n", p.act(), deleted)
+		}
+		if err := pace(ctx, purged.Rows, p.rate, began); err != nil {
+			return fmt.Errorf("stopped after %d messages: %w", deleted, err)
 		}
 	}
 	if p.json {
 		return writeLine(t.stdout, map[string]int{"deleted": deleted})
 	}
-	_, err := fmt.Fprintf(t.stdout, "deleted %d messages\n", deleted)
+	_, err := fmt.Fprintf(t.stdout, "%sd %d messages\n", p.act(), deleted)
 	return err
 }

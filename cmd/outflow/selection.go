@@ -149,16 +149,27 @@ func (s *selection) act(ctx context.Context, t tools, from lister, do func(conte
 			told = time.Now()
 			fmt.Fprintf(t.stderr, "%d of %d\n", total-len(ids), total)
 		}
-		if s.rate > 0 && len(ids) > 0 {
-			pause := time.Duration(float64(len(some))/s.rate*float64(time.Second)) - time.Since(began)
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-				return fmt.Errorf("stopped after %d of %d messages: %w", total-len(ids), total, context.Cause(ctx))
+		if len(ids) > 0 {
+			if err := pace(ctx, len(some), s.rate, began); err != nil {
+				return fmt.Errorf("stopped after %d of %d messages: %w", total-len(ids), total, err)
 			}
 		}
 	}
 	return verdictOf(answers)
+}
+
+// pace waits until n messages, begun at a time, have taken as long as the rate a
+// second allows; 0 allows any.
+func pace(ctx context.Context, n int, rate float64, began time.Time) error {
+	if rate == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(time.Duration(float64(n)/rate*float64(time.Second)) - time.Since(began)):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func writeAnswer(out io.Writer, a control.Answer, asJSON bool) error {
