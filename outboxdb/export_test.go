@@ -122,6 +122,10 @@ func (w *Waiter) SetTimes(linger, renew, echo time.Duration) {
 	w.times.linger, w.times.renew, w.times.echo = linger, renew, echo
 }
 
+// SetSettle changes how long a Waiter waits for transactions that were under way
+// when it registered.
+func (w *Waiter) SetSettle(d time.Duration) { w.times.settle = d }
+
 // Hears reports whether notifications arrive, and Busy whether the Waiter holds a
 // goroutine.
 func (w *Waiter) Hears() bool {

@@ -57,7 +57,7 @@ type Waiter struct {
 
 // waiterTimes are a Waiter's durations; tests shorten them.
 type waiterTimes struct {
-	poll, linger, renew, echo time.Duration
+	poll, linger, renew, echo, settle time.Duration
 }
 
 // waiting is one call of Wait. The Waiter's lock holds it, until it is answered.
@@ -93,7 +93,7 @@ func LogTo(l *slog.Logger) WaiterOption { return func(w *Waiter) { w.log = l } }
 func NewWaiter(pool *pgxpool.Pool, options ...WaiterOption) *Waiter {
 	w := &Waiter{
 		pool: pool, log: slog.Default(), waiting: make(map[uuid.UUID][]*waiting),
-		times: waiterTimes{poll: defaultPoll, linger: waiterLinger, renew: renewWaiter, echo: echoTimeout},
+		times: waiterTimes{poll: defaultPoll, linger: waiterLinger, renew: renewWaiter, echo: echoTimeout, settle: settleTimeout},
 	}
 	for _, option := range options {
 		option(w)

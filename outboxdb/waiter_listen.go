@@ -19,6 +19,10 @@ const (
 	// echoTimeout is how soon a connection must hear its own registration. What a
 	// pooler drops, or a half-open connection swallows, is noticed by that.
 	echoTimeout = 5 * time.Second
+	// settleTimeout is how long transactions that were under way at the registration
+	// are waited for. None that ends messages lasts so long; others, in any database
+	// of the server, may.
+	settleTimeout = 5 * time.Second
 	// A broken connection is made again after these, doubling.
 	firstReconnect = 100 * time.Millisecond
 	lastReconnect  = 10 * time.Second
@@ -158,7 +162,7 @@ func (s *session) keep(ctx context.Context, waiter uuid.UUID, echoes <-chan stru
 	}
 	renew := time.NewTicker(s.w.times.renew)
 	defer renew.Stop()
-	pause := time.Duration(0)
+	began, pause := time.Now(), time.Duration(0)
 	settle := time.NewTimer(pause)
 	defer settle.Stop()
 	for {
@@ -174,7 +178,7 @@ func (s *session) keep(ctx context.Context, waiter uuid.UUID, echoes <-chan stru
 			if err != nil {
 				return err
 			}
-			if oldest >= mark {
+			if oldest >= mark || time.Since(began) > s.w.times.settle {
 				s.hear(true)
 				continue
 			}

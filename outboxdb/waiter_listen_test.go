@@ -211,6 +211,7 @@ func TestWaitRegistersBesideAnEnd(t *testing.T) {
 
 	own, tr := traced(t, pool)
 	w := newWaiter(t, own)
+	w.SetSettle(time.Minute)
 	first, second := wait(t, w, ids[0]), wait(t, w, ids[1])
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.waiters)`)
 	tr.take()
