@@ -40,6 +40,8 @@ const (
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks
 	StatementRetryCallbacks  = retryCallbacks
+	StatementOutcomes        = outcomes
+	StatementListen          = listenEnded
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast
@@ -114,4 +116,37 @@ func ListStatement(f ListFilter) (string, []any) {
 		q.after(c)
 	}
 	return q.statement(f.Limit + 1), q.args
+}
+
+// SetTimes shortens what a Waiter does when. It must not be waiting yet.
+func (w *Waiter) SetTimes(linger, renew, echo time.Duration) {
+	w.times.linger, w.times.renew, w.times.echo = linger, renew, echo
+}
+
+// SetSettle changes how long a Waiter waits for transactions that were under way
+// when it registered.
+func (w *Waiter) SetSettle(d time.Duration) { w.times.settle = d }
+
+// Hears reports whether notifications arrive, and Busy whether the Waiter holds a
+// goroutine.
+func (w *Waiter) Hears() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.session != nil && w.session.hears
+}
+
+func (w *Waiter) Busy() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.session != nil
+}
+
+// Waiting is how many calls of Wait have no answer yet.
+func (w *Waiter) Waiting() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, all := range w.waiting {
+		n += len(all)
+	}
+	return n
 }

@@ -15,7 +15,8 @@ import (
 // needs and no more; none of them owns or changes the schema.
 type Grants struct {
 	// Producers call the enqueue functions, which write with their owner's
-	// rights: they see no table, and so nobody's payloads.
+	// rights: they see no table, and so nobody's payloads. They may wait for the
+	// end of a message whose ID they know.
 	Producers []string
 	// Dispatchers are the roles of the daemons.
 	Dispatchers []string
@@ -34,6 +35,13 @@ const enqueueRights = `GRANT EXECUTE ON FUNCTION
 
 // The table's constraints call is_destination on every update, as the caller.
 const checkRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text) TO %s`
+
+// Waiting takes functions alone, which show how a message stands to whoever knows
+// its ID.
+const waitRights = `GRANT EXECUTE ON FUNCTION outbox.outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO %s`
+
+// Whoever ends messages tells those who wait.
+const tellRights = `GRANT EXECUTE ON FUNCTION outbox.tell_waiters(uuid[]) TO %s`
 
 // DELETE is the purge's, which moves rows to the history or drops them.
 const dispatchRights = `GRANT SELECT, UPDATE, DELETE ON outbox.messages TO %s`
@@ -57,9 +65,9 @@ const auditRights = `GRANT INSERT ON outbox.audit TO %s`
 const redirectRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text), outbox.canonical_destination(text) TO %s`
 
 var (
-	producerRights   = []string{usageRights, enqueueRights}
-	dispatcherRights = []string{usageRights, checkRights, dispatchRights, destinationRights, historyRights, auditPurgeRights}
-	operatorRights   = []string{usageRights, readRights, enqueueRights, redirectRights, operateRights, historyRights, auditRights}
+	producerRights   = []string{usageRights, enqueueRights, waitRights}
+	dispatcherRights = []string{usageRights, checkRights, dispatchRights, destinationRights, historyRights, auditPurgeRights, waitRights, tellRights}
+	operatorRights   = []string{usageRights, readRights, enqueueRights, redirectRights, operateRights, historyRights, auditRights, waitRights, tellRights}
 )
 
 // Statements are the GRANTs, in order, without their semicolons.

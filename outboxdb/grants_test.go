@@ -67,11 +67,28 @@ var ownersAct = []string{
 	`CREATE FUNCTION outbox.mine() RETURNS int LANGUAGE sql RETURN 1`,
 }
 
+var producerMay = []string{"drop_waiter()", "enqueue()", "enqueue_batch()", "keep_waiter()", "outcomes()", "schema: USAGE"}
+
+// requireWaits has a role wait for an end that somebody else writes.
+func requireWaits(t *testing.T, pool, as *pgxpool.Pool) {
+	t.Helper()
+	w := newWaiter(t, as)
+	id := enqueue(t, pool, message("sqs://orders"))[0]
+	answers := wait(t, w, id)
+	hears(t, w)
+	deliver(t, pool, id)
+	require.Equal(t, outflow.Delivered, requireAnswer(t, answers).State)
+	w.Close()
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.waiters`))
+	execute(t, pool, `DELETE FROM outbox.messages WHERE id = $1`, id)
+	requireDenied(t, as, `INSERT INTO outbox.waiters VALUES (gen_random_uuid(), now())`, `DELETE FROM outbox.waiters`, `UPDATE outbox.waiters SET expires_at = 'infinity'`)
+}
+
 func TestProducerRights(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Producers: []string{role}} })
-	require.Equal(t, []string{"enqueue()", "enqueue_batch()", "schema: USAGE"}, rightsOf(t, pool, role))
+	require.Equal(t, producerMay, rightsOf(t, pool, role))
 
 	enqueue(t, as, messages("sqs://orders", 3)...)
 	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'literal')`)
@@ -85,7 +102,9 @@ func TestProducerRights(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, ids)
 	})
+	requireWaits(t, pool, as)
 	requireDenied(t, as, ownersAct...)
+	requireDenied(t, as, `SELECT FROM outbox.waiters`, `SELECT outbox.tell_waiters(ARRAY[gen_random_uuid()])`)
 	requireDenied(t, as,
 		writePast, `SELECT FROM outbox.messages`, `DELETE FROM outbox.messages`, `UPDATE outbox.messages SET state = 'dead'`,
 		`SELECT FROM outbox.destinations`, `SELECT FROM outbox.audit`, `SELECT FROM outbox.history`, `SELECT outbox.new_id()`,
@@ -104,9 +123,9 @@ func TestDispatcherRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit: DELETE", "audit: SELECT",
 		"destinations: DELETE", "destinations: INSERT", "destinations: SELECT", "destinations: UPDATE",
-		"history: INSERT", "is_destination()",
+		"drop_waiter()", "history: INSERT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: SELECT", "messages: UPDATE",
-		"schema: USAGE",
+		"outcomes()", "schema: USAGE", "tell_waiters()",
 	}, rightsOf(t, pool, role))
 
 	store := outboxdb.New(as)
@@ -162,6 +181,7 @@ func TestDispatcherRights(t *testing.T) {
 	_, err = store.TableHealth(t.Context(), time.Hour)
 	require.NoError(t, err)
 	require.Equal(t, 3, count(t, pool))
+	requireWaits(t, pool, as)
 	execute(t, pool, `INSERT INTO outbox.audit (act, who) VALUES ('retry', 'Ada')`)
 	execute(t, as, `DELETE FROM outbox.audit WHERE at <= now()`)
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.audit`))
@@ -176,16 +196,22 @@ func TestOperatorRights(t *testing.T) {
 	pool := teststack.New(t)
 	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Operators: []string{role}} })
 	require.Equal(t, []string{
-		"audit: INSERT", "audit: SELECT", "canonical_destination()", "destinations: SELECT", "enqueue()", "enqueue_batch()",
-		"history: INSERT", "history: SELECT", "is_destination()",
+		"audit: INSERT", "audit: SELECT", "canonical_destination()", "destinations: SELECT", "drop_waiter()", "enqueue()", "enqueue_batch()",
+		"history: INSERT", "history: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
-		"schema: USAGE",
+		"outcomes()", "schema: USAGE", "tell_waiters()", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool { return right == "migrations: SELECT" || right == "migrations_id_seq: SELECT" }))
 
 	require.NoError(t, outboxdb.New(as).Ping(t.Context()))
 	status, err := outboxdb.Migrations(t.Context(), as)
 	require.NoError(t, err)
 	require.NotEmpty(t, status)
+	requireWaits(t, pool, as)
+	id := enqueue(t, as, message("sqs://orders"))[0]
+	_, err = outboxdb.NewOperator(as).RequestCancel(t.Context(), []uuid.UUID{id}, ada)
+	require.NoError(t, err)
+	execute(t, as, `DELETE FROM outbox.messages`)
+	execute(t, pool, `DELETE FROM outbox.audit`)
 	enqueue(t, as, messages("sqs://orders", 2)...)
 	execute(t, as, `UPDATE outbox.messages SET state = 'cancelled', finished_at = now()`)
 	execute(t, as, `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = generation + 1,
@@ -214,7 +240,7 @@ func TestGrantsToAnOddName(t *testing.T) {
 	g := outboxdb.Grants{Producers: []string{odd}}
 	require.NoError(t, g.CheckRoles(t.Context(), pool))
 	require.NoError(t, g.Apply(t.Context(), pool))
-	require.Equal(t, []string{"enqueue()", "enqueue_batch()", "schema: USAGE"}, rightsOf(t, pool, odd))
+	require.Equal(t, producerMay, rightsOf(t, pool, odd))
 }
 
 func TestGrantsToNobody(t *testing.T) {

@@ -27,7 +27,7 @@ const standingColumns = `
 	m.finished_at IS NULL AND m.available_at <= now() AS available, ` + untouched + ` AS untouched`
 
 // beginAct locks the rows of $1; $2 is who acts and $3 why. endAct notes what the
-// CTE "changed" returns.
+// CTE "changed" returns; endActTelling also tells whoever waits for an end.
 const (
 	beginAct = `
 WITH locked AS MATERIALIZED (
@@ -36,14 +36,20 @@ WITH locked AS MATERIALIZED (
 ), changed AS (`
 	changedColumns = `
     RETURNING m.id, m.destination, m.state, m.generation, m.available_at, `
-	endAct = `
+	noteAct = `
 ), noted AS (
     INSERT INTO outbox.audit (act, message_id, destination, generation, who, why, detail)
     SELECT c.act, c.id, c.destination, c.generation, $2::text, $3::text, jsonb_strip_nulls(c.detail) FROM changed AS c
-)
+)`
+	answerAct = `
 SELECT l.*, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS new_state, coalesce(c.generation, l.generation) AS new_generation,
        coalesce(c.destination, l.destination) AS new_destination, coalesce(c.available_at, l.available_at) AS new_available_at
   FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id`
+	endAct        = noteAct + answerAct
+	endActTelling = noteAct + `, told AS MATERIALIZED (
+    SELECT outbox.tell_waiters(ARRAY(SELECT c.id FROM changed AS c WHERE c.state <> 'pending'))
+)` + answerAct + `
+ WHERE ` + telling
 )
 
 // retryMessages starts dead, expired and cancelled messages anew, to the
@@ -101,7 +107,7 @@ const requestCancel = beginAct + `
            callback_due_at = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN now() END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested` + changedColumns + `
-       'cancel' AS act, jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endAct
+       'cancel' AS act, jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endActTelling
 
 // endCancelled ends a message whose cancel was requested and whose workflow,
 // Temporal says, has no open run: $4 is the generation that was seen then. A lease
@@ -112,7 +118,7 @@ const endCancelled = beginAct + `
            callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END, callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int` + changedColumns + `
-       'cancel' AS act, jsonb_build_object('ended', 'without a run') AS detail` + endAct
+       'cancel' AS act, jsonb_build_object('ended', 'without a run') AS detail` + endActTelling
 
 // retryCallbacks makes failed callbacks due, at once: a scanner starts their runs.
 const retryCallbacks = beginAct + `
@@ -222,12 +228,14 @@ SELECT clock_timestamp() AS clock, current_user::text AS role, current_database(
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'UPDATE')
            AND has_table_privilege('outbox.destinations', 'SELECT') AND has_table_privilege('outbox.destinations', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'UPDATE')
-           AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE') AS dispatches,
+           AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
+           AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS dispatches,
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'INSERT')
            AND has_table_privilege('outbox.messages', 'UPDATE') AND has_table_privilege('outbox.messages', 'DELETE')
            AND has_table_privilege('outbox.audit', 'SELECT') AND has_table_privilege('outbox.audit', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'SELECT')
-           AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE') AS operates,
+           AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
+           AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS operates,
        pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
        coalesce((SELECT extract(epoch FROM max(now() - a.xact_start)) FROM pg_stat_activity AS a
                   WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()), 0)::float8 AS snapshot_seconds,

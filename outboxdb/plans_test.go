@@ -41,7 +41,8 @@ func (p plan) each(visit func(plan)) {
 }
 
 // explain runs a prepared statement and takes back what it wrote. Only EXPLAIN
-// of EXECUTE honours plan_cache_mode.
+// of EXECUTE honours plan_cache_mode. A session reads the catalog for the functions
+// in it once, which is done before.
 func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...any) plan {
 	t.Helper()
 	conn, err := pool.Acquire(t.Context())
@@ -49,6 +50,7 @@ func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...a
 	defer conn.Release()
 	var out []byte
 	for _, sql := range []string{
+		`SELECT outbox.tell_waiters('{}'), outbox.outcomes('{}')`,
 		`PREPARE looked_at AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
 		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE looked_at (` + literal(args...) + `)`, `ROLLBACK`, `DEALLOCATE looked_at`,
 	} {
@@ -182,6 +184,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"claim alone", outboxdb.StatementClaimAlone, 0, 30, []any{"1 minute"}},
 			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
 			{"load 20", outboxdb.StatementLoad, 20, 120, []any{ids}},
+			{"outcomes 20", outboxdb.StatementOutcomes, 20, 120, []any{ids}},
 		} {
 			t.Run(mode+"/"+c.name, func(t *testing.T) {
 				p := explain(t, pool, mode, c.statement, c.args...)

@@ -29,7 +29,7 @@ const outcomeColumns = `
 // schemaReady looks for the newest thing that a migration makes.
 const schemaReady = `
 SELECT to_regclass('outbox.messages') IS NOT NULL
-   AND to_regclass('outbox.messages_callbacks') IS NOT NULL`
+   AND to_regclass('outbox.waiters') IS NOT NULL`
 
 // dueDestinations walks the claim index from destination to destination (a
 // loose index scan: one probe each, whatever the number of rows) and returns
@@ -196,8 +196,9 @@ RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + recordColumns
 // finish writes ends. Only a pending row takes one, except that a broker's
 // acknowledgement beats any other end of its generation: the message is out. Its
 // producer is then told once more. The run that writes an end has a minute to
-// start the callback, before a scanner does.
-const finish = lockRows + `
+// start the callback, before a scanner does. Whoever waits for an end is told by
+// the same commit, once for all rows.
+const finish = lockRows + `, ended AS (
 UPDATE outbox.messages AS m
    SET state = e.state, finished_at = now(), retrying = false, attempts = m.attempts + e.attempts,
        broker_message_id = e.broker_message_id, last_error = coalesce(e.last_error, m.last_error),
@@ -207,7 +208,15 @@ UPDATE outbox.messages AS m
        AS e (id, generation, state, broker_message_id, last_error, attempts)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = e.id AND m.generation = e.generation
    AND (m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))
-RETURNING ` + outcomeColumns
+RETURNING ` + outcomeColumns + `
+), told AS MATERIALIZED (
+    SELECT outbox.tell_waiters(ARRAY(SELECT e.id FROM ended AS e))
+)
+SELECT e.* FROM ended AS e WHERE ` + telling
+
+// telling has a statement run its CTE "told", once, after the ends that it is told
+// of: Postgres leaves out what nothing asks for.
+const telling = `(SELECT count(*) FROM told) > 0`
 
 // yield makes a row claimable that its run leaves: one that was started anew, for
 // which a run of an older generation stood in the way, or a suspect, for a claim

@@ -164,18 +164,37 @@ type fakeMessage struct {
 	payload []byte
 	run     control.Run
 	runErr  error
-	looks   int
-	ends    int // after so many looks it is delivered
+	ends    time.Duration // when Wait sees it delivered; 0 means never
+	anew    bool          // and somebody starts it anew at once
+	waitErr error
 }
 
 func (f *fakeMessage) Show(_ context.Context, id uuid.UUID) (outboxdb.Standing, error) {
 	if id != f.message.ID {
 		return outboxdb.Standing{}, fmt.Errorf("looking: %w", outflow.ErrNotFound)
 	}
-	if f.looks++; f.looks == f.ends {
-		f.message = standing("delivered")
-	}
 	return f.message, nil
+}
+
+func (f *fakeMessage) Wait(ctx context.Context, _ uuid.UUID) (outflow.Outcome, error) {
+	ended := make(<-chan time.Time)
+	if f.ends > 0 {
+		ended = time.After(f.ends)
+	}
+	switch {
+	case f.waitErr != nil:
+		return outflow.Outcome{}, f.waitErr
+	case f.anew:
+		f.anew = false
+		return outflow.Outcome{State: outflow.Dead}, nil
+	}
+	select {
+	case <-ended:
+		f.message = standing("delivered")
+		return outflow.Outcome{State: outflow.Delivered}, nil
+	case <-ctx.Done():
+		return outflow.Outcome{State: outflow.Pending}, ctx.Err()
+	}
 }
 
 func (f *fakeMessage) Audit(context.Context, uuid.UUID) ([]outboxdb.AuditEntry, error) {
@@ -261,7 +280,8 @@ func TestWaitFor(t *testing.T) {
 		took    time.Duration
 	}{
 		"delivered":         {fakeMessage{message: standing("delivered")}, 0, 0, "delivered", 0},
-		"delivered in time": {fakeMessage{message: standing("due"), ends: 4}, time.Minute, 0, "delivered", 175 * time.Millisecond},
+		"delivered in time": {fakeMessage{message: standing("due"), ends: 3 * time.Second}, time.Minute, 0, "delivered", 3 * time.Second},
+		"started anew":      {fakeMessage{message: standing("due"), ends: 3 * time.Second, anew: true}, time.Minute, 0, "delivered", 3 * time.Second},
 		"dead":              {fakeMessage{message: standing("dead")}, time.Minute, 3, "dead", 0},
 		"expired":           {fakeMessage{message: standing("expired")}, time.Minute, 3, "expired", 0},
 		"still pending":     {fakeMessage{message: standing("retrying")}, 30 * time.Second, 4, "retrying", 30 * time.Second},
@@ -271,18 +291,24 @@ func TestWaitFor(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				began := time.Now()
-				err := waitFor(t.Context(), &c.f, someID, c.timeout, false, &out)
+				err := waitFor(t.Context(), &c.f, &c.f, someID, c.timeout, false, &out)
 				assert.Equal(t, c.code, code(err), "%v", err)
 				assert.Equal(t, someID.String()+"  "+c.out+"\n", out.String())
 				assert.Equal(t, c.took, time.Since(began))
 			})
 		})
 	}
-	err := waitFor(t.Context(), &fakeMessage{message: standing("due")}, uuid.New(), time.Minute, false, io.Discard)
+	f := &fakeMessage{message: standing("due")}
+	err := waitFor(t.Context(), f, f, uuid.New(), time.Minute, false, io.Discard)
 	assert.Equal(t, 3, code(err))
+	f.waitErr = errors.New("permission denied")
+	err = waitFor(t.Context(), f, f, someID, time.Minute, false, io.Discard)
+	assert.Equal(t, 1, code(err))
+	assert.ErrorContains(t, err, "permission denied")
+	f.waitErr = nil
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errors.New("interrupt"))
-	err = waitFor(stopped, &fakeMessage{message: standing("due")}, someID, time.Minute, false, io.Discard)
+	err = waitFor(stopped, f, f, someID, time.Minute, false, io.Discard)
 	assert.Equal(t, 1, code(err))
 	assert.ErrorContains(t, err, "interrupt")
 }

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -44,27 +45,35 @@ func wait(ctx context.Context, t tools, args []string) error {
 	if err != nil {
 		return err
 	}
-	store, done, err := t.operator(ctx)
+	pool, err := openPool(ctx, t.getenv)
 	if err != nil {
 		return err
 	}
-	defer done()
-	return waitFor(ctx, store, id, *timeout, *asJSON, t.stdout)
+	defer pool.Close()
+	// What it would log is why it polls: nothing that changes the answer.
+	waiter := outboxdb.NewWaiter(pool, outboxdb.LogTo(slog.New(slog.DiscardHandler)))
+	defer waiter.Close()
+	return waitFor(ctx, outboxdb.NewOperator(pool), waiter, id, *timeout, *asJSON, t.stdout)
 }
 
 type waitStore interface {
 	Show(ctx context.Context, id uuid.UUID) (outboxdb.Standing, error)
 }
 
-// The waits between looks double: most messages end within a second.
-const (
-	firstLook = 25 * time.Millisecond
-	lastLook  = time.Second
+type endWaiter interface {
+	Wait(ctx context.Context, id uuid.UUID) (outflow.Outcome, error)
+}
+
+var (
+	_ waitStore = (*outboxdb.Operator)(nil)
+	_ endWaiter = (*outboxdb.Waiter)(nil)
 )
 
-func waitFor(ctx context.Context, store waitStore, id uuid.UUID, timeout time.Duration, asJSON bool, out io.Writer) error {
-	deadline := time.Now().Add(timeout)
-	for pause := firstLook; ; pause = min(2*pause, lastLook) {
+// waitFor waits again where somebody started the message anew behind its end.
+func waitFor(ctx context.Context, store waitStore, waiter endWaiter, id uuid.UUID, timeout time.Duration, asJSON bool, out io.Writer) error {
+	inTime, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
 		m, err := store.Show(ctx, id)
 		if errors.Is(err, outflow.ErrNotFound) {
 			return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: not found", id)}
@@ -72,14 +81,15 @@ func waitFor(ctx context.Context, store waitStore, id uuid.UUID, timeout time.Du
 		if err != nil {
 			return err
 		}
-		left := time.Until(deadline)
-		if m.State.Final() || left <= 0 {
+		if m.State.Final() || inTime.Err() != nil && ctx.Err() == nil {
 			return waited(m, asJSON, out)
 		}
-		select {
-		case <-ctx.Done():
+		_, err = waiter.Wait(inTime, id)
+		switch {
+		case ctx.Err() != nil:
 			return fmt.Errorf("waiting for message %s: %w", id, context.Cause(ctx))
-		case <-time.After(min(pause, left)):
+		case err != nil && inTime.Err() == nil && !errors.Is(err, outflow.ErrNotFound):
+			return err
 		}
 	}
 }

@@ -1,3 +1,8 @@
+DROP FUNCTION outbox.outcomes(uuid[]);
+DROP FUNCTION outbox.drop_waiter(uuid);
+DROP FUNCTION outbox.keep_waiter(uuid);
+DROP FUNCTION outbox.tell_waiters(uuid[]);
+DROP TABLE outbox.waiters;
 DROP TABLE outbox.history;
 DROP TABLE outbox.audit;
 ALTER TABLE outbox.messages RESET (

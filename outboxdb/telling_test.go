@@ -1,0 +1,262 @@
+package outboxdb_test
+
+import (
+	"context"
+	"go/ast"
+	"go/constant"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// listener hears everything on the channel.
+type listener struct {
+	*testing.T
+	pool *pgxpool.Pool
+	conn *pgx.Conn
+}
+
+func newListener(t *testing.T, pool *pgxpool.Pool) *listener {
+	t.Helper()
+	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	_, err = conn.Exec(t.Context(), "LISTEN outflow_ended")
+	require.NoError(t, err)
+	return &listener{t, pool, conn}
+}
+
+// heard returns what was sent until now: notifications arrive in the order of
+// their commits.
+func (l *listener) heard() (payloads []string) {
+	l.Helper()
+	mark := "mark " + uuid.NewString()
+	execute(l, l.pool, `SELECT pg_notify('outflow_ended', $1)`, mark)
+	ctx, cancel := context.WithTimeout(l.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		n, err := l.conn.WaitForNotification(ctx)
+		require.NoError(l, err)
+		if n.Payload == mark {
+			return payloads
+		}
+		payloads = append(payloads, n.Payload)
+	}
+}
+
+// waysToEnd are the ways in which messages end, each in one statement. Whoever adds
+// one meets TestEveryEndTells first.
+var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID){
+	"finish": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) { deliver(t, pool, ids...) },
+	"requestCancel": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
+		changes, err := outboxdb.NewOperator(pool).RequestCancel(t.Context(), ids, ada)
+		require.NoError(t, err)
+		for _, c := range changes {
+			require.Equal(t, outflow.Cancelled, c.NewState)
+		}
+	},
+	"endCancelled": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
+		execute(t, pool, `UPDATE outbox.messages SET cancel_requested = true`)
+		_, err := pool.Exec(t.Context(), outboxdb.StatementEndCancelled, ids, "ada", "", 1)
+		require.NoError(t, err)
+		require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state <> 'cancelled' AND id = ANY ($1)`, ids))
+	},
+}
+
+func TestEndsAreToldOnce(t *testing.T) {
+	t.Parallel()
+	for name, end := range waysToEnd {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			l := newListener(t, pool)
+			take := func(n int) []uuid.UUID { return enqueue(t, pool, messages("sqs://orders", n)...) }
+
+			end(t, pool, take(3))
+			require.Empty(t, l.heard(), "nobody waits")
+
+			waiter := uuid.New()
+			execute(t, pool, `SELECT outbox.keep_waiter($1)`, waiter)
+			require.Equal(t, []string{"waiter " + waiter.String()}, l.heard())
+			for _, n := range []int{1, 100} {
+				ids := take(n)
+				end(t, pool, ids)
+				heard := l.heard()
+				require.Len(t, heard, 1)
+				var want []string
+				for _, id := range ids {
+					want = append(want, id.String())
+				}
+				require.ElementsMatch(t, want, strings.Split(heard[0], ","))
+			}
+			end(t, pool, take(101))
+			require.Equal(t, []string{""}, l.heard(), "too many to name")
+			end(t, pool, take(500))
+			require.Equal(t, []string{""}, l.heard())
+
+			// A registration that nobody renewed does not count.
+			execute(t, pool, `UPDATE outbox.waiters SET expires_at = now()`)
+			end(t, pool, take(3))
+			require.Empty(t, l.heard())
+			other := uuid.New()
+			execute(t, pool, `SELECT outbox.keep_waiter($1)`, other)
+			require.Equal(t, []uuid.UUID{other}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.waiters`), "and is gone with the next one")
+			execute(t, pool, `SELECT outbox.drop_waiter($1)`, other)
+			l.heard()
+			end(t, pool, take(3))
+			require.Empty(t, l.heard())
+		})
+	}
+}
+
+// Only ends are told: not what a claim, an attempt, a request or a new start does.
+func TestOnlyEndsAreTold(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	l := newListener(t, pool)
+	store, o := outboxdb.New(pool), outboxdb.NewOperator(pool)
+	execute(t, pool, `SELECT outbox.keep_waiter($1)`, uuid.New())
+	require.Len(t, l.heard(), 1)
+
+	ids := enqueue(t, pool, messages("sqs://orders", 3)...)
+	m := claim(t, store, request()).Messages
+	require.Len(t, m, 3)
+	require.NoError(t, store.Release(t.Context(), m[2]))
+	_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(ids[0]), Lease: time.Minute, LastError: "throttled"})
+	require.NoError(t, err)
+	changes, err := o.RequestCancel(t.Context(), ids[:2], ada)
+	require.NoError(t, err)
+	require.Equal(t, outflow.Pending, changes[0].NewState, "its run decides")
+	require.Empty(t, l.heard())
+
+	deliver(t, pool, ids...)
+	require.Len(t, l.heard(), 1)
+	deliver(t, pool, ids...)
+	require.Empty(t, l.heard(), "they have ended before")
+	dead := finished(t, pool, message("sqs://orders"), outflow.Dead)
+	require.Len(t, l.heard(), 1)
+	_, err = o.Retry(t.Context(), []uuid.UUID{dead}, ada)
+	require.NoError(t, err)
+	require.Empty(t, l.heard())
+}
+
+// finishes is an assignment of an end; "finished_at = NULL" takes one back.
+var finishes = regexp.MustCompile(`(?i)\bfinished_at\s*=\s*(?:[^Nn>\s]|N[^Uu]|now)`)
+
+// TestEveryEndTells looks for the statements that end messages, whoever wrote them:
+// all are constants here, tell those who wait, and stand in the table above.
+func TestEveryEndTells(t *testing.T) {
+	t.Parallel()
+	require.True(t, finishes.MatchString("SET finished_at = now()"))
+	require.True(t, finishes.MatchString("finished_at = CASE WHEN x THEN now() END"))
+	require.False(t, finishes.MatchString("finished_at = NULL, m.finished_at >= $3 AND finished_at IS NULL"))
+
+	found := map[string]string{}
+	for name, text := range stringConstants(t) {
+		if finishes.MatchString(text) {
+			found[name] = text
+		}
+	}
+	var names []string
+	for name := range waysToEnd {
+		names = append(names, name)
+	}
+	var ends []string
+	for name, text := range found {
+		ends = append(ends, name)
+		assert.Contains(t, text, "outbox.tell_waiters(", "%s ends messages", name)
+		assert.Contains(t, text, "(SELECT count(*) FROM told) > 0", "%s: else Postgres leaves that out", name)
+	}
+	assert.ElementsMatch(t, names, ends)
+
+	// Nobody else ends messages by a statement of their own.
+	err := filepath.WalkDir("..", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (entry.Name() == "devstack" || entry.Name() == "bench" || entry.Name() == "outboxdb" || strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".."):
+			return filepath.SkipDir
+		case entry.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		assert.False(t, strings.Contains(string(text), "outbox.messages") && finishes.Match(text), "%s ends messages", name)
+		return err
+	})
+	require.NoError(t, err)
+	migrations, err := fs.Glob(outboxdb.MigrationFiles, "migrations/*.up.sql")
+	require.NoError(t, err)
+	for _, name := range migrations {
+		text, err := fs.ReadFile(outboxdb.MigrationFiles, name)
+		require.NoError(t, err)
+		assert.NotRegexp(t, finishes, string(text), name)
+	}
+}
+
+// stringConstants are the package's own, as the compiler puts them together.
+func stringConstants(t *testing.T) map[string]string {
+	t.Helper()
+	files := token.NewFileSet()
+	var parsed []*ast.File
+	names, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(files, name, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		parsed = append(parsed, file)
+	}
+	ignore := types.Config{Error: func(error) {}, IgnoreFuncBodies: true} // what is imported is no concern here
+	pkg, _ := ignore.Check("outboxdb", files, parsed, nil)
+	texts := map[string]string{}
+	for _, name := range pkg.Scope().Names() {
+		if c, ok := pkg.Scope().Lookup(name).(*types.Const); ok && c.Val().Kind() == constant.String {
+			texts[name] = constant.StringVal(c.Val())
+		}
+	}
+	require.Contains(t, texts, "finish")
+	return texts
+}
+
+// What a statement pays for the question whether anybody waits, where nobody does.
+func TestTellingNobodyIsCheap(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	ids := enqueue(t, pool, messages("sqs://orders", 20)...)
+	var words, ones, ends, nulls []string
+	for _, id := range ids {
+		words, ones, ends, nulls = append(words, id.String()), append(ones, "1"), append(ends, "delivered"), append(nulls, "NULL")
+	}
+	const telling = "outbox.tell_waiters(ARRAY(SELECT e.id FROM ended AS e))"
+	silent := strings.Replace(outboxdb.StatementFinish, telling, "count(*) FROM ended", 1)
+	require.NotEqual(t, outboxdb.StatementFinish, silent)
+	buffers := func(statement string) int {
+		p := explain(t, pool, "force_generic_plan", statement, words, ones, ends, nulls, nulls, ones)
+		require.EqualValues(t, 20, p.Rows)
+		return p.buffers()
+	}
+	buffers(silent) // the first time fills the session's caches
+	buffers(outboxdb.StatementFinish)
+	before, with, after := buffers(silent), buffers(outboxdb.StatementFinish), buffers(silent) // each leaves dead rows to the next
+	t.Logf("%d buffers for 20 ends that nobody is told of; %d before and %d after it without the question", with, before, after)
+	require.LessOrEqual(t, with, after+1)
+}
