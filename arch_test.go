@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -19,7 +20,7 @@ const module = "github.com/outflowhq/outflow"
 // are some rooms' own business. A new room must be added here.
 var arrows = map[string]struct{ rooms, libraries []string }{
 	".":                           {nil, []string{"github.com/google/uuid"}},
-	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid", "go.opentelemetry.io/otel/propagation"}},
+	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/migrations", "internal/tracing"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"outboxdb/outboxtest":         {[]string{".", "activities", "outboxdb", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/sdk/testsuite", "github.com/google/uuid"}},
 	"inbox":                       {[]string{"internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"publish":                     {[]string{"."}, nil},
@@ -27,17 +28,19 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"publish/webhook":             {[]string{".", "publish"}, []string{"github.com/google/uuid"}},
 	"publish/publishtest":         {[]string{".", "publish"}, []string{"github.com/stretchr/testify", "github.com/google/uuid"}},
 	"publish/publishtest/fakesqs": {nil, nil},
-	"activities":                  {[]string{"."}, []string{"go.temporal.io/", "github.com/google/uuid"}},
+	"activities":                  {[]string{".", "internal/tracing"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows":                   {[]string{".", "activities"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
-	"scanner":                     {[]string{".", "activities", "workflows"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
+	"scanner":                     {[]string{".", "activities", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/coalesce":           {[]string{"."}, nil},
 	"internal/config":             {[]string{".", "publish/webhook", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/migrations":         {nil, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
+	"internal/tracing":            {[]string{"."}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/program":            {[]string{"internal/config"}, nil},
 	"internal/service": {
-		[]string{".", "activities", "control", "internal/config", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
+		[]string{".", "activities", "control", "internal/config", "internal/telemetry", "internal/tracing", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
+	"internal/telemetry": {[]string{"internal/config"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/teststack": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
 	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
@@ -115,6 +118,27 @@ func TestConsumersLinkNoDispatcher(t *testing.T) {
 	look("inbox", "inbox", "github.com/aws/")
 	look("publish/awssqs", "publish/awssqs", "go.temporal.io/")
 	look("publish/awssqs", "publish/awssqs", "github.com/jackc/pgx")
+}
+
+// TestLibrariesLinkNoSDK: whoever embeds Outflow decides himself on OpenTelemetry's
+// SDK and its exporters; only our own programs bring them.
+func TestLibrariesLinkNoSDK(t *testing.T) {
+	heavy := func(pattern string) (found []string) {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pattern).Output()
+		require.NoError(t, err, "listing what %s links", pattern)
+		for name := range strings.FieldsSeq(string(out)) {
+			for _, prefix := range []string{"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "go.opentelemetry.io/proto"} {
+				if strings.HasPrefix(name, prefix) {
+					found = append(found, name)
+				}
+			}
+		}
+		return found
+	}
+	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows", "scanner", "control", "cmd/outflow"} {
+		require.Empty(t, heavy("./"+room), room)
+	}
+	require.NotEmpty(t, heavy("./starter"), "the list of what is heavy is true")
 }
 
 func allowed(room, imported string) bool {

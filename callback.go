@@ -24,6 +24,9 @@ type Callback struct {
 	Destination string
 	Type        string
 	EnqueuedAt  time.Time
+	// Trace is the trace that the message's headers carry: "traceparent" and
+	// "tracestate", in lower case, where there is one.
+	Trace map[string]string
 }
 
 // CallbackID names what a callback tells: how one generation of a message ended.

@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/tracing"
 )
 
 // Store is the table as the activities use it; outboxdb.Store is one. Every
@@ -59,6 +60,7 @@ type Activities struct {
 	publisher Publisher
 	sender    CallbackSender
 	flights   *flights
+	tracer    tracing.Tracer
 }
 
 // New returns the activities over a store and a publisher.
@@ -129,7 +131,7 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 		defer cancel()
 	}
 	result, joined, err := a.flights.do(inTime, ref, func(ctx context.Context) (PublishResult, error) {
-		return a.attempt(ctx, try{ref, look, info.IsLocalActivity, lost})
+		return a.attempt(ctx, try{ref, look, info.IsLocalActivity, lost, attemptOf(info)})
 	})
 	if err == nil {
 		if joined && info.Attempt == 1 {
@@ -185,6 +187,8 @@ type try struct {
 	look func(context.Context) (outflow.Record, error)
 	// local is the fast path's; lost says that the run's process was lost before.
 	local, lost bool
+	// traced is what its span says of it.
+	traced tracing.Attempt
 }
 
 // attempt looks at the row and publishes it if it may be.
@@ -216,8 +220,7 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 	case timeLeft(ctx) < BrokerCall:
 		return PublishResult{}, outflow.ErrNotAttempted
 	}
-	id, err := a.publisher.Publish(ctx, record.Message)
-	inARow, err := a.tell(ctx, record.Destination, err)
+	id, inARow, err := a.send(ctx, record, t.traced)
 	if err != nil && t.local && inARow > mostWaiting {
 		outcome, putErr := a.store.PutBack(ctx, ref, err.Error())
 		if putErr == nil {
@@ -228,6 +231,27 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 		return PublishResult{}, err
 	}
 	return PublishResult{Verdict: Published, BrokerMessageID: id}, nil
+}
+
+// send hands a message to its publisher, under a span of its own, and passes on how
+// that went. inARow is as tell has it.
+func (a *Activities) send(ctx context.Context, record outflow.Record, t tracing.Attempt) (id string, inARow int, err error) {
+	ctx, span := a.tracer.Publish(ctx, record, t)
+	err = tracing.ErrNoAnswer
+	defer func() { span.End(err, tracing.FailureType(err)) }()
+	id, err = a.publisher.Publish(ctx, record.Message)
+	span.Published(id)
+	inARow, err = a.tell(ctx, record.Destination, err)
+	return id, inARow, err
+}
+
+// attemptOf says for a span which attempt this is.
+func attemptOf(info activity.Info) tracing.Attempt {
+	path := "durable"
+	if info.IsLocalActivity {
+		path = "fast"
+	}
+	return tracing.Attempt{WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID, Number: info.Attempt, Path: path}
 }
 
 // heldBack is why a message was not sent whose destination's breaker is open. Its

@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/tracing"
 )
 
 // Callbacks are the rows' callbacks as the activities use them; outboxdb.Store
@@ -28,7 +31,8 @@ type Callbacks interface {
 
 // CallbackSender tells producers. A nil error says that the destination took it.
 // Errors carry an outflow.Class. It may be asked to send the same id again: the
-// answer to the first one may be lost. It is safe for concurrent use.
+// answer to the first one may be lost. ctx carries the trace that the callback
+// belongs to. It is safe for concurrent use.
 type CallbackSender interface {
 	SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error
 }
@@ -42,6 +46,12 @@ func WithCallbacks(sender CallbackSender) Option {
 	return func(a *Activities) { a.sender = sender }
 }
 
+// WithTracerProvider has spans recorded by p; the default is OpenTelemetry's global
+// provider, which records none unless somebody has set one up.
+func WithTracerProvider(p trace.TracerProvider) Option {
+	return func(a *Activities) { a.tracer.Provider = p }
+}
+
 // CallbackType is the type of the message that a callback is, where it is one.
 const CallbackType = "outflow.callback"
 
@@ -49,17 +59,19 @@ const CallbackType = "outflow.callback"
 var callbackSpace = uuid.MustParse("6c7ab0f4-0b47-4b0c-9d7e-52f2b1f3a6c1")
 
 // PublishCallbacks returns a CallbackSender that publishes each callback as a
-// message of type CallbackType, with the callback's ID in the header
-// "callback-id". The message's own ID is a UUIDv5 of that, so that attempts to
+// message of type CallbackType, with the callback's ID in the header "callback-id",
+// and its trace in those of a trace. The message's own ID is a UUIDv5 of that, so that attempts to
 // tell the same thing can be told from others by it, too.
 func PublishCallbacks(p Publisher) CallbackSender { return publishCallbacks{p} }
 
 type publishCallbacks struct{ publisher Publisher }
 
 func (s publishCallbacks) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
+	headers := map[string]string{"callback-id": id}
+	maps.Copy(headers, tracing.Headers(ctx))
 	_, err := s.publisher.Publish(ctx, outflow.Message{
 		ID: uuid.NewSHA1(callbackSpace, []byte(id)), Destination: destination, Type: CallbackType,
-		Payload: body, ContentType: contentType, Headers: map[string]string{"callback-id": id},
+		Payload: body, ContentType: contentType, Headers: headers,
 	})
 	return err
 }
@@ -128,7 +140,7 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 		return CallbackResult{Verdict: CallbackNotOwed}, nil
 	}
 	if toldBefore(ctx) != callback.State {
-		err = a.tellProducer(inTime, callback)
+		err = a.tellProducer(inTime, callback, attemptOf(info))
 	}
 	delay := callbackDelay(info.Attempt, outflow.RetryAfter(err))
 	note := outflow.CallbackNote{Ref: ref, Told: callback.State, State: outflow.CallbackSent}
@@ -163,8 +175,16 @@ func toldBefore(ctx context.Context) (told outflow.State) {
 	return told
 }
 
-// tellProducer sends one callback.
-func (a *Activities) tellProducer(ctx context.Context, c outflow.Callback) error {
+// tellProducer sends one callback, under a span of its own.
+func (a *Activities) tellProducer(ctx context.Context, c outflow.Callback, t tracing.Attempt) (err error) {
+	ctx, span := a.tracer.Callback(ctx, c, t)
+	err = tracing.ErrNoAnswer
+	defer func() { span.End(err, tracing.FailureType(err)) }()
+	err = a.sendCallback(ctx, c)
+	return err
+}
+
+func (a *Activities) sendCallback(ctx context.Context, c outflow.Callback) error {
 	body, err := bodyOf(c)
 	if err != nil {
 		return outflow.Permanent(fmt.Errorf("encoding the callback: %w", err))

@@ -23,6 +23,13 @@ WITH locked AS MATERIALIZED (
     SELECT m.id, m.generation, m.state, m.callback_state FROM outbox.messages AS m WHERE m.id = $1 FOR NO KEY UPDATE
 )`
 
+// carriedTrace is what the headers say of the trace, whichever way the producer
+// spelled them. The others are no matter of the callback.
+const carriedTrace = `
+    (SELECT jsonb_object_agg(lower(h.key), h.value)
+       FROM jsonb_each_text(m.headers) AS h
+      WHERE lower(h.key) IN ('traceparent', 'tracestate')) AS trace`
+
 // beginCallback counts an attempt to tell the producer, and leases the callback
 // ($3) past it. A row that was started anew ($2), or whose callback is not due,
 // is not returned.
@@ -31,7 +38,7 @@ UPDATE outbox.messages AS m
    SET callback_attempts = m.callback_attempts + 1, callback_due_at = now() + $3::interval
   FROM locked AS l
  WHERE m.id = l.id AND l.generation = $2 AND l.callback_state = 'due'
-RETURNING m.callback, m.destination, m.type, m.enqueued_at, ` + outcomeColumns
+RETURNING m.callback, m.destination, m.type, m.enqueued_at, ` + carriedTrace + `, ` + outcomeColumns
 
 // noteCallback writes what an attempt came to. The generation keeps the answer to
 // an earlier end's callback from being taken for this one's, and $3, the end that
@@ -64,6 +71,7 @@ RETURNING m.id, m.generation`
 func (r row) callback() outflow.Callback {
 	return outflow.Callback{
 		To: deref(r.Callback), Outcome: r.record().Outcome(), Destination: r.Destination, Type: r.Type, EnqueuedAt: r.EnqueuedAt,
+		Trace: r.Trace,
 	}
 }
 

@@ -28,7 +28,9 @@ const maxEnqueueBytes = 64 << 20
 //
 // The trace of ctx goes along: where it carries a valid OpenTelemetry span
 // context, the headers "traceparent" and "tracestate" are added, unless the
-// message has one of them or there is no room for it.
+// message has one of them or there is no room for it. Where OpenTelemetry's global
+// TracerProvider records spans, they are those of a span "enqueue" around the
+// statement, which says nothing of the commit.
 //
 // The errors outflow.InvalidMessageError (bad input) and
 // outflow.DuplicateIDError (an ID that exists, or occurs twice in msgs) mean
@@ -56,6 +58,10 @@ func EnqueueSQLIfAbsent(ctx context.Context, tx *sql.Tx, msgs ...outflow.Message
 }
 
 func enqueueAll(ctx context.Context, ask query, msgs []outflow.Message) ([]uuid.UUID, error) {
+	return traced(ctx, msgs, func(ctx context.Context) ([]uuid.UUID, error) { return writeAll(ctx, ask, msgs) })
+}
+
+func writeAll(ctx context.Context, ask query, msgs []outflow.Message) ([]uuid.UUID, error) {
 	verdicts, err := enqueue(ctx, ask, msgs, false)
 	if err != nil {
 		return nil, fmt.Errorf("enqueuing: %w", err)
@@ -75,6 +81,10 @@ func enqueueAll(ctx context.Context, ask query, msgs []outflow.Message) ([]uuid.
 }
 
 func enqueueAbsent(ctx context.Context, ask query, msgs []outflow.Message) ([]uuid.UUID, error) {
+	return traced(ctx, msgs, func(ctx context.Context) ([]uuid.UUID, error) { return writeAbsent(ctx, ask, msgs) })
+}
+
+func writeAbsent(ctx context.Context, ask query, msgs []outflow.Message) ([]uuid.UUID, error) {
 	verdicts, err := enqueue(ctx, ask, msgs, true)
 	if err != nil {
 		return nil, fmt.Errorf("enqueuing if absent: %w", err)
@@ -90,9 +100,6 @@ func enqueueAbsent(ctx context.Context, ask query, msgs []outflow.Message) ([]uu
 
 // enqueue asks for the verdicts on msgs, one each, in order.
 func enqueue(ctx context.Context, ask query, msgs []outflow.Message, ifAbsent bool) ([]verdict, error) {
-	if len(msgs) == 0 {
-		return nil, nil
-	}
 	batch, err := encodeBatch(msgs, traceOf(ctx))
 	if err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ type row struct {
 	LastError       *string           `db:"last_error"`
 	Callback        *string           `db:"callback"`
 	CallbackDue     bool              `db:"callback_due"`
+	Trace           map[string]string `db:"trace"` // of a callback alone
 	// Only some statements look at the destination.
 	HeldBack *time.Duration `db:"held_back"`
 	Failing  bool           `db:"failing"`

@@ -2,10 +2,14 @@ package outboxdb
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"strings"
 
-	"go.opentelemetry.io/otel/propagation"
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/tracing"
 )
 
 // The bounds of a message's headers, as outbox.headers_refusal holds them. A
@@ -20,12 +24,40 @@ const (
 type trace map[string]string
 
 func traceOf(ctx context.Context) trace {
-	t := trace{}
-	propagation.TraceContext{}.Inject(ctx, propagation.MapCarrier(t))
-	if len(t["tracestate"]) > maxHeaderValue {
-		delete(t, "tracestate")
+	t := trace(tracing.Headers(ctx))
+	if len(t[tracing.State]) > maxHeaderValue {
+		delete(t, tracing.State)
 	}
 	return t
+}
+
+// traced has write write msgs under a span "enqueue", whose trace it finds in its
+// ctx. Nothing to write is nothing to trace.
+func traced(ctx context.Context, msgs []outflow.Message, write func(context.Context) ([]uuid.UUID, error)) (written []uuid.UUID, err error) {
+	if len(msgs) == 0 {
+		return nil, nil
+	}
+	ctx, span := tracing.Tracer{}.Enqueue(ctx, msgs)
+	err = tracing.ErrNoAnswer
+	defer func() { span.End(err, refusalType(err)) }()
+	written, err = write(ctx)
+	if len(msgs) == 1 && len(written) == 1 {
+		span.Enqueued(written[0])
+	}
+	return written, err
+}
+
+// refusalType is the type of a failed enqueue, as docs/operations.md has it.
+func refusalType(err error) string {
+	var invalid *outflow.InvalidMessageError
+	var duplicate *outflow.DuplicateIDError
+	switch {
+	case errors.As(err, &invalid):
+		return "invalid_message"
+	case errors.As(err, &duplicate):
+		return "duplicate_id"
+	}
+	return "database"
 }
 
 // join returns headers with the trace. Headers that name a trace stay as they
@@ -35,7 +67,7 @@ func (t trace) join(headers map[string]string) map[string]string {
 		return headers
 	}
 	for name := range headers {
-		if strings.EqualFold(name, "traceparent") || strings.EqualFold(name, "tracestate") {
+		if strings.EqualFold(name, tracing.Parent) || strings.EqualFold(name, tracing.State) {
 			return headers
 		}
 	}
@@ -43,7 +75,7 @@ func (t trace) join(headers map[string]string) map[string]string {
 	if joined == nil {
 		joined = make(map[string]string, len(t))
 	}
-	for _, name := range []string{"traceparent", "tracestate"} { // the first means something by itself
+	for _, name := range []string{tracing.Parent, tracing.State} { // the first means something by itself
 		if value, ok := t[name]; ok && len(joined) < maxHeaders {
 			joined[name] = value
 		}

@@ -21,9 +21,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -74,6 +76,9 @@ type Options struct {
 	ClaimBytes int
 	// Logger; default slog.Default().
 	Logger *slog.Logger
+	// TracerProvider records the spans of starts; default OpenTelemetry's global
+	// provider, which records none unless somebody has set one up.
+	TracerProvider trace.TracerProvider
 }
 
 // DefaultInFlight is the default of Options.InFlight.
@@ -119,6 +124,7 @@ type Scanner struct {
 	store  Store
 	client Client
 	opts   Options
+	tracer tracing.Tracer
 
 	wake  chan struct{}
 	woken bool          // Run's own: a wake that no claim has answered in full
@@ -146,7 +152,7 @@ type Scanner struct {
 // New returns a Scanner over a store and a Temporal client.
 func New(store Store, c Client, opts Options) *Scanner {
 	return &Scanner{
-		store: store, client: c, opts: opts.withDefaults(),
+		store: store, client: c, opts: opts.withDefaults(), tracer: tracing.Tracer{Provider: opts.TracerProvider},
 		wake: make(chan struct{}, 1), freed: make(chan struct{}, 1),
 		open: make(map[string]int),
 	}

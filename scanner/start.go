@@ -34,7 +34,7 @@ const (
 // deliver starts the run of one message and holds its slot until the fast path
 // is over, here or, as far as can be seen, elsewhere.
 func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
-	err := s.start(ctx, m)
+	err := s.startTraced(ctx, m)
 	s.started()
 	switch {
 	case err == nil:
@@ -86,36 +86,54 @@ func (s *Scanner) watch(m outflow.ClaimedMessage) {
 	}
 }
 
+// startTraced is start under a span. A run that is there already is no failure.
+func (s *Scanner) startTraced(ctx context.Context, m outflow.ClaimedMessage) error {
+	ctx, span := s.tracer.Start(ctx, m.Record, workflows.DeliverID(s.opts.Outbox, m.ID))
+	runID, err := s.start(ctx, m)
+	running := temporal.IsWorkflowExecutionAlreadyStartedError(err)
+	span.Started(runID, running)
+	if running {
+		span.End(nil, "")
+	} else {
+		span.End(err, "temporal")
+	}
+	return err
+}
+
 // start asks Temporal for the message's run. The namespace may not know the
 // search attributes; then the start is repeated without them.
-func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) error {
+func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) (runID string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no answer within %s", startTimeout))
 	defer cancel()
 	options := s.startOptions(m)
 	if !s.plain.now() {
 		options.TypedSearchAttributes = workflows.StartAttributes(m.Destination, m.Type)
-		err := s.execute(ctx, options, m)
+		runID, err = s.execute(ctx, options, m)
 		var invalid *serviceerror.InvalidArgument
 		if !errors.As(err, &invalid) {
-			return err
+			return runID, err
 		}
 		options.TypedSearchAttributes = temporal.SearchAttributes{}
-		if plainErr := s.execute(ctx, options, m); plainErr != nil {
-			return plainErr // they were not to blame, or not alone
+		runID, plainErr := s.execute(ctx, options, m)
+		if plainErr != nil {
+			return "", plainErr // they were not to blame, or not alone
 		}
 		if s.plain.begin() {
 			s.opts.Logger.Warn("Temporal refused the search attributes; starting without them for a while", "error", err)
 		}
-		return nil
+		return runID, nil
 	}
 	return s.execute(ctx, options, m)
 }
 
-func (s *Scanner) execute(ctx context.Context, options client.StartWorkflowOptions, m outflow.ClaimedMessage) error {
-	_, err := s.client.ExecuteWorkflow(ctx, options, workflows.WorkflowDeliver, workflows.DeliverInput{
+func (s *Scanner) execute(ctx context.Context, options client.StartWorkflowOptions, m outflow.ClaimedMessage) (runID string, err error) {
+	run, err := s.client.ExecuteWorkflow(ctx, options, workflows.WorkflowDeliver, workflows.DeliverInput{
 		Outbox: s.opts.Outbox, MessageID: m.ID, Generation: m.Generation,
 	})
-	return err
+	if err != nil || run == nil {
+		return "", err
+	}
+	return run.GetRunID(), nil
 }
 
 // startOptions: two runs of a message never overlap (FAIL), and after one has

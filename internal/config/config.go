@@ -48,6 +48,9 @@ type Config struct {
 	// Webhook says which https destinations are published to: none where it has no
 	// hosts.
 	Webhook webhook.Options
+	// Traces says where spans are exported to: nowhere, unless OpenTelemetry's own
+	// variables ask for it.
+	Traces Traces
 
 	webhookSecrets webhook.Secrets
 }
@@ -101,6 +104,8 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	}
 	note(joinWebhooks(&c, getenv))
 	var err error
+	c.Traces, err = readTraces(getenv)
+	note(err)
 	c.Database, err = Database(getenv)
 	note(err)
 	c.Temporal, err = Temporal(getenv)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/webhook"
 )
@@ -31,11 +32,12 @@ func newCallbacks(brokers []publish.Publisher, others activities.Publisher) call
 	return c
 }
 
-// posted sends callbacks as webhooks, whose webhook-id is the callback's.
+// posted sends callbacks as webhooks, whose webhook-id is the callback's, with the
+// headers of its trace.
 type posted struct{ *webhook.Publisher }
 
 func (p posted) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
-	_, err := p.Send(ctx, destination, id, contentType, body, nil)
+	_, err := p.Send(ctx, destination, id, contentType, body, tracing.Headers(ctx))
 	return err
 }
 

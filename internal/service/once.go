@@ -19,7 +19,7 @@ const lookEvery = 500 * time.Millisecond
 // but delayed messages, or limit is over. It writes what is left in backoff to
 // out. What is due and could not even be started is an error.
 func Once(ctx context.Context, c config.Config, limit time.Duration, out io.Writer, log *slog.Logger) error {
-	p, err := open(ctx, c, log)
+	p, err := open(ctx, c, nameStarter, log)
 	if err != nil {
 		return err
 	}

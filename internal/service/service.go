@@ -22,6 +22,7 @@ import (
 
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/telemetry"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
@@ -59,18 +60,28 @@ type parts struct {
 	store  *outboxdb.Store
 	worker worker.Worker
 	fatal  chan error
+	spans  *telemetry.Spans
 	opts   scanner.Options
 	log    *slog.Logger
 }
 
-// open connects to everything and starts the worker.
-func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *parts, err error) {
+// The names that the programs have in traces, unless OTEL_SERVICE_NAME says another.
+const (
+	nameStarter = "outflow-starter"
+	nameWorker  = "outflow-worker"
+)
+
+// open connects to everything and starts the worker. name is the program's.
+func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (_ *parts, err error) {
 	p := &parts{fatal: make(chan error, 1), opts: c.Scanner, log: log}
 	defer func() {
 		if err != nil {
 			p.close()
 		}
 	}()
+	if p.spans, err = telemetry.Start(ctx, c.Traces, name, log); err != nil {
+		return nil, err
+	}
 	if c.Database.MaxConns < connections && !strings.Contains(c.Database.ConnString(), "pool_max_conns") {
 		c.Database.MaxConns = connections
 	}
@@ -131,7 +142,8 @@ func workerOptions(fatal chan<- error) worker.Options {
 	}
 }
 
-// close stops the worker, then lets go of the connections.
+// close stops the worker, then lets go of the connections. The spans of what it
+// still did go last.
 func (p *parts) close() {
 	if p.worker != nil {
 		p.worker.Stop()
@@ -142,6 +154,7 @@ func (p *parts) close() {
 	if p.pool != nil {
 		p.pool.Close()
 	}
+	p.spans.Stop()
 }
 
 func taskQueue(o scanner.Options) string {
@@ -159,7 +172,7 @@ func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
 		return err
 	}
 	defer h.close()
-	p, err := open(ctx, c, log)
+	p, err := open(ctx, c, nameWorker, log)
 	if err != nil {
 		return err
 	}
@@ -189,7 +202,7 @@ func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
 		return err
 	}
 	defer h.close()
-	p, err := open(ctx, c, log)
+	p, err := open(ctx, c, nameStarter, log)
 	if err != nil {
 		return err
 	}

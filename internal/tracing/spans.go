@@ -1,0 +1,223 @@
+package tracing
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/outflowhq/outflow"
+)
+
+// The operations, which begin the spans' names. docs/operations.md has the table.
+const (
+	opEnqueue  = "enqueue"
+	opStart    = "start"
+	opPublish  = "publish"
+	opCallback = "callback"
+)
+
+// The attributes are those of OpenTelemetry's semantic conventions 1.43 for
+// messaging, as far as these have one; their status is "development".
+// https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+const (
+	attrSystem        = attribute.Key("messaging.system")
+	attrOperation     = attribute.Key("messaging.operation.name")
+	attrOperationType = attribute.Key("messaging.operation.type")
+	attrDestination   = attribute.Key("messaging.destination.name")
+	attrMessageID     = attribute.Key("messaging.message.id")
+	attrCount         = attribute.Key("messaging.batch.message_count")
+	attrErrorType     = attribute.Key("error.type")
+
+	attrType       = attribute.Key("outflow.type")
+	attrGeneration = attribute.Key("outflow.generation")
+	attrAttempt    = attribute.Key("outflow.attempt")
+	attrPath       = attribute.Key("outflow.path")
+	attrBrokerID   = attribute.Key("outflow.broker_message_id")
+	attrState      = attribute.Key("outflow.state")
+	attrRunning    = attribute.Key("outflow.already_running")
+
+	// What Temporal's own tracing calls them.
+	attrWorkflowID = attribute.Key("temporalWorkflowID")
+	attrRunID      = attribute.Key("temporalRunID")
+)
+
+// The systems. Enqueue and start are Outflow's own doing; the others are named
+// by the conventions, but for webhooks, which they don't know.
+const (
+	systemOutflow = "outflow"
+	systemWebhook = "webhook"
+)
+
+var systems = map[string]string{
+	outflow.SchemeSQS: "aws_sqs", outflow.SchemeSNS: "aws.sns", outflow.SchemeRabbitMQ: "rabbitmq", outflow.SchemeHTTPS: systemWebhook,
+}
+
+// describe returns the system and the name of a destination; both are empty for
+// one that can't be read. Of an https address it is the host: the rest may be a secret.
+func describe(destination string) (system, name string) {
+	d, err := outflow.ParseDestination(destination)
+	if err != nil {
+		return "", ""
+	}
+	switch d.Scheme {
+	case outflow.SchemeHTTPS:
+		if u, err := url.Parse(d.URL); err == nil {
+			name = u.Host
+		}
+	case outflow.SchemeRabbitMQ: // as the conventions for RabbitMQ have it
+		name = strings.Trim(d.Name+":"+d.RoutingKey, ":")
+	default:
+		name = d.Name
+	}
+	return systems[d.Scheme], name
+}
+
+// Span is an operation under way. End it once.
+type Span struct{ span trace.Span }
+
+// begin begins an operation on what is called name in a system, with what is known
+// of it so far: samplers see no more.
+func (t Tracer) begin(ctx context.Context, operation, system, name string, kind trace.SpanKind, attributes []attribute.KeyValue, options ...trace.SpanStartOption) (context.Context, Span) {
+	spanName := operation
+	attributes = append(attributes, attrOperation.String(operation))
+	if system != "" {
+		attributes = append(attributes, attrSystem.String(system))
+	}
+	if name != "" {
+		spanName += " " + name
+		attributes = append(attributes, attrDestination.String(name))
+	}
+	options = append(options, trace.WithSpanKind(kind), trace.WithAttributes(attributes...))
+	ctx, span := t.tracer().Start(ctx, spanName, options...)
+	return ctx, Span{span}
+}
+
+// Enqueue begins the span of a call that enqueues msgs. Its context is the one
+// for the messages to carry; it links to those that messages bring themselves.
+func (t Tracer) Enqueue(ctx context.Context, msgs []outflow.Message) (context.Context, Span) {
+	attributes := []attribute.KeyValue{attrOperationType.String("send")}
+	if len(msgs) > 1 {
+		attributes = append(attributes, attrCount.Int(len(msgs)))
+	}
+	differs := func(field func(outflow.Message) string) bool {
+		return slices.ContainsFunc(msgs[1:], func(m outflow.Message) bool { return field(m) != field(msgs[0]) })
+	}
+	name := ""
+	if !differs(func(m outflow.Message) string { return m.Destination }) {
+		_, name = describe(msgs[0].Destination)
+	}
+	if !differs(func(m outflow.Message) string { return m.Type }) {
+		attributes = append(attributes, attrType.String(msgs[0].Type))
+	}
+	var links []trace.Link
+	for _, m := range msgs {
+		if own := carried(m.Headers); own.IsValid() {
+			links = append(links, trace.Link{SpanContext: own})
+		}
+	}
+	return t.begin(ctx, opEnqueue, systemOutflow, name, trace.SpanKindProducer, attributes, trace.WithLinks(links...))
+}
+
+// Start begins the span of the start of a message's run.
+func (t Tracer) Start(ctx context.Context, m outflow.Record, workflowID string) (context.Context, Span) {
+	ctx, options := into(ctx, m.Headers)
+	_, name := describe(m.Destination)
+	return t.begin(ctx, opStart, systemOutflow, name, trace.SpanKindClient, []attribute.KeyValue{
+		attrMessageID.String(m.ID.String()), attrType.String(m.Type),
+		attrGeneration.Int(m.Generation), attrWorkflowID.String(workflowID),
+	}, options...)
+}
+
+// Attempt tells an activity's attempts apart.
+type Attempt struct {
+	WorkflowID, RunID string
+	// Number counts from 1, and anew when a run is told to try now.
+	Number int32
+	// Path is "fast" or "durable".
+	Path string
+}
+
+func (a Attempt) attributes() []attribute.KeyValue {
+	return []attribute.KeyValue{
+		attrWorkflowID.String(a.WorkflowID), attrRunID.String(a.RunID), attrAttempt.Int(int(a.Number)), attrPath.String(a.Path),
+		attrOperationType.String("send"),
+	}
+}
+
+// Publish begins the span of one attempt to hand a message to its broker.
+func (t Tracer) Publish(ctx context.Context, m outflow.Record, a Attempt) (context.Context, Span) {
+	ctx, options := into(ctx, m.Headers)
+	system, name := describe(m.Destination)
+	return t.begin(ctx, opPublish, system, name, trace.SpanKindClient, append(a.attributes(),
+		attrMessageID.String(m.ID.String()), attrType.String(m.Type), attrGeneration.Int(m.Generation),
+	), options...)
+}
+
+// Callback begins the span of one attempt to tell a producer. Its context is the
+// one for the callback to carry.
+func (t Tracer) Callback(ctx context.Context, c outflow.Callback, a Attempt) (context.Context, Span) {
+	ctx, options := into(ctx, c.Trace)
+	system, name := describe(c.To)
+	return t.begin(ctx, opCallback, system, name, trace.SpanKindProducer, append(a.attributes(),
+		attrMessageID.String(c.ID.String()), attrType.String(c.Type), attrGeneration.Int(c.Generation),
+		attrState.String(string(c.State)),
+	), options...)
+}
+
+// Enqueued notes the ID of a message that was enqueued alone.
+func (s Span) Enqueued(id uuid.UUID) {
+	if s.span.IsRecording() {
+		s.span.SetAttributes(attrMessageID.String(id.String()))
+	}
+}
+
+// Started notes the run that was started, or that one was running already.
+func (s Span) Started(runID string, running bool) {
+	if runID != "" {
+		s.span.SetAttributes(attrRunID.String(runID))
+	}
+	if running {
+		s.span.SetAttributes(attrRunning.Bool(true))
+	}
+}
+
+// Published notes the broker's own ID for the message.
+func (s Span) Published(brokerMessageID string) {
+	if brokerMessageID != "" {
+		s.span.SetAttributes(attrBrokerID.String(brokerMessageID))
+	}
+}
+
+// End ends the span; with an error, of the given type, as one that failed. Nobody
+// else calls the SDK's own End, which writes a panic's words onto a span where it is
+// deferred: they may quote a payload.
+func (s Span) End(err error, errorType string) {
+	if err != nil && s.span.IsRecording() {
+		s.span.SetAttributes(attrErrorType.String(errorType))
+		s.span.SetStatus(codes.Error, outflow.CleanErrorText(err.Error()))
+	}
+	s.span.End()
+}
+
+// ErrNoAnswer is the error of an attempt that ended its goroutine, by a panic for
+// one.
+var ErrNoAnswer = errors.New("it ended without an answer (the log of the process may say why)")
+
+// FailureType is the type of a failed attempt to send: its class, or why it has
+// none.
+func FailureType(err error) string {
+	switch {
+	case errors.Is(err, ErrNoAnswer):
+		return "no_answer"
+	case errors.Is(err, outflow.ErrNotAttempted):
+		return "not_attempted"
+	}
+	return string(outflow.ClassOf(err))
+}
