@@ -61,7 +61,7 @@ func (s *Store) take(ctx context.Context, lease time.Duration, statement string,
 	messages := make([]outflow.ClaimedMessage, 0, len(claimed))
 	holds := make([]*held, 0, len(claimed))
 	for _, r := range claimed {
-		h := &held{record: r.record(), claimed: began, lease: lease, expiresIn: r.ExpiresIn,
+		h := &held{record: r.record(), claimed: began, lease: lease, expiresIn: r.ExpiresIn, again: r.claimedBefore(),
 			taken: make(chan struct{}), settled: make(chan struct{})}
 		holds = append(holds, h)
 		messages = append(messages, outflow.ClaimedMessage{
@@ -80,4 +80,14 @@ type claimedRow struct {
 	WasAvailableAt time.Time `db:"was_available_at"`
 	// Seen is how many rows the claim looked at, before the bound in bytes.
 	Seen int `db:"seen"`
+}
+
+// claimedBefore reports whether this may not be the first claim of the row, as
+// untouched in operator_queries.go does: only enqueue leaves available_at like this.
+func (r claimedRow) claimedBefore() bool {
+	asEnqueued := r.DueAt
+	if r.EnqueuedAt.After(asEnqueued) {
+		asEnqueued = r.EnqueuedAt
+	}
+	return r.Generation > 1 || !r.WasAvailableAt.Equal(asEnqueued)
 }

@@ -15,7 +15,8 @@ const leaseMargin = 15 * time.Second
 // handoff keeps the rows that this process has claimed until their runs, which
 // usually start in the same process, take them over. A row counts as seen
 // pending once, and only while its lease has margin left by the monotonic
-// clock, counted from before the claim was sent.
+// clock, counted from before the claim was sent. One that somebody claimed before
+// does not: a run of that claim, whose start had no answer, may have ended it since.
 type handoff struct {
 	mu   sync.Mutex
 	held map[outflow.Ref]*held
@@ -26,6 +27,7 @@ type held struct {
 	claimed        time.Time // before the claim was sent
 	lease          time.Duration
 	expiresIn      *time.Duration // from the claim
+	again          bool           // it was claimed before
 	taken, settled chan struct{}
 	isTaken        bool
 }
@@ -62,7 +64,7 @@ func (h *handoff) take(ref outflow.Ref) (outflow.Record, bool) {
 	record := r.record
 	r.record.Message = outflow.Message{} // the payload is needed once
 	elapsed := time.Since(r.claimed)
-	if elapsed > r.lease-leaseMargin {
+	if r.again || elapsed > r.lease-leaseMargin {
 		return outflow.Record{}, false
 	}
 	record.Expired = r.expiresIn != nil && *r.expiresIn <= elapsed

@@ -68,6 +68,17 @@ func TestLoad(t *testing.T) {
 		require.Equal(t, 1, looks)
 		require.True(t, closed(m.Taken), "its run is here all the same")
 	})
+	t.Run("claimed before", func(t *testing.T) {
+		first := claimOne(t, pool, outboxdb.New(pool), message("sqs://a"), time.Minute)
+		require.NoError(t, outboxdb.New(pool).Release(t.Context(), first))
+		again := claim(t, store, request()).Messages
+		require.Len(t, again, 1)
+		execute(t, pool, `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, first.ID)
+		r, looks := loaded(t, first.Ref())
+		require.Equal(t, 1, looks)
+		require.Equal(t, outflow.Delivered, r.State, "the run of the first claim had ended it")
+		require.True(t, closed(again[0].Taken), "its run is here all the same")
+	})
 	t.Run("claimed elsewhere", func(t *testing.T) {
 		m := claimOne(t, pool, outboxdb.New(pool), message("sqs://a"), time.Minute)
 		r, looks := loaded(t, m.Ref())

@@ -94,12 +94,14 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 		return result, err
 	}
 
+	if !in.Again {
+		showRetrying(ctx)
+	}
 	in.Again, in.LastError = false, reason(err)
 	if errorType(err) != activities.ErrTypeNotAttempted {
 		in.Attempts = 1
 	}
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
-	showRetrying(ctx)
 	result, err = d.publishDurably(ctx, in)
 	d.attempts = result.Attempts // the durable attempts note themselves
 	return result, err
@@ -141,14 +143,16 @@ func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInp
 }
 
 // taskWasLost reports whether the run's first workflow task is not its first: a
-// task that times out with its process leaves events behind.
+// task that times out with its process, or is refused, leaves events behind.
 func taskWasLost(ctx workflow.Context) bool {
 	const started, scheduled, taskStarted = 1, 1, 1
 	return workflow.GetInfo(ctx).GetCurrentHistoryLength() > started+scheduled+taskStarted
 }
 
 // showRetrying lets the Web UI's filters find the run. A namespace may lack the
-// search attributes; then the run was started without them, and sets none.
+// search attributes; then the run was started without them, and sets none. One that
+// lacks this attribute alone refuses the whole task, each time: a run whose first
+// task was lost, for whatever reason, goes without it.
 func showRetrying(ctx workflow.Context) {
 	if _, ok := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeDestination); !ok {
 		return

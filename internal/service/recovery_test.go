@@ -1,8 +1,10 @@
 package service
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,9 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	sdklog "go.temporal.io/sdk/log"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -188,6 +194,66 @@ func TestTooManyClaimsEndDead(t *testing.T) {
 	assert.Zero(t, w.broker.count())
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, status)
+}
+
+// starts is a client whose starts a test plays with.
+type starts struct {
+	client.Client
+	start func(next func() (client.WorkflowRun, error)) (client.WorkflowRun, error)
+}
+
+func (s starts) ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
+	return s.start(func() (client.WorkflowRun, error) { return s.Client.ExecuteWorkflow(ctx, options, workflow, args...) })
+}
+
+// A start whose answer is lost is given back, and claimed in another process while
+// its run is alive. That process's start comes when the run has just ended: what
+// its claim saw is old by then.
+func TestStartWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.work()
+	sending, release := make(chan struct{}, 10), make(chan struct{})
+	w.broker.set(func(int) (string, error) { sending <- struct{}{}; <-release; return "broker-1", nil })
+	id := w.enqueue("{}")
+
+	var asked atomic.Int64
+	lossy := starts{w.client, func(next func() (client.WorkflowRun, error)) (client.WorkflowRun, error) {
+		if asked.Add(1) > 1 {
+			return next()
+		}
+		_, err := next()
+		require.NoError(t, err)
+		<-sending
+		return nil, context.DeadlineExceeded
+	}}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- scanner.New(w.store, lossy, w.opts).Run(ctx) }()
+	w.until(id, func(r row) bool { return r.Due && r.Claims == 0 && asked.Load() == 1 })
+	stop()
+	require.NoError(t, <-ended)
+
+	other := *w
+	other.store = outboxdb.New(w.pool)
+	var err error
+	other.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t), Logger: sdklog.NewStructuredLogger(w.log)})
+	require.NoError(t, err)
+	t.Cleanup(other.client.Close)
+	other.work()
+	late := starts{other.client, func(next func() (client.WorkflowRun, error)) (client.WorkflowRun, error) {
+		close(release)
+		require.NoError(t, w.client.GetWorkflow(t.Context(), w.workflowID(id), "").Get(t.Context(), nil))
+		return next()
+	}}
+	ctx, stop = context.WithCancel(context.Background())
+	go func() { ended <- scanner.New(other.store, late, other.opts).Run(ctx) }()
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	assert.Equal(t, 2, w.runs(id))
+	w.closed(id)
+	stop()
+	require.NoError(t, <-ended)
+	assert.Equal(t, 1, w.broker.count())
 }
 
 func (w *world) expireLease(id uuid.UUID) {
