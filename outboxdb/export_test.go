@@ -39,6 +39,8 @@ const (
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks
 	StatementRetryCallbacks  = retryCallbacks
+	StatementSetRule         = setCallbackRule
+	StatementUnsetRule       = unsetCallbackRule
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast

@@ -99,7 +99,7 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 		in.Attempts = 1
 	}
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
-	showRetrying(ctx)
+	showState(ctx, StateRetrying)
 	result, err = d.publishDurably(ctx, in)
 	d.attempts = result.Attempts // the durable attempts note themselves
 	return result, err
@@ -147,14 +147,14 @@ func taskWasLost(ctx workflow.Context) bool {
 	return workflow.GetInfo(ctx).GetCurrentHistoryLength() > started+scheduled+taskStarted
 }
 
-// showRetrying lets the Web UI's filters find the run. A namespace may lack the
+// showState lets the Web UI's filters find the run. A namespace may lack the
 // search attributes; then the run was started without them, and sets none.
-func showRetrying(ctx workflow.Context) {
+func showState(ctx workflow.Context, state string) {
 	if _, ok := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeDestination); !ok {
 		return
 	}
-	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(StateRetrying)); err != nil {
-		workflow.GetLogger(ctx).Warn("showing the run as retrying", "error", err) // it goes on all the same
+	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(state)); err != nil {
+		workflow.GetLogger(ctx).Warn("showing how the run stands", "state", state, "error", err) // it goes on all the same
 	}
 }
 
