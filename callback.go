@@ -16,6 +16,14 @@ const (
 	CallbackFailed CallbackState = "failed" // given up, with a reason
 )
 
+// NoCallback as a message's Callback says that nobody is told of its end, whatever
+// rules an operator has set for messages without one.
+const NoCallback = "none"
+
+// MaxCallbackPayload is the longest payload in bytes that a callback carries. In
+// JSON it is at most twice as long, which leaves room below the 1 MiB of SQS.
+const MaxCallbackPayload = 256 << 10
+
 // Callback is a message's end as its producer is to be told.
 type Callback struct {
 	// To is where the producer wants to be told.
@@ -27,6 +35,11 @@ type Callback struct {
 	// Trace is the trace that the message's headers carry: "traceparent" and
 	// "tracestate", in lower case, where there is one.
 	Trace map[string]string
+	// WithPayload says that the payload was asked for, too. Payload is empty
+	// otherwise, and where it is longer than MaxCallbackPayload.
+	WithPayload bool
+	Payload     []byte
+	ContentType string
 }
 
 // CallbackID names what a callback tells: how one generation of a message ended.

@@ -57,8 +57,14 @@ type Message struct {
 	ExpiresIn time.Duration
 
 	// Callback is where the producer is told how the message ended: an https URL,
-	// or any other destination, such as "sqs://replies". Empty means nowhere.
+	// or any other destination, such as "sqs://replies". Empty means wherever an
+	// operator's rule for the destination or type says, most often nowhere;
+	// NoCallback means nowhere in any case.
 	Callback string
+	// CallbackPayload has the callback carry the payload, too, where it is no longer
+	// than MaxCallbackPayload. Whoever takes callbacks then reads payloads. It wants
+	// a Callback; that of a rule carries the payload where the rule says so.
+	CallbackPayload bool
 }
 
 // State is where a message stands. Pending is the only state that is not final.

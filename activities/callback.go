@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
@@ -77,7 +79,8 @@ func (s publishCallbacks) SendCallback(ctx context.Context, destination, id, con
 }
 
 // callbackBody is what a producer is told, as docs/contract.md has it. The
-// payload stays out: whoever takes callbacks need not be who may read it.
+// payload stays out unless it was asked for: whoever takes callbacks need not be
+// who may read it.
 type callbackBody struct {
 	MessageID       uuid.UUID     `json:"messageId"`
 	Type            string        `json:"type"`
@@ -89,13 +92,41 @@ type callbackBody struct {
 	EnqueuedAt      time.Time     `json:"enqueuedAt"`
 	FinishedAt      time.Time     `json:"finishedAt"`
 	LastError       string        `json:"lastError,omitempty"`
+
+	// Of these, a callback with the payload has the first and one of the others.
+	ContentType    string `json:"contentType,omitempty"`
+	Payload        string `json:"payload,omitempty"`
+	PayloadBase64  []byte `json:"payloadBase64,omitempty"`
+	PayloadOmitted bool   `json:"payloadOmitted,omitempty"`
 }
 
 func bodyOf(c outflow.Callback) ([]byte, error) {
-	return json.Marshal(callbackBody{
+	body := callbackBody{
 		MessageID: c.ID, Type: c.Type, Destination: c.Destination, State: c.State, Generation: c.Generation,
 		BrokerMessageID: c.BrokerMessageID, Attempts: c.Attempts,
 		EnqueuedAt: c.EnqueuedAt.UTC(), FinishedAt: c.FinishedAt.UTC(), LastError: c.LastError,
+	}
+	switch {
+	case !c.WithPayload:
+	case len(c.Payload) == 0:
+		body.ContentType, body.PayloadOmitted = c.ContentType, true
+	case isPlainText(c.Payload):
+		body.ContentType, body.Payload = c.ContentType, string(c.Payload)
+	default:
+		body.ContentType, body.PayloadBase64 = c.ContentType, c.Payload
+	}
+	var encoded bytes.Buffer
+	encoder := json.NewEncoder(&encoded)
+	encoder.SetEscapeHTML(false) // it makes six bytes of one
+	err := encoder.Encode(body)
+	return bytes.TrimSuffix(encoded.Bytes(), []byte("\n")), err
+}
+
+// isPlainText reports whether JSON has at most two bytes for each of payload's,
+// and SQS takes every character. Anything else is sent in base64.
+func isPlainText(payload []byte) bool {
+	return utf8.Valid(payload) && !bytes.ContainsFunc(payload, func(r rune) bool {
+		return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == '\uFFFE' || r == '\uFFFF'
 	})
 }
 

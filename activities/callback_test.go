@@ -2,7 +2,9 @@ package activities
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +73,42 @@ func TestCallbackBody(t *testing.T) {
 	ref := outflow.Ref{ID: f.callback.ID, Generation: 2}
 	assert.Equal(t, []outflow.Ref{ref}, f.begun)
 	assert.Equal(t, []outflow.CallbackNote{{Ref: ref, Told: outflow.Dead, State: outflow.CallbackSent}}, f.notes)
+}
+
+// With the payload, in whichever form JSON has for it, or without one that is too
+// long; and never unasked.
+func TestCallbackPayload(t *testing.T) {
+	for name, c := range map[string]struct {
+		payload string
+		asked   bool
+		want    string
+	}{
+		"not asked for": {`{"secret":1}`, false, ""},
+		"text":          {"{\"a\":\"<&>ä\U0001F600\u2028\"}\r\n", true, `"contentType":"text/plain","payload":"{\"a\":\"<&>ä😀\u2028\"}\r\n"`},
+		"bytes":         {"\xff\x00", true, `"contentType":"text/plain","payloadBase64":"/wA="`},
+		"a control":     {"a\x1b", true, `"contentType":"text/plain","payloadBase64":"YRs="`},
+		"no character":  {"\uFFFE", true, `"contentType":"text/plain","payloadBase64":"77++"`},
+		"too long":      {"", true, `"contentType":"text/plain","payloadOmitted":true`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, s := owing(), &sender{}
+			f.callback.WithPayload, f.callback.Payload, f.callback.ContentType = c.asked, []byte(c.payload), "text/plain"
+			_, failed := tell(t, f, s)
+			require.Nil(t, failed)
+			end, found := strings.CutPrefix(s.sent[0].body, `{"messageId":`)
+			require.True(t, found && json.Valid([]byte(s.sent[0].body)))
+			_, end, _ = strings.Cut(end, `"lastError":"no such queue"`)
+			assert.Equal(t, strings.TrimSuffix(","+c.want, ",")+"}", end)
+		})
+	}
+	for _, worst := range []string{`"`, "\n", "\u2028", "\x7f", "\x00", "\xff", "\U0001F600"} {
+		f := owing()
+		f.callback.WithPayload, f.callback.LastError = true, strings.Repeat("\"", 8<<10)
+		f.callback.Payload = []byte(strings.Repeat(worst, outflow.MaxCallbackPayload/len(worst)))
+		body, err := bodyOf(f.callback)
+		require.NoError(t, err)
+		assert.Less(t, len(body), 2*outflow.MaxCallbackPayload+32<<10, "%q", worst)
+	}
 }
 
 func TestCallbackFailures(t *testing.T) {

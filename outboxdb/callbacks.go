@@ -32,13 +32,15 @@ const carriedTrace = `
 
 // beginCallback counts an attempt to tell the producer, and leases the callback
 // ($3) past it. A row that was started anew ($2), or whose callback is not due,
-// is not returned.
+// is not returned. The payload is read where it was asked for and has at most $4
+// bytes; its length takes no look at it.
 const beginCallback = lockOne + `
 UPDATE outbox.messages AS m
    SET callback_attempts = m.callback_attempts + 1, callback_due_at = now() + $3::interval
   FROM locked AS l
  WHERE m.id = l.id AND l.generation = $2 AND l.callback_state = 'due'
-RETURNING m.callback, m.destination, m.type, m.enqueued_at, ` + carriedTrace + `, ` + outcomeColumns
+RETURNING m.callback, m.destination, m.type, m.enqueued_at, m.content_type, m.callback_payload, ` + carriedTrace + `,
+          CASE WHEN m.callback_payload AND octet_length(m.payload) <= $4 THEN m.payload END AS payload, ` + outcomeColumns
 
 // noteCallback writes what an attempt came to. The generation keeps the answer to
 // an earlier end's callback from being taken for this one's, and $3, the end that
@@ -71,7 +73,8 @@ RETURNING m.id, m.generation`
 func (r row) callback() outflow.Callback {
 	return outflow.Callback{
 		To: deref(r.Callback), Outcome: r.record().Outcome(), Destination: r.Destination, Type: r.Type, EnqueuedAt: r.EnqueuedAt,
-		Trace: r.Trace,
+		Trace:       r.Trace,
+		WithPayload: r.CallbackPayload, Payload: r.Payload, ContentType: r.ContentType,
 	}
 }
 
@@ -79,7 +82,7 @@ func (r row) callback() outflow.Callback {
 // from it for lease, and returns what to tell. due is false where there is
 // nothing to tell: the producer was told, or the message was started anew.
 func (s *Store) BeginCallback(ctx context.Context, ref outflow.Ref, lease time.Duration) (c outflow.Callback, due bool, err error) {
-	rows, err := s.pool.Query(ctx, beginCallback, ref.ID, ref.Generation, lease)
+	rows, err := s.pool.Query(ctx, beginCallback, ref.ID, ref.Generation, lease, outflow.MaxCallbackPayload)
 	if err != nil {
 		return outflow.Callback{}, false, fmt.Errorf("beginning the callback of message %s: %w", ref.ID, err)
 	}

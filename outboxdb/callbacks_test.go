@@ -1,6 +1,7 @@
 package outboxdb_test
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -100,6 +101,23 @@ func TestCallback(t *testing.T) {
 		assert.WithinDuration(t, time.Now(), c.EnqueuedAt, time.Minute)
 		assert.WithinDuration(t, time.Now(), c.FinishedAt, time.Minute)
 		assert.Equal(t, id.String()+"_1_dead", c.CallbackID())
+	})
+	t.Run("the payload comes along where it was asked for, up to a size", func(t *testing.T) {
+		for size, comes := range map[int]bool{1: true, outflow.MaxCallbackPayload: true, outflow.MaxCallbackPayload + 1: false} {
+			for _, asked := range []bool{true, false} {
+				m := withCallback("sqs://orders")
+				m.Payload, m.ContentType, m.CallbackPayload = bytes.Repeat([]byte("x"), size), "text/plain", asked
+				id := enqueue(t, pool, m)[0]
+				_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Delivered})
+				require.NoError(t, err)
+				c, due := begin(ref(id))
+				require.True(t, due)
+				assert.Equal(t, asked, c.WithPayload)
+				assert.Equal(t, asked && comes, bytes.Equal(m.Payload, c.Payload), "%d bytes", size)
+				assert.Equal(t, asked && comes, len(c.Payload) > 0)
+				assert.Equal(t, "text/plain", c.ContentType)
+			}
+		}
 	})
 	t.Run("a failure is noted, and its lease", func(t *testing.T) {
 		id := owing(t, pool, outflow.Delivered)
@@ -242,7 +260,7 @@ func TestCallbackPlans(t *testing.T) {
 			args      []any
 		}{
 			"take":  {outboxdb.StatementTakeCallbacks, 5, []any{100, "1 minute"}},
-			"begin": {outboxdb.StatementBeginCallback, 1, []any{id, 1, "1 minute"}},
+			"begin": {outboxdb.StatementBeginCallback, 1, []any{id, 1, "1 minute", outflow.MaxCallbackPayload}},
 			"note":  {outboxdb.StatementNoteCallback, 0, []any{id, 1, "delivered", "due", "e", "1 minute"}},
 		} {
 			p := explain(t, pool, mode, c.statement, c.args...)

@@ -154,7 +154,7 @@ func TestDoors(t *testing.T) {
 					Payload: []byte("it's \"quoted\" \\ $1 ? \x00\xff"), ContentType: "application/octet-stream",
 					Headers:     map[string]string{"tenant": "<a&b> 'x'", "x.y-z_1": "\u2028 \U0001F600 \\ \" \n $2"},
 					OrderingKey: "customer#7", DueAt: now.Add(time.Hour), ExpiresAt: now.AddDate(400, 0, 0),
-					Callback: "arn:aws:sqs:eu-west-1:123456789012:replies",
+					Callback: "arn:aws:sqs:eu-west-1:123456789012:replies", CallbackPayload: true,
 				}
 				s := d.open(t)
 				ids, err := s.enqueue(t.Context(), m)

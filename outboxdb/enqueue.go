@@ -132,6 +132,8 @@ type object struct {
 	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
 	ExpiresIn   string            `json:"expires_in,omitempty"`
 	Callback    string            `json:"callback,omitempty"`
+	// CallbackPayload asks for the payload beside it.
+	CallbackPayload bool `json:"callback_payload,omitempty"`
 }
 
 // encodeBatch checks only what JSON and Postgres's text can't carry; the rules
@@ -159,7 +161,7 @@ func encodeBatch(msgs []outflow.Message, t trace) (string, error) {
 			ID: m.ID, Destination: m.Destination, Type: m.Type, Payload: m.Payload, ContentType: m.ContentType,
 			Headers: m.Headers, OrderingKey: m.OrderingKey,
 			DueAt: m.DueAt.UTC(), DueIn: interval(m.DueIn), ExpiresAt: m.ExpiresAt.UTC(), ExpiresIn: interval(m.ExpiresIn),
-			Callback: m.Callback,
+			Callback: m.Callback, CallbackPayload: m.CallbackPayload,
 		})
 	}
 	encoded, err := json.Marshal(objects)

@@ -42,6 +42,8 @@ const (
 	StatementRetryCallbacks  = retryCallbacks
 	StatementOutcomes        = outcomes
 	StatementListen          = listenEnded
+	StatementSetRule         = setCallbackRule
+	StatementUnsetRule       = unsetCallbackRule
 
 	WalkDestinations = walkDestinations
 	WalkAtLeast      = walkAtLeast

@@ -29,8 +29,8 @@ const usageRights = `GRANT USAGE ON SCHEMA outbox TO %s`
 
 const enqueueRights = `GRANT EXECUTE ON FUNCTION
     outbox.enqueue_batch(jsonb, boolean),
-    outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text),
-    outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text)
+    outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean),
+    outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean)
     TO %s`
 
 // The table's constraints call is_destination on every update, as the caller.
@@ -64,10 +64,13 @@ const auditRights = `GRANT INSERT ON outbox.audit TO %s`
 // A redirect takes a queue URL or an ARN as pasted.
 const redirectRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text), outbox.canonical_destination(text) TO %s`
 
+// Nobody else needs a right on the rules: enqueue_batch reads them with its owner's.
+const ruleRights = `GRANT INSERT, UPDATE, DELETE ON outbox.callback_rules TO %s`
+
 var (
 	producerRights   = []string{usageRights, enqueueRights, waitRights}
 	dispatcherRights = []string{usageRights, checkRights, dispatchRights, destinationRights, historyRights, auditPurgeRights, waitRights, tellRights}
-	operatorRights   = []string{usageRights, readRights, enqueueRights, redirectRights, operateRights, historyRights, auditRights, waitRights, tellRights}
+	operatorRights   = []string{usageRights, readRights, enqueueRights, redirectRights, operateRights, historyRights, auditRights, ruleRights, waitRights, tellRights}
 )
 
 // Statements are the GRANTs, in order, without their semicolons.

@@ -61,7 +61,7 @@ const writePast = `INSERT INTO outbox.messages (id, destination, type, payload) 
 
 // ownersAct are what no role may do.
 var ownersAct = []string{
-	`TRUNCATE outbox.messages`, `TRUNCATE outbox.destinations`, `TRUNCATE outbox.audit`, `TRUNCATE outbox.history`,
+	`TRUNCATE outbox.messages`, `TRUNCATE outbox.destinations`, `TRUNCATE outbox.audit`, `TRUNCATE outbox.history`, `TRUNCATE outbox.callback_rules`,
 	`DROP TABLE outbox.messages`, `ALTER TABLE outbox.messages ADD mine int`, `CREATE INDEX ON outbox.messages (type)`,
 	`CREATE TABLE outbox.mine ()`, `DROP FUNCTION outbox.new_id()`, `DROP SCHEMA outbox CASCADE`, `ALTER TABLE outbox.messages DISABLE TRIGGER ALL`,
 	`CREATE FUNCTION outbox.mine() RETURNS int LANGUAGE sql RETURN 1`,
@@ -95,6 +95,8 @@ func TestProducerRights(t *testing.T) {
 	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'text'::text)`)
 	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'bytes'::bytea)`)
 	require.Equal(t, 6, count(t, pool))
+	setRule(t, outboxdb.NewOperator(pool), outboxdb.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
+	require.Equal(t, "sqs://replies", asks(t, pool, enqueue(t, as, message("sqs://orders"))[0]), "rules are for who can't read them")
 	msgs := withIDs(1)
 	enqueue(t, as, msgs...)
 	inTx(t, as, func(tx pgx.Tx) {
@@ -108,6 +110,8 @@ func TestProducerRights(t *testing.T) {
 	requireDenied(t, as,
 		writePast, `SELECT FROM outbox.messages`, `DELETE FROM outbox.messages`, `UPDATE outbox.messages SET state = 'dead'`,
 		`SELECT FROM outbox.destinations`, `SELECT FROM outbox.audit`, `SELECT FROM outbox.history`, `SELECT outbox.new_id()`,
+		`SELECT FROM outbox.callback_rules`, `INSERT INTO outbox.callback_rules (callback) VALUES ('sqs://mine')`, `UPDATE outbox.callback_rules SET callback = 'sqs://mine'`,
+		`DELETE FROM outbox.callback_rules`,
 	)
 }
 
@@ -188,7 +192,8 @@ func TestDispatcherRights(t *testing.T) {
 
 	requireDenied(t, as, ownersAct...)
 	requireDenied(t, as, writePast, `SELECT outbox.enqueue('sqs://orders', 'a', 'x')`, `SELECT FROM outbox.history`, `DELETE FROM outbox.history`,
-		`INSERT INTO outbox.audit (act, who) VALUES ('retry', 'nobody')`, `UPDATE outbox.audit SET who = 'nobody'`)
+		`INSERT INTO outbox.audit (act, who) VALUES ('retry', 'nobody')`, `UPDATE outbox.audit SET who = 'nobody'`,
+		`SELECT FROM outbox.callback_rules`, `INSERT INTO outbox.callback_rules (callback) VALUES ('sqs://mine')`, `DELETE FROM outbox.callback_rules`)
 }
 
 func TestOperatorRights(t *testing.T) {
@@ -196,7 +201,8 @@ func TestOperatorRights(t *testing.T) {
 	pool := teststack.New(t)
 	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Operators: []string{role}} })
 	require.Equal(t, []string{
-		"audit: INSERT", "audit: SELECT", "canonical_destination()", "destinations: SELECT", "drop_waiter()", "enqueue()", "enqueue_batch()",
+		"audit: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
+		"destinations: SELECT", "drop_waiter()", "enqueue()", "enqueue_batch()",
 		"history: INSERT", "history: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
 		"outcomes()", "schema: USAGE", "tell_waiters()", "waiters: SELECT",
@@ -221,6 +227,15 @@ func TestOperatorRights(t *testing.T) {
 	execute(t, as, purgeInto)
 	require.Equal(t, 1, value[int](t, as, `SELECT count(*) FROM outbox.history`))
 	require.Zero(t, value[int](t, as, `SELECT count(*) FROM outbox.destinations`))
+	o := outboxdb.NewOperator(as)
+	setRule(t, o, outboxdb.CallbackRule{Type: "a", Callback: "sqs://replies"})
+	setRule(t, o, outboxdb.CallbackRule{Type: "a", Callback: "none"})
+	rules, err := o.CallbackRules(t.Context())
+	require.NoError(t, err)
+	require.Len(t, rules, 1)
+	found, err := o.UnsetCallbackRule(t.Context(), "", "a", ada)
+	require.NoError(t, err)
+	require.True(t, found)
 
 	requireDenied(t, as, ownersAct...)
 	requireDenied(t, as, `UPDATE outbox.audit SET who = 'nobody'`, `DELETE FROM outbox.audit`, `DELETE FROM outbox.history`,

@@ -43,6 +43,8 @@ type Standing struct {
 	// CallbackState is nil where no callback is due or was.
 	Callback      *string                `db:"callback" json:"callback,omitempty"`
 	CallbackState *outflow.CallbackState `db:"callback_state" json:"callbackState,omitempty"`
+	// CallbackPayload says that the callback carries the payload, too.
+	CallbackPayload bool `db:"callback_payload" json:"callbackPayload,omitempty"`
 	// CallbackAttempts and CallbackError are those of the callback itself.
 	CallbackAttempts int           `db:"callback_attempts" json:"callbackAttempts,omitempty"`
 	CallbackError    *string       `db:"callback_error" json:"callbackError,omitempty"`

@@ -22,7 +22,7 @@ const phase = `
 // header are enough for payload_bytes.
 const standingColumns = `
 	m.id, m.destination, m.type, octet_length(m.payload) AS payload_bytes, m.content_type, m.headers, m.ordering_key,
-	m.callback, m.callback_state, m.callback_attempts, m.callback_error, m.state, ` + phase + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
+	m.callback, m.callback_state, m.callback_payload, m.callback_attempts, m.callback_error, m.state, ` + phase + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
 	m.enqueued_at, m.due_at, m.available_at, m.expires_at, m.finished_at, m.broker_message_id, m.last_error,
 	m.finished_at IS NULL AND m.available_at <= now() AS available, ` + untouched + ` AS untouched`
 
@@ -140,8 +140,8 @@ const releaseMessages = beginAct + `
 // resendMessages copies delivered messages under new IDs ($4, in the order of
 // $1), due now. What bounded the first delivery does not bound this one.
 const resendMessages = beginAct + `
-    INSERT INTO outbox.messages AS m (id, destination, type, payload, content_type, headers, ordering_key, callback)
-    SELECT n.new_id, o.destination, o.type, o.payload, o.content_type, o.headers, o.ordering_key, o.callback
+    INSERT INTO outbox.messages AS m (id, destination, type, payload, content_type, headers, ordering_key, callback, callback_payload)
+    SELECT n.new_id, o.destination, o.type, o.payload, o.content_type, o.headers, o.ordering_key, o.callback, o.callback_payload
       FROM unnest($1::uuid[], $4::uuid[]) AS n (id, new_id)
       JOIN locked AS l ON l.id = n.id AND l.state = 'delivered'
       JOIN outbox.messages AS o ON o.id = l.id

@@ -189,7 +189,7 @@ func TestHistoryHasEveryColumn(t *testing.T) {
 
 	id := ended(t, pool, outflow.Delivered, "3 hours", 1)[0]
 	execute(t, pool, `UPDATE outbox.messages SET payload = '\x00ff', content_type = 'text/plain', headers = '{"a": "b"}', ordering_key = 'k',
-		batch_id = gen_random_uuid(), callback = 'https://example.com/', callback_state = 'sent',
+		batch_id = gen_random_uuid(), callback = 'https://example.com/', callback_state = 'sent', callback_payload = true,
 		callback_attempts = 6, callback_error = 'f', callback_due_at = now(), generation = 3, claims = 4, attempts = 5,
 		cancel_requested = true, expires_at = now() + interval '1 day', broker_message_id = 'b', last_error = 'e'`)
 	require.Empty(t, values[string](t, pool, `SELECT key FROM outbox.messages AS m, jsonb_each(to_jsonb(m)) WHERE value = 'null'`), "a column without a value shows nothing")

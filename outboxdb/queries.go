@@ -20,7 +20,7 @@ const recordColumns = `
 	m.id, m.seq, m.destination, m.type, m.payload, m.content_type, m.headers, m.ordering_key,
 	m.state, m.generation, m.cancel_requested, m.attempts, m.claims, m.enqueued_at, m.due_at, m.available_at,
 	m.expires_at, least(m.expires_at - now(), interval '36500 days') AS expires_in, m.finished_at, m.broker_message_id, m.last_error,
-	m.callback, ` + callbackDue
+	m.callback, m.callback_payload, ` + callbackDue
 
 // outcomeColumns leave the payload where it is: an end needs no look at it.
 const outcomeColumns = `

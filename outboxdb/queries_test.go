@@ -72,6 +72,9 @@ func TestSafetyClauses(t *testing.T) {
 		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: what it decides on is what it changes", name)
 		require.Contains(t, statement, "INSERT INTO outbox.audit", "%s: no change without its audit", name)
 	}
+	for _, statement := range []string{outboxdb.StatementSetRule, outboxdb.StatementUnsetRule} {
+		require.Contains(t, statement, "INSERT INTO outbox.audit", "no change without its audit")
+	}
 	for name, statement := range map[string]string{
 		"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish, "yield": outboxdb.StatementYield,
 	} {

@@ -58,6 +58,7 @@ func destination(d string) func(*outflow.Message) {
 
 const (
 	wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got "
+	wantsCallback    = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got "
 	wantsType        = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got `
 	wantsContentType = "wants 1 to 255 printable ASCII characters, no space at either end (got "
 	wantsOrderingKey = "wants 1 to 128 printable ASCII characters and no space (got "
@@ -94,11 +95,14 @@ var badInputs = []input{
 	{name: "invalid UTF-8 in the destination", change: destination("sqs://\xff"), field: "destination", wants: wantsText, goOnly: true},
 	{name: "NUL in the destination", change: destination("sqs://a\x00"), field: "destination", wants: wantsText, goOnly: true},
 
-	{name: "a callback without a scheme", change: callback("replies"), field: "callback", wants: wantsDestination + `"replies")`, check: "messages_callback"},
-	{name: "a callback over plain http", change: callback("http://example.org/done"), field: "callback", wants: wantsDestination, check: "messages_callback"},
-	{name: "a callback with a password", change: callback("https://me:secret@example.org/"), field: "callback", wants: wantsDestination, check: "messages_callback"},
-	{name: "a callback to a queue without a name", change: callback("sqs://"), field: "callback", wants: wantsDestination, check: "messages_callback"},
-	{name: "a callback of 2,001 bytes", change: callback("https://example.org/" + strings.Repeat("a", 1981)), field: "callback", wants: wantsDestination, check: "messages_callback"},
+	{name: "a callback without a scheme", change: callback("replies"), field: "callback", wants: wantsCallback + `"replies")`, check: "messages_callback"},
+	{name: "a callback over plain http", change: callback("http://example.org/done"), field: "callback", wants: wantsCallback, check: "messages_callback"},
+	{name: "a callback with a password", change: callback("https://me:secret@example.org/"), field: "callback", wants: wantsCallback, check: "messages_callback"},
+	{name: "a callback to a queue without a name", change: callback("sqs://"), field: "callback", wants: wantsCallback, check: "messages_callback"},
+	{name: "a callback of 2,001 bytes", change: callback("https://example.org/" + strings.Repeat("a", 1981)), field: "callback", wants: wantsCallback, check: "messages_callback"},
+	{name: "a callback to none in capitals", change: callback("None"), field: "callback", wants: wantsCallback + `"None")`, check: "messages_callback"},
+	{name: "a payload for no callback", change: func(m *outflow.Message) { m.CallbackPayload = true }, field: "callback_payload", wants: "wants a callback beside it", check: "messages_callback_payload"},
+	{name: "a payload for the callback none", change: func(m *outflow.Message) { m.Callback, m.CallbackPayload = outflow.NoCallback, true }, field: "callback_payload", wants: "wants a callback beside it"},
 	{name: "NUL in the callback", change: callback("sqs://a\x00"), field: "callback", wants: wantsText, goOnly: true},
 
 	{name: "no type", change: func(m *outflow.Message) { m.Type = "" }, field: "type", wants: wantsType + `"")`, check: "messages_type"},
@@ -170,6 +174,8 @@ var edges = []input{
 	{name: "a RabbitMQ exchange and key of 255", change: destination("rabbitmq://" + strings.Repeat("%20", 255) + "/" + strings.Repeat("%C3%A4", 127) + "k")},
 	{name: "an address of 2,000 bytes", change: destination("https://example.org/" + strings.Repeat("a", 1980))},
 	{name: "a callback of 2,000 bytes", change: callback("https://example.org/" + strings.Repeat("a", 1980))},
+	{name: "no callback on purpose", change: callback(outflow.NoCallback)},
+	{name: "a callback with the payload", change: func(m *outflow.Message) { m.Callback, m.CallbackPayload = "sqs://replies", true }},
 	{name: "a type of 200", change: func(m *outflow.Message) { m.Type = "9" + strings.Repeat(".", 199) }},
 	{name: "a payload of 1 byte", change: payloadOf(1, "sqs://q")},
 	{name: "a payload of 1 MiB", change: payloadOf(1<<20, "sqs://q")},
@@ -215,7 +221,7 @@ func TestTableRefuses(t *testing.T) {
 }
 
 const enqueueOne = `SELECT outbox.enqueue(destination => $1, type => $2, payload => $3::bytea, content_type => $4, headers => $5,
-	ordering_key => $6, due_at => $7, due_in => $8, expires_at => $9, expires_in => $10, callback => $11)`
+	ordering_key => $6, due_at => $7, due_in => $8, expires_at => $9, expires_in => $10, callback => $11, callback_payload => $12)`
 
 // arguments are enqueueOne's for m, in forms that need no knowledge of the
 // parameters' types, which the simple protocol has not; a zero field is NULL.
@@ -229,7 +235,7 @@ func arguments(m outflow.Message) []any {
 		headers = string(encoded)
 	}
 	return []any{m.Destination, m.Type, m.Payload, orNil(m.ContentType), headers, orNil(m.OrderingKey),
-		orNil(m.DueAt), orNil(outboxdb.Interval(m.DueIn)), orNil(m.ExpiresAt), orNil(outboxdb.Interval(m.ExpiresIn)), orNil(m.Callback)}
+		orNil(m.DueAt), orNil(outboxdb.Interval(m.DueIn)), orNil(m.ExpiresAt), orNil(outboxdb.Interval(m.ExpiresIn)), orNil(m.Callback), orNil(m.CallbackPayload)}
 }
 
 func orNil[T comparable](v T) any {
@@ -252,7 +258,7 @@ func insert(t *testing.T, pool *pgxpool.Pool, m outflow.Message) error {
 	t.Helper()
 	given := map[string]any{"id": uuid.Must(uuid.NewV7()), "destination": m.Destination, "type": m.Type, "payload": m.Payload,
 		"content_type": orNil(m.ContentType), "headers": mapOrNil(m.Headers), "ordering_key": orNil(m.OrderingKey),
-		"due_at": orNil(m.DueAt), "expires_at": orNil(m.ExpiresAt), "callback": orNil(m.Callback)}
+		"due_at": orNil(m.DueAt), "expires_at": orNil(m.ExpiresAt), "callback": orNil(m.Callback), "callback_payload": orNil(m.CallbackPayload)}
 	maps.DeleteFunc(given, func(_ string, v any) bool { return v == nil })
 	columns := slices.Sorted(maps.Keys(given))
 	named := make(pgx.NamedArgs, len(given))

@@ -33,6 +33,7 @@ type row struct {
 	BrokerMessageID *string           `db:"broker_message_id"`
 	LastError       *string           `db:"last_error"`
 	Callback        *string           `db:"callback"`
+	CallbackPayload bool              `db:"callback_payload"`
 	CallbackDue     bool              `db:"callback_due"`
 	Trace           map[string]string `db:"trace"` // of a callback alone
 	// Only some statements look at the destination.
@@ -45,7 +46,7 @@ func (r row) record() outflow.Record {
 		Message: outflow.Message{
 			ID: r.ID, Destination: r.Destination, Type: r.Type, Payload: r.Payload, ContentType: r.ContentType,
 			Headers: r.Headers, OrderingKey: deref(r.OrderingKey), DueAt: r.DueAt, ExpiresAt: deref(r.ExpiresAt),
-			Callback: deref(r.Callback),
+			Callback: deref(r.Callback), CallbackPayload: r.CallbackPayload,
 		},
 		Seq: r.Seq, State: r.State, Generation: r.Generation,
 		Expired:         r.ExpiresIn != nil && *r.ExpiresIn <= 0,

@@ -22,10 +22,24 @@ func startCallback(ctx workflow.Context, in CallbackInput) {
 		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 		ParentClosePolicy:     enums.PARENT_CLOSE_POLICY_ABANDON,
 		StaticSummary:         in.Summary(),
+		TypedSearchAttributes: inherited(ctx),
 	})
 	if err := workflow.ExecuteChildWorkflow(ctx, WorkflowCallback, in).GetChildWorkflowExecution().Get(ctx, nil); err != nil {
 		workflow.GetLogger(ctx).Warn("starting the callback; a scanner sees to it", "error", err)
 	}
+}
+
+// inherited are the search attributes by which people find a delivery, for its
+// callback: none where the namespace lacks them and the delivery has none.
+func inherited(ctx workflow.Context) temporal.SearchAttributes {
+	own := workflow.GetTypedSearchAttributes(ctx)
+	var updates []temporal.SearchAttributeUpdate
+	for _, key := range []temporal.SearchAttributeKeyKeyword{AttributeDestination, AttributeType} {
+		if value, ok := own.GetKeyword(key); ok {
+			updates = append(updates, key.ValueSet(value))
+		}
+	}
+	return temporal.NewSearchAttributes(updates...)
 }
 
 // Callback tells a message's producer how it ended. It publishes the message
@@ -40,6 +54,7 @@ func Callback(ctx workflow.Context, in CallbackInput) (activities.CallbackResult
 	case err == nil && (result.Verdict == activities.CallbackTold || result.Verdict == activities.CallbackNotOwed):
 		return result, nil
 	case isFinalFailure(err): // the row says so already, or is gone
+		showState(ctx, StateCallbackFailed)
 		return result, temporal.NewNonRetryableApplicationError(reason(err), ErrTypeCallbackFailed, nil)
 	case err == nil: // completed by hand
 		input.Reason = fmt.Sprintf("the callback activity ended with an unknown verdict %q", result.Verdict)

@@ -95,7 +95,7 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 	}
 
 	if !in.Again {
-		showRetrying(ctx)
+		showState(ctx, StateRetrying)
 	}
 	in.Again, in.LastError = false, reason(err)
 	if errorType(err) != activities.ErrTypeNotAttempted {
@@ -149,16 +149,16 @@ func taskWasLost(ctx workflow.Context) bool {
 	return workflow.GetInfo(ctx).GetCurrentHistoryLength() > started+scheduled+taskStarted
 }
 
-// showRetrying lets the Web UI's filters find the run. A namespace may lack the
+// showState lets the Web UI's filters find the run. A namespace may lack the
 // search attributes; then the run was started without them, and sets none. One that
 // lacks this attribute alone refuses the whole task, each time: a run whose first
 // task was lost, for whatever reason, goes without it.
-func showRetrying(ctx workflow.Context) {
+func showState(ctx workflow.Context, state string) {
 	if _, ok := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeDestination); !ok {
 		return
 	}
-	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(StateRetrying)); err != nil {
-		workflow.GetLogger(ctx).Warn("showing the run as retrying", "error", err) // it goes on all the same
+	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(state)); err != nil {
+		workflow.GetLogger(ctx).Warn("showing how the run stands", "state", state, "error", err) // it goes on all the same
 	}
 }
 

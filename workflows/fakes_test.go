@@ -312,6 +312,7 @@ type spy struct {
 	mu      sync.Mutex
 	regular []workflow.ActivityOptions
 	local   []workflow.LocalActivityOptions
+	childs  []workflow.ChildWorkflowOptions
 	names   []string
 	upserts int
 }
@@ -370,6 +371,9 @@ func (o *spyOut) ExecuteLocalActivity(ctx workflow.Context, name string, args ..
 }
 
 func (o *spyOut) ExecuteChildWorkflow(ctx workflow.Context, name string, args ...any) workflow.ChildWorkflowFuture {
+	o.spy.mu.Lock()
+	o.spy.childs = append(o.spy.childs, workflow.GetChildWorkflowOptions(ctx))
+	o.spy.mu.Unlock()
 	if o.spy.child != nil {
 		o.spy.child(workflow.GetChildWorkflowOptions(ctx).WorkflowID)
 	}

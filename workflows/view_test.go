@@ -16,6 +16,7 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/outflowhq/outflow"
@@ -95,6 +96,38 @@ func TestSearchAttributes(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, outflow.Delivered, outcome.State)
 		assert.Zero(t, r.spy.upserts)
+	})
+	t.Run("a callback is found beside its message", func(t *testing.T) {
+		of := workflows.StartAttributes("sqs://orders", "order-placed")
+		r, _ := newCallbackRun(t, acks, acks)
+		require.NoError(t, r.env.SetTypedSearchAttributesOnStart(of))
+		_, err := r.execute()
+		require.NoError(t, err)
+		require.Len(t, r.spy.childs, 1)
+		assert.Equal(t, of, r.spy.childs[0].TypedSearchAttributes)
+
+		r, _ = newCallbackRun(t, acks, acks)
+		_, err = r.execute()
+		require.NoError(t, err)
+		require.Len(t, r.spy.childs, 1)
+		assert.Zero(t, r.spy.childs[0].TypedSearchAttributes.Size(), "the namespace may lack them")
+	})
+	t.Run("a callback that was given up shows it", func(t *testing.T) {
+		for _, answer := range []answer{fails(outflow.Permanent(errReset)), fails(errReset)} {
+			r, _ := newCallbackRun(t, acks, answer)
+			r.owes(outflow.Delivered)
+			require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders", "order-placed")))
+			r.env.OnUpsertTypedSearchAttributes(temporal.NewSearchAttributes(workflows.AttributeState.ValueSet("callback-failed"))).Return(nil).Once()
+			_, err := r.executeCallback()
+			failedAs(t, err, workflows.ErrTypeCallbackFailed)
+			r.env.AssertExpectations(t)
+			assert.Equal(t, 1, r.spy.upserts)
+		}
+		r, _ := newCallbackRun(t, acks, fails(outflow.Permanent(errReset)))
+		r.owes(outflow.Delivered)
+		_, err := r.executeCallback()
+		failedAs(t, err, workflows.ErrTypeCallbackFailed)
+		assert.Zero(t, r.spy.upserts, "one that was started without them")
 	})
 }
 

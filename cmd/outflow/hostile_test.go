@@ -15,6 +15,7 @@ import (
 func TestHostileCommandLines(t *testing.T) {
 	const wantsID = "wants message IDs such as 0198f3a2-5b1c-7000-8000-000000000001 "
 	const wantsMoment = "wants how long ago, such as 2h or 7d, or a time such as 2026-01-31T08:00:00Z"
+	const wantsURL = "callback set: the URL wants none, or: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: "
 	const down = "migrate down wants -yes: it can drop messages that are not delivered"
 	for line, says := range map[string]string{
 		"":                                   "wants a command",
@@ -103,9 +104,29 @@ func TestHostileCommandLines(t *testing.T) {
 		"reschedule -in -1h ID":       `reschedule: invalid value "-1h" for flag -in: wants at least 0s`,
 		"reschedule -at noon ID":      `reschedule: invalid value "noon" for flag -at: wants a time such as 2026-01-31T08:00:00Z, or a day such as 2026-01-31`,
 		"reschedule -in 1h -at 2030-01-01T00:00:00Z ID": "reschedule: wants -in or -at",
-		"purge -state pending -older-than 1h":           `purge: -state wants delivered, dead, expired or cancelled (got "pending")`,
-		"purge -state dead":                             "purge: wants -older-than",
-		"purge -state dead -older-than 1d -limit -1":    "purge: -limit wants 0 or more",
+		"callback":                                   "callback wants retry, set, unset or rules",
+		"callback SET sqs://r":                       "callback wants retry, set, unset or rules",
+		"callback -type a":                           "callback wants retry, set, unset or rules",
+		"callback retry -type a ID":                  "callback retry: takes no -type",
+		"callback retry 7":                           "callback retry: " + wantsID + `(got "7")`,
+		"callback rules now":                         `callback rules: unexpected argument "now"`,
+		"callback rules -payload":                    "callback rules: takes no -payload",
+		"callback unset sqs://r":                     `callback unset: unexpected argument "sqs://r"`,
+		"callback unset -payload":                    "callback unset: takes no -payload",
+		"callback set":                               "callback set: wants one URL, or none",
+		"callback set sqs://r sqs://s":               "callback set: wants one URL, or none",
+		"callback set -type= sqs://r":                `callback: invalid value "" for flag -type: wants a message type`,
+		"callback set -destination= sqs://r":         `callback: invalid value "" for flag -destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: no scheme (got "")`,
+		"callback set -payload=2 sqs://r":            `callback: invalid boolean value "2" for -payload: parse error`,
+		"callback set -payload none":                 "callback set: -payload wants a URL, not none",
+		"callback set None":                          wantsURL + `no scheme (got "None")`,
+		"callback set http://shop.example/":          wantsURL + `unknown scheme "http" (got "http://shop.example/")`,
+		"callback set file:///etc/passwd":            wantsURL + `unknown scheme "file" (got "file:///etc/passwd")`,
+		"callback set https://me@shop.example/":      wantsURL + `an https address wants a host, and no user name or fragment (got "https://me@shop.example/")`,
+		"callback set -limit 1 sqs://r":              "callback: flag provided but not defined: -limit",
+		"purge -state pending -older-than 1h":        `purge: -state wants delivered, dead, expired or cancelled (got "pending")`,
+		"purge -state dead":                          "purge: wants -older-than",
+		"purge -state dead -older-than 1d -limit -1": "purge: -limit wants 0 or more",
 	} {
 		t.Run(line, func(t *testing.T) {
 			out, err := call(nowhere, strings.Fields(strings.ReplaceAll(line, "ID", "0198f3a2-5b1c-7000-8000-000000000001"))...)

@@ -36,7 +36,7 @@ var commands = []command{
 	{"cancel", "end pending messages", cancelUsage, cancel},
 	{"redirect", "give messages another destination", redirectUsage, redirect},
 	{"reschedule", "make pending messages due at another time", rescheduleUsage, reschedule},
-	{"callback", "tell producers again how messages ended", callbackUsage, callback},
+	{"callback", "tell producers again how messages ended, set where they are told", callbackUsage, callback},
 	{"purge", "delete messages that have ended", purgeUsage, purge},
 }
 

@@ -187,7 +187,11 @@ func (s shown) write(out io.Writer) error {
 		line("last error", "%s", *m.LastError)
 	}
 	if m.Callback != nil {
-		line("callback", "%s %s", *m.Callback, text(m.CallbackState))
+		with := ""
+		if m.CallbackPayload {
+			with = " (with the payload)"
+		}
+		line("callback", "%s%s %s", *m.Callback, with, text(m.CallbackState))
 		if m.CallbackAttempts > 0 {
 			line("its attempts", "%d", m.CallbackAttempts)
 		}

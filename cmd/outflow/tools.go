@@ -119,12 +119,16 @@ func readID(command string, words []string) (uuid.UUID, error) {
 // destinationFlag is a destination, made canonical.
 func destinationFlag(flags *flag.FlagSet, name string) *string {
 	canonical := new(string)
+	destinationVar(flags, canonical, name)
+	return canonical
+}
+
+func destinationVar(flags *flag.FlagSet, canonical *string, name string) {
 	flags.Func(name, "", func(s string) error {
 		d, err := outflow.ParseDestination(s)
 		*canonical = d.String()
 		return err
 	})
-	return canonical
 }
 
 // spanFlag is a duration that may be given in days.

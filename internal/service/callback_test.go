@@ -31,9 +31,10 @@ type receiver struct {
 	answer func(id string, n int) error
 	ids    []string // of every attempt
 	took   []string // of those that were taken
+	told   []string // their destinations and bodies
 }
 
-func (r *receiver) SendCallback(_ context.Context, destination, id, _ string, _ []byte) error {
+func (r *receiver) SendCallback(_ context.Context, destination, id, _ string, body []byte) error {
 	r.mu.Lock()
 	r.ids = append(r.ids, id)
 	n, answer := len(r.ids), r.answer
@@ -46,6 +47,7 @@ func (r *receiver) SendCallback(_ context.Context, destination, id, _ string, _ 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.took = append(r.took, id)
+	r.told = append(r.told, destination+" "+string(body))
 	return nil
 }
 
@@ -64,11 +66,14 @@ func (r *receiver) seen() (attempts, took []string) {
 // enqueueCallback commits a message whose producer wants to be told.
 func (w *world) enqueueCallback(to string) uuid.UUID {
 	w.Helper()
+	return w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"), Callback: to})
+}
+
+func (w *world) enqueueMessage(m outflow.Message) uuid.UUID {
+	w.Helper()
 	tx, err := w.pool.Begin(w.Context())
 	require.NoError(w, err)
-	ids, err := outboxdb.Enqueue(w.Context(), tx, outflow.Message{
-		Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"), Callback: to,
-	})
+	ids, err := outboxdb.Enqueue(w.Context(), tx, m)
 	require.NoError(w, err)
 	require.NoError(w, tx.Commit(w.Context()))
 	return ids[0]
@@ -163,6 +168,27 @@ func TestCallbackGoesOnByItself(t *testing.T) {
 	assert.Zero(t, count(history, enums.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED), "the delivery did not wait for it")
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1))
 	assert.Equal(t, w.callbackID(id, 1), fmt.Sprintf("%s/callback/1", w.workflowID(id)))
+}
+
+// A message that asks for no callback itself: an operator's rule has its end told.
+func TestCallbackByRule(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.work()
+	w.scan()
+	o, ada := outboxdb.NewOperator(w.pool), outboxdb.By{Who: "ada"}
+	_, err := o.SetCallbackRule(t.Context(), outboxdb.CallbackRule{Destination: "sqs://orders", Callback: done, WithPayload: true}, ada)
+	require.NoError(t, err)
+	id := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"order":7}`)})
+	silent := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"), Callback: outflow.NoCallback})
+	assert.Equal(t, callback{State: "sent", Attempts: 1}, w.untilTold(id))
+	w.until(silent, func(r row) bool { return r.State == outflow.Delivered })
+	assert.Equal(t, callback{}, w.callback(silent))
+	_, took := w.told.seen()
+	assert.Equal(t, []string{id.String() + "_1_delivered"}, took)
+	require.Len(t, w.told.told, 1)
+	assert.Contains(t, w.told.told[0], done+` {"messageId":"`+id.String()+`"`)
+	assert.Contains(t, w.told.told[0], `"contentType":"application/json","payload":"{\"order\":7}"}`)
 }
 
 // A dead message whose producer can't be told is retried all the same, and the
@@ -276,6 +302,12 @@ func TestFailedCallbackIsRetriedByHand(t *testing.T) {
 	c := w.untilCallback(id, func(c callback) bool { return c.State == "failed" })
 	assert.Equal(t, callback{State: "failed", Attempts: 1, Error: "410 gone"}, c)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, w.callbackClosed(id, 1))
+	query := fmt.Sprintf("WorkflowType = 'Callback' AND ExecutionStatus = 'Failed' AND OutflowState = 'callback-failed' AND OutflowDestination = 'sqs://orders' AND WorkflowId = '%s'", w.callbackID(id, 1))
+	w.eventually(func() bool {
+		found, err := w.client.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: query})
+		require.NoError(t, err)
+		return found.GetCount() == 1
+	}, func() string { return "the Web UI's filters do not find it" })
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
 

@@ -46,6 +46,7 @@ CREATE TABLE outbox.messages (
     batch_id          uuid,
     callback          text,
     callback_state    text,
+    callback_payload  boolean     NOT NULL DEFAULT false,
     state             text        NOT NULL DEFAULT 'pending',
     generation        integer     NOT NULL DEFAULT 1,
     claims            integer     NOT NULL DEFAULT 0,
@@ -70,6 +71,7 @@ CREATE TABLE outbox.messages (
         '$.keyvalue() ? (!(@.key like_regex "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$") || @.key like_regex "^(outflow|aws[.]|amazon[.]|content-type$)" flag "i" || @.value.type() <> "string")')),
     CONSTRAINT messages_ordering_key CHECK (length(ordering_key) <= 128 AND ordering_key ~ '^[!-~]+$'),
     CONSTRAINT messages_callback     CHECK (callback IS NULL OR outbox.is_destination(callback)),
+    CONSTRAINT messages_callback_payload CHECK (NOT callback_payload OR callback IS NOT NULL),
     CONSTRAINT messages_callback_state
         CHECK (callback_state IS NULL OR (callback_state IN ('due', 'sent', 'failed') AND callback IS NOT NULL)),
     CONSTRAINT messages_state        CHECK (state IN ('pending', 'delivered', 'dead', 'expired', 'cancelled')),
@@ -90,6 +92,7 @@ COMMENT ON COLUMN outbox.messages.due_at IS 'when the delivery was asked for; ag
 COMMENT ON COLUMN outbox.messages.available_at IS 'when the row may next be claimed; in the future while a lease is held';
 COMMENT ON COLUMN outbox.messages.generation IS 'counts an operator''s new starts; guards every write of a run';
 COMMENT ON COLUMN outbox.messages.claims IS 'claims that led to a start and to no end';
+COMMENT ON COLUMN outbox.messages.callback_payload IS 'the callback carries the payload, too';
 COMMENT ON COLUMN outbox.messages.retrying IS 'its run has left the fast path';
 
 REVOKE ALL ON SCHEMA outbox FROM PUBLIC;

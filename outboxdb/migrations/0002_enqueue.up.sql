@@ -79,7 +79,8 @@ BEGIN
 END $$;
 
 -- Why a message is refused: 'field: what it wants', or NULL where it is fine.
--- The table's constraints say the same; this says it in words.
+-- The table's constraints say the same; this says it in words. The callback 'none'
+-- is a producer's, who wants no rule's: what is written is NULL.
 CREATE FUNCTION outbox.refusal(m outbox.messages) RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -90,9 +91,11 @@ BEGIN
     ELSIF m.destination IS NULL OR NOT outbox.is_destination(m.destination) THEN
         RETURN format('destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got %s)',
             coalesce(to_json(left(m.destination, 120))::text, 'nothing'));
-    ELSIF m.callback IS NOT NULL AND NOT outbox.is_destination(m.callback) THEN
-        RETURN format('callback: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got %s)',
+    ELSIF m.callback IS NOT NULL AND m.callback <> 'none' AND NOT outbox.is_destination(m.callback) THEN
+        RETURN format('callback: wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got %s)',
             to_json(left(m.callback, 120)));
+    ELSIF m.callback_payload AND coalesce(m.callback, 'none') = 'none' THEN
+        RETURN 'callback_payload: wants a callback beside it';
     ELSIF m.type IS NULL OR length(m.type) > 200 OR m.type !~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' THEN
         RETURN format('type: wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got %s)',
             coalesce(to_json(left(m.type, 120))::text, 'nothing'));
@@ -124,7 +127,7 @@ BEGIN
         RETURN 'message: wants a JSON object';
     END IF;
     SELECT min(key) INTO unknown FROM jsonb_object_keys(object) AS key
-     WHERE key <> ALL ('{id,destination,type,payload,payload_base64,content_type,headers,ordering_key,due_at,due_in,expires_at,expires_in,callback}');
+     WHERE key <> ALL ('{id,destination,type,payload,payload_base64,content_type,headers,ordering_key,due_at,due_in,expires_at,expires_in,callback,callback_payload}');
     RETURN CASE
         WHEN unknown IS NOT NULL THEN format('%s: no field has this name', unknown)
         WHEN object ->> 'payload' IS NOT NULL AND object ->> 'payload_base64' IS NOT NULL THEN 'payload: wants payload or payload_base64, not both'
@@ -133,9 +136,30 @@ BEGIN
     END;
 END $$;
 
+-- Where producers are told how messages ended that say nothing of it themselves,
+-- by destination and type; '' is any. enqueue_batch reads it, so that a message
+-- keeps what was decided when it was written, whoever enqueued it. 'none' is a
+-- rule, too: an exception from a wider one.
+CREATE TABLE outbox.callback_rules (
+    destination text    COLLATE "C" NOT NULL DEFAULT '',
+    type        text    COLLATE "C" NOT NULL DEFAULT '',
+    callback    text    NOT NULL,
+    payload     boolean NOT NULL DEFAULT false,
+
+    PRIMARY KEY (destination, type),
+    CONSTRAINT callback_rules_destination CHECK (destination = '' OR outbox.is_destination(destination)),
+    CONSTRAINT callback_rules_type        CHECK (type = '' OR (length(type) <= 200 AND type ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$')),
+    CONSTRAINT callback_rules_callback    CHECK (callback = 'none' OR outbox.is_destination(callback)),
+    CONSTRAINT callback_rules_payload     CHECK (NOT payload OR callback <> 'none')
+);
+COMMENT ON TABLE outbox.callback_rules IS 'Outflow: callbacks of messages that are enqueued without one';
+COMMENT ON COLUMN outbox.callback_rules.payload IS 'the callback carries the payload, too';
+REVOKE ALL ON outbox.callback_rules FROM PUBLIC;
+
 -- Enqueues an array of JSON objects in one statement:
 --   id, destination, type, payload (text or JSON) or payload_base64, content_type,
---   headers, ordering_key, due_at or due_in, expires_at or expires_in, callback.
+--   headers, ordering_key, due_at or due_in, expires_at or expires_in, callback
+--   (where there is none, a rule's; 'none' for none at all), callback_payload.
 -- One row comes back per message, in order. verdict is 'enqueued', 'exists' (its
 -- ID is taken), or 'refused: field: what it wants'. Where one is refused, or one
 -- exists and if_absent is false, nothing is written and the others are 'withdrawn'.
@@ -145,6 +169,8 @@ CREATE FUNCTION outbox.enqueue_batch(messages jsonb, if_absent boolean DEFAULT f
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment   timestamptz := clock_timestamp();
+    ruled    boolean := EXISTS (SELECT FROM outbox.callback_rules);
+    rule     outbox.callback_rules;
     object   jsonb;
     f        record;
     m        outbox.messages;
@@ -164,7 +190,7 @@ BEGIN
         IF refusals[cardinality(refusals)] IS NULL THEN
             SELECT * INTO f FROM jsonb_to_record(object) AS r(
                 id uuid, destination text, type text, payload text, payload_base64 text, content_type text, headers jsonb,
-                ordering_key text, due_at timestamptz, due_in interval, expires_at timestamptz, expires_in interval, callback text);
+                ordering_key text, due_at timestamptz, due_in interval, expires_at timestamptz, expires_in interval, callback text, callback_payload boolean);
             m.id           := coalesce(f.id, outbox.new_id());
             m.destination  := outbox.canonical_destination(f.destination);
             m.type         := f.type;
@@ -173,6 +199,7 @@ BEGIN
             m.headers      := coalesce(nullif(f.headers, 'null'), '{}');
             m.ordering_key := nullif(f.ordering_key, '');
             m.callback     := outbox.canonical_destination(nullif(f.callback, ''));
+            m.callback_payload := coalesce(f.callback_payload, false);
             m.enqueued_at  := moment;
             m.due_at       := coalesce(f.due_at, moment + f.due_in, moment);
             m.available_at := greatest(m.due_at, moment);
@@ -181,6 +208,17 @@ BEGIN
                 WHEN f.due_in < interval '0' THEN format('due_in: wants 0 or more (got %s)', f.due_in)
                 WHEN f.expires_in <= interval '0' THEN format('expires_in: wants more than 0 (got %s)', f.expires_in)
                 ELSE outbox.refusal(m) END;
+            IF ruled AND m.callback IS NULL THEN
+                -- The narrowest: '' sorts first. A join to the insert would be
+                -- planned anew for every call, which costs half as much again.
+                SELECT c.* INTO rule FROM outbox.callback_rules AS c
+                 WHERE c.destination IN (m.destination, '') AND c.type IN (m.type, '')
+                 ORDER BY c.destination DESC, c.type DESC
+                 LIMIT 1;
+                m.callback := rule.callback;
+                m.callback_payload := coalesce(rule.payload, false);
+            END IF;
+            m.callback := nullif(m.callback, 'none');
         END IF;
         given := given || m;
     END LOOP;
@@ -191,9 +229,9 @@ BEGIN
         -- for here, so a conflict is a fact; DO NOTHING keeps the transaction usable.
         WITH inserted AS (
             INSERT INTO outbox.messages AS t (id, destination, type, payload, content_type, headers, ordering_key,
-                                              enqueued_at, due_at, available_at, expires_at, callback)
+                                              enqueued_at, due_at, available_at, expires_at, callback, callback_payload)
             SELECT g.id, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
-                   g.enqueued_at, g.due_at, g.available_at, g.expires_at, g.callback
+                   g.enqueued_at, g.due_at, g.available_at, g.expires_at, g.callback, g.callback_payload
               FROM unnest(given) AS g
             ON CONFLICT (id) DO NOTHING
             RETURNING t.id)
@@ -227,12 +265,12 @@ CREATE FUNCTION outbox.enqueue(
     ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,
     due_at timestamptz DEFAULT NULL, due_in interval DEFAULT NULL,
     expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false,
-    callback text DEFAULT NULL)
+    callback text DEFAULT NULL, callback_payload boolean DEFAULT false)
     RETURNS uuid
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN outbox.enqueue(destination, type, convert_to(payload, 'UTF8'), content_type, headers,
-                          ordering_key, id, due_at, due_in, expires_at, expires_in, if_absent, callback);
+                          ordering_key, id, due_at, due_in, expires_at, expires_in, if_absent, callback, callback_payload);
 END $$;
 
 CREATE FUNCTION outbox.enqueue(
@@ -240,7 +278,7 @@ CREATE FUNCTION outbox.enqueue(
     ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,
     due_at timestamptz DEFAULT NULL, due_in interval DEFAULT NULL,
     expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false,
-    callback text DEFAULT NULL)
+    callback text DEFAULT NULL, callback_payload boolean DEFAULT false)
     RETURNS uuid
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -249,7 +287,8 @@ BEGIN
     SELECT * INTO answer FROM outbox.enqueue_batch(jsonb_build_array(jsonb_build_object(
         'id', id, 'destination', destination, 'type', type, 'payload_base64', encode(payload, 'base64'),
         'content_type', content_type, 'headers', headers, 'ordering_key', ordering_key,
-        'due_at', due_at, 'due_in', due_in, 'expires_at', expires_at, 'expires_in', expires_in, 'callback', callback)), if_absent);
+        'due_at', due_at, 'due_in', due_in, 'expires_at', expires_at, 'expires_in', expires_in,
+        'callback', callback, 'callback_payload', callback_payload)), if_absent);
     IF answer.verdict = 'exists' AND NOT if_absent THEN
         RAISE unique_violation USING MESSAGE = format('id: a message with the ID %s was enqueued before', answer.message_id);
     ELSIF answer.verdict LIKE 'refused: %' THEN
