@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/outflowhq/outflow/devstack/faults"
 )
 
@@ -152,4 +154,25 @@ func (c *chaos) judge(ctx context.Context, f *fleet, causes []faults.Cause) (fau
 		c.result("  unexplained %s", u)
 	}
 	return v, fmt.Errorf("%d duplicates that no fault explains", len(v.Unexplained))
+}
+
+const readLeftovers = `
+SELECT format('%s to %s: enqueued %s ago, %s claims, %s attempts, retrying %s, available in %s, last error %s', m.id, m.destination,
+              now() - m.enqueued_at, m.claims, m.attempts, m.retrying, m.available_at - now(), coalesce(m.last_error, 'none'))
+  FROM outbox.messages AS m WHERE m.state = 'pending' ORDER BY m.enqueued_at LIMIT 10`
+
+// leftovers prints the oldest messages that are pending.
+func (f *fleet) leftovers(ctx context.Context, c *chaos) {
+	rows, err := f.Pool.Query(ctx, readLeftovers)
+	if err != nil {
+		c.result("reading what is left: %v", err)
+		return
+	}
+	left, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		c.result("reading what is left: %v", err)
+	}
+	for _, l := range left {
+		c.result("  pending %s", l)
+	}
 }

@@ -13,8 +13,9 @@ import (
 
 const (
 	longestOutage = 5 // minutes
-	// outageRate is what goes to the queues that are out, a second.
-	outageRate = 10
+	// outageShare of the load goes to the queues that are out, beside all of it to
+	// the healthy.
+	outageShare = 4
 	// Beside an outage something healthy is delivered at least this often.
 	longestPause = 5 * time.Second
 	// untouchedShare of what waits has spent no attempt.
@@ -73,7 +74,7 @@ type outageRun struct {
 func (o *outageRun) run(ctx context.Context) error {
 	steady := o.StartLoad(o.rate, healthyDestinations()...)
 	defer steady.Stop()
-	waiting := o.StartLoad(outageRate, o.destinations...)
+	waiting := o.StartLoad(max(o.rate/outageShare, 1), o.destinations...)
 	defer waiting.Stop()
 	errs := []error{o.outOfOrder(ctx), o.silences(ctx)}
 	steady.Stop()
@@ -134,6 +135,9 @@ func (o *outageRun) outOfOrder(ctx context.Context) error {
 	now := time.Now()
 	err = o.awaitNone(draining, "state = 'pending' AND enqueued_at < $1", healed)
 	o.say("healed: time to drain %s, for %d that waited (at most %s), with the load going on", time.Since(now).Round(10*time.Millisecond), backlog, within)
+	if err != nil {
+		o.leftovers(ctx, o.chaos)
+	}
 	return errors.Join(append(errs, err)...)
 }
 
@@ -212,5 +216,8 @@ func (o *outageRun) flows(ctx context.Context, after string) error {
 	defer cancel()
 	err = o.awaitNone(waiting, "state = 'pending' AND enqueued_at < $1", since.Add(sample))
 	o.say("%s: the load goes on; all of its next %s is delivered after %s", after, sample, time.Since(began).Round(100*time.Millisecond))
+	if err != nil {
+		o.leftovers(ctx, o.chaos)
+	}
 	return err
 }

@@ -42,10 +42,10 @@ const (
 	// onItsWay is the most that a request or an answer takes between a program and
 	// SQS, with what SQS takes (World.AnswersIn).
 	onItsWay = 250 * time.Millisecond
-	// givenAway is the least time from a send until Temporal can have given the run
-	// or the attempt to another process: either's timeout, less what of it may have
-	// passed before the send.
-	givenAway = activities.WorkflowTask - activities.LocalPublish - onItsWay
+	// givenAway is the least time from a send until Temporal can have given the
+	// attempt, or the run, to another process: a durable attempt sends nothing when
+	// less than a call and a second are left until its timeout.
+	givenAway = activities.BrokerCall + time.Second
 	// wakesFor is how long a process that was stopped goes on with what it had
 	// begun before it meets its own deadlines.
 	wakesFor = activities.LocalPublish
