@@ -68,7 +68,7 @@ VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
 
 MINUTES ?= 10
-chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|poison|one fault, KEEP=1
+chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|poison|outage|signup|one fault, KEEP=1
 	cd devstack && go build -o ../$(BIN)/chaos ./chaos
 	$(BIN)/chaos -programs $(BIN) -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only $(ONLY)) $(if $(KEEP),-keep)
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,7 +42,8 @@ func (c *chaos) result(format string, args ...any) {
 // fleet is a world with the programs that work on it.
 type fleet struct {
 	*faults.World
-	starters, workers []*faults.Member
+	starters, workers   []*faults.Member
+	services, consumers []*faults.Member // of the example, where it runs
 }
 
 // deploy makes a world and starts two starters and two workers on it.
@@ -53,12 +55,12 @@ func (c *chaos) deploy(ctx context.Context, name string) (*fleet, error) {
 	f := &fleet{World: w}
 	// What a killed process held comes back when its lease runs out; 30 s is the least.
 	env := append(w.Env(), "OUTFLOW_LEASE=30s")
-	for range 2 {
+	for i := range 2 {
 		for _, of := range []struct {
-			program string
-			into    *[]*faults.Member
-		}{{faults.Worker, &f.workers}, {faults.Starter, &f.starters}} {
-			m, err := faults.Supervise(c.programs, of.program, env)
+			name, program string
+			into          *[]*faults.Member
+		}{{"worker", faults.Worker, &f.workers}, {"starter", faults.Starter, &f.starters}} {
+			m, err := faults.SuperviseAs(fmt.Sprintf("%s-%d", of.name, i), c.programs, of.program, env)
 			if err != nil {
 				return nil, errors.Join(err, f.close(c.stack.Logs()))
 			}
@@ -69,15 +71,15 @@ func (c *chaos) deploy(ctx context.Context, name string) (*fleet, error) {
 }
 
 func (f *fleet) members() []*faults.Member {
-	return append(append([]*faults.Member{}, f.starters...), f.workers...)
+	return slices.Concat(f.starters, f.workers, f.services, f.consumers)
 }
 
 // close stops the programs, writes what they said to the logs, and ends the world.
 func (f *fleet) close(logs string) error {
 	var errs []error
-	for i, m := range f.members() {
+	for _, m := range f.members() {
 		errs = append(errs, m.Stop())
-		errs = append(errs, os.WriteFile(filepath.Join(logs, fmt.Sprintf("%s-%s-%d.log", f.Name, m.Name, i)), []byte(m.Said()), 0o644))
+		errs = append(errs, os.WriteFile(filepath.Join(logs, fmt.Sprintf("%s-%s.log", f.Name, m.Name)), []byte(m.Said()), 0o644))
 	}
 	f.World.Close()
 	return errors.Join(errs...)

@@ -61,15 +61,24 @@ var scenarios = []struct {
 	{"random", random},
 	{"isolation", isolation},
 	{"poison", poison},
+	{"outage", outage},
+	{"signup", signup},
+}
+
+func scenarioNames() (names []string) {
+	for _, s := range scenarios {
+		names = append(names, s.name)
+	}
+	return names
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Float64Var(&o.minutes, "minutes", 10, "length of the scenario random")
+	flags.Float64Var(&o.minutes, "minutes", 10, "length of the scenario random; that of outage is 5 at most, of signup 3")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides what breaks when; 0 takes one by chance")
-	flags.StringVar(&o.only, "only", "", "one scenario (random, isolation, poison), a kind of fault for random, or a trouble for isolation, to keep to")
+	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(), ", ")+"), a kind of fault for random, or a trouble for isolation, to keep to")
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs; a failure keeps them too")
 	flags.StringVar(&o.programs, "programs", "bin", "folder of Outflow's programs")
 	flags.IntVar(&o.rate, "rate", 40, "messages a second")
@@ -84,8 +93,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, usageError{errors.New("-minutes, -rate and -rounds want more than 0")}
 	}
 	if o.only != "" && scenarioOf(o.only) == "" {
-		return o, usageError{fmt.Errorf("-only wants random, isolation, poison, or one of %s (got %q)",
-			strings.Join(append(kindNames(), troubleNames()...), ", "), o.only)}
+		return o, usageError{fmt.Errorf("-only wants one of %s (got %q)",
+			strings.Join(slices.Concat(scenarioNames(), kindNames(), troubleNames()), ", "), o.only)}
 	}
 	if o.seed == 0 {
 		o.seed = uint64(rand.Uint32())

@@ -21,10 +21,10 @@ const (
 // Load enqueues at a steady rate in small transactions, as an application would,
 // and knows what was committed. A transaction that fails is not repeated.
 type Load struct {
-	world        *World
-	destinations []string
-	stop         context.CancelFunc
-	running      sync.WaitGroup
+	world   *World
+	message func(n int) outflow.Message
+	stop    context.CancelFunc
+	running sync.WaitGroup
 
 	mu        sync.Mutex
 	committed []uuid.UUID
@@ -36,8 +36,18 @@ type Load struct {
 // StartLoad enqueues rate messages a second, to each destination in turn, until
 // Stop.
 func (w *World) StartLoad(rate int, destinations ...string) *Load {
+	return w.StartLoadOf(rate, func(n int) outflow.Message {
+		return outflow.Message{
+			Destination: destinations[n%len(destinations)], Type: "numbered", Payload: fmt.Appendf(nil, `{"number":%d}`, n),
+		}
+	})
+}
+
+// StartLoadOf enqueues rate messages a second until Stop: the nth, from 0, is what
+// message returns, under an ID of the load's.
+func (w *World) StartLoadOf(rate int, message func(n int) outflow.Message) *Load {
 	ctx, stop := context.WithCancel(context.Background())
-	l := &Load{world: w, destinations: destinations, stop: stop}
+	l := &Load{world: w, message: message, stop: stop}
 	each := time.Second * producers * perCommit / time.Duration(rate)
 	for i := range producers {
 		l.running.Go(func() { l.produce(ctx, each, each*time.Duration(i)/producers) })
@@ -88,12 +98,10 @@ func (l *Load) messages() (messages []outflow.Message, ids []uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for range perCommit {
-		id := uuid.Must(uuid.NewV7())
-		messages = append(messages, outflow.Message{
-			ID: id, Destination: l.destinations[l.next%len(l.destinations)], Type: "numbered",
-			Payload: fmt.Appendf(nil, `{"number":%d}`, l.next),
-		})
-		ids = append(ids, id)
+		m := l.message(l.next)
+		m.ID = uuid.Must(uuid.NewV7())
+		messages = append(messages, m)
+		ids = append(ids, m.ID)
 		l.next++
 	}
 	return messages, ids

@@ -17,24 +17,34 @@ const restartAfter = time.Second
 // Member is a program that is always there again: when its process ends, in
 // whatever way, another is started.
 type Member struct {
+	// Name is unique in its world where the member was given one: SQS knows the
+	// callers by it.
 	Name string
 
-	folder string
-	env    []string
-	stop   chan struct{} // closed by Stop
-	gone   chan struct{} // closed when the last process has ended
+	folder, program string
+	env, args       []string
+	stop            chan struct{} // closed by Stop
+	gone            chan struct{} // closed when the last process has ended
 
 	mu      sync.Mutex
 	stopped bool
-	program *Program
+	process *Program
 	ends    []error // of processes that nobody had asked to end
 	asked   bool
 	said    bytes.Buffer // by processes that have ended
 }
 
 // Supervise starts a program and keeps it running until Stop.
-func Supervise(folder, name string, env []string) (*Member, error) {
-	m := &Member{Name: name, folder: folder, env: env, stop: make(chan struct{}), gone: make(chan struct{})}
+func Supervise(folder, program string, env []string, args ...string) (*Member, error) {
+	return SuperviseAs(program, folder, program, env, args...)
+}
+
+// SuperviseAs gives the member a name, with which its requests to SQS are signed.
+func SuperviseAs(name, folder, program string, env []string, args ...string) (*Member, error) {
+	m := &Member{
+		Name: name, folder: folder, program: program, env: append(env[:len(env):len(env)], "AWS_ACCESS_KEY_ID="+name), args: args,
+		stop: make(chan struct{}), gone: make(chan struct{}),
+	}
 	if err := m.launch(); err != nil {
 		return nil, err
 	}
@@ -48,9 +58,9 @@ func (m *Member) launch() error {
 	if m.stopped {
 		return nil
 	}
-	p, err := Run(m.folder, m.Name, m.env)
+	p, err := Run(m.folder, m.program, m.env, m.args...)
 	if err == nil {
-		m.program, m.asked = p, false
+		m.process, m.asked = p, false
 	}
 	return err
 }
@@ -87,7 +97,7 @@ func (m *Member) note(p *Program) {
 func (m *Member) current() *Program {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.program
+	return m.process
 }
 
 // Kill ends the present process with SIGKILL.
@@ -110,7 +120,7 @@ func (m *Member) Terminate() error {
 
 func (m *Member) end(sig syscall.Signal) (*Program, error) {
 	m.mu.Lock()
-	p := m.program
+	p := m.process
 	m.asked = true
 	m.mu.Unlock()
 	if err := p.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -137,7 +147,7 @@ func (m *Member) Stop() error {
 func (m *Member) Said() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.said.String() + m.program.Output.String()
+	return m.said.String() + m.process.Output.String()
 }
 
 // Ends are the ends that nobody asked for.

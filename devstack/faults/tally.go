@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -74,35 +75,25 @@ func (w *World) Arrivals(queues ...string) map[uuid.UUID]int {
 	return counts
 }
 
-// row is what a tally reads of each message.
-type row struct {
+// Row is what is read of each message.
+type Row struct {
 	ID          uuid.UUID `db:"id"`
+	Type        string    `db:"type"`
 	State       string    `db:"state"`
 	Destination string    `db:"destination"`
 	LastError   string    `db:"last_error"`
 }
 
+const readRows = `
+SELECT id, type, state, destination, coalesce(last_error, '') AS last_error FROM outbox.messages`
+
 // Tally compares what was committed with the table and the queues. The load must
 // have been stopped. A message is lost where its row is gone or not final, or
 // where it never arrived: none of the load's can rightly end otherwise.
 func (l *Load) Tally(ctx context.Context, queues ...string) (Tally, error) {
-	found, err := l.world.Pool.Query(ctx, "SELECT id, state, destination, coalesce(last_error, '') AS last_error FROM outbox.messages")
+	committed, byID, err := l.Rows(ctx)
 	if err != nil {
-		return Tally{}, fmt.Errorf("reading how the messages ended: %w", err)
-	}
-	rows, err := pgx.CollectRows(found, pgx.RowToStructByName[row])
-	if err != nil {
-		return Tally{}, fmt.Errorf("reading how the messages ended: %w", err)
-	}
-	byID := map[uuid.UUID]row{}
-	for _, r := range rows {
-		byID[r.ID] = r
-	}
-	committed := l.committed
-	for _, id := range l.unsure {
-		if _, ok := byID[id]; ok {
-			committed = append(committed, id)
-		}
+		return Tally{}, err
 	}
 	arrived := l.world.Arrivals(queues...)
 	t := Tally{Enqueued: len(committed)}
@@ -121,4 +112,28 @@ func (l *Load) Tally(ctx context.Context, queues ...string) (Tally, error) {
 		t.Duplicates += n - 1
 	}
 	return t, nil
+}
+
+// Rows returns what the load committed, and every row of the table. The load must
+// have been stopped.
+func (l *Load) Rows(ctx context.Context) (committed []uuid.UUID, byID map[uuid.UUID]Row, err error) {
+	found, err := l.world.Pool.Query(ctx, readRows)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading how the messages ended: %w", err)
+	}
+	rows, err := pgx.CollectRows(found, pgx.RowToStructByName[Row])
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading how the messages ended: %w", err)
+	}
+	byID = map[uuid.UUID]Row{}
+	for _, r := range rows {
+		byID[r.ID] = r
+	}
+	committed = slices.Clone(l.committed)
+	for _, id := range l.unsure {
+		if _, ok := byID[id]; ok {
+			committed = append(committed, id)
+		}
+	}
+	return committed, byID, nil
 }

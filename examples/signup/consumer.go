@@ -32,6 +32,15 @@ const createEmails = `CREATE TABLE IF NOT EXISTS emails (
 
 const insertEmail = `INSERT INTO emails (message_id, recipient) VALUES ($1, $2)`
 
+const (
+	// pollWithin is longer than a poll takes, 20 s, so that a connection which has
+	// gone silent does not hold it for ever.
+	pollWithin = 30 * time.Second
+	// takeWithin is the queue's visibility timeout, unless somebody set another: a
+	// message that took longer is received again anyway.
+	takeWithin = 30 * time.Second
+)
+
 // queue is what a consumer needs of SQS.
 type queue interface {
 	ReceiveMessage(context.Context, *sqs.ReceiveMessageInput, ...func(*sqs.Options)) (*sqs.ReceiveMessageOutput, error)
@@ -52,10 +61,7 @@ type consumer struct {
 // run handles the messages of one queue until ctx ends.
 func (c *consumer) run(ctx context.Context, url string) {
 	for ctx.Err() == nil {
-		// 20 seconds is the longest poll that SQS offers, 10 messages the most.
-		received, err := c.queue.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
-			QueueUrl: &url, WaitTimeSeconds: 20, MaxNumberOfMessages: 10, MessageAttributeNames: []string{"All"},
-		})
+		received, err := c.receive(ctx, url)
 		if ctx.Err() != nil {
 			return
 		}
@@ -71,10 +77,21 @@ func (c *consumer) run(ctx context.Context, url string) {
 	}
 }
 
+func (c *consumer) receive(ctx context.Context, url string) (*sqs.ReceiveMessageOutput, error) {
+	ctx, cancel := context.WithTimeout(ctx, pollWithin)
+	defer cancel()
+	// 20 seconds is the longest poll that SQS offers, 10 messages the most.
+	return c.queue.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
+		QueueUrl: &url, WaitTimeSeconds: 20, MaxNumberOfMessages: 10, MessageAttributeNames: []string{"All"},
+	})
+}
+
 // take handles a message and deletes it from the queue. One that can't be
 // handled stays there and comes back, until the queue's redrive policy moves
 // it to a dead-letter queue.
 func (c *consumer) take(ctx context.Context, url string, received types.Message) {
+	ctx, cancel := context.WithTimeout(ctx, takeWithin)
+	defer cancel()
 	if err := c.handle(ctx, received); err != nil {
 		c.log.Error("handling a message; it stays in the queue", "queue", url, "sqs_message_id", *received.MessageId, "error", err)
 		return

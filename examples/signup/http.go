@@ -23,6 +23,9 @@ const (
 	maxBody  = 64 << 10
 	maxName  = 100 // characters
 	maxEmail = 254 // bytes; RFC 5321, section 4.5.3.1.3, without the angle brackets
+
+	// signUpWithin bounds a transaction: a connection may have gone silent.
+	signUpWithin = 10 * time.Second
 )
 
 // answer is the body of every response but that of an internal error.
@@ -47,7 +50,9 @@ func newHandler(pool *pgxpool.Pool, log *slog.Logger) http.Handler {
 			reply(w, http.StatusBadRequest, answer{Errors: problems})
 			return
 		}
-		u, messages, err := signUp(r.Context(), pool, name, email)
+		ctx, cancel := context.WithTimeout(r.Context(), signUpWithin)
+		defer cancel()
+		u, messages, err := signUp(ctx, pool, name, email)
 		switch {
 		case errors.Is(err, errEmailTaken):
 			reply(w, http.StatusConflict, answer{Errors: []problem{{"email", "an address that is not signed up yet"}}})

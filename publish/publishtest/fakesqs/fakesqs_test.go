@@ -229,3 +229,28 @@ func TestQueuesAndFaults(t *testing.T) {
 	_, err = client.PurgeQueue(t.Context(), purge)
 	assert.Equal(t, "AWS.SimpleQueueService.NonExistentQueue", codeOf(err))
 }
+
+func TestAcceptancesKeepWhatWasTaken(t *testing.T) {
+	fake := &fakesqs.Server{}
+	client, orders, fifo := start(t, fake)
+	_, err := client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &orders, MessageBody: aws.String("first")})
+	require.NoError(t, err)
+	fake.Inject(fakesqs.Fault{Queue: "orders", Times: 1, CutAfter: true})
+	_, err = client.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: &orders, Entries: []types.SendMessageBatchRequestEntry{entry("a", "cut"), entry("b", "\a")}})
+	require.Error(t, err)
+	_, err = client.PurgeQueue(t.Context(), &sqs.PurgeQueueInput{QueueUrl: &orders})
+	require.NoError(t, err)
+	for range 2 {
+		_, err = client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &fifo, MessageBody: aws.String("again"), MessageGroupId: aws.String("g"), MessageDeduplicationId: aws.String("d")})
+		require.NoError(t, err)
+	}
+	var told []string
+	for _, a := range fake.Acceptances() {
+		assert.False(t, a.Answered.Before(a.Received))
+		told = append(told, fmt.Sprint(a.Queue, " ", a.MessageBody, " from ", a.Caller, " ", a.Cut, " ", a.Deduplicated))
+	}
+	assert.Equal(t, []string{
+		"orders first from fake false false", "orders cut from fake true false",
+		"orders.fifo again from fake false false", "orders.fifo again from fake false true",
+	}, told)
+}

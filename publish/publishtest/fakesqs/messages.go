@@ -48,6 +48,12 @@ type batchOutput struct {
 	Failed     []failedEntry  `json:",omitempty"`
 }
 
+// taken is a message as it was taken.
+type taken struct {
+	Entry
+	deduplicated bool
+}
+
 func md5Of(s string) string {
 	sum := md5.Sum([]byte(s))
 	return hex.EncodeToString(sum[:])
@@ -55,9 +61,9 @@ func md5Of(s string) string {
 
 // put stores a message, unless its deduplication ID was seen lately: then it
 // answers with the first one's names.
-func (q *queue) put(e Entry, now time.Time) accepted {
+func (q *queue) put(e Entry, now time.Time) (_ accepted, deduplicated bool) {
 	if first, ok := q.seen[e.MessageDeduplicationId]; q.fifo && ok && now.Sub(first.at) < dedupInterval {
-		return first.as
+		return first.as, true
 	}
 	q.sent++
 	as := accepted{MessageId: fmt.Sprintf("00000000-0000-4000-8000-%012d", q.sent), MD5OfMessageBody: md5Of(e.MessageBody)}
@@ -68,24 +74,26 @@ func (q *queue) put(e Entry, now time.Time) accepted {
 	q.messages = append(q.messages, &stored{Entry: e, accepted: as})
 	close(q.arrived)
 	q.arrived = make(chan struct{})
-	return as
+	return as, false
 }
 
-func (q *queue) sendOne(e sendEntry, now time.Time) (any, *Error) {
+func (q *queue) sendOne(e sendEntry, now time.Time) (any, []taken, *Error) {
 	if err := checkMessage(e.Entry, q.fifo, q.number("MaximumMessageSize")); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return q.put(e.Entry, now), nil
+	as, deduplicated := q.put(e.Entry, now)
+	return as, []taken{{e.Entry, deduplicated}}, nil
 }
 
 // sendBatch takes what it can: "the batch request can result in a combination
 // of successful and unsuccessful actions".
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
-func (q *queue) sendBatch(entries []sendEntry, now time.Time, f *fault) (any, *Error) {
+func (q *queue) sendBatch(entries []sendEntry, now time.Time, f *fault) (any, []taken, *Error) {
 	if err := checkBatch(entries); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var out batchOutput
+	var all []taken
 	for _, e := range entries {
 		err := checkMessage(e.Entry, q.fifo, q.number("MaximumMessageSize"))
 		if refused := f.refuses(e.Entry); refused != nil {
@@ -95,7 +103,8 @@ func (q *queue) sendBatch(entries []sendEntry, now time.Time, f *fault) (any, *E
 			out.Failed = append(out.Failed, failedEntry{Id: e.Id, SenderFault: err.SenderFault, Code: err.Code, Message: err.Message})
 			continue
 		}
-		as := q.put(e.Entry, now)
+		as, deduplicated := q.put(e.Entry, now)
+		all = append(all, taken{e.Entry, deduplicated})
 		if f.corrupts(e.Entry) {
 			as.MD5OfMessageBody = md5Of("something else")
 		}
@@ -103,7 +112,7 @@ func (q *queue) sendBatch(entries []sendEntry, now time.Time, f *fault) (any, *E
 			out.Successful = append(out.Successful, successEntry{Id: e.Id, accepted: as})
 		}
 	}
-	return out, nil
+	return out, all, nil
 }
 
 type receivedMessage struct {

@@ -34,11 +34,12 @@ type Server struct {
 	// AutoCreate makes every queue exist that is asked for.
 	AutoCreate bool
 
-	mu       sync.Mutex
-	queues   map[string]*queue // by account/name
-	faults   []*fault
-	requests []Request
-	made     int // queues created so far
+	mu          sync.Mutex
+	queues      map[string]*queue // by account/name
+	faults      []*fault
+	requests    []Request
+	acceptances []*Acceptance
+	made        int // queues created so far
 }
 
 // Request is what the Server remembers of a request.
@@ -46,8 +47,8 @@ type Request struct {
 	Action string // such as "SendMessageBatch"
 	// Queue and Account are what the request named or its queue URL says.
 	Queue, Account string
-	// Region is that of the request's signature.
-	Region string
+	// Region and Caller, an access key ID, are those of the request's signature.
+	Region, Caller string
 	// Host is where the request was sent to.
 	Host string
 	// Entries are those of a SendMessage or SendMessageBatch.
@@ -71,7 +72,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-var region = regexp.MustCompile(`Credential=[^/]*/[0-9]{8}/([^/]+)/`)
+var signature = regexp.MustCompile(`Credential=([^/]*)/[0-9]{8}/([^/]+)/`)
 
 // ServeHTTP answers one request of AWS's JSON protocol 1.0.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html
@@ -88,19 +89,23 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := Request{Action: action, Host: r.Host}
-	if found := region.FindStringSubmatch(r.Header.Get("Authorization")); found != nil {
-		req.Region = found[1]
+	if found := signature.FindStringSubmatch(r.Header.Get("Authorization")); found != nil {
+		req.Caller, req.Region = found[1], found[2]
 	}
 	req.Account, req.Queue = in.names()
 	for _, e := range in.entries(action) {
 		req.Entries = append(req.Entries, e.Entry)
 	}
+	received := s.now()
 	f := s.note(req)
 	if !f.before(w, r) {
 		return
 	}
-	out, failed := s.act(r, action, in, f)
-	if f != nil && f.CutAfter {
+	var noted []*Acceptance
+	out, failed := s.act(r, action, in, f, func(all []taken) { noted = s.accept(req, received, all) })
+	cut := f != nil && f.CutAfter
+	s.answered(noted, cut)
+	if cut {
 		panic(http.ErrAbortHandler) // the answer is lost
 	}
 	if failed != nil {
@@ -111,7 +116,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
-func (s *Server) act(r *http.Request, action string, in input, f *fault) (any, *Error) {
+// act does what is asked for. accept is told, under the lock, which messages were
+// taken.
+func (s *Server) act(r *http.Request, action string, in input, f *fault, accept func([]taken)) (any, *Error) {
 	switch action {
 	case "CreateQueue":
 		return s.createQueue(r, in)
@@ -137,9 +144,13 @@ func (s *Server) act(r *http.Request, action string, in input, f *fault) (any, *
 		q.messages = nil
 		return struct{}{}, nil
 	case "SendMessage":
-		return q.sendOne(in.single(), s.now())
+		out, all, err := q.sendOne(in.single(), s.now())
+		accept(all)
+		return out, err
 	case "SendMessageBatch":
-		return q.sendBatch(in.Entries, s.now(), f)
+		out, all, err := q.sendBatch(in.Entries, s.now(), f)
+		accept(all)
+		return out, err
 	case "DeleteMessage":
 		return struct{}{}, q.delete(in.ReceiptHandle)
 	case "DeleteMessageBatch":
