@@ -67,6 +67,7 @@ func Callback(ctx workflow.Context, in CallbackInput) (activities.CallbackResult
 	if markErr := workflow.ExecuteActivity(durableMark(disconnected), a.MarkCallbackFailed, input).Get(disconnected, nil); markErr != nil {
 		return result, markErr
 	}
+	showState(disconnected, StateCallbackFailed) // with the last task: a namespace may refuse it
 	if ctx.Err() != nil {
 		return result, temporal.NewCanceledError(input.Reason)
 	}
