@@ -72,6 +72,7 @@ func TestSafetyClauses(t *testing.T) {
 		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: what it decides on is what it changes", name)
 		require.Contains(t, statement, "INSERT INTO outbox.audit", "%s: no change without its audit", name)
 	}
+	require.Contains(t, outboxdb.StatementSetRule, "(SELECT count(*) FROM was) >= 0", "what it replaces is read first, whatever the planner's order")
 	for _, statement := range []string{outboxdb.StatementSetRule, outboxdb.StatementUnsetRule} {
 		require.Contains(t, statement, "INSERT INTO outbox.audit", "no change without its audit")
 	}

@@ -4,10 +4,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
 )
 
 func TestCallbackRules(t *testing.T) {
@@ -57,4 +60,31 @@ any                                                 any           https://shop.e
 	}
 	require.NoError(t, rows.Err())
 	assert.Equal(t, []string{"set-callback-rule by ada: asked", "unset-callback-rule by " + whoAmI() + ": ", "unset-callback-rule by " + whoAmI() + ": "}, acts)
+}
+
+// From the producer's wish to the operator who finds what failed and starts it again.
+func TestFailedCallbackIsFoundAndRetried(t *testing.T) {
+	pool := teststack.New(t)
+	url := pool.Config().ConnString()
+	said := func(line string) string {
+		out, err := call(url, strings.Fields(line)...)
+		require.NoError(t, err, line)
+		return out
+	}
+	id := strings.TrimSpace(said("send -destination sqs://orders -type order-placed -payload {} -callback https://shop.example/done -callback-payload"))
+	quiet := strings.TrimSpace(said("send -destination sqs://orders -type order-placed -payload {} -callback none"))
+	assert.NotContains(t, said("show "+quiet), "callback")
+	store := outboxdb.New(pool)
+	ref := outflow.Ref{ID: uuid.MustParse(id), Generation: 1}
+	_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref, State: outflow.Delivered})
+	require.NoError(t, err)
+	assert.Equal(t, "no messages\n", said("list -callback failed"))
+	_, err = store.NoteCallback(t.Context(), outflow.CallbackNote{Ref: ref, State: outflow.CallbackFailed, LastError: "HTTP status 410 Gone"})
+	require.NoError(t, err)
+	assert.Contains(t, said("list -callback failed"), id)
+	assert.Contains(t, said("list -callback failed -json"), `"callbackState":"failed","callbackPayload":true,"callbackError":"HTTP status 410 Gone"`)
+	assert.Regexp(t, `callback +https://shop.example/done \(with the payload\) failed\n`, said("show "+id))
+	assert.Contains(t, said("callback retry "+id), "its callback had failed, due again")
+	assert.Equal(t, "no messages\n", said("list -callback failed"))
+	assert.Contains(t, said("list -callback due"), id)
 }

@@ -140,12 +140,15 @@ func TestHostileCallbackReceivers(t *testing.T) {
 	}
 
 	var slowest time.Duration
+	others := 0
 	for began := time.Now(); time.Since(began) < 10*time.Second; {
 		start := time.Now()
 		w.until(w.enqueue("{}"), func(r row) bool { return r.State == outflow.Delivered })
 		slowest = max(slowest, time.Since(start))
+		others++
 	}
-	assert.Less(t, slowest, 5*time.Second, "beside receivers that hang")
+	t.Logf("%d other messages, one after the other, the slowest in %s", others, slowest)
+	assert.Less(t, slowest, activities.CallbackCall/2, "beside receivers that hang")
 
 	for what, says := range map[string]string{
 		"hangs":          "posting to " + server.URL + "/hangs: no answer in time (it may have been received, and is sent again with the same webhook-id)",

@@ -239,6 +239,26 @@ func TestCallbackWithoutARun(t *testing.T) {
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1))
 }
 
+// Its run was lost with its whole namespace, in the middle: the one that there is
+// now has never heard of the message.
+func TestCallbackOfALostNamespace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.enqueueCallback(done)
+	ref := outflow.Ref{ID: id, Generation: 1}
+	_, err := w.store.Finish(t.Context(), outflow.Ending{Ref: ref, State: outflow.Delivered, BrokerMessageID: "b", Attempts: 1})
+	require.NoError(t, err)
+	_, due, err := w.store.BeginCallback(t.Context(), ref, 0)
+	require.NoError(t, err)
+	require.True(t, due)
+	w.work()
+	w.scan()
+	assert.Equal(t, callback{State: "sent", Attempts: 2}, w.untilTold(id))
+	_, took := w.told.seen()
+	assert.Equal(t, []string{id.String() + "_1_delivered"}, took)
+	assert.Zero(t, w.broker.count(), "the message itself is not sent again")
+}
+
 // A cancel that a run carries out: its context is gone, the callback is not.
 func TestCallbackOfACancelledRun(t *testing.T) {
 	t.Parallel()
