@@ -173,6 +173,8 @@ type healthy struct {
 	destinations []string
 	types        map[string]enums.IndexedValueType
 	refusal      error
+	pollers      error
+	listing      error
 	workflows    int
 	activities   int
 }
@@ -182,13 +184,13 @@ func (h *healthy) Migrations(context.Context) ([]outboxdb.MigrationStatus, error
 }
 func (h *healthy) Health(context.Context) (outboxdb.Health, error) { return h.health, nil }
 func (h *healthy) PendingDestinations(context.Context, int) ([]string, error) {
-	return h.destinations, nil
+	return h.destinations, h.listing
 }
 func (h *healthy) SearchAttributes(context.Context) (map[string]enums.IndexedValueType, error) {
 	return h.types, h.refusal
 }
 func (h *healthy) Pollers(context.Context, string) (int, int, error) {
-	return h.workflows, h.activities, nil
+	return h.workflows, h.activities, h.pollers
 }
 
 func TestExamine(t *testing.T) {
@@ -209,6 +211,11 @@ func TestExamine(t *testing.T) {
 		"only one's own sessions": {func(h *healthy, _ *Patient) { h.health.SeesAll = false }, "ok snapshots pg_read_all_stats"},
 		"no Temporal":             {func(_ *healthy, p *Patient) { p.NamespaceErr = errAway }, "fail temporal localhost:7233, namespace shop: connection refused"},
 		"no namespace":            {func(h *healthy, _ *Patient) { h.refusal = serviceerror.NewNamespaceNotFound("shop") }, "fail temporal shop"},
+		"pollers can't be seen":   {func(h *healthy, _ *Patient) { h.pollers = errAway }, "warn workers could not be looked at: connection refused"},
+		"no list of destinations": {func(h *healthy, _ *Patient) { h.listing = errAway }, "warn destinations connection refused"},
+		"a queue that does not answer": {func(_ *healthy, p *Patient) {
+			p.Lookup = func(context.Context, string) error { return context.DeadlineExceeded }
+		}, "warn destinations sqs://orders: no answer in time"},
 		"may not list attributes": {func(h *healthy, _ *Patient) { h.refusal = denied }, "skip attributes may not list"},
 		"no attributes":           {func(h *healthy, _ *Patient) { delete(h.types, "OutflowType") }, "warn attributes OutflowType missing"},
 		"no workers":              {func(h *healthy, _ *Patient) { h.workflows = 0 }, "fail workers nobody polls task queue outflow (workflow tasks: 0 pollers, activities: 2)"},
@@ -237,7 +244,7 @@ func TestExamine(t *testing.T) {
 				all = append(all, line)
 				if f.Level == Fail || f.Level == Warn {
 					bad = append(bad, line)
-					assert.True(t, f.Remedy != "" || f.Level == Warn, "what to do about %s", line)
+					assert.NotEmpty(t, f.Remedy, "what to do about %s", line)
 				}
 			})
 			found := 0

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
@@ -212,6 +213,9 @@ func (e *examination) temporal(ctx context.Context) {
 	case refused(err):
 		e.say("temporal", OK, "", "%s answers", where)
 		e.say("attributes", Skipped, "", "this identity may not list search attributes: %v", err)
+	case unknownNamespace(err):
+		e.say("temporal", Fail, "check TEMPORAL_NAMESPACE, or create it: temporal operator namespace create --namespace "+quote(e.Target.Namespace), "%s: %v", where, err)
+		return
 	case err != nil:
 		e.say("temporal", Fail, "check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials", "%s: %v", where, err)
 		return
@@ -220,6 +224,12 @@ func (e *examination) temporal(ctx context.Context) {
 		e.attributes(types)
 	}
 	e.pollers(ctx)
+}
+
+// unknownNamespace reports whether Temporal answers, and has no such namespace.
+func unknownNamespace(err error) bool {
+	var unknown *serviceerror.NamespaceNotFound
+	return errors.As(err, &unknown)
 }
 
 func (e *examination) attributes(types map[string]enums.IndexedValueType) {
@@ -240,7 +250,7 @@ func (e *examination) pollers(ctx context.Context) {
 	workflows, activities, err := e.Namespace.Pollers(ctx, e.TaskQueue)
 	switch {
 	case err != nil:
-		e.say("workers", Warn, "", "task queue %s could not be looked at: %v", e.TaskQueue, err)
+		e.say("workers", Warn, "check the identity's rights in the namespace, and ask again", "task queue %s could not be looked at: %v", e.TaskQueue, err)
 	case workflows == 0 || activities == 0:
 		e.say("workers", Fail, "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace",
 			"nobody polls task queue %s (workflow tasks: %d pollers, activities: %d)", e.TaskQueue, workflows, activities)
@@ -259,7 +269,7 @@ func (e *examination) queues(ctx context.Context) {
 	defer cancel()
 	destinations, err := e.Database.PendingDestinations(ctx, examinedDestinations)
 	if err != nil {
-		e.say("destinations", Warn, "", "%v", err)
+		e.say("destinations", Warn, "outflow grants -operator ROLE prints the rights that it needs", "%v", err)
 		return
 	}
 	if len(destinations) == 0 {
@@ -294,7 +304,7 @@ func (e *examination) queue(ctx context.Context, destination string) {
 	case outflow.IsPermanent(err):
 		e.say("destinations", Fail, "create the queue, or outflow redirect its messages", "%v", err)
 	case errors.Is(err, context.DeadlineExceeded):
-		e.say("destinations", Warn, "", "%s: no answer in time", destination)
+		e.say("destinations", Warn, "check the endpoint, AWS_REGION and the network", "%s: no answer in time", destination)
 	default:
 		e.say("destinations", Warn, "check AWS_REGION, the credentials and their policy", "%v", err)
 	}

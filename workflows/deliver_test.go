@@ -68,15 +68,16 @@ func TestEachAttemptNotesTheLastError(t *testing.T) {
 	assert.Equal(t, "failure 4", r.table.row.LastError, "a delivery keeps the last failure on the row")
 }
 
+// Two weeks of outage end nothing.
 func TestRetryIsEndless(t *testing.T) {
-	script := append(times(1200, fails(outflow.Unavailable(errReset))), acks)
+	script := append(times(4_200, fails(outflow.Unavailable(errReset))), acks)
 	r := newRun(t, script...)
 	began := r.env.Now()
 	outcome, err := r.execute()
 	require.NoError(t, err)
 	assert.Equal(t, outflow.Delivered, outcome.State)
-	assert.Equal(t, 1201, outcome.Attempts)
-	assert.Greater(t, r.env.Now().Sub(began), 3*24*time.Hour)
+	assert.Equal(t, 4_201, outcome.Attempts)
+	assert.Greater(t, r.env.Now().Sub(began), 14*24*time.Hour)
 	require.NotEmpty(t, r.spy.regular)
 	assert.Zero(t, r.spy.regular[0].RetryPolicy.MaximumAttempts)
 	assert.Zero(t, r.spy.regular[0].ScheduleToCloseTimeout)

@@ -91,8 +91,11 @@ func examine(ctx context.Context, patient control.Patient, asJSON bool, out io.W
 	if err := errors.Join(writing, table.Flush()); err != nil {
 		return err
 	}
-	if failed > 0 {
-		return fmt.Errorf("%d checks fail", failed)
+	switch failed {
+	case 0:
+		return nil
+	case 1:
+		return errors.New("1 check fails")
 	}
-	return nil
+	return fmt.Errorf("%d checks fail", failed)
 }

@@ -138,6 +138,17 @@ func TestHostileCommandLines(t *testing.T) {
 	}
 }
 
+// Under another name than the daemons' there are no runs: nothing is concluded
+// from that.
+func TestHostileNames(t *testing.T) {
+	for name, value := range map[string]string{"OUTFLOW_OUTBOX": "a/b", "OUTFLOW_TASK_QUEUE": "two words"} {
+		settings := map[string]string{"DATABASE_URL": nowhere, "TEMPORAL_ADDRESS": "127.0.0.1:1", name: value}
+		runs := tools{getenv: func(name string) string { return settings[name] }}.runs(t.Context())
+		err := runs.Cancel(t.Context(), "a/b/c")
+		require.EqualError(t, err, name+`: wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit (got "`+value+`")`)
+	}
+}
+
 // A role's name goes to Postgres as data, which says what it has not.
 func TestHostileRoles(t *testing.T) {
 	for role, says := range map[string]string{

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow/internal/program"
@@ -97,20 +99,50 @@ func (t tools) run(ctx context.Context, args []string) error {
 			if errors.Is(err, flag.ErrHelp) {
 				return nil // it is printed
 			}
-			return err
+			return advised(err)
 		}
 	}
 	return usageError("unknown command %q", args[0])
+}
+
+// advised adds what to do to an error of the database that does not say it.
+func advised(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	switch pg.Code { // https://www.postgresql.org/docs/current/errcodes-appendix.html
+	case "3F000", "42P01", "42703", "42883": // no such schema, table, column, function
+		return fmt.Errorf("%w: the schema is missing or older than this command: run \"outflow migrate up\"", err)
+	case "42501":
+		return fmt.Errorf("%w: \"outflow grants -operator ROLE\" prints the rights that it needs", err)
+	}
+	return err
 }
 
 func usageError(format string, args ...any) error {
 	return program.UsageError{Err: fmt.Errorf(format, args...)}
 }
 
+const migrateUsage = `outflow migrate makes the schema "outbox" what this command and its daemons need.
+
+Usage:
+  outflow migrate up         apply the migrations that the database lacks
+  outflow migrate status     list the migrations, applied or not
+  outflow migrate down -yes  take back the newest migration (the first one drops every message)
+
+Needs the database alone, with the right to create in it. Exit codes: 0 done, 1 failure,
+2 a mistake on the command line.
+`
+
 // migrate checks its words before it touches the database.
 func migrate(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	commands := map[string]func(context.Context, *pgxpool.Pool, io.Writer) error{
 		"up": migrateUp, "status": migrateStatus, "down": migrateDown,
+	}
+	if len(args) > 0 && slices.Contains([]string{"-h", "-help", "--help"}, args[0]) {
+		_, err := fmt.Fprint(stdout, migrateUsage)
+		return err
 	}
 	if len(args) == 0 || commands[args[0]] == nil {
 		return usageError("migrate wants up, status or down")

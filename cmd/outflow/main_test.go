@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"testing"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -65,6 +68,31 @@ func TestHelpAndVersion(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, program.Version()+"\n", out)
 	}
+}
+
+func TestMigrateHelp(t *testing.T) {
+	for _, word := range []string{"-h", "-help", "--help"} {
+		out, err := call("", "migrate", word)
+		require.NoError(t, err)
+		assert.Equal(t, migrateUsage, out)
+	}
+}
+
+// What Postgres says of a missing schema or right does not say what to do.
+func TestAdvice(t *testing.T) {
+	pool := teststack.NewEmpty(t)
+	url := pool.Config().ConnString()
+	for _, line := range [][]string{
+		{"status"}, {"list", "-state", "dead"}, {"show", uuid.NewString()}, {"retry", uuid.NewString()},
+		{"send", "-destination", "sqs://orders", "-type", "a", "-payload", "x"},
+	} {
+		_, err := call(url, line...)
+		require.ErrorContains(t, err, `: the schema is missing or older than this command: run "outflow migrate up"`, "%v", line)
+	}
+	assert.EqualError(t, advised(fmt.Errorf("listing: %w", &pgconn.PgError{Severity: "ERROR", Code: "42501", Message: "permission denied"})),
+		`listing: ERROR: permission denied (SQLSTATE 42501): "outflow grants -operator ROLE" prints the rights that it needs`)
+	other := &pgconn.PgError{Code: "40001"}
+	assert.Equal(t, error(other), advised(other))
 }
 
 func TestMigrateWithoutADatabase(t *testing.T) {

@@ -177,12 +177,12 @@ func (d destinationStatus) writeTrouble(out io.Writer) {
 		case b.OpenUntil != nil:
 			fmt.Fprint(out, ", breaker open: the next probe is due")
 		}
-		fmt.Fprintf(out, "\n  %s\n", short(b.LastError, 200))
+		fmt.Fprintf(out, "\n  %s\n", short(b.LastError, 300))
 		return
 	}
 	for _, phase := range []string{"retrying", "dead"} {
 		if c := d.Messages[phase]; c.LastError != "" {
-			fmt.Fprintf(out, "\n%s: %s %s\n  %s\n", d.Destination, number(c), phase, short(c.LastError, 200))
+			fmt.Fprintf(out, "\n%s: %s %s\n  %s\n", d.Destination, number(c), phase, short(c.LastError, 300))
 		}
 	}
 }

@@ -231,7 +231,7 @@ const dialTimeout = 5 * time.Second
 // temporal connects to the namespace that the settings name.
 func (t tools) temporal(ctx context.Context) (client.Client, control.Target, error) {
 	options, err := config.Temporal(t.getenv)
-	if err != nil {
+	if err = errors.Join(err, config.Names(t.getenv)); err != nil {
 		return nil, control.Target{}, err
 	}
 	target := targetOf(options)

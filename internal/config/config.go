@@ -193,6 +193,22 @@ func quote(value string) string {
 	return fmt.Sprintf("%q… of %d bytes", value[:most], len(value))
 }
 
+// Names checks those of Outflow's own settings that an operator's command shares
+// with the daemons: under another name it would look for runs that are not there.
+func Names(getenv func(string) string) error {
+	var errs []error
+	for _, s := range Settings {
+		value := getenv(s.Name)
+		if value == "" || s.Name != "OUTFLOW_OUTBOX" && s.Name != "OUTFLOW_TASK_QUEUE" {
+			continue
+		}
+		if err := s.set(new(Config), value); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w%s", s.Name, err, got(s.Name, value)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Temporal reads Temporal's settings alone.
 func Temporal(getenv func(string) string) (client.Options, error) {
 	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(getenv)})
