@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/outflowhq/outflow"
 )
 
@@ -151,4 +153,11 @@ func (w *Waiter) Waiting() (n int) {
 		n += len(all)
 	}
 	return n
+}
+
+// Told reports whether a message's turn has come: its end was heard.
+func (w *Waiter) Told(id uuid.UUID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.waiting[id][0].next.After(time.Now())
 }

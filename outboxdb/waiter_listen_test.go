@@ -226,6 +226,60 @@ func TestWaitRegistersBesideAnEnd(t *testing.T) {
 	requireAnswer(t, second)
 }
 
+// The statement's own snapshot is from before the registration: it has to look for
+// waiters in a later one.
+func TestAnEndThatBeganBeforeIsHeard(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	id := enqueue(t, pool, message("sqs://orders"))[0]
+	holder, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = holder.Rollback(context.Background()) }()
+	_, err = holder.Exec(t.Context(), `SELECT FROM outbox.messages FOR UPDATE`)
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := pool.Exec(context.Background(), outboxdb.StatementFinish, []uuid.UUID{id}, []int{1}, []string{"delivered"}, []*string{nil}, []*string{nil}, []int{1})
+		ended <- err
+	}()
+	waitFor(t, pool, waitsForLock)
+	own, tr := traced(t, pool)
+	w := newWaiter(t, own)
+	w.SetSettle(0) // it does not wait for that one
+	answers := wait(t, w, id)
+	hears(t, w)
+	require.Eventually(t, func() bool { return looks(tr) == 0 }, 10*time.Second, 100*time.Millisecond)
+	requireNoAnswer(t, answers)
+	require.NoError(t, holder.Rollback(t.Context()))
+	requireAnswer(t, answers)
+	require.NoError(t, <-ended)
+}
+
+// What is heard while a look is under way is looked at again: that look may have
+// begun before the end.
+func TestWaitHearsBesideALook(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	w := newWaiter(t, pool)
+	ids := enqueue(t, pool, messages("sqs://orders", 2)...)
+	answers, other := wait(t, w, ids[0]), wait(t, w, ids[1])
+	hears(t, w)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `LOCK TABLE outbox.messages`)
+	require.NoError(t, err)
+	execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, ids[0].String())
+	waitFor(t, pool, waitsForLock)
+	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, ids[0]) // tells nobody
+	require.NoError(t, err)
+	execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, ids[0].String())
+	require.Eventually(t, func() bool { return w.Told(ids[0]) }, 10*time.Second, time.Millisecond)
+	require.NoError(t, tx.Commit(t.Context()))
+	requireAnswer(t, answers)
+	requireNoAnswer(t, other)
+}
+
 // What anybody may send on the channel costs a look at most.
 func TestWaitHearsNonsense(t *testing.T) {
 	t.Parallel()

@@ -25,6 +25,7 @@ func newWaiter(t testing.TB, pool *pgxpool.Pool, options ...outboxdb.WaiterOptio
 	t.Helper()
 	options = append([]outboxdb.WaiterOption{outboxdb.PollEvery(time.Hour), outboxdb.LogTo(slog.New(slog.DiscardHandler))}, options...)
 	w := outboxdb.NewWaiter(pool, options...)
+	w.SetSettle(100 * time.Millisecond) // other tests' transactions may be long
 	t.Cleanup(w.Close)
 	return w
 }

@@ -541,6 +541,22 @@ func TestCommandsWithTheDatabaseAlone(t *testing.T) {
 	assert.Zero(t, exit)
 	assert.Contains(t, out, "connecting to Temporal at 127.0.0.1:1")
 	assert.True(t, strings.HasSuffix(out, "\n\nx\n"))
+	out, _, exit = outflowRun("", "wait "+id+" -timeout 200ms")
+	assert.Equal(t, 4, exit)
+	assert.Equal(t, strings.TrimSpace(id)+"  due\n", out)
+	waited := make(chan int)
+	go func() {
+		_, _, exit := outflowRun("", "wait "+id+" -timeout 1m -json")
+		waited <- exit
+	}()
+	require.Eventually(t, func() bool {
+		var waits bool
+		err := pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.waiters)`).Scan(&waits)
+		return err == nil && waits
+	}, 20*time.Second, 10*time.Millisecond)
+	_, _, exit = outflowRun("", "cancel "+id)
+	assert.Zero(t, exit)
+	assert.Equal(t, 3, <-waited)
 	out, _, exit = outflowRun("", "doctor")
 	assert.Equal(t, 1, exit)
 	assert.Contains(t, out, "fail  temporal")
