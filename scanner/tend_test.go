@@ -59,6 +59,18 @@ func TestProbesAreTold(t *testing.T) {
 	})
 }
 
+// A new message that was chosen is claimed at once, not at the next poll.
+func TestAProbeWakesTheScanner(t *testing.T) {
+	for name, probes := range map[string][]outflow.Probe{"one": {{Leased: newLeased(1)[0], Destination: "sqs://a"}}, "none": nil} {
+		inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) {
+			w.table.troubled, w.table.probes = true, probes
+		}, func(w *world) {
+			pass(30 * time.Second)
+			assert.Len(t, w.table.seen().claims, 1+len(probes), name)
+		})
+	}
+}
+
 func TestNothingIsTendedWithoutTrouble(t *testing.T) {
 	inWorld(t, scanner.Options{}, nil, func(w *world) {
 		pass(time.Minute)
@@ -172,6 +184,7 @@ func TestTellingGoesOnWithTheOthers(t *testing.T) {
 		pass(500 * time.Millisecond)
 		w.stop()
 		assert.Equal(t, []outflow.Recovered{{Destination: "sqs://a"}}, w.table.recovered)
+		assert.Equal(t, 1, w.logs.count("a destination works again"), "sqs://b alone is said to")
 	})
 }
 
