@@ -261,6 +261,13 @@ func TestAcknowledged(t *testing.T) {
 		got, err = f.acknowledged(t.Context(), ref)
 		require.NoError(t, err)
 		assert.Nil(t, got, "it failed")
+
+		a.err, a.result = nil, PublishResult{Verdict: Superseded}
+		go func() { _, _, _ = f.do(t.Context(), ref, a.make) }()
+		synctest.Wait()
+		got, err = f.acknowledged(t.Context(), ref)
+		require.NoError(t, err)
+		assert.Nil(t, got, "it sent nothing")
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow"
 )
@@ -85,6 +86,21 @@ func TestAckBeatsEveryOtherEnd(t *testing.T) {
 			})
 		}
 	}
+}
+
+// As long as a publish under way has no answer, nobody knows that the message is not
+// out: a mark whose time is over first writes nothing.
+func TestMarkWritesNothingBesideAPublishUnderWay(t *testing.T) {
+	f, a, ref := newFake()
+	a.flights.open[ref] = &flight{landed: make(chan struct{})}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	env, _ := environment()
+	env.SetWorkerOptions(worker.Options{BackgroundActivityContext: over})
+	env.RegisterActivity(a)
+	_, err := env.ExecuteActivity(a.MarkDead, MarkInput{MessageID: ref.ID, Generation: 1, Reason: "given up"})
+	require.ErrorContains(t, err, "waiting for the publish under way")
+	assert.Empty(t, f.endings)
 }
 
 func TestMarkOfASupersededRun(t *testing.T) {

@@ -12,9 +12,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/outflowhq/outflow"
 )
@@ -266,6 +268,60 @@ func TestDurableAttempt(t *testing.T) {
 		assert.Empty(t, f.renewals)
 		a.flights.forget(ref)
 	})
+}
+
+// second runs the second attempt of a durable publish, whose first left no word.
+func second(t *testing.T, a *Activities, in PublishInput) PublishResult {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestWorkflowEnvironment()
+	env.RegisterActivityWithOptions(func(ctx context.Context, in PublishInput) (PublishResult, error) {
+		if activity.GetInfo(ctx).Attempt == 1 {
+			return PublishResult{}, errors.New("its process died")
+		}
+		return a.Publish(ctx, in)
+	}, activity.RegisterOptions{Name: "publish"})
+	env.ExecuteWorkflow(func(ctx workflow.Context) (result PublishResult, err error) {
+		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: time.Minute})
+		err = workflow.ExecuteActivity(ctx, "publish", in).Get(ctx, &result)
+		return result, err
+	})
+	var result PublishResult
+	require.NoError(t, env.GetWorkflowResult(&result))
+	return result
+}
+
+func TestSecondAttempt(t *testing.T) {
+	t.Run("of a suspect: it is left to a claim that has it alone", func(t *testing.T) {
+		f, a, ref := newFake()
+		f.record.Claims = outflow.SuspectClaims
+		assert.Equal(t, SetAside, second(t, a, PublishInput{MessageID: ref.ID, Generation: 1}).Verdict)
+		assert.True(t, f.renewals[0].Lost)
+		assert.Zero(t, f.sent)
+	})
+	t.Run("the first one noted the fast path's attempt", func(t *testing.T) {
+		_, a, ref := newFake()
+		_, _, err := a.flights.do(t.Context(), ref, func(context.Context) (PublishResult, error) { return published, nil })
+		require.NoError(t, err)
+		assert.Equal(t, published, second(t, a, PublishInput{MessageID: ref.ID, Generation: 1, Attempts: 1}))
+		a.flights.forget(ref)
+	})
+}
+
+// A run whose process was lost says so at its look, and a suspect goes no further.
+func TestLocalAttemptAgain(t *testing.T) {
+	f, a, ref := newFake()
+	f.record.Claims = outflow.SuspectClaims
+	env, _ := environment()
+	env.RegisterActivity(a)
+	value, err := env.ExecuteLocalActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, Again: true})
+	require.NoError(t, err)
+	var result PublishResult
+	require.NoError(t, value.Get(&result))
+	assert.Equal(t, SetAside, result.Verdict)
+	assert.Equal(t, []outflow.Ref{ref}, f.again)
+	assert.Empty(t, f.loads)
+	assert.Zero(t, f.sent)
 }
 
 // A publisher that hangs until its deadline is answered for before the SDK

@@ -42,6 +42,7 @@ type table struct {
 
 	suspects  []outflow.Record
 	alone     []int // what was held at each ClaimAlone
+	aloneErr  error
 	troubled  bool
 	probes    []outflow.Probe
 	recovered []outflow.Recovered
@@ -121,8 +122,8 @@ func (t *table) ClaimAlone(_ context.Context, lease time.Duration) ([]outflow.Cl
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.alone = append(t.alone, len(t.held))
-	if len(t.suspects) == 0 {
-		return nil, nil
+	if len(t.suspects) == 0 || t.aloneErr != nil {
+		return nil, t.aloneErr
 	}
 	r := t.suspects[0]
 	t.suspects = t.suspects[1:]

@@ -78,6 +78,25 @@ func TestWakeStandsWhileSomethingIsOverlooked(t *testing.T) {
 	})
 }
 
+// A slot that comes free, and what a claim has overlooked, are no reason to look
+// again where nobody waits.
+func TestNothingIsLookedForInVain(t *testing.T) {
+	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.enqueue("sqs://orders", 1) }, func(w *world) {
+		pass(30 * time.Second)
+		assert.Equal(t, 1, w.engine.count())
+		assert.Len(t, w.table.seen().claims, 1)
+	})
+	inWorld(t, scanner.Options{PollInterval: time.Minute}, nil, func(w *world) {
+		pass(10 * time.Second)
+		w.scanner.Wake()
+		pass(10 * time.Second)
+		before := len(w.table.seen().claims)
+		w.table.set(func(t *table) { t.blind = time.Now().Add(70 * time.Second) })
+		pass(90 * time.Second)
+		assert.Len(t, w.table.seen().claims, before+1, "the poll's; the wake was answered long ago")
+	})
+}
+
 func TestWakesDoNotSpin(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: time.Minute}, nil, func(w *world) {
 		for range 1000 {
@@ -255,6 +274,12 @@ func TestClaimsThatFailBrake(t *testing.T) {
 		w.table.enqueue("sqs://orders", 1)
 		pass(300 * time.Millisecond)
 		assert.Equal(t, 1, w.engine.count())
+
+		// The next trouble begins with a short pause again.
+		w.table.set(func(t *table) { t.err = errNo })
+		began = time.Now()
+		pass(1500 * time.Millisecond)
+		assert.GreaterOrEqual(t, w.table.claimsSince(began), 3)
 	})
 }
 

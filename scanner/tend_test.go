@@ -59,6 +59,18 @@ func TestProbesAreTold(t *testing.T) {
 	})
 }
 
+// A new message that was chosen is claimed at once, not at the next poll.
+func TestAProbeWakesTheScanner(t *testing.T) {
+	for name, probes := range map[string][]outflow.Probe{"one": {{Leased: newLeased(1)[0], Destination: "sqs://a"}}, "none": nil} {
+		inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) {
+			w.table.troubled, w.table.probes = true, probes
+		}, func(w *world) {
+			pass(30 * time.Second)
+			assert.Len(t, w.table.seen().claims, 1+len(probes), name)
+		})
+	}
+}
+
 func TestNothingIsTendedWithoutTrouble(t *testing.T) {
 	inWorld(t, scanner.Options{}, nil, func(w *world) {
 		pass(time.Minute)
@@ -79,6 +91,29 @@ func TestTendingNeedsNoSlot(t *testing.T) {
 		w.stop()
 		assert.Less(t, w.engine.count(), 20, "every slot is taken")
 		assert.InDelta(t, 55, w.table.tended, 6)
+	})
+	// Where nothing is troubled, there is nothing to tend.
+	inWorld(t, scanner.Options{InFlight: 2, PerDestination: 2}, func(w *world) {
+		w.table.enqueue("sqs://slow", 100)
+		w.engine.fastPath = 9 * time.Second
+	}, func(w *world) {
+		pass(time.Minute)
+		w.stop()
+		assert.Zero(t, w.table.tended)
+	})
+	// A Temporal that does not answer could not be told either.
+	inWorld(t, scanner.Options{InFlight: 2, PerDestination: 2}, func(w *world) {
+		w.table.troubled = true
+		w.table.enqueue("sqs://slow", 100)
+		w.engine.latency = time.Hour
+	}, func(w *world) {
+		pass(11 * time.Second)
+		before := 0
+		w.table.set(func(t *table) { before = t.tended })
+		pass(time.Minute)
+		w.stop()
+		assert.Less(t, w.table.tended-before, 10)
+		w.engine.set(func(e *engine) { e.latency = 0 })
 	})
 }
 
@@ -149,6 +184,7 @@ func TestTellingGoesOnWithTheOthers(t *testing.T) {
 		pass(500 * time.Millisecond)
 		w.stop()
 		assert.Equal(t, []outflow.Recovered{{Destination: "sqs://a"}}, w.table.recovered)
+		assert.Equal(t, 1, w.logs.count("a destination works again"), "sqs://b alone is said to")
 	})
 }
 
@@ -172,6 +208,38 @@ func TestSuspectsAreDeliveredAlone(t *testing.T) {
 		pass(time.Minute)
 		w.stop()
 		assert.Equal(t, map[uuid.UUID]int{suspects[0]: 1, suspects[1]: 1}, alone, "nothing was in flight beside it")
-		assert.Len(t, w.engine.seen().starts, 502)
+		starts := w.engine.seen().starts
+		assert.Len(t, starts, 502)
+		at := func(id uuid.UUID) time.Time {
+			return starts[slices.IndexFunc(starts, func(s start) bool { return s.input.MessageID == id })].at
+		}
+		assert.GreaterOrEqual(t, at(suspects[1]).Sub(at(suspects[0])), 5*time.Second, "meanwhile the others go on")
+		assert.Equal(t, 2, w.logs.total(), "each is said")
+	})
+}
+
+// A scanner that is to stop while it waits for its fast paths claims no suspect.
+func TestNoSuspectAtShutdown(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.enqueue("sqs://a", 2)
+		w.table.suspects, w.table.due = w.table.due[1:], w.table.due[:1:1]
+		w.engine.fastPath = 5 * time.Second
+	}, func(w *world) {
+		pass(time.Second)
+		w.stop()
+		assert.Empty(t, w.table.alone)
+	})
+}
+
+func TestSuspectsThatCantBeClaimed(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.enqueue("sqs://a", 1)
+		w.table.suspects, w.table.due = w.table.due, nil
+		w.table.aloneErr = errNo
+	}, func(w *world) {
+		pass(30 * time.Second)
+		w.stop()
+		assert.InDelta(t, 6, w.logs.count("claiming a suspect"), 1, "it is said, and tried again after a while")
+		assert.Zero(t, w.engine.count())
 	})
 }
