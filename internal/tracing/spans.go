@@ -145,10 +145,11 @@ type Attempt struct {
 }
 
 func (a Attempt) attributes() []attribute.KeyValue {
-	return []attribute.KeyValue{
+	all := make([]attribute.KeyValue, 0, 16) // room for the operation's own
+	return append(all,
 		attrWorkflowID.String(a.WorkflowID), attrRunID.String(a.RunID), attrAttempt.Int(int(a.Number)), attrPath.String(a.Path),
 		attrOperationType.String("send"),
-	}
+	)
 }
 
 // Publish begins the span of one attempt to hand a message to its broker.
