@@ -40,6 +40,8 @@ type Store interface {
 // those that take nothing. Every method is safe for concurrent use.
 type Destinations interface {
 	Succeeded(destination string)
+	// Missing says that it is not there, and that no message has reached it.
+	Missing(destination string)
 	// Failed returns how many failures there were here since the last success.
 	Failed(destination string, err error) (inARow int)
 	// Reached reports whether a message has ever reached the destination.
@@ -273,6 +275,8 @@ func (a *Activities) tell(ctx context.Context, destination string, err error) (i
 		}
 		if reached {
 			err = outflow.Unavailable(fmt.Errorf("%w; messages have reached it before, so they wait for it", err))
+		} else {
+			a.store.Missing(destination)
 		}
 	}
 	switch {

@@ -29,7 +29,7 @@ func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 		"unavailable, never sent":     {outflow.Unavailable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), false, nil, outflow.ClassUnavailable},
 		"retryable says nothing":      {outflow.Retryable(errors.New("odd")), false, nil, outflow.ClassRetryable},
 		"the message's own fault":     {outflow.Permanent(errors.New("too large")), true, nil, outflow.ClassPermanent},
-		"never there":                 {gone, false, nil, outflow.ClassPermanent},
+		"never there":                 {gone, false, []string{"sqs://orders missing"}, outflow.ClassPermanent},
 		"deleted":                     {gone, true, []string{"sqs://orders failed: no such queue: the destination does not exist; messages have reached it before, so they wait for it"}, outflow.ClassUnavailable},
 		"missing for another reason":  {outflow.Retryable(outflow.ErrNoDestination), true, nil, outflow.ClassRetryable},
 		"not attempted for other why": {outflow.ErrNotAttempted, false, nil, outflow.ClassRetryable},

@@ -68,6 +68,7 @@ func (f *fake) LoadAgain(_ context.Context, ref outflow.Ref) (outflow.Record, er
 }
 
 func (f *fake) Succeeded(destination string) { f.told(destination + " succeeded") }
+func (f *fake) Missing(destination string)   { f.told(destination + " missing") }
 
 func (f *fake) Failed(destination string, err error) int {
 	f.told(destination + " failed: " + err.Error())

@@ -50,10 +50,11 @@ ON CONFLICT (destination) DO UPDATE
 
 // noteSuccess closes the breaker, and leaves a note for the retrying runs of a
 // destination that was closed to them. Whoever is at telling them keeps the lease.
+// $2 says that a message has reached it.
 const noteSuccess = `
-INSERT INTO outbox.destinations AS h (destination, delivered_at) VALUES ($1, now())
+INSERT INTO outbox.destinations AS h (destination, delivered_at) VALUES ($1, CASE WHEN $2 THEN now() END)
 ON CONFLICT (destination) DO UPDATE
-   SET delivered_at = now(), failures = 0, failing_since = NULL, openings = 0, open_until = NULL,
+   SET delivered_at = CASE WHEN $2 THEN now() ELSE h.delivered_at END, failures = 0, failing_since = NULL, openings = 0, open_until = NULL,
        probe_id = NULL, probe_until = CASE WHEN h.open_until IS NULL THEN h.probe_until END, last_error = NULL,
        recovered_at = CASE WHEN h.open_until IS NOT NULL THEN now() ELSE h.recovered_at END`
 
@@ -78,6 +79,7 @@ type known struct {
 	grown   int       // how far its window has opened beyond firstWindow
 
 	succeeded  bool // to be told, and before the failures
+	answered   bool // the same, where no message reached it
 	failures   int
 	lastError  string
 	retryAfter time.Duration
@@ -101,6 +103,21 @@ func (s *Store) Succeeded(destination string) {
 	}
 	k.reached, k.failing, k.failures, k.succeeded = time.Now(), false, 0, true
 	h.tell(destination, k)
+}
+
+// Missing notes that a destination is not there: it was asked, and what is meant for
+// it need not wait for a better answer. It closes a breaker that an outage had opened,
+// and does not say that a message has reached it.
+func (s *Store) Missing(destination string) {
+	h := s.destinations
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	k := h.of(destination)
+	k.inARow = 0
+	if k.failing || k.failures > 0 {
+		k.failing, k.failures, k.answered = false, 0, true
+		h.tell(destination, k)
+	}
 }
 
 // Failed notes that a destination took nothing: an error of class unavailable.
@@ -194,18 +211,18 @@ func (h *destinations) tell(destination string, k *known) {
 // the next failure or success says it again.
 func (h *destinations) tellNext(destination string, k *known) bool {
 	h.mu.Lock()
-	succeeded, failures := k.succeeded, k.failures
-	if !succeeded && failures == 0 {
+	succeeded, answered, failures := k.succeeded, k.answered, k.failures
+	if !succeeded && !answered && failures == 0 {
 		k.telling = false
 		h.mu.Unlock()
 		return false
 	}
-	k.succeeded = false
+	k.succeeded, k.answered = false, false
 	h.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
 	defer cancel()
-	if succeeded {
-		if _, err := h.pool.Exec(ctx, noteSuccess, destination); err != nil {
+	if succeeded || answered {
+		if _, err := h.pool.Exec(ctx, noteSuccess, destination, succeeded); err != nil {
 			h.seenFailing(destination)
 		}
 		return true

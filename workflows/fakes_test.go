@@ -79,6 +79,7 @@ func (t *table) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record,
 }
 
 func (*table) Succeeded(string)         {}
+func (*table) Missing(string)           {}
 func (*table) Failed(string, error) int { return 0 }
 
 func (*table) PutBack(context.Context, outflow.Ref, string) (outflow.Outcome, error) {

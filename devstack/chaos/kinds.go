@@ -129,8 +129,16 @@ func roll(h *hazard, s strike) error {
 	return nil
 }
 
+// startTemporal starts the server again and again, as a supervisor does: on a busy
+// machine it gives up before its own parts are ready.
 func startTemporal(ctx context.Context, h *hazard, _ strike) error {
-	return h.stack.Temporal.Start(ctx)
+	for {
+		err := h.stack.Temporal.Start(ctx)
+		if err == nil || !pause(ctx, second) {
+			return err
+		}
+		h.say("%v", err)
+	}
 }
 
 func postgres(h *hazard) *faults.Link { return h.Postgres }

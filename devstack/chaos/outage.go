@@ -22,10 +22,11 @@ const (
 	untouchedShare = 0.9
 
 	// A queue that is back is seen by its next probe, 15 s away at most (lastOpening),
-	// or, where that one is lost, when its lease of 20 s is over (probeLease). Then
-	// its backlog goes at what a busy laptop does at least, in messages a second.
-	probed       = 15*time.Second + 20*time.Second
-	slowestDrain = 40
+	// or, where that one is lost, when its lease of 20 s is over (probeLease); the
+	// telling of its runs has a lease of 20 s, too. Then its backlog goes at what a
+	// busy laptop does at least, in messages a second.
+	probed       = 15*time.Second + 20*time.Second + 20*time.Second
+	slowestDrain = 25
 
 	// A silent connection is noticed after 45 s at most, and what had been claimed
 	// then comes back after its lease of 30 s; a few retries lie between.
@@ -186,20 +187,28 @@ func (o *outageRun) silences(ctx context.Context) error {
 	var errs []error
 	for _, l := range []struct {
 		link *faults.Link
-		duplicates
-	}{{o.Postgres, nothingTwice}, {o.Temporal, ofTheEngine}, {o.SQS, ofLostAnswers}} {
+		risk faults.Risk
+		// deaf is how long a connection that was deafened may do what risk says.
+		deaf, after time.Duration
+	}{
+		{o.Postgres, faults.NoRisk, 0, 0},
+		{o.Temporal, faults.EngineLost, silence, reconnects},
+		{o.SQS, faults.AnswersLost, 0, 0},
+	} {
 		cause := func(from time.Time, after time.Duration) {
 			o.causes = append(o.causes, faults.Cause{Name: "silence of " + l.link.Name, Risk: l.risk, From: from, To: time.Now().Add(after)})
 		}
 		from := time.Now()
-		errs = append(errs, l.link.Deafen(), o.flows(ctx, "connections to "+l.link.Name+" are half open for good"))
-		cause(from, l.after)
+		errs = append(errs, l.link.Deafen())
+		cause(from, l.deaf)
+		errs = append(errs, o.flows(ctx, "connections to "+l.link.Name+" are half open for good"))
 
 		from = time.Now()
 		errs = append(errs, l.link.Swallow())
 		pause(ctx, swallowsFor)
-		errs = append(errs, l.link.Heal(), o.flows(ctx, fmt.Sprintf("everything to %s was swallowed for %s", l.link.Name, swallowsFor)))
+		errs = append(errs, l.link.Heal())
 		cause(from, l.after)
+		errs = append(errs, o.flows(ctx, fmt.Sprintf("everything to %s was swallowed for %s", l.link.Name, swallowsFor)))
 	}
 	return errors.Join(errs...)
 }
