@@ -51,6 +51,7 @@ type options struct {
 	programs string
 	rate     int
 	rounds   int
+	kills    int
 }
 
 // scenarios in the order in which they run.
@@ -61,6 +62,15 @@ var scenarios = []struct {
 	{"random", random},
 	{"isolation", isolation},
 	{"poison", poison},
+	{"callback", callback},
+	{"receivers", receivers},
+}
+
+func scenarioNames() (names []string) {
+	for _, s := range scenarios {
+		names = append(names, s.name)
+	}
+	return names
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -69,23 +79,24 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.Float64Var(&o.minutes, "minutes", 10, "length of the scenario random")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides what breaks when; 0 takes one by chance")
-	flags.StringVar(&o.only, "only", "", "one scenario (random, isolation, poison), a kind of fault for random, or a trouble for isolation, to keep to")
+	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(), ", ")+"), a kind of fault for random, or a trouble for isolation, to keep to")
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs; a failure keeps them too")
 	flags.StringVar(&o.programs, "programs", "bin", "folder of Outflow's programs")
 	flags.IntVar(&o.rate, "rate", 40, "messages a second")
 	flags.IntVar(&o.rounds, "rounds", 3, "rounds with and without, of which the median counts")
+	flags.IntVar(&o.kills, "kills", 30, "processes that the scenario callback kills")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
 		}
 		return o, usageError{err}
 	}
-	if o.minutes <= 0 || o.rate < 1 || o.rounds < 1 {
-		return o, usageError{errors.New("-minutes, -rate and -rounds want more than 0")}
+	if o.minutes <= 0 || o.rate < 1 || o.rounds < 1 || o.kills < 1 {
+		return o, usageError{errors.New("-minutes, -rate, -rounds and -kills want more than 0")}
 	}
 	if o.only != "" && scenarioOf(o.only) == "" {
-		return o, usageError{fmt.Errorf("-only wants random, isolation, poison, or one of %s (got %q)",
-			strings.Join(append(kindNames(), troubleNames()...), ", "), o.only)}
+		return o, usageError{fmt.Errorf("-only wants one of %s (got %q)",
+			strings.Join(slices.Concat(scenarioNames(), kindNames(), troubleNames()), ", "), o.only)}
 	}
 	if o.seed == 0 {
 		o.seed = uint64(rand.Uint32())

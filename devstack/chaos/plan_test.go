@@ -46,7 +46,7 @@ func TestPlanHasEveryKindAndEndsCalm(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for _, bad := range [][]string{{"-minutes", "0"}, {"-only", "nothing"}, {"-rate", "0"}, {"-rounds", "0"}, {"-seed", "x"}} {
+	for _, bad := range [][]string{{"-minutes", "0"}, {"-only", "nothing"}, {"-rate", "0"}, {"-rounds", "0"}, {"-kills", "0"}, {"-seed", "x"}} {
 		if _, err := parse(bad, t.Output()); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}

@@ -23,6 +23,7 @@ const (
 type Load struct {
 	world        *World
 	destinations []string
+	callbacks    []string // none, or to each in turn
 	stop         context.CancelFunc
 	running      sync.WaitGroup
 
@@ -36,8 +37,18 @@ type Load struct {
 // StartLoad enqueues rate messages a second, to each destination in turn, until
 // Stop.
 func (w *World) StartLoad(rate int, destinations ...string) *Load {
+	return w.start(&Load{destinations: destinations}, rate)
+}
+
+// StartTellingLoad is StartLoad to one destination, with callbacks to each
+// address in turn.
+func (w *World) StartTellingLoad(rate int, destination string, callbacks ...string) *Load {
+	return w.start(&Load{destinations: []string{destination}, callbacks: callbacks}, rate)
+}
+
+func (w *World) start(l *Load, rate int) *Load {
 	ctx, stop := context.WithCancel(context.Background())
-	l := &Load{world: w, destinations: destinations, stop: stop}
+	l.world, l.stop = w, stop
 	each := time.Second * producers * perCommit / time.Duration(rate)
 	for i := range producers {
 		l.running.Go(func() { l.produce(ctx, each, each*time.Duration(i)/producers) })
@@ -89,10 +100,14 @@ func (l *Load) messages() (messages []outflow.Message, ids []uuid.UUID) {
 	defer l.mu.Unlock()
 	for range perCommit {
 		id := uuid.Must(uuid.NewV7())
-		messages = append(messages, outflow.Message{
+		m := outflow.Message{
 			ID: id, Destination: l.destinations[l.next%len(l.destinations)], Type: "numbered",
 			Payload: fmt.Appendf(nil, `{"number":%d}`, l.next),
-		})
+		}
+		if len(l.callbacks) > 0 {
+			m.Callback = l.callbacks[l.next%len(l.callbacks)]
+		}
+		messages = append(messages, m)
 		ids = append(ids, id)
 		l.next++
 	}
