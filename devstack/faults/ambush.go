@@ -31,9 +31,10 @@ const (
 	gathering  = 700 * time.Millisecond // more of a shot come to the moment meanwhile
 	preferring = 3 * time.Second        // how long an agent of the wanted kind is waited for
 	missed     = time.Minute            // a moment that nobody has reached by then
-	watchEvery = 10 * time.Millisecond
-	// A shot comes when the ones before it are through, but for what was struck.
-	fewPending = 20
+	watchEvery = 20 * time.Millisecond
+	// A slow machine is given time: while more than that are to be delivered or told,
+	// no shot and no load is added. It is about what kills leave behind in half a minute.
+	mostOwed   = 150
 	mostMisses = 3
 )
 
@@ -128,7 +129,14 @@ func (a *Ambush) Close() error {
 
 // StartLoad enqueues rate messages with callbacks a second beside the shots.
 func (a *Ambush) StartLoad(rate int) *Load {
-	return a.World.StartTellingLoad(rate, "sqs://"+orders, a.Receiver.URL("/beside"))
+	l := &Load{destinations: []string{"sqs://" + orders}, callbacks: []string{a.Receiver.URL("/beside")}, full: a.busy}
+	return a.World.start(l, rate)
+}
+
+// busy reports whether the machine has enough to do.
+func (a *Ambush) busy() bool {
+	n, err := a.World.owed(context.Background())
+	return err != nil || n > mostOwed
 }
 
 // Run kills at the moments in turn, so many times in all, one every so often: what
@@ -165,14 +173,14 @@ func (a *Ambush) strike(ctx context.Context, at Moment) (struck int, victim stri
 	for range shotSize {
 		s.ids = append(s.ids, uuid.Must(uuid.NewV7()))
 	}
-	inTime, cancel := context.WithTimeout(ctx, missed)
-	defer cancel()
-	for n := fewPending; n >= fewPending; err = rest(inTime) {
-		if n, err = a.World.Waiting(inTime); err != nil {
+	for a.busy() {
+		if err := rest(ctx); err != nil {
 			return 0, "", err
 		}
 	}
 	a.shots = append(a.shots, s)
+	inTime, cancel := context.WithTimeout(ctx, missed)
+	defer cancel()
 	victim, err = at.strike(inTime, a, s)
 	a.watch.Store(nil)
 	return s.struck, victim, err

@@ -23,7 +23,8 @@ const (
 type Load struct {
 	world        *World
 	destinations []string
-	callbacks    []string // none, or to each in turn
+	callbacks    []string    // none, or to each in turn
+	full         func() bool // nil, or whether to leave a commit out
 	stop         context.CancelFunc
 	running      sync.WaitGroup
 
@@ -65,7 +66,9 @@ func (l *Load) produce(ctx context.Context, each, first time.Duration) {
 			return
 		case <-timer.C:
 		}
-		l.enqueue()
+		if l.full == nil || !l.full() {
+			l.enqueue()
+		}
 		// A commit that took long makes the following ones late, not rare.
 		next = next.Add(each)
 		timer.Reset(time.Until(next))

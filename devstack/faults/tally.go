@@ -45,15 +45,6 @@ func (w *World) Pending(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// Waiting counts the messages that could be delivered now and that nobody has
-// leased.
-func (w *World) Waiting(ctx context.Context) (n int, err error) {
-	if err := w.Pool.QueryRow(ctx, "SELECT count(*) FROM outbox.messages WHERE state = 'pending' AND available_at <= now()").Scan(&n); err != nil {
-		return 0, fmt.Errorf("counting what waits: %w", err)
-	}
-	return n, nil
-}
-
 // Drain waits until every message is final and returns how long that took. What
 // is left at the end of ctx is an error.
 func (w *World) Drain(ctx context.Context) (time.Duration, error) {

@@ -68,14 +68,20 @@ func (r *Report) Err() error {
 	return errors.Join(errs...)
 }
 
-const owed = `SELECT count(*) FROM outbox.messages WHERE state = 'pending' OR callback_state = 'due'`
+// owed counts the messages that have not ended and the callbacks that are due.
+func (w *World) owed(ctx context.Context) (n int, err error) {
+	err = w.Pool.QueryRow(ctx, "SELECT count(*) FROM outbox.messages WHERE state = 'pending' OR callback_state = 'due'").Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("counting what is owed: %w", err)
+	}
+	return n, nil
+}
 
 // drainCallbacks waits until every message has ended and no callback is due.
 func (w *World) drainCallbacks(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	for {
-		var n int
-		err := w.Pool.QueryRow(ctx, owed).Scan(&n)
+		n, err := w.owed(ctx)
 		if err == nil && n == 0 {
 			return time.Since(began), nil
 		}
