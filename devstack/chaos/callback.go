@@ -17,7 +17,7 @@ const (
 	// killEvery lies between two kills. What a kill leaves behind takes half a minute.
 	killEvery = 4 * time.Second
 	// toldWithin bounds the wait for the last callback.
-	toldWithin = 5 * time.Minute
+	toldWithin = 8 * time.Minute
 )
 
 // callback kills programs between publish, mark and callback, at each point in
@@ -44,7 +44,8 @@ func (c *chaos) ambush(ctx context.Context, a *faults.Ambush) error {
 	load := a.StartLoad(tellingRate)
 	err := a.Run(ctx, faults.Moments, c.kills, killEvery, c.say)
 	load.Stop()
-	settling, cancel := context.WithTimeout(ctx, toldWithin)
+	// Also where the run was interrupted: a second Ctrl-C ends at once.
+	settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), toldWithin)
 	defer cancel()
 	report, settleErr := a.Settle(settling, load)
 	if report == nil {

@@ -55,6 +55,10 @@ func TestOptions(t *testing.T) {
 	if err != nil || !o.runs("random") || o.runs("isolation") {
 		t.Errorf("a kind of fault runs random alone: %+v, %v", o, err)
 	}
+	o, err = parse([]string{"-only", "callback", "-kills", "100"}, t.Output())
+	if err != nil || o.kills != 100 || !o.runs("callback") || o.runs("receivers") {
+		t.Errorf("a scenario runs alone: %+v, %v", o, err)
+	}
 	if o, err = parse(nil, t.Output()); err != nil || o.seed == 0 || !o.runs("random") || !o.runs("poison") {
 		t.Errorf("without options everything runs: %+v, %v", o, err)
 	}

@@ -29,7 +29,7 @@ func TestKilledBetweenPublishMarkAndCallback(t *testing.T) {
 	})
 	load := a.StartLoad(6)
 	t.Cleanup(load.Stop)
-	require.NoError(t, a.Run(t.Context(), faults.Moments[:len(faults.Points)], len(faults.Points), time.Second, t.Logf))
+	require.NoError(t, a.Run(t.Context(), faults.Moments[:len(faults.Points)], len(faults.Points), 500*time.Millisecond, t.Logf))
 	load.Stop()
 	report, err := a.Settle(t.Context(), load)
 	require.NoError(t, err)

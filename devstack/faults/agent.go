@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -19,12 +18,16 @@ type Agent struct {
 
 // Hire supervises a program as an Agent, such as "starter-0". Its callbacks go to
 // the receiver.
-func (w *World) Hire(s *Stack, r *Receiver, programs, program string, number int) (*Agent, error) {
+func (w *World) Hire(s *Stack, r *Receiver, programs, program string, number int) (_ *Agent, err error) {
 	a := &Agent{ID: fmt.Sprintf("%s-%d", strings.TrimPrefix(program, "outflow-"), number)}
-	var err error
 	if a.Temporal, err = NewLink("temporal, of "+a.ID, s.Temporal.Address()); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			a.Temporal.Close()
+		}
+	}()
 	database, err := url.Parse(w.URL)
 	if err != nil {
 		return nil, fmt.Errorf("reading the address of the database: %w", err)
@@ -41,8 +44,10 @@ func (w *World) Hire(s *Stack, r *Receiver, programs, program string, number int
 		"DATABASE_URL="+database.String(), "AWS_REGION="+a.ID, "TEMPORAL_ADDRESS="+a.Temporal.Address(),
 		// What a killed process held comes back when its lease runs out; 30 s is the least.
 		"OUTFLOW_LEASE=30s")
-	a.Member, err = Supervise(programs, program, env)
-	return a, err
+	if a.Member, err = Supervise(programs, program, env); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // is reports whether the agent runs the program.
@@ -50,10 +55,6 @@ func (a *Agent) is(program string) bool { return a.Name == program }
 
 // Dismiss ends it for good.
 func (a *Agent) Dismiss() error {
-	var err error
-	if a.Member != nil {
-		err = a.Stop()
-	}
-	a.Temporal.Close()
-	return errors.Join(err)
+	defer a.Temporal.Close()
+	return a.Stop()
 }

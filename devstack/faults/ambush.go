@@ -104,12 +104,10 @@ func NewAmbush(ctx context.Context, s *Stack, w *World, programs string) (_ *Amb
 	for number := range agentsOfAKind {
 		for _, program := range []string{Worker, Starter} {
 			agent, err := w.Hire(s, a.Receiver, programs, program, number)
-			if agent != nil && agent.Member != nil {
-				a.Agents = append(a.Agents, agent)
-			}
 			if err != nil {
 				return nil, err
 			}
+			a.Agents = append(a.Agents, agent)
 		}
 	}
 	return a, nil
@@ -183,6 +181,9 @@ func (a *Ambush) strike(ctx context.Context, at Moment) (struck int, victim stri
 	defer cancel()
 	victim, err = at.strike(inTime, a, s)
 	a.watch.Store(nil)
+	if err != nil || s.struck == 0 { // whoever died, it was not at the point
+		s.Point, s.struck = Beside, 0
+	}
 	return s.struck, victim, err
 }
 

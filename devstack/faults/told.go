@@ -132,7 +132,7 @@ func (a *Ambush) report(ctx context.Context, load *Load) (*Report, error) {
 			}
 		}
 		if point == Beside {
-			ids = load.committed
+			ids = append(ids, load.committed...)
 		}
 		for _, id := range ids {
 			a.judge(r, &line, id, rows[id], arrived[id])
