@@ -47,6 +47,7 @@ type Ambush struct {
 	Agents   []*Agent
 
 	shots    []*shot
+	strays   []uuid.UUID                          // of shots, short of the point at the kill
 	watch    atomic.Pointer[func(Sending) func()] // the present shot's
 	refusing atomic.Bool                          // the queue retried refuses starters
 
@@ -183,8 +184,28 @@ func (a *Ambush) strike(ctx context.Context, at Moment) (struck int, victim stri
 	a.watch.Store(nil)
 	if err != nil || s.struck == 0 { // whoever died, it was not at the point
 		s.Point, s.struck = Beside, 0
+		return 0, victim, err
 	}
-	return s.struck, victim, err
+	return s.struck, victim, a.setAside(ctx, s)
+}
+
+// setAside counts as load what the point was not reached with: beyond the mark
+// nothing may be published again, and what a kill met before it may be.
+func (a *Ambush) setAside(ctx context.Context, s *shot) error {
+	if s.Point == NotMarked {
+		return nil
+	}
+	final, err := a.final(ctx, s.ids)
+	if err != nil {
+		return err
+	}
+	for _, id := range s.ids {
+		if !slices.Contains(final, id) {
+			a.strays = append(a.strays, id)
+		}
+	}
+	s.ids = final
+	return nil
 }
 
 // fire commits the messages of a shot.
@@ -309,7 +330,7 @@ const finalOf = `SELECT id FROM outbox.messages WHERE id = ANY ($1) AND finished
 // by then: such a copy is one too many, whoever died.
 func (a *Ambush) sending(s Sending) func() {
 	if s.Queue != retried || !a.refuses(s.From) {
-		final, err := a.final(s.IDs)
+		final, err := a.final(context.Background(), s.IDs)
 		a.mu.Lock()
 		if err != nil {
 			a.blind = append(a.blind, err)
@@ -325,8 +346,8 @@ func (a *Ambush) sending(s Sending) func() {
 	return nil
 }
 
-func (a *Ambush) final(ids []uuid.UUID) ([]uuid.UUID, error) {
-	rows, err := a.World.Pool.Query(context.Background(), finalOf, ids)
+func (a *Ambush) final(ctx context.Context, ids []uuid.UUID) ([]uuid.UUID, error) {
+	rows, err := a.World.Pool.Query(ctx, finalOf, ids)
 	if err != nil {
 		return nil, fmt.Errorf("looking whether messages have ended: %w", err)
 	}

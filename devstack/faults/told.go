@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -132,7 +133,7 @@ func (a *Ambush) report(ctx context.Context, load *Load) (*Report, error) {
 			}
 		}
 		if point == Beside {
-			ids = append(ids, load.committed...)
+			ids = slices.Concat(ids, a.strays, load.committed)
 		}
 		for _, id := range ids {
 			a.judge(r, &line, id, rows[id], arrived[id])
