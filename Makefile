@@ -68,9 +68,9 @@ VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
 
 MINUTES ?= 10
-chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|poison|outage|signup|one fault, KEEP=1
+chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|poison|outage|signup|callback|receivers|one fault, KILLS=30, KEEP=1
 	cd devstack && go build -o ../$(BIN)/chaos ./chaos
-	$(BIN)/chaos -programs $(BIN) -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only $(ONLY)) $(if $(KEEP),-keep)
+	$(BIN)/chaos -programs $(BIN) -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only $(ONLY)) $(if $(KILLS),-kills $(KILLS)) $(if $(KEEP),-keep)
 
 histories: build ## record workflow histories on a real server, for the replay test; VERSION=v1.2.3 at a release
 	@test "$(VERSION)" = unreleased || test ! -e $(HISTORIES) || { echo "$(HISTORIES) exists: the histories of a release are never recorded anew"; exit 1; }

@@ -46,15 +46,16 @@ type fleet struct {
 	services, consumers []*faults.Member // of the example, where it runs
 }
 
-// deploy makes a world and starts two starters and two workers on it.
-func (c *chaos) deploy(ctx context.Context, name string) (*fleet, error) {
+// deploy makes a world and starts two starters and two workers on it, with more
+// settings.
+func (c *chaos) deploy(ctx context.Context, name string, settings ...string) (*fleet, error) {
 	w, err := faults.NewWorld(ctx, c.stack, name)
 	if err != nil {
 		return nil, err
 	}
 	f := &fleet{World: w}
 	// What a killed process held comes back when its lease runs out; 30 s is the least.
-	env := append(w.Env(), "OUTFLOW_LEASE=30s")
+	env := append(append(w.Env(), "OUTFLOW_LEASE=30s"), settings...)
 	for i := range 2 {
 		for _, of := range []struct {
 			name, program string

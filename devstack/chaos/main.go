@@ -51,6 +51,7 @@ type options struct {
 	programs string
 	rate     int
 	rounds   int
+	kills    int
 }
 
 // scenarios in the order in which they run.
@@ -63,6 +64,8 @@ var scenarios = []struct {
 	{"poison", poison},
 	{"outage", outage},
 	{"signup", signup},
+	{"callback", callback},
+	{"receivers", receivers},
 }
 
 func scenarioNames() (names []string) {
@@ -83,14 +86,15 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.programs, "programs", "bin", "folder of Outflow's programs")
 	flags.IntVar(&o.rate, "rate", 40, "messages a second")
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds with and without, of which the median counts")
+	flags.IntVar(&o.kills, "kills", 30, "processes that the scenario callback kills")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
 		}
 		return o, usageError{err}
 	}
-	if o.minutes <= 0 || o.rate < 1 || o.rounds < 1 {
-		return o, usageError{errors.New("-minutes, -rate and -rounds want more than 0")}
+	if o.minutes <= 0 || o.rate < 1 || o.rounds < 1 || o.kills < 1 {
+		return o, usageError{errors.New("-minutes, -rate, -rounds and -kills want more than 0")}
 	}
 	if o.only != "" && scenarioOf(o.only) == "" {
 		return o, usageError{fmt.Errorf("-only wants one of %s (got %q)",

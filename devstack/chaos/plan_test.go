@@ -46,7 +46,7 @@ func TestPlanHasEveryKindAndEndsCalm(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for _, bad := range [][]string{{"-minutes", "0"}, {"-only", "nothing"}, {"-rate", "0"}, {"-rounds", "0"}, {"-seed", "x"}} {
+	for _, bad := range [][]string{{"-minutes", "0"}, {"-only", "nothing"}, {"-rate", "0"}, {"-rounds", "0"}, {"-kills", "0"}, {"-seed", "x"}} {
 		if _, err := parse(bad, t.Output()); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}
@@ -54,6 +54,10 @@ func TestOptions(t *testing.T) {
 	o, err := parse([]string{"-only", "kill-temporal", "-seed", "5"}, t.Output())
 	if err != nil || !o.runs("random") || o.runs("isolation") {
 		t.Errorf("a kind of fault runs random alone: %+v, %v", o, err)
+	}
+	o, err = parse([]string{"-only", "callback", "-kills", "100"}, t.Output())
+	if err != nil || o.kills != 100 || !o.runs("callback") || o.runs("receivers") {
+		t.Errorf("a scenario runs alone: %+v, %v", o, err)
 	}
 	if o, err = parse(nil, t.Output()); err != nil || o.seed == 0 || !o.runs("random") || !o.runs("poison") {
 		t.Errorf("without options everything runs: %+v, %v", o, err)

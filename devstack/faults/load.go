@@ -23,6 +23,7 @@ const (
 type Load struct {
 	world   *World
 	message func(n int) outflow.Message
+	full    func() bool // nil, or whether to leave a commit out
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
@@ -36,18 +37,36 @@ type Load struct {
 // StartLoad enqueues rate messages a second, to each destination in turn, until
 // Stop.
 func (w *World) StartLoad(rate int, destinations ...string) *Load {
-	return w.StartLoadOf(rate, func(n int) outflow.Message {
-		return outflow.Message{
-			Destination: destinations[n%len(destinations)], Type: "numbered", Payload: fmt.Appendf(nil, `{"number":%d}`, n),
-		}
-	})
+	return w.StartLoadOf(rate, func(n int) outflow.Message { return numbered(n, destinations[n%len(destinations)]) })
 }
 
 // StartLoadOf enqueues rate messages a second until Stop: the nth, from 0, is what
 // message returns, under an ID of the load's.
 func (w *World) StartLoadOf(rate int, message func(n int) outflow.Message) *Load {
+	return w.start(&Load{message: message}, rate)
+}
+
+// StartTellingLoad is StartLoad to one destination, with callbacks to each
+// address in turn.
+func (w *World) StartTellingLoad(rate int, destination string, callbacks ...string) *Load {
+	return w.StartLoadOf(rate, telling(destination, callbacks...))
+}
+
+func numbered(n int, destination string) outflow.Message {
+	return outflow.Message{Destination: destination, Type: "numbered", Payload: fmt.Appendf(nil, `{"number":%d}`, n)}
+}
+
+func telling(destination string, callbacks ...string) func(n int) outflow.Message {
+	return func(n int) outflow.Message {
+		m := numbered(n, destination)
+		m.Callback = callbacks[n%len(callbacks)]
+		return m
+	}
+}
+
+func (w *World) start(l *Load, rate int) *Load {
 	ctx, stop := context.WithCancel(context.Background())
-	l := &Load{world: w, message: message, stop: stop}
+	l.world, l.stop = w, stop
 	each := time.Second * producers * perCommit / time.Duration(rate)
 	for i := range producers {
 		l.running.Go(func() { l.produce(ctx, each, each*time.Duration(i)/producers) })
@@ -64,7 +83,9 @@ func (l *Load) produce(ctx context.Context, each, first time.Duration) {
 			return
 		case <-timer.C:
 		}
-		l.enqueue()
+		if l.full == nil || !l.full() {
+			l.enqueue()
+		}
 		// A commit that took long makes the following ones late, not rare.
 		next = next.Add(each)
 		timer.Reset(time.Until(next))

@@ -32,6 +32,7 @@ type World struct {
 
 	sqs   *httptest.Server
 	takes atomic.Int64
+	tap   atomic.Pointer[func(Sending) func()]
 }
 
 // NewWorld makes a world; name is a name of a database.
@@ -75,8 +76,13 @@ func (w *World) AnswersIn(d time.Duration) { w.takes.Store(int64(d)) }
 func (w *World) serveSQS(out http.ResponseWriter, r *http.Request) {
 	half := time.Duration(w.takes.Load() / 2)
 	time.Sleep(half)
+	answered := w.tapped(r)
 	w.Queues.ServeHTTP(out, r)
 	time.Sleep(half) // a small answer is written when the handler returns
+	if answered != nil {
+		_ = http.NewResponseController(out).Flush() // nobody may be there any more
+		answered()
+	}
 }
 
 // Env is all that the programs are told: every address is a link's. Nothing of
