@@ -85,6 +85,8 @@ func TestBoundsHold(t *testing.T) {
 			}
 			assert.LessOrEqual(t, sum+c.request.MaxMessages, 20)
 		}
+		claims := w.table.seen().claims
+		assert.Empty(t, claims[len(claims)-1].request.Open, "destinations with nothing in flight are forgotten")
 	})
 }
 
