@@ -16,6 +16,10 @@ var queues = []string{"orders", "letters", "invoices", "events", "ledger.fifo"}
 // minutes away, its lease a little more.
 const drainWithin = 10 * time.Minute
 
+// leastLoad of the rate asked for has to be committed: Postgres is away for some of
+// the time, and no longer.
+const leastLoad = 0.85
+
 // random strikes at random times under a steady load with poison in it, heals,
 // drains and counts.
 func random(ctx context.Context, c *chaos) error {
@@ -70,6 +74,9 @@ func (h *hazard) run(ctx context.Context, length time.Duration, strikes []strike
 	h.result("%s", tally)
 	h.result("in flight at kills: %d leased or retrying, %d whose acknowledgement was lost", h.met.Load(), h.lostAcks.Load())
 	errs := []error{drainErr, h.holdLost(tally), h.holdPoison(ctx, poison)}
+	if asked := float64(h.rate) * length.Seconds(); float64(tally.Enqueued) < leastLoad*asked {
+		errs = append(errs, fmt.Errorf("%d messages were enqueued, of %.0f that were asked for: the machine is too slow for this rate", tally.Enqueued, asked))
+	}
 	verdict, err := h.judge(ctx, h.fleet, h.causes)
 	if verdict.Duplicates > tally.InFlight {
 		errs = append(errs, fmt.Errorf("%d duplicates, and only %d were in flight at a fault", verdict.Duplicates, tally.InFlight))
