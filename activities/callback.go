@@ -177,7 +177,6 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	note := outflow.CallbackNote{Ref: ref, Told: callback.State, State: outflow.CallbackSent}
 	switch {
 	case err == nil:
-		activity.RecordHeartbeat(ctx, callback.State) // another attempt need only note it
 	case outflow.IsPermanent(err):
 		note.State, note.LastError = outflow.CallbackFailed, err.Error()
 	default:
@@ -188,6 +187,7 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	case notErr != nil && err != nil:
 		err = outflow.Retryable(fmt.Errorf("%w; %w", err, notErr))
 	case notErr != nil:
+		activity.RecordHeartbeat(ctx, callback.State) // another attempt need only note it
 		err = notErr
 	case !noted:
 		err = outflow.Retryable(errors.New("the message ended in another way, or was started anew, meanwhile: looking once more"))
