@@ -278,6 +278,9 @@ func TestEdges(t *testing.T) {
 			in.change(&m)
 			id := enqueue(t, pool, m)[0]
 			bySQL := value[uuid.UUID](t, pool, enqueueOne, arguments(m)...)
+			if m.Callback == outflow.NoCallback {
+				m.Callback = "" // what enqueue makes of it; the table has no word for it
+			}
 			require.NoError(t, insert(t, pool, m))
 			store := outboxdb.New(pool)
 			first, err := store.Load(t.Context(), ref(id))

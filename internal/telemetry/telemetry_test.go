@@ -70,7 +70,7 @@ func TestNothingIsExportedByDefault(t *testing.T) {
 	before := otel.GetTracerProvider()
 	s, err := Start(t.Context(), config.Traces{}, "outflow-starter", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	assert.Same(t, before, otel.GetTracerProvider())
+	assert.Equal(t, before, otel.GetTracerProvider())
 	s.Stop()
 	_, span := otel.Tracer("test").Start(t.Context(), "span")
 	assert.False(t, span.SpanContext().IsValid())
