@@ -15,6 +15,8 @@ const (
 	// failuresLinger is how long failures are summed before they are written:
 	// hundreds may fail together.
 	failuresLinger = 100 * time.Millisecond
+	// noteTries bounds the attempts to write a note.
+	noteTries = 3
 	// reachedAgain is how often a process says that a destination exists.
 	reachedAgain = 24 * time.Hour
 	// mostKnown bounds what a process remembers of destinations: https ones can be
@@ -206,9 +208,7 @@ func (h *destinations) tell(destination string, k *known) {
 	}()
 }
 
-// tellNext writes one thing and reports whether there may be another. What can't
-// be written is dropped: while the database fails, nothing is claimed either, and
-// the next failure or success says it again.
+// tellNext writes one thing and reports whether there may be another.
 func (h *destinations) tellNext(destination string, k *known) bool {
 	h.mu.Lock()
 	succeeded, answered, failures := k.succeeded, k.answered, k.failures
@@ -219,10 +219,8 @@ func (h *destinations) tellNext(destination string, k *known) bool {
 	}
 	k.succeeded, k.answered = false, false
 	h.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
-	defer cancel()
 	if succeeded || answered {
-		if _, err := h.pool.Exec(ctx, noteSuccess, destination, succeeded); err != nil {
+		if h.write(noteSuccess, destination, succeeded) != nil {
 			h.seenFailing(destination)
 		}
 		return true
@@ -233,7 +231,22 @@ func (h *destinations) tellNext(destination string, k *known) bool {
 	k.failures, k.retryAfter = 0, 0
 	h.mu.Unlock()
 	if failures > 0 {
-		_, _ = h.pool.Exec(ctx, noteFailures, destination, failures, lastError, failuresToOpen, firstOpening, lastOpening, after)
+		_ = h.write(noteFailures, destination, failures, lastError, failuresToOpen, firstOpening, lastOpening, after)
 	}
 	return true
+}
+
+// write writes a note, and tries it a few times: to write it twice does no harm.
+// What can't be written is dropped: while the database fails, nothing is claimed
+// either, and the next failure or success says it again.
+func (h *destinations) write(note string, args ...any) (err error) {
+	for range noteTries {
+		ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
+		_, err = h.pool.Exec(ctx, note, args...)
+		cancel()
+		if err == nil {
+			return nil
+		}
+	}
+	return err
 }
