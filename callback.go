@@ -51,6 +51,13 @@ func (c Callback) CallbackID() string {
 	return fmt.Sprintf("%s_%d_%s", c.ID, c.Generation, c.State)
 }
 
+// DueCallback is a callback that no run has in hand, and by what people find it.
+type DueCallback struct {
+	Ref
+	Destination string
+	Type        string
+}
+
 // CallbackNote is what an attempt to tell the producer came to.
 type CallbackNote struct {
 	Ref

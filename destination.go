@@ -15,6 +15,8 @@ const (
 	SchemeSNS      = "sns"
 	SchemeRabbitMQ = "rabbitmq"
 	SchemeHTTPS    = "https"
+	// SchemeHTTP is for development: its hosts are this machine alone.
+	SchemeHTTP = "http"
 )
 
 // maxDestination is the longest destination in bytes; URLs beyond about 2,000
@@ -32,7 +34,7 @@ type Destination struct {
 	RoutingKey string
 	// Region and Account are AWS's; empty means those of the configured client.
 	Region, Account string
-	// URL is the whole address of an https destination.
+	// URL is the whole address of an https or http destination.
 	URL string
 }
 
@@ -46,6 +48,9 @@ var (
 	awsQueueURL = regexp.MustCompile(`^https://(?:sqs\.([a-z0-9-]+)|([a-z0-9-]+)\.queue)\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$`)
 	vpcQueueURL = regexp.MustCompile(`^https://[a-z0-9-]+\.sqs\.([a-z0-9-]+)\.vpce\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$`)
 	anyQueueURL = regexp.MustCompile(`^http://[^/?#@]+/([0-9]{12})/([^/?#]+)$`)
+	// loopbackAddress begins an address on this machine. One spelling of each host:
+	// what 127.1, 0x7f.1 or ::ffff:127.0.0.1 is, depends on who reads it.
+	loopbackAddress = regexp.MustCompile(`^http://(localhost|127(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}|\[::1\])(:[0-9]+)?([/?#]|$)`)
 )
 
 // ParseDestination parses a destination:
@@ -54,10 +59,13 @@ var (
 //	sns://topic[?account=…&region=…]
 //	rabbitmq://exchange/routing-key   (rabbitmq:///routing-key for the default exchange)
 //	https://host/path
+//	http://localhost:8080/path   (or 127.0.0.0/8, or [::1]: for development)
 //
 // An ARN of an SQS queue or SNS topic and an SQS queue URL are accepted as
 // pasted. The host of a queue URL is dropped: the endpoint is the client's
-// own setting. The error says what was wrong and what is wanted.
+// own setting. So http://localhost/000000000000/name is an emulator's queue; with
+// a slash or a query behind it, it is an address. The error says what was wrong
+// and what is wanted.
 func ParseDestination(s string) (Destination, error) {
 	d, err := parseDestination(s)
 	if err != nil {
@@ -92,7 +100,12 @@ func parseDestination(s string) (Destination, error) {
 	case SchemeRabbitMQ:
 		return parseRabbitMQ(rest)
 	case SchemeHTTPS:
-		return parseHTTPS(s)
+		return parseAddress(scheme, s)
+	case SchemeHTTP:
+		if !loopbackAddress.MatchString(s) {
+			return Destination{}, fmt.Errorf("plain http is for localhost, 127.0.0.0/8 and [::1] alone; others want https")
+		}
+		return parseAddress(scheme, s)
 	}
 	return Destination{}, fmt.Errorf("unknown scheme %q", abbreviate(scheme))
 }
@@ -167,18 +180,18 @@ func decodeShortString(encoded string) (string, error) {
 	return decoded, nil
 }
 
-func parseHTTPS(s string) (Destination, error) {
+func parseAddress(scheme, s string) (Destination, error) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return Destination{}, fmt.Errorf("an https address has printable ASCII characters only; percent-encode the others")
+		return Destination{}, fmt.Errorf("an %s address has printable ASCII characters only; percent-encode the others", scheme)
 	}
 	u, err := url.Parse(s)
 	if err != nil {
 		return Destination{}, fmt.Errorf("reading the address: %w", err)
 	}
 	if u.Hostname() == "" || u.User != nil || u.Fragment != "" {
-		return Destination{}, fmt.Errorf("an https address wants a host, and no user name or fragment")
+		return Destination{}, fmt.Errorf("an %s address wants a host, and no user name or fragment", scheme)
 	}
-	return Destination{Scheme: SchemeHTTPS, URL: s}, nil
+	return Destination{Scheme: scheme, URL: s}, nil
 }
 
 // FIFO reports whether the destination is a FIFO queue or topic of AWS.
@@ -189,7 +202,7 @@ func (d Destination) FIFO() bool {
 // String returns the canonical form.
 func (d Destination) String() string {
 	switch d.Scheme {
-	case SchemeHTTPS:
+	case SchemeHTTPS, SchemeHTTP:
 		return d.URL
 	case SchemeRabbitMQ:
 		return SchemeRabbitMQ + "://" + url.PathEscape(d.Name) + "/" + url.PathEscape(d.RoutingKey)

@@ -34,6 +34,7 @@ func TestParseDestination(t *testing.T) {
 		{"rabbitmq:///queue", "rabbitmq:///queue", outflow.Destination{Scheme: "rabbitmq", RoutingKey: "queue"}},
 		{"rabbitmq://a%2fb/x y/z", "rabbitmq://a%2Fb/x%20y%2Fz", outflow.Destination{Scheme: "rabbitmq", Name: "a/b", RoutingKey: "x y/z"}},
 		{"https://example.org:8443/hook?a=b", "https://example.org:8443/hook?a=b", outflow.Destination{Scheme: "https", URL: "https://example.org:8443/hook?a=b"}},
+		{"http://localhost:8080/hook?a=b", "http://localhost:8080/hook?a=b", outflow.Destination{Scheme: "http", URL: "http://localhost:8080/hook?a=b"}},
 	} {
 		t.Run(c.given, func(t *testing.T) {
 			t.Parallel()
@@ -75,6 +76,11 @@ func TestParseDestinationRefuses(t *testing.T) {
 		{"https://example.org/ä", "printable ASCII"},
 		{"https://example.org/%zz", "reading the address"},
 		{"https://example.org/" + strings.Repeat("a", 1981), "longer than 2000 bytes"},
+		{"http://example.org/", "plain http is for localhost, 127.0.0.0/8 and [::1] alone"},
+		{"http://", "plain http is for localhost"},
+		{"http://localhost/%zz", "reading the address"},
+		{"http://localhost/#top", "an http address wants a host, and no user name or fragment"},
+		{"http://127.0.0.1/ä", "an http address has printable ASCII"},
 	} {
 		t.Run(c.given, func(t *testing.T) {
 			t.Parallel()
@@ -105,7 +111,7 @@ func FuzzParseDestination(f *testing.F) {
 	for _, seed := range []string{
 		"sqs://orders?account=123456789012&region=eu-west-1", "sns://news.fifo", "rabbitmq://a%2Fb/%C3%A4 b", "rabbitmq:///q",
 		"https://example.org:1/a?b=c", "https://sqs.eu-west-1.amazonaws.com/123456789012/orders", "http://localhost:4100/000000000000/q",
-		"arn:aws:sqs:eu-west-1:123456789012:orders", "https://[::1]/", "sqs://q?region=eu%2Dwest-1", "\xff", "rabbitmq://%ff/",
+		"arn:aws:sqs:eu-west-1:123456789012:orders", "https://[::1]/", "http://[::1]:8080/a?b", "http://127.0.0.1/000000000000/q/", "sqs://q?region=eu%2Dwest-1", "\xff", "rabbitmq://%ff/",
 	} {
 		f.Add(seed)
 	}

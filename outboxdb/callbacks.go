@@ -68,7 +68,7 @@ UPDATE outbox.messages AS m
    SET callback_due_at = now() + $2::interval
   FROM unnest(ARRAY(SELECT id FROM due)) AS d (id)
  WHERE m.id = d.id
-RETURNING m.id, m.generation`
+RETURNING m.id, m.generation, m.destination, m.type`
 
 func (r row) callback() outflow.Callback {
 	return outflow.Callback{
@@ -110,14 +110,14 @@ func (s *Store) NoteCallback(ctx context.Context, n outflow.CallbackNote) (noted
 
 // TakeCallbacks leases to the caller up to limit due callbacks that no run has in
 // hand, for which it starts runs.
-func (s *Store) TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outflow.Ref, error) {
+func (s *Store) TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outflow.DueCallback, error) {
 	rows, err := s.pool.Query(ctx, takeCallbacks, limit, lease)
 	if err != nil {
 		return nil, fmt.Errorf("looking for due callbacks: %w", err)
 	}
-	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[outflow.Ref])
+	due, err := pgx.CollectRows(rows, pgx.RowToStructByName[outflow.DueCallback])
 	if err != nil {
 		return nil, fmt.Errorf("looking for due callbacks: %w", err)
 	}
-	return refs, nil
+	return due, nil
 }

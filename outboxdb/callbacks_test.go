@@ -185,14 +185,18 @@ func TestCallback(t *testing.T) {
 	})
 }
 
+func dueCallback(id uuid.UUID) outflow.DueCallback {
+	return outflow.DueCallback{Ref: ref(id), Destination: "sqs://orders", Type: "user-registered"}
+}
+
 func TestTakeCallbacks(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store, other := outboxdb.New(pool), outboxdb.New(pool)
-	take := func(s *outboxdb.Store, limit int) []outflow.Ref {
-		refs, err := s.TakeCallbacks(t.Context(), limit, time.Minute)
+	take := func(s *outboxdb.Store, limit int) []outflow.DueCallback {
+		due, err := s.TakeCallbacks(t.Context(), limit, time.Minute)
 		require.NoError(t, err)
-		return refs
+		return due
 	}
 	var ids []uuid.UUID
 	for range 3 {
@@ -202,13 +206,13 @@ func TestTakeCallbacks(t *testing.T) {
 	require.Empty(t, take(store, 10), "their runs have a minute to start them")
 	execute(t, pool, `UPDATE outbox.messages SET callback_due_at = now() - interval '1 s' * array_position($1, id) WHERE id = ANY ($1)`, ids)
 	execute(t, pool, `UPDATE outbox.messages SET callback_due_at = now(), callback_state = 'sent' WHERE id = $1`, sent)
-	require.Equal(t, []outflow.Ref{ref(ids[2])}, take(store, 1), "the one that waits longest")
+	require.Equal(t, []outflow.DueCallback{dueCallback(ids[2])}, take(store, 1), "the one that waits longest")
 	inTx(t, pool, func(tx pgx.Tx) {
 		_, err := tx.Exec(t.Context(), `SELECT FROM outbox.messages WHERE id = $1 FOR UPDATE`, ids[0])
 		require.NoError(t, err)
-		require.Equal(t, []outflow.Ref{ref(ids[1])}, take(other, 10), "nobody waits for a row that is held")
+		require.Equal(t, []outflow.DueCallback{dueCallback(ids[1])}, take(other, 10), "nobody waits for a row that is held")
 	})
-	require.Equal(t, []outflow.Ref{ref(ids[0])}, take(other, 10))
+	require.Equal(t, []outflow.DueCallback{dueCallback(ids[0])}, take(other, 10))
 	require.Empty(t, take(store, 10), "a lease keeps another scanner from them")
 	require.Equal(t, callbackRow{State: "due", DueIn: 1}, callbackOf(t, pool, ids[0]))
 }
@@ -229,9 +233,9 @@ func TestRetryCallbacks(t *testing.T) {
 	}
 	assert.Equal(t, []bool{true, false, false, false}, done)
 	assert.Equal(t, callbackRow{State: "due", Error: "404"}, callbackOf(t, pool, failed))
-	refs, err := store.TakeCallbacks(t.Context(), 10, time.Minute)
+	again, err := store.TakeCallbacks(t.Context(), 10, time.Minute)
 	require.NoError(t, err)
-	assert.Equal(t, []outflow.Ref{ref(failed)}, refs, "at once")
+	assert.Equal(t, []outflow.DueCallback{dueCallback(failed)}, again, "at once")
 	assert.Equal(t, []string{`retry-callback 1 ada@host: the queue is back {"error": "404"}`}, audited(t, pool, failed))
 
 	for state, want := range map[outflow.CallbackState]int{outflow.CallbackDue: 2, outflow.CallbackFailed: 0, "": 3} {

@@ -24,7 +24,8 @@ import (
 
 // Publisher publishes to the destinations of one scheme.
 type Publisher interface {
-	// Scheme is the scheme of the destinations it publishes to, such as "sqs".
+	// Scheme is the scheme of the destinations it publishes to, such as "sqs". That
+	// of "https" is also handed destinations in plain http, to take or to refuse.
 	Scheme() string
 
 	// Publish hands m to its broker and returns the broker's own ID for it,

@@ -60,7 +60,7 @@ func (r *Router) Schemes() []string {
 }
 
 // Publish hands m to the publisher of its destination's scheme; what that
-// promises is written at Publisher. A destination that can't be parsed, or
+// promises is written at Publisher. That of https takes http, too. A destination that can't be parsed, or
 // whose scheme has no publisher, is a permanent failure; a scheme with two is
 // unavailable until the configuration is mended. A publisher's panic becomes a
 // permanent failure that wraps a PanicError.
@@ -69,11 +69,19 @@ func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageI
 	if err != nil {
 		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
 	}
-	if problem := r.problems[d.Scheme]; problem != nil {
+	scheme := d.Scheme
+	if scheme == outflow.SchemeHTTP {
+		scheme = outflow.SchemeHTTPS // whose publisher knows whether it may
+	}
+	if problem := r.problems[scheme]; problem != nil {
 		return "", outflow.Unavailable(fmt.Errorf("publishing to %s: %w", d, problem))
 	}
-	p := r.publishers[d.Scheme]
-	if p == nil {
+	p := r.publishers[scheme]
+	switch {
+	case p == nil && d.Scheme == outflow.SchemeHTTP:
+		return "", outflow.Permanent(fmt.Errorf(
+			"publishing to %s: no publisher for https:// is configured here, which takes http:// to this machine in development (set OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on, and OUTFLOW_WEBHOOK_HOSTS); or redirect the message", d))
+	case p == nil:
 		return "", outflow.Permanent(fmt.Errorf(
 			"publishing to %s: no publisher for %s:// is configured here (there is %s); add one, or redirect the message",
 			d, d.Scheme, r.known()))

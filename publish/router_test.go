@@ -31,13 +31,16 @@ func (p plain) Publish(context.Context, outflow.Message) (string, error) {
 func to(destination string) outflow.Message { return outflow.Message{Destination: destination} }
 
 func TestRouterPicksByScheme(t *testing.T) {
-	r := publish.NewRouter(plain{scheme: "sqs", name: "queue"}, plain{scheme: "sns", name: "topic"})
+	r := publish.NewRouter(plain{scheme: "sqs", name: "queue"}, plain{scheme: "sns", name: "topic"}, plain{scheme: "https", name: "post"})
 	assert.NoError(t, r.Err())
-	assert.Equal(t, []string{"sns", "sqs"}, r.Schemes())
+	assert.Equal(t, []string{"https", "sns", "sqs"}, r.Schemes())
 	for destination, want := range map[string]string{
 		"sqs://orders": "queue",
 		"https://sqs.eu-west-1.amazonaws.com/123456789012/orders": "queue",
 		"arn:aws:sns:eu-west-1:123456789012:news":                 "topic",
+		"https://shop.example/hook":                               "post",
+		"http://localhost:8080/hook":                              "post",
+		"http://localhost:8080/123456789012/hook":                 "queue",
 	} {
 		got, err := r.Publish(t.Context(), to(destination))
 		assert.NoError(t, err)
@@ -54,6 +57,8 @@ func TestRouterRefusesForGood(t *testing.T) {
 		"unparsable":     {publish.NewRouter(), "orders", []string{"no scheme", "redirect"}},
 		"unknown scheme": {publish.NewRouter(plain{scheme: "sqs"}), "ftp://orders", []string{`unknown scheme "ftp"`, "redirect"}},
 		"no publisher":   {publish.NewRouter(plain{scheme: "sqs"}), "sns://news", []string{"sns://news", "there is sqs", "redirect"}},
+		"no https":       {publish.NewRouter(plain{scheme: "sqs"}), "https://shop.example/", []string{"no publisher for https://", "there is sqs"}},
+		"plain http":     {publish.NewRouter(plain{scheme: "sqs"}), "http://localhost/", []string{"http://localhost/", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "redirect"}},
 		"no publishers":  {publish.NewRouter(), "sns://news", []string{"there is none"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 // outboxdb.Store has them.
 type Callbacks interface {
 	// TakeCallbacks leases up to limit callbacks that no run has in hand.
-	TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outflow.Ref, error)
+	TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outflow.DueCallback, error)
 }
 
 const (
@@ -56,7 +56,7 @@ func (s *Scanner) sweep(ctx context.Context) {
 
 func (s *Scanner) startCallbacks(ctx context.Context) error {
 	for {
-		refs, err := s.store.TakeCallbacks(ctx, sweepPage, sweepLease)
+		due, err := s.store.TakeCallbacks(ctx, sweepPage, sweepLease)
 		if err != nil {
 			return err
 		}
@@ -64,13 +64,13 @@ func (s *Scanner) startCallbacks(ctx context.Context) error {
 		var starting sync.WaitGroup
 		for i := range sweepAtOnce {
 			starting.Go(func() {
-				for at := i; at < len(refs); at += sweepAtOnce {
-					errs[i] = errors.Join(errs[i], s.startCallback(ctx, refs[at]))
+				for at := i; at < len(due); at += sweepAtOnce {
+					errs[i] = errors.Join(errs[i], s.startCallback(ctx, due[at]))
 				}
 			})
 		}
 		starting.Wait()
-		if err := errors.Join(errs[:]...); err != nil || len(refs) < sweepPage {
+		if err := errors.Join(errs[:]...); err != nil || len(due) < sweepPage {
 			return err
 		}
 	}
@@ -78,9 +78,9 @@ func (s *Scanner) startCallbacks(ctx context.Context) error {
 
 // startCallback starts a callback's run. One that is running is left to itself;
 // after one that has ended, the row alone decides.
-func (s *Scanner) startCallback(ctx context.Context, ref outflow.Ref) error {
-	in := workflows.CallbackInput{Outbox: s.opts.Outbox, MessageID: ref.ID, Generation: ref.Generation}
-	_, err := s.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+func (s *Scanner) startCallback(ctx context.Context, due outflow.DueCallback) error {
+	in := workflows.CallbackInput{Outbox: s.opts.Outbox, MessageID: due.ID, Generation: due.Generation}
+	_, err := s.withAttributes(ctx, client.StartWorkflowOptions{
 		ID:                                       in.ID(),
 		TaskQueue:                                s.opts.TaskQueue,
 		WorkflowTaskTimeout:                      activities.WorkflowTask,
@@ -88,7 +88,7 @@ func (s *Scanner) startCallback(ctx context.Context, ref outflow.Ref) error {
 		WorkflowIDConflictPolicy:                 enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
 		StaticSummary:                            in.Summary(),
-	}, workflows.WorkflowCallback, in)
+	}, due.Destination, due.Type, workflows.WorkflowCallback, in)
 	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
 		return nil
 	}

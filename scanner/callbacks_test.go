@@ -16,17 +16,17 @@ import (
 	"github.com/outflowhq/outflow/workflows"
 )
 
-func callbackRefs(n int) (refs []outflow.Ref) {
+func dueCallbacks(n int) (due []outflow.DueCallback) {
 	for _, l := range newLeased(n) {
-		refs = append(refs, l.Ref)
+		due = append(due, outflow.DueCallback{Ref: l.Ref, Destination: "sqs://orders", Type: "order-placed"})
 	}
-	return refs
+	return due
 }
 
 // An idle table, too, is looked at for callbacks, once in five seconds, and every
 // one that is found is started, however many there are.
 func TestDueCallbacksAreStarted(t *testing.T) {
-	refs := callbackRefs(250)
+	refs := dueCallbacks(250)
 	inWorld(t, scanner.Options{Outbox: "shop", TaskQueue: "tasks"}, func(w *world) {
 		w.table.callbacks = slices.Clone(refs)
 	}, func(w *world) {
@@ -40,6 +40,7 @@ func TestDueCallbacksAreStarted(t *testing.T) {
 			assert.Equal(t, "tasks", o.TaskQueue)
 			assert.Equal(t, enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, o.WorkflowIDReusePolicy, "beside one that has ended, the row decides")
 			assert.Equal(t, enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL, o.WorkflowIDConflictPolicy)
+			assert.Equal(t, workflows.StartAttributes("sqs://orders", "order-placed"), o.TypedSearchAttributes, "as its delivery had them")
 		}
 		slices.Sort(started)
 		assert.Equal(t, wanted, started, "in the first sweep")
@@ -51,9 +52,30 @@ func TestDueCallbacksAreStarted(t *testing.T) {
 	})
 }
 
+// A namespace without the search attributes, which one refused start tells: the
+// callbacks that are started beside it may each be refused once, too.
+func TestCallbacksWithoutSearchAttributes(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.callbacks = dueCallbacks(50)
+		w.engine.refused = serviceerror.NewInvalidArgument("Namespace default has no mapping defined for search attribute OutflowType")
+	}, func(w *world) {
+		pass(time.Second)
+		w.stop()
+		plain := map[string]bool{}
+		for _, o := range w.engine.seen().callbacks {
+			if o.TypedSearchAttributes.Size() == 0 {
+				plain[o.ID] = true
+			}
+		}
+		assert.Len(t, plain, 50)
+		assert.LessOrEqual(t, len(w.engine.seen().callbacks), 58, "later ones go without at once")
+		assert.Equal(t, 1, w.logs.total(), "it is said once")
+	})
+}
+
 func TestCallbackThatRunsOrCantBeStarted(t *testing.T) {
-	refs := callbackRefs(2)
-	id := func(r outflow.Ref) string {
+	refs := dueCallbacks(2)
+	id := func(r outflow.DueCallback) string {
 		return workflows.CallbackInput{Outbox: outflow.DefaultOutbox, MessageID: r.ID, Generation: 1}.ID()
 	}
 	inWorld(t, scanner.Options{}, func(w *world) {

@@ -48,7 +48,7 @@ type table struct {
 	recovered []outflow.Recovered
 	retrying  []outflow.Leased
 	freed     []outflow.Leased
-	callbacks []outflow.Ref
+	callbacks []outflow.DueCallback
 	sweeps    []time.Time
 	tended    int
 
@@ -176,14 +176,14 @@ func (t *table) Free(_ context.Context, m outflow.Leased) error {
 }
 
 // TakeCallbacks leases for good.
-func (t *table) TakeCallbacks(_ context.Context, limit int, _ time.Duration) ([]outflow.Ref, error) {
+func (t *table) TakeCallbacks(_ context.Context, limit int, _ time.Duration) ([]outflow.DueCallback, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sweeps = append(t.sweeps, time.Now())
 	n := min(limit, len(t.callbacks))
-	refs := t.callbacks[:n:n]
+	due := t.callbacks[:n:n]
 	t.callbacks = t.callbacks[n:]
-	return refs, nil
+	return due, nil
 }
 
 func (t *table) Release(ctx context.Context, m outflow.ClaimedMessage) error {
@@ -265,6 +265,7 @@ type engine struct {
 	reply     func(s start) error
 	signalled func(workflowID string) error
 	answered  func(workflowID string) error // to starts of callbacks
+	refused   error                         // to those with search attributes
 
 	starts         []start
 	signals        []string
@@ -316,6 +317,9 @@ func (e *engine) startCallback(options client.StartWorkflowOptions, in workflows
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.callbacks = append(e.callbacks, options)
+	if e.refused != nil && options.TypedSearchAttributes.Size() > 0 {
+		return e.refused
+	}
 	if e.answered != nil {
 		return e.answered(in.ID())
 	}

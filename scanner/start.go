@@ -100,36 +100,40 @@ func (s *Scanner) startTraced(ctx context.Context, m outflow.ClaimedMessage) err
 	return err
 }
 
-// start asks Temporal for the message's run. The namespace may not know the
-// search attributes; then the start is repeated without them.
+// start asks Temporal for the message's run.
 func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) (runID string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no answer within %s", startTimeout))
 	defer cancel()
-	options := s.startOptions(m)
-	if !s.plain.now() {
-		options.TypedSearchAttributes = workflows.StartAttributes(m.Destination, m.Type)
-		runID, err = s.execute(ctx, options, m)
-		var invalid *serviceerror.InvalidArgument
-		if !errors.As(err, &invalid) {
-			return runID, err
-		}
-		options.TypedSearchAttributes = temporal.SearchAttributes{}
-		runID, plainErr := s.execute(ctx, options, m)
-		if plainErr != nil {
-			return "", plainErr // they were not to blame, or not alone
-		}
-		if s.plain.begin() {
-			s.opts.Logger.Warn("Temporal refused the search attributes; starting without them for a while", "error", err)
-		}
-		return runID, nil
-	}
-	return s.execute(ctx, options, m)
-}
-
-func (s *Scanner) execute(ctx context.Context, options client.StartWorkflowOptions, m outflow.ClaimedMessage) (runID string, err error) {
-	run, err := s.client.ExecuteWorkflow(ctx, options, workflows.WorkflowDeliver, workflows.DeliverInput{
+	return s.withAttributes(ctx, s.startOptions(m), m.Destination, m.Type, workflows.WorkflowDeliver, workflows.DeliverInput{
 		Outbox: s.opts.Outbox, MessageID: m.ID, Generation: m.Generation,
 	})
+}
+
+// withAttributes starts a run with the search attributes of its message. The
+// namespace may not know them; then the start is repeated without.
+func (s *Scanner) withAttributes(ctx context.Context, options client.StartWorkflowOptions, destination, messageType, workflow string, in any) (runID string, err error) {
+	if s.plain.now() {
+		return s.execute(ctx, options, workflow, in)
+	}
+	options.TypedSearchAttributes = workflows.StartAttributes(destination, messageType)
+	runID, err = s.execute(ctx, options, workflow, in)
+	var invalid *serviceerror.InvalidArgument
+	if !errors.As(err, &invalid) {
+		return runID, err
+	}
+	options.TypedSearchAttributes = temporal.SearchAttributes{}
+	runID, plainErr := s.execute(ctx, options, workflow, in)
+	if plainErr != nil {
+		return "", plainErr // they were not to blame, or not alone
+	}
+	if s.plain.begin() {
+		s.opts.Logger.Warn("Temporal refused the search attributes; starting without them for a while", "error", err)
+	}
+	return runID, nil
+}
+
+func (s *Scanner) execute(ctx context.Context, options client.StartWorkflowOptions, workflow string, in any) (runID string, err error) {
+	run, err := s.client.ExecuteWorkflow(ctx, options, workflow, in)
 	if err != nil || run == nil {
 		return "", err
 	}

@@ -120,7 +120,7 @@ func TestHostileCommandLines(t *testing.T) {
 		"callback set -payload=2 sqs://r":            `callback: invalid boolean value "2" for -payload: parse error`,
 		"callback set -payload none":                 "callback set: -payload wants a URL, not none",
 		"callback set None":                          wantsURL + `no scheme (got "None")`,
-		"callback set http://shop.example/":          wantsURL + `unknown scheme "http" (got "http://shop.example/")`,
+		"callback set http://shop.example/":          wantsURL + `plain http is for localhost, 127.0.0.0/8 and [::1] alone; others want https (got "http://shop.example/")`,
 		"callback set file:///etc/passwd":            wantsURL + `unknown scheme "file" (got "file:///etc/passwd")`,
 		"callback set https://me@shop.example/":      wantsURL + `an https address wants a host, and no user name or fragment (got "https://me@shop.example/")`,
 		"callback set -limit 1 sqs://r":              "callback: flag provided but not defined: -limit",

@@ -34,8 +34,9 @@ Flags:
   -ordering-key  the key of a FIFO queue's message group
   -due-in        deliver it that much later, such as 10m or 2d
   -expires-in    give it up when it is not delivered by then
-  -callback      where its end is told: an https URL, sqs://replies, …; or none, where a
-                 rule would have it told (default: as the rules say)
+  -callback      where its end is told: an https URL (http://localhost in development),
+                 sqs://replies, …; or none, where a rule would have it told (default: as
+                 the rules say)
   -callback-payload  the callback carries the payload, too
   -id            its ID, a UUID (default: a new one)
   -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)

@@ -17,6 +17,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
 )
 
 const (
@@ -26,13 +29,17 @@ const (
 
 	// signUpWithin bounds a transaction: a connection may have gone silent.
 	signUpWithin = 10 * time.Second
+	// waitWithin bounds a wait for the e-mail's message, below that of a shutdown.
+	waitWithin = 3 * time.Second
 )
 
 // answer is the body of every response but that of an internal error.
 type answer struct {
 	User     *user       `json:"user,omitempty"`
 	Messages []uuid.UUID `json:"messages,omitempty"`
-	Errors   []problem   `json:"errors,omitempty"`
+	// WelcomeEmail is what became of the second message, for who waits for that.
+	WelcomeEmail outflow.State `json:"welcome_email,omitempty"`
+	Errors       []problem     `json:"errors,omitempty"`
 }
 
 // problem says what a field of the request wants.
@@ -41,8 +48,9 @@ type problem struct {
 	Wants string `json:"wants"`
 }
 
-// newHandler answers POST /users.
-func newHandler(pool *pgxpool.Pool, log *slog.Logger) http.Handler {
+// newHandler answers POST /users, at once, or with ?wait=1 when the e-mail is in its
+// queue. The sign-up is committed by then: whatever the wait comes to, it is a 201.
+func newHandler(pool *pgxpool.Pool, waiter *outboxdb.Waiter, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
 		name, email, problems := readRequest(w, r)
@@ -60,7 +68,17 @@ func newHandler(pool *pgxpool.Pool, log *slog.Logger) http.Handler {
 			log.Error("signing up", "error", err)
 			http.Error(w, "internal error", http.StatusInternalServerError)
 		default:
-			reply(w, http.StatusCreated, answer{User: &u, Messages: messages})
+			created := answer{User: &u, Messages: messages}
+			if r.URL.Query().Get("wait") == "1" {
+				ctx, cancel := context.WithTimeout(ctx, waitWithin)
+				defer cancel()
+				outcome, err := waiter.Wait(ctx, messages[1])
+				if err != nil {
+					log.Warn("waiting for the welcome e-mail", "message", messages[1], "error", err)
+				}
+				created.WelcomeEmail = outcome.State
+			}
+			reply(w, http.StatusCreated, created)
 		}
 	})
 	return mux

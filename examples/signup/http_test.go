@@ -8,13 +8,16 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
 )
 
 // newService returns the service's handler on a database of its own.
@@ -23,13 +26,20 @@ func newService(t *testing.T) (http.Handler, *pgxpool.Pool) {
 	pool := teststack.New(t)
 	_, err := pool.Exec(t.Context(), createUsers)
 	require.NoError(t, err)
-	return newHandler(pool, slog.New(slog.DiscardHandler)), pool
+	waiter := outboxdb.NewWaiter(pool)
+	t.Cleanup(waiter.Close)
+	return newHandler(pool, waiter, slog.New(slog.DiscardHandler)), pool
 }
 
 func post(t *testing.T, service http.Handler, body string) (int, answer) {
 	t.Helper()
+	return postTo(t, service, "/users", body)
+}
+
+func postTo(t *testing.T, service http.Handler, path, body string) (int, answer) {
+	t.Helper()
 	w := httptest.NewRecorder()
-	service.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/users", strings.NewReader(body)))
+	service.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
 	var a answer
 	if strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a), w.Body)
@@ -69,6 +79,33 @@ func TestSignUpWritesOneUserAndTwoMessages(t *testing.T) {
 		assert.Equal(t, a.User.ID, u.ID)
 		assert.Equal(t, "ada@example.com", u.Email)
 	}
+}
+
+// Who waits is answered when the e-mail's message has its end, or after a while
+// that it has none yet.
+func TestSignUpWaitsForTheEmail(t *testing.T) {
+	service, pool := newService(t)
+	dispatched := make(chan error, 1)
+	go func() {
+		for {
+			tag, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE type = 'welcome-email'`)
+			if err != nil || tag.RowsAffected() == 1 {
+				dispatched <- err
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	status, a := postTo(t, service, "/users?wait=1", `{"name": "Ada", "email": "ada@example.com"}`)
+	require.NoError(t, <-dispatched)
+	assert.Equal(t, http.StatusCreated, status)
+	assert.Equal(t, outflow.Delivered, a.WelcomeEmail)
+
+	status, a = postTo(t, service, "/users?wait=1", `{"name": "Bob", "email": "bob@example.com"}`)
+	assert.Equal(t, http.StatusCreated, status, "he is signed up all the same")
+	assert.Equal(t, outflow.Pending, a.WelcomeEmail)
+	_, a = post(t, service, `{"name": "Eve", "email": "eve@example.com"}`)
+	assert.Empty(t, a.WelcomeEmail, "nobody waited")
 }
 
 func TestDuplicateEmailLeavesNothing(t *testing.T) {

@@ -109,7 +109,9 @@ func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Write
 			return err
 		}
 	}
-	return listenAndServe(ctx, address, newHandler(pool, log), out)
+	waiter := outboxdb.NewWaiter(pool)
+	defer waiter.Close()
+	return listenAndServe(ctx, address, newHandler(pool, waiter, log), out)
 }
 
 // consume runs one consumer for each queue.

@@ -80,7 +80,7 @@ var Settings = []Setting{
 	{"OUTFLOW_WEBHOOK_HOSTS", "none", "hosts that https destinations may name, such as hooks.example.com,*.example.org", setWebhookHosts},
 	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "none", "file with a line for each host: host whsec_… [whsec_…], all of which sign", setWebhookSecretsFile},
 	{settingWebhookSecret, "none", "whsec_… for every host that has none of its own; several with spaces between them", setWebhookSecret},
-	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "off", "on lets https destinations and callbacks on this machine through, for development", setWebhookInsecureLoopback},
+	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "off", "on lets destinations and callbacks on this machine through, http:// too, for development", setWebhookInsecureLoopback},
 }
 
 // Load reads all settings.

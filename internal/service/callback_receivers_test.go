@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
@@ -188,5 +189,48 @@ func TestHostileCallbackReceivers(t *testing.T) {
 	}
 	for _, secret := range hidden {
 		assert.NotContains(t, seen.String(), secret, "in a log, a history or an error")
+	}
+}
+
+// A developer's own receiver takes callbacks in plain http, signed as any: where the
+// switch allows it, and is said to be missing where it does not.
+func TestCallbackToThisMachine(t *testing.T) {
+	t.Parallel()
+	verifier, err := standardwebhooks.NewWebhook(webhookSecret)
+	require.NoError(t, err)
+	requests := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		assert.NoError(t, err)
+		assert.NoError(t, verifier.Verify(body, req.Header))
+		requests <- req.Header.Get("webhook-id")
+	}))
+	t.Cleanup(server.Close)
+	off := webhookConfig(t, nil)
+	off.Webhook.InsecureLoopback = false
+	for what, c := range map[string]struct {
+		config config.Config
+		says   string
+	}{
+		"on":       {webhookConfig(t, nil), ""},
+		"off":      {off, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
+		"no hosts": {config.Config{}, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t)
+			w.workWithWebhooks(c.config)
+			w.scan()
+			id := w.enqueueCallback(server.URL + "/done")
+			if c.says == "" {
+				assert.Equal(t, callback{State: "sent", Attempts: 1}, w.untilTold(id))
+				assert.Equal(t, id.String()+"_1_delivered", <-requests)
+				return
+			}
+			failed := w.untilCallback(id, func(c callback) bool { return c.State == "failed" })
+			assert.Contains(t, failed.Error, c.says)
+			assert.Equal(t, 1, failed.Attempts)
+			assert.Equal(t, outflow.Delivered, w.row(id).State)
+			assert.Empty(t, requests)
+		})
 	}
 }

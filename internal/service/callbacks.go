@@ -12,8 +12,8 @@ import (
 	"github.com/outflowhq/outflow/publish/webhook"
 )
 
-// callbacks sends callbacks: to https URLs by a sender of their own, which signs
-// them, and to any other destination as messages.
+// callbacks sends callbacks: to https and http URLs by a sender of their own, which
+// signs them, and to any other destination as messages.
 type callbacks struct {
 	https  activities.CallbackSender // nil where none is configured
 	others activities.CallbackSender
@@ -41,12 +41,17 @@ func (p posted) SendCallback(ctx context.Context, destination, id, contentType s
 	return err
 }
 
+var errNoHTTP = errors.New("no https publisher is configured, which takes http to this machine in development: nothing was sent (set OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on, and OUTFLOW_WEBHOOK_HOSTS; then \"outflow callback retry\" sends it)")
+
 var errNoHTTPS = errors.New("no https publisher is configured: nothing was sent (allow its host with OUTFLOW_WEBHOOK_HOSTS, then \"outflow callback retry\" sends it)")
 
 func (c callbacks) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
+	plain := strings.HasPrefix(destination, outflow.SchemeHTTP+"://")
 	switch {
-	case !strings.HasPrefix(destination, "https://"):
+	case !plain && !strings.HasPrefix(destination, outflow.SchemeHTTPS+"://"):
 		return c.others.SendCallback(ctx, destination, id, contentType, body)
+	case c.https == nil && plain:
+		return outflow.Permanent(errNoHTTP)
 	case c.https == nil:
 		return outflow.Permanent(errNoHTTPS)
 	}

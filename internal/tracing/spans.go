@@ -56,7 +56,8 @@ const (
 )
 
 var systems = map[string]string{
-	outflow.SchemeSQS: "aws_sqs", outflow.SchemeSNS: "aws.sns", outflow.SchemeRabbitMQ: "rabbitmq", outflow.SchemeHTTPS: systemWebhook,
+	outflow.SchemeSQS: "aws_sqs", outflow.SchemeSNS: "aws.sns", outflow.SchemeRabbitMQ: "rabbitmq",
+	outflow.SchemeHTTPS: systemWebhook, outflow.SchemeHTTP: systemWebhook,
 }
 
 // describe returns the system and the name of a destination; both are empty for
@@ -67,7 +68,7 @@ func describe(destination string) (system, name string) {
 		return "", ""
 	}
 	switch d.Scheme {
-	case outflow.SchemeHTTPS:
+	case outflow.SchemeHTTPS, outflow.SchemeHTTP:
 		if u, err := url.Parse(d.URL); err == nil {
 			name = u.Host
 		}

@@ -168,7 +168,8 @@ func TestDestinations(t *testing.T) {
 		"rabbitmq://shop/order.placed":                            {"rabbitmq", "shop:order.placed"},
 		"rabbitmq:///orders":                                      {"rabbitmq", "orders"},
 		"https://hooks.example.com:8443/services/T0/secret?k=v":   {"webhook", "hooks.example.com:8443"},
-		"nonsense": {"", ""},
+		"http://localhost:8080/done?k=v":                          {"webhook", "localhost:8080"},
+		"nonsense":                                                {"", ""},
 	} {
 		system, name := describe(destination)
 		assert.Equal(t, want, [2]string{system, name}, destination)

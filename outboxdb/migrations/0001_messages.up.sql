@@ -14,7 +14,8 @@ END $$;
 -- counted repetitions and look-ahead make Postgres's expressions many times slower.
 -- What it accepts, outflow.ParseDestination reads and writes back as it is: so of
 -- RabbitMQ's percent-encoded bytes only UTF-8, no control characters, and none
--- that need no encoding; and no queue URL of AWS, which means the queue.
+-- that need no encoding; and no queue URL, which means the queue. Plain http is
+-- for development: its hosts are this machine alone, in one spelling each.
 CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN octet_length(destination) <= 2000 AND CASE split_part(destination, '://', 1)
@@ -32,6 +33,10 @@ CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
         WHEN 'https' THEN
             destination ~ '^https://[A-Za-z0-9._~-]+(:[0-9]+)?([/?]([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*)?$'
             AND destination !~ '^https://(sqs\.[a-z0-9-]+|[a-z0-9-]+\.sqs\.[a-z0-9-]+\.vpce|[a-z0-9-]+\.queue)\.amazonaws\.com(\.cn)?/[0-9]{12}/[^/?#]+$'
+        WHEN 'http' THEN
+            destination ~ ('^http://(localhost|127(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}|\[::1\])'
+                || '(:[0-9]+)?([/?]([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*)?$')
+            AND destination !~ '^http://[^/?#@]+/[0-9]{12}/[^/?#]+$'
         ELSE false END;
 
 CREATE TABLE outbox.messages (

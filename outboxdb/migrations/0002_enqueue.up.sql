@@ -18,7 +18,8 @@ BEGIN
         END IF;
     END IF;
     IF part IS NULL THEN
-        -- Emulators answer on any host, and their queue URLs name no region.
+        -- Emulators answer on any host, this machine among them, and their queue URLs
+        -- name no region. A receiver's address is not to look like one.
         part := regexp_match(destination, '^http://[^/?#@]+/([0-9]{12})/([^/?#]+)$');
         IF part IS NOT NULL THEN
             part := ARRAY['sqs', '', part[1], part[2]];

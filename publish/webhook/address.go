@@ -95,8 +95,12 @@ func (p *Publisher) mayConnect(host, at string) error {
 	if err != nil {
 		return &refusedError{what: "not an IP address"}
 	}
-	if p.loopback && namesThisMachine(host) && to.Addr().IsLoopback() {
-		return nil
+	if p.loopback && namesThisMachine(host) {
+		if to.Addr().IsLoopback() {
+			return nil
+		}
+		// It may be about to go out in plain http.
+		return &refusedError{address: to.Addr(), what: "not loopback, as its name says"}
 	}
 	if what := p.refused(to.Addr()); what != "" {
 		return &refusedError{address: to.Addr(), what: what}

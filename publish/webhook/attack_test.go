@@ -245,6 +245,14 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 	t.Cleanup(p.Close)
 	_, err := p.Publish(t.Context(), message(l.port()))
 	failed(t, err, outflow.ClassUnavailable, "its address 127.0.0.1 is loopback")
+	// And a name of this machine that leads elsewhere is not followed: it may be plain http.
+	p = webhook.NewResolving(webhook.Options{Hosts: hosts(t, "shop.localhost"), Secrets: secrets(t, secretText), InsecureLoopback: true},
+		&resolve(t, "192.0.2.1").Resolver, netip.MustParseAddr("192.0.2.1"))
+	t.Cleanup(p.Close)
+	for _, scheme := range []string{"http", "https"} {
+		_, err = p.Send(t.Context(), scheme+"://shop.localhost:"+l.port()+"/", "id", "", nil, nil)
+		failed(t, err, outflow.ClassUnavailable, "its address 192.0.2.1 is not loopback, as its name says")
+	}
 	assert.Zero(t, l.accepted.Load(), "nobody was connected to")
 }
 

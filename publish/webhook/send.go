@@ -115,8 +115,12 @@ func (p *Publisher) deadline(ctx context.Context, to target, limit time.Duration
 // can set right is no fault of the message: it waits.
 func (p *Publisher) allowed(to target) ([]Secret, error) {
 	host := canonicalHost(to.Hostname())
-	if to.Scheme == "http" && !(p.loopback && namesThisMachine(host)) {
+	switch {
+	case to.Scheme == "https":
+	case !namesThisMachine(host):
 		return nil, outflow.Permanent(fmt.Errorf("posting to %s: only https:// is sent to", to))
+	case !p.loopback:
+		return nil, outflow.Permanent(fmt.Errorf("posting to %s: only https:// is sent to, unless OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on lets http:// to this machine through, for development", to))
 	}
 	if !p.hosts.Allow(host) {
 		return nil, outflow.Unavailable(fmt.Errorf("posting to %s: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, or cancel the message)", to))

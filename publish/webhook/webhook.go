@@ -136,7 +136,8 @@ func New(o Options) *Publisher {
 // Close closes idle connections. Calls under way go on.
 func (p *Publisher) Close() { p.transport.CloseIdleConnections() }
 
-// Scheme is "https".
+// Scheme is "https". A publish.Router brings plain http here, too, which is refused
+// without Options.InsecureLoopback.
 func (*Publisher) Scheme() string { return outflow.SchemeHTTPS }
 
 // Publish posts m to its destination, with the message ID as webhook-id, and
@@ -145,12 +146,12 @@ func (*Publisher) Scheme() string { return outflow.SchemeHTTPS }
 func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
 	d, err := outflow.ParseDestination(m.Destination)
 	switch {
-	case err != nil && strings.HasPrefix(m.Destination, outflow.SchemeHTTPS+"://"):
+	case err != nil && (strings.HasPrefix(m.Destination, outflow.SchemeHTTPS+"://") || strings.HasPrefix(m.Destination, outflow.SchemeHTTP+"://")):
 		// Its own words would quote the address.
 		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", errAddress))
 	case err != nil:
 		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
-	case d.Scheme != outflow.SchemeHTTPS:
+	case d.Scheme != outflow.SchemeHTTPS && d.Scheme != outflow.SchemeHTTP:
 		return "", outflow.Permanent(fmt.Errorf("posting to %s: only https:// is published here; redirect the message", d))
 	}
 	to, err := parseTarget(d.URL)

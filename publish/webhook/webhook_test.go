@@ -192,7 +192,8 @@ func TestWhatIsNotSent(t *testing.T) {
 		}), outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_SECRETS_FILE"},
 		{"http", "http://" + name, o, outflow.ClassPermanent, "only https://"},
 		{"http in development", "http://" + name, without(func(o *webhook.Options) { o.InsecureLoopback = true }), outflow.ClassPermanent, "only https://"},
-		{"http to loopback", "http://localhost", o, outflow.ClassPermanent, "only https://"},
+		{"http to loopback", "http://localhost", o, outflow.ClassPermanent, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
+		{"http to another loopback host", "http://127.0.0.2", without(func(o *webhook.Options) { o.InsecureLoopback = true }), outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
 	} {
 		p := webhook.NewResolving(c.options, &resolve(t, "127.0.0.1").Resolver, loopback)
 		_, err := p.Send(t.Context(), c.address+":"+l.port()+"/orders?token=hunter2", "id", "", []byte(marker), nil)
@@ -215,6 +216,20 @@ func TestDevelopment(t *testing.T) {
 		require.NoError(t, err, host)
 		assert.Equal(t, "id-1", <-asked)
 	}
+	m := message(port)
+	m.Destination = "http://localhost:" + port + "/orders?token=hunter2"
+	_, err := p.Publish(t.Context(), m)
+	require.NoError(t, err)
+	assert.Equal(t, m.ID.String(), <-asked)
+
+	strict := webhook.New(webhook.Options{Hosts: hosts(t, "localhost"), Secrets: secrets(t, secretText)})
+	t.Cleanup(strict.Close)
+	_, err = strict.Publish(t.Context(), m)
+	failed(t, err, outflow.ClassPermanent, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on")
+	m.Destination = "http://" + name + "/orders?token=hunter2"
+	_, err = p.Publish(t.Context(), m)
+	failed(t, err, outflow.ClassPermanent, "wants https://host/path")
+	assert.Empty(t, asked)
 }
 
 func TestContentThatHTTPDoesNotTake(t *testing.T) {

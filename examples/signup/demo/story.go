@@ -111,7 +111,7 @@ func (d *demo) stay(ctx context.Context) error {
 		return err
 	}
 	d.introduce(
-		fmt.Sprintf("    Sign up yourself  curl -d '{\"name\": \"You\", \"email\": \"you@example.com\"}' %s\n", d.service),
+		fmt.Sprintf("    Sign up yourself  curl -d '{\"name\": \"You\", \"email\": \"you@example.com\"}' '%s?wait=1'\n", d.service),
 		fmt.Sprintf("    Stop              Ctrl-C (until then, somebody signs up every %s)\n", signUpEvery),
 	)
 	every := time.NewTicker(signUpEvery)
