@@ -171,6 +171,7 @@ type healthy struct {
 	migrations   []outboxdb.MigrationStatus
 	health       outboxdb.Health
 	destinations []string
+	dead         []outboxdb.PhaseCount
 	types        map[string]enums.IndexedValueType
 	refusal      error
 	pollers      error
@@ -186,6 +187,7 @@ func (h *healthy) Health(context.Context) (outboxdb.Health, error) { return h.he
 func (h *healthy) PendingDestinations(context.Context, int) ([]string, error) {
 	return h.destinations, h.listing
 }
+func (h *healthy) Dead(context.Context) ([]outboxdb.PhaseCount, error) { return h.dead, nil }
 func (h *healthy) SearchAttributes(context.Context) (map[string]enums.IndexedValueType, error) {
 	return h.types, h.refusal
 }
@@ -225,8 +227,12 @@ func TestExamine(t *testing.T) {
 		"no right": {func(_ *healthy, p *Patient) {
 			p.Lookup = func(context.Context, string) error { return outflow.Unavailable(errors.New("AccessDenied")) }
 		}, "warn destinations AccessDenied"},
-		"no AWS":          {func(_ *healthy, p *Patient) { p.Lookup, p.NoLookup = nil, "AWS_REGION is not set" }, "skip destinations AWS_REGION is not set"},
-		"others":          {func(h *healthy, _ *Patient) { h.destinations = []string{"https://shop.example/in"} }, "skip destinations 1 that are no SQS queues"},
+		"no AWS": {func(_ *healthy, p *Patient) { p.Lookup, p.NoLookup = nil, "AWS_REGION is not set" }, "skip destinations AWS_REGION is not set"},
+		"others": {func(h *healthy, _ *Patient) { h.destinations = []string{"https://shop.example/in"} }, "skip destinations 1 that are no SQS queues"},
+		"dead messages": {func(h *healthy, _ *Patient) {
+			h.dead = []outboxdb.PhaseCount{{Destination: "sqs://orders", Messages: 3, LastError: "no such queue"}}
+		}, "warn dead sqs://orders: 3 dead, such as: no such queue"},
+		"none dead":       {func(*healthy, *Patient) {}, "ok dead no message is dead"},
 		"nothing pending": {func(h *healthy, _ *Patient) { h.destinations = nil }, "ok destinations no message is pending"},
 	} {
 		t.Run(name, func(t *testing.T) {

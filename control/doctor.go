@@ -51,6 +51,8 @@ type DatabaseHealth interface {
 	Migrations(ctx context.Context) ([]outboxdb.MigrationStatus, error)
 	Health(ctx context.Context) (outboxdb.Health, error)
 	PendingDestinations(ctx context.Context, limit int) ([]string, error)
+	// Dead counts the dead messages of each destination that has any.
+	Dead(ctx context.Context) ([]outboxdb.PhaseCount, error)
 }
 
 var _ DatabaseHealth = (*outboxdb.Operator)(nil)
@@ -159,6 +161,23 @@ func (e *examination) database(ctx context.Context) {
 	e.rights(health)
 	e.clock(health, began, time.Now())
 	e.snapshot(health)
+	e.dead(ctx)
+}
+
+// dead messages wait for an operator: nothing else brings them back.
+func (e *examination) dead(ctx context.Context) {
+	counts, err := e.Database.Dead(ctx)
+	if err != nil {
+		e.say("dead", Warn, "outflow grants -operator ROLE prints the rights that it needs", "%v", err)
+		return
+	}
+	if len(counts) == 0 {
+		e.say("dead", OK, "", "no message is dead")
+		return
+	}
+	for _, c := range counts {
+		e.say("dead", Warn, "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination), "%s: %d dead, such as: %s", c.Destination, c.Messages, c.LastError)
+	}
 }
 
 func (e *examination) rights(h outboxdb.Health) {

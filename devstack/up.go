@@ -24,6 +24,7 @@ Flags:
   --ephemeral                keep no data (run: the default)
   --durable                  with --ephemeral: Postgres keeps every commit through a crash; slower
   --env-file PATH            write the environment there (up: default .devstack/env)
+  --queue NAME               make this SQS queue; more than once for more (they live in memory)
   --postgres-port N, --temporal-port N, --ui-port N, --sqs-port N
                              ports on 127.0.0.1; default 0, a free one
   --database-url URL         use this Postgres, not an own one
@@ -42,6 +43,10 @@ func parseFlags(name string, args []string) (stack.Options, []string, error) {
 	fs.BoolVar(&o.Ephemeral, "ephemeral", false, "")
 	fs.BoolVar(&o.Durable, "durable", false, "")
 	fs.StringVar(&o.EnvFile, "env-file", "", "")
+	fs.Func("queue", "", func(name string) error {
+		o.Queues = append(o.Queues, name)
+		return nil
+	})
 	fs.IntVar(&o.PostgresPort, "postgres-port", 0, "")
 	fs.IntVar(&o.TemporalPort, "temporal-port", 0, "")
 	fs.IntVar(&o.UIPort, "ui-port", 0, "")

@@ -73,6 +73,19 @@ func (o *Operator) Status(ctx context.Context, bound int) (counts []PhaseCount, 
 	return counts, troubled, nil
 }
 
+// Dead counts the dead messages of each destination that has any.
+func (o *Operator) Dead(ctx context.Context) ([]PhaseCount, error) {
+	rows, err := o.pool.Query(ctx, statusDead)
+	if err != nil {
+		return nil, fmt.Errorf("counting dead messages: %w", err)
+	}
+	counts, err := pgx.CollectRows(rows, pgx.RowToStructByName[PhaseCount])
+	if err != nil {
+		return nil, fmt.Errorf("counting dead messages: %w", err)
+	}
+	return counts, nil
+}
+
 // Health is what a doctor wants to know of the database.
 type Health struct {
 	Clock    time.Time `db:"clock"`

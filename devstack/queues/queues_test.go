@@ -22,6 +22,12 @@ import (
 // start brings up an endpoint and a client of the kind that Outflow uses.
 func start(t *testing.T) (context.Context, *sqs.Client) {
 	t.Helper()
+	ctx, c, _ := startServer(t)
+	return ctx, c
+}
+
+func startServer(t *testing.T) (context.Context, *sqs.Client, *queues.Server) {
+	t.Helper()
 	s, err := queues.Start(queues.Options{LogFile: filepath.Join(t.TempDir(), "queues.log")})
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +47,24 @@ func start(t *testing.T) (context.Context, *sqs.Client) {
 	return ctx, sqs.NewFromConfig(cfg, func(o *sqs.Options) {
 		o.BaseEndpoint = aws.String(s.URL())
 		o.Retryer = aws.NopRetryer{}
-	})
+	}), s
+}
+
+// A queue of --queue is there for a client, and stays when it is made again.
+func TestCreate(t *testing.T) {
+	ctx, c, s := startServer(t)
+	for _, name := range []string{"welcome-email", "welcome-email", "orders.fifo"} {
+		if err := s.Create(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String(name)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := c.ListQueues(ctx, &sqs.ListQueuesInput{})
+	if err != nil || len(list.QueueUrls) != 2 {
+		t.Errorf("queues %v (%v)", list, err)
+	}
 }
 
 func create(ctx context.Context, t *testing.T, c *sqs.Client, name string, attributes map[string]string) string {

@@ -9,13 +9,16 @@
 package queues
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/Admiral-Piett/goaws/app/gosqs"
@@ -87,6 +90,29 @@ func configure(port int) {
 
 // URL is the endpoint for both services.
 func (s *Server) URL() string { return s.url }
+
+// Create makes a queue. One that exists stays as it is. A name that ends in ".fifo" makes a FIFO queue.
+func (s *Server) Create(ctx context.Context, name string) error {
+	form := url.Values{"Action": {"CreateQueue"}, "Version": {"2012-11-05"}, "QueueName": {name}}
+	if strings.HasSuffix(name, ".fifo") {
+		form.Set("Attribute.1.Name", "FifoQueue")
+		form.Set("Attribute.1.Value", "true")
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, strings.NewReader(form.Encode()))
+	if err != nil {
+		return fmt.Errorf("creating queue %s: %w", name, err)
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("creating queue %s: %w", name, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("creating queue %s: %s", name, answer.Status)
+	}
+	return nil
+}
 
 // Stop closes the endpoint; its queues and what lies in them are lost.
 func (s *Server) Stop() error {

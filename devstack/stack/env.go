@@ -107,6 +107,10 @@ func (s *Stack) WriteTable(w io.Writer) error {
 		{"Temporal Web UI", s.UIURL()}, {"SQS and SNS", s.QueueEndpoint()},
 		{"Data", data},
 	}
+	if len(s.options.Queues) > 0 {
+		rows = append(rows, [2]string{"Queues", strings.Join(s.options.Queues, ", ")})
+	}
+	rows = append(rows, [2]string{"Another queue", "curl -d 'Action=CreateQueue&QueueName=NAME' " + s.QueueEndpoint()})
 	if s.postgres != nil && filepath.Dir(s.folder.postgres) != s.folder.path {
 		rows = append(rows, [2]string{"Postgres's data", s.folder.postgres})
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -24,6 +25,8 @@ type Options struct {
 	Durable bool
 	// Ports on the loopback address; 0 is a free one.
 	PostgresPort, TemporalPort, UIPort, QueuePort int
+	// Queues are made when the stack comes up: they live in memory, so each time anew.
+	Queues []string
 	// EnvFile is written when all is up, and removed by Down; "" is none.
 	EnvFile string
 	// DatabaseURL is a Postgres to use instead of an own one. Temporal's databases are made in it too, unless
@@ -46,6 +49,11 @@ func (o *Options) validate() error {
 			errs = append(errs, fmt.Errorf("%s: %d is no port (0 is a free one)", name, port))
 		}
 	}
+	for _, name := range o.Queues {
+		if !queueName.MatchString(name) {
+			errs = append(errs, fmt.Errorf("--queue: %q is no queue's name (1 to 80 letters, digits, - or _, and .fifo behind a FIFO queue's)", name))
+		}
+	}
 	if o.DatabaseURL != "" {
 		if _, err := pgx.ParseConfig(o.DatabaseURL); err != nil {
 			errs = append(errs, fmt.Errorf("--database-url: %w", err))
@@ -61,6 +69,9 @@ func (o *Options) validate() error {
 	}
 	return nil
 }
+
+// queueName is what SQS takes; .fifo counts as five of the 80.
+var queueName = regexp.MustCompile(`^([A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo)$`)
 
 // OptionsError is a mistake in Options, all of them together, before anything was started.
 type OptionsError struct{ error }

@@ -71,9 +71,17 @@ func (s *Stack) startPostgres(ctx context.Context) error {
 	return postgres.EnsureDatabase(ctx, s.postgres.URL("postgres"), Database)
 }
 
-func (s *Stack) startQueues(context.Context) (err error) {
+func (s *Stack) startQueues(ctx context.Context) (err error) {
 	s.queues, err = queues.Start(queues.Options{Port: s.options.QueuePort, LogFile: s.folder.logs("queues")})
-	return err
+	if err != nil {
+		return err
+	}
+	for _, name := range s.options.Queues {
+		if err := s.queues.Create(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Stack) startTemporal(ctx context.Context) error {

@@ -27,7 +27,7 @@ func TestStack(t *testing.T) {
 	t.Setenv("PGHOST", "ambient")
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	s, err := stack.Up(ctx, stack.Options{Ephemeral: true})
+	s, err := stack.Up(ctx, stack.Options{Ephemeral: true, Queues: []string{"welcome-email"}})
 	if err != nil {
 		t.Fatal(err)
 	}
