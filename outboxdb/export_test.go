@@ -95,14 +95,14 @@ func (s *Store) Held() int {
 
 // FinishBatch is one coalesced call of Finish, RenewBatch one of Renew.
 func (s *Store) FinishBatch(ctx context.Context, endings ...outflow.Ending) ([]outflow.Outcome, []error) {
-	return split(s.finishAll(ctx, slices.Clone(endings)), outflow.Record.Outcome)
+	return split(s.finishAll(ctx, slices.Clone(endings)), func(l looked) outflow.Outcome { return l.Outcome() })
 }
 
 func (s *Store) RenewBatch(ctx context.Context, renewals ...outflow.Renewal) ([]outflow.Record, []error) {
-	return split(s.renewAll(ctx, slices.Clone(renewals)), func(r outflow.Record) outflow.Record { return r })
+	return split(s.renewAll(ctx, slices.Clone(renewals)), func(l looked) outflow.Record { return l.Record })
 }
 
-func split[T any](all results, convert func(outflow.Record) T) (values []T, errs []error) {
+func split[T any](all results, convert func(looked) T) (values []T, errs []error) {
 	for _, r := range all {
 		values, errs = append(values, convert(r.Value)), append(errs, r.Err)
 	}

@@ -14,10 +14,20 @@ WITH locked AS MATERIALIZED (
     SELECT m.id FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE
 )`
 
-// recordColumns is what every statement returns of a row. The least keeps
-// expires_in within a time.Duration; it passes over the NULL of no expiry.
+// recordColumns is what a claim, which bounds its bytes, returns of a row.
 const recordColumns = `
-	m.id, m.seq, m.destination, m.type, m.payload, m.content_type, m.headers, m.ordering_key,
+	m.payload,` + restOfRow
+
+// lookColumns leave a large payload to loadPayloads: how large the payloads of so
+// many rows are is known only now. With 500 rows this bound makes 4 MiB, as much as
+// one of those statements loads.
+const lookColumns = `
+	CASE WHEN octet_length(m.payload) <= 8192 THEN m.payload END AS payload, octet_length(m.payload) AS payload_bytes,` + restOfRow
+
+// restOfRow is all but the payload. The least keeps
+// expires_in within a time.Duration; it passes over the NULL of no expiry.
+const restOfRow = `
+	m.id, m.seq, m.destination, m.type, m.content_type, m.headers, m.ordering_key,
 	m.state, m.generation, m.cancel_requested, m.attempts, m.claims, m.enqueued_at, m.due_at, m.available_at,
 	m.expires_at, least(m.expires_at - now(), interval '36500 days') AS expires_in, m.finished_at, m.broker_message_id, m.last_error,
 	m.callback, m.callback_payload, ` + callbackDue
@@ -149,7 +159,11 @@ UPDATE outbox.messages AS m
 
 // load reads rows as they stand, and whether a success would be news to others:
 // the run may have been claimed by another process.
-const load = `SELECT ` + failing + `, ` + recordColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
+const load = `SELECT ` + failing + `, ` + lookColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
+
+// loadPayloads reads what lookColumns leave. A payload never changes, so it needs no
+// guard.
+const loadPayloads = `SELECT m.id, m.payload FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
 
 // loadOutcomes reads how rows ended.
 const loadOutcomes = `SELECT ` + outcomeColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
@@ -162,7 +176,7 @@ UPDATE outbox.messages AS m
    SET claims = greatest(m.claims, least(m.claims + 1, 5))
   FROM unnest($1::uuid[], $2::int[]) AS r (id, generation)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
-RETURNING ` + failing + `, ` + recordColumns
+RETURNING ` + failing + `, ` + lookColumns
 
 // failing says that a row's destination has failed and not succeeded since.
 const failing = `
@@ -191,7 +205,7 @@ UPDATE outbox.messages AS m
   FROM unnest($1::uuid[], $2::int[], $3::interval[], $4::text[], $5::int[], $6::boolean[])
        AS r (id, generation, lease, last_error, attempts, lost)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
-RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + recordColumns
+RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + lookColumns
 
 // finish writes ends. Only a pending row takes one, except that a broker's
 // acknowledgement beats any other end of its generation: the message is out. Its

@@ -36,6 +36,8 @@ type row struct {
 	CallbackPayload bool              `db:"callback_payload"`
 	CallbackDue     bool              `db:"callback_due"`
 	Trace           map[string]string `db:"trace"` // of a callback alone
+	// PayloadBytes is the payload's size where the statement may have left it out.
+	PayloadBytes int `db:"payload_bytes"`
 	// Only some statements look at the destination.
 	HeldBack *time.Duration `db:"held_back"`
 	Failing  bool           `db:"failing"`

@@ -17,22 +17,22 @@ func (s *Store) Load(ctx context.Context, ref outflow.Ref) (outflow.Record, erro
 	if record, ok := s.handoff.take(ref); ok {
 		return record, nil
 	}
-	record, err := s.loads.Do(ctx, ref)
+	found, err := s.loads.Do(ctx, ref)
 	if err != nil {
 		return outflow.Record{}, fmt.Errorf("loading message %s: %w", ref.ID, err)
 	}
-	return record, nil
+	return s.whole(ctx, found)
 }
 
 // LoadAgain is Load for a run whose process was lost with its workflow task. The
 // look is counted as a claim where the row is pending in that generation.
 func (s *Store) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record, error) {
 	s.handoff.settle(ref) // whoever claimed it no longer leads
-	record, err := s.reloads.Do(ctx, ref)
+	found, err := s.reloads.Do(ctx, ref)
 	if err != nil {
 		return outflow.Record{}, fmt.Errorf("loading message %s again: %w", ref.ID, err)
 	}
-	return record, nil
+	return s.whole(ctx, found)
 }
 
 // Renew notes a durable attempt: it moves the lease, notes the last error and
@@ -40,11 +40,11 @@ func (s *Store) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record,
 // final, or of another generation, is returned as it stands, with nothing written.
 func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, error) {
 	s.handoff.settle(r.Ref) // its run has left the fast path
-	record, err := s.renewals.Do(ctx, r)
+	found, err := s.renewals.Do(ctx, r)
 	if err != nil {
 		return outflow.Record{}, fmt.Errorf("renewing the lease of message %s: %w", r.ID, err)
 	}
-	return record, nil
+	return s.whole(ctx, found)
 }
 
 // PutBack leaves a message to a later claim, with the words of the attempt that

@@ -3,6 +3,7 @@ package outboxdb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
@@ -14,9 +15,16 @@ import (
 )
 
 // records are the rows that a statement returned, by message ID.
-type records map[uuid.UUID]outflow.Record
+type records map[uuid.UUID]looked
 
-type results = []coalesce.Result[outflow.Record]
+// looked is a row as a shared statement found it. Its payload is still to be loaded
+// where owed, the payload's size, is not 0.
+type looked struct {
+	outflow.Record
+	owed int
+}
+
+type results = []coalesce.Result[looked]
 
 func (s *Store) loadAll(ctx context.Context, refs []outflow.Ref) results {
 	id := func(r outflow.Ref) uuid.UUID { return r.ID }
@@ -122,12 +130,64 @@ func (s *Store) read(ctx context.Context, statement string, args ...any) (record
 	}
 	byID := make(records, len(found))
 	for _, r := range found {
-		byID[r.ID] = r.record()
+		byID[r.ID] = looked{Record: r.record(), owed: max(r.PayloadBytes-len(r.Payload), 0)}
 		if r.Failing {
 			s.destinations.seenFailing(r.Destination)
 		}
 	}
 	return byID, nil
+}
+
+// payloadOf is a message whose payload is to be loaded, and the payload's size.
+type payloadOf struct {
+	id    uuid.UUID
+	bytes int
+}
+
+func (p payloadOf) size() int { return p.bytes }
+
+// whole returns a row with its payload.
+func (s *Store) whole(ctx context.Context, l looked) (outflow.Record, error) {
+	if l.owed == 0 {
+		return l.Record, nil
+	}
+	payload, err := s.payloads.Do(ctx, payloadOf{l.ID, l.owed})
+	if err != nil {
+		return outflow.Record{}, fmt.Errorf("loading the payload of message %s: %w", l.ID, err)
+	}
+	l.Payload = payload
+	return l.Record, nil
+}
+
+func (s *Store) loadPayloadsOf(ctx context.Context, asked []payloadOf) []coalesce.Result[[]byte] {
+	out := make([]coalesce.Result[[]byte], len(asked))
+	ids := make([]uuid.UUID, 0, len(asked))
+	for _, p := range asked {
+		ids = append(ids, p.id)
+	}
+	rows, err := s.pool.Query(ctx, loadPayloads, ids)
+	byID := make(map[uuid.UUID][]byte, len(asked))
+	if err == nil {
+		var id uuid.UUID
+		var payload []byte
+		_, err = pgx.ForEachRow(rows, []any{&id, &payload}, func() error {
+			byID[id] = payload
+			payload = nil
+			return nil
+		})
+	}
+	for i, p := range asked {
+		payload, ok := byID[p.id]
+		switch {
+		case err != nil:
+			out[i].Err = err
+		case !ok:
+			out[i].Err = outflow.ErrNotFound // purged since
+		default:
+			out[i].Value = payload
+		}
+	}
+	return out
 }
 
 // readMissing adds the rows that a guarded statement passed over, as they stand.

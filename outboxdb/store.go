@@ -42,6 +42,9 @@ const (
 	// statementTimeout is the shared statement's own deadline. It is below the
 	// local mark's 2 s, so that a mark is refused rather than left in doubt.
 	statementTimeout = 1500 * time.Millisecond
+	// payloadBytes bounds the large payloads of one statement: many large ones
+	// must not run out of its time together, and again. Two such at once need 50 Mbit/s.
+	payloadBytes = 4 << 20
 )
 
 // Store reads and writes the table for the dispatcher. One Store in a process
@@ -54,12 +57,13 @@ type Store struct {
 	walk         walk
 	destinations *destinations
 
-	loads    *coalesce.Coalescer[outflow.Ref, outflow.Record]
-	reloads  *coalesce.Coalescer[outflow.Ref, outflow.Record]
-	renewals *coalesce.Coalescer[outflow.Renewal, outflow.Record]
-	puttings *coalesce.Coalescer[outflow.Renewal, outflow.Record]
-	endings  *coalesce.Coalescer[outflow.Ending, outflow.Record]
+	loads    *coalesce.Coalescer[outflow.Ref, looked]
+	reloads  *coalesce.Coalescer[outflow.Ref, looked]
+	renewals *coalesce.Coalescer[outflow.Renewal, looked]
+	puttings *coalesce.Coalescer[outflow.Renewal, looked]
+	endings  *coalesce.Coalescer[outflow.Ending, looked]
 	returns  *coalesce.Coalescer[giveBack, struct{}]
+	payloads *coalesce.Coalescer[payloadOf, []byte]
 }
 
 // New returns a Store over pool.
@@ -71,6 +75,9 @@ func New(pool *pgxpool.Pool) *Store {
 	s.puttings = coalesce.New(statementOptions[outflow.Renewal](), s.putBackAll)
 	s.endings = coalesce.New(statementOptions[outflow.Ending](), s.finishAll)
 	s.returns = coalesce.New(statementOptions[giveBack](), s.returnAll)
+	large := statementOptions[payloadOf]()
+	large.MaxBytes, large.Size = payloadBytes, payloadOf.size
+	s.payloads = coalesce.New(large, s.loadPayloadsOf)
 	return s
 }
 

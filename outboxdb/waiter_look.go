@@ -167,7 +167,7 @@ func (s *session) read(some []*waiting) (records, error) {
 	}
 	byID := make(records, len(found))
 	for _, r := range found {
-		byID[r.ID] = r.record()
+		byID[r.ID] = looked{Record: r.record()}
 	}
 	return byID, nil
 }

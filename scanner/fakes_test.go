@@ -264,6 +264,7 @@ type engine struct {
 	elsewhere bool // the runs go to another process
 	reply     func(s start) error
 	signalled func(workflowID string) error
+	silent    string                        // the run that signals get no answer from
 	answered  func(workflowID string) error // to starts of callbacks
 	refused   error                         // to those with search attributes
 
@@ -326,7 +327,11 @@ func (e *engine) startCallback(options client.StartWorkflowOptions, in workflows
 	return nil
 }
 
-func (e *engine) SignalWorkflow(_ context.Context, workflowID, _, name string, _ any) error {
+func (e *engine) SignalWorkflow(ctx context.Context, workflowID, _, name string, _ any) error {
+	if workflowID == e.silent {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if name == workflows.SignalTryNow {

@@ -29,6 +29,9 @@ type Destinations interface {
 const (
 	// tendTimeout bounds one tending; what it leaves, the next one does.
 	tendTimeout = 15 * time.Second
+	// tellTimeout bounds one signal with the SDK's own retries: a run that does not
+	// answer leaves time for the others.
+	tellTimeout = 3 * time.Second
 	// tellPage and tellAtOnce bound the signals to retrying runs: a run that is told
 	// costs Temporal some workflow tasks. A destination that takes only a few at a
 	// time shows it after the first pages: each is twice the one before, from
@@ -91,40 +94,74 @@ func (s *Scanner) tellRecovered(ctx context.Context) error {
 }
 
 // tellAll has the retrying runs of a destination try now, all of them if it goes on
-// to work.
+// to work. One that can't be told holds up no other: it is told once more at the end,
+// and otherwise tries by itself, within minutes. Where none can be told it is Temporal
+// that is away, and the whole telling is repeated.
 func (s *Scanner) tellAll(ctx context.Context, r outflow.Recovered) (told int, err error) {
 	var after uuid.UUID
+	var missed []outflow.Leased
 	for size := tellFirst; ; size = min(2*size, tellPage) {
 		page, err := s.store.Retrying(ctx, r, after, size)
-		if err != nil || len(page) == 0 {
+		if err != nil {
 			return told, err
 		}
-		var errs [tellAtOnce]error
-		var telling sync.WaitGroup
-		for i := range tellAtOnce {
-			telling.Go(func() {
-				for at := i; at < len(page); at += tellAtOnce {
-					errs[i] = errors.Join(errs[i], s.tell(ctx, page[at]))
-				}
-			})
-		}
-		telling.Wait()
-		if err := errors.Join(errs[:]...); err != nil {
+		failed, err := s.tellEach(ctx, page)
+		told += len(page) - len(failed)
+		missed = append(missed, failed...)
+		none := len(failed) == len(page) && (told == 0 || len(page) >= tellFirst)
+		if err != nil && (ctx.Err() != nil || none && !isRefusal(err)) {
 			return told, err
 		}
-		told += len(page)
 		if len(page) < size {
-			return told, nil
+			break
 		}
 		after = page[len(page)-1].ID
 		sleep(ctx, tellPause)
 	}
+	failed, err := s.tellEach(ctx, missed)
+	if ctx.Err() != nil {
+		return told, errors.Join(err, ctx.Err())
+	}
+	if err != nil {
+		s.opts.Logger.Warn("some runs could not be told that their destination works again; they try by themselves",
+			"destination", r.Destination, "runs", len(failed), "error", err)
+	}
+	return told + len(missed) - len(failed), nil
+}
+
+// tellEach tells many runs, and returns those that could not be told.
+func (s *Scanner) tellEach(ctx context.Context, page []outflow.Leased) (failed []outflow.Leased, err error) {
+	var telling sync.WaitGroup
+	results := make([]error, len(page))
+	for i := range tellAtOnce {
+		telling.Go(func() {
+			for at := i; at < len(page); at += tellAtOnce {
+				results[at] = s.tell(ctx, page[at])
+			}
+		})
+	}
+	telling.Wait()
+	for i, err := range results {
+		if err != nil {
+			failed = append(failed, page[i])
+		}
+	}
+	return failed, errors.Join(results...)
+}
+
+// isRefusal reports whether Temporal answered that a run takes no signal, such as one
+// that has had as many as a run may.
+func isRefusal(err error) bool {
+	var invalid *serviceerror.InvalidArgument
+	return errors.As(err, &invalid)
 }
 
 // tell has a run try now. One that Temporal does not know is lost with its
 // namespace, or was ended by somebody: its message is freed for a new one.
 func (s *Scanner) tell(ctx context.Context, m outflow.Leased) error {
-	err := s.client.SignalWorkflow(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), "", workflows.SignalTryNow, nil)
+	inTime, cancel := context.WithTimeout(ctx, tellTimeout)
+	defer cancel()
+	err := s.client.SignalWorkflow(inTime, workflows.DeliverID(s.opts.Outbox, m.ID), "", workflows.SignalTryNow, nil)
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {
 		return s.store.Free(ctx, m)

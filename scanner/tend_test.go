@@ -150,21 +150,77 @@ func TestTellingBeginsWithAFew(t *testing.T) {
 // A telling that Temporal interrupts is taken up again.
 func TestTellingIsRepeatedUntilItIsDone(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
-		w.table.troubled, w.table.retrying = true, newLeased(3)
+		w.table.troubled, w.table.retrying = true, newLeased(300)
 		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
-		failures := 2
+		away := time.Now().Add(5 * time.Second)
 		w.engine.signalled = func(string) error {
-			if failures--; failures >= 0 {
+			if time.Now().Before(away) {
 				return errors.New("unavailable")
 			}
 			return nil
 		}
 	}, func(w *world) {
+		pass(4500 * time.Millisecond)
+		assert.LessOrEqual(t, len(w.engine.seen().signals), 50, "each try ends with the first few")
 		pass(10 * time.Second)
 		w.stop()
 		assert.Subset(t, w.engine.seen().signals, deliverIDs(w.table.retrying))
 		assert.Empty(t, w.table.recovered)
-		assert.Equal(t, 1, w.logs.count("tending destinations"), "it was said once")
+		assert.InDelta(t, 5, w.logs.count("tending destinations"), 1)
+	})
+}
+
+// Runs that can't be told, whether Temporal refuses or never answers, hold up none of
+// those behind them, nor do they keep the destination's cap on.
+func TestTellingPassesOverWhatCannotBeTold(t *testing.T) {
+	refused := serviceerror.NewInvalidArgument("exceeded workflow execution limit for signal events")
+	for name, c := range map[string]struct {
+		runs int
+		bad  []int
+		err  error
+	}{
+		"the first":                 {450, []int{0}, errors.New("no answer")},
+		"one in the middle":         {450, []int{123}, errors.New("no answer")},
+		"some of the last page":     {36, []int{33, 34}, errors.New("no answer")},
+		"the last page":             {31, []int{30}, errors.New("no answer")},
+		"a page that is refused":    {450, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, refused},
+		"the only one, and refused": {1, []int{0}, refused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, scanner.Options{}, func(w *world) {
+				w.table.troubled, w.table.retrying = true, newLeased(c.runs)
+				w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+				ids := deliverIDs(w.table.retrying)
+				w.engine.signalled = func(id string) error {
+					if slices.Contains(c.bad, slices.Index(ids, id)) {
+						return c.err
+					}
+					return nil
+				}
+			}, func(w *world) {
+				pass(20 * time.Second)
+				w.stop()
+				told := w.engine.seen().signals
+				assert.Len(t, told, c.runs+len(c.bad), "each once, and the bad ones once more")
+				assert.Subset(t, told, deliverIDs(w.table.retrying))
+				assert.Empty(t, w.table.recovered)
+				assert.Equal(t, 1, w.logs.count("some runs could not be told that their destination works again; they try by themselves"))
+			})
+		})
+	}
+}
+
+// A run that does not answer takes its own few seconds and no more.
+func TestTellingWaitsForNoAnswerLong(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.troubled, w.table.retrying = true, newLeased(100)
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+		w.engine.silent = deliverIDs(w.table.retrying)[0]
+	}, func(w *world) {
+		pass(12 * time.Second)
+		w.stop()
+		assert.Subset(t, w.engine.seen().signals, deliverIDs(w.table.retrying)[1:])
+		assert.Empty(t, w.table.recovered)
 	})
 }
 
