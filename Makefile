@@ -29,7 +29,7 @@ build: ## build every program into bin/ (the first time takes some minutes: Temp
 dev: build ## start Postgres, Temporal with its Web UI and an SQS endpoint, migrated; stays until Ctrl-C
 	$(BIN)/devstack run --data .devstack/data --env-file .devstack/env \
 	  --queue user-registered --queue welcome-email -- \
-	  bash -c '$(BIN)/outflow migrate up && echo "Ready, with the queues named above (the README'"'"'s examples go there). In another shell: set -a; . .devstack/env; set +a" && exec sleep infinity'
+	  bash -c '$(BIN)/outflow migrate up && echo "Ready, with the queues named above, where the examples of README.md go. In another shell: set -a; . .devstack/env; set +a" && exec sleep infinity'
 
 demo: build ## start everything and deliver real sign-ups; ONCE=1 ends by itself
 	$(BIN)/devstack run -- $(BIN)/demo $(if $(ONCE),-once)
