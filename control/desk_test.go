@@ -172,6 +172,8 @@ type healthy struct {
 	health       outboxdb.Health
 	destinations []string
 	dead         []outboxdb.PhaseCount
+	deaf         bool
+	standby      error
 	types        map[string]enums.IndexedValueType
 	refusal      error
 	pollers      error
@@ -188,6 +190,7 @@ func (h *healthy) PendingDestinations(context.Context, int) ([]string, error) {
 	return h.destinations, h.listing
 }
 func (h *healthy) Dead(context.Context) ([]outboxdb.PhaseCount, error) { return h.dead, nil }
+func (h *healthy) Hears(context.Context) (bool, error)                 { return !h.deaf, h.standby }
 func (h *healthy) SearchAttributes(context.Context) (map[string]enums.IndexedValueType, error) {
 	return h.types, h.refusal
 }
@@ -232,8 +235,11 @@ func TestExamine(t *testing.T) {
 		"dead messages": {func(h *healthy, _ *Patient) {
 			h.dead = []outboxdb.PhaseCount{{Destination: "sqs://orders", Messages: 3, LastError: "no such queue"}}
 		}, "warn dead sqs://orders: 3 dead, such as: no such queue"},
-		"none dead":       {func(*healthy, *Patient) {}, "ok dead no message is dead"},
-		"nothing pending": {func(h *healthy, _ *Patient) { h.destinations = nil }, "ok destinations no message is pending"},
+		"a pooler drops notifications": {func(h *healthy, _ *Patient) { h.deaf = true }, "warn notify do not arrive"},
+		"nobody may listen":            {func(h *healthy, _ *Patient) { h.standby = errAway }, "warn notify connection refused"},
+		"notifications":                {func(*healthy, *Patient) {}, "ok notify notifications arrive"},
+		"none dead":                    {func(*healthy, *Patient) {}, "ok dead no message is dead"},
+		"nothing pending":              {func(h *healthy, _ *Patient) { h.destinations = nil }, "ok destinations no message is pending"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &healthy{

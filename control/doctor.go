@@ -51,6 +51,8 @@ type DatabaseHealth interface {
 	Migrations(ctx context.Context) ([]outboxdb.MigrationStatus, error)
 	Health(ctx context.Context) (outboxdb.Health, error)
 	PendingDestinations(ctx context.Context, limit int) ([]string, error)
+	// Hears reports whether a notification arrives on a connection that listens.
+	Hears(ctx context.Context) (bool, error)
 	// Dead counts the dead messages of each destination that has any.
 	Dead(ctx context.Context) ([]outboxdb.PhaseCount, error)
 }
@@ -113,7 +115,7 @@ func Examine(ctx context.Context, p Patient, tell func(Finding)) {
 	e.database(ctx)
 	e.temporal(ctx)
 	e.queues(ctx)
-	e.tell(Finding{Check: "notify", Level: OK, Text: "not used: starters poll the table"})
+	e.notifications(ctx)
 }
 
 type examination struct {
@@ -162,6 +164,25 @@ func (e *examination) database(ctx context.Context) {
 	e.clock(health, began, time.Now())
 	e.snapshot(health)
 	e.dead(ctx)
+}
+
+// notifications wake those who wait for the end of a message; starters poll.
+func (e *examination) notifications(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	if e.DatabaseErr != nil {
+		e.say("notify", Skipped, "", "the database could not be asked")
+		return
+	}
+	heard, err := e.Database.Hears(ctx)
+	switch {
+	case err != nil:
+		e.say("notify", Warn, "check DATABASE_URL, and that the server is no standby", "%v", err)
+	case !heard:
+		e.say("notify", Warn, "have programs that wait (outboxdb.NewWaiter) listen on a connection past the transaction pooler: outboxdb.ListenOn", "notifications do not arrive: those who wait for a message's end see it by polling, up to a second late")
+	default:
+		e.say("notify", OK, "", "notifications arrive")
+	}
 }
 
 // dead messages wait for an operator: nothing else brings them back.

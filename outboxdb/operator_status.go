@@ -86,6 +86,36 @@ func (o *Operator) Dead(ctx context.Context) ([]PhaseCount, error) {
 	return counts, nil
 }
 
+// hearsWithin is how long a doctor waits for its own notification.
+const hearsWithin = 2 * time.Second
+
+// Hears reports whether a notification that the pool sends arrives on another of its
+// connections. A transaction pooler drops it.
+func (o *Operator) Hears(ctx context.Context) (bool, error) {
+	conn, err := o.pool.Acquire(ctx)
+	if err != nil {
+		return false, fmt.Errorf("listening: %w", err)
+	}
+	listening := conn.Hijack() // a pool must not get back what listens
+	defer listening.Close(context.WithoutCancel(ctx))
+	if _, err := listening.Exec(ctx, "LISTEN outflow_doctor"); err != nil {
+		return false, fmt.Errorf("listening: %w", err)
+	}
+	if _, err := o.pool.Exec(ctx, "NOTIFY outflow_doctor"); err != nil {
+		return false, fmt.Errorf("notifying: %w", err)
+	}
+	inTime, cancel := context.WithTimeout(ctx, hearsWithin)
+	defer cancel()
+	_, err = listening.WaitForNotification(inTime)
+	if err != nil && inTime.Err() != nil && ctx.Err() == nil {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("waiting for a notification: %w", err)
+	}
+	return true, nil
+}
+
 // Health is what a doctor wants to know of the database.
 type Health struct {
 	Clock    time.Time `db:"clock"`

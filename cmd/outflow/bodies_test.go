@@ -486,7 +486,7 @@ func TestExamineTells(t *testing.T) {
 fail  temporal      a:1, namespace shop: no Temporal
                     → check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials
 skip  destinations  the table could not be read
-ok    notify        not used: starters poll the table
+skip  notify        the database could not be asked
 `, out.String())
 	out.Reset()
 	assert.Equal(t, 1, code(examine(t.Context(), away, true, &out)))

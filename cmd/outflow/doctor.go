@@ -23,10 +23,10 @@ const doctorUsage = `outflow doctor looks for what keeps messages from being del
 Usage:
   outflow doctor [-json]
 
-It checks the database, its schema, this role's rights, the clocks, old snapshots,
-Temporal, its namespace, search attributes and workers, and the queues that pending
-messages go to. It changes nothing and sends nothing. Each check is ok, warn, fail, or
-skip where it can't be done from here.
+It checks the database, its schema, this role's rights, the clocks, old snapshots, dead
+messages, notifications, Temporal, its namespace, search attributes and workers, and the
+queues that pending messages go to. It changes nothing and sends no message. Each check
+is ok, warn, fail, or skip where it can't be done from here.
 
 Flags:
   -json  a finding a line
