@@ -1,0 +1,122 @@
+package outboxdb_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// A hundred thousand messages wait out two hours in which their destination takes
+// nothing. Some are runs, which renew their leases past their next attempt. Nothing
+// is started in that time but one probe at a time; what is lost with its run comes
+// back, and so does everything at the end.
+func TestLongOutageStartsNothingTwice(t *testing.T) {
+	t.Parallel()
+	const (
+		waiting, runs = 100_000, 20
+		step          = 5 * time.Minute // between a run's attempts: the longest backoff
+		steps         = 24              // two hours
+		lease         = 7 * time.Minute // past the next attempt, as activities.leaseFor has it
+	)
+	pool := teststack.New(t)
+	store, other := opened(t, pool), outboxdb.New(pool)
+	execute(t, pool, `
+		INSERT INTO outbox.messages (id, destination, type, payload, available_at)
+		SELECT outbox.new_id(), 'sqs://down', 't', 'p', now() - interval '1 day' + n * interval '1 ms'
+		  FROM generate_series(1, $1::int) AS n`, waiting)
+	var retrying []uuid.UUID
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT array_agg(id) FROM (SELECT id FROM outbox.messages ORDER BY id LIMIT $1) AS m`, runs).Scan(&retrying))
+	lost := retrying[0]
+	renew := func(id uuid.UUID) {
+		_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: lease, LastError: "503", Attempts: 1})
+		require.NoError(t, err)
+	}
+	for _, id := range retrying {
+		renew(id)
+	}
+
+	started := map[uuid.UUID]int{}
+	probes := 0
+	for range steps {
+		pass(t, pool, step)
+		for _, id := range retrying[1:] {
+			renew(id)
+		}
+		for _, s := range []*outboxdb.Store{store, other} {
+			chosen, err := s.TakeProbes(t.Context())
+			require.NoError(t, err)
+			probes += len(chosen)
+			for _, m := range claim(t, s, request()).Messages {
+				started[m.ID]++
+				_, err := s.PutBack(t.Context(), m.Ref(), "503")
+				require.NoError(t, err)
+			}
+			if len(chosen) > 0 {
+				s.Failed("sqs://down", errDown)
+				waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until > now())`)
+			}
+		}
+	}
+	require.Positive(t, probes)
+	require.LessOrEqual(t, probes, steps, "two scanners, and one probe each time")
+	for _, id := range retrying[1:] {
+		require.Zero(t, started[id], "its run is alive")
+	}
+	total := 0
+	for _, n := range started {
+		total += n
+	}
+	require.LessOrEqual(t, total, probes, "of %d messages", waiting)
+	require.True(t, value[bool](t, pool, `SELECT available_at <= now() FROM outbox.messages WHERE id = $1`, lost), "nobody has it: it waits as a row")
+
+	store.Succeeded("sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
+	recovered, err := store.TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Len(t, recovered, 1)
+	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
+	require.Len(t, claim(t, store, request()).Messages, request().MaxMessages, "all of it is claimed again")
+}
+
+// Runs that fail without opening a breaker wait for their next attempt, thousands of
+// them, and no scanner starts one a second time, until its run is lost.
+func TestThousandsOfRunsAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	const (
+		runs  = 5000
+		next  = 6 * time.Minute // the longest wait for the next attempt
+		lease = next + time.Minute
+	)
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	ids := enqueue(t, pool, messages("sqs://orders", runs)...)
+	for range 2 {
+		var renewing errgroup.Group
+		for _, id := range ids {
+			renewing.Go(func() error {
+				_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: lease, LastError: "garbled", Attempts: 1})
+				return err
+			})
+		}
+		require.NoError(t, renewing.Wait())
+		pass(t, pool, next)
+		require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
+	}
+	pass(t, pool, lease-next)
+	require.Len(t, claim(t, outboxdb.New(pool), request()).Messages, runs, "their namespace is lost")
+}
+
+// pass moves all that waits for a time nearer to it.
+func pass(t *testing.T, pool *pgxpool.Pool, d time.Duration) {
+	t.Helper()
+	execute(t, pool, `UPDATE outbox.messages SET available_at = available_at - $1::interval WHERE state = 'pending' AND available_at > now()`, d)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = open_until - $1::interval, probe_until = probe_until - $1::interval`, d)
+}
