@@ -18,7 +18,7 @@ import (
 const (
 	// answers is about what SQS takes: it is what a kill has to hit.
 	answers    = 60 * time.Millisecond
-	healWithin = 2 * time.Minute
+	healWithin = 4 * time.Minute
 )
 
 // hazard strikes at a fleet as planned, and notes what each strike may have made
