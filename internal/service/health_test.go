@@ -1,7 +1,6 @@
 package service
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -162,21 +160,10 @@ func TestNoHealthIsAskedFor(t *testing.T) {
 }
 
 // announced is a log that tells where the probes are answered.
-type announced struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (a *announced) Write(p []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.text.Write(p)
-}
+type announced struct{ notes }
 
 func (a *announced) url() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	_, after, _ := strings.Cut(a.text.String(), `msg="answering probes" address=`)
+	_, after, _ := strings.Cut(a.String(), `msg="answering probes" address=`)
 	address, _, whole := strings.Cut(after, "\n")
 	if !whole {
 		return ""
