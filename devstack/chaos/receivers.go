@@ -88,7 +88,9 @@ func (c *chaos) receiverRounds(ctx context.Context, f *fleet, r *faults.Receiver
 	throughput, p99 := ratios(pairs)
 	c.result("ratio healthy-throughput/receivers %.2f", throughput)
 	c.result("ratio healthy-p99/receivers %.2f", p99)
-	c.hold("receivers", throughput, p99)
+	// Callbacks that fail are tried again, and take that much of the machine: the
+	// throughput is shown, and not held.
+	c.holdP99("receivers", p99)
 	return nil
 }
 
