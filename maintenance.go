@@ -136,25 +136,45 @@ type HeldSnapshot struct {
 	Transactions int64 `json:"transactions"`
 }
 
-// Advice says who holds the snapshot and what to do, in one line.
-func (h HeldSnapshot) Advice() string {
+// unknownAge is how many transactions make a snapshot of unknown age an old one.
+const unknownAge = 1_000_000
+
+// HeldFor reports whether the snapshot has been held for that long; one whose age
+// the server does not tell, whether a million transactions were begun since.
+func (h HeldSnapshot) HeldFor(d time.Duration) bool {
+	if h.Seconds < 0 {
+		return h.Transactions >= unknownAge
+	}
+	return h.Seconds >= int64(d/time.Second)
+}
+
+// Advice says who holds the snapshot, what that does and what to do, in one line.
+func (h HeldSnapshot) Advice() string { return h.String() + "; " + h.Remedy() }
+
+// String says who holds the snapshot, and what that does.
+func (h HeldSnapshot) String() string {
 	age := "for an unknown time"
 	if h.Seconds >= 0 {
 		age = "for " + (time.Duration(h.Seconds) * time.Second).String()
 	}
-	who, do := fmt.Sprintf("%s %q", h.Holder, h.Name), ""
+	who := fmt.Sprintf("%s %q", h.Holder, h.Name)
+	if h.Holder == "session" {
+		who = fmt.Sprintf("session %d of application %q, user %q", h.PID, h.Name, h.User)
+	}
+	if h.Holder == "session" && h.State != "" {
+		who += " (" + h.State + ")"
+	}
+	return fmt.Sprintf("%s has held a snapshot %s, %d transactions: vacuum can't remove rows that died since, and claims slow down", who, age, h.Transactions)
+}
+
+// Remedy says what to do about it.
+func (h HeldSnapshot) Remedy() string {
 	switch h.Holder {
 	case "session":
-		who = fmt.Sprintf("session %d of application %q, user %q", h.PID, h.Name, h.User)
-		if h.State != "" {
-			who += " (" + h.State + ")"
-		}
-		do = fmt.Sprintf("end its transaction, or SELECT pg_terminate_backend(%d)", h.PID)
+		return fmt.Sprintf("end its transaction, or SELECT pg_terminate_backend(%d)", h.PID)
 	case "prepared transaction":
-		do = "COMMIT PREPARED or ROLLBACK PREPARED it"
-	case "replication slot":
-		do = "let its consumer catch up, or drop it with pg_drop_replication_slot"
+		return "COMMIT PREPARED or ROLLBACK PREPARED it"
+	default:
+		return "let its consumer catch up, or drop it with pg_drop_replication_slot"
 	}
-	return fmt.Sprintf("%s has held a snapshot %s, %d transactions: vacuum can't remove rows that died since, and claims slow down; %s",
-		who, age, h.Transactions, do)
 }

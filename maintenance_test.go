@@ -47,3 +47,12 @@ func TestAdvice(t *testing.T) {
 	assert.Contains(t, slot.Advice(), "pg_drop_replication_slot")
 	assert.Contains(t, outflow.HeldSnapshot{Holder: "prepared transaction"}.Advice(), "ROLLBACK PREPARED")
 }
+
+func TestHeldFor(t *testing.T) {
+	for _, c := range []struct {
+		seconds, transactions int64
+		old                   bool
+	}{{299, 5_000_000, false}, {300, 0, true}, {-1, 999_999, false}, {-1, 1_000_000, true}} {
+		assert.Equal(t, c.old, outflow.HeldSnapshot{Seconds: c.seconds, Transactions: c.transactions}.HeldFor(5*time.Minute), "%+v", c)
+	}
+}

@@ -210,11 +210,19 @@ func TestExamine(t *testing.T) {
 		"the role may little":    {func(h *healthy, _ *Patient) { h.health.Operates = false }, "warn rights may not operate"},
 		"the clock is off":       {func(h *healthy, _ *Patient) { h.health.Clock = time.Now().Add(time.Minute) }, "warn clock apart"},
 		"an old snapshot": {func(h *healthy, _ *Patient) {
-			h.health.SnapshotSeconds, h.health.SnapshotOf = 3600, "a report (pid 7, idle)"
-		},
-			"warn snapshots held for 1h0m0s by a report"},
+			h.health.Snapshots = []outflow.HeldSnapshot{{Holder: "session", Name: "psql", Seconds: 299}, {Holder: "session", Name: "a report", PID: 7, Seconds: 3600}}
+		}, `warn snapshots session 7 of application "a report", user "" has held a snapshot for 1h0m0s`},
+		"a prepared transaction": {func(h *healthy, _ *Patient) {
+			h.health.Snapshots = []outflow.HeldSnapshot{{Holder: "prepared transaction", Name: "tx-1", Seconds: 300}}
+		}, `warn snapshots prepared transaction "tx-1" has held a snapshot for 5m0s`},
+		"a slot of unknown age": {func(h *healthy, _ *Patient) {
+			h.health.Snapshots = []outflow.HeldSnapshot{{Holder: "replication slot", Name: "standby", Seconds: -1, Transactions: 2_000_000}}
+		}, `warn snapshots replication slot "standby" has held a snapshot for an unknown time`},
 		"only one's own sessions": {func(h *healthy, _ *Patient) { h.health.SeesAll = false }, "ok snapshots pg_read_all_stats"},
 		"no Temporal":             {func(_ *healthy, p *Patient) { p.NamespaceErr = errAway }, "fail temporal localhost:7233, namespace shop: connection refused"},
+		"no Temporal setting": {func(_ *healthy, p *Patient) {
+			p.Target, p.NamespaceErr = Target{}, errors.New("TEMPORAL_ADDRESS: wants host:port")
+		}, "fail temporal TEMPORAL_ADDRESS: wants host:port"},
 		"no namespace":            {func(h *healthy, _ *Patient) { h.refusal = serviceerror.NewNamespaceNotFound("shop") }, "fail temporal shop"},
 		"pollers can't be seen":   {func(h *healthy, _ *Patient) { h.pollers = errAway }, "warn workers could not be looked at: connection refused"},
 		"no list of destinations": {func(h *healthy, _ *Patient) { h.listing = errAway }, "warn destinations connection refused"},

@@ -162,7 +162,7 @@ func (e *examination) database(ctx context.Context) {
 	}
 	e.rights(health)
 	e.clock(health, began, time.Now())
-	e.snapshot(health)
+	e.snapshots(health)
 	e.dead(ctx)
 }
 
@@ -227,23 +227,31 @@ func (e *examination) clock(h outboxdb.Health, began, ended time.Time) {
 	e.say("clock", OK, "", "this host and the database agree within %s", max(skew.Abs(), trip/2).Round(time.Millisecond))
 }
 
-func (e *examination) snapshot(h outboxdb.Health) {
-	age := time.Duration(h.SnapshotSeconds * float64(time.Second))
+func (e *examination) snapshots(h outboxdb.Health) {
 	unseen := ""
 	if !h.SeesAll {
-		unseen = " (of this role's sessions: pg_read_all_stats shows all)"
+		unseen = " (as far as this role sees: pg_read_all_stats shows all)"
 	}
-	if age > oldSnapshot {
-		e.say("snapshots", Warn, "end that session: vacuum can't remove what it may still see, and claims get slower", "the oldest is held for %s by %s%s", age.Round(time.Second), h.SnapshotOf, unseen)
-		return
+	held := false
+	for _, s := range h.Snapshots {
+		if s.HeldFor(oldSnapshot) {
+			held = true
+			e.say("snapshots", Warn, s.Remedy(), "%s%s", s, unseen)
+		}
 	}
-	e.say("snapshots", OK, "", "none is older than %s%s", oldSnapshot, unseen)
+	if !held {
+		e.say("snapshots", OK, "", "none is older than %s%s", oldSnapshot, unseen)
+	}
 }
 
 func (e *examination) temporal(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	where := fmt.Sprintf("%s, namespace %s", e.Target.Address, e.Target.Namespace)
+	if e.NamespaceErr != nil && e.Target.Address == "" {
+		e.say("temporal", Fail, "set what the text names", "%v", e.NamespaceErr)
+		return
+	}
 	if e.NamespaceErr != nil {
 		e.say("temporal", Fail, "check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials", "%s: %v", where, e.NamespaceErr)
 		return

@@ -236,9 +236,4 @@ SELECT clock_timestamp() AS clock, current_user::text AS role, current_database(
            AND has_table_privilege('outbox.destinations', 'SELECT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS operates,
-       pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
-       coalesce((SELECT extract(epoch FROM max(now() - a.xact_start)) FROM pg_stat_activity AS a
-                  WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()), 0)::float8 AS snapshot_seconds,
-       coalesce((SELECT a.application_name || ' (pid ' || a.pid || ', ' || coalesce(a.state, 'unknown') || ')' FROM pg_stat_activity AS a
-                  WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()
-                  ORDER BY a.xact_start LIMIT 1), '') AS snapshot_of`
+       pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all`

@@ -126,12 +126,12 @@ type Health struct {
 	Produces   bool `db:"produces"`
 	Dispatches bool `db:"dispatches"`
 	Operates   bool `db:"operates"`
-	// SeesAll says that SnapshotSeconds counts other roles' sessions, too.
+	// SeesAll says that the server tells this role the age of other roles' snapshots,
+	// too.
 	SeesAll bool `db:"sees_all"`
-	// SnapshotSeconds is the age of the oldest snapshot that another session
-	// holds, SnapshotOf whose it is: vacuum can't remove what it may still see.
-	SnapshotSeconds float64 `db:"snapshot_seconds"`
-	SnapshotOf      string  `db:"snapshot_of"`
+	// Snapshots are all that are held, by sessions, prepared transactions and
+	// replication slots: vacuum can't remove what they may still see.
+	Snapshots []outflow.HeldSnapshot `db:"-"`
 }
 
 // Health looks at the database as this role and this host see it.
@@ -144,7 +144,8 @@ func (o *Operator) Health(ctx context.Context) (Health, error) {
 	if err != nil {
 		return Health{}, fmt.Errorf("looking at the database: %w", err)
 	}
-	return h, nil
+	h.Snapshots, err = findSnapshots(ctx, o.pool)
+	return h, err
 }
 
 // Migrations reports every migration, applied or not.

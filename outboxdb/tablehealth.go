@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
 )
@@ -42,12 +43,8 @@ SELECT 'replication slot', s.slot_name::text, 0, '', CASE WHEN s.active THEN 'ac
  WHERE s.xmin IS NOT NULL
 ORDER BY transactions DESC, seconds DESC`
 
-const (
-	// manyTransactions makes a snapshot of unknown age one that is held too long:
-	// the server has begun as many since.
-	manyTransactions = 1_000_000
-	heldShown        = 10
-)
+// heldShown bounds what a look at the table's health tells.
+const heldShown = 10
 
 // TableHealth reports what keeps the table fast, or doesn't. Held are the
 // snapshots older than heldFor.
@@ -62,26 +59,32 @@ func (s *Store) TableHealth(ctx context.Context, heldFor time.Duration) (outflow
 	if err != nil {
 		return outflow.TableHealth{}, fmt.Errorf("looking at the table's statistics: %w", err)
 	}
-	rows, err = s.pool.Query(ctx, heldSnapshots)
+	held, err := findSnapshots(ctx, s.pool)
 	if err != nil {
-		return outflow.TableHealth{}, fmt.Errorf("looking for held snapshots: %w", err)
-	}
-	held, err := pgx.CollectRows(rows, pgx.RowToStructByName[outflow.HeldSnapshot])
-	if err != nil {
-		return outflow.TableHealth{}, fmt.Errorf("looking for held snapshots: %w", err)
+		return outflow.TableHealth{}, err
 	}
 	health := found.health()
 	for _, h := range held {
 		health.OldestSnapshotSeconds = max(health.OldestSnapshotSeconds, h.Seconds)
-		tooLong := h.Seconds >= int64(heldFor/time.Second)
-		if h.Seconds < 0 {
-			tooLong = h.Transactions >= manyTransactions
-		}
-		if tooLong && len(health.Held) < heldShown {
+		if h.HeldFor(heldFor) && len(health.Held) < heldShown {
 			health.Held = append(health.Held, h)
 		}
 	}
 	return health, nil
+}
+
+// findSnapshots returns all snapshots that are held, those that hold back the most
+// first.
+func findSnapshots(ctx context.Context, pool *pgxpool.Pool) ([]outflow.HeldSnapshot, error) {
+	rows, err := pool.Query(ctx, heldSnapshots)
+	if err != nil {
+		return nil, fmt.Errorf("looking for held snapshots: %w", err)
+	}
+	held, err := pgx.CollectRows(rows, pgx.RowToStructByName[outflow.HeldSnapshot])
+	if err != nil {
+		return nil, fmt.Errorf("looking for held snapshots: %w", err)
+	}
+	return held, nil
 }
 
 // statistics is a row of tableHealth.

@@ -7,9 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/outflowhq/outflow/control"
@@ -54,18 +54,15 @@ func doctor(ctx context.Context, t tools, args []string) error {
 		defer c.Close()
 		patient.Namespace = control.NewNamespaceHealth(c, patient.Target.Namespace)
 	}
-	patient.Lookup, patient.NoLookup = queueLookup(ctx)
+	patient.Lookup, patient.NoLookup = queueLookup(ctx, t.getenv)
 	return examine(ctx, patient, *asJSON, t.stdout)
 }
 
 // queueLookup looks queues up with AWS's own settings, where there are any.
-func queueLookup(ctx context.Context) (lookup control.Lookup, without string) {
-	settings, err := awsconfig.LoadDefaultConfig(ctx)
-	switch {
-	case err != nil:
-		return nil, "not looked up: " + err.Error()
-	case settings.Region == "":
-		return nil, "not looked up: AWS_REGION is not set here"
+func queueLookup(ctx context.Context, getenv func(string) string) (lookup control.Lookup, without string) {
+	settings, err := config.AWS(ctx, getenv)
+	if err != nil {
+		return nil, "not looked up: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return awssqs.New(sqs.NewFromConfig(settings)).Check, ""
 }

@@ -13,8 +13,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -22,10 +20,8 @@ import (
 	"unicode"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/contrib/envconfig"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/publish/webhook"
@@ -110,16 +106,8 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	note(err)
 	c.Temporal, err = Temporal(getenv)
 	note(err)
-	c.AWS, err = awsconfig.LoadDefaultConfig(ctx)
-	if err != nil {
-		note(fmt.Errorf("AWS_… variables or files: %s", brief(err.Error())))
-	}
-	switch region := c.AWS.Region; {
-	case region == "":
-		note(errors.New("AWS_REGION: wants the region of your queues, such as eu-west-1 (or a region in the AWS profile)"))
-	case !plainRegion.MatchString(region): // it becomes a part of the endpoint's name
-		note(fmt.Errorf("AWS_REGION: wants the region of your queues, such as eu-west-1 (got %s)", quote(region)))
-	}
+	c.AWS, err = AWS(ctx, getenv)
+	note(err)
 	if len(errs) > 0 {
 		return Config{}, fmt.Errorf("settings:\n%w", errors.Join(errs...))
 	}
@@ -209,15 +197,6 @@ func Names(getenv func(string) string) error {
 	return errors.Join(errs...)
 }
 
-// Temporal reads Temporal's settings alone.
-func Temporal(getenv func(string) string) (client.Options, error) {
-	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(getenv)})
-	if err != nil {
-		return client.Options{}, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s", brief(err.Error()))
-	}
-	return options, nil
-}
-
 // Logger returns the logger that the settings ask for, writing to w.
 func (c Config) Logger(w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: c.LogLevel}
@@ -226,19 +205,6 @@ func (c Config) Logger(w io.Writer) *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(w, options))
 }
-
-// lookup gives Temporal's loader the program's own view of the environment.
-type lookup func(string) string
-
-func (l lookup) Environ() []string { return os.Environ() }
-
-func (l lookup) LookupEnv(name string) (string, bool) {
-	value := l(name)
-	return value, value != ""
-}
-
-// plainRegion is a label of a host name. Emulators have names of their own.
-var plainRegion = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
 // A workflow ID goes into URLs and shell commands.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
@@ -307,13 +273,8 @@ func setCount(into *int, value string) error {
 	return nil
 }
 
-// plainHost is a name or an address; net.SplitHostPort has taken the brackets off.
-var plainHost = regexp.MustCompile(`^[A-Za-z0-9.:_%-]{0,253}$`)
-
 func setHealthAddress(c *Config, value string) error {
-	host, port, err := net.SplitHostPort(value)
-	n, notNumber := strconv.ParseUint(port, 10, 16)
-	if err != nil || notNumber != nil || n == 0 || !plainHost.MatchString(host) {
+	if !isHostPort(value) {
 		return errors.New("wants host:port or :port, the port from 1 to 65535, such as :8086")
 	}
 	c.HealthAddress = value

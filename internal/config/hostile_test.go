@@ -28,6 +28,9 @@ const (
 	noHost         = " is no host name (no scheme, port or path; other alphabets as xn--…)"
 	wantsSecret    = "wants whsec_ and 24 to 64 random bytes in base64, with padding"
 	wantsRegion    = "wants the region of your queues, such as eu-west-1"
+	wantsEndpoint  = "wants a URL of scheme, host and port, such as http://localhost:4566"
+	wantsTemporal  = "wants host:port, such as temporal.example.com:7233, without a scheme"
+	wantsBool      = "wants true or false"
 	wantsDatabase  = "wants a Postgres URL or key=value settings: "
 	keywordValue   = "failed to parse as keyword/value (put a value with a space into single quotes)"
 	percentEncoded = "failed to parse as URL (percent-encode what is neither letter nor digit in the user name and the password)"
@@ -158,6 +161,16 @@ var hostile = []struct{ name, value, says string }{
 	{"DATABASE_URL", "postgres://app@db/shop?pool_max_conns=0", wantsDatabase + "pool_max_conns too small"},
 	{"DATABASE_URL", "postgres://app@db/shop?pool_max_conns=many", wantsDatabase + `cannot parse pool_max_conns (strconv.ParseInt: parsing "many": invalid syntax)`},
 	{"DATABASE_URL", "postgres://app@db/shop?connect_timeout=-1", wantsDatabase + "invalid connect_timeout (negative timeout)"},
+	{"TEMPORAL_ADDRESS", "nonsense", wantsTemporal + ` (got "nonsense")`},
+	{"TEMPORAL_ADDRESS", "localhost:0", wantsTemporal + ` (got "localhost:0")`},
+	{"TEMPORAL_ADDRESS", "localhost:7233\n", wantsTemporal + ` (got "localhost:7233\n")`},
+	{"TEMPORAL_ADDRESS", "https://temporal.example.com:7233", wantsTemporal + ` (got "https://temporal.example.com:7233")`},
+	{"TEMPORAL_ADDRESS", "http:///temporal:7233", wantsTemporal + ` (got "http:///temporal:7233")`},
+	{"TEMPORAL_ADDRESS", "::1:7233", wantsTemporal + ` (got "::1:7233")`},
+	{"TEMPORAL_ADDRESS", long, wantsTemporal + longGot},
+	{"TEMPORAL_TLS", "perhaps", wantsBool + ` (got "perhaps")`},
+	{"TEMPORAL_TLS", "on", wantsBool + ` (got "on")`},
+	{"TEMPORAL_TLS_DISABLE_HOST_VERIFICATION", "no\x00", wantsBool + ` (got "no\x00")`},
 	{"TEMPORAL_PROFILE", "no\nsuch\x00", "unable to find profile no such  in config data"},
 	{"TEMPORAL_PROFILE", long, "unable to find profile " + strings.Repeat("9", 377) + "…"},
 	{"AWS_REGION", "", wantsRegion + " (or a region in the AWS profile)"},
@@ -166,6 +179,16 @@ var hostile = []struct{ name, value, says string }{
 	{"AWS_REGION", "-", wantsRegion + ` (got "-")`},
 	{"AWS_REGION", "irlandé", wantsRegion + ` (got "irlandé")`},
 	{"AWS_REGION", long, wantsRegion + longGot},
+	{"AWS_ENDPOINT_URL_SQS", "nonsense", wantsEndpoint + ` (got "nonsense")`},
+	{"AWS_ENDPOINT_URL_SQS", "localhost:4566", wantsEndpoint + ` (got "localhost:4566")`},
+	{"AWS_ENDPOINT_URL_SQS", "ftp://localhost:4566", wantsEndpoint + ` (got "ftp://localhost:4566")`},
+	{"AWS_ENDPOINT_URL_SQS", "http://", wantsEndpoint + ` (got "http://")`},
+	{"AWS_ENDPOINT_URL_SQS", "http://:4566", wantsEndpoint + ` (got "http://:4566")`},
+	{"AWS_ENDPOINT_URL_SQS", "http://localhost:port", wantsEndpoint + ` (got "http://localhost:port")`},
+	{"AWS_ENDPOINT_URL_SQS", "http://localhost:65536", wantsEndpoint + ` (got "http://localhost:65536")`},
+	{"AWS_ENDPOINT_URL_SQS", "http://user:hunter2@localhost", wantsEndpoint},
+	{"AWS_ENDPOINT_URL", "http://local host", wantsEndpoint + ` (got "http://local host")`},
+	{"AWS_ENDPOINT_URL", long, wantsEndpoint + longGot},
 }
 
 func TestHostileEnvironment(t *testing.T) {
@@ -176,7 +199,7 @@ func TestHostileEnvironment(t *testing.T) {
 		t.Run(c.name+" "+c.value[:min(len(c.value), 20)], func(t *testing.T) {
 			_, err := load(t, enough(map[string]string{c.name: c.value}))
 			name := c.name
-			if strings.HasPrefix(name, "TEMPORAL_") { // the SDK's loader doesn't say which
+			if name == "TEMPORAL_PROFILE" { // the SDK's loader doesn't say which
 				name = "TEMPORAL_… variables or TEMPORAL_CONFIG_FILE"
 			}
 			require.EqualError(t, err, "settings:\n"+name+": "+c.says)
@@ -196,6 +219,9 @@ func TestOddValuesThatAreFine(t *testing.T) {
 		"OUTFLOW_IN_FLIGHT":      {"1", "1000", "007"},
 		"OUTFLOW_LOG_LEVEL":      {"DEBUG", "Warn"},
 		"OUTFLOW_HEALTH_ADDRESS": {":8086", "localhost:1", "[::1]:65535", "[fe80::1%eth0]:8086", "0.0.0.0:8086"},
+		"TEMPORAL_ADDRESS":       {"localhost:7233", ":7233", "[::1]:7233", "dns:///temporal:7233", "unix:///run/temporal.sock"},
+		"TEMPORAL_TLS":           {"1", "0", "True", "false"},
+		"AWS_ENDPOINT_URL_SQS":   {"http://localhost:4566", "http://[::1]:4566/", "https://sqs.example.com", "http://127.0.0.1:1/path"},
 		"AWS_REGION":             {"elasticmq", "us-gov-west-1", "x"},
 		"DATABASE_URL":           {"host=/tmp dbname=shop", "postgres://app:p%40ss%2Fw%3Ard@db,db2:5433/shop", "postgresql:///shop"},
 	} {
@@ -222,7 +248,7 @@ func TestPasswordsAreNotShownInPart(t *testing.T) {
 	}
 }
 
-var mistake = regexp.MustCompile(`^(OUTFLOW_[A-Z_]+|DATABASE_URL|AWS_[A-Z_…]+( variables or files)?|TEMPORAL_… variables or TEMPORAL_CONFIG_FILE): `)
+var mistake = regexp.MustCompile(`^(OUTFLOW_[A-Z_]+|DATABASE_URL|AWS_[A-Z_…]+( variables or files)?|TEMPORAL_[A-Z_]+|TEMPORAL_… variables or TEMPORAL_CONFIG_FILE): `)
 
 // FuzzLoad: whatever the environment, Load returns, and each line of its error
 // names a variable and is short enough to read.
@@ -231,7 +257,7 @@ func FuzzLoad(f *testing.F) {
 	for _, s := range config.Settings {
 		names = append(names, s.Name)
 	}
-	names = append(names, "DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "TEMPORAL_API_KEY", "TEMPORAL_TLS", "TEMPORAL_PROFILE", "TEMPORAL_GRPC_META_X")
+	names = append(names, "DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "TEMPORAL_API_KEY", "TEMPORAL_TLS", "TEMPORAL_PROFILE", "TEMPORAL_GRPC_META_X", "AWS_ENDPOINT_URL_SQS")
 	for _, c := range hostile {
 		if i := slices.Index(names, c.name); i >= 0 {
 			f.Add(uint8(i), c.value, uint8(i+1), c.value)
