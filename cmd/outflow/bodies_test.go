@@ -101,6 +101,57 @@ sqs://c: 1 failures since 2026-01-31T08:00:00Z
 	assert.Equal(t, "no messages\n", out.String())
 }
 
+var errAway = errors.New("connection refused")
+
+// flaky fails at some looks.
+type flaky struct {
+	fakeStatus
+	looks int
+	fails func(look int) bool
+}
+
+func (f *flaky) Status(ctx context.Context, bound int) ([]outboxdb.PhaseCount, []outboxdb.Trouble, error) {
+	f.looks++
+	if f.fails(f.looks) {
+		return nil, nil, errAway
+	}
+	return f.fakeStatus.Status(ctx, bound)
+}
+
+// A watcher outlives an outage of the database; one that never saw it does not begin.
+func TestWatchStatus(t *testing.T) {
+	watch := func(asJSON bool, fails func(look int) bool) (looks int, stdout, stderr string, err error) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, stop := context.WithTimeout(t.Context(), 5*watchEvery-time.Millisecond)
+			defer stop()
+			store := &flaky{fakeStatus: fakeStatus{counts: []outboxdb.PhaseCount{{Destination: "sqs://a", Phase: "due", Messages: 3}}}, fails: fails}
+			var out, said bytes.Buffer
+			err = watchStatus(ctx, tools{stdout: &out, stderr: &said}, store, 10, asJSON)
+			looks, stdout, stderr = store.looks, out.String(), said.String()
+		})
+		return looks, stdout, stderr, err
+	}
+	const clear = "\x1b[H\x1b[2J"
+	looks, stdout, stderr, err := watch(false, func(look int) bool { return look == 2 || look == 3 })
+	require.NoError(t, err, "Ctrl-C is how it ends")
+	assert.Equal(t, 5, looks)
+	assert.Equal(t, 5, strings.Count(stdout, clear))
+	assert.Equal(t, 3, strings.Count(stdout, "sqs://a"))
+	assert.Equal(t, strings.Repeat("outflow status: "+errAway.Error()+"; trying again\n", 2), stderr)
+
+	looks, stdout, _, err = watch(true, func(int) bool { return false })
+	require.NoError(t, err)
+	assert.Equal(t, 5, looks)
+	assert.NotContains(t, stdout, clear)
+	for document := json.NewDecoder(strings.NewReader(stdout)); looks > 0; looks-- {
+		require.NoError(t, document.Decode(new(map[string]any)), "programs read one document after another")
+	}
+
+	looks, _, _, err = watch(false, func(int) bool { return true })
+	require.ErrorIs(t, err, errAway)
+	assert.Equal(t, 1, looks)
+}
+
 // fakeList has so many messages, in pages.
 type fakeList struct {
 	messages []outboxdb.Standing

@@ -51,13 +51,27 @@ func status(ctx context.Context, t tools, args []string) error {
 		return err
 	}
 	defer done()
-	for {
-		if *watch && !*asJSON {
+	if *watch {
+		return watchStatus(ctx, t, store, *bound, *asJSON)
+	}
+	return showStatus(ctx, store, *bound, *asJSON, t.stdout)
+}
+
+// watchStatus shows the status again and again until ctx is over. A database that
+// was there and is away is waited for.
+func watchStatus(ctx context.Context, t tools, store statusStore, bound int, asJSON bool) error {
+	for first := true; ; first = false {
+		if !asJSON {
 			fmt.Fprint(t.stdout, "\x1b[H\x1b[2J") // home, and clear
 		}
-		err := showStatus(ctx, store, *bound, *asJSON, t.stdout)
-		if !*watch || err != nil && ctx.Err() == nil {
+		err := showStatus(ctx, store, bound, asJSON, t.stdout)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && first:
 			return err
+		case err != nil:
+			fmt.Fprintf(t.stderr, "outflow status: %v; trying again\n", err)
 		}
 		select {
 		case <-ctx.Done():
