@@ -178,7 +178,7 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 	case err != nil:
 		// By itself an activity without a limit of attempts does not give up. An
 		// operator can make it: fail or complete it by hand, or limit its attempts.
-		mark, in.Reason = a.MarkDead, reason(err)
+		mark, in.Reason = a.MarkDead, reason(err)+" (the activity was ended, or limited, by hand: mend the cause, then retry or redirect the message)"
 	case result.Verdict == activities.Published:
 		mark, in.BrokerMessageID = a.MarkDelivered, result.BrokerMessageID
 	case result.Verdict == activities.Overdue:
@@ -188,7 +188,7 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 	case result.Verdict == activities.Ended, result.Verdict == activities.Superseded, result.Verdict == activities.SetAside:
 		return d.close(ctx, result.Outcome) // the row says it already, or is another run's
 	default: // completed by hand
-		mark, in.Reason = a.MarkDead, fmt.Sprintf("the publish activity ended with an unknown verdict %q", result.Verdict)
+		mark, in.Reason = a.MarkDead, fmt.Sprintf("the activity was completed by hand, with the verdict %q (if the broker has no such message, retry or redirect it)", result.Verdict)
 	}
 	d.status.Phase = "marking"
 	// A cancel request must not keep the end from being written.

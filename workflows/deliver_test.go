@@ -427,13 +427,14 @@ func TestLoadThatFailsGoesOnDurably(t *testing.T) {
 // "temporal activity update-options --retry-maximum-attempts", "… fail" and
 // "… complete". None of these is a cancel, and none may leave the row open.
 func TestPublishEndedByHand(t *testing.T) {
+	const byHand = " (the activity was ended, or limited, by hand: mend the cause, then retry or redirect the message)"
 	t.Run("its attempts limited", func(t *testing.T) {
 		r := newRun(t, fails(errReset))
 		r.spy.attempts = 3
 		_, err := r.execute()
 		outcome := failedAs(t, err, workflows.ErrTypeDead)
 		assert.Equal(t, outflow.Dead, outcome.State)
-		assert.Equal(t, errReset.Error(), outcome.LastError)
+		assert.Equal(t, errReset.Error()+byHand, outcome.LastError)
 		assert.Equal(t, 4, outcome.Attempts)
 	})
 	t.Run("failed", func(t *testing.T) {
@@ -442,7 +443,7 @@ func TestPublishEndedByHand(t *testing.T) {
 		r.env.OnActivity(workflows.ActivityPublish, anything, anything).
 			Return(activities.PublishResult{}, temporal.NewNonRetryableApplicationError("not today", "CLI", nil))
 		_, err := r.execute()
-		assert.Equal(t, "not today", failedAs(t, err, workflows.ErrTypeDead).LastError)
+		assert.Equal(t, "not today"+byHand, failedAs(t, err, workflows.ErrTypeDead).LastError)
 	})
 	t.Run("completed with something else", func(t *testing.T) {
 		r := newRun(t, fails(errReset))

@@ -238,7 +238,7 @@ func TestAnOperatorLimitsTheAttempts(t *testing.T) {
 	require.NoError(t, err)
 	r := w.until(id, func(r row) bool { return r.State != outflow.Pending })
 	assert.Equal(t, outflow.Dead, r.State)
-	assert.Equal(t, "failure 3", r.LastError)
+	assert.Equal(t, "failure 3 (the activity was ended, or limited, by hand: mend the cause, then retry or redirect the message)", r.LastError)
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, status)
 }

@@ -3,7 +3,6 @@ package awssqs_test
 import (
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -14,18 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/golden"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
-)
-
-var update = flag.Bool("update", false, "write testdata/dead.golden and the table in docs/operations.md")
-
-const (
-	deadGolden = "testdata/dead.golden"
-	deadPage   = "../../docs/operations.md"
-	deadBegins = "<!-- dead causes: written by go test ./publish/awssqs -run TestWhyMessagesEndDead -update -->\n"
-	deadEnds   = "<!-- end of dead causes -->\n"
 )
 
 // death is a cause for which a message ends dead, and how to bring it about.
@@ -120,23 +111,16 @@ func (d death) lastError(t *testing.T) string {
 // TestWhyMessagesEndDead pins, for each cause, the text that an operator reads:
 // what happened, and in brackets or after a semicolon what to do.
 func TestWhyMessagesEndDead(t *testing.T) {
-	golden, table := bytes.Buffer{}, bytes.Buffer{}
-	fmt.Fprint(&table, "| cause | `last_error` |\n| --- | --- |\n")
-	row := func(cause, text string) {
-		fmt.Fprintf(&table, "| %s | %s |\n", cause, strings.ReplaceAll(text, "|", `\|`))
-	}
+	var all, shown []golden.Death
 	var refusals []string // SQS's codes, and the one text that they share
 	var refusal string
 	for _, d := range deaths() {
 		text := d.lastError(t)
-		require.NotContains(t, text, "\n")
 		require.NotContains(t, text, "payload for", "AWS's words may quote the message")
 		require.NotContains(t, text, "guilty")
-		require.NotContains(t, text, ": :", "%s: nothing is left blank", d.cause)
-		require.Regexp(t, `redirect the message|\((\S.*)\)$`, text, "%s: it says what to do", d.cause)
-		fmt.Fprintf(&golden, "%s\n\t%s\n", d.cause, text)
+		all = append(all, golden.Death{Cause: d.cause, LastError: text})
 		if d.code == "" {
-			row(d.cause, text)
+			shown = append(shown, golden.Death{Cause: d.cause, LastError: text})
 			continue
 		}
 		shape := strings.Replace(text, d.code, "CODE", 1)
@@ -144,31 +128,16 @@ func TestWhyMessagesEndDead(t *testing.T) {
 		refusal = shape
 		refusals = append(refusals, "`"+d.code+"`")
 	}
-	row("SQS refuses it, and CODE is one of "+strings.Join(refusals, ", "), refusal)
-
-	page, err := os.ReadFile(deadPage)
-	require.NoError(t, err)
-	before, rest, found := strings.Cut(string(page), deadBegins)
-	require.True(t, found, "the page has a place for the table")
-	shown, after, found := strings.Cut(rest, deadEnds)
-	require.True(t, found)
-	if *update {
-		require.NoError(t, os.WriteFile(deadGolden, golden.Bytes(), 0o644))
-		require.NoError(t, os.WriteFile(deadPage, []byte(before+deadBegins+table.String()+deadEnds+after), 0o644))
-		return
-	}
-	want, err := os.ReadFile(deadGolden)
-	require.NoError(t, err)
-	require.Equal(t, string(want), golden.String(), "if this is meant: go test ./publish/awssqs -run TestWhyMessagesEndDead -update")
-	require.Equal(t, shown, table.String())
+	shown = append(shown, golden.Death{Cause: "SQS refuses it, and CODE is one of " + strings.Join(refusals, ", "), LastError: refusal})
+	golden.Deaths(t, "publish/awssqs", all, shown)
 }
 
 // TestEveryPermanentVerdictIsAmongTheDead: codes for a missing queue say so in
 // the lookup, the others are refusals.
 func TestEveryPermanentVerdictIsAmongTheDead(t *testing.T) {
-	golden, err := os.ReadFile(deadGolden)
+	pinned, err := os.ReadFile("testdata/dead.golden")
 	require.NoError(t, err)
 	for _, code := range append(awssqs.PermanentCodes(true), awssqs.PermanentCodes(false)...) {
-		require.Contains(t, string(golden), ": "+code, code)
+		require.Contains(t, string(pinned), ": "+code, code)
 	}
 }

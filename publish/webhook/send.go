@@ -118,9 +118,9 @@ func (p *Publisher) allowed(to target) ([]Secret, error) {
 	switch {
 	case to.Scheme == "https":
 	case !namesThisMachine(host):
-		return nil, outflow.Permanent(fmt.Errorf("posting to %s: only https:// is sent to", to))
+		return nil, outflow.Permanent(fmt.Errorf("posting to %s: only https:// is sent to (redirect it to an https address)", to))
 	case !p.loopback:
-		return nil, outflow.Permanent(fmt.Errorf("posting to %s: only https:// is sent to, unless OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on lets http:// to this machine through, for development", to))
+		return nil, outflow.Permanent(fmt.Errorf("posting to %s: only https:// is sent to (OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on lets http:// to this machine through, for development; else redirect it)", to))
 	}
 	if !p.hosts.Allow(host) {
 		return nil, outflow.Unavailable(fmt.Errorf("posting to %s: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, or cancel the message)", to))
