@@ -44,7 +44,10 @@ type Failure struct {
 	// RetryAfter is how long the destination asked to be left alone; zero
 	// where it named no time.
 	RetryAfter time.Duration
-	Err        error
+	// Answered says that the destination itself answered: it is there, and whatever
+	// it said was about this message.
+	Answered bool
+	Err      error
 }
 
 func (f *Failure) Error() string { return f.Err.Error() }
@@ -80,6 +83,17 @@ func ClassOf(err error) Class {
 
 // IsPermanent reports whether err is classified as permanent.
 func IsPermanent(err error) bool { return err != nil && ClassOf(err) == ClassPermanent }
+
+// WasAnswered reports whether err, which is not of the class unavailable, came from
+// the destination itself.
+func WasAnswered(err error) bool {
+	for f := new(Failure); errors.As(err, &f); err = f.Err {
+		if f.Answered {
+			return true
+		}
+	}
+	return false
+}
 
 // RetryAfter is the wait that the destination asked for, or 0.
 func RetryAfter(err error) time.Duration {

@@ -246,6 +246,12 @@ type Claimed struct {
 	// Overlooked is how soon a claim will see destinations that are new, where
 	// this one did not look for them; zero where it did.
 	Overlooked time.Duration
+	// More says that there are more destinations than one look finds: the next goes
+	// on where this one stopped.
+	More bool
+	// Problem is what went wrong beside the claim, or nil: destinations could not be
+	// looked for, or how one does could not be noted. What was claimed is claimed.
+	Problem error
 	// Troubled says that the breaker of some destination is open or has just
 	// closed, Suspects that a suspect is due (see SuspectClaims). Both are as the
 	// last look for destinations found them.

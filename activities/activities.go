@@ -40,8 +40,10 @@ type Store interface {
 // those that take nothing. Every method is safe for concurrent use.
 type Destinations interface {
 	Succeeded(destination string)
-	// Missing says that it is not there, and that no message has reached it.
-	Missing(destination string)
+	// Answered says that it answered, though it took nothing.
+	Answered(destination string)
+	// NotTried says that a message showed nothing of it.
+	NotTried(destination string, id uuid.UUID)
 	// Failed returns how many failures there were here since the last success.
 	Failed(destination string, err error) (inARow int)
 	// Reached reports whether a message has ever reached the destination.
@@ -200,27 +202,11 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 	if err != nil {
 		return PublishResult{}, err
 	}
-	outcome := record.Outcome()
-	switch {
-	case record.Generation != ref.Generation:
-		return PublishResult{Verdict: Superseded, Outcome: outcome}, a.store.Yield(ctx, ref)
-	case record.State.Final():
-		return PublishResult{Verdict: Ended, Outcome: outcome}, nil
-	case record.CancelRequested:
-		return PublishResult{Verdict: Withdrawn, Outcome: outcome}, nil
-	case record.Expired:
-		return PublishResult{Verdict: Overdue, Outcome: outcome}, nil
-	case record.Claims > outflow.MostClaims:
-		return PublishResult{}, outflow.Permanent(fmt.Errorf(
-			"publishing to %s: the process ended without a word %d times while it had this message, the last %d times this one alone"+
-				" (find out what it does to the process, then retry or redirect it)",
-			record.Destination, outflow.MostClaims, outflow.MostClaims-outflow.SuspectClaims))
-	case t.lost && record.Claims >= outflow.SuspectClaims:
-		return PublishResult{Verdict: SetAside, Outcome: outcome}, a.store.Yield(ctx, ref)
-	case record.HeldBack:
-		return PublishResult{}, heldBack(record)
-	case timeLeft(ctx) < BrokerCall:
-		return PublishResult{}, outflow.ErrNotAttempted
+	if result, done, err := a.withoutSending(ctx, t, record); done {
+		if !record.HeldBack { // it may have been chosen to probe
+			a.store.NotTried(record.Destination, ref.ID)
+		}
+		return result, err
 	}
 	id, inARow, err := a.send(ctx, record, t.traced)
 	if err != nil && t.local && inARow > mostWaiting {
@@ -235,6 +221,33 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 	return PublishResult{Verdict: Published, BrokerMessageID: id}, nil
 }
 
+// withoutSending says what becomes of a message that is not to be sent now.
+func (a *Activities) withoutSending(ctx context.Context, t try, record outflow.Record) (result PublishResult, done bool, err error) {
+	ref, outcome := t.ref, record.Outcome()
+	switch {
+	case record.Generation != ref.Generation:
+		return PublishResult{Verdict: Superseded, Outcome: outcome}, true, a.store.Yield(ctx, ref)
+	case record.State.Final():
+		return PublishResult{Verdict: Ended, Outcome: outcome}, true, nil
+	case record.CancelRequested:
+		return PublishResult{Verdict: Withdrawn, Outcome: outcome}, true, nil
+	case record.Expired:
+		return PublishResult{Verdict: Overdue, Outcome: outcome}, true, nil
+	case record.Claims > outflow.MostClaims:
+		return PublishResult{}, true, outflow.Permanent(fmt.Errorf(
+			"publishing to %s: the process ended without a word %d times while it had this message, the last %d times this one alone"+
+				" (find out what it does to the process, then retry or redirect it)",
+			record.Destination, outflow.MostClaims, outflow.MostClaims-outflow.SuspectClaims))
+	case t.lost && record.Claims >= outflow.SuspectClaims:
+		return PublishResult{Verdict: SetAside, Outcome: outcome}, true, a.store.Yield(ctx, ref)
+	case record.HeldBack:
+		return PublishResult{}, true, heldBack(record)
+	case timeLeft(ctx) < BrokerCall:
+		return PublishResult{}, true, outflow.ErrNotAttempted
+	}
+	return PublishResult{}, false, nil
+}
+
 // send hands a message to its publisher, under a span of its own, and passes on how
 // that went. inARow is as tell has it.
 func (a *Activities) send(ctx context.Context, record outflow.Record, t tracing.Attempt) (id string, inARow int, err error) {
@@ -243,7 +256,7 @@ func (a *Activities) send(ctx context.Context, record outflow.Record, t tracing.
 	defer func() { span.End(err, tracing.FailureType(err)) }()
 	id, err = a.publisher.Publish(ctx, record.Message)
 	span.Published(id)
-	inARow, err = a.tell(ctx, record.Destination, err)
+	inARow, err = a.tell(ctx, record, err)
 	return id, inARow, err
 }
 
@@ -267,7 +280,8 @@ func heldBack(r outflow.Record) error {
 // tell passes on how the destination did, and returns how many messages in a row it
 // did not take. One that does not exist, and did, is taken to come back: somebody
 // deleted it, and its messages must not die of that.
-func (a *Activities) tell(ctx context.Context, destination string, err error) (inARow int, _ error) {
+func (a *Activities) tell(ctx context.Context, record outflow.Record, err error) (inARow int, _ error) {
+	destination := record.Destination
 	if errors.Is(err, outflow.ErrNoDestination) && outflow.IsPermanent(err) {
 		reached, unknown := a.store.Reached(ctx, destination)
 		if unknown != nil {
@@ -275,8 +289,6 @@ func (a *Activities) tell(ctx context.Context, destination string, err error) (i
 		}
 		if reached {
 			err = outflow.Unavailable(fmt.Errorf("%w; messages have reached it before, so they wait for it", err))
-		} else {
-			a.store.Missing(destination)
 		}
 	}
 	switch {
@@ -284,6 +296,10 @@ func (a *Activities) tell(ctx context.Context, destination string, err error) (i
 		a.store.Succeeded(destination)
 	case outflow.ClassOf(err) == outflow.ClassUnavailable && !errors.Is(err, outflow.ErrNotAttempted):
 		inARow = a.store.Failed(destination, err)
+	case outflow.WasAnswered(err):
+		a.store.Answered(destination)
+	default:
+		a.store.NotTried(destination, record.ID)
 	}
 	return inARow, err
 }

@@ -173,6 +173,9 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	if toldBefore(ctx) != callback.State {
 		err = a.tellProducer(inTime, callback, attemptOf(info))
 	}
+	if errors.Is(err, outflow.ErrNoDestination) {
+		err = outflow.Unavailable(err) // a queue for replies may come back; a day bounds the wait
+	}
 	delay := callbackDelay(info.Attempt, outflow.RetryAfter(err))
 	note := outflow.CallbackNote{Ref: ref, Told: callback.State, State: outflow.CallbackSent}
 	switch {

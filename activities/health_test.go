@@ -17,7 +17,9 @@ import (
 // What an attempt tells of its destination, and what it makes of the answer.
 func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 	errDown := outflow.Unavailable(errors.New("503"))
-	gone := outflow.Permanent(fmt.Errorf("no such queue: %w", outflow.ErrNoDestination))
+	answered := &outflow.Failure{Class: outflow.ClassRetryable, Answered: true, Err: errors.New("400")}
+	gone := &outflow.Failure{Class: outflow.ClassPermanent, Answered: true, Err: fmt.Errorf("no such queue: %w", outflow.ErrNoDestination)}
+	untried, said := []string{"sqs://orders not tried"}, []string{"sqs://orders answered"}
 	for name, c := range map[string]struct {
 		err     error
 		reached bool
@@ -26,13 +28,15 @@ func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 	}{
 		"acknowledged":                {nil, false, []string{"sqs://orders succeeded"}, ""},
 		"unavailable":                 {errDown, false, []string{"sqs://orders failed: 503"}, outflow.ClassUnavailable},
-		"unavailable, never sent":     {outflow.Unavailable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), false, nil, outflow.ClassUnavailable},
-		"retryable says nothing":      {outflow.Retryable(errors.New("odd")), false, nil, outflow.ClassRetryable},
-		"the message's own fault":     {outflow.Permanent(errors.New("too large")), true, nil, outflow.ClassPermanent},
-		"never there":                 {gone, false, []string{"sqs://orders missing"}, outflow.ClassPermanent},
+		"unavailable, never sent":     {outflow.Unavailable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), false, untried, outflow.ClassUnavailable},
+		"retryable says nothing":      {outflow.Retryable(errors.New("odd")), false, untried, outflow.ClassRetryable},
+		"retryable, answered":         {outflow.Retryable(fmt.Errorf("sending: %w", answered)), false, said, outflow.ClassRetryable},
+		"the message's own fault":     {outflow.Permanent(errors.New("too large")), true, untried, outflow.ClassPermanent},
+		"refused by the destination":  {outflow.Permanent(fmt.Errorf("sending: %w", answered)), true, said, outflow.ClassPermanent},
+		"never there":                 {gone, false, said, outflow.ClassPermanent},
 		"deleted":                     {gone, true, []string{"sqs://orders failed: no such queue: the destination does not exist; messages have reached it before, so they wait for it"}, outflow.ClassUnavailable},
-		"missing for another reason":  {outflow.Retryable(outflow.ErrNoDestination), true, nil, outflow.ClassRetryable},
-		"not attempted for other why": {outflow.ErrNotAttempted, false, nil, outflow.ClassRetryable},
+		"missing for another reason":  {outflow.Retryable(outflow.ErrNoDestination), true, untried, outflow.ClassRetryable},
+		"not attempted for other why": {outflow.ErrNotAttempted, false, untried, outflow.ClassRetryable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, a, ref := newFake()
@@ -46,6 +50,24 @@ func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 			}
 			assert.Equal(t, c.class, outflow.ClassOf(err), "%v", err)
 		})
+	}
+}
+
+// A message that is not to be sent shows nothing of its destination, and must not
+// keep the turn to probe it.
+func TestAttemptThatSendsNothing(t *testing.T) {
+	for name, change := range map[string]func(r *outflow.Record){
+		"expired":    func(r *outflow.Record) { r.Expired = true },
+		"cancelled":  func(r *outflow.Record) { r.CancelRequested = true },
+		"ended":      func(r *outflow.Record) { r.State = outflow.Dead },
+		"superseded": func(r *outflow.Record) { r.Generation = 2 },
+		"a killer":   func(r *outflow.Record) { r.Claims = outflow.MostClaims + 1 },
+	} {
+		f, a, ref := newFake()
+		change(&f.record)
+		_, _ = a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
+		assert.Zero(t, f.sent, name)
+		assert.Equal(t, []string{"sqs://orders not tried"}, f.health, name)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/activity"
@@ -68,7 +69,12 @@ func (f *fake) LoadAgain(_ context.Context, ref outflow.Ref) (outflow.Record, er
 }
 
 func (f *fake) Succeeded(destination string) { f.told(destination + " succeeded") }
-func (f *fake) Missing(destination string)   { f.told(destination + " missing") }
+func (f *fake) Answered(destination string)  { f.told(destination + " answered") }
+func (f *fake) NotTried(destination string, id uuid.UUID) {
+	if id == f.record.ID {
+		f.told(destination + " not tried")
+	}
+}
 
 func (f *fake) Failed(destination string, err error) int {
 	f.told(destination + " failed: " + err.Error())

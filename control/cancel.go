@@ -21,13 +21,21 @@ type CancelStore interface {
 
 var _ CancelStore = (*outboxdb.Operator)(nil)
 
-// lookEvery is the wait between two looks at messages whose runs were asked.
-const lookEvery = 100 * time.Millisecond
+const (
+	// lookEvery is the wait between two looks at messages whose runs were asked.
+	lookEvery = 100 * time.Millisecond
+	// leastAsking is how long runs are asked, however short the wait.
+	leastAsking = time.Second
+)
+
+// errNoTime is why a run was not told where its turn did not come.
+var errNoTime = errors.New("there was no time for it")
 
 // Cancel asks for the end of pending messages and waits, at most wait, until it
 // is known how each ended. A message whose run has handed it to the broker ends
 // delivered; then the cancel came too late. One that is undecided stays marked:
-// the next look of a run at its row ends it cancelled.
+// the next look of a run at its row ends it cancelled. A Temporal that does not
+// answer is given no more than that time either, or a second.
 func (d Desk) Cancel(ctx context.Context, store CancelStore, ids []uuid.UUID, wait time.Duration) ([]Answer, error) {
 	changes, err := store.RequestCancel(ctx, ids, d.By)
 	if err != nil {
@@ -37,18 +45,26 @@ func (d Desk) Cancel(ctx context.Context, store CancelStore, ids []uuid.UUID, wa
 	open := map[int]*cancelling{}
 	for i, c := range changes {
 		if c.Found && c.NewState == outflow.Pending {
-			open[i] = &cancelling{Desk: d, store: store, change: c}
+			open[i] = &cancelling{Desk: d, store: store, change: c, looked: c.Standing, failed: errNoTime}
 			continue
 		}
 		answers[i] = cancelEnded(c, c.NewState, c.Done)
 	}
 	deadline := time.Now().Add(wait)
+	asking, stopAsking := context.WithTimeout(ctx, max(wait, leastAsking))
+	defer stopAsking()
+	soFar := func() []Answer {
+		for i, c := range open {
+			answers[i] = c.undecided(c.looked)
+		}
+		return answers
+	}
 	for {
 		over := !time.Now().Before(deadline)
 		for i, c := range open {
-			a, decided, err := c.look(ctx)
+			a, decided, err := c.look(ctx, asking)
 			if err != nil {
-				return nil, err
+				return soFar(), err
 			}
 			if decided || over {
 				answers[i] = a
@@ -60,7 +76,7 @@ func (d Desk) Cancel(ctx context.Context, store CancelStore, ids []uuid.UUID, wa
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for %d cancelled messages, which stay marked: %w", len(open), context.Cause(ctx))
+			return soFar(), fmt.Errorf("waiting for %d cancelled messages, which stay marked: %w", len(open), context.Cause(ctx))
 		case <-time.After(min(lookEvery, max(time.Until(deadline), 0))):
 		}
 	}
@@ -87,23 +103,25 @@ type cancelling struct {
 	change outboxdb.Change
 	looked outboxdb.Standing // by the last look
 	told   bool              // its run was asked
-	failed error             // what kept it from being told
+	failed error             // what kept it from being told, so far
 }
 
 // look asks the message's run, until that worked, and reads the row. Where
 // Temporal knows no open run, and no lease says that a start may be on its way,
 // nobody holds the message: it is ended here. That no run has it is asked after
 // the request was written, so a later one sees the request.
-func (c *cancelling) look(ctx context.Context) (a Answer, decided bool, err error) {
+func (c *cancelling) look(ctx, asking context.Context) (a Answer, decided bool, err error) {
 	none := false
 	// Beside a lease, a run that starts later sees the request by itself.
-	if first := c.looked.ID == uuid.Nil; !c.told && (first || c.looked.Available || !errors.Is(c.failed, ErrNoRun)) {
-		c.failed = c.Runs.Cancel(ctx, c.workflowID(c.change.ID))
+	if asking.Err() == nil && !c.told && (c.looked.Available || !errors.Is(c.failed, ErrNoRun)) {
+		c.failed = c.Runs.Cancel(asking, c.workflowID(c.change.ID))
 		none = errors.Is(c.failed, ErrNoRun)
 		c.told = c.failed == nil
 	}
 	s, err := c.store.Show(ctx, c.change.ID)
-	c.looked = s
+	if err == nil {
+		c.looked = s
+	}
 	switch {
 	case errors.Is(err, outflow.ErrNotFound):
 		return answer(outboxdb.Change{Standing: c.change.Standing}, Refused, ""), true, nil

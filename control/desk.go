@@ -14,8 +14,8 @@ import (
 )
 
 // Desk is where an operator acts on messages. Its acts answer for each message,
-// in order; an error means that the table could not be asked, and nothing was
-// changed.
+// in order. With an error, which says that the table could not be asked, come the
+// answers for what was changed before it; without any, nothing was.
 type Desk struct {
 	Runs Runs
 	// Outbox is the first part of every workflow ID, as the starters have it.
@@ -91,10 +91,10 @@ func (d Desk) Retry(ctx context.Context, store RetryStore, ids []uuid.UUID) ([]A
 	answers := make([]Answer, 0, len(ids))
 	for _, c := range changes {
 		a, err := d.retried(ctx, store, c)
+		answers = append(answers, a)
 		if err != nil {
 			return answers, err
 		}
-		answers = append(answers, a)
 	}
 	return answers, nil
 }
@@ -105,6 +105,8 @@ func (d Desk) retried(ctx context.Context, store releaser, c outboxdb.Change) (A
 		return answer(c, Done, "was %s, pending again", c.State), nil
 	case c.State == outflow.Delivered:
 		return answer(c, Refused, "delivered: \"outflow resend\" sends a copy"), nil
+	case c.CancelRequested:
+		return answer(c, Refused, "pending: its cancel was requested; retry it once it is cancelled"), nil
 	case c.Retrying:
 		text, told, err := d.nudge(ctx, store, c)
 		if !told {

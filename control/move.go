@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,6 +39,12 @@ func (d Desk) Redirect(ctx context.Context, store RedirectStore, ids []uuid.UUID
 	if err != nil {
 		return nil, err
 	}
+	goesThere := func(c outboxdb.Change) string {
+		if c.Destination == destination {
+			return "it goes there already"
+		}
+		return ""
+	}
 	var ended []uuid.UUID
 	for _, c := range changes {
 		if c.State.Final() && c.State != outflow.Delivered {
@@ -47,7 +54,8 @@ func (d Desk) Redirect(ctx context.Context, store RedirectStore, ids []uuid.UUID
 	if len(ended) > 0 {
 		retried, err := store.RetryTo(ctx, ended, destination, d.By)
 		if err != nil {
-			return nil, err
+			answers, movedErr := d.moved(ctx, store, changes, "redirected to "+destination, goesThere)
+			return answers, errors.Join(err, movedErr)
 		}
 		for i, at := 0, 0; i < len(changes) && at < len(retried); i++ {
 			if changes[i].ID == retried[at].ID {
@@ -56,12 +64,7 @@ func (d Desk) Redirect(ctx context.Context, store RedirectStore, ids []uuid.UUID
 			}
 		}
 	}
-	return d.moved(ctx, store, changes, "redirected to "+destination, func(c outboxdb.Change) string {
-		if c.Destination == destination {
-			return "it goes there already"
-		}
-		return ""
-	})
+	return d.moved(ctx, store, changes, "redirected to "+destination, goesThere)
 }
 
 // Reschedule makes pending messages due at a time, or where that is zero in a
@@ -88,10 +91,10 @@ func (d Desk) moved(ctx context.Context, store releaser, changes []outboxdb.Chan
 		switch {
 		case c.Done && c.Retrying:
 			text, _, err := d.nudge(ctx, store, c)
-			if err != nil {
-				return answers, err
-			}
 			a.Text += "; " + text
+			if err != nil {
+				return append(answers, a), err
+			}
 		case c.Done && c.State == outflow.Pending && !c.Untouched:
 			a.Text += "; if a run has it, that makes way within seconds"
 		case c.Done || !c.Found:

@@ -3,6 +3,7 @@ package outboxdb
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -15,24 +16,27 @@ import (
 // Claim leases due messages to this process: of each destination at most
 // req.Allowance less those open already, oldest first. Concurrent scanners never
 // get the same row. One statement finds the destinations and, where any has due
-// messages, one claims; an idle call is one statement, or none.
+// messages, one claims; an idle call is one statement, or none. Where the first is
+// too slow, which a held snapshot makes it, the destinations of before go on.
 func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error) {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
-	if err := s.findDestinations(ctx); err != nil {
-		return outflow.Claimed{}, err
+	walkErr := s.findDestinations(ctx)
+	if walkErr != nil && len(s.walk.marks) == 0 {
+		return outflow.Claimed{}, walkErr
 	}
+	problem := errors.Join(walkErr, s.destinations.takeProblem())
 	asked := s.walk.ask(req, s.destinations.window)
 	if len(asked.destinations) == 0 {
-		return s.walk.claimed(nil), nil
+		return s.walk.claimed(nil, problem), nil
 	}
 	messages, rows, err := s.take(ctx, req.Lease, claim, asked.destinations, asked.marks, asked.quotas,
 		req.MaxMessages, req.MaxBytes, req.Lease, mostRetrying)
 	if err != nil {
-		return outflow.Claimed{}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
+		return outflow.Claimed{Problem: problem}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
 	}
 	s.walk.learn(asked, rows, req.MaxMessages)
-	return s.walk.claimed(messages), nil
+	return s.walk.claimed(messages, problem), nil
 }
 
 // ClaimAlone leases one suspect to this process (see outflow.SuspectClaims), or

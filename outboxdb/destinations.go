@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
@@ -42,12 +43,13 @@ VALUES ($1, $2, now(), ($2::int >= $4::int)::int,
 ON CONFLICT (destination) DO UPDATE
    SET failures = h.failures + $2, last_error = $3,
        failing_since = coalesce(h.failing_since, now()),
-       (openings, open_until, probe_until, recovered_at) = (
+       (openings, open_until, probe_until, recovered_at, told_id) = (
            SELECT CASE WHEN o.opens THEN h.openings + 1 ELSE h.openings END,
                   CASE WHEN o.opens THEN now() + greatest(least($5::interval * 2 ^ least(h.openings, 20), $6::interval), $7::interval)
                        ELSE h.open_until END,
                   CASE WHEN o.opens THEN NULL WHEN h.recovered_at IS NOT NULL THEN now() + interval '1 second' ELSE h.probe_until END,
-                  CASE WHEN NOT o.opens AND h.recovered_at IS NOT NULL THEN now() END
+                  CASE WHEN NOT o.opens AND h.recovered_at IS NOT NULL THEN now() END,
+                  CASE WHEN NOT o.opens THEN h.told_id END
              FROM (SELECT CASE WHEN h.open_until IS NULL THEN h.failures + $2 >= $4::int ELSE h.open_until <= now() END AS opens) AS o)`
 
 // noteSuccess closes the breaker, and leaves a note for the retrying runs of a
@@ -69,8 +71,9 @@ SELECT EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = $1 AND
 type destinations struct {
 	pool *pgxpool.Pool
 
-	mu    sync.Mutex
-	known map[string]*known
+	mu      sync.Mutex
+	known   map[string]*known
+	problem error // of the last note that could not be written
 }
 
 // known is what this process knows of one destination and has not told yet.
@@ -107,10 +110,11 @@ func (s *Store) Succeeded(destination string) {
 	h.tell(destination, k)
 }
 
-// Missing notes that a destination is not there: it was asked, and what is meant for
-// it need not wait for a better answer. It closes a breaker that an outage had opened,
-// and does not say that a message has reached it.
-func (s *Store) Missing(destination string) {
+// Answered notes that a destination answered, though it took nothing: it refused one
+// message, or said that it is not there. What else is meant for it need not wait for
+// a better answer. It closes a breaker that an outage had opened, and does not say
+// that a message has reached it.
+func (s *Store) Answered(destination string) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -119,6 +123,19 @@ func (s *Store) Missing(destination string) {
 	if k.failing || k.failures > 0 {
 		k.failing, k.failures, k.answered = false, 0, true
 		h.tell(destination, k)
+	}
+}
+
+// NotTried notes that a message came to an end, or to a failure, that says nothing of
+// its destination. Where it was the probe of an open breaker, another one is.
+func (s *Store) NotTried(destination string, id uuid.UUID) {
+	h := s.destinations
+	h.mu.Lock()
+	k := h.known[destination]
+	failing := k != nil && k.failing
+	h.mu.Unlock()
+	if failing {
+		go func() { h.wrote(destination, h.write(giveBackProbe, destination, id)) }()
 	}
 }
 
@@ -220,7 +237,7 @@ func (h *destinations) tellNext(destination string, k *known) bool {
 	k.succeeded, k.answered = false, false
 	h.mu.Unlock()
 	if succeeded || answered {
-		if h.write(noteSuccess, destination, succeeded) != nil {
+		if !h.wrote(destination, h.write(noteSuccess, destination, succeeded)) {
 			h.seenFailing(destination)
 		}
 		return true
@@ -231,9 +248,30 @@ func (h *destinations) tellNext(destination string, k *known) bool {
 	k.failures, k.retryAfter = 0, 0
 	h.mu.Unlock()
 	if failures > 0 {
-		_ = h.write(noteFailures, destination, failures, lastError, failuresToOpen, firstOpening, lastOpening, after)
+		h.wrote(destination, h.write(noteFailures, destination, failures, lastError, failuresToOpen, firstOpening, lastOpening, after))
 	}
 	return true
+}
+
+// wrote keeps what kept a note from being written for the next claim to say, and
+// reports whether it was written.
+func (h *destinations) wrote(destination string, err error) bool {
+	if err == nil {
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.problem = fmt.Errorf("noting how %s does: %w", destination, err)
+	return false
+}
+
+// takeProblem returns it, once.
+func (h *destinations) takeProblem() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.problem
+	h.problem = nil
+	return err
 }
 
 // write writes a note, and tries it a few times: to write it twice does no harm.

@@ -163,7 +163,7 @@ func TestDispatcherRights(t *testing.T) {
 	probeNow(t, pool)
 	_, err = store.TakeProbes(t.Context())
 	require.NoError(t, err)
-	_, err = store.Retrying(t.Context(), outflow.Recovered{Destination: "sqs://a"}, uuid.UUID{}, 10)
+	_, err = store.Retrying(t.Context(), outflow.Recovered{Destination: "sqs://a"}, 10)
 	require.NoError(t, err)
 	store.Succeeded("sqs://a")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)

@@ -14,7 +14,7 @@ func TestMissingDestinationHasNoOpenBreaker(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := opened(t, pool)
-	store.Missing("sqs://down")
+	store.Answered("sqs://down")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://down' AND open_until IS NULL)`)
 	b := breakerOf(t, pool, "sqs://down")
 	require.Zero(t, b.Failures)
@@ -25,7 +25,7 @@ func TestMissingDestinationHasNoOpenBreaker(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, reached)
 
-	store.Missing("sqs://nowhere")
+	store.Answered("sqs://nowhere")
 	store.Succeeded("sqs://fine") // by then it would be there, too
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://fine')`)
 	var known bool

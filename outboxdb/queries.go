@@ -39,7 +39,7 @@ const outcomeColumns = `
 // schemaReady looks for the newest thing that a migration makes.
 const schemaReady = `
 SELECT to_regclass('outbox.messages') IS NOT NULL
-   AND to_regclass('outbox.waiters') IS NOT NULL`
+   AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('outbox.destinations') AND attname = 'told_id')`
 
 // dueDestinations walks the claim index from destination to destination (a
 // loose index scan: one probe each, whatever the number of rows) and returns
@@ -85,7 +85,8 @@ SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS
 // MATERIALIZED keeps the locking subquery from being run again; the planner
 // takes an array for ten rows, so the update finds them one by one by primary
 // key. The row that crosses the byte bound is taken, so that a large one is not
-// stuck; those behind it are left as they are.
+// stuck; those behind it are left as they are, and probes come first: a lost turn
+// costs its destination the probe's lease.
 const claim = `
 WITH allowed AS MATERIALIZED (
     SELECT d.destination, d.mark, CASE WHEN h.open_until IS NOT NULL AND h.probe_until > now() THEN h.probe_id END AS probe,
@@ -116,12 +117,12 @@ WITH allowed AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT m.id, octet_length(m.payload) AS bytes, m.available_at
              FROM outbox.messages AS m
-            WHERE m.id = d.probe AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
+            WHERE m.id = d.probe AND m.destination = d.destination AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
               FOR UPDATE SKIP LOCKED) AS one
 ), fitting AS MATERIALIZED (
     SELECT id, available_at
       FROM (SELECT id, available_at, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before
-              FROM (SELECT * FROM due UNION ALL SELECT * FROM probing) AS found) AS counted
+              FROM (SELECT * FROM probing UNION ALL SELECT * FROM due) AS found) AS counted
      WHERE before < $5
 )
 UPDATE outbox.messages AS m

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
@@ -35,16 +34,23 @@ const (
 )
 
 // takeProbes chooses, for up to $1 destinations whose breaker may be probed, the
-// message that does it, for a lease of $2: of those off the fast path another one
-// than the last time, so that a message which can't answer does not keep its
-// destination closed; a new one where there are none. Destinations with nothing to
-// probe take no place of others: their breakers stay open until something comes.
+// message that does it, for a lease of $2. One of those off the fast path, another
+// than the last time, and one that waits take turns: those that are retried may be
+// the ones which fail whatever the destination does, and would keep it closed to
+// all others. The newest that waits is the least likely to have expired, and is
+// found past no dead rows. Destinations with nothing to probe take no place of
+// others: their breakers stay open until something comes.
 const takeProbes = `
 WITH chosen AS MATERIALIZED (
     SELECT h.destination, c.id, c.generation, c.available_at, c.running
       FROM outbox.destinations AS h
      CROSS JOIN LATERAL (
-           (SELECT m.id, m.generation, m.available_at, true AS running FROM outbox.messages AS m
+           (SELECT m.id, m.generation, m.available_at, false AS running FROM outbox.messages AS m
+             WHERE h.probes % 2 = 1
+               AND m.state = 'pending' AND m.destination = h.destination AND m.available_at <= now() AND m.claims < 5
+             ORDER BY m.available_at DESC LIMIT 1)
+           UNION ALL
+           (SELECT m.id, m.generation, m.available_at, true FROM outbox.messages AS m
              WHERE m.retrying AND m.destination = h.destination AND m.id > coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000')
              ORDER BY m.id LIMIT 1)
            UNION ALL
@@ -53,7 +59,7 @@ WITH chosen AS MATERIALIZED (
            UNION ALL
            (SELECT m.id, m.generation, m.available_at, false FROM outbox.messages AS m
              WHERE m.state = 'pending' AND m.destination = h.destination AND m.available_at <= now() AND m.claims < 5
-             ORDER BY m.available_at LIMIT 1)
+             ORDER BY m.available_at DESC LIMIT 1)
            LIMIT 1) AS c
      WHERE h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())
      ORDER BY h.open_until
@@ -61,10 +67,17 @@ WITH chosen AS MATERIALIZED (
        FOR UPDATE OF h SKIP LOCKED
 )
 UPDATE outbox.destinations AS h
-   SET probe_id = c.id, probe_until = now() + $2::interval
+   SET probe_id = c.id, probe_until = now() + $2::interval, probes = h.probes + 1
   FROM chosen AS c
  WHERE h.destination = c.destination
 RETURNING h.destination, c.id, c.generation, c.available_at, c.running`
+
+// giveBackProbe ends a probe's lease that has shown nothing of its destination: the
+// message had expired, say. Another is chosen at once.
+const giveBackProbe = `
+UPDATE outbox.destinations AS h
+   SET probe_until = NULL
+ WHERE h.destination = $1 AND h.probe_id = $2 AND h.open_until IS NOT NULL`
 
 // free makes a row claimable whose run is lost. The lease ($3) that was seen before
 // Temporal was asked tells it from a later claim, whose start may be on its way.
@@ -91,18 +104,35 @@ RETURNING h.destination, h.recovered_at`
 // forgetRecovered ends the telling, unless there has been another recovery.
 const forgetRecovered = `
 UPDATE outbox.destinations AS h
-   SET recovered_at = NULL, probe_until = NULL
+   SET recovered_at = NULL, probe_until = NULL, told_id = NULL
  WHERE h.destination = $1 AND h.recovered_at = $2`
 
-// retryingOf pages through a destination's messages off the fast path, as long as
-// nothing has failed there since it recovered ($2).
+// retryingOf takes the next $3 messages off the fast path of a destination that
+// recovered ($2), as long as nothing has failed there since, and renews the lease of
+// whoever tells their runs ($4). How far it has come stands in the row: a telling
+// that a failure or a death ends goes on behind those who were told, since the first
+// ones may be those that fail whatever the destination does.
 const retryingOf = `
-SELECT m.id, m.generation, m.available_at
-  FROM outbox.messages AS m
- WHERE m.retrying AND m.destination = $1 AND m.id > $3
-   AND EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = $1 AND h.recovered_at = $2)
- ORDER BY m.id
- LIMIT $4`
+WITH here AS MATERIALIZED (
+    SELECT h.destination, coalesce(h.told_id, '00000000-0000-0000-0000-000000000000') AS after
+      FROM outbox.destinations AS h
+     WHERE h.destination = $1 AND h.recovered_at = $2
+       FOR UPDATE
+), page AS MATERIALIZED (
+    SELECT m.id, m.generation, m.available_at
+      FROM here
+     CROSS JOIN LATERAL (
+           SELECT m.id, m.generation, m.available_at
+             FROM outbox.messages AS m
+            WHERE m.retrying AND m.destination = here.destination AND m.id > here.after
+            ORDER BY m.id
+            LIMIT $3) AS m
+), told AS (
+    UPDATE outbox.destinations AS h
+       SET told_id = (SELECT p.id FROM page AS p ORDER BY p.id DESC LIMIT 1), probe_until = now() + $4::interval
+     WHERE h.destination = $1 AND EXISTS (SELECT FROM page)
+)
+SELECT p.id, p.generation, p.available_at FROM page AS p ORDER BY p.id`
 
 // TakeProbes chooses the messages that probe the destinations whose breakers may
 // be probed now, at most one each, and leases the probing to the caller: it tells
@@ -152,11 +182,11 @@ func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error 
 	return nil
 }
 
-// Retrying pages through the messages of a recovered destination that are off the
-// fast path, by ID: at most limit of those after one. There are none once something
-// has failed there again.
-func (s *Store) Retrying(ctx context.Context, r outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error) {
-	rows, err := s.pool.Query(ctx, retryingOf, r.Destination, r.At, after, limit)
+// Retrying returns the next messages, by ID, of a recovered destination that are off
+// the fast path, limit at most: nobody is given them again until it recovers once
+// more. There are none once something has failed there again.
+func (s *Store) Retrying(ctx context.Context, r outflow.Recovered, limit int) ([]outflow.Leased, error) {
+	rows, err := s.pool.Query(ctx, retryingOf, r.Destination, r.At, limit, probeLease)
 	if err != nil {
 		return nil, fmt.Errorf("listing the retrying messages of %s: %w", r.Destination, err)
 	}

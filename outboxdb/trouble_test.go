@@ -176,10 +176,10 @@ func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
 func retryingOf(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, destination string) []outflow.Leased {
 	t.Helper()
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, recovered_at) VALUES ($1, '2020-01-01Z')
-		ON CONFLICT (destination) DO UPDATE SET recovered_at = '2020-01-01Z'`, destination)
+		ON CONFLICT (destination) DO UPDATE SET recovered_at = '2020-01-01Z', told_id = NULL`, destination)
 	defer execute(t, pool, `UPDATE outbox.destinations SET recovered_at = NULL`)
 	at := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
-	leased, err := store.Retrying(t.Context(), outflow.Recovered{Destination: destination, At: at}, uuid.UUID{}, 10)
+	leased, err := store.Retrying(t.Context(), outflow.Recovered{Destination: destination, At: at}, 10)
 	require.NoError(t, err)
 	return leased
 }
@@ -206,9 +206,12 @@ func TestProbes(t *testing.T) {
 		execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute'`)
 		require.Empty(t, probes(t, store), "not yet")
 		probeNow(t, pool)
-		require.Equal(t, []outflow.Probe{{Leased: leased(t, pool, ids[0]), Destination: "sqs://down"}}, probes(t, store))
+		taken := probes(t, store)
+		require.Len(t, taken, 1)
+		require.Contains(t, ids, taken[0].ID)
+		require.Equal(t, outflow.Probe{Leased: leased(t, pool, taken[0].ID), Destination: "sqs://down"}, taken[0])
 		require.Empty(t, probes(t, outboxdb.New(pool)), "somebody is at it")
-		require.Equal(t, ids[:1], idsOf(claim(t, outboxdb.New(pool), request())))
+		require.Equal(t, []uuid.UUID{taken[0].ID}, idsOf(claim(t, outboxdb.New(pool), request())))
 		require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
 	})
 	t.Run("a prober that is never heard of again", func(t *testing.T) {
@@ -217,10 +220,12 @@ func TestProbes(t *testing.T) {
 		store := opened(t, pool)
 		ids := enqueue(t, pool, messages("sqs://down", 2)...)
 		probeNow(t, pool)
-		require.Len(t, probes(t, store), 1)
-		require.Equal(t, ids[:1], idsOf(claim(t, store, request())))
+		first := probes(t, store)[0].ID
+		require.Equal(t, []uuid.UUID{first}, idsOf(claim(t, store, request())))
 		execute(t, pool, `UPDATE outbox.destinations SET probe_until = now()`)
-		require.Equal(t, ids[1], probes(t, store)[0].ID, "the first one is leased")
+		second := probes(t, store)[0].ID
+		require.Contains(t, ids, second)
+		require.NotEqual(t, first, second, "the first one is leased")
 	})
 	t.Run("of retrying ones in turn", func(t *testing.T) {
 		t.Parallel()
@@ -230,7 +235,6 @@ func TestProbes(t *testing.T) {
 		execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
 		retrying := retryingOf(t, pool, store, "sqs://down")
 		require.Len(t, retrying, 3)
-		enqueue(t, pool, messages("sqs://down", 3)...)
 		for i := range 4 {
 			probeNow(t, pool)
 			require.Equal(t, []outflow.Probe{{Leased: retrying[i%3], Destination: "sqs://down", Running: true}}, probes(t, store))
@@ -240,6 +244,42 @@ func TestProbes(t *testing.T) {
 		// Where Temporal knows no such run, the message is freed, and claimed.
 		require.NoError(t, store.Free(t.Context(), retrying[0]))
 		require.Equal(t, []uuid.UUID{retrying[0].ID}, idsOf(claim(t, store, request())))
+	})
+	t.Run("a retrying one and one that waits in turn", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		store := opened(t, pool)
+		hopeless := row(t, pool, `destination = 'sqs://down', retrying = true, available_at = now() + interval '5 minutes'`)
+		waiting := enqueue(t, pool, messages("sqs://down", 2)...)
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now() - interval '1 hour' WHERE id = $1`, waiting[0])
+		for _, want := range []outflow.Probe{{Leased: leased(t, pool, hopeless), Destination: "sqs://down", Running: true}, {Leased: leased(t, pool, waiting[1]), Destination: "sqs://down"}} {
+			probeNow(t, pool)
+			require.Equal(t, []outflow.Probe{want}, probes(t, store))
+		}
+		require.Equal(t, waiting[1:], idsOf(claim(t, store, request())), "the newest: the oldest may have expired")
+		probeNow(t, pool)
+		require.Equal(t, hopeless, probes(t, store)[0].ID)
+		probeNow(t, pool)
+		require.Equal(t, waiting[0], probes(t, store)[0].ID)
+	})
+	t.Run("one that came to nothing gives its turn back", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		store := opened(t, pool)
+		ids := enqueue(t, pool, messages("sqs://down", 2)...)
+		probeNow(t, pool)
+		chosen := probes(t, store)[0].ID
+		other := ids[0]
+		if chosen == other {
+			other = ids[1]
+		}
+		store.NotTried("sqs://down", other)
+		store.NotTried("sqs://up", chosen)
+		require.Equal(t, []uuid.UUID{chosen}, idsOf(claim(t, store, request())))
+		require.Empty(t, probes(t, store), "somebody is at it")
+		store.NotTried("sqs://down", chosen)
+		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE probe_until IS NULL)`)
+		require.Equal(t, other, probes(t, store)[0].ID)
 	})
 	t.Run("nothing to probe with", func(t *testing.T) {
 		t.Parallel()

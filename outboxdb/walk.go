@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -59,19 +60,34 @@ func (s *Store) findDestinations(ctx context.Context) error {
 	if !s.walk.walked {
 		return nil
 	}
+	if err := s.walkIndex(ctx); err != nil {
+		// What is known can be claimed all the same.
+		s.walk.walked, s.walk.next = false, time.Now().Add(walkAtLeast)
+		return fmt.Errorf("finding destinations with due messages: %w", err)
+	}
+	return nil
+}
+
+// walkIndex leaves time for the claim behind it, if there is anything to claim from.
+func (s *Store) walkIndex(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && len(s.walk.marks) > 0 {
+		inTime, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+		ctx = inTime
+	}
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("finding destinations with due messages: %w", err)
+		return err
 	}
 	defer conn.Release()
 	began := time.Now() // a new connection's hundreds of milliseconds are not the walk's
 	rows, err := conn.Query(ctx, dueDestinations, s.walk.from, walkDestinations)
 	if err != nil {
-		return fmt.Errorf("finding destinations with due messages: %w", err)
+		return err
 	}
 	seen, err := pgx.CollectRows(rows, pgx.RowToStructByName[sight])
 	if err != nil {
-		return fmt.Errorf("finding destinations with due messages: %w", err)
+		return err
 	}
 	found := make([]mark, 0, len(seen))
 	s.walk.troubled, s.walk.suspects = false, false
@@ -88,9 +104,15 @@ func (s *Store) findDestinations(ctx context.Context) error {
 // find keeps its mark while there is room: its next message may come between
 // two walks.
 func (w *walk) remember(found []mark) {
+	paged := w.from != "" || len(found) == walkDestinations
 	w.from = ""
 	if len(found) == walkDestinations {
 		w.from = found[len(found)-1].Destination
+	}
+	if paged {
+		// A page's marks push out those of the one before, and whose turn it was with
+		// them: without chance the first of each page would be first each time.
+		rand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
 	}
 	fresh := make(map[string]mark, len(found))
 	for _, m := range found {
@@ -187,7 +209,7 @@ func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 
 // overlooked is how long a destination that the marks lack must wait to be seen.
 func (w *walk) overlooked() time.Duration {
-	if w.walked {
+	if w.walked && w.from == "" {
 		return 0
 	}
 	return max(time.Until(w.next), time.Millisecond)
@@ -199,10 +221,10 @@ func (w *walk) anyDue() bool {
 }
 
 // claimed is the answer to a claim, with what the walk knows.
-func (w *walk) claimed(messages []outflow.ClaimedMessage) outflow.Claimed {
+func (w *walk) claimed(messages []outflow.ClaimedMessage, problem error) outflow.Claimed {
 	return outflow.Claimed{
-		Messages: messages, Backlog: w.anyDue(), Overlooked: w.overlooked(),
-		Troubled: w.troubled, Suspects: w.suspects,
+		Messages: messages, Backlog: w.anyDue(), Overlooked: w.overlooked(), More: w.from != "",
+		Troubled: w.troubled, Suspects: w.suspects, Problem: problem,
 	}
 }
 

@@ -15,7 +15,8 @@ const mostWatched = 1000
 // Watch passes messages on to next, and says in the log when a destination
 // begins to fail and when it works again: once each, however many messages are
 // retried meanwhile. A permanent failure is the message's own and is not told
-// here; its row and its run say it. Only of a panic it tells more than they may.
+// here, but for a destination that is not there; its row and its run say it. Only
+// of a panic it tells more than they may.
 func Watch(next *Router, log *slog.Logger) *Watched {
 	return &Watched{next: next, log: log, failing: map[string]bool{}}
 }
@@ -40,9 +41,10 @@ func (w *Watched) Publish(ctx context.Context, m outflow.Message) (string, error
 		}
 	case errors.As(err, &panicked):
 		w.log.Error("publishing panicked", "message_id", m.ID, "destination", m.Destination, "panic", panicked.Value, "stack", string(panicked.Stack))
-	case !outflow.IsPermanent(err):
+	case errors.Is(err, outflow.ErrNotAttempted): // it says nothing of the destination
+	case !outflow.IsPermanent(err) || errors.Is(err, outflow.ErrNoDestination):
 		if w.turned(m.Destination, true) {
-			w.log.Warn("publishing fails; messages wait and are retried", "destination", m.Destination, "error", err)
+			w.log.Warn("publishing fails", "destination", m.Destination, "error", err)
 		}
 	}
 	return id, err

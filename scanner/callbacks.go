@@ -44,7 +44,7 @@ func (s *Scanner) sweep(ctx context.Context) {
 		return
 	}
 	s.nextSweep = time.Now().Add(sweepAtMost)
-	s.running.Go(func() {
+	s.aside.Go(func() {
 		defer s.sweeping.Store(false)
 		ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 		defer cancel()

@@ -47,6 +47,7 @@ type table struct {
 	probes    []outflow.Probe
 	recovered []outflow.Recovered
 	retrying  []outflow.Leased
+	paged     map[outflow.Recovered]int // how many of these were given
 	freed     []outflow.Leased
 	callbacks []outflow.DueCallback
 	sweeps    []time.Time
@@ -61,7 +62,9 @@ type hold struct{ taken, settled chan struct{} }
 
 var _ scanner.Store = (*table)(nil)
 
-func newTable() *table { return &table{held: map[outflow.Ref]hold{}} }
+func newTable() *table {
+	return &table{held: map[outflow.Ref]hold{}, paged: map[outflow.Recovered]int{}}
+}
 
 // enqueue makes n messages to a destination due.
 func (t *table) enqueue(destination string, n int) {
@@ -156,15 +159,12 @@ func (t *table) ForgetRecovered(_ context.Context, r outflow.Recovered) error {
 }
 
 // Retrying pages through retrying, which is in the order of the IDs.
-func (t *table) Retrying(_ context.Context, _ outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error) {
+func (t *table) Retrying(_ context.Context, r outflow.Recovered, limit int) ([]outflow.Leased, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var page []outflow.Leased
-	for _, m := range t.retrying {
-		if m.ID.String() > after.String() && len(page) < limit {
-			page = append(page, m)
-		}
-	}
+	from := min(t.paged[r], len(t.retrying))
+	page := t.retrying[from:min(from+limit, len(t.retrying))]
+	t.paged[r] = from + len(page)
 	return page, nil
 }
 

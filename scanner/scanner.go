@@ -138,8 +138,9 @@ type Scanner struct {
 	database  brake // raised by claims
 	temporal  brake // raised by starts
 	plain     plainStarts
-	elsewhere atomic.Bool // the last run was taken by another process
-	running   sync.WaitGroup
+	elsewhere atomic.Bool    // the last run was taken by another process
+	running   sync.WaitGroup // deliveries
+	aside     sync.WaitGroup // what goes on beside them: tending, sweeping
 
 	tending   atomic.Bool // troubled destinations are being looked after
 	sweeping  atomic.Bool // due callbacks are
@@ -252,6 +253,9 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: s.opts.ClaimBytes,
 		Allowance: s.opts.PerDestination, Open: open, Ramp: true,
 	})
+	if claimed.Problem != nil {
+		s.opts.Logger.Warn("beside claiming messages", "error", claimed.Problem)
+	}
 	switch {
 	case err == nil:
 		s.database.succeeded()
@@ -276,8 +280,9 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 	case len(claimed.Messages) > 0:
 		poll = 0
 	}
-	if s.woken && claimed.Overlooked > 0 {
-		// What somebody woke it for may have been overlooked: the wake stands.
+	if claimed.Overlooked > 0 && (s.woken || claimed.More) {
+		// What somebody woke it for may have been overlooked: the wake stands. And of
+		// many destinations the next look sees others.
 		poll = min(poll, claimed.Overlooked)
 	} else {
 		s.woken = false
@@ -314,6 +319,7 @@ func (s *Scanner) drain(stopStarts func()) {
 	done := make(chan struct{})
 	go func() {
 		s.running.Wait()
+		s.aside.Wait()
 		close(done)
 	}()
 	timer := time.AfterFunc(startTimeout/2, stopStarts)

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
@@ -20,8 +19,9 @@ type Destinations interface {
 	TakeProbes(ctx context.Context) ([]outflow.Probe, error)
 	TakeRecovered(ctx context.Context) ([]outflow.Recovered, error)
 	ForgetRecovered(ctx context.Context, r outflow.Recovered) error
-	// Retrying returns none once the destination has failed again.
-	Retrying(ctx context.Context, r outflow.Recovered, after uuid.UUID, limit int) ([]outflow.Leased, error)
+	// Retrying returns the next ones, each once, and none once the destination has
+	// failed again. It renews the lease.
+	Retrying(ctx context.Context, r outflow.Recovered, limit int) ([]outflow.Leased, error)
 	// Free makes a message claimable whose run is lost, if it has that lease still.
 	Free(ctx context.Context, m outflow.Leased) error
 }
@@ -49,7 +49,7 @@ func (s *Scanner) tend(ctx context.Context) {
 		return
 	}
 	s.nextTend = time.Now().Add(tendAtMost)
-	s.running.Go(func() {
+	s.aside.Go(func() {
 		defer s.tending.Store(false)
 		inTime, cancel := context.WithTimeout(ctx, tendTimeout)
 		defer cancel()
@@ -98,10 +98,9 @@ func (s *Scanner) tellRecovered(ctx context.Context) error {
 // and otherwise tries by itself, within minutes. Where none can be told it is Temporal
 // that is away, and the whole telling is repeated.
 func (s *Scanner) tellAll(ctx context.Context, r outflow.Recovered) (told int, err error) {
-	var after uuid.UUID
 	var missed []outflow.Leased
 	for size := tellFirst; ; size = min(2*size, tellPage) {
-		page, err := s.store.Retrying(ctx, r, after, size)
+		page, err := s.store.Retrying(ctx, r, size)
 		if err != nil {
 			return told, err
 		}
@@ -115,7 +114,6 @@ func (s *Scanner) tellAll(ctx context.Context, r outflow.Recovered) (told int, e
 		if len(page) < size {
 			break
 		}
-		after = page[len(page)-1].ID
 		sleep(ctx, tellPause)
 	}
 	failed, err := s.tellEach(ctx, missed)

@@ -54,7 +54,6 @@ func Callback(ctx workflow.Context, in CallbackInput) (activities.CallbackResult
 	case err == nil && (result.Verdict == activities.CallbackTold || result.Verdict == activities.CallbackNotOwed):
 		return result, nil
 	case isFinalFailure(err): // the row says so already, or is gone
-		showState(ctx, StateCallbackFailed)
 		return result, temporal.NewNonRetryableApplicationError(reason(err), ErrTypeCallbackFailed, nil)
 	case err == nil: // completed by hand
 		input.Reason = fmt.Sprintf("the callback activity ended with an unknown verdict %q", result.Verdict)
@@ -67,7 +66,6 @@ func Callback(ctx workflow.Context, in CallbackInput) (activities.CallbackResult
 	if markErr := workflow.ExecuteActivity(durableMark(disconnected), a.MarkCallbackFailed, input).Get(disconnected, nil); markErr != nil {
 		return result, markErr
 	}
-	showState(disconnected, StateCallbackFailed) // with the last task: a namespace may refuse it
 	if ctx.Err() != nil {
 		return result, temporal.NewCanceledError(input.Reason)
 	}

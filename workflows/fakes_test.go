@@ -78,9 +78,10 @@ func (t *table) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record,
 	return t.Load(ctx, ref)
 }
 
-func (*table) Succeeded(string)         {}
-func (*table) Missing(string)           {}
-func (*table) Failed(string, error) int { return 0 }
+func (*table) Succeeded(string)           {}
+func (*table) Answered(string)            {}
+func (*table) NotTried(string, uuid.UUID) {}
+func (*table) Failed(string, error) int   { return 0 }
 
 func (*table) PutBack(context.Context, outflow.Ref, string) (outflow.Outcome, error) {
 	return outflow.Outcome{}, errors.New("not asked for here")

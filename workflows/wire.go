@@ -50,8 +50,6 @@ const (
 	// StateRetrying is the value of OutflowState while a run is off the fast
 	// path. Elsewhere the run's own status says how it stands.
 	StateRetrying = "retrying"
-	// StateCallbackFailed is the value of OutflowState of a callback that was given up.
-	StateCallbackFailed = "callback-failed"
 )
 
 // The search attributes. They are optional: a run that was started without

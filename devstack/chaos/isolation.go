@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/devstack/faults"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
@@ -65,35 +66,50 @@ func isolation(ctx context.Context, c *chaos) error {
 	for _, q := range healthy {
 		f.Queues.CreateQueue("", q, nil)
 	}
+	i := &isolated{chaos: c, fleet: f}
 	_, err = c.measureRound(ctx, f) // warm up
 	for _, t := range troubles {
 		if err == nil && (c.only == t.name || !slices.Contains(troubleNames(), c.only)) {
-			err = c.isolate(ctx, f, t)
+			err = i.isolate(ctx, t)
 		}
 	}
-	return errors.Join(err, f.close(c.stack.Logs()))
+	return errors.Join(err, i.count(context.WithoutCancel(ctx)), f.close(c.stack.Logs()))
+}
+
+// isolated is the fleet beside the bad queues.
+type isolated struct {
+	*chaos
+	*fleet
+	causes []faults.Cause
 }
 
 // isolate does the rounds of one trouble, and holds its bounds.
-func (c *chaos) isolate(ctx context.Context, f *fleet, t trouble) error {
-	var pairs []pair
-	for round := range c.rounds {
-		var p pair
-		var err error
-		if p.without, err = c.measureRound(ctx, f); err != nil {
-			return err
-		}
-		if p.with, err = c.beside(ctx, f, t, fmt.Sprintf("%s-%d", t.name, round)); err != nil {
-			return err
-		}
-		c.say("%s: without %s; with %s", t.name, p.without, p.with)
-		pairs = append(pairs, p)
+func (i *isolated) isolate(ctx context.Context, t trouble) error {
+	throughput, p99, err := i.compare(t.name,
+		func(int) (measure, error) { return i.measureRound(ctx, i.fleet) },
+		func(round int) (measure, error) { return i.beside(ctx, t, fmt.Sprintf("%s-%d", t.name, round)) })
+	if err != nil {
+		return err
 	}
-	throughput, p99 := ratios(pairs)
-	c.result("ratio healthy-throughput/%s %.2f", t.name, throughput)
-	c.result("ratio healthy-p99/%s %.2f", t.name, p99)
-	c.hold(t.name, throughput, p99)
+	i.hold(t.name, throughput, p99)
 	return nil
+}
+
+const notDelivered = `SELECT count(*), count(*) FILTER (WHERE state <> 'delivered') FROM outbox.messages`
+
+// count errs where a message of any queue, good or bad, was not delivered in the
+// end, or came twice without a reason.
+func (i *isolated) count(ctx context.Context) error {
+	var all, rest int
+	if err := i.Pool.QueryRow(ctx, notDelivered).Scan(&all, &rest); err != nil {
+		return fmt.Errorf("counting what was delivered: %w", err)
+	}
+	i.result("enqueued %d, delivered %d, lost %d", all, all-rest, rest)
+	_, err := i.judge(ctx, i.fleet, i.causes)
+	if rest > 0 {
+		err = errors.Join(err, fmt.Errorf("%d messages are not delivered", rest))
+	}
+	return err
 }
 
 // hold notes a bound that is broken: the other measurements are made all the same.
@@ -111,7 +127,7 @@ func (c *chaos) holdP99(name string, p99 float64) {
 }
 
 // beside measures a round with a bad queue of its own, which had worked before.
-func (c *chaos) beside(ctx context.Context, f *fleet, t trouble, queue string) (measure, error) {
+func (i *isolated) beside(ctx context.Context, t trouble, queue string) (measure, error) {
 	destination := "sqs://" + queue
 	bad := func(int) outflow.Message {
 		return outflow.Message{Destination: destination, Type: "bad", Payload: []byte(`{"bad":true}`)}
@@ -119,33 +135,34 @@ func (c *chaos) beside(ctx context.Context, f *fleet, t trouble, queue string) (
 	settle := func() error {
 		settling, cancel := context.WithTimeout(ctx, recovery)
 		defer cancel()
-		return f.awaitNone(settling, "destination = $1 AND state = 'pending'", destination)
+		return i.awaitNone(settling, "destination = $1 AND state = 'pending'", destination)
 	}
-	f.Queues.CreateQueue("", queue, nil)
-	if err := errors.Join(f.enqueue(ctx, 1, bad), settle()); err != nil {
+	i.Queues.CreateQueue("", queue, nil)
+	if err := errors.Join(i.enqueue(ctx, 1, bad), settle()); err != nil {
 		return measure{}, err
 	}
-	t.begin(f, queue)
-	if err := f.enqueue(ctx, badBacklog, bad); err != nil {
+	// One that is slow may be too slow for the time of a call, and has the message.
+	cause := faults.Cause{Name: t.name, Risk: faults.AnswersLost, From: time.Now()}
+	t.begin(i.fleet, queue)
+	if err := i.enqueue(ctx, badBacklog, bad); err != nil {
 		return measure{}, err
 	}
-	load := f.StartLoad(badRate, destination)
+	load := i.StartLoad(badRate, destination)
 	// The first messages find out that it is bad, and cost what messages cost. What
 	// is held here is the time beside it.
 	time.Sleep(onset)
-	m, err := c.measureRound(ctx, f)
+	m, err := i.measureRound(ctx, i.fleet)
 	load.Stop()
-	t.end(f, queue)
+	t.end(i.fleet, queue)
+	cause.To = time.Now()
+	i.causes = append(i.causes, cause)
 	if err != nil {
 		return m, err
 	}
-	healed := time.Now()
-	if settle() != nil {
-		// What is in a long backoff would disturb the next round without it.
-		c.say("%s: not drained %s after it was healed; the rest is withdrawn", t.name, recovery)
-		_, err = f.Pool.Exec(ctx, "UPDATE outbox.messages SET state = 'cancelled', retrying = false, finished_at = now() WHERE destination = $1 AND state = 'pending'", destination)
-	} else {
-		c.say("%s: drained %.1f s after it was healed", t.name, time.Since(healed).Seconds())
+	if err := settle(); err != nil {
+		i.leftovers(ctx, i.chaos)
+		return m, fmt.Errorf("%s: not drained %s after it was healed: %w", t.name, recovery, err)
 	}
-	return m, err
+	i.say("%s: drained %.1f s after it was healed", t.name, time.Since(cause.To).Seconds())
+	return m, nil
 }

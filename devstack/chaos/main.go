@@ -85,7 +85,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs; a failure keeps them too")
 	flags.StringVar(&o.programs, "programs", "bin", "folder of Outflow's programs")
 	flags.IntVar(&o.rate, "rate", 40, "messages a second")
-	flags.IntVar(&o.rounds, "rounds", 5, "rounds with and without, of which the median counts")
+	flags.IntVar(&o.rounds, "rounds", 7, "rounds with a trouble, each between two without, of which the median counts")
 	flags.IntVar(&o.kills, "kills", 30, "processes that the scenario callback kills")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -66,9 +66,10 @@ func TestOptions(t *testing.T) {
 
 func TestMedianOfRatios(t *testing.T) {
 	m := func(throughput float64, p99 time.Duration) measure { return measure{throughput, p99} }
-	throughput, p99 := ratios([]pair{
-		{m(100, 10), m(50, 40)}, {m(10, 100), m(9, 110)}, {m(200, 10), m(200, 10)},
-	})
+	throughput, p99 := series{
+		without: []measure{m(100, 10), m(100, 20), m(10, 100), m(210, 20)},
+		with:    []measure{m(50, 40), m(49.5, 66), m(110, 30)},
+	}.ratios()
 	if throughput != 0.9 || p99 != 1.1 {
 		t.Errorf("%v %v", throughput, p99)
 	}

@@ -32,29 +32,21 @@ func (c *chaos) poisonRounds(ctx context.Context, f *fleet) error {
 	if _, err := c.measureRound(ctx, f); err != nil { // warm up
 		return err
 	}
-	var pairs []pair
-	for range c.rounds {
-		var p pair
-		var err error
-		if p.without, err = c.measureRound(ctx, f); err != nil {
-			return err
-		}
-		poisoning, stop := context.WithCancel(ctx)
-		done := make(chan error, 1)
-		go func() { done <- f.poisonAll(poisoning) }()
-		p.with, err = c.measureRound(ctx, f)
-		stop()
-		if err = errors.Join(err, <-done, f.awaitNone(ctx, "type = 'poison' AND state = 'pending'")); err != nil {
-			return err
-		}
-		c.say("poison: without %s; with %s", p.without, p.with)
-		pairs = append(pairs, p)
+	_, p99, err := c.compare("poison",
+		func(int) (measure, error) { return c.measureRound(ctx, f) },
+		func(int) (measure, error) {
+			poisoning, stop := context.WithCancel(ctx)
+			done := make(chan error, 1)
+			go func() { done <- f.poisonAll(poisoning) }()
+			m, err := c.measureRound(ctx, f)
+			stop()
+			return m, errors.Join(err, <-done, f.awaitNone(ctx, "type = 'poison' AND state = 'pending'"))
+		})
+	if err != nil {
+		return err
 	}
-	throughput, p99 := ratios(pairs)
-	c.result("ratio healthy-throughput/poison %.2f", throughput)
-	c.result("ratio healthy-p99/poison %.2f", p99)
 	var dead, delivered int
-	err := f.Pool.QueryRow(ctx, "SELECT count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'delivered') FROM outbox.messages WHERE type = 'poison'").Scan(&dead, &delivered)
+	err = f.Pool.QueryRow(ctx, "SELECT count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'delivered') FROM outbox.messages WHERE type = 'poison'").Scan(&dead, &delivered)
 	if err != nil {
 		return fmt.Errorf("counting the poison: %w", err)
 	}

@@ -72,22 +72,12 @@ func (c *chaos) receiverRounds(ctx context.Context, f *fleet, r *faults.Receiver
 	if _, err := c.measureRound(ctx, f); err != nil { // warm up
 		return err
 	}
-	var pairs []pair
-	for range c.rounds {
-		var p pair
-		var err error
-		if p.without, err = c.besideReceivers(ctx, f, r, false); err != nil {
-			return err
-		}
-		if p.with, err = c.besideReceivers(ctx, f, r, true); err != nil {
-			return err
-		}
-		c.say("receivers: good %s; bad %s", p.without, p.with)
-		pairs = append(pairs, p)
+	_, p99, err := c.compare("receivers",
+		func(int) (measure, error) { return c.besideReceivers(ctx, f, r, false) },
+		func(int) (measure, error) { return c.besideReceivers(ctx, f, r, true) })
+	if err != nil {
+		return err
 	}
-	throughput, p99 := ratios(pairs)
-	c.result("ratio healthy-throughput/receivers %.2f", throughput)
-	c.result("ratio healthy-p99/receivers %.2f", p99)
 	// Callbacks that fail are tried again, and take that much of the machine: the
 	// throughput is shown, and not held.
 	c.holdP99("receivers", p99)

@@ -13,7 +13,9 @@ import (
 )
 
 const (
-	burst = 1000 // messages of a round's backlog, over the healthy queues
+	// burst is a round's backlog, over the healthy queues: some ten seconds, in which
+	// a hiccup of the machine is a small part.
+	burst = 2000
 	// The engine goes on working off a backlog's runs when their messages are marked:
 	// what comes in that time is late because of the backlog.
 	settleFor    = 3 * time.Second
@@ -34,18 +36,48 @@ func (m measure) String() string {
 	return fmt.Sprintf("%.0f/s, p99 %s", m.throughput, m.p99.Round(time.Millisecond))
 }
 
-// pair is two rounds, one after the other: without trouble and with it.
-type pair struct{ without, with measure }
+// series is rounds in turn: without trouble, with it, without, and so on; the last
+// is without.
+type series struct{ without, with []measure }
 
-// ratios are with over without, each the median of all rounds: neighbours in
-// time share the machine's moods, their ratio does not.
-func ratios(pairs []pair) (throughput, p99 float64) {
+// ratios are with over the mean of the two without beside it, each the median of
+// all: neighbours in time share the machine's moods, and what it drifts by between
+// them cancels out.
+func (s series) ratios() (throughput, p99 float64) {
 	var t, p []float64
-	for _, r := range pairs {
-		t = append(t, r.with.throughput/r.without.throughput)
-		p = append(p, float64(r.with.p99)/float64(r.without.p99))
+	for i, with := range s.with {
+		before, after := s.without[i], s.without[i+1]
+		t = append(t, 2*with.throughput/(before.throughput+after.throughput))
+		p = append(p, 2*float64(with.p99)/float64(before.p99+after.p99))
 	}
 	return median(t), median(p)
+}
+
+// compare measures rounds without and with a trouble in turn, and prints their
+// ratios.
+func (c *chaos) compare(name string, without, with func(round int) (measure, error)) (throughput, p99 float64, err error) {
+	before, err := without(0)
+	if err != nil {
+		return 0, 0, err
+	}
+	s := series{without: []measure{before}}
+	for round := range c.rounds {
+		beside, err := with(round)
+		if err != nil {
+			return 0, 0, err
+		}
+		after, err := without(round + 1)
+		if err != nil {
+			return 0, 0, err
+		}
+		s.with, s.without = append(s.with, beside), append(s.without, after)
+		c.say("%s: without %s; with %s; without %s", name, before, beside, after)
+		before = after
+	}
+	throughput, p99 = s.ratios()
+	c.result("ratio healthy-throughput/%s %.2f", name, throughput)
+	c.result("ratio healthy-p99/%s %.2f", name, p99)
+	return throughput, p99, nil
 }
 
 func median(values []float64) float64 {

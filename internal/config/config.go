@@ -57,6 +57,20 @@ type Setting struct {
 	set                    func(c *Config, value string) error
 }
 
+// orUnset gives the environment without settings that are "none" or "off" where
+// help shows that as the default: it may be written down.
+func orUnset(getenv func(string) string) func(string) string {
+	return func(name string) string {
+		value := getenv(name)
+		for _, s := range Settings {
+			if s.Name == name && value == s.Default && (value == "none" || value == "off") {
+				return ""
+			}
+		}
+		return value
+	}
+}
+
 // Settings are Outflow's own variables, in the order in which help shows them.
 var Settings = []Setting{
 	{"OUTFLOW_OUTBOX", outflow.DefaultOutbox, "first part of every workflow ID; give each database its own where several share a namespace", setOutbox},
@@ -74,13 +88,14 @@ var Settings = []Setting{
 	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
 	{"OUTFLOW_HEALTH_ADDRESS", "off", "where /livez and /readyz are answered, such as :8086 or 127.0.0.1:8086", setHealthAddress},
 	{"OUTFLOW_WEBHOOK_HOSTS", "none", "hosts that https destinations may name, such as hooks.example.com,*.example.org", setWebhookHosts},
-	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "none", "file with a line for each host: host whsec_… [whsec_…], all of which sign", setWebhookSecretsFile},
+	{settingWebhookSecretsFile, "none", "file with a line for each host: host whsec_… [whsec_…], all of which sign", setWebhookSecretsFile},
 	{settingWebhookSecret, "none", "whsec_… for every host that has none of its own; several with spaces between them", setWebhookSecret},
 	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "off", "on lets destinations and callbacks on this machine through, http:// too, for development", setWebhookInsecureLoopback},
 }
 
 // Load reads all settings.
 func Load(ctx context.Context, getenv func(string) string) (Config, error) {
+	getenv = orUnset(getenv)
 	c := Config{Retention: outflow.DefaultRetention()}
 	var errs []error
 	note := func(err error) {
@@ -164,9 +179,10 @@ func brief(said string) string {
 	return said
 }
 
-// got ends an error with the value, unless that is a secret.
+// got ends an error with the value, unless that is a secret, or one in the wrong
+// place.
 func got(name, value string) string {
-	if name == settingWebhookSecret {
+	if name == settingWebhookSecret || strings.Contains(value, "whsec_") {
 		return ""
 	}
 	return " (got " + quote(value) + ")"

@@ -10,8 +10,11 @@ import (
 	"github.com/outflowhq/outflow/publish/webhook"
 )
 
-// settingWebhookSecret is the one setting whose value no error repeats.
-const settingWebhookSecret = "OUTFLOW_WEBHOOK_SECRET"
+const (
+	// settingWebhookSecret is the one setting whose value no error repeats.
+	settingWebhookSecret      = "OUTFLOW_WEBHOOK_SECRET"
+	settingWebhookSecretsFile = "OUTFLOW_WEBHOOK_SECRETS_FILE"
+)
 
 func setWebhookHosts(c *Config, value string) (err error) {
 	c.Webhook.Hosts, err = webhook.ParseHosts(value)
@@ -59,8 +62,20 @@ func setWebhookInsecureLoopback(c *Config, value string) error {
 // joinWebhooks puts hosts and secrets together, once both are read.
 func joinWebhooks(c *Config, getenv func(string) string) error {
 	c.Webhook.Secrets = c.webhookSecrets.For
-	if c.Webhook.Hosts.Any() && getenv(settingWebhookSecret) == "" && getenv("OUTFLOW_WEBHOOK_SECRETS_FILE") == "" {
-		return errors.New("OUTFLOW_WEBHOOK_HOSTS: wants OUTFLOW_WEBHOOK_SECRETS_FILE or " + settingWebhookSecret + " beside it: every request is signed")
+	alone := ""
+	switch {
+	case c.Webhook.Hosts.Any() && getenv(settingWebhookSecret) == "" && getenv(settingWebhookSecretsFile) == "":
+		return fmt.Errorf("OUTFLOW_WEBHOOK_HOSTS: wants %s or %s beside it: every request is signed", settingWebhookSecretsFile, settingWebhookSecret)
+	case getenv("OUTFLOW_WEBHOOK_HOSTS") != "": // what else is wrong with it is told
+		return nil
+	case c.Webhook.InsecureLoopback:
+		alone = "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK"
+	case len(c.webhookSecrets.Default) > 0:
+		alone = settingWebhookSecret
+	case len(c.webhookSecrets.Hosts) > 0:
+		alone = settingWebhookSecretsFile
+	default:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s: wants OUTFLOW_WEBHOOK_HOSTS beside it: nothing is sent to a host that it does not name", alone)
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/internal/config"
 )
 
 // goodSecret is the base64 of 32 bytes.
@@ -55,4 +57,35 @@ func TestWebhookSecretsAreNotShown(t *testing.T) {
 			assert.Equal(t, 2, strings.Count(err.Error(), "\n"))
 		}
 	}
+}
+
+// Half of what webhooks need would end every message to an https address dead.
+func TestHalfOfTheWebhookSettings(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secrets")
+	require.NoError(t, os.WriteFile(file, []byte("hooks.example.com "+goodSecret+"\n"), 0o600))
+	for name, value := range map[string]string{
+		"OUTFLOW_WEBHOOK_SECRET": goodSecret, "OUTFLOW_WEBHOOK_SECRETS_FILE": file, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK": "on",
+	} {
+		_, err := load(t, enough(map[string]string{name: value}))
+		require.EqualError(t, err, "settings:\n"+name+": wants OUTFLOW_WEBHOOK_HOSTS beside it: nothing is sent to a host that it does not name")
+	}
+	_, err := load(t, enough(map[string]string{"OUTFLOW_WEBHOOK_SECRETS_FILE": goodSecret}))
+	require.EqualError(t, err, "settings:\nOUTFLOW_WEBHOOK_SECRETS_FILE: wants a file that can be read: no such file or directory", "a secret in the wrong place is not shown")
+}
+
+// What help shows as the default may be written down.
+func TestDefaultsOfNothing(t *testing.T) {
+	written := map[string]string{}
+	for _, s := range config.Settings {
+		if s.Default == "none" || s.Default == "off" {
+			written[s.Name] = s.Default
+		}
+	}
+	require.Len(t, written, 6)
+	c, err := load(t, enough(written))
+	require.NoError(t, err)
+	assert.False(t, c.Webhook.Hosts.Any())
+	assert.Empty(t, c.HealthAddress)
+	assert.False(t, c.Webhook.InsecureLoopback)
+	assert.False(t, c.Retention.History)
 }

@@ -325,7 +325,7 @@ func TestFailedCallbackIsRetriedByHand(t *testing.T) {
 	c := w.untilCallback(id, func(c callback) bool { return c.State == "failed" })
 	assert.Equal(t, callback{State: "failed", Attempts: 1, Error: "410 gone"}, c)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, w.callbackClosed(id, 1))
-	query := fmt.Sprintf("WorkflowType = 'Callback' AND ExecutionStatus = 'Failed' AND OutflowState = 'callback-failed' AND OutflowDestination = 'sqs://orders' AND WorkflowId = '%s'", w.callbackID(id, 1))
+	query := fmt.Sprintf("WorkflowType = 'Callback' AND ExecutionStatus = 'Failed' AND OutflowDestination = 'sqs://orders' AND WorkflowId = '%s'", w.callbackID(id, 1))
 	w.eventually(func() bool {
 		found, err := w.client.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: query})
 		require.NoError(t, err)

@@ -122,10 +122,11 @@ func failure(doing string, v verdict, code, detail string, after time.Duration) 
 		text += ": " + strings.TrimSuffix(brief(detail), ".")
 	}
 	text += " (" + v.next + ")"
+	f := &outflow.Failure{Class: v.class, RetryAfter: after, Answered: v.class != outflow.ClassUnavailable, Err: errors.New(text)}
 	if v.gone {
-		return &outflow.Failure{Class: v.class, RetryAfter: after, Err: noQueue(text)}
+		f.Err = noQueue(text)
 	}
-	return &outflow.Failure{Class: v.class, RetryAfter: after, Err: errors.New(text)}
+	return f
 }
 
 // noQueue is the text about a queue that does not exist.

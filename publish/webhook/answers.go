@@ -47,7 +47,7 @@ func judge(to target, resp *http.Response) error {
 	if text := http.StatusText(status); text != "" {
 		said += " " + text
 	}
-	f := &outflow.Failure{Class: class, Err: fmt.Errorf("posting to %s: HTTP status %s (%s)", to, said, next)}
+	f := &outflow.Failure{Class: class, Answered: true, Err: fmt.Errorf("posting to %s: HTTP status %s (%s)", to, said, next)}
 	if class != outflow.ClassPermanent {
 		f.RetryAfter = retryAfter(resp.Header)
 	}

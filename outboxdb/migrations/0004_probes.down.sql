@@ -1,0 +1,3 @@
+ALTER TABLE outbox.destinations
+    DROP COLUMN told_id,
+    DROP COLUMN probes;
