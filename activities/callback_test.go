@@ -240,3 +240,16 @@ func TestPublishCallbacks(t *testing.T) {
 	assert.NotEqual(t, sent[0].ID, sent[2].ID)
 	assert.EqualValues(t, 5, sent[0].ID.Version())
 }
+
+// A queue for replies that somebody replaces is there again in a moment: whoever
+// publishes messages to it would wait, too.
+func TestCallbackToAQueueThatIsGone(t *testing.T) {
+	f, s := owing(), &sender{answer: func(context.Context) error {
+		return outflow.Permanent(errors.Join(errors.New("no such queue"), outflow.ErrNoDestination))
+	}}
+	_, failed := tell(t, f, s)
+	require.NotNil(t, failed)
+	assert.False(t, failed.NonRetryable())
+	require.Len(t, f.notes, 1)
+	assert.Equal(t, outflow.CallbackDue, f.notes[0].State)
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -56,4 +57,26 @@ func TestWatchTellsAPanicWhole(t *testing.T) {
 	require.Contains(t, log.String(), `msg="publishing panicked"`)
 	require.Contains(t, log.String(), "panic=boom")
 	require.Contains(t, log.String(), "watch_test.go")
+}
+
+// A queue that was deleted is waited for, which nobody but the log tells as it
+// happens. What was not attempted says nothing of its destination.
+func TestWatchTellsWhatIsGone(t *testing.T) {
+	var log bytes.Buffer
+	broker := &answering{}
+	watched := publish.Watch(publish.NewRouter(broker), slog.New(slog.NewTextHandler(&log, nil)))
+	for _, c := range []struct {
+		err   error
+		lines int
+	}{
+		{nil, 0},
+		{outflow.Retryable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), 0},
+		{outflow.Permanent(fmt.Errorf("looking up: %w", outflow.ErrNoDestination)), 1},
+		{outflow.Permanent(fmt.Errorf("looking up: %w", outflow.ErrNoDestination)), 1},
+		{nil, 2},
+	} {
+		broker.err = c.err
+		_, _ = watched.Publish(t.Context(), outflow.Message{Destination: "sqs://orders"})
+		require.Equal(t, c.lines, strings.Count(log.String(), "\n"), log.String())
+	}
 }

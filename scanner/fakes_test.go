@@ -39,6 +39,7 @@ type table struct {
 	wrong bool          // giving back fails
 	batch int           // at most so many a claim, as a bound in bytes makes it
 	blind time.Time     // until then, claims overlook everything
+	more  time.Duration // there are more destinations, which the next look sees after that
 
 	suspects  []outflow.Record
 	alone     []int // what was held at each ClaimAlone
@@ -102,7 +103,7 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	if open == nil {
 		open = map[string]int{}
 	}
-	result := outflow.Claimed{Troubled: t.troubled, Suspects: len(t.suspects) > 0}
+	result := outflow.Claimed{Troubled: t.troubled, Suspects: len(t.suspects) > 0, More: t.more > 0, Overlooked: t.more}
 	t.due = slices.DeleteFunc(t.due, func(r outflow.Record) bool {
 		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch || open[r.Destination] >= req.Allowance {
 			result.Backlog = true
@@ -316,13 +317,14 @@ func (e *engine) ExecuteWorkflow(ctx context.Context, options client.StartWorkfl
 
 func (e *engine) startCallback(options client.StartWorkflowOptions, in workflows.CallbackInput) error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.callbacks = append(e.callbacks, options)
-	if e.refused != nil && options.TypedSearchAttributes.Size() > 0 {
-		return e.refused
+	refused, answered := e.refused, e.answered
+	e.mu.Unlock()
+	if refused != nil && options.TypedSearchAttributes.Size() > 0 {
+		return refused
 	}
-	if e.answered != nil {
-		return e.answered(in.ID())
+	if answered != nil {
+		return answered(in.ID())
 	}
 	return nil
 }
@@ -333,12 +335,13 @@ func (e *engine) SignalWorkflow(ctx context.Context, workflowID, _, name string,
 		return ctx.Err()
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if name == workflows.SignalTryNow {
 		e.signals = append(e.signals, workflowID)
 	}
-	if e.signalled != nil {
-		return e.signalled(workflowID)
+	signalled := e.signalled
+	e.mu.Unlock()
+	if signalled != nil {
+		return signalled(workflowID)
 	}
 	return nil
 }

@@ -299,3 +299,53 @@ func TestSuspectsThatCantBeClaimed(t *testing.T) {
 		assert.Zero(t, w.engine.count())
 	})
 }
+
+// Telling twenty thousand runs takes longer than one tending: the next one goes on
+// where it stopped, and nobody is told again and again.
+func TestALongTellingGoesOn(t *testing.T) {
+	retrying := newLeased(20_000)
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.engine.signalled = func(string) error { time.Sleep(20 * time.Millisecond); return nil }
+		w.table.troubled, w.table.retrying = true, retrying
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://orders", At: time.Now()}}
+	}, func(w *world) {
+		pass(5 * time.Minute)
+		w.stop()
+		told := map[string]int{}
+		for _, id := range w.engine.seen().signals {
+			told[id]++
+		}
+		assert.Len(t, told, len(retrying))
+		for id, n := range told {
+			assert.LessOrEqual(t, n, 2, id)
+		}
+		assert.Empty(t, w.table.recovered)
+	})
+}
+
+// A suspect waits for what could take its process with it, and not for the starts of
+// a hundred thousand callbacks: nothing else would be claimed meanwhile.
+func TestASuspectWaitsForNoSweep(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.engine.answered = func(string) error { time.Sleep(100 * time.Millisecond); return nil }
+		w.table.callbacks = dueCallbacks(5000)
+		w.table.enqueue("sqs://orders", 1)
+		w.table.suspects, w.table.due = w.table.due, nil
+	}, func(w *world) {
+		pass(4 * time.Second)
+		assert.Less(t, len(w.engine.seen().callbacks), 1000, "the sweep is under way")
+		w.table.set(func(table *table) { assert.Len(t, table.alone, 1, "the suspect had its turn") })
+		assert.Greater(t, len(w.table.seen().claims), 10)
+		w.table.enqueue("sqs://orders", 1)
+		pass(time.Second)
+		assert.Equal(t, 2, w.engine.count())
+	})
+}
+
+// More destinations than one look finds: an idle scanner goes on looking.
+func TestTheRestOfManyDestinationsIsLookedFor(t *testing.T) {
+	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.more = 100 * time.Millisecond }, func(w *world) {
+		pass(10 * time.Second)
+		assert.InDelta(t, 100, len(w.table.seen().claims), 20)
+	})
+}

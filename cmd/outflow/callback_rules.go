@@ -19,13 +19,7 @@ import (
 func ruleFlags(flags *flag.FlagSet) *outboxdb.CallbackRule {
 	r := new(outboxdb.CallbackRule)
 	destinationVar(flags, &r.Destination, "destination")
-	flags.Func("type", "", func(s string) error {
-		if s == "" { // leaving it out is how to say any
-			return errors.New("wants a message type")
-		}
-		r.Type = s
-		return nil
-	})
+	typeFlag(flags, &r.Type)
 	flags.BoolVar(&r.WithPayload, "payload", false, "")
 	return r
 }
@@ -70,9 +64,6 @@ type ruleStore interface {
 var _ ruleStore = (*outboxdb.Operator)(nil)
 
 func (t tools) withRules(ctx context.Context, by outboxdb.By, act func(ruleStore) error) error {
-	if by.Who == "" {
-		return usageError("-who wants a name")
-	}
 	store, done, err := t.operator(ctx)
 	if err != nil {
 		return err

@@ -24,8 +24,9 @@ whether the broker has it: the run is asked, and ends it cancelled or delivered.
 was answered "cancelled" is not sent afterwards.
 
 Flags:
-  -wait          how long to wait for the runs' answers (default 10s); what is not decided
-                 by then stays marked, and the next look of its run ends it
+  -wait          how long to wait for the runs' answers, for each hundred messages (default
+                 10s); what is not decided by then stays marked, and the next look of its
+                 run ends it
   -state         pending, instead of IDs
   -retrying      pending messages whose run has left the fast path, instead of IDs
   -destination   of these, those to this destination

@@ -77,9 +77,6 @@ func retryMessages(ctx context.Context, t tools, chosen *selection, desk control
 
 // atDesk opens the table and, once it is needed, Temporal, for an act.
 func (t tools) atDesk(ctx context.Context, by outboxdb.By, act func(control.Desk, *outboxdb.Operator) error) error {
-	if by.Who == "" {
-		return usageError("-who wants a name")
-	}
 	store, done, err := t.operator(ctx)
 	if err != nil {
 		return err

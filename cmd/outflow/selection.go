@@ -42,7 +42,7 @@ func selectionFlags(flags *flag.FlagSet) *selection {
 	s := &selection{command: flags.Name()}
 	s.state = flags.String("state", "", "")
 	s.destination = destinationFlag(flags, "destination")
-	flags.StringVar(&s.filter.Type, "type", "", "")
+	typeFlag(flags, &s.filter.Type)
 	flags.BoolVar(&s.filter.Retrying, "retrying", false, "")
 	flags.IntVar(&s.limit, "limit", selectAtMost, "")
 	flags.Float64Var(&s.rate, "rate", 0, "")
@@ -58,6 +58,10 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 	switch {
 	case len(words) > 0 && filtered:
 		return usageError("%s: wants message IDs or a filter, not both", s.command)
+	case !(s.rate >= 0 && s.rate <= math.MaxInt32): // NaN is neither
+		return usageError("%s: -rate wants messages a second", s.command)
+	case len(words) > 0 && s.limit != selectAtMost:
+		return usageError("%s: -limit is for a filter; these are all that is touched", s.command)
 	case len(words) > 0:
 		s.ids, err = readIDs(s.command, words)
 		return err
@@ -67,8 +71,6 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 		return usageError("%s: wants message IDs, or -state or -retrying", s.command)
 	case s.limit < 1:
 		return usageError("%s: -limit wants 1 or more", s.command)
-	case !(s.rate >= 0 && s.rate <= math.MaxInt32): // NaN is neither
-		return usageError("%s: -rate wants messages a second", s.command)
 	}
 	if s.filter.Retrying {
 		s.filter.State = outflow.Pending
@@ -93,6 +95,7 @@ func (s *selection) messages(ctx context.Context, t tools, from lister) ([]uuid.
 		return s.ids, nil
 	}
 	var ids []uuid.UUID
+	seen := map[uuid.UUID]bool{} // what is delivered meanwhile moves, and is listed twice
 	filter := s.filter
 	for len(ids) < s.limit {
 		filter.Limit = min(pageSize, s.limit-len(ids))
@@ -101,7 +104,10 @@ func (s *selection) messages(ctx context.Context, t tools, from lister) ([]uuid.
 			return nil, err
 		}
 		for _, m := range page {
-			ids = append(ids, m.ID)
+			if !seen[m.ID] {
+				seen[m.ID] = true
+				ids = append(ids, m.ID)
+			}
 		}
 		if filter.After = next; next == "" {
 			break

@@ -76,14 +76,20 @@ func send(ctx context.Context, t tools, args []string) error {
 		return err
 	}
 	m.DueIn, m.ExpiresIn = *dueIn, *expiresIn
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	switch {
 	case m.Destination == "":
 		return usageError("send: wants -destination")
 	case m.Type == "":
 		return usageError("send: wants -type")
-	case *payload != "" && *file != "":
+	case given["payload"] && given["payload-file"]:
 		return usageError("send: wants -payload or -payload-file, not both")
-	case *payload != "":
+	case given["payload-file"] && *file == "":
+		return usageError("send: -payload-file wants a file's name")
+	case given["payload"] && *payload == "": // a script's empty variable; the next message may stand on standard input
+		return usageError("send: -payload wants a payload; an empty one comes from a file, or standard input")
+	case given["payload"]:
 		m.Payload = []byte(*payload)
 	default:
 		var err error

@@ -131,6 +131,18 @@ func destinationVar(flags *flag.FlagSet, canonical *string, name string) {
 	})
 }
 
+// typeFlag is a message type to select by. Leaving it out is how to say any: a
+// script's empty variable must not.
+func typeFlag(flags *flag.FlagSet, into *string) {
+	flags.Func("type", "", func(s string) error {
+		if s == "" {
+			return errors.New("wants a message type")
+		}
+		*into = s
+		return nil
+	})
+}
+
 // spanFlag is a duration that may be given in days.
 func spanFlag(flags *flag.FlagSet, name string, least time.Duration) *time.Duration {
 	span := new(time.Duration)
@@ -187,8 +199,13 @@ func parseTime(s string) (time.Time, error) {
 
 // byFlags are who acts, and why.
 func (t tools) byFlags(flags *flag.FlagSet) *outboxdb.By {
-	by := new(outboxdb.By)
-	flags.StringVar(&by.Who, "who", cmp.Or(t.getenv("OUTFLOW_WHO"), whoAmI()), "")
+	by := &outboxdb.By{Who: cmp.Or(t.getenv("OUTFLOW_WHO"), whoAmI())}
+	flags.Func("who", "", func(s string) error {
+		if by.Who = s; s == "" {
+			return errors.New("wants a name")
+		}
+		return nil
+	})
 	flags.StringVar(&by.Why, "why", "", "")
 	return by
 }
