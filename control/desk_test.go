@@ -27,9 +27,11 @@ func (n *noTemporal) TryNow(context.Context, string) error          { n.asked++;
 
 // oneRow is a table with one message; acts answer as they are told.
 type oneRow struct {
-	mu   sync.Mutex
-	row  outboxdb.Standing
-	done bool
+	mu     sync.Mutex
+	row    outboxdb.Standing
+	done   bool
+	noted  []outboxdb.Standing
+	noting error
 }
 
 func (o *oneRow) set(row outboxdb.Standing) {
@@ -44,6 +46,11 @@ func (o *oneRow) change() outboxdb.Change {
 
 func (o *oneRow) Retry(context.Context, []uuid.UUID, outboxdb.By) ([]outboxdb.Change, error) {
 	return []outboxdb.Change{o.change()}, nil
+}
+
+func (o *oneRow) NoteTold(_ context.Context, m outboxdb.Standing, _ outboxdb.By) error {
+	o.noted = append(o.noted, m)
+	return o.noting
 }
 
 func (o *oneRow) Release(context.Context, outflow.Ref, time.Time, outboxdb.By) (outboxdb.Change, error) {
@@ -89,15 +96,38 @@ func TestRetryAnswers(t *testing.T) {
 		"retrying":  {standing(outflow.Pending, "retrying"), false, Failed, "retrying: its run could not be told: connection refused", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			runs := &noTemporal{}
-			answers, err := Desk{Runs: runs, Outbox: "outbox"}.Retry(t.Context(), &oneRow{row: c.row, done: c.done}, []uuid.UUID{c.row.ID})
+			runs, table := &noTemporal{}, &oneRow{row: c.row, done: c.done}
+			answers, err := Desk{Runs: runs, Outbox: "outbox"}.Retry(t.Context(), table, []uuid.UUID{c.row.ID})
 			require.NoError(t, err)
+			assert.Empty(t, table.noted, "no run was told")
 			require.Len(t, answers, 1)
 			assert.Equal(t, c.verdict, answers[0].Verdict)
 			assert.Equal(t, c.text, answers[0].Text)
 			assert.Equal(t, c.asked, runs.asked)
 		})
 	}
+}
+
+// willing is a Temporal whose runs take what they are told.
+type willing struct{ noTemporal }
+
+func (w *willing) TryNow(context.Context, string) error { w.asked++; return nil }
+
+// A telling is noted once Temporal has taken it; one that can't be noted is told.
+func TestRetryNotesWhatItTells(t *testing.T) {
+	table, runs := &oneRow{row: standing(outflow.Pending, "retrying")}, &willing{}
+	desk := Desk{Runs: runs, Outbox: "outbox"}
+	answers, err := desk.Retry(t.Context(), table, []uuid.UUID{table.row.ID})
+	require.NoError(t, err)
+	require.Len(t, answers, 1)
+	assert.Equal(t, Done, answers[0].Verdict)
+	assert.Equal(t, "retrying: its run was told", answers[0].Text)
+	assert.Equal(t, []outboxdb.Standing{table.row}, table.noted)
+
+	table.noting = errors.New("no connection")
+	_, err = desk.Retry(t.Context(), table, []uuid.UUID{table.row.ID})
+	require.ErrorIs(t, err, table.noting)
+	assert.Equal(t, 2, runs.asked)
 }
 
 // Without Temporal the request stands in the row, nothing is ended, and what the

@@ -125,6 +125,17 @@ func (w *world) execute(sql string, args ...any) {
 	require.NoError(w, err)
 }
 
+// audited are the acts noted for a message: what, at which generation, who and why.
+func (w *world) audited(id uuid.UUID) (acts []string) {
+	w.Helper()
+	entries, err := w.operator.Audit(w.Context(), id)
+	require.NoError(w, err)
+	for _, e := range entries {
+		acts = append(acts, fmt.Sprintf("%s %d %s: %s", e.Act, *e.Generation, e.Who, e.Why))
+	}
+	return acts
+}
+
 // one is the only answer of an act.
 func (w *world) one(answers []Answer, err error) Answer {
 	w.Helper()
@@ -413,9 +424,11 @@ func TestRetryOfARetryingMessage(t *testing.T) {
 	id := w.enqueue("sqs://orders")
 	w.untilBackoff(id)
 	leased := w.row(id).AvailableAt
+	w.desk.By.Why = "the queue is back"
 	a := w.one(w.desk.Retry(t.Context(), w.operator, []uuid.UUID{id}))
 	assert.Equal(t, Done, a.Verdict)
 	assert.Equal(t, "retrying: its run was told", a.Text)
+	assert.Equal(t, []string{"send 1 ada@host: ", "try-now 1 ada@host: the queue is back"}, w.audited(id))
 	run, err := w.desk.Runs.Describe(t.Context(), w.desk.workflowID(id))
 	require.NoError(t, err)
 	assert.Equal(t, "Running", run.Status)
@@ -440,6 +453,8 @@ func TestRetryOfARetryingMessage(t *testing.T) {
 	w.execute(`UPDATE outbox.messages SET available_at = now() + interval '1 hour' WHERE id = $1`, id)
 	a = w.one(w.desk.Retry(t.Context(), w.operator, []uuid.UUID{id}))
 	assert.Equal(t, "retrying: it had no run; the next scanner starts one", a.Text)
+	assert.Equal(t, "release 1 ada@host: the queue is back", w.audited(id)[2], "nobody was told")
+	assert.Len(t, w.audited(id), 3)
 	w.untilState(id, outflow.Delivered)
 }
 
