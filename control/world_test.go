@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -181,27 +182,32 @@ func (b *broker) got(id uuid.UUID) []string {
 }
 
 // Cancels meet their messages anywhere between the enqueue and the mark. Each
-// message has one end, and what was answered "cancelled" was not sent.
+// message has one end, and what was answered "cancelled" was not sent. A third
+// goes where nothing is ever taken, and a third is cancelled once the broker has
+// it: so both verdicts are there, whatever the others come to.
 func TestCancelBesideAPublish(t *testing.T) {
 	t.Parallel()
+	const each = 20
 	w := newWorld(t)
-	w.broker.set(func(outflow.Message) error {
+	w.broker.set(func(m outflow.Message) error {
 		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
-		if rand.IntN(3) == 0 {
+		refuses := strings.HasPrefix(m.Destination, "sqs://never-")
+		if refuses || m.Destination == "sqs://sometimes" && rand.IntN(3) == 0 {
 			return errors.New("try again")
 		}
 		return nil
 	})
 	w.start()
-	var ids []uuid.UUID
+	somewhere := func() { time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond) }
+	ids := map[uuid.UUID]string{}
 	answers := make(map[uuid.UUID]Answer)
 	var mu sync.Mutex
 	var cancels sync.WaitGroup
-	for range 60 {
-		id := w.enqueue("sqs://orders")
-		ids = append(ids, id)
+	cancel := func(destination string, when func(uuid.UUID)) {
+		id := w.enqueue(destination)
+		ids[id] = destination
 		cancels.Go(func() {
-			time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+			when(id)
 			got, err := w.desk.Cancel(t.Context(), w.operator, []uuid.UUID{id}, 20*time.Second)
 			if !assert.NoError(t, err) {
 				return
@@ -214,13 +220,22 @@ func TestCancelBesideAPublish(t *testing.T) {
 			}
 		})
 	}
+	for i := range each {
+		// One for each: failures of many would open a breaker, and keep them from their runs.
+		cancel(fmt.Sprintf("sqs://never-%d", i), func(uuid.UUID) { somewhere() })
+		cancel("sqs://always", func(id uuid.UUID) {
+			assert.Eventually(t, func() bool { return len(w.broker.got(id)) > 0 }, 30*time.Second, time.Millisecond)
+		})
+		cancel("sqs://sometimes", func(uuid.UUID) { somewhere() })
+	}
 	cancels.Wait()
-	n := map[Verdict]int{}
-	for _, id := range ids {
+	n := map[string]map[Verdict]int{"never": {}, "always": {}, "sometimes": {}}
+	for id, destination := range ids {
 		// What is still open closes; then nothing can be sent any more.
 		_ = w.client.GetWorkflow(t.Context(), w.desk.workflowID(id), "").Get(t.Context(), nil)
 		a, s := answers[id], w.row(id)
-		n[a.Verdict]++
+		kind, _, _ := strings.Cut(strings.TrimPrefix(destination, "sqs://"), "-")
+		n[kind][a.Verdict]++
 		switch a.Verdict {
 		case Done:
 			assert.Equal(t, outflow.Cancelled, s.State)
@@ -233,7 +248,9 @@ func TestCancelBesideAPublish(t *testing.T) {
 			t.Errorf("%s: %s, row %s", id, a.Text, s.State)
 		}
 	}
-	t.Logf("%v", n)
+	assert.Equal(t, map[Verdict]int{Done: each}, n["never"])
+	assert.Equal(t, map[Verdict]int{Refused: each}, n["always"])
+	t.Logf("of those cancelled anywhere: %v", n["sometimes"])
 }
 
 func TestCancelComesTooLate(t *testing.T) {
@@ -344,19 +361,19 @@ func TestRedirectARetryingMessage(t *testing.T) {
 	assert.Equal(t, "sqs://new", s.Destination)
 	assert.Equal(t, []string{"sqs://new"}, w.broker.got(id))
 
-	dead := w.enqueue("sqs://gone")
 	w.broker.set(func(m outflow.Message) error {
 		if m.Destination == "sqs://gone" {
 			return outflow.Permanent(errors.New("no such queue"))
 		}
 		return nil
 	})
-	// It may have gone out before the broker was told.
-	if w.until(dead, func(s outboxdb.Standing) bool { return s.State.Final() }).State == outflow.Dead {
-		a = w.one(w.desk.Redirect(t.Context(), w.operator, []uuid.UUID{dead}, "sqs://new"))
-		assert.Equal(t, Done, a.Verdict, a.Text)
-		w.untilState(dead, outflow.Delivered)
-	}
+	dead := w.enqueue("sqs://gone")
+	w.untilState(dead, outflow.Dead)
+	a = w.one(w.desk.Redirect(t.Context(), w.operator, []uuid.UUID{dead}, "sqs://new"))
+	assert.Equal(t, Done, a.Verdict, a.Text)
+	assert.Equal(t, "redirected to sqs://new", a.Text)
+	assert.Equal(t, 2, w.untilState(dead, outflow.Delivered).Generation)
+	assert.Equal(t, []string{"sqs://new"}, w.broker.got(dead))
 }
 
 func TestRescheduleARetryingMessage(t *testing.T) {
