@@ -517,6 +517,19 @@ func TestPurgeMessages(t *testing.T) {
 			})
 		})
 	}
+	t.Run("tells how far it is", func(t *testing.T) {
+		for history, want := range map[bool]string{false: "deleted 400\ndeleted 700\n", true: "moved 400\nmoved 700\n"} {
+			synctest.Test(t, func(t *testing.T) {
+				var errs bytes.Buffer
+				p := purging{Purge: outflow.Purge{State: outflow.Dead, Limit: purgeAtOnce, History: history}, rate: 100}
+				require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 850}, p))
+				assert.Equal(t, want, errs.String(), "each time that more than two seconds have passed")
+			})
+		}
+		var errs bytes.Buffer
+		require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 2500}, purging{Purge: outflow.Purge{Limit: purgeAtOnce}}))
+		assert.Empty(t, errs.String(), "a short one says nothing until it is done")
+	})
 	var out bytes.Buffer
 	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), &fakePurge{left: 3}, purging{Purge: outflow.Purge{Limit: 10}, json: true}))
 	assert.Equal(t, "{\"deleted\":3}\n", out.String())
