@@ -28,6 +28,8 @@ SELECT string_agg(what, E'\n' ORDER BY what) FROM (
     UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'outbox.messages'::regclass
     UNION ALL SELECT pg_get_functiondef(oid) || coalesce(proacl::text, 'default rights') FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
     UNION ALL SELECT 'rights ' || coalesce(relacl::text, 'default') FROM pg_class WHERE oid = 'outbox.messages'::regclass
+    UNION ALL SELECT 'settings ' || c.relname || ' ' || array_to_string(c.reloptions || t.reloptions, ' ')
+      FROM pg_class AS c LEFT JOIN pg_class AS t ON t.oid = c.reltoastrelid WHERE c.relnamespace = 'outbox'::regnamespace AND (c.reloptions || t.reloptions) IS NOT NULL
     UNION ALL SELECT 'rights ' || coalesce(nspacl::text, 'default') FROM pg_namespace WHERE nspname = 'outbox') AS t`
 
 // leftovers are the things in the schema that migrations should have taken back.
@@ -88,6 +90,35 @@ func TestMigrations(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, applied, len(outboxdb.MigrationNames))
 	require.Equal(t, first, value[string](t, pool, definitions))
+}
+
+// What keeps the tables fast is set by the migrations, not left to the server
+// (docs/operations.md says what it buys).
+func TestTheTablesSettings(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	const settings = `
+		SELECT unnest(t.reloptions) FROM pg_class AS c JOIN pg_class AS t ON t.oid = CASE WHEN $2 THEN c.reltoastrelid ELSE c.oid END
+		 WHERE c.oid = $1::text::regclass ORDER BY 1`
+	for _, c := range []struct {
+		table string
+		toast bool
+		want  []string
+	}{
+		{"outbox.messages", false, []string{
+			"autovacuum_analyze_scale_factor=0.02", "autovacuum_analyze_threshold=5000",
+			"autovacuum_vacuum_cost_limit=2000",
+			"autovacuum_vacuum_insert_scale_factor=0.02", "autovacuum_vacuum_insert_threshold=20000",
+			"autovacuum_vacuum_scale_factor=0.01", "autovacuum_vacuum_threshold=5000",
+		}},
+		{"outbox.messages", true, []string{"autovacuum_vacuum_cost_limit=2000", "autovacuum_vacuum_scale_factor=0.01", "autovacuum_vacuum_threshold=5000"}},
+		{"outbox.destinations", false, []string{"fillfactor=50"}},
+		{"outbox.waiters", false, []string{"fillfactor=50"}},
+		{"outbox.audit", false, []string{}},
+		{"outbox.history", false, []string{}},
+	} {
+		require.ElementsMatch(t, c.want, values[string](t, pool, settings, c.table, c.toast), "%s, toast: %t", c.table, c.toast)
+	}
 }
 
 func TestMigrateUpConcurrently(t *testing.T) {
