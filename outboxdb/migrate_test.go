@@ -201,11 +201,12 @@ func TestMigrationsOfARole(t *testing.T) {
 	})
 }
 
-// newRole makes a role of the test's own. Roles belong to the whole server.
+// newRole makes a role of the test's own, which may log in. Roles belong to the
+// whole server.
 func newRole(t testing.TB, pool *pgxpool.Pool) string {
 	t.Helper()
 	role := strings.ReplaceAll(fmt.Sprintf("role_%s", pool.Config().ConnConfig.Database), "-", "_")
-	execute(t, pool, `CREATE ROLE `+role)
+	execute(t, pool, `CREATE ROLE `+role+` LOGIN PASSWORD '`+role+`'`)
 	t.Cleanup(func() {
 		_, err := pool.Exec(context.Background(), `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role)
 		require.NoError(t, err)
@@ -213,8 +214,11 @@ func newRole(t testing.TB, pool *pgxpool.Pool) string {
 	return role
 }
 
-// withRole returns a pool whose sessions act as role.
+// withRole returns a pool that connects as role: what it may is what the role may,
+// and there is no way back to another one.
 func withRole(t testing.TB, pool *pgxpool.Pool, role string) *pgxpool.Pool {
 	t.Helper()
-	return another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["role"] = role })
+	as := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
+	require.Equal(t, role, value[string](t, as, `SELECT session_user::text`))
+	return as
 }
