@@ -57,6 +57,7 @@ func TestMovesThatAreRefused(t *testing.T) {
 				require.NoError(t, pool.QueryRow(t.Context(), `SELECT m::text FROM outbox.messages AS m WHERE id = $1`, id).Scan(&text))
 				return text
 			}
+			runs.asked = 0
 			before := row()
 			s, err := operator.Show(t.Context(), id)
 			require.NoError(t, err)
