@@ -61,22 +61,25 @@ type releaser interface {
 }
 
 // nudge asks the run of a retrying message to look at its row. Where it has none,
-// its lease waits for nothing and is dropped. It returns what to add to an answer.
-func (d Desk) nudge(ctx context.Context, store releaser, c outboxdb.Change) (text string, told bool, err error) {
-	switch err := d.Runs.TryNow(ctx, d.workflowID(c.ID)); {
-	case err == nil:
-		return "its run was told", true, nil
-	case !errors.Is(err, ErrNoRun):
-		return "its run could not be told: " + err.Error(), false, nil
+// its lease waits for nothing and is dropped. It returns what to add to an answer,
+// and what Temporal said.
+func (d Desk) nudge(ctx context.Context, store releaser, c outboxdb.Change) (text string, said, err error) {
+	said = d.Runs.TryNow(ctx, d.workflowID(c.ID))
+	switch {
+	case said == nil:
+		return "its run was told", nil, nil
+	case !errors.Is(said, ErrNoRun):
+		return "its run could not be told: " + said.Error(), said, nil
 	}
 	_, err = store.Release(ctx, outflow.Ref{ID: c.ID, Generation: c.NewGeneration}, c.NewAvailableAt, d.By)
-	return "it had no run; the next scanner starts one", true, err
+	return "it had no run; the next scanner starts one", said, err
 }
 
 // RetryStore is the table as Retry needs it; outboxdb.Operator is one.
 type RetryStore interface {
 	releaser
 	Retry(ctx context.Context, ids []uuid.UUID, by outboxdb.By) ([]outboxdb.Change, error)
+	NoteTold(ctx context.Context, m outboxdb.Standing, by outboxdb.By) error
 }
 
 var _ RetryStore = (*outboxdb.Operator)(nil)
@@ -99,7 +102,7 @@ func (d Desk) Retry(ctx context.Context, store RetryStore, ids []uuid.UUID) ([]A
 	return answers, nil
 }
 
-func (d Desk) retried(ctx context.Context, store releaser, c outboxdb.Change) (Answer, error) {
+func (d Desk) retried(ctx context.Context, store RetryStore, c outboxdb.Change) (Answer, error) {
 	switch {
 	case !c.Found || c.Done:
 		return answer(c, Done, "was %s, pending again", c.State), nil
@@ -108,9 +111,12 @@ func (d Desk) retried(ctx context.Context, store releaser, c outboxdb.Change) (A
 	case c.CancelRequested:
 		return answer(c, Refused, "pending: its cancel was requested; retry it once it is cancelled"), nil
 	case c.Retrying:
-		text, told, err := d.nudge(ctx, store, c)
-		if !told {
-			return answer(c, Failed, "retrying: %s", text), err
+		text, said, err := d.nudge(ctx, store, c)
+		switch {
+		case said == nil: // the row has nothing to show for it
+			err = store.NoteTold(ctx, c.Standing, d.By)
+		case !errors.Is(said, ErrNoRun):
+			return answer(c, Failed, "retrying: %s", text), nil
 		}
 		return answer(c, Done, "retrying: %s", text), err
 	case c.Phase == "delayed":

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -125,6 +126,17 @@ func (w *world) execute(sql string, args ...any) {
 	require.NoError(w, err)
 }
 
+// audited are the acts noted for a message: what, at which generation, who and why.
+func (w *world) audited(id uuid.UUID) (acts []string) {
+	w.Helper()
+	entries, err := w.operator.Audit(w.Context(), id)
+	require.NoError(w, err)
+	for _, e := range entries {
+		acts = append(acts, fmt.Sprintf("%s %d %s: %s", e.Act, *e.Generation, e.Who, e.Why))
+	}
+	return acts
+}
+
 // one is the only answer of an act.
 func (w *world) one(answers []Answer, err error) Answer {
 	w.Helper()
@@ -170,27 +182,32 @@ func (b *broker) got(id uuid.UUID) []string {
 }
 
 // Cancels meet their messages anywhere between the enqueue and the mark. Each
-// message has one end, and what was answered "cancelled" was not sent.
+// message has one end, and what was answered "cancelled" was not sent. A third
+// goes where nothing is ever taken, and a third is cancelled once the broker has
+// it: so both verdicts are there, whatever the others come to.
 func TestCancelBesideAPublish(t *testing.T) {
 	t.Parallel()
+	const each = 20
 	w := newWorld(t)
-	w.broker.set(func(outflow.Message) error {
+	w.broker.set(func(m outflow.Message) error {
 		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
-		if rand.IntN(3) == 0 {
+		refuses := strings.HasPrefix(m.Destination, "sqs://never-")
+		if refuses || m.Destination == "sqs://sometimes" && rand.IntN(3) == 0 {
 			return errors.New("try again")
 		}
 		return nil
 	})
 	w.start()
-	var ids []uuid.UUID
+	somewhere := func() { time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond) }
+	ids := map[uuid.UUID]string{}
 	answers := make(map[uuid.UUID]Answer)
 	var mu sync.Mutex
 	var cancels sync.WaitGroup
-	for range 60 {
-		id := w.enqueue("sqs://orders")
-		ids = append(ids, id)
+	cancel := func(destination string, when func(uuid.UUID)) {
+		id := w.enqueue(destination)
+		ids[id] = destination
 		cancels.Go(func() {
-			time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+			when(id)
 			got, err := w.desk.Cancel(t.Context(), w.operator, []uuid.UUID{id}, 20*time.Second)
 			if !assert.NoError(t, err) {
 				return
@@ -203,13 +220,22 @@ func TestCancelBesideAPublish(t *testing.T) {
 			}
 		})
 	}
+	for i := range each {
+		// One for each: failures of many would open a breaker, and keep them from their runs.
+		cancel(fmt.Sprintf("sqs://never-%d", i), func(uuid.UUID) { somewhere() })
+		cancel("sqs://always", func(id uuid.UUID) {
+			assert.Eventually(t, func() bool { return len(w.broker.got(id)) > 0 }, 30*time.Second, time.Millisecond)
+		})
+		cancel("sqs://sometimes", func(uuid.UUID) { somewhere() })
+	}
 	cancels.Wait()
-	n := map[Verdict]int{}
-	for _, id := range ids {
+	n := map[string]map[Verdict]int{"never": {}, "always": {}, "sometimes": {}}
+	for id, destination := range ids {
 		// What is still open closes; then nothing can be sent any more.
 		_ = w.client.GetWorkflow(t.Context(), w.desk.workflowID(id), "").Get(t.Context(), nil)
 		a, s := answers[id], w.row(id)
-		n[a.Verdict]++
+		kind, _, _ := strings.Cut(strings.TrimPrefix(destination, "sqs://"), "-")
+		n[kind][a.Verdict]++
 		switch a.Verdict {
 		case Done:
 			assert.Equal(t, outflow.Cancelled, s.State)
@@ -222,7 +248,9 @@ func TestCancelBesideAPublish(t *testing.T) {
 			t.Errorf("%s: %s, row %s", id, a.Text, s.State)
 		}
 	}
-	t.Logf("%v", n)
+	assert.Equal(t, map[Verdict]int{Done: each}, n["never"])
+	assert.Equal(t, map[Verdict]int{Refused: each}, n["always"])
+	t.Logf("of those cancelled anywhere: %v", n["sometimes"])
 }
 
 func TestCancelComesTooLate(t *testing.T) {
@@ -333,19 +361,19 @@ func TestRedirectARetryingMessage(t *testing.T) {
 	assert.Equal(t, "sqs://new", s.Destination)
 	assert.Equal(t, []string{"sqs://new"}, w.broker.got(id))
 
-	dead := w.enqueue("sqs://gone")
 	w.broker.set(func(m outflow.Message) error {
 		if m.Destination == "sqs://gone" {
 			return outflow.Permanent(errors.New("no such queue"))
 		}
 		return nil
 	})
-	// It may have gone out before the broker was told.
-	if w.until(dead, func(s outboxdb.Standing) bool { return s.State.Final() }).State == outflow.Dead {
-		a = w.one(w.desk.Redirect(t.Context(), w.operator, []uuid.UUID{dead}, "sqs://new"))
-		assert.Equal(t, Done, a.Verdict, a.Text)
-		w.untilState(dead, outflow.Delivered)
-	}
+	dead := w.enqueue("sqs://gone")
+	w.untilState(dead, outflow.Dead)
+	a = w.one(w.desk.Redirect(t.Context(), w.operator, []uuid.UUID{dead}, "sqs://new"))
+	assert.Equal(t, Done, a.Verdict, a.Text)
+	assert.Equal(t, "redirected to sqs://new", a.Text)
+	assert.Equal(t, 2, w.untilState(dead, outflow.Delivered).Generation)
+	assert.Equal(t, []string{"sqs://new"}, w.broker.got(dead))
 }
 
 func TestRescheduleARetryingMessage(t *testing.T) {
@@ -413,9 +441,11 @@ func TestRetryOfARetryingMessage(t *testing.T) {
 	id := w.enqueue("sqs://orders")
 	w.untilBackoff(id)
 	leased := w.row(id).AvailableAt
+	w.desk.By.Why = "the queue is back"
 	a := w.one(w.desk.Retry(t.Context(), w.operator, []uuid.UUID{id}))
 	assert.Equal(t, Done, a.Verdict)
 	assert.Equal(t, "retrying: its run was told", a.Text)
+	assert.Equal(t, []string{"send 1 ada@host: ", "try-now 1 ada@host: the queue is back"}, w.audited(id))
 	run, err := w.desk.Runs.Describe(t.Context(), w.desk.workflowID(id))
 	require.NoError(t, err)
 	assert.Equal(t, "Running", run.Status)
@@ -440,6 +470,8 @@ func TestRetryOfARetryingMessage(t *testing.T) {
 	w.execute(`UPDATE outbox.messages SET available_at = now() + interval '1 hour' WHERE id = $1`, id)
 	a = w.one(w.desk.Retry(t.Context(), w.operator, []uuid.UUID{id}))
 	assert.Equal(t, "retrying: it had no run; the next scanner starts one", a.Text)
+	assert.Equal(t, "release 1 ada@host: the queue is back", w.audited(id)[2], "nobody was told")
+	assert.Len(t, w.audited(id), 3)
 	w.untilState(id, outflow.Delivered)
 }
 

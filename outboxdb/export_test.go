@@ -18,6 +18,7 @@ const (
 	StatementClaimAlone      = claimAlone
 	StatementLoadAgain       = loadAgain
 	StatementTakeProbes      = takeProbes
+	StatementTakeRecovered   = takeRecovered
 	StatementNoteFailures    = noteFailures
 	StatementDueDestinations = dueDestinations
 	StatementGiveBack        = giveBackClaims

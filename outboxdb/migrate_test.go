@@ -28,6 +28,8 @@ SELECT string_agg(what, E'\n' ORDER BY what) FROM (
     UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'outbox.messages'::regclass
     UNION ALL SELECT pg_get_functiondef(oid) || coalesce(proacl::text, 'default rights') FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
     UNION ALL SELECT 'rights ' || coalesce(relacl::text, 'default') FROM pg_class WHERE oid = 'outbox.messages'::regclass
+    UNION ALL SELECT 'settings ' || c.relname || ' ' || array_to_string(c.reloptions || t.reloptions, ' ')
+      FROM pg_class AS c LEFT JOIN pg_class AS t ON t.oid = c.reltoastrelid WHERE c.relnamespace = 'outbox'::regnamespace AND (c.reloptions || t.reloptions) IS NOT NULL
     UNION ALL SELECT 'rights ' || coalesce(nspacl::text, 'default') FROM pg_namespace WHERE nspname = 'outbox') AS t`
 
 // leftovers are the things in the schema that migrations should have taken back.
@@ -88,6 +90,35 @@ func TestMigrations(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, applied, len(outboxdb.MigrationNames))
 	require.Equal(t, first, value[string](t, pool, definitions))
+}
+
+// What keeps the tables fast is set by the migrations, not left to the server
+// (docs/operations.md says what it buys).
+func TestTheTablesSettings(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	const settings = `
+		SELECT unnest(t.reloptions) FROM pg_class AS c JOIN pg_class AS t ON t.oid = CASE WHEN $2 THEN c.reltoastrelid ELSE c.oid END
+		 WHERE c.oid = $1::text::regclass ORDER BY 1`
+	for _, c := range []struct {
+		table string
+		toast bool
+		want  []string
+	}{
+		{"outbox.messages", false, []string{
+			"autovacuum_analyze_scale_factor=0.02", "autovacuum_analyze_threshold=5000",
+			"autovacuum_vacuum_cost_limit=2000",
+			"autovacuum_vacuum_insert_scale_factor=0.02", "autovacuum_vacuum_insert_threshold=20000",
+			"autovacuum_vacuum_scale_factor=0.01", "autovacuum_vacuum_threshold=5000",
+		}},
+		{"outbox.messages", true, []string{"autovacuum_vacuum_cost_limit=2000", "autovacuum_vacuum_scale_factor=0.01", "autovacuum_vacuum_threshold=5000"}},
+		{"outbox.destinations", false, []string{"fillfactor=50"}},
+		{"outbox.waiters", false, []string{"fillfactor=50"}},
+		{"outbox.audit", false, []string{}},
+		{"outbox.history", false, []string{}},
+	} {
+		require.ElementsMatch(t, c.want, values[string](t, pool, settings, c.table, c.toast), "%s, toast: %t", c.table, c.toast)
+	}
 }
 
 func TestMigrateUpConcurrently(t *testing.T) {
@@ -170,11 +201,12 @@ func TestMigrationsOfARole(t *testing.T) {
 	})
 }
 
-// newRole makes a role of the test's own. Roles belong to the whole server.
+// newRole makes a role of the test's own, which may log in. Roles belong to the
+// whole server.
 func newRole(t testing.TB, pool *pgxpool.Pool) string {
 	t.Helper()
 	role := strings.ReplaceAll(fmt.Sprintf("role_%s", pool.Config().ConnConfig.Database), "-", "_")
-	execute(t, pool, `CREATE ROLE `+role)
+	execute(t, pool, `CREATE ROLE `+role+` LOGIN PASSWORD '`+role+`'`)
 	t.Cleanup(func() {
 		_, err := pool.Exec(context.Background(), `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role)
 		require.NoError(t, err)
@@ -182,8 +214,11 @@ func newRole(t testing.TB, pool *pgxpool.Pool) string {
 	return role
 }
 
-// withRole returns a pool whose sessions act as role.
+// withRole returns a pool that connects as role: what it may is what the role may,
+// and there is no way back to another one.
 func withRole(t testing.TB, pool *pgxpool.Pool, role string) *pgxpool.Pool {
 	t.Helper()
-	return another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["role"] = role })
+	as := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
+	require.Equal(t, role, value[string](t, as, `SELECT session_user::text`))
+	return as
 }

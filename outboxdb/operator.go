@@ -166,6 +166,16 @@ func (o *Operator) Release(ctx context.Context, ref outflow.Ref, leasedUntil tim
 	return changes[0], nil
 }
 
+// NoteTold notes that the run of a message was told to try now: that changes
+// nothing in the row. The note is of the message as it stood then, wherever its run
+// has taken it since.
+func (o *Operator) NoteTold(ctx context.Context, m Standing, by By) error {
+	if _, err := o.pool.Exec(ctx, noteTold, m.ID, m.Destination, m.Generation, by.Who, by.Why); err != nil {
+		return fmt.Errorf("noting that the run of message %s was told to try now: %w", m.ID, err)
+	}
+	return nil
+}
+
 // Resend copies a delivered message under a new ID, due now, and returns that ID.
 func (o *Operator) Resend(ctx context.Context, id uuid.UUID, by By) (Change, uuid.UUID, error) {
 	newID, err := uuid.NewV7()

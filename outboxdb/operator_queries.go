@@ -167,6 +167,11 @@ const noteSent = `
 INSERT INTO outbox.audit (act, message_id, destination, generation, who, why)
 SELECT 'send', m.id, m.destination, m.generation, $2, $3 FROM outbox.messages AS m WHERE m.id = $1`
 
+// noteTold is the audit row of a telling, which Temporal has taken by then.
+const noteTold = `
+INSERT INTO outbox.audit (act, message_id, destination, generation, who, why)
+VALUES ('try-now', $1, $2, $3, $4, $5)`
+
 // showMessage reads one row; messagePayload its payload alone.
 const (
 	showMessage    = `SELECT ` + standingColumns + ` FROM outbox.messages AS m WHERE m.id = $1`

@@ -298,6 +298,24 @@ func TestOperatorRelease(t *testing.T) {
 	assert.False(t, c.Done, "nothing holds it")
 }
 
+func TestNoteTold(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	o := outboxdb.NewOperator(pool)
+	id := enqueue(t, pool, message("sqs://orders"))[0]
+	told, err := o.Show(t.Context(), id)
+	require.NoError(t, err)
+	// Its run was quick, and so was a purge.
+	execute(t, pool, `DELETE FROM outbox.messages`)
+	require.NoError(t, o.NoteTold(t.Context(), told, ada))
+	assert.Equal(t, []string{`try-now 1 ada@host: the queue is back {}`}, audited(t, pool, id))
+	audit, err := o.Audit(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, audit, 1)
+	assert.Equal(t, "sqs://orders", *audit[0].Destination)
+	require.ErrorContains(t, o.NoteTold(t.Context(), told, outboxdb.By{}), "noting that the run of message "+id.String()+" was told to try now: ERROR: ", "who?")
+}
+
 func TestResend(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -438,6 +456,9 @@ func TestOperatorActsWithItsRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = o.Reschedule(t.Context(), []uuid.UUID{id}, time.Time{}, time.Minute, ada)
 	require.NoError(t, err)
+	told, err := o.Show(t.Context(), id)
+	require.NoError(t, err)
+	require.NoError(t, o.NoteTold(t.Context(), told, ada))
 	_, err = o.RequestCancel(t.Context(), []uuid.UUID{id}, ada)
 	require.NoError(t, err)
 	for _, history := range []bool{false, true} {

@@ -51,6 +51,14 @@ func TestSafetyClauses(t *testing.T) {
 		"takeCallbacks": {outboxdb.StatementTakeCallbacks, []string{
 			"m.callback_state = 'due' AND m.callback_due_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED", "callback_due_at = now() + $2::interval",
 		}},
+		"takeProbes": {outboxdb.StatementTakeProbes, []string{
+			"chosen AS MATERIALIZED (", "h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())",
+			"FOR UPDATE OF h SKIP LOCKED", "m.available_at <= now() AND m.claims < 5", "SET probe_id = c.id, probe_until = now() + $2::interval",
+		}},
+		"takeRecovered": {outboxdb.StatementTakeRecovered, []string{
+			"recovered AS MATERIALIZED (", "h.recovered_at IS NOT NULL AND (h.probe_until IS NULL OR h.probe_until <= now())",
+			"FOR UPDATE SKIP LOCKED", "SET probe_until = now() + $2::interval",
+		}},
 		"retryCallbacks": {outboxdb.StatementRetryCallbacks, []string{"l.callback_state = 'failed'"}},
 	} {
 		t.Run(name, func(t *testing.T) {

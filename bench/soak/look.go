@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -100,7 +101,23 @@ func (l look) print(out io.Writer) {
 // summary compares what a claim cost in the second half with the start: lines for scripts, as bench's.
 func summary(out io.Writer, looks []look) {
 	fmt.Fprintf(out, "ratio claim-buffers %.2f\nratio claim-time %.2f\n",
-		ratio(looks, func(l look) float64 { return float64(l.buffers) }), ratio(looks, func(l look) float64 { return float64(l.claim) }))
+		ratio(looks, pages), ratio(looks, func(l look) float64 { return float64(l.claim) }))
+}
+
+func pages(l look) float64 { return float64(l.buffers) }
+
+// judge fails where a claim touches more than bound times the pages of the start. The time is not judged: other work on
+// the machine changes it.
+func judge(looks []look, bound float64) error {
+	switch grown := ratio(looks, pages); {
+	case bound == 0:
+		return nil
+	case looks[0].buffers == 0 || grown == 0:
+		return errors.New("no claim at the start, or later, was a whole one: there is nothing to compare")
+	case grown > bound:
+		return fmt.Errorf("a claim touches %.2f times the pages of the start: the bound is %g", grown, bound)
+	}
+	return nil
 }
 
 // ratio is the median of the second half's looks over the first look.

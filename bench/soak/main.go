@@ -1,5 +1,6 @@
 // Command soak passes many messages through outbox.messages by the store's own statements (no workflow each) while a
-// purge deletes what was delivered some seconds ago, and says what a claim costs at the start and along the way.
+// purge deletes what was delivered some seconds ago, and says what a claim costs at the start and along the way. It
+// fails where that has grown by more than a bound.
 //
 //	cd bench && go run ./soak -messages 5000000
 //
@@ -13,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -50,7 +52,9 @@ type settings struct {
 	messages, looks int
 	backlog, stock  int
 	keep, naptime   time.Duration
-	durable         bool
+	// bound is how many times the start's pages a claim may touch later; 0 is any.
+	bound   float64
+	durable bool
 	// defaults takes back what the migrations set of autovacuum.
 	defaults bool
 }
@@ -67,6 +71,7 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	fs.BoolVar(&s.defaults, "default-autovacuum", false, "leave autovacuum as Postgres has it by default")
 	fs.DurationVar(&s.keep, "keep", 10*time.Second, "how long a delivered message stays")
 	fs.DurationVar(&s.naptime, "naptime", 0, "Postgres's autovacuum_naptime; 0 is the server's default, a minute")
+	fs.Float64Var(&s.bound, "bound", 1.5, "how many times the start's pages a claim may touch in the second half, beyond which soak fails; 0 is any")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprint(stdout, "soak passes messages through the outbox table and says what a claim costs along the way.\n\nFlags:\n")
@@ -95,6 +100,9 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	if s.keep < 0 || s.naptime < 0 {
 		errs = append(errs, fmt.Errorf("-keep and -naptime: want no negative duration (got %s and %s)", s.keep, s.naptime))
 	}
+	if !(s.bound == 0 || s.bound >= 1 && s.bound <= math.MaxInt32) { // NaN is neither
+		errs = append(errs, fmt.Errorf("-bound: wants 1 or more, or 0 for any (got %g)", s.bound))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return s, usageError{err}
 	}
@@ -110,7 +118,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if len(looks) > 1 { // also of a run that was ended early
 		summary(stdout, looks)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return judge(looks, s.bound)
 }
 
 // soakAlone soaks on a Postgres that is there for that alone.

@@ -517,6 +517,19 @@ func TestPurgeMessages(t *testing.T) {
 			})
 		})
 	}
+	t.Run("tells how far it is", func(t *testing.T) {
+		for history, want := range map[bool]string{false: "deleted 400\ndeleted 700\n", true: "moved 400\nmoved 700\n"} {
+			synctest.Test(t, func(t *testing.T) {
+				var errs bytes.Buffer
+				p := purging{Purge: outflow.Purge{State: outflow.Dead, Limit: purgeAtOnce, History: history}, rate: 100}
+				require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 850}, p))
+				assert.Equal(t, want, errs.String(), "each time that more than two seconds have passed")
+			})
+		}
+		var errs bytes.Buffer
+		require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 2500}, purging{Purge: outflow.Purge{Limit: purgeAtOnce}}))
+		assert.Empty(t, errs.String(), "a short one says nothing until it is done")
+	})
 	var out bytes.Buffer
 	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), &fakePurge{left: 3}, purging{Purge: outflow.Purge{Limit: 10}, json: true}))
 	assert.Equal(t, "{\"deleted\":3}\n", out.String())
@@ -544,6 +557,15 @@ skip  notify        the database could not be asked
 	assert.Contains(t, out.String(), `{"check":"database","level":"fail","text":"no database","remedy":"set DATABASE_URL to the application's database"}`+"\n")
 }
 
+// with runs a command line with these settings alone. Nobody is at a terminal.
+func with(t *testing.T, settings map[string]string, stdin, line string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	err = tools{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs}.
+		run(t.Context(), strings.Fields(line))
+	return out.String(), errs.String(), err
+}
+
 // Bulk acts on a real table, while Temporal and the broker are away.
 func TestCommandsWithTheDatabaseAlone(t *testing.T) {
 	pool := teststack.New(t)
@@ -551,10 +573,8 @@ func TestCommandsWithTheDatabaseAlone(t *testing.T) {
 		"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_LEASE": "nonsense", "OUTFLOW_WHO": "ada@host",
 	}
 	outflowRun := func(stdin, line string) (string, string, int) {
-		var out, errs bytes.Buffer
-		err := tools{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs}.
-			run(t.Context(), strings.Fields(line))
-		return out.String(), errs.String(), code(err)
+		out, errs, err := with(t, settings, stdin, line)
+		return out, errs, code(err)
 	}
 	for i := range 7 {
 		out, errs, exit := outflowRun(fmt.Sprintf("order %d", i), "send -destination sqs://orders --type order-placed -header tenant=a -json")
