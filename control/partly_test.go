@@ -105,6 +105,8 @@ func (m *moves) Retry(context.Context, []uuid.UUID, outboxdb.By) ([]outboxdb.Cha
 	return []outboxdb.Change{m.pending}, nil
 }
 
+func (m *moves) NoteTold(context.Context, outboxdb.Standing, outboxdb.By) error { return nil }
+
 func TestRedirectAnswersBesideAnError(t *testing.T) {
 	dead := pendingChange()
 	dead.State, dead.NewState, dead.Done = outflow.Dead, outflow.Dead, false

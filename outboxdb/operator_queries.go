@@ -106,7 +106,7 @@ const requestCancel = beginAct + `
            callback_state = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN 'due' END,
            callback_due_at = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN now() END
       FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested` + changedColumns + `
+     WHERE m.id = l.id AND l.finished_at IS NULL` + changedColumns + `
        'cancel' AS act, jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endActTelling
 
 // endCancelled ends a message whose cancel was requested and whose workflow,
