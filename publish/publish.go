@@ -36,7 +36,9 @@ type Publisher interface {
 	// outflow.Unavailable or outflow.Retryable; an error without a class counts
 	// as retryable. Its text names the destination, the broker's own code and
 	// what an operator can do, and never carries the payload. Where the
-	// destination does not exist, it wraps outflow.ErrNoDestination.
+	// destination does not exist, it wraps outflow.ErrNoDestination. Where it was
+	// the destination that refused this message, its outflow.Failure says Answered:
+	// others need not wait for it to come back.
 	//
 	// A panic is a permanent failure of its message: see PanicError. A publisher
 	// that shares requests sends each message of one that panicked again alone,
