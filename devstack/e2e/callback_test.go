@@ -33,13 +33,19 @@ func TestKilledBetweenPublishMarkAndCallback(t *testing.T) {
 	load.Stop()
 	report, err := a.Settle(t.Context(), load)
 	require.NoError(t, err)
+	killed := map[string]int{}
 	for _, line := range report.Lines {
 		t.Log(line)
 		require.NotZero(t, line.Enqueued)
+		for program, n := range line.Killed {
+			killed[program] += n
+		}
 		if line.Point != faults.NotMarked && line.Point != faults.Beside {
 			require.NotZero(t, line.Struck)
 		}
 	}
+	require.Positive(t, killed[faults.Starter], "starters killed")
+	require.Positive(t, killed[faults.Worker], "workers killed")
 	t.Logf("the last callback came %s after the load", report.Drain)
 	require.NoError(t, report.Err())
 

@@ -11,6 +11,8 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/outflowhq/outflow/devstack/faults"
 )
 
 // The row is the truth: whatever Temporal has lost or believes, what the table
@@ -67,12 +69,53 @@ func TestLostNamespace(t *testing.T) {
 
 	w.env = append(w.env, "TEMPORAL_NAMESPACE="+freshNamespace(t, w))
 	w.endLeases()
+	began := time.Now()
 	w.start("outflow-worker")
 	w.start("outflow-starter")
 	w.eventually(time.Minute, "all delivered", func() bool { return w.count("state = 'delivered'") == n })
-	missing, duplicates := w.tally("orders", ids)
-	require.Zero(t, missing)
+	lost, duplicates := w.report("orders", ids, began)
+	require.Zero(t, lost)
 	require.Zero(t, duplicates)
+}
+
+// Temporal comes back with nothing in it, under the programs that go on: its
+// namespace has the old name, and no run that they know.
+func TestTemporalIsLostUnderRunningPrograms(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	stack, err := faults.Up(ctx)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, stack.Down(false)) })
+	f := &fault{world: newWorldOn(t, stack), names: []string{"letters"}}
+	f.env = append(f.env, "OUTFLOW_LEASE=30s")
+	f.queues.Inject(refusesEntries)
+	const n = 20
+	ids := f.enqueue(n, to("sqs://orders"))
+	f.supervise(faults.Worker)
+	f.supervise(faults.Starter)
+	f.eventually(time.Minute, "all runs are off their fast paths", func() bool { return f.count("retrying") == n })
+	f.load = f.StartLoad(loadBeside, "sqs://letters")
+	t.Cleanup(f.load.Stop)
+	f.eventually(30*time.Second, "the load flows", func() bool { return f.count("state = 'delivered'") > loadBeside })
+	before := f.runs(ids[0].String())
+	f.meet()
+	require.NoError(t, stack.LoseTemporal(ctx))
+	f.queues.Heal("")
+
+	// The rows of lost runs are held by leases that nobody renews, for minutes yet.
+	f.endLeases()
+	began := time.Now()
+	f.eventually(2*time.Minute, "what was retrying is delivered", func() bool {
+		return f.count("destination = 'sqs://orders' AND state = 'delivered'") == n
+	})
+	lost, duplicates := f.report("orders", ids, began)
+	require.Zero(t, lost)
+	require.Zero(t, duplicates)
+	after := f.runs(ids[0].String())
+	require.Len(t, after, 1, "the list knows no other run")
+	require.NotEqual(t, before, after)
+	f.flows(time.Minute)
+	f.settle(2*time.Minute, true)
 }
 
 // freshNamespace registers a namespace without Outflow's search attributes, and

@@ -47,9 +47,8 @@ func TestBrokenDestinationHurtsOnlyItself(t *testing.T) {
 	w.queues.Heal("")
 	began := time.Now()
 	w.eventually(time.Minute, "it drains", func() bool { return w.count("destination = 'sqs://down' AND state = 'delivered'") == n })
-	missing, duplicates := w.tally("down", ids)
-	t.Logf("enqueued %d, delivered %d, lost %d, duplicates %d, time to drain %s", n, n-missing, missing, duplicates, time.Since(began).Round(time.Millisecond))
-	require.Zero(t, missing)
+	lost, duplicates := w.report("down", ids, began)
+	require.Zero(t, lost)
 	require.Zero(t, duplicates)
 }
 
@@ -67,9 +66,10 @@ func TestDeletedQueueIsWaitedFor(t *testing.T) {
 	w.eventually(30*time.Second, "its breaker is open", w.breakerIsOpen)
 	require.Zero(t, w.count("state = 'dead'"))
 	w.queues.CreateQueue("", "orders", nil)
+	began := time.Now()
 	w.eventually(time.Minute, "all delivered", func() bool { return w.count("state = 'delivered'") == 101 })
-	missing, duplicates := w.tally("orders", ids)
-	require.Zero(t, missing)
+	lost, duplicates := w.report("orders", ids, began)
+	require.Zero(t, lost)
 	require.Zero(t, duplicates)
 }
 

@@ -1,9 +1,9 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,17 +17,27 @@ import (
 	"github.com/outflowhq/outflow/workflows"
 )
 
-// moment is a SIGKILL at one step of a few messages' lives.
+// moment is a SIGKILL at one step of a few messages' lives, beside a load to
+// another queue.
 type moment struct {
 	*world
 	ids    []uuid.UUID
+	load   *faults.Load
 	victim *faults.Program
 	// begin has the victim set out on the messages.
 	begin func()
 }
 
-// messagesAtOnce are few enough for one claim and one request to SQS.
-const messagesAtOnce = 5
+const (
+	// messagesAtOnce are few enough for one claim and one request to SQS.
+	messagesAtOnce = 5
+	// loadBeside is the load's rate.
+	loadBeside = 10
+	// afterTask and afterLease bound the repair on a busy machine: by the timeout of
+	// a workflow task or of a durable attempt, both 10 s, and by the least lease, 30 s.
+	afterTask  = 45 * time.Second
+	afterLease = 75 * time.Second
+)
 
 // step is one of docs/guarantees.md.
 type step struct {
@@ -39,12 +49,21 @@ type step struct {
 	mayRepeat bool
 }
 
+// lease is OUTFLOW_LEASE: so long that it mends nothing, but where nothing else
+// would.
+func (s step) lease() (setting string, repairedWithin time.Duration) {
+	if s.name == claimed.name {
+		return "OUTFLOW_LEASE=30s", afterLease
+	}
+	return "OUTFLOW_LEASE=1h", afterTask
+}
+
 var (
 	claimed = step{"claimed, no run yet", func(m *moment) {
 		require.NoError(m.t, m.Temporal.Swallow())
 		m.begin()
 		m.reached("claimed", func() bool {
-			return m.count("state = 'pending' AND claims = 1 AND available_at > now()") == messagesAtOnce
+			return m.count("id = ANY ($1) AND state = 'pending' AND claims = 1 AND available_at > now()", m.ids) == messagesAtOnce
 		})
 	}, func(m *moment) { require.NoError(m.t, m.Temporal.Heal()) }, false}
 
@@ -55,11 +74,11 @@ var (
 	}, func(m *moment) { m.queues.Heal("") }, false}
 
 	notAcknowledged = step{"sent, not acknowledged", func(m *moment) {
-		m.AnswersIn(2 * time.Second) // half of them after it has the messages
+		m.AnswersLate("orders", 2*time.Second)
 		m.begin()
 		m.reached("SQS has them", m.allArrived)
 		require.Zero(m.t, m.marked())
-	}, func(m *moment) { m.AnswersIn(0) }, true}
+	}, func(m *moment) { m.AnswersLate("orders", 0) }, true}
 
 	notMarked = step{"acknowledged, not marked", func(m *moment) {
 		sending := m.holdRequests(fakesqs.Fault{Delay: time.Second})
@@ -97,7 +116,7 @@ var (
 		_, err = lock.Exec(m.t.Context(), "SELECT FROM outbox.messages WHERE id = ANY ($1) FOR UPDATE", m.ids)
 		require.NoError(m.t, err)
 		m.reached("at the mark", func() bool {
-			return m.count("EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')") > 0
+			return m.count("EXISTS (SELECT FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid)))", lock.Conn().PgConn().PID()) > 0
 		})
 		require.NoError(m.t, m.Temporal.Swallow())
 		require.NoError(m.t, lock.Rollback(m.t.Context()))
@@ -113,10 +132,12 @@ func TestKilledAtEveryMoment(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			m := &moment{world: newWorld(t)}
-			m.env = append(m.env, "OUTFLOW_LEASE=30s")
+			lease, _ := s.lease()
+			m.env = append(m.env, lease)
 			m.victim = m.start(faults.Starter)
 			m.begin = func() { m.enqueueAll(messagesAtOnce) }
 			m.warmUp()
+			m.startLoad()
 			m.die(s)
 		})
 	}
@@ -128,17 +149,12 @@ func TestWorkerKilledAtEveryMoment(t *testing.T) {
 	for _, s := range []step{notSent, notAcknowledged, notMarked, notClosedDurably} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			m := &moment{world: newWorld(t)}
-			m.queues.Inject(refusesEntries)
-			starter := m.start(faults.Starter)
-			m.enqueueAll(1) // several would come to the moment one after another
-			m.reached("off the fast path", func() bool { return m.count("retrying") == 1 })
-			m.stop(starter) // nobody has it now
-			m.queues.Heal("")
-			m.begin = func() {
-				m.victim = m.start(faults.Worker)
-				require.NoError(m.t, m.client.SignalWorkflow(t.Context(), m.workflowID(m.ids[0]), "", workflows.SignalTryNow, nil))
-			}
+			m := offTheFastPath(t)
+			m.begin = func() { m.takeUp(faults.Worker) }
+			// A starter that serves another task queue delivers the load, and has no part
+			// in the message.
+			m.startIn(append(m.env, "OUTFLOW_TASK_QUEUE="+m.name+"-beside"), faults.Starter)
+			m.startLoad()
 			m.die(s)
 		})
 	}
@@ -205,12 +221,44 @@ func TestPayloadThatKillsItsProcess(t *testing.T) {
 func (m *moment) die(s step) {
 	m.t.Helper()
 	s.reach(m)
-	_ = m.victim.Signal(syscall.SIGKILL) // it may be dead
-	<-m.victim.Done()
+	m.kill(m.victim)
+	killed := time.Now()
+	met, err := m.InFlight(m.t.Context())
+	require.NoError(m.t, err)
 	s.heal(m)
 	m.start(faults.Worker)
 	m.start(faults.Starter)
-	m.settle(s.mayRepeat)
+	m.settle(s, killed)
+	m.settleLoad(met)
+}
+
+// offTheFastPath is a message that waits for a durable attempt, and nobody who
+// would make one.
+func offTheFastPath(t *testing.T) *moment {
+	m := &moment{world: newWorld(t)}
+	m.env = append(m.env, "OUTFLOW_LEASE=1h", "OUTFLOW_LOG_LEVEL=info")
+	m.queues.Inject(refusesEntries)
+	starter := m.start(faults.Starter)
+	m.enqueueAll(1) // several would come to a moment one after another
+	m.reached("off the fast path", func() bool { return m.count("retrying") == 1 })
+	m.stop(starter)
+	m.queues.Heal("")
+	return m
+}
+
+// takeUp starts a program as the victim, and has it make the durable attempt now.
+func (m *moment) takeUp(program string) {
+	m.t.Helper()
+	m.victim = m.start(program)
+	require.NoError(m.t, m.client.SignalWorkflow(m.t.Context(), m.workflowID(m.ids[0]), "", workflows.SignalTryNow, nil))
+}
+
+// startLoad begins the load, and returns when it flows.
+func (m *moment) startLoad() {
+	m.t.Helper()
+	m.load = m.StartLoad(loadBeside, "sqs://letters")
+	m.t.Cleanup(m.load.Stop)
+	m.reached("the load flows", func() bool { return m.count("destination = 'sqs://letters' AND state = 'delivered'") > loadBeside })
 }
 
 func (m *moment) enqueueAll(n int) { m.ids = m.enqueue(n, to("sqs://orders")) }
@@ -218,14 +266,15 @@ func (m *moment) enqueueAll(n int) { m.ids = m.enqueue(n, to("sqs://orders")) }
 // warmUp delivers one message, so that the process has every connection and knows
 // the queue.
 func (m *moment) warmUp() {
-	m.enqueue(1, to("sqs://orders"))
-	m.reached("warmed up", func() bool { return m.count("state = 'delivered'") == 1 })
+	m.enqueueAll(1)
+	m.reached("warmed up", func() bool { return m.marked() == 1 })
 }
 
-// holdRequests has a fault meet every request that carries messages. It returns
-// whether all of them are in such requests.
+// holdRequests has a fault meet every request that carries the messages. It
+// returns whether all of them are in such requests.
 func (m *moment) holdRequests(f fakesqs.Fault) func() bool {
 	asked := &atomic.Int64{}
+	f.Queue = "orders"
 	f.When = func(r fakesqs.Request) bool {
 		asked.Add(int64(len(r.Entries)))
 		return len(r.Entries) > 0
@@ -246,25 +295,48 @@ func (m *moment) reached(what string, holds func() bool) {
 
 func (m *moment) marked() int { return m.count("id = ANY ($1) AND state = 'delivered'", m.ids) }
 
-// settle lets leases run out by hand and holds what the guarantees say.
-func (m *moment) settle(mayRepeat bool) {
-	m.t.Helper()
-	for deadline := time.Now().Add(time.Minute); m.marked() < len(m.ids); time.Sleep(500 * time.Millisecond) {
-		require.True(m.t, time.Now().Before(deadline), "not delivered")
-		m.endLeases()
+// closed reports whether every message's run has ended.
+func (m *moment) closed() bool {
+	for _, id := range m.ids {
+		d, err := m.client.DescribeWorkflowExecution(m.t.Context(), m.workflowID(id), "")
+		if err != nil || d.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_COMPLETED {
+			return false
+		}
 	}
-	missing, duplicates := m.tally("orders", m.ids)
-	m.t.Logf("enqueued %d, delivered %d, lost %d, duplicates %d", len(m.ids), len(m.ids)-missing, missing, duplicates)
-	require.Zero(m.t, missing, "lost")
-	if mayRepeat {
+	return true
+}
+
+// settle holds what the guarantees say, the time until the repair, too: nobody ends
+// a lease.
+func (m *moment) settle(s step, killed time.Time) {
+	m.t.Helper()
+	_, within := s.lease()
+	m.eventually(time.Until(killed.Add(within)), "delivered, and every run closed", func() bool {
+		return m.marked() == len(m.ids) && m.closed()
+	})
+	lost, duplicates := m.report("orders", m.ids, killed)
+	require.Zero(m.t, lost, "lost")
+	if s.mayRepeat {
 		require.LessOrEqual(m.t, duplicates, len(m.ids))
 	} else {
 		require.Zero(m.t, duplicates, "duplicates")
 	}
-	for _, id := range m.ids {
-		m.eventually(30*time.Second, "its run ends", func() bool {
-			d, err := m.client.DescribeWorkflowExecution(m.t.Context(), m.workflowID(id), "")
-			return err == nil && d.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
-		})
-	}
+}
+
+// settleLoad holds that nothing of the load is lost, and that nothing of it came
+// twice but what was in flight at the kill.
+func (m *moment) settleLoad(met int) {
+	m.t.Helper()
+	m.load.Stop()
+	m.endLeases() // what the victim had claimed and not started would wait for an hour
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	defer cancel()
+	drained, err := m.Drain(ctx)
+	tally, tallyErr := m.load.Tally(m.t.Context(), "letters")
+	require.NoError(m.t, tallyErr)
+	tally.Drain, tally.InFlight = drained, met
+	m.t.Logf("the load beside it: %s", tally)
+	require.NoError(m.t, err)
+	require.Zero(m.t, tally.Lost, "lost: %v", tally.LostIDs)
+	require.LessOrEqual(m.t, tally.Duplicates, met, "duplicates")
 }

@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -94,26 +93,4 @@ func TestPoisonStopsNobody(t *testing.T) {
 		"SELECT max(finished_at - enqueued_at) FROM outbox.messages WHERE type <> 'poison'").Scan(&slowest))
 	t.Logf("the slowest neighbour took %s", slowest)
 	require.Less(t, slowest, 5*time.Second, "no neighbour waits")
-}
-
-func TestSecondSignalEndsAtOnce(t *testing.T) {
-	w := newWorld(t)
-	w.env = append(w.env, "OUTFLOW_LOG_LEVEL=info")
-	p := w.start("outflow-starter")
-	w.eventually(30*time.Second, "it scans", func() bool { return strings.Contains(p.Output.String(), "scanning") })
-	// Starts that get no answer keep a stopping starter waiting for seconds.
-	require.NoError(t, w.Temporal.Swallow())
-	w.enqueue(20, to("sqs://orders"))
-	w.eventually(10*time.Second, "starts are under way", func() bool { return w.count("available_at > now()") > 0 })
-	require.NoError(t, p.Signal(syscall.SIGTERM))
-	w.eventually(5*time.Second, "it is stopping", func() bool { return strings.Contains(p.Output.String(), "stopping") })
-	select {
-	case <-p.Done():
-		t.Fatal("it has ended already: the second signal proves nothing")
-	case <-time.After(500 * time.Millisecond):
-	}
-	began := time.Now()
-	require.NoError(t, p.Signal(syscall.SIGTERM))
-	require.Error(t, p.Err(), "ended by the signal")
-	require.Less(t, time.Since(began), time.Second)
 }

@@ -39,12 +39,17 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOn(t, shared)
+}
+
+func newWorldOn(t *testing.T, stack *faults.Stack) *world {
+	t.Helper()
 	name := fmt.Sprintf("w%d", worlds.Add(1))
-	made, err := faults.NewWorld(t.Context(), shared, name)
+	made, err := faults.NewWorld(t.Context(), stack, name)
 	require.NoError(t, err)
 	t.Cleanup(made.Close)
 	w := &world{World: made, t: t, name: name, pool: made.Pool, queues: made.Queues, env: made.Env()}
-	w.client, err = client.Dial(client.Options{HostPort: shared.Temporal.Address(), Logger: quiet{}})
+	w.client, err = client.Dial(client.Options{HostPort: stack.Temporal.Address(), Logger: quiet{}})
 	require.NoError(t, err)
 	t.Cleanup(w.client.Close)
 	return w
@@ -53,7 +58,12 @@ func newWorld(t *testing.T) *world {
 // start starts one of the built programs, killed at the latest with the test.
 func (w *world) start(name string, args ...string) *faults.Program {
 	w.t.Helper()
-	p, err := faults.Run(binaries, name, w.env, args...)
+	return w.startIn(w.env, name, args...)
+}
+
+func (w *world) startIn(env []string, name string, args ...string) *faults.Program {
+	w.t.Helper()
+	p, err := faults.Run(binaries, name, env, args...)
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() {
 		_ = p.Signal(syscall.SIGKILL)
@@ -63,6 +73,13 @@ func (w *world) start(name string, args ...string) *faults.Program {
 		}
 	})
 	return p
+}
+
+// kill ends a program with SIGKILL. One that is gone is no error.
+func (w *world) kill(p *faults.Program) {
+	w.t.Helper()
+	_ = p.Signal(syscall.SIGKILL)
+	<-p.Done()
 }
 
 // stop ends a program as a deployment does, and waits for it.
@@ -126,6 +143,16 @@ func (w *world) tally(queue string, ids []uuid.UUID) (missing, duplicates int) {
 		duplicates += n - 1
 	}
 	return missing, duplicates
+}
+
+// report prints what became of the messages to a queue, and how long after began
+// that was.
+func (w *world) report(queue string, ids []uuid.UUID, began time.Time) (lost, duplicates int) {
+	w.t.Helper()
+	took := time.Since(began).Round(10 * time.Millisecond)
+	lost, duplicates = w.tally(queue, ids)
+	w.t.Logf("enqueued %d, delivered %d, lost %d, duplicates %d, time to drain %s", len(ids), len(ids)-lost, lost, duplicates, took)
+	return lost, duplicates
 }
 
 func (w *world) workflowID(id uuid.UUID) string { return workflows.DeliverID(w.name, id) }

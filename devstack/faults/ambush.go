@@ -65,6 +65,7 @@ type shot struct {
 	ids    []uuid.UUID
 	fired  bool // they are committed
 	struck int
+	killed string // the victim's program
 }
 
 func (s *shot) messageType() string { return fmt.Sprintf("shot-%d", s.number) }
@@ -186,6 +187,7 @@ func (a *Ambush) strike(ctx context.Context, at Moment) (struck int, victim stri
 		s.Point, s.struck = Beside, 0
 		return 0, victim, err
 	}
+	s.killed = a.agent(victim).Name
 	return s.struck, victim, a.setAside(ctx, s)
 }
 

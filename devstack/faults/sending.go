@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path"
 	"regexp"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -27,16 +28,31 @@ func (w *World) OnSending(f func(Sending) (answered func())) { w.tap.Store(&f) }
 var signedFor = regexp.MustCompile(`Credential=[^/]*/[0-9]{8}/([^/]+)/`)
 
 // tapped tells the tap of a request, and returns what is to be called after the
-// answer, or nil.
-func (w *World) tapped(r *http.Request) (answered func()) {
-	tap := w.tap.Load()
-	if tap == nil {
-		return nil
+// answer, or nil, and how late that is to be.
+func (w *World) tapped(r *http.Request) (answered func(), late time.Duration) {
+	tap, lateFor := w.tap.Load(), w.lateFor.Load()
+	if tap == nil && lateFor == nil {
+		return nil, 0
 	}
+	s := sendingOf(r)
+	if len(s.IDs) == 0 {
+		return nil, 0
+	}
+	if lateFor != nil && lateFor.queue == s.Queue {
+		late = lateFor.by
+	}
+	if tap != nil {
+		answered = (*tap)(s)
+	}
+	return answered, late
+}
+
+// sendingOf reads what a request carries, and leaves it to be read again.
+func sendingOf(r *http.Request) (s Sending) {
 	body, err := io.ReadAll(r.Body)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if err != nil {
-		return nil // the client is gone
+		return s // the client is gone
 	}
 	var in struct {
 		QueueUrl      string
@@ -44,9 +60,9 @@ func (w *World) tapped(r *http.Request) (answered func()) {
 		Entries       []fakesqs.Entry // of a SendMessageBatch
 	}
 	if json.Unmarshal(body, &in) != nil {
-		return nil // SQS says so itself
+		return s // SQS says so itself
 	}
-	s := Sending{Queue: path.Base(in.QueueUrl)}
+	s.Queue = path.Base(in.QueueUrl)
 	for _, e := range append(in.Entries, in.Entry) {
 		if id, err := uuid.Parse(e.MessageAttributes["outflow-message-id"].StringValue); err == nil {
 			s.IDs = append(s.IDs, id)
@@ -55,8 +71,5 @@ func (w *World) tapped(r *http.Request) (answered func()) {
 	if found := signedFor.FindStringSubmatch(r.Header.Get("Authorization")); found != nil {
 		s.From = found[1]
 	}
-	if len(s.IDs) == 0 {
-		return nil
-	}
-	return (*tap)(s)
+	return s
 }

@@ -56,6 +56,18 @@ func (s *Stack) up(ctx context.Context) error {
 	return s.Temporal.Start(ctx)
 }
 
+// LoseTemporal kills Temporal's server, and starts it on empty databases: the
+// namespace has its old name, and there is no run in it.
+func (s *Stack) LoseTemporal(ctx context.Context) error {
+	if err := s.Temporal.Kill(); err != nil {
+		return err
+	}
+	if err := s.EngineStore.Empty(ctx); err != nil {
+		return err
+	}
+	return s.Temporal.Start(ctx)
+}
+
 // Logs is the folder of every part's log.
 func (s *Stack) Logs() string { return filepath.Join(s.dir, "logs") }
 

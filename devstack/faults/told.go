@@ -24,7 +24,10 @@ type Told struct {
 	Point string
 	// Kills and Struck are the processes killed there, and the messages that they
 	// had at that moment.
-	Kills, Struck       int
+	Kills, Struck int
+	// Killed are the same processes by their program: where none of the wanted kind
+	// comes to a point, another is killed.
+	Killed              map[string]int
 	Enqueued, Delivered int
 	// Lost callbacks are those that the receiver has never answered, or that the row
 	// does not call sent. Twice are those that were sent more than once.
@@ -36,8 +39,8 @@ type Told struct {
 }
 
 func (t Told) String() string {
-	return fmt.Sprintf("%-28s  kills %3d, struck %4d, enqueued %5d, delivered %5d, lost callbacks %d, sent more than once %d, republished %d, after the mark %d",
-		t.Point, t.Kills, t.Struck, t.Enqueued, t.Delivered, t.Lost, t.Twice, t.Republished, t.AfterMark)
+	return fmt.Sprintf("%-28s  kills %3d (starters %d, workers %d), struck %4d, enqueued %5d, delivered %5d, lost callbacks %d, sent more than once %d, republished %d, after the mark %d",
+		t.Point, t.Kills, t.Killed[Starter], t.Killed[Worker], t.Struck, t.Enqueued, t.Delivered, t.Lost, t.Twice, t.Republished, t.AfterMark)
 }
 
 // Report is the end of an ambush: a line for each point and for the load.
@@ -121,7 +124,7 @@ func (a *Ambush) report(ctx context.Context, load *Load) (*Report, error) {
 	r := &Report{}
 	arrived := a.World.Arrivals(orders, retried)
 	for _, point := range append(append([]string{}, Points...), Beside) {
-		line := Told{Point: point}
+		line := Told{Point: point, Killed: map[string]int{}}
 		var ids []uuid.UUID
 		for _, s := range a.shots {
 			if s.Point != point || !s.fired {
@@ -129,6 +132,7 @@ func (a *Ambush) report(ctx context.Context, load *Load) (*Report, error) {
 			}
 			if ids = append(ids, s.ids...); s.struck > 0 {
 				line.Kills++
+				line.Killed[s.killed]++
 				line.Struck += s.struck
 			}
 		}

@@ -30,9 +30,10 @@ type World struct {
 
 	Postgres, Temporal, SQS *Link
 
-	sqs   *httptest.Server
-	takes atomic.Int64
-	tap   atomic.Pointer[func(Sending) func()]
+	sqs     *httptest.Server
+	takes   atomic.Int64
+	lateFor atomic.Pointer[lateness]
+	tap     atomic.Pointer[func(Sending) func()]
 }
 
 // NewWorld makes a world; name is a name of a database.
@@ -73,12 +74,21 @@ func NewWorld(ctx context.Context, s *Stack, name string) (_ *World, err error) 
 // duplicate.
 func (w *World) AnswersIn(d time.Duration) { w.takes.Store(int64(d)) }
 
+// AnswersLate makes the answers to requests that carry messages to one queue leave
+// SQS so much later, each after it has them.
+func (w *World) AnswersLate(queue string, by time.Duration) { w.lateFor.Store(&lateness{queue, by}) }
+
+type lateness struct {
+	queue string
+	by    time.Duration
+}
+
 func (w *World) serveSQS(out http.ResponseWriter, r *http.Request) {
 	half := time.Duration(w.takes.Load() / 2)
 	time.Sleep(half)
-	answered := w.tapped(r)
+	answered, late := w.tapped(r)
 	w.Queues.ServeHTTP(out, r)
-	time.Sleep(half) // a small answer is written when the handler returns
+	time.Sleep(half + late) // a small answer is written when the handler returns
 	if answered != nil {
 		_ = http.NewResponseController(out).Flush() // nobody may be there any more
 		answered()
