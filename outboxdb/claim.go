@@ -25,7 +25,8 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	if walkErr != nil && len(s.walk.marks) == 0 {
 		return outflow.Claimed{}, walkErr
 	}
-	problem := errors.Join(walkErr, s.destinations.takeProblem())
+	noteErr := s.destinations.takeProblem()
+	problem := errors.Join(walkErr, noteErr)
 	asked := s.walk.ask(req, s.destinations.window)
 	if len(asked.destinations) == 0 {
 		return s.walk.claimed(nil, problem), nil
@@ -33,7 +34,7 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	messages, rows, err := s.take(ctx, req.Lease, claim, asked.destinations, asked.marks, asked.quotas,
 		req.MaxMessages, req.MaxBytes, req.Lease, mostRetrying)
 	if err != nil {
-		return outflow.Claimed{Problem: problem}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
+		return outflow.Claimed{Problem: noteErr}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
 	}
 	s.walk.learn(asked, rows, req.MaxMessages)
 	return s.walk.claimed(messages, problem), nil
