@@ -54,6 +54,27 @@ func TestTryNow(t *testing.T) {
 	assert.Equal(t, []string{workflows.ActivityIDPublish, workflows.ActivityIDPublish + "-2"}, ids[:2])
 }
 
+// One message to which its destination answers 503, whatever it does with others,
+// opens the breaker of a quiet destination alone. Others find out that it works.
+func TestOneHopelessMessageBesideOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.broker.refuses = `"hopeless"`
+	w.work()
+	w.scan()
+	hopeless := w.enqueue(w.broker.refuses)
+	isOpen := func() (open bool) {
+		err := w.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`).Scan(&open)
+		require.NoError(t, err)
+		return open
+	}
+	w.eventually(isOpen, func() string { return "the breaker did not open" })
+	for range 3 {
+		w.until(w.enqueue("{}"), func(r row) bool { return r.State == outflow.Delivered })
+	}
+	assert.Equal(t, outflow.Pending, w.row(hopeless).State)
+}
+
 // Told while an attempt is under way that then fails: the run goes on at once.
 func TestTryNowDuringAnAttemptThatFails(t *testing.T) {
 	t.Parallel()

@@ -219,16 +219,20 @@ func count(history *historypb.History, kind enums.EventType) int {
 
 // broker answers each publish as a test says; acknowledged otherwise.
 type broker struct {
-	mu     sync.Mutex
-	answer func(n int) (string, error)
-	calls  int
+	mu      sync.Mutex
+	answer  func(n int) (string, error)
+	refuses string // a payload that it never takes
+	calls   int
 }
 
-func (b *broker) Publish(context.Context, outflow.Message) (string, error) {
+func (b *broker) Publish(_ context.Context, m outflow.Message) (string, error) {
 	b.mu.Lock()
 	b.calls++
-	n, answer := b.calls, b.answer
+	n, answer, refuses := b.calls, b.answer, b.refuses
 	b.mu.Unlock()
+	if refuses != "" && string(m.Payload) == refuses {
+		return "", errDown
+	}
 	if answer == nil {
 		return fmt.Sprintf("broker-%d", n), nil
 	}
