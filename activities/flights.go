@@ -64,11 +64,11 @@ func (f *flights) fly(ctx context.Context, ref outflow.Ref, fl *flight, attempt 
 		// and with it everybody's messages, down.
 		if p := recover(); p != nil {
 			activity.GetLogger(ctx).Error("publishing panicked", "panic", p, "stack", string(debug.Stack()))
-			text := "publishing panicked: see the log of the process"
-			if failure, ok := p.(runtime.Error); ok { // any other may quote the payload
-				text = "publishing panicked: " + failure.Error()
+			said := fmt.Sprintf("a %T, not shown because it may quote the message", p)
+			if failure, ok := p.(runtime.Error); ok {
+				said = failure.Error()
 			}
-			fl.err = outflow.Permanent(errors.New(text))
+			fl.err = outflow.Permanent(fmt.Errorf("publishing panicked: %s (the log has the stack; mend the publisher and retry the message, or correct the message and enqueue it again)", said))
 		}
 		f.land(ref, fl)
 	}()

@@ -391,12 +391,13 @@ func TestLocalAttemptOnlyLoads(t *testing.T) {
 // A payload that makes its publisher panic is given up, and does not get into
 // Temporal by way of the panic's text.
 func TestPanicInThePublisher(t *testing.T) {
+	const whatToDo = " (the log has the stack; mend the publisher and retry the message, or correct the message and enqueue it again)"
 	for name, c := range map[string]struct {
 		panics func(payload []byte)
 		says   string
 	}{
-		"with words":         {func(payload []byte) { panic("can't read " + string(payload)) }, "publishing panicked: see the log of the process"},
-		"of Go's own":        {func(payload []byte) { _ = payload[len(payload)] }, "publishing panicked: runtime error: index out of range [2] with length 2"},
+		"with words":         {func(payload []byte) { panic("can't read " + string(payload)) }, "publishing panicked: a string, not shown because it may quote the message" + whatToDo},
+		"of Go's own":        {func(payload []byte) { _ = payload[len(payload)] }, "publishing panicked: runtime error: index out of range [2] with length 2" + whatToDo},
 		"ends its goroutine": {func([]byte) { runtime.Goexit() }, "the publish ended without an answer"},
 	} {
 		t.Run(name, func(t *testing.T) {

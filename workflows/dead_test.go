@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -35,6 +36,9 @@ func TestWhyMessagesEndDead(t *testing.T) {
 	}
 
 	add("its process died, again and again", func(r *run) { r.table.row.Claims = outflow.MostClaims + 1 })
+	add("a publisher of your own panics", func(r *run) {
+		r.broker.script = []answer{func(context.Context, outflow.Message) (string, error) { panic("can't read " + payload) }}
+	})
 	add("its attempts were limited: temporal activity update-options --retry-maximum-attempts", func(r *run) { r.spy.attempts = 3 })
 	add("temporal activity fail --reason 'not today'", byHand(activities.PublishResult{}, temporal.NewNonRetryableApplicationError("not today", "", nil)))
 	add("temporal activity complete", byHand(activities.PublishResult{}, nil))

@@ -163,7 +163,7 @@ func TestTerminatedRunStartsAnew(t *testing.T) {
 }
 
 // Two starters, each with its own connections, meet one lease that has run out
-// while the message's run is alive, and one whose run is gone: one start each.
+// while the message's run is alive, and then one whose run is gone: one start each.
 func TestTwoStartersMeetOneExpiredLease(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -183,6 +183,46 @@ func TestTwoStartersMeetOneExpiredLease(t *testing.T) {
 	close(release)
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, 1, w.broker.count())
+
+	var told atomic.Int64
+	w.broker.set(func(int) (string, error) {
+		if told.Add(1) <= 2 { // the fast path, and the first durable attempt
+			return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: time.Minute, Err: errors.New("not now")}
+		}
+		return "broker-2", nil
+	})
+	id = w.enqueue("{}")
+	w.eventually(func() bool { return told.Load() == 2 }, func() string { return "no durable attempt" })
+	require.NoError(t, w.client.TerminateWorkflow(t.Context(), w.workflowID(id), "", "a test"))
+	w.expireLease(id)
+	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	assert.EqualValues(t, 3, told.Load(), "the new run sent it once")
+	assert.Equal(t, 2, w.runs(id))
+}
+
+// A payload that makes its publisher panic ends dead, and its neighbours are
+// delivered, whichever of them share its claim and its workers.
+func TestPanicBesideOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.broker.panics = `"guilty"`
+	var ids []uuid.UUID
+	for range 25 {
+		ids = append(ids, w.enqueue("{}"))
+	}
+	guilty := w.enqueue(w.broker.panics)
+	for range 25 {
+		ids = append(ids, w.enqueue("{}"))
+	}
+	w.work()
+	w.scan()
+	r := w.until(guilty, func(r row) bool { return r.State != outflow.Pending })
+	assert.Equal(t, outflow.Dead, r.State)
+	assert.Contains(t, r.LastError, "publishing panicked: a string, not shown because it may quote the message (")
+	for _, id := range ids {
+		w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+	}
+	assert.Equal(t, len(ids)+1, w.broker.count(), "each once")
 }
 
 // After a restore of the database a row is pending whose run is completed.

@@ -222,6 +222,7 @@ type broker struct {
 	mu      sync.Mutex
 	answer  func(n int) (string, error)
 	refuses string // a payload that it never takes
+	panics  string // a payload that it panics with
 	calls   int
 }
 
@@ -230,8 +231,11 @@ func (b *broker) Publish(_ context.Context, m outflow.Message) (string, error) {
 	b.calls++
 	n, answer, refuses := b.calls, b.answer, b.refuses
 	b.mu.Unlock()
-	if refuses != "" && string(m.Payload) == refuses {
+	switch string(m.Payload) {
+	case refuses:
 		return "", errDown
+	case b.panics:
+		panic("can't read " + string(m.Payload))
 	}
 	if answer == nil {
 		return fmt.Sprintf("broker-%d", n), nil
