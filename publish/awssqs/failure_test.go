@@ -324,6 +324,23 @@ func TestLookupHasItsOwnDeadlineAndIsShared(t *testing.T) {
 	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))
 }
 
+// A queue whose answers take longer than a lookup has within an attempt is found
+// beside the attempts: else this process could never send to it.
+func TestASlowQueueIsLookedUpBesideTheAttempts(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	b.CreateQueue("", "orders", nil)
+	for _, action := range []string{"GetQueueUrl", "GetQueueAttributes"} {
+		b.Inject(fakesqs.Fault{Action: action, Delay: 600 * time.Millisecond})
+	}
+	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
+	err := publishAll(t, p, message("sqs://orders", "a"))[0]
+	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
+	assert.ErrorContains(t, err, "looking up sqs://orders: no answer")
+	require.Eventually(t, func() bool { return publishAll(t, p, message("sqs://orders", "a"))[0] == nil }, 10*time.Second, 50*time.Millisecond)
+	assert.Less(t, len(b.Requests("GetQueueUrl")), 5, "and no storm of lookups")
+}
+
 // A panic of a lookup is no message's fault: none is part of it.
 func TestPanicInTheLookupIsUnavailable(t *testing.T) {
 	p := awssqs.New(struct{ awssqs.API }{}, awssqs.WithLinger(0)) // a nil API: every call panics

@@ -15,6 +15,12 @@ import (
 	"github.com/outflowhq/outflow/publish"
 )
 
+// lookupPatience is how many calls' time a lookup may take beside the attempts that
+// ask for it. Two slow answers make one: cut off with the attempt, a process that
+// does not know the queue would never get to send anything. An attempt that comes
+// when half a call's time has passed begins another, for the first may have hung.
+const lookupPatience = 4
+
 // address is what a lookup learnt of a queue.
 type address struct {
 	url string
@@ -34,6 +40,7 @@ type lookup struct {
 }
 
 type pending struct {
+	began time.Time
 	done  chan struct{}
 	found *address
 	err   error
@@ -48,16 +55,20 @@ func (l *lookup) address(ctx context.Context, stale *address) (*address, error) 
 		return l.known, nil
 	}
 	l.known = nil
-	p := l.under
-	if p == nil {
-		p = &pending{done: make(chan struct{})}
+	p, wait := l.under, l.calls.timeout/2 // the send has the other half
+	if p == nil || time.Since(p.began) > wait {
+		p = &pending{began: time.Now(), done: make(chan struct{})}
 		l.under = p
 		go l.run(p)
 	}
 	l.mu.Unlock()
+	waiting := time.NewTimer(wait)
+	defer waiting.Stop()
 	select {
 	case <-p.done:
 		return p.found, p.err
+	case <-waiting.C:
+		return nil, failure("looking up "+l.calls.destination.String(), down, "no answer", "it is waited for beside this attempt", 0)
 	case <-ctx.Done():
 		return nil, outflow.Retryable(fmt.Errorf("looking up %s: %w", l.calls.destination, outflow.ErrNotAttempted))
 	}
@@ -72,8 +83,10 @@ func (l *lookup) run(p *pending) {
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.under = nil
-		if keep {
+		if l.under == p {
+			l.under = nil
+		}
+		if keep && l.known == nil {
 			l.known = p.found
 		}
 		close(p.done)
@@ -84,8 +97,7 @@ func (l *lookup) run(p *pending) {
 // ask asks SQS. keep is false where the size limit could not be read for now,
 // so that the next call asks again.
 func (l *lookup) ask() (found *address, keep bool, err error) {
-	// Half of the call's time, so that the send has the other half.
-	ctx, cancel := context.WithTimeout(context.Background(), l.calls.timeout/2)
+	ctx, cancel := context.WithTimeout(context.Background(), lookupPatience*l.calls.timeout)
 	defer cancel()
 	d := l.calls.destination
 	in := &sqs.GetQueueUrlInput{QueueName: aws.String(d.Name)}
@@ -93,7 +105,7 @@ func (l *lookup) ask() (found *address, keep bool, err error) {
 		in.QueueOwnerAWSAccountId = aws.String(d.Account)
 	}
 	a := &attempt{doing: "looking up " + d.String()}
-	out, err := l.calls.api.GetQueueUrl(a.trace(ctx), in, l.calls.options)
+	out, err := l.calls.api.GetQueueUrl(a.trace(ctx), in, l.calls.within(l.calls.timeout/2))
 	if err != nil {
 		return nil, false, a.failure(err)
 	}
@@ -111,7 +123,7 @@ func (l *lookup) askLimit(ctx context.Context, found *address) (known bool) {
 	out, err := l.calls.api.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
 		QueueUrl:       &found.url,
 		AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameMaximumMessageSize},
-	}, l.calls.options)
+	}, l.calls.within(l.calls.timeout/2))
 	if err != nil {
 		switch v, _ := verdictOf(err, true); v {
 		case throttled, down, unreachable, unanswered, missing:
@@ -135,6 +147,16 @@ type caller struct {
 
 // least is the time that an attempt to send must have left.
 func (c *caller) least() time.Duration { return c.timeout / 5 }
+
+// within is options for a request that is tried again for that long only, however
+// long its answer may take.
+func (c *caller) within(d time.Duration) func(*sqs.Options) {
+	until := time.Now().Add(d)
+	return func(o *sqs.Options) {
+		c.options(o)
+		o.Retryer = &retryer{least: c.least(), until: until}
+	}
+}
 
 // options sets what Outflow's promises need, whatever client it was given.
 func (c *caller) options(o *sqs.Options) {

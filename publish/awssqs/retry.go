@@ -25,6 +25,8 @@ type retryer struct {
 	// least is how much time an attempt must have left to be worth making: one
 	// that is cut off by the deadline may have been accepted.
 	least time.Duration
+	// until ends the retries, where it comes before the context's deadline.
+	until time.Time
 	tries int
 	delay time.Duration
 }
@@ -49,7 +51,7 @@ func (r *retryer) GetRetryToken(ctx context.Context, err error) (func(error) err
 	backoff := firstDelay << r.tries
 	r.tries++
 	r.delay = max(backoff/2+rand.N(backoff/2), retryAfter(err))
-	if !enoughTime(ctx, r.delay+r.least) {
+	if !enoughTime(ctx, r.delay+r.least) || !r.until.IsZero() && time.Until(r.until) < r.delay+r.least {
 		return nil, errNoTimeLeft
 	}
 	return released, nil
