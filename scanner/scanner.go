@@ -143,6 +143,8 @@ type Scanner struct {
 	aside     sync.WaitGroup // what goes on beside them: tending, sweeping
 
 	tending   atomic.Bool // troubled destinations are being looked after
+	owed      []owed      // whoever tends has them
+	owes      atomic.Bool // there are any
 	sweeping  atomic.Bool // due callbacks are
 	troubled  bool        // at the last claim; Run's own, as the next three
 	nextTend  time.Time
@@ -174,7 +176,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 		began := time.Now()
 		claimed := s.claim(ctx)
 		s.begin(starts, claimed.Messages)
-		if claimed.Troubled {
+		if claimed.Troubled || s.owes.Load() {
 			s.tend(ctx)
 		}
 		if claimed.Suspects {

@@ -3,6 +3,7 @@ package scanner
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,10 @@ const (
 	tellPage   = 200
 	tellAtOnce = 8
 	tellPause  = 300 * time.Millisecond
+	// oweFor is how long a run is tried to be told, and oweMost how many are: they
+	// try by themselves within minutes.
+	oweFor  = 2 * time.Minute
+	oweMost = 10_000
 )
 
 // tend has troubled destinations probed, and the runs of recovered ones try at
@@ -53,7 +58,11 @@ func (s *Scanner) tend(ctx context.Context) {
 		defer s.tending.Store(false)
 		inTime, cancel := context.WithTimeout(ctx, tendTimeout)
 		defer cancel()
-		if err := errors.Join(s.probe(inTime), s.tellRecovered(inTime)); err != nil && ctx.Err() == nil {
+		err := s.tellOwed(inTime)
+		if err == nil {
+			err = errors.Join(s.probe(inTime), s.tellRecovered(inTime))
+		}
+		if err != nil && ctx.Err() == nil {
 			s.opts.Logger.Warn("tending destinations", "error", err)
 		}
 	})
@@ -94,41 +103,55 @@ func (s *Scanner) tellRecovered(ctx context.Context) error {
 }
 
 // tellAll has the retrying runs of a destination try now, all of them if it goes on
-// to work. One that can't be told holds up no other: it is told once more at the end,
-// and otherwise tries by itself, within minutes. Where none can be told it is Temporal
-// that is away, and the whole telling is repeated.
+// to work. One that can't be told holds up no other: it is owed. Where none can be
+// told it is Temporal that is away, and the telling goes on later.
 func (s *Scanner) tellAll(ctx context.Context, r outflow.Recovered) (told int, err error) {
-	var missed []outflow.Leased
 	for size := tellFirst; ; size = min(2*size, tellPage) {
 		page, err := s.store.Retrying(ctx, r, size)
 		if err != nil {
 			return told, err
 		}
-		failed, err := s.tellEach(ctx, page)
-		told += len(page) - len(failed)
-		missed = append(missed, failed...)
-		none := len(failed) == len(page) && (told == 0 || len(page) >= tellFirst)
+		failed, err := s.tellEach(ctx, page, time.Now())
+		told += len(page) - failed
+		none := failed == len(page) && (told == 0 || len(page) >= tellFirst)
 		if err != nil && (ctx.Err() != nil || none && !isRefusal(err)) {
 			return told, err
 		}
 		if len(page) < size {
-			break
+			return told, nil
 		}
 		sleep(ctx, tellPause)
 	}
-	failed, err := s.tellEach(ctx, missed)
-	if ctx.Err() != nil {
-		return told, errors.Join(err, ctx.Err())
-	}
-	if err != nil {
-		s.opts.Logger.Warn("some runs could not be told that their destination works again; they try by themselves",
-			"destination", r.Destination, "runs", len(failed), "error", err)
-	}
-	return told + len(missed) - len(failed), nil
 }
 
-// tellEach tells many runs, and returns those that could not be told.
-func (s *Scanner) tellEach(ctx context.Context, page []outflow.Leased) (failed []outflow.Leased, err error) {
+// owed is a run that is to be told, and could not be for some time.
+type owed struct {
+	outflow.Leased
+	since time.Time
+}
+
+// tellOwed tells those that could not be told before: in the rush of a recovery
+// Temporal may have no time for some. Nobody else has them.
+func (s *Scanner) tellOwed(ctx context.Context) error {
+	for again := s.owed; len(again) > 0; {
+		some := again[:min(tellPage, len(again))]
+		again = again[len(some):]
+		s.owed = slices.Clone(again)
+		var page []outflow.Leased
+		for _, o := range some {
+			page = append(page, o.Leased)
+		}
+		failed, err := s.tellEach(ctx, page, some[0].since)
+		if failed == len(page) && !isRefusal(err) {
+			return err // Temporal is away: the others' turn comes
+		}
+	}
+	return nil
+}
+
+// tellEach tells many runs, and returns how many could not be told. They are owed,
+// for oweFor from the time that they were to be told; a refusal is final.
+func (s *Scanner) tellEach(ctx context.Context, page []outflow.Leased, since time.Time) (failed int, err error) {
 	var telling sync.WaitGroup
 	results := make([]error, len(page))
 	for i := range tellAtOnce {
@@ -139,12 +162,24 @@ func (s *Scanner) tellEach(ctx context.Context, page []outflow.Leased) (failed [
 		})
 	}
 	telling.Wait()
+	left := 0
 	for i, err := range results {
-		if err != nil {
-			failed = append(failed, page[i])
+		switch {
+		case err == nil:
+			continue
+		case isRefusal(err) || time.Since(since) > oweFor || len(s.owed) >= oweMost:
+			left++
+		default:
+			s.owed = append(s.owed, owed{page[i], since})
 		}
+		failed++
 	}
-	return failed, errors.Join(results...)
+	s.owes.Store(len(s.owed) > 0)
+	err = errors.Join(results...)
+	if left > 0 {
+		s.opts.Logger.Warn("some runs could not be told that their destination works again; they try by themselves", "runs", left, "error", err)
+	}
+	return failed, err
 }
 
 // isRefusal reports whether Temporal answered that a run takes no signal, such as one
