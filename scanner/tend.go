@@ -3,7 +3,6 @@ package scanner
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -58,9 +57,9 @@ func (s *Scanner) tend(ctx context.Context) {
 		defer s.tending.Store(false)
 		inTime, cancel := context.WithTimeout(ctx, tendTimeout)
 		defer cancel()
-		err := s.tellOwed(inTime)
+		err := errors.Join(s.probe(inTime), s.tellRecovered(inTime))
 		if err == nil {
-			err = errors.Join(s.probe(inTime), s.tellRecovered(inTime))
+			s.tellOwed(inTime)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.opts.Logger.Warn("tending destinations", "error", err)
@@ -131,22 +130,24 @@ type owed struct {
 }
 
 // tellOwed tells those that could not be told before: in the rush of a recovery
-// Temporal may have no time for some. Nobody else has them.
-func (s *Scanner) tellOwed(ctx context.Context) error {
-	for again := s.owed; len(again) > 0; {
+// Temporal may have no time for some. Nobody else has them. What fails stays owed.
+func (s *Scanner) tellOwed(ctx context.Context) {
+	again := s.owed
+	s.owed = nil
+	for len(again) > 0 {
 		some := again[:min(tellPage, len(again))]
 		again = again[len(some):]
-		s.owed = slices.Clone(again)
 		var page []outflow.Leased
 		for _, o := range some {
 			page = append(page, o.Leased)
 		}
-		failed, err := s.tellEach(ctx, page, some[0].since)
-		if failed == len(page) && !isRefusal(err) {
-			return err // Temporal is away: the others' turn comes
+		failed, _ := s.tellEach(ctx, page, some[0].since)
+		if failed == len(page) { // Temporal may be away
+			break
 		}
 	}
-	return nil
+	s.owed = append(s.owed, again...)
+	s.owes.Store(len(s.owed) > 0)
 }
 
 // tellEach tells many runs, and returns how many could not be told. They are owed,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -362,5 +363,45 @@ func TestTheRestOfManyDestinationsIsLookedFor(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.more = 100 * time.Millisecond }, func(w *world) {
 		pass(10 * time.Second)
 		assert.InDelta(t, 100, len(w.table.seen().claims), 20)
+	})
+}
+
+// One run that can't be told, for minutes, holds up neither probes nor the tellings
+// of others, and no other that is owed is lost with it.
+func TestWhatIsOwedHoldsUpNobody(t *testing.T) {
+	retrying := newLeased(900)
+	probe := newLeased(1)[0]
+	var away time.Time
+	var took sync.Map // the runs that were told, by ID
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.troubled, w.table.retrying = true, retrying
+		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+		ids := deliverIDs(retrying)
+		away = time.Now().Add(20 * time.Second)
+		w.engine.signalled = func(id string) error {
+			at := slices.Index(ids, id)
+			if at == 0 || at%2 == 1 && time.Now().Before(away) {
+				return errors.New("no answer")
+			}
+			took.Store(id, true)
+			return nil
+		}
+	}, func(w *world) {
+		pass(30 * time.Second)
+		w.table.set(func(table *table) {
+			assert.Empty(t, table.recovered)
+			table.troubled, table.probes = true, []outflow.Probe{{Leased: probe, Destination: "sqs://b", Running: true}}
+		})
+		pass(3 * time.Second)
+		_, probed := took.Load(deliverIDs([]outflow.Leased{probe})[0])
+		assert.True(t, probed, "the probe is told beside it")
+		told := 0
+		took.Range(func(any, any) bool { told++; return true })
+		assert.Equal(t, len(retrying), told, "all but the one, and the probe")
+		before := len(w.engine.seen().signals)
+		pass(10 * time.Second)
+		w.stop()
+		assert.LessOrEqual(t, len(w.engine.seen().signals)-before, 12, "the one that can't be told alone is still owed")
+		assert.Equal(t, 0, w.logs.count("some runs could not be told that their destination works again; they try by themselves"))
 	})
 }
