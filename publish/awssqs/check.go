@@ -19,6 +19,6 @@ func (p *Publisher) Check(ctx context.Context, destination string) error {
 		return outflow.Permanent(fmt.Errorf("looking up %s: only sqs:// is published here", d))
 	}
 	once := lookup{calls: &caller{api: p.api, destination: d, timeout: p.timeout}}
-	_, err = once.address(ctx, nil)
+	_, err = once.address(ctx, 0, nil)
 	return err
 }

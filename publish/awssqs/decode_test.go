@@ -35,7 +35,7 @@ func TestRoundTrip(t *testing.T) {
 	for _, suffix := range []string{"", ".fifo"} {
 		t.Run("queue"+suffix, func(t *testing.T) {
 			b := newBroker(t)
-			b.CreateQueue("", "orders"+suffix, nil)
+			b.CreateQueue("", "orders"+suffix, takenAgain)
 			p := awssqs.New(b.client)
 			sent := map[uuid.UUID]outflow.Message{}
 			var wg sync.WaitGroup
@@ -73,7 +73,7 @@ func TestRoundTrip(t *testing.T) {
 // Base64 that nobody undoes is the harm of asking for too few attributes.
 func TestDecodeMissesWhatWasNotAskedFor(t *testing.T) {
 	b := newBroker(t)
-	b.CreateQueue("", "orders", map[string]string{"VisibilityTimeout": "0"})
+	b.CreateQueue("", "orders", takenAgain)
 	id := uuid.Must(uuid.NewV7())
 	_, err := awssqs.New(b.client).Publish(t.Context(), outflow.Message{ID: id, Destination: "sqs://orders", Type: "scan", Payload: []byte{0}})
 	require.NoError(t, err)

@@ -2,6 +2,7 @@ package awssqs_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -324,21 +325,86 @@ func TestLookupHasItsOwnDeadlineAndIsShared(t *testing.T) {
 	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))
 }
 
-// A queue whose answers take longer than a lookup has within an attempt is found
-// beside the attempts: else this process could never send to it.
-func TestASlowQueueIsLookedUpBesideTheAttempts(t *testing.T) {
-	t.Parallel()
+// slowly has every call for a queue, but the sends, take that long.
+func slowly(t *testing.T, d time.Duration) *broker {
 	b := newBroker(t)
 	b.CreateQueue("", "orders", nil)
 	for _, action := range []string{"GetQueueUrl", "GetQueueAttributes"} {
-		b.Inject(fakesqs.Fault{Action: action, Delay: 600 * time.Millisecond})
+		b.Inject(fakesqs.Fault{Action: action, Delay: d})
 	}
+	return b
+}
+
+// A queue is looked up beside an attempt that has no time for it. That attempt is no
+// failure of a queue that is slow: the next one knows it.
+func TestASlowQueueIsLookedUpBesideTheAttempts(t *testing.T) {
+	t.Parallel()
+	b := slowly(t, 800*time.Millisecond)
 	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
-	err := publishAll(t, p, message("sqs://orders", "a"))[0]
-	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
-	assert.ErrorContains(t, err, "looking up sqs://orders: no answer")
-	require.Eventually(t, func() bool { return publishAll(t, p, message("sqs://orders", "a"))[0] == nil }, 10*time.Second, 50*time.Millisecond)
-	assert.Less(t, len(b.Requests("GetQueueUrl")), 5, "and no storm of lookups")
+	hasty := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		_, err := p.Publish(ctx, message("sqs://orders", "a"))
+		return err
+	}
+	err := hasty()
+	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
+	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err))
+	assert.EqualError(t, err, "looking up sqs://orders: not attempted: nothing was sent: the answer is waited for beside this attempt")
+	require.Eventually(t, func() bool { return hasty() == nil }, 10*time.Second, 50*time.Millisecond)
+	assert.Len(t, b.Requests("GetQueueUrl"), 1)
+	assert.Len(t, b.sizes(), 1)
+}
+
+// The send has all of its time, however long the lookup took, and the size limit is
+// no reason to wait.
+func TestASlowLookupTakesNoTimeOfTheSend(t *testing.T) {
+	t.Parallel()
+	b := slowly(t, 800*time.Millisecond)
+	b.Inject(fakesqs.Fault{Action: batch, Delay: 800 * time.Millisecond})
+	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
+	began := time.Now()
+	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))
+	assert.Less(t, time.Since(began), 2300*time.Millisecond, "three answers take 2400 ms")
+	assert.Len(t, b.sizes(), 1)
+}
+
+// A limit that came late counts for the messages that come after it.
+func TestASizeLimitThatComesLateCounts(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	b.CreateQueue("", "small", map[string]string{"MaximumMessageSize": "1024"})
+	b.Inject(fakesqs.Fault{Action: "GetQueueAttributes", Delay: 500 * time.Millisecond})
+	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
+	large := message("sqs://small", strings.Repeat("x", 2000))
+	require.ErrorContains(t, publishAll(t, p, large)[0], "InvalidParameterValue", "SQS's own verdict")
+	require.Eventually(t, func() bool {
+		return strings.Contains(publishAll(t, p, large)[0].Error(), "the queue takes 1024")
+	}, 5*time.Second, 50*time.Millisecond)
+	assert.Len(t, b.Requests("GetQueueAttributes"), 1)
+}
+
+// Silence is a failure where the lookup before ended in one: else hasty attempts, the
+// probes of an open breaker among them, would say nothing of a queue for ever.
+func TestSilenceAfterAFailedLookupIsUnavailable(t *testing.T) {
+	t.Parallel()
+	b := slowly(t, time.Minute)
+	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
+	hasty := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 1300*time.Millisecond)
+		defer cancel()
+		_, err := p.Publish(ctx, message("sqs://orders", "a"))
+		return err
+	}
+	require.ErrorIs(t, hasty(), outflow.ErrNotAttempted)
+	require.Eventually(t, func() bool { return !errors.Is(hasty(), outflow.ErrNotAttempted) }, 5*time.Second, time.Millisecond)
+	for range 3 {
+		err := hasty()
+		assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
+		assert.NotErrorIs(t, err, outflow.ErrNotAttempted)
+		assert.ErrorContains(t, err, "looking up sqs://orders: no answer")
+	}
+	assert.Greater(t, len(b.Requests("GetQueueUrl")), 1)
 }
 
 // A panic of a lookup is no message's fault: none is part of it.

@@ -12,6 +12,7 @@ import (
 // of its own, so that a slow queue delays no other, and its queue's address.
 type lane struct {
 	key     string // the canonical destination
+	queue   *lookup
 	batches *coalesce.Coalescer[entry, string]
 	users   int // Publish calls in it
 	place   *list.Element
@@ -69,7 +70,7 @@ func (l *lanes) evict(limit int) {
 func (p *Publisher) newLane(key string, d outflow.Destination) *lane {
 	s := &sender{caller: caller{api: p.api, destination: d, timeout: p.timeout}}
 	s.lookup.calls = &s.caller
-	return &lane{key: key, batches: coalesce.New(coalesce.Options[entry]{
+	return &lane{key: key, queue: &s.lookup, batches: coalesce.New(coalesce.Options[entry]{
 		MaxItems: maxEntries,
 		MaxBytes: maxBytes,
 		Size:     func(e entry) int { return e.size },

@@ -1,10 +1,13 @@
 package awssqs
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,63 +18,84 @@ import (
 	"github.com/outflowhq/outflow/publish"
 )
 
-// lookupPatience is how many calls' time a lookup may take beside the attempts that
-// ask for it. Two slow answers make one: cut off with the attempt, a process that
-// does not know the queue would never get to send anything. An attempt that comes
-// when half a call's time has passed begins another, for the first may have hung.
-const lookupPatience = 4
-
 // address is what a lookup learnt of a queue.
 type address struct {
 	url string
-	// maxBytes is the queue's own limit of a message, maxBytes where it is not
-	// told.
-	maxBytes int
+	// limit is the queue's own bound on a message's bytes, maxBytes where it is not
+	// told, or not yet.
+	limit atomic.Int64
 }
 
-// lookup finds a queue's address and keeps it. Concurrent callers share one
-// lookup, which has its own deadline and no caller's context.
+// lookup finds a queue's address and keeps it. Concurrent callers share one lookup,
+// which has its own deadlines and no caller's context: a queue whose answers take
+// longer than a caller may wait is known to the next ones.
 type lookup struct {
 	calls *caller
 
-	mu    sync.Mutex
-	known *address
-	under *pending // the lookup under way
+	mu      sync.Mutex
+	known   *address
+	under   *pending // the lookup under way
+	failing bool     // the last one that ended got no answer
 }
 
 type pending struct {
-	began time.Time
 	done  chan struct{}
 	found *address
 	err   error
 }
 
-// address returns the queue's address. stale is one that turned out not to
-// exist any more, nil at first: it is never returned again.
-func (l *lookup) address(ctx context.Context, stale *address) (*address, error) {
+// address returns the queue's address, and waits for it as long as ctx then has
+// leave left. stale is one that turned out not to exist any more, nil at first: it is
+// never returned again.
+func (l *lookup) address(ctx context.Context, leave time.Duration, stale *address) (*address, error) {
 	l.mu.Lock()
 	if l.known != nil && l.known != stale {
 		defer l.mu.Unlock()
 		return l.known, nil
 	}
 	l.known = nil
-	p, wait := l.under, l.calls.timeout/2 // the send has the other half
-	if p == nil || time.Since(p.began) > wait {
-		p = &pending{began: time.Now(), done: make(chan struct{})}
+	if !enoughTime(ctx, leave) {
+		l.mu.Unlock()
+		return nil, l.notAttempted(cmp.Or(ctx.Err(), errTooLate))
+	}
+	p := l.under
+	if p == nil {
+		p = &pending{done: make(chan struct{})}
 		l.under = p
 		go l.run(p)
 	}
+	failing := l.failing
 	l.mu.Unlock()
-	waiting := time.NewTimer(wait)
-	defer waiting.Stop()
+	inTime := ctx
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		inTime, cancel = context.WithDeadline(ctx, deadline.Add(-leave))
+		defer cancel()
+	}
 	select {
 	case <-p.done:
 		return p.found, p.err
-	case <-waiting.C:
-		return nil, failure("looking up "+l.calls.destination.String(), down, "no answer", "it is waited for beside this attempt", 0)
-	case <-ctx.Done():
-		return nil, outflow.Retryable(fmt.Errorf("looking up %s: %w", l.calls.destination, outflow.ErrNotAttempted))
+	case <-inTime.Done():
 	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, l.notAttempted(ctx.Err())
+	case failing: // said nothing the last time, and is silent still
+		return nil, failure(l.doing(), down, "no answer", "it is waited for beside this attempt", 0)
+	}
+	// A queue that is slow to say where it is does not fail: the next attempt knows.
+	return nil, l.notAttempted(errNotYet)
+}
+
+var (
+	errTooLate = errors.New("too little time is left")
+	errNotYet  = errors.New("the answer is waited for beside this attempt")
+)
+
+func (l *lookup) doing() string { return "looking up " + l.calls.destination.String() }
+
+func (l *lookup) notAttempted(why error) error {
+	return outflow.Retryable(fmt.Errorf("%s: %w: %w", l.doing(), outflow.ErrNotAttempted, why))
 }
 
 func (l *lookup) run(p *pending) {
@@ -79,47 +103,71 @@ func (l *lookup) run(p *pending) {
 	defer func() {
 		if v := recover(); v != nil {
 			// No message is part of it, so it says nothing of any.
-			p.err = outflow.Unavailable(fmt.Errorf("looking up %s: %w", l.calls.destination, publish.Recovered(v)))
+			p.err = outflow.Unavailable(fmt.Errorf("%s: %w", l.doing(), publish.Recovered(v)))
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if l.under == p {
-			l.under = nil
-		}
-		if keep && l.known == nil {
+		l.under = nil
+		l.failing = p.err != nil && outflow.ClassOf(p.err) == outflow.ClassUnavailable
+		if keep {
 			l.known = p.found
 		}
 		close(p.done)
 	}()
-	p.found, keep, p.err = l.ask()
+	p.found, p.err = l.ask()
+	if p.err == nil {
+		keep = l.askLimit(p.found)
+	}
 }
 
-// ask asks SQS. keep is false where the size limit could not be read for now,
-// so that the next call asks again.
-func (l *lookup) ask() (found *address, keep bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), lookupPatience*l.calls.timeout)
+// ask asks SQS where the queue is.
+func (l *lookup) ask() (*address, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.calls.timeout)
 	defer cancel()
 	d := l.calls.destination
 	in := &sqs.GetQueueUrlInput{QueueName: aws.String(d.Name)}
 	if d.Account != "" {
 		in.QueueOwnerAWSAccountId = aws.String(d.Account)
 	}
-	a := &attempt{doing: "looking up " + d.String()}
+	a := &attempt{doing: l.doing()}
 	out, err := l.calls.api.GetQueueUrl(a.trace(ctx), in, l.calls.within(l.calls.timeout/2))
 	if err != nil {
-		return nil, false, a.failure(err)
+		return nil, a.failure(err)
 	}
 	if aws.ToString(out.QueueUrl) == "" {
-		return nil, false, outflow.Retryable(fmt.Errorf("looking up %s: the answer has no queue URL (check the endpoint)", d))
+		return nil, outflow.Retryable(fmt.Errorf("%s: the answer has no queue URL (check the endpoint)", l.doing()))
 	}
-	found = &address{url: *out.QueueUrl, maxBytes: maxBytes}
-	return found, l.askLimit(ctx, found), nil
+	found := &address{url: *out.QueueUrl}
+	found.limit.Store(maxBytes)
+	return found, nil
 }
 
-// askLimit reads the queue's own size limit. Not getting it is no reason not to
-// send: SQS itself refuses what is too large. known is false where it may be
-// had a little later.
-func (l *lookup) askLimit(ctx context.Context, found *address) (known bool) {
+// askLimit asks for the queue's own size limit, and waits for it a moment. A later
+// answer counts from then on. Not getting it is no reason not to send: SQS itself
+// refuses what is too large. keep is false where it could not be read for now, so that
+// the next call asks again.
+func (l *lookup) askLimit(found *address) (keep bool) {
+	answer := make(chan bool, 1)
+	go func() {
+		keep := true
+		defer func() {
+			_ = recover() // the message is sent all the same
+			answer <- keep
+		}()
+		keep = l.limitOf(found)
+	}()
+	select {
+	case keep = <-answer:
+	case <-time.After(l.calls.least()):
+		keep = true
+	}
+	return keep
+}
+
+// limitOf returns false where the limit may be had a little later.
+func (l *lookup) limitOf(found *address) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), l.calls.timeout)
+	defer cancel()
 	out, err := l.calls.api.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
 		QueueUrl:       &found.url,
 		AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameMaximumMessageSize},
@@ -133,7 +181,7 @@ func (l *lookup) askLimit(ctx context.Context, found *address) (known bool) {
 	}
 	limit, err := strconv.Atoi(out.Attributes[string(types.QueueAttributeNameMaximumMessageSize)])
 	if err == nil && limit > 0 {
-		found.maxBytes = min(limit, maxBytes)
+		found.limit.Store(int64(min(limit, maxBytes)))
 	}
 	return true
 }

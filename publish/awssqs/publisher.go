@@ -76,9 +76,10 @@ func WithMaxRequests(n int) Option {
 	}
 }
 
-// WithTimeout sets how long a request may take with its retries and the queue's
-// lookup; 2.5 s by default, which stays below the 4 s that the fast path gives
-// to a whole Publish.
+// WithTimeout sets how long a request may take with its retries; 2.5 s by default,
+// which stays below the 4 s that the fast path gives to a whole Publish. A queue
+// that is not known yet is looked up before, as long as Publish's context leaves the
+// request its time; the lookup goes on beside, for as long as a request may.
 func WithTimeout(d time.Duration) Option {
 	return func(s *settings) {
 		if d > 0 {
@@ -129,7 +130,14 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	}
 	lane := p.acquire(d)
 	defer p.lanes.release(lane)
-	brokerMessageID, err = lane.batches.Do(ctx, entry{SendMessageBatchRequestEntry: e, size: size})
+	to, err := lane.queue.address(ctx, p.timeout, nil)
+	if err != nil {
+		return "", err
+	}
+	if limit := int(to.limit.Load()); size > limit {
+		return "", tooLarge(d, size, limit)
+	}
+	brokerMessageID, err = lane.batches.Do(ctx, entry{SendMessageBatchRequestEntry: e, size: size, to: to})
 	var classified *outflow.Failure
 	if err != nil && !errors.As(err, &classified) {
 		// Refused before its batch was sealed, or the shared call died.

@@ -16,10 +16,12 @@ import (
 	"github.com/outflowhq/outflow/publish"
 )
 
-// entry is an encoded message with its size in bytes.
+// entry is an encoded message with its size in bytes, for a queue whose address is
+// known.
 type entry struct {
 	types.SendMessageBatchRequestEntry
 	size int
+	to   *address
 }
 
 type result = coalesce.Result[string]
@@ -30,44 +32,16 @@ type sender struct {
 	lookup lookup
 }
 
-// send is the shared call: one batch, with the lookup of the queue where its
-// address is not known. It answers each entry.
-func (s *sender) send(ctx context.Context, entries []entry) []result {
-	results := make([]result, len(entries))
-	to, err := s.lookup.address(ctx, nil)
-	if err != nil {
-		return fill(results, err)
-	}
-	var fitting []int
-	for i, e := range entries {
-		if e.size > to.maxBytes {
-			results[i].Err = tooLarge(s.destination, e.size, to.maxBytes)
-			continue
-		}
-		fitting = append(fitting, i)
-	}
-	if len(fitting) == 0 {
-		return results
-	}
-	batch := make([]entry, 0, len(fitting))
-	for _, i := range fitting {
-		batch = append(batch, entries[i])
-	}
-	for n, r := range s.together(ctx, to, batch) {
-		results[fitting[n]] = r
-	}
-	return results
-}
-
-// together sends the batch as one request. A whole request that is refused for
-// content, or panics, says nothing of any one entry: each is then sent alone, in
-// order.
-func (s *sender) together(ctx context.Context, to *address, batch []entry) []result {
+// send is the shared call: one batch to the address that was found last. It answers
+// each entry. A whole request that is refused for content, or panics, says nothing of
+// any one entry: each is then sent alone, in order.
+func (s *sender) send(ctx context.Context, batch []entry) []result {
+	to := batch[len(batch)-1].to
 	results, v, err := s.request(ctx, to, batch)
 	if err != nil && v.gone {
 		// The queue may have been recreated under another URL. Where it was not,
 		// the lookup says that it does not exist.
-		if to, err = s.lookup.address(ctx, to); err != nil {
+		if to, err = s.lookup.address(ctx, s.timeout/2, to); err != nil {
 			return fill(results, err)
 		}
 		results, v, err = s.request(ctx, to, batch)
