@@ -20,14 +20,13 @@ func TestAnIdleScannerClaimsOncePerInterval(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: poll}, nil, func(w *world) {
 		pass(100 * poll)
 		n := len(w.table.seen().claims)
-		assert.LessOrEqual(t, n, 101)
-		assert.GreaterOrEqual(t, n, 90)
+		assert.InDelta(t, 133, n, 15, "three quarters of it in the mean")
 		var gaps = map[time.Duration]bool{}
 		for i := 1; i < n; i++ {
 			gap := w.table.seen().claims[i].at.Sub(w.table.seen().claims[i-1].at)
 			gaps[gap] = true
-			assert.GreaterOrEqual(t, gap, poll)
-			assert.LessOrEqual(t, gap, poll*11/10)
+			assert.GreaterOrEqual(t, gap, poll/2)
+			assert.LessOrEqual(t, gap, poll)
 		}
 		assert.Greater(t, len(gaps), 10, "scanners drift apart")
 	})
@@ -91,9 +90,13 @@ func TestNothingIsLookedForInVain(t *testing.T) {
 		w.scanner.Wake()
 		pass(10 * time.Second)
 		before := len(w.table.seen().claims)
-		w.table.set(func(t *table) { t.blind = time.Now().Add(70 * time.Second) })
+		w.table.set(func(t *table) { t.blind = time.Now().Add(50 * time.Second) })
 		pass(90 * time.Second)
-		assert.Len(t, w.table.seen().claims, before+1, "the poll's; the wake was answered long ago")
+		after := w.table.seen().claims[before-1:]
+		assert.Greater(t, len(after), 1)
+		for i := 1; i < len(after); i++ {
+			assert.GreaterOrEqual(t, after[i].at.Sub(after[i-1].at), 30*time.Second, "the polls'; the wake was answered long ago")
+		}
 	})
 }
 
@@ -160,7 +163,7 @@ func TestABacklogAtItsAllowanceDoesNotSpin(t *testing.T) {
 		began := time.Now()
 		pass(6 * time.Second)
 		assert.Equal(t, 5, w.engine.count())
-		assert.LessOrEqual(t, w.table.claimsSince(began), 25)
+		assert.LessOrEqual(t, w.table.claimsSince(began), 6*8)
 		pass(1200 * time.Millisecond)
 		assert.Equal(t, 10, w.engine.count(), "the slots that came free are used at once")
 	})
