@@ -2,6 +2,7 @@ package scanner_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,15 +21,38 @@ func TestAnIdleScannerClaimsOncePerInterval(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: poll}, nil, func(w *world) {
 		pass(100 * poll)
 		n := len(w.table.seen().claims)
-		assert.InDelta(t, 133, n, 15, "three quarters of it in the mean")
+		assert.LessOrEqual(t, n, 101)
+		assert.GreaterOrEqual(t, n, 90)
 		var gaps = map[time.Duration]bool{}
 		for i := 1; i < n; i++ {
 			gap := w.table.seen().claims[i].at.Sub(w.table.seen().claims[i-1].at)
 			gaps[gap] = true
-			assert.GreaterOrEqual(t, gap, poll/2)
-			assert.LessOrEqual(t, gap, poll)
+			assert.GreaterOrEqual(t, gap, poll)
+			assert.LessOrEqual(t, gap, poll*11/10)
 		}
 		assert.Greater(t, len(gaps), 10, "scanners drift apart")
+	})
+}
+
+// Under a steady load scanners that began together do not stay in step.
+func TestLooksThatFindSomethingAreSpread(t *testing.T) {
+	const poll = 250 * time.Millisecond
+	inWorld(t, scanner.Options{PollInterval: poll}, nil, func(w *world) {
+		for range 400 {
+			w.table.enqueue("sqs://orders", 1)
+			pass(poll / 10)
+		}
+		var gaps []time.Duration
+		claims := w.table.seen().claims
+		for i := 1; i < len(claims); i++ {
+			gaps = append(gaps, claims[i].at.Sub(claims[i-1].at))
+		}
+		slices.Sort(gaps)
+		require.Greater(t, len(gaps), 20)
+		middle := gaps[len(gaps)/10 : len(gaps)*9/10] // without the first, of an empty table
+		assert.GreaterOrEqual(t, gaps[0], poll/2)
+		assert.Greater(t, middle[len(middle)-1]-middle[0], poll/4)
+		assert.Less(t, middle[len(middle)/2], poll*9/10)
 	})
 }
 
@@ -90,13 +114,9 @@ func TestNothingIsLookedForInVain(t *testing.T) {
 		w.scanner.Wake()
 		pass(10 * time.Second)
 		before := len(w.table.seen().claims)
-		w.table.set(func(t *table) { t.blind = time.Now().Add(50 * time.Second) })
+		w.table.set(func(t *table) { t.blind = time.Now().Add(70 * time.Second) })
 		pass(90 * time.Second)
-		after := w.table.seen().claims[before-1:]
-		assert.Greater(t, len(after), 1)
-		for i := 1; i < len(after); i++ {
-			assert.GreaterOrEqual(t, after[i].at.Sub(after[i-1].at), 30*time.Second, "the polls'; the wake was answered long ago")
-		}
+		assert.Len(t, w.table.seen().claims, before+1, "the poll's; the wake was answered long ago")
 	})
 }
 
@@ -163,7 +183,7 @@ func TestABacklogAtItsAllowanceDoesNotSpin(t *testing.T) {
 		began := time.Now()
 		pass(6 * time.Second)
 		assert.Equal(t, 5, w.engine.count())
-		assert.LessOrEqual(t, w.table.claimsSince(began), 6*8)
+		assert.LessOrEqual(t, w.table.claimsSince(began), 25)
 		pass(1200 * time.Millisecond)
 		assert.Equal(t, 10, w.engine.count(), "the slots that came free are used at once")
 	})

@@ -58,11 +58,11 @@ type Options struct {
 	Outbox string
 	// TaskQueue of the workflows; default "outflow".
 	TaskQueue string
-	// PollInterval is the longest wait between two looks at an idle table; default
-	// 250 ms. Each is half of that to all of it, by chance: scanners that came to the
-	// end of a backlog together would else look together for many seconds, and a
-	// message would wait as if there were one. While there is a backlog the scanner
-	// does not wait for it.
+	// PollInterval is the wait between two looks at an idle table, lengthened
+	// by up to a tenth so that scanners drift apart; default 250 ms. After a look that
+	// found something it is shortened by up to half: scanners that came to the end of
+	// a backlog together would else look together for many seconds, as if they were
+	// one. While there is a backlog the scanner does not wait for it.
 	PollInterval time.Duration
 	// InFlight bounds the messages between claim and the end of their fast
 	// path in this process; default DefaultInFlight. Keep the worker's workflow-task slots
@@ -276,7 +276,7 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 	if s.database.rest(ctx) || s.temporal.rest(ctx) {
 		return
 	}
-	poll := s.opts.PollInterval - time.Duration(rand.Float64()*0.5*float64(s.opts.PollInterval))
+	poll := s.pollAfter(claimed)
 	freed := s.freed
 	switch {
 	case !claimed.Backlog:
@@ -306,6 +306,15 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 		gap = longGap
 	}
 	sleep(ctx, gap-time.Since(began))
+}
+
+// pollAfter is the wait for the next poll.
+func (s *Scanner) pollAfter(claimed outflow.Claimed) time.Duration {
+	by := 0.1
+	if len(claimed.Messages) > 0 {
+		by = -0.5
+	}
+	return s.opts.PollInterval + time.Duration(rand.Float64()*by*float64(s.opts.PollInterval))
 }
 
 // allBusy reports whether every message is of a destination that has many in

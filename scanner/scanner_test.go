@@ -50,7 +50,7 @@ func TestDefaults(t *testing.T) {
 		require.NotEmpty(t, w.engine.seen().starts)
 		assert.Equal(t, "outflow", w.engine.seen().starts[0].options.TaskQueue)
 		assert.Contains(t, w.engine.seen().starts[0].options.ID, "outbox/")
-		assert.InDelta(t, 6, len(w.table.seen().claims), 2, "every 250 ms at least, 125 at most")
+		assert.InDelta(t, 4, len(w.table.seen().claims), 1, "every 250 ms")
 		request := w.table.seen().claims[0].request
 		assert.Equal(t, outflow.ClaimRequest{
 			Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{}, Ramp: true,

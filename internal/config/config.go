@@ -75,7 +75,7 @@ func orUnset(getenv func(string) string) func(string) string {
 var Settings = []Setting{
 	{"OUTFLOW_OUTBOX", outflow.DefaultOutbox, "first part of every workflow ID; give each database its own where several share a namespace", setOutbox},
 	{"OUTFLOW_TASK_QUEUE", workflows.TaskQueue, "Temporal task queue", setTaskQueue},
-	{"OUTFLOW_POLL_INTERVAL", "250ms", "longest wait between two looks at an idle table, 10ms to 1m", setPollInterval},
+	{"OUTFLOW_POLL_INTERVAL", "250ms", "wait between two looks at an idle table, 10ms to 1m", setPollInterval},
 	{"OUTFLOW_IN_FLIGHT", strconv.Itoa(scanner.DefaultInFlight), "messages in flight in a starter, 1 to 1000", setInFlight},
 	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one destination in flight in a starter, up to OUTFLOW_IN_FLIGHT", setPerDestination},
 	{"OUTFLOW_LEASE", "1m", "how long a claimed message is left alone, 30s to 1h", setLease},
