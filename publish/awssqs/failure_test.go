@@ -335,18 +335,21 @@ func slowly(t *testing.T, d time.Duration) *broker {
 	return b
 }
 
+// publishWithin publishes one message with that much time.
+func publishWithin(t *testing.T, p *awssqs.Publisher, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	_, err := p.Publish(ctx, message("sqs://orders", "a"))
+	return err
+}
+
 // A queue is looked up beside an attempt that has no time for it. That attempt is no
 // failure of a queue that is slow: the next one knows it.
 func TestASlowQueueIsLookedUpBesideTheAttempts(t *testing.T) {
 	t.Parallel()
 	b := slowly(t, 800*time.Millisecond)
 	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
-	hasty := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
-		defer cancel()
-		_, err := p.Publish(ctx, message("sqs://orders", "a"))
-		return err
-	}
+	hasty := func() error { return publishWithin(t, p, 1500*time.Millisecond) }
 	err := hasty()
 	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
 	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err))
@@ -390,12 +393,7 @@ func TestSilenceAfterAFailedLookupIsUnavailable(t *testing.T) {
 	t.Parallel()
 	b := slowly(t, time.Minute)
 	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
-	hasty := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 1300*time.Millisecond)
-		defer cancel()
-		_, err := p.Publish(ctx, message("sqs://orders", "a"))
-		return err
-	}
+	hasty := func() error { return publishWithin(t, p, 1300*time.Millisecond) }
 	require.ErrorIs(t, hasty(), outflow.ErrNotAttempted)
 	require.Eventually(t, func() bool { return !errors.Is(hasty(), outflow.ErrNotAttempted) }, 5*time.Second, time.Millisecond)
 	for range 3 {

@@ -143,9 +143,9 @@ func (l *lookup) ask() (*address, error) {
 }
 
 // askLimit asks for the queue's own size limit, and waits for it a moment. A later
-// answer counts from then on. Not getting it is no reason not to send: SQS itself
-// refuses what is too large. keep is false where it could not be read for now, so that
-// the next call asks again.
+// answer counts from then on; one that fails later is not asked for again. Not getting
+// it is no reason not to send: SQS itself refuses what is too large. keep is false
+// where it could not be read for now, so that the next call asks again.
 func (l *lookup) askLimit(found *address) (keep bool) {
 	answer := make(chan bool, 1)
 	go func() {
