@@ -57,7 +57,7 @@ func examined(t *testing.T, spoil func(h *healthy, p *Patient)) (findings []Find
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		h := &healthy{
-			migrations: []outboxdb.MigrationStatus{{Version: 1, Name: "0001_messages", AppliedAt: time.Now()}},
+			migrations: []outboxdb.MigrationStatus{{Version: 1, Name: "0001_destinations", AppliedAt: time.Now()}},
 			health:     outboxdb.Health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true, SeesAll: true},
 			types:      having(attributeNames()...), destinations: []string{"sqs://orders"}, workflows: 1, activities: 2,
 		}
@@ -133,7 +133,7 @@ func TestExamine(t *testing.T) {
 		"the database does not answer": {func(h *healthy, _ *Patient) { h.silent = errAway },
 			"fail database connection refused", "check DATABASE_URL, the server, and its rights"},
 		"a migration is missing": {func(h *healthy, _ *Patient) { h.migrations[0].AppliedAt = time.Time{} },
-			"fail schema not applied by outflow: 0001_messages", "outflow migrate up (or run the missing files with the tool that runs yours)"},
+			"fail schema not applied by outflow: 0001_destinations", "outflow migrate up (or run the missing files with the tool that runs yours)"},
 		"the role sees nothing": {func(h *healthy, _ *Patient) { h.healthErr = errAway }, "fail rights connection refused", ask},
 		"the role may little": {func(h *healthy, _ *Patient) { h.health.Operates = false },
 			"warn rights may not operate", "outflow grants -operator ops prints what it needs to operate"},

@@ -18,7 +18,9 @@ var migrationFiles embed.FS
 
 // migrationNames are the files without their ".up.sql" and ".down.sql". A
 // migration's version is its place in this list, from 1.
-var migrationNames = []string{"0001_messages", "0002_enqueue", "0003_operations", "0004_probes"}
+var migrationNames = []string{
+	"0001_destinations", "0002_messages", "0003_breakers", "0004_enqueue", "0005_operations", "0006_waiters",
+}
 
 // The lock's key is the bytes of "outflow" read as a number.
 var migrationSet = migrations.Set{Schema: "outbox", Files: migrationFiles, Names: migrationNames, Lock: 0x6f7574666c6f77}

@@ -54,7 +54,7 @@ func TestMigrations(t *testing.T) {
 	applied, err := outboxdb.MigrateUp(ctx, pool)
 	require.NoError(t, err)
 	require.Len(t, applied, len(outboxdb.MigrationNames))
-	require.Equal(t, "0001_messages", applied[0].Name)
+	require.Equal(t, "0001_destinations", applied[0].Name)
 	require.EqualValues(t, 2, applied[1].Version)
 	require.NoError(t, store.Ping(ctx))
 	first := value[string](t, pool, definitions)

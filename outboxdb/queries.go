@@ -36,10 +36,8 @@ const restOfRow = `
 const outcomeColumns = `
 	m.id, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
 
-// schemaReady looks for the newest thing that a migration makes.
-const schemaReady = `
-SELECT to_regclass('outbox.messages') IS NOT NULL
-   AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('outbox.destinations') AND attname = 'told_id')`
+// schemaReady looks for the oldest and the newest thing that a migration makes.
+const schemaReady = `SELECT to_regclass('outbox.messages') IS NOT NULL AND to_regclass('outbox.waiters') IS NOT NULL`
 
 // dueDestinations walks the claim index from destination to destination (a
 // loose index scan: one probe each, whatever the number of rows) and returns

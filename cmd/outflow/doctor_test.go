@@ -78,7 +78,7 @@ func TestDoctor(t *testing.T) {
 	assert.Equal(t, 1, code(err))
 	assert.EqualError(t, err, "1 check fails")
 	assert.Equal(t, []string{"ok database", "fail schema", "ok temporal", "ok attributes", "ok workers", "skip destinations", "ok notify"}, levels, "%v", of)
-	assert.Contains(t, of["schema"].Text, "not applied by outflow: 0001_messages, ")
+	assert.Contains(t, of["schema"].Text, "not applied by outflow: 0001_destinations, ")
 	assert.Equal(t, "outflow migrate up (or run the missing files with the tool that runs yours)", of["schema"].Remedy)
 	assert.Equal(t, "the table could not be read", of["destinations"].Text)
 }

@@ -6,4 +6,3 @@ DROP FUNCTION outbox.object_refusal(jsonb);
 DROP FUNCTION outbox.refusal(outbox.messages);
 DROP FUNCTION outbox.headers_refusal(jsonb);
 DROP FUNCTION outbox.new_id();
-DROP FUNCTION outbox.canonical_destination(text);

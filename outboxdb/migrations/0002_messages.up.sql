@@ -1,43 +1,4 @@
--- The outbox: one row per message. Plain SQL: any migration tool can apply it,
--- inside a transaction.
-
--- CREATE SCHEMA IF NOT EXISTS asks for a right on the database even where the
--- schema is there already, made by somebody who has it.
-DO $$ BEGIN
-    IF to_regnamespace('outbox') IS NULL THEN
-        CREATE SCHEMA outbox;
-    END IF;
-END $$;
-
--- Whether a destination is in canonical form. Used by the table, whose every
--- update runs it, and by enqueue. Lengths are compared outside of the patterns:
--- counted repetitions and look-ahead make Postgres's expressions many times slower.
--- What it accepts, outflow.ParseDestination reads and writes back as it is: so of
--- RabbitMQ's percent-encoded bytes only UTF-8, no control characters, and none
--- that need no encoding; and no queue URL, which means the queue. Plain http is
--- for development: its hosts are this machine alone, in one spelling each.
-CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN octet_length(destination) <= 2000 AND CASE split_part(destination, '://', 1)
-        WHEN 'sqs' THEN length(split_part(substr(destination, 7), '?', 1)) <= 80
-            AND destination ~ '^sqs://[A-Za-z0-9_-]+(\.fifo)?(\?account=[0-9]{12}(&region=[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?)?|\?region=[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?)?$'
-        WHEN 'sns' THEN length(split_part(substr(destination, 7), '?', 1)) <= 256
-            AND destination ~ '^sns://[A-Za-z0-9_-]+(\.fifo)?(\?account=[0-9]{12}(&region=[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?)?|\?region=[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?)?$'
-        WHEN 'rabbitmq' THEN destination <> 'rabbitmq:///' AND cardinality(string_to_array(destination, '/')) = 4
-            AND octet_length(regexp_replace(split_part(destination, '/', 3), '%..', '.', 'g')) <= 255
-            AND octet_length(regexp_replace(split_part(destination, '/', 4), '%..', '.', 'g')) <= 255
-            AND destination ~ ('^rabbitmq:([/A-Za-z0-9._~$&+=:@-]|%2[0-35789ACF]|%3[BCEF]|%5[B-E]|%60|%7[B-D]'
-                || '|%(C2%[AB]|(C[3-9A-F]|D[0-9A-F])%[89AB])[0-9A-F]'
-                || '|%(E0%[AB]|ED%[89]|E[1-9ABCEF]%[89AB])[0-9A-F]%[89AB][0-9A-F]'
-                || '|%(F0%[9AB]|F[1-3]%[89AB]|F4%8)[0-9A-F]%[89AB][0-9A-F]%[89AB][0-9A-F])*$')
-        WHEN 'https' THEN
-            destination ~ '^https://[A-Za-z0-9._~-]+(:[0-9]+)?([/?]([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*)?$'
-            AND destination !~ '^https://(sqs\.[a-z0-9-]+|[a-z0-9-]+\.sqs\.[a-z0-9-]+\.vpce|[a-z0-9-]+\.queue)\.amazonaws\.com(\.cn)?/[0-9]{12}/[^/?#]+$'
-        WHEN 'http' THEN
-            destination ~ ('^http://(localhost|127(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}|\[::1\])'
-                || '(:[0-9]+)?([/?]([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*)?$')
-            AND destination !~ '^http://[^/?#@]+/[0-9]{12}/[^/?#]+$'
-        ELSE false END;
+-- One row per message.
 
 CREATE TABLE outbox.messages (
     id                uuid        PRIMARY KEY,
@@ -52,6 +13,9 @@ CREATE TABLE outbox.messages (
     callback          text,
     callback_state    text,
     callback_payload  boolean     NOT NULL DEFAULT false,
+    callback_attempts integer     NOT NULL DEFAULT 0,
+    callback_error    text,
+    callback_due_at   timestamptz,
     state             text        NOT NULL DEFAULT 'pending',
     generation        integer     NOT NULL DEFAULT 1,
     claims            integer     NOT NULL DEFAULT 0,
@@ -79,6 +43,9 @@ CREATE TABLE outbox.messages (
     CONSTRAINT messages_callback_payload CHECK (NOT callback_payload OR callback IS NOT NULL),
     CONSTRAINT messages_callback_state
         CHECK (callback_state IS NULL OR (callback_state IN ('due', 'sent', 'failed') AND callback IS NOT NULL)),
+    CONSTRAINT messages_callback_attempts CHECK (callback_attempts >= 0),
+    CONSTRAINT messages_callback_due
+        CHECK (callback_state IS DISTINCT FROM 'due' OR (callback_due_at IS NOT NULL AND finished_at IS NOT NULL)),
     CONSTRAINT messages_state        CHECK (state IN ('pending', 'delivered', 'dead', 'expired', 'cancelled')),
     CONSTRAINT messages_finished_at  CHECK ((state = 'pending') = (finished_at IS NULL)),
     CONSTRAINT messages_retrying     CHECK (NOT retrying OR state = 'pending'),
@@ -92,13 +59,39 @@ CREATE TABLE outbox.messages (
 -- rows alike. Another index on available_at would mislead the planner.
 CREATE INDEX messages_claim ON outbox.messages (destination, available_at) WHERE state = 'pending';
 
+-- Runs off the fast path, by destination: counted for the cap, told of a recovery.
+CREATE INDEX messages_retrying ON outbox.messages (destination, id) WHERE retrying;
+
+-- Messages whose process died again and again.
+CREATE INDEX messages_suspect ON outbox.messages (id) WHERE state = 'pending' AND claims >= 5;
+
+-- Final rows by age: what a purge takes, and what "outflow list" shows.
+CREATE INDEX messages_finished ON outbox.messages (state, finished_at) WHERE finished_at IS NOT NULL;
+
+-- Callbacks to look after, the longest due first.
+CREATE INDEX messages_callbacks ON outbox.messages (callback_due_at) WHERE callback_state = 'due';
+
+-- Every message leaves two dead versions of its row (claim and end) and later a
+-- hole. The defaults wait for a fifth of the table; an outbox of millions of
+-- delivered rows would carry as many dead ones through its claim index. So:
+-- after some thousand, and at ten times the default speed. Analyze as often,
+-- because the share of pending rows changes within seconds.
+ALTER TABLE outbox.messages SET (
+    autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0.01,
+    autovacuum_vacuum_insert_threshold = 20000, autovacuum_vacuum_insert_scale_factor = 0.02,
+    autovacuum_analyze_threshold = 5000, autovacuum_analyze_scale_factor = 0.02,
+    autovacuum_vacuum_cost_limit = 2000,
+    toast.autovacuum_vacuum_threshold = 5000, toast.autovacuum_vacuum_scale_factor = 0.01,
+    toast.autovacuum_vacuum_cost_limit = 2000
+);
+
 COMMENT ON TABLE outbox.messages IS 'Outflow: one row per message, written by outbox.enqueue in the producer''s transaction';
 COMMENT ON COLUMN outbox.messages.due_at IS 'when the delivery was asked for; age and latency count from here';
 COMMENT ON COLUMN outbox.messages.available_at IS 'when the row may next be claimed; in the future while a lease is held';
 COMMENT ON COLUMN outbox.messages.generation IS 'counts an operator''s new starts; guards every write of a run';
 COMMENT ON COLUMN outbox.messages.claims IS 'claims that led to a start and to no end';
 COMMENT ON COLUMN outbox.messages.callback_payload IS 'the callback carries the payload, too';
+COMMENT ON COLUMN outbox.messages.callback_due_at IS 'a scanner starts the callback then, unless its run has moved it';
 COMMENT ON COLUMN outbox.messages.retrying IS 'its run has left the fast path';
 
-REVOKE ALL ON SCHEMA outbox FROM PUBLIC;
 REVOKE ALL ON outbox.messages FROM PUBLIC;

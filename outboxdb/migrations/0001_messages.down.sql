@@ -1,2 +1,0 @@
-DROP TABLE outbox.messages;
-DROP FUNCTION outbox.is_destination(text);

@@ -1,3 +1,0 @@
-ALTER TABLE outbox.destinations
-    DROP COLUMN told_id,
-    DROP COLUMN probes;

@@ -1,0 +1,2 @@
+DROP TABLE outbox.history;
+DROP TABLE outbox.audit;

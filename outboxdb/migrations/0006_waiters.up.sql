@@ -1,0 +1,55 @@
+-- Who waits for ends: a row for each listening connection, which its process
+-- renews. A statement that ends messages looks here before it notifies, because
+-- commits that notify go one after the other in all of the server. Unlogged: the
+-- connections are gone with whatever would lose the rows.
+CREATE UNLOGGED TABLE outbox.waiters (
+    id         uuid        NOT NULL PRIMARY KEY,
+    expires_at timestamptz NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE outbox.waiters IS 'Outflow: who listens on outflow_ended';
+
+-- Tells whoever waits that messages have ended: by their IDs, up to a hundred,
+-- beyond that by nothing but the notification (its limit is 8,000 bytes). Each
+-- query in here has a snapshot of its own, taken after the ends were written: who
+-- registers later than that finds their transaction open. A queue of notifications
+-- that somebody else lets fill up must not keep a message from ending.
+CREATE FUNCTION outbox.tell_waiters(ids uuid[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF cardinality(ids) > 0 AND EXISTS (SELECT FROM outbox.waiters AS w WHERE w.expires_at > now())
+        AND pg_notification_queue_usage() < 0.5 THEN
+        PERFORM pg_notify('outflow_ended', CASE WHEN cardinality(ids) <= 100 THEN array_to_string(ids, ',') ELSE '' END);
+    END IF;
+END $$;
+
+-- Registers a waiter, for a minute, and has its connection hear that: the proof
+-- that notifications reach it.
+CREATE FUNCTION outbox.keep_waiter(waiter uuid) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO outbox.waiters AS w (id, expires_at) VALUES (waiter, now() + interval '1 minute')
+        ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at;
+    DELETE FROM outbox.waiters AS w
+     WHERE w.id IN (SELECT gone.id FROM outbox.waiters AS gone WHERE gone.expires_at <= now() FOR UPDATE SKIP LOCKED);
+    PERFORM pg_notify('outflow_ended', 'waiter ' || waiter);
+END $$;
+
+CREATE FUNCTION outbox.drop_waiter(waiter uuid) RETURNS void
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ DELETE FROM outbox.waiters AS w WHERE w.id = waiter $$;
+
+-- How messages stand, for whoever knows their IDs, which nobody guesses: a producer
+-- without a right on the table sees how its own ended. Nothing that was sent is in it.
+CREATE FUNCTION outbox.outcomes(ids uuid[])
+    RETURNS TABLE (id uuid, state text, generation integer, attempts integer, finished_at timestamptz,
+                   broker_message_id text, last_error text, callback_due boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT m.id, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error,
+           m.callback_state IS NOT DISTINCT FROM 'due'
+      FROM outbox.messages AS m
+     WHERE m.id = ANY (ids)
+$$;
+
+REVOKE ALL ON outbox.waiters FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.tell_waiters(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid), outbox.outcomes(uuid[]) FROM PUBLIC;
