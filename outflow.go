@@ -203,13 +203,29 @@ type ClaimRequest struct {
 	// not stuck. Less than 1 of either claims nothing.
 	MaxMessages int
 	MaxBytes    int
-	// Allowance is how many messages of one destination may be open in this
-	// process at once, and Open how many are, by canonical destination.
+	// Allowance is how many messages of one target (see TargetOf) may be open in this
+	// process at once, and Open how many are, by the names in ClaimedMessage.Shares.
 	Allowance int
 	Open      map[string]int
+	// Newcomers bounds the messages of destinations that none has reached yet; 0 means no
+	// bound, less than that none.
+	Newcomers int
+	// Refuse says why this process can't send to a destination, or nil. Messages that are
+	// due there are parked for a minute, and say so; no run is started to find out. nil
+	// refuses none. It is called under a lock and must be quick.
+	Refuse func(destination string) error
 	// Ramp begins with a few messages of each destination, whatever its Allowance,
 	// and claims more as this process sees some arrive.
 	Ramp bool
+}
+
+// Bytes is the size of the message's payload and headers.
+func (m Message) Bytes() int {
+	size := len(m.Payload)
+	for name, value := range m.Headers {
+		size += len(name) + len(value)
+	}
+	return size
 }
 
 // Leased is a message and its lease, by the database's clock, as it was seen. The
@@ -249,6 +265,8 @@ type Claimed struct {
 	// More says that there are more destinations than one look finds: the next goes
 	// on where this one stopped.
 	More bool
+	// Refused are destinations with due messages that the request refused, and why.
+	Refused map[string]error
 	// Problem is what went wrong beside the claim, or nil: destinations could not be
 	// looked for, or how one does could not be noted. What was claimed is claimed.
 	Problem error
@@ -264,6 +282,11 @@ type ClaimedMessage struct {
 	// LeasedUntil is the lease's end by the database's clock. It tells a claim
 	// from later ones when the claim is given back.
 	LeasedUntil time.Time
+	// Shares are what it takes a share of: its target, its destination, or the new
+	// destinations of its target. Newcomer says that no message has reached its
+	// destination yet.
+	Shares   []string
+	Newcomer bool
 	// Taken is closed when a run in this process took the message over from
 	// the claim; Settled when that run wrote the end or left the fast path, when
 	// the claim was given back, or when its lease is over.

@@ -94,7 +94,7 @@ func TestProbeComesFirst(t *testing.T) {
 type slowWalk struct{ on atomic.Bool }
 
 func (s *slowWalk) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if !s.on.Load() || !strings.Contains(data.SQL, "RECURSIVE walk") {
+	if !s.on.Load() || !strings.Contains(data.SQL, "RECURSIVE targets") {
 		return ctx
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -13,10 +13,19 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// Claim leases due messages to this process: of each destination at most
+const (
+	// heldBackFor is how long messages are parked whose destination this process can't
+	// send to; heldBackRows bounds a statement that parks them, and heldBackEvery is the
+	// least time between two: a million such messages cost no more than these.
+	heldBackFor   = time.Minute
+	heldBackRows  = 1000
+	heldBackEvery = time.Second
+)
+
+// Claim leases due messages to this process: of each target and destination at most
 // req.Allowance less those open already, oldest first. Concurrent scanners never
 // get the same row. One statement finds the destinations and, where any has due
-// messages, one claims; an idle call is one statement, or none. Where the first is
+// messages, another claims; an idle call is one statement, or none. Where the first is
 // too slow, which a held snapshot makes it, the destinations of before go on.
 func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error) {
 	s.walk.mu.Lock()
@@ -26,18 +35,40 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 		return outflow.Claimed{}, walkErr
 	}
 	noteErr := s.destinations.takeProblem()
-	problem := errors.Join(walkErr, noteErr)
-	asked := s.walk.ask(req, s.destinations.window)
-	if len(asked.destinations) == 0 {
-		return s.walk.claimed(nil, problem), nil
+	probes := s.destinations.takeChosen()
+	asked := s.walk.ask(req, s.destinations, time.Now())
+	problem := errors.Join(walkErr, noteErr, s.holdBack(ctx, asked.refused))
+	if len(asked.destinations) == 0 && len(probes) == 0 {
+		return s.walk.claimed(nil, problem, asked.refused), nil
 	}
-	messages, rows, err := s.take(ctx, req.Lease, claim, asked.destinations, asked.marks, asked.quotas,
-		req.MaxMessages, req.MaxBytes, req.Lease, mostRetrying)
+	messages, rows, err := s.take(ctx, req.Lease, claim, asked.destinations, asked.targets, asked.marks, asked.quotas, asked.before,
+		req.MaxMessages, req.MaxBytes, req.Lease, mostRetrying, probes)
 	if err != nil {
+		s.destinations.keepChosen(probes)
 		return outflow.Claimed{Problem: noteErr}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
 	}
+	if slices.ContainsFunc(messages, func(m outflow.ClaimedMessage) bool { return m.Newcomer }) {
+		s.destinations.claimedNewcomers(time.Now())
+	}
 	s.walk.learn(asked, rows, req.MaxMessages)
-	return s.walk.claimed(messages, problem), nil
+	return s.walk.claimed(messages, problem, asked.refused), nil
+}
+
+// holdBack parks due messages whose destinations the caller refuses.
+func (s *Store) holdBack(ctx context.Context, refused map[string]error) error {
+	if len(refused) == 0 || time.Since(s.walk.heldBack) < heldBackEvery {
+		return nil
+	}
+	s.walk.heldBack = time.Now()
+	var destinations, reasons []string
+	for destination, err := range refused {
+		destinations = append(destinations, destination)
+		reasons = append(reasons, outflow.CleanErrorText(err.Error()))
+	}
+	if _, err := s.pool.Exec(ctx, holdBack, destinations, reasons, heldBackFor, heldBackRows); err != nil {
+		return fmt.Errorf("holding back messages of %d destinations: %w", len(destinations), err)
+	}
+	return nil
 }
 
 // ClaimAlone leases one suspect to this process (see outflow.SuspectClaims), or
@@ -69,11 +100,10 @@ func (s *Store) take(ctx context.Context, lease time.Duration, statement string,
 		h := &held{record: r.record(), claimed: began, lease: lease, expiresIn: r.ExpiresIn, again: r.claimedBefore(),
 			taken: make(chan struct{}), settled: make(chan struct{})}
 		holds = append(holds, h)
-		messages = append(messages, outflow.ClaimedMessage{
-			Record: h.record, LeasedUntil: r.AvailableAt, Taken: h.taken, Settled: h.settled})
-		if r.Failing {
-			s.destinations.seenFailing(r.Destination)
-		}
+		s.destinations.see(r.Destination, r.Failing, r.Proven)
+		shares, newcomer := s.destinations.shares(r.Destination)
+		messages = append(messages, outflow.ClaimedMessage{Record: h.record, LeasedUntil: r.AvailableAt,
+			Shares: shares, Newcomer: newcomer, Taken: h.taken, Settled: h.settled})
 	}
 	s.handoff.put(began, holds)
 	return messages, claimed, nil
@@ -83,16 +113,11 @@ func (s *Store) take(ctx context.Context, lease time.Duration, statement string,
 type claimedRow struct {
 	row
 	WasAvailableAt time.Time `db:"was_available_at"`
+	WasStarted     bool      `db:"was_started"`
 	// Seen is how many rows the claim looked at, before the bound in bytes.
 	Seen int `db:"seen"`
 }
 
-// claimedBefore reports whether this may not be the first claim of the row, as
-// untouched in operator_queries.go does: only enqueue leaves available_at like this.
-func (r claimedRow) claimedBefore() bool {
-	asEnqueued := r.DueAt
-	if r.EnqueuedAt.After(asEnqueued) {
-		asEnqueued = r.EnqueuedAt
-	}
-	return r.Generation > 1 || !r.WasAvailableAt.Equal(asEnqueued)
-}
+// claimedBefore reports whether this may not be the first claim of the row: a run of an
+// earlier claim, or of an earlier generation, may be open.
+func (r claimedRow) claimedBefore() bool { return r.Generation > 1 || r.WasStarted }

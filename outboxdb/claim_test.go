@@ -325,35 +325,51 @@ func TestClaimTurns(t *testing.T) {
 	}
 }
 
-// A walk visits a bounded number of destinations; the next goes on there.
+// A walk visits a bounded number of destinations, and of each target fewer; the next
+// goes on there. So each has its turn, whether they are queues or paths of one host.
 func TestClaimManyDestinations(t *testing.T) {
 	t.Parallel()
-	pool := teststack.New(t)
-	store := outboxdb.New(pool)
-	const destinations = 2*outboxdb.WalkDestinations + 88
-	msgs := make([]outflow.Message, 0, 2*destinations)
-	for i := range destinations {
-		msgs = append(msgs, messages(fmt.Sprintf("https://example.org/%04d", i), 2)...)
+	for name, c := range map[string]struct {
+		destination string
+		allowance   int
+	}{
+		"queues":          {"sqs://queue-%04d", 1},
+		"paths of hosts":  {"https://example-%d.org/hooks", 1},
+		"paths of a host": {"https://example.org/%04d", 40},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			store := outboxdb.New(pool)
+			const destinations = 2*outboxdb.WalkDestinations + 88
+			msgs := make([]outflow.Message, 0, 2*destinations)
+			for i := range destinations {
+				msgs = append(msgs, messages(fmt.Sprintf(c.destination, i), 2)...)
+			}
+			ids := enqueue(t, pool, msgs...)
+			req := request()
+			req.Allowance = c.allowance
+			var got []uuid.UUID
+			for range 2 * len(ids) / c.allowance {
+				claimed := claim(t, store, req)
+				targets := map[string]int{}
+				for d, n := range byDestination(claimed) {
+					targets[outflow.TargetOf(d)] += n
+				}
+				for target, n := range targets {
+					require.LessOrEqual(t, n, c.allowance, target)
+				}
+				got = append(got, idsOf(claimed)...)
+				known, _ := store.Remembered()
+				require.LessOrEqual(t, len(known), outboxdb.RememberedDue+outboxdb.RememberedServed)
+				if len(got) == len(ids) {
+					break
+				}
+			}
+			require.ElementsMatch(t, ids, got)
+			require.False(t, claim(t, store, req).Backlog)
+		})
 	}
-	ids := enqueue(t, pool, msgs...)
-	one := request()
-	one.Allowance = 1 // so each has something left
-	var got []uuid.UUID
-	for range 3 { // three walks see all of them, each once
-		claimed := claim(t, store, one)
-		for d, n := range byDestination(claimed) {
-			require.Equal(t, 1, n, d)
-		}
-		got = append(got, idsOf(claimed)...)
-		known, _ := store.Remembered()
-		require.LessOrEqual(t, len(known), outboxdb.WalkDestinations)
-	}
-	require.Len(t, got, destinations)
-	for range 6 {
-		got = append(got, idsOf(claim(t, store, one))...)
-	}
-	require.ElementsMatch(t, ids, got)
-	require.False(t, claim(t, store, one).Backlog)
 }
 
 func TestWalkPacing(t *testing.T) {

@@ -3,6 +3,7 @@ package outboxdb
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +21,7 @@ const (
 	noteTries = 3
 	// reachedAgain is how often a process says that a destination exists.
 	reachedAgain = 24 * time.Hour
-	// mostKnown bounds what a process remembers of destinations: https ones can be
+	// mostKnown bounds what a process remembers of breakers: https destinations can be
 	// many. What it forgets it asks or says again.
 	mostKnown = 10_000
 	// firstWindow is how many messages a process begins with, and windowGrowth how
@@ -28,60 +29,86 @@ const (
 	firstWindow  = 20
 	windowGrowth = 4
 	mostGrown    = 100_000
+	// newcomersDoubted is how many failures in a row, with no success of any new
+	// destination between them, make a process claim at most newcomersAtOnce of their
+	// messages, once in newcomersPause: ten thousand hosts that do not exist must
+	// not take the engine's time from those that do.
+	newcomersDoubted = 10
+	newcomersAtOnce  = 2
+	newcomersPause   = 250 * time.Millisecond
+	// noteSecond: a destination that is a part of a target is noted as reached with its
+	// second message. A host with the message's ID in each path would else cost a row each.
+	noteSecond = 2
 )
 
-// noteFailures adds failures ($2) of one destination ($1) and the last one's words
-// ($3). Beyond failuresToOpen ($4) they open the breaker; after open_until another
-// one is the probe's answer, or as good, and opens it again; what comes before are
-// stragglers from before it opened. A failure while the retrying runs are told of a
-// recovery ends that telling, and leaves the rest for another after a second. $5 and $6 are the first and the longest time
-// that it stays open, $7 the time that the destination asked for.
+// noteFailures adds failures ($2) of one breaker ($1) and the last one's words ($3).
+// Beyond failuresToOpen ($4) they open it. One with a time for which the destination asked
+// to be left alone ($7) opens it at once, and for no less than that. After open_until
+// another failure is the probe's answer, or as good, and opens it again; what comes before
+// are stragglers from before it opened. A failure while the retrying runs are signalled
+// ends that, and leaves the rest for another after a second. $5 and $6 are the first and
+// the longest time that it stays open by itself.
 const noteFailures = `
 INSERT INTO outbox.destinations AS h (destination, failures, failing_since, openings, open_until, last_error)
-VALUES ($1, $2, now(), ($2::int >= $4::int)::int,
-        CASE WHEN $2::int >= $4::int THEN now() + greatest($5::interval, $7::interval) END, $3)
+VALUES ($1, $2, now(), ($2::int >= $4::int OR $7::interval > interval '0')::int,
+        CASE WHEN $2::int >= $4::int OR $7::interval > interval '0' THEN now() + greatest($5::interval, $7::interval) END, $3)
 ON CONFLICT (destination) DO UPDATE
    SET failures = h.failures + $2, last_error = $3,
        failing_since = coalesce(h.failing_since, now()),
-       (openings, open_until, probe_until, recovered_at, told_id) = (
+       (openings, open_until, probe_until, recovered_at, told_of, told_id) = (
            SELECT CASE WHEN o.opens THEN h.openings + 1 ELSE h.openings END,
-                  CASE WHEN o.opens THEN now() + greatest(least($5::interval * 2 ^ least(h.openings, 20), $6::interval), $7::interval)
+                  CASE WHEN o.opens THEN now() + greatest(least($5::interval * (1 << least(h.openings, 20))::float8, $6::interval), $7::interval)
                        ELSE h.open_until END,
                   CASE WHEN o.opens THEN NULL WHEN h.recovered_at IS NOT NULL THEN now() + interval '1 second' ELSE h.probe_until END,
                   CASE WHEN NOT o.opens AND h.recovered_at IS NOT NULL THEN now() END,
+                  CASE WHEN NOT o.opens THEN h.told_of END,
                   CASE WHEN NOT o.opens THEN h.told_id END
-             FROM (SELECT CASE WHEN h.open_until IS NULL THEN h.failures + $2 >= $4::int ELSE h.open_until <= now() END AS opens) AS o)`
+             FROM (SELECT CASE WHEN h.open_until IS NULL THEN h.failures + $2 >= $4::int OR $7::interval > interval '0'
+                               ELSE h.open_until <= now() OR now() + $7::interval > h.open_until END AS opens) AS o)`
 
-// noteSuccess closes the breaker, and leaves a note for the retrying runs of a
-// destination that was closed to them. Whoever is at telling them keeps the lease.
-// $2 says that a message has reached it.
+// noteSuccess closes the breaker, and leaves a note for the retrying runs of what was
+// closed to them. Whoever is at signalling them keeps the lease.
 const noteSuccess = `
-INSERT INTO outbox.destinations AS h (destination, delivered_at) VALUES ($1, CASE WHEN $2 THEN now() END)
+UPDATE outbox.destinations AS h
+   SET ` + closed + `
+ WHERE h.destination = $1`
+
+// noteReached is noteSuccess for a destination that a message has reached.
+const noteReached = `
+INSERT INTO outbox.destinations AS h (destination, delivered_at) VALUES ($1, now())
 ON CONFLICT (destination) DO UPDATE
-   SET delivered_at = CASE WHEN $2 THEN now() ELSE h.delivered_at END, failures = 0, failing_since = NULL, openings = 0, open_until = NULL,
-       probe_id = NULL, probe_until = CASE WHEN h.open_until IS NULL THEN h.probe_until END, last_error = NULL,
+   SET delivered_at = now(), ` + closed
+
+// closed is what a success writes.
+const closed = `failures = 0, failing_since = NULL, openings = 0, open_until = NULL,
+       probe_of = NULL, probe_id = NULL, probe_until = CASE WHEN h.open_until IS NULL THEN h.probe_until END, last_error = NULL,
        recovered_at = CASE WHEN h.open_until IS NOT NULL THEN now() ELSE h.recovered_at END`
 
 // reachedBefore reports whether a message has ever reached a destination.
 const reachedBefore = `
 SELECT EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = $1 AND h.delivered_at IS NOT NULL)`
 
-// destinations tells the table how destinations do: one short statement where something
-// changed, none while all goes well.
+// destinations tells the table's breakers how destinations do: one short statement
+// where something changed, none while all goes well.
 type destinations struct {
 	pool *pgxpool.Pool
 
-	mu      sync.Mutex
-	known   map[string]*known
-	problem error // of the last note that could not be written
+	mu        sync.Mutex
+	known     map[string]*known
+	newcomers newcomers
+	probes    []uuid.UUID // chosen here, for the next claim
+	abandoned time.Time   // when to look for breakers with nothing behind them
+	problem   error       // of the last note that could not be written
 }
 
-// known is what this process knows of one destination and has not told yet.
+// known is what this process knows of one breaker and has not told yet.
 type known struct {
-	reached time.Time // when it last said that a message arrived
-	failing bool      // the table may say that it is failing
-	inARow  int       // failures since the last success
-	grown   int       // how far its window has opened beyond firstWindow
+	reached   time.Time // when a message last reached it, here or by the table
+	noted     time.Time // when that was last written
+	successes int       // messages that reached it here, up to noteSecond
+	failing   bool      // the table may say that it is failing
+	inARow    int       // failures since the last success
+	grown     int       // how far its window has opened beyond firstWindow
 
 	succeeded  bool // to be told, and before the failures
 	answered   bool // the same, where no message reached it
@@ -91,38 +118,84 @@ type known struct {
 	telling    bool // a goroutine is at it
 }
 
+// newcomers are the destinations that no message has reached yet, all together.
+type newcomers struct {
+	inARow int       // failures since the last success
+	next   time.Time // when doubted ones may be claimed again
+}
+
 func newDestinations(pool *pgxpool.Pool) *destinations {
 	return &destinations{pool: pool, known: make(map[string]*known)}
 }
 
-// Succeeded notes that a message reached its destination. It closes the breaker,
-// and costs nothing where there was no failure.
+// The methods below run under the lock, unless they say otherwise.
+
+// whole reports whether a destination is all of its target.
+func whole(destination string) bool { return outflow.TargetOf(destination) == destination }
+
+// own is the breaker that hears what a destination itself answers: its own, or as
+// long as no message has reached it the one of its target's new destinations.
+func (h *destinations) own(destination string) string {
+	if whole(destination) || h.proven(destination) {
+		return destination
+	}
+	return outflow.TargetOf(destination) + "#new"
+}
+
+func (h *destinations) proven(destination string) bool {
+	k := h.known[destination]
+	return k != nil && !k.reached.IsZero()
+}
+
+// names are the breakers that a message of a destination meets, its target's last.
+func (h *destinations) names(destination string) []string {
+	return slices.Compact([]string{h.own(destination), outflow.TargetOf(destination)})
+}
+
+// Succeeded notes that a message reached its destination. It closes the breakers, and
+// costs nothing where there was no failure.
 func (s *Store) Succeeded(destination string) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.proven(destination) {
+		h.newcomers.inARow = 0
+	}
+	for _, name := range h.names(destination) {
+		if name != destination {
+			h.answered(name, windowGrowth)
+		}
+	}
 	k := h.of(destination)
 	k.inARow, k.grown = 0, min(k.grown+windowGrowth, mostGrown)
-	if !k.failing && k.failures == 0 && time.Since(k.reached) < reachedAgain {
-		return
+	k.reached, k.successes = time.Now(), min(k.successes+1, noteSecond)
+	news := time.Since(k.noted) >= reachedAgain && (whole(destination) || k.successes == noteSecond)
+	if k.failing || k.failures > 0 || news {
+		k.noted, k.failing, k.failures, k.succeeded = time.Now(), false, 0, true
+		h.tell(destination, k)
 	}
-	k.reached, k.failing, k.failures, k.succeeded = time.Now(), false, 0, true
-	h.tell(destination, k)
 }
 
 // Answered notes that a destination answered, though it took nothing: it refused one
 // message, or said that it is not there. What else is meant for it need not wait for
-// a better answer. It closes a breaker that an outage had opened, and does not say
+// a better answer. It closes breakers that an outage had opened, and does not say
 // that a message has reached it.
 func (s *Store) Answered(destination string) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	k := h.of(destination)
-	k.inARow = 0
+	for _, name := range h.names(destination) {
+		h.answered(name, 0)
+	}
+}
+
+// answered closes a breaker, and lets its window grow.
+func (h *destinations) answered(name string, growth int) {
+	k := h.of(name)
+	k.inARow, k.grown = 0, min(k.grown+growth, mostGrown)
 	if k.failing || k.failures > 0 {
 		k.failing, k.failures, k.answered = false, 0, true
-		h.tell(destination, k)
+		h.tell(name, k)
 	}
 }
 
@@ -131,38 +204,47 @@ func (s *Store) Answered(destination string) {
 func (s *Store) NotTried(destination string, id uuid.UUID) {
 	h := s.destinations
 	h.mu.Lock()
-	k := h.known[destination]
-	failing := k != nil && k.failing
+	names := h.names(destination)
+	failing := slices.ContainsFunc(names, func(name string) bool { return h.known[name] != nil && h.known[name].failing })
 	h.mu.Unlock()
 	if failing {
-		go func() { h.wrote(destination, h.write(giveBackProbe, destination, id)) }()
+		go func() { h.wrote(destination, h.write(giveBackProbe, names, id)) }()
 	}
 }
 
-// Failed notes that a destination took nothing: an error of class unavailable.
-// Several failures and no success between them open its breaker. It returns how
-// many there have been in this process since its last success.
+// Failed notes that a destination took nothing: an error of class unavailable. What it
+// answered itself counts for it alone. Where there was no answer, that counts for its
+// target. Several failures and no success between them open a breaker. It returns
+// how many there have been in this process since the last success.
 func (s *Store) Failed(destination string, err error) (inARow int) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	k := h.of(destination)
+	name := outflow.TargetOf(destination)
+	if own := h.own(destination); outflow.WasAnswered(err) && own != name {
+		h.answered(name, 0)
+		name = own
+	}
+	k := h.of(name)
 	k.failing = true
 	k.failures++
 	k.inARow++
 	k.grown = 0
 	k.lastError = outflow.CleanErrorText(err.Error())
 	k.retryAfter = min(max(k.retryAfter, outflow.RetryAfter(err)), longestAsked)
-	h.tell(destination, k)
-	return k.inARow
+	h.tell(name, k)
+	if h.proven(destination) {
+		return k.inARow
+	}
+	h.newcomers.inARow++
+	return max(k.inARow, h.newcomers.inARow)
 }
 
 // Reached reports whether a message has ever reached a destination, as far as the
-// table remembers.
+// table remembers. It takes the lock.
 func (s *Store) Reached(ctx context.Context, destination string) (bool, error) {
 	s.destinations.mu.Lock()
-	k := s.destinations.known[destination]
-	here := k != nil && !k.reached.IsZero()
+	here := s.destinations.proven(destination)
 	s.destinations.mu.Unlock()
 	if here {
 		return true, nil
@@ -174,43 +256,145 @@ func (s *Store) Reached(ctx context.Context, destination string) (bool, error) {
 	return reached, nil
 }
 
-// window is how many messages of a destination this process should have in flight:
-// few until it has seen some arrive. A backlog for one that takes nothing then costs
-// Temporal a handful of runs, and one for a destination that works has its whole
+// window is how many messages of a breaker's destinations this process should have in
+// flight: few until it has seen some arrive. A backlog for one that takes nothing then
+// costs Temporal a handful of runs, and one for a destination that works has its whole
 // allowance after two or three answers.
-func (h *destinations) window(destination string) int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	k := h.known[destination]
-	if k == nil {
-		return firstWindow
+func (h *destinations) window(name string) int {
+	if k := h.known[name]; k != nil {
+		return firstWindow + k.grown
 	}
-	return firstWindow + k.grown
+	return firstWindow
 }
 
-// seenFailing notes what a row said of its destination: the next success must be told.
-func (h *destinations) seenFailing(destination string) {
+// newcomersNow is how many messages of new destinations may be claimed now, of as many
+// as there is room for.
+func (h *destinations) newcomersNow(room int, now time.Time) int {
+	if h.newcomers.inARow <= newcomersDoubted {
+		return room
+	}
+	if now.Before(h.newcomers.next) {
+		return 0
+	}
+	return min(room, newcomersAtOnce)
+}
+
+// claimedNewcomers notes that messages of new destinations were claimed. It takes the lock.
+func (h *destinations) claimedNewcomers(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.of(destination).failing = true
+	h.newcomers.next = now.Add(newcomersPause)
 }
 
-// of runs under the lock, as the methods below.
-func (h *destinations) of(destination string) *known {
-	k := h.known[destination]
+// see notes what a row said of its destination: that the next success must be told, and
+// whether a message has reached it. It takes the lock.
+func (h *destinations) see(destination string, failing, proven bool) {
+	if !failing && !proven {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if proven {
+		h.prove(destination)
+	}
+	if failing {
+		for _, name := range h.names(destination) {
+			h.of(name).failing = true
+		}
+	}
+}
+
+// shares are the breakers that a message of a destination meets, and whether no message
+// has reached it yet. It takes the lock.
+func (h *destinations) shares(destination string) (names []string, newcomer bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.names(destination), !h.proven(destination)
+}
+
+// prove notes that the table says of a destination that a message has reached it.
+func (h *destinations) prove(destination string) {
+	if k := h.of(destination); k.reached.IsZero() {
+		k.reached, k.noted = time.Now(), time.Now()
+	}
+}
+
+// proveAll does so for what a walk found. It takes the lock.
+func (h *destinations) proveAll(found []mark) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range found {
+		if m.Proven {
+			h.prove(m.Destination)
+		}
+	}
+}
+
+// choose keeps the probes that wait for the next claim. It takes the lock.
+func (h *destinations) choose(probes []outflow.Probe) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range probes {
+		if !p.Running {
+			h.probes = append(h.probes, p.ID)
+		}
+	}
+}
+
+// takeChosen returns them, once. It takes the lock.
+func (h *destinations) takeChosen() []uuid.UUID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	chosen := h.probes
+	h.probes = nil
+	return chosen
+}
+
+// keepChosen keeps probes that could not be claimed. It takes the lock.
+func (h *destinations) keepChosen(probes []uuid.UUID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.probes = append(h.probes, probes...)
+}
+
+// looksForAbandoned reports whether it is time to, and notes it. It takes the lock.
+func (h *destinations) looksForAbandoned() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if now.Before(h.abandoned) {
+		return false
+	}
+	h.abandoned = now.Add(abandonedEvery)
+	return true
+}
+
+// of returns what is known of a breaker.
+func (h *destinations) of(name string) *known {
+	k := h.known[name]
 	if k == nil {
 		if len(h.known) >= mostKnown {
-			for other, o := range h.known {
-				if !o.telling {
-					delete(h.known, other)
-					break
-				}
-			}
+			h.forgetSome()
 		}
 		k = &known{}
-		h.known[destination] = k
+		h.known[name] = k
 	}
 	return k
+}
+
+// forgetSome makes room: first of destinations that are a part of their target, of which
+// there are many.
+func (h *destinations) forgetSome() {
+	spare := ""
+	for name, k := range h.known {
+		if k.telling {
+			continue
+		}
+		if spare = name; !whole(name) {
+			break
+		}
+	}
+	delete(h.known, spare)
 }
 
 // tell has one goroutine for each destination tell what is to be told, in order.
@@ -225,7 +409,7 @@ func (h *destinations) tell(destination string, k *known) {
 	}()
 }
 
-// tellNext writes one thing and reports whether there may be another.
+// tellNext writes one thing and reports whether there may be another. It takes the lock.
 func (h *destinations) tellNext(destination string, k *known) bool {
 	h.mu.Lock()
 	succeeded, answered, failures := k.succeeded, k.answered, k.failures
@@ -237,8 +421,14 @@ func (h *destinations) tellNext(destination string, k *known) bool {
 	k.succeeded, k.answered = false, false
 	h.mu.Unlock()
 	if succeeded || answered {
-		if !h.wrote(destination, h.write(noteSuccess, destination, succeeded)) {
-			h.seenFailing(destination)
+		note := noteSuccess
+		if succeeded {
+			note = noteReached
+		}
+		if !h.wrote(destination, h.write(note, destination)) {
+			h.mu.Lock()
+			k.failing = true
+			h.mu.Unlock()
 		}
 		return true
 	}

@@ -21,6 +21,8 @@ const (
 	StatementTakeRecovered   = takeRecovered
 	StatementNoteFailures    = noteFailures
 	StatementDueDestinations = dueDestinations
+	StatementUnpark          = unpark
+	StatementHoldBack        = holdBack
 	StatementGiveBack        = giveBackClaims
 	StatementLoad            = load
 	StatementRenew           = renew
@@ -49,6 +51,8 @@ const (
 	StatementUnsetRule       = unsetCallbackRule
 
 	WalkDestinations = walkDestinations
+	RememberedDue    = rememberedDue
+	RememberedServed = rememberedServed
 	WalkAtLeast      = walkAtLeast
 	LeaseMargin      = leaseMargin
 	MaxEnqueueBytes  = maxEnqueueBytes
@@ -67,7 +71,7 @@ func (s *Store) HoldWalk() { s.setWalk(time.Now().Add(time.Hour)) }
 func (s *Store) setWalk(at time.Time) {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
-	s.walk.next = at
+	s.walk.next, s.walk.allRipe = at, at
 }
 
 // NextWalk says when the next walk is due.
@@ -112,15 +116,11 @@ func split[T any](all results, convert func(looked) T) (values []T, errs []error
 
 // ListStatement is the statement of a list, with its arguments.
 func ListStatement(f ListFilter) (string, []any) {
-	q := newListQuery(f)
-	if f.After != "" {
-		c, err := readCursor(f.After)
-		if err != nil {
-			panic(err)
-		}
-		q.after(c)
+	queries, err := listQueries(f)
+	if err != nil {
+		panic(err)
 	}
-	return q.statement(f.Limit + 1), q.args
+	return queries[0].statement(f.Limit + 1), queries[0].args
 }
 
 // SetTimes shortens what a Waiter does when. It must not be waiting yet.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +25,8 @@ const listTimeout = 30 * time.Second
 //
 //   - no state: by ID, from the highest; IDs that Enqueue made start with the time
 //   - a final state: by the time of the end, newest first
-//   - pending: by destination, then by the time from which it may be claimed
+//   - pending: those that may be claimed, by destination and the time since when; then
+//     those that wait for a time (leased, delayed, put back), the soonest first
 //   - retrying: by destination, then by ID
 type ListFilter struct {
 	// State is empty for any.
@@ -56,32 +58,39 @@ var ErrCursor = errors.New("wants the cursor that the page before printed, with 
 // the next one. Pending messages move while they are delivered: pages of them
 // show each at its place of that moment.
 func (o *Operator) List(ctx context.Context, f ListFilter) (page []Standing, next string, err error) {
-	q := newListQuery(f)
-	if f.After != "" {
-		c, err := readCursor(f.After)
-		if err != nil || c.Order != q.order {
-			return nil, "", fmt.Errorf("listing messages: %w", ErrCursor)
-		}
-		q.after(c)
+	queries, err := listQueries(f)
+	if err != nil {
+		return nil, "", fmt.Errorf("listing messages: %w", err)
 	}
-	statement := q.statement(f.Limit + 1)
+	order := ""
 	err = pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d`, listTimeout.Milliseconds())); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, statement, q.args...)
-		if err != nil {
-			return err
+		for _, q := range queries {
+			rows, err := tx.Query(ctx, q.statement(f.Limit+1-len(page)), q.args...)
+			if err != nil {
+				return err
+			}
+			some, err := pgx.CollectRows(rows, pgx.RowToStructByName[Standing])
+			if err != nil {
+				return err
+			}
+			if len(page) < f.Limit && len(some) > 0 { // else its one row is the next page's
+				order = q.order
+			}
+			if page = append(page, some...); len(page) > f.Limit {
+				return nil
+			}
 		}
-		page, err = pgx.CollectRows(rows, pgx.RowToStructByName[Standing])
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("listing messages: %w", err)
 	}
 	if len(page) > f.Limit {
 		page = page[:f.Limit]
-		next = cursorAt(q.order, page[f.Limit-1]).String()
+		next = cursorAt(order, page[f.Limit-1]).String()
 	}
 	return page, next, nil
 }
@@ -91,6 +100,7 @@ const (
 	orderID        = "id"
 	orderFinished  = "finished"
 	orderAvailable = "available"
+	orderParked    = "parked"
 	orderRetrying  = "retrying"
 )
 
@@ -103,16 +113,38 @@ type listQuery struct {
 	args  []any
 }
 
-func newListQuery(f ListFilter) *listQuery {
+// listQueries are the parts of a list, in order, from where the last page stopped.
+func listQueries(f ListFilter) ([]*listQuery, error) {
+	queries := []*listQuery{newListQuery(f, false)}
+	if f.State == outflow.Pending && !f.Retrying {
+		queries = append(queries, newListQuery(f, true))
+	}
+	if f.After == "" {
+		return queries, nil
+	}
+	c, err := readCursor(f.After)
+	at := slices.IndexFunc(queries, func(q *listQuery) bool { return q.order == c.Order })
+	if err != nil || at < 0 {
+		return nil, ErrCursor
+	}
+	queries[at].after(c)
+	return queries[at:], nil
+}
+
+// newListQuery begins a list; parked says which part of the pending messages.
+func newListQuery(f ListFilter, parked bool) *listQuery {
 	q := &listQuery{order: orderID}
 	clock := ""
 	switch {
 	case f.Retrying:
 		q.order, clock = orderRetrying, "m.enqueued_at"
 		q.where = append(q.where, "m.retrying")
+	case f.State == outflow.Pending && parked:
+		q.order, clock = orderParked, "m.enqueued_at"
+		q.where = append(q.where, "m.state = 'pending' AND m.parked")
 	case f.State == outflow.Pending:
 		q.order, clock = orderAvailable, "m.enqueued_at"
-		q.where = append(q.where, "m.state = 'pending'")
+		q.where = append(q.where, "m.state = 'pending' AND NOT m.parked")
 	case f.State != "":
 		q.order, clock = orderFinished, "m.finished_at"
 		q.add("m.state = %s::text AND m.finished_at IS NOT NULL", f.State)
@@ -166,6 +198,8 @@ func (q *listQuery) after(c cursor) {
 	case orderAvailable:
 		q.add("(m.destination, m.available_at) >= (%s::text, %s::timestamptz)", c.Destination, c.At)
 		q.add("(m.destination, m.available_at, m.id) > (%s::text, %s::timestamptz, %s::uuid)", c.Destination, c.At, c.ID)
+	case orderParked:
+		q.add("m.available_at >= %s::timestamptz AND (m.available_at, m.id) > (%s::timestamptz, %s::uuid)", c.At, c.At, c.ID)
 	case orderRetrying:
 		q.add("(m.destination, m.id) > (%s::text, %s::uuid)", c.Destination, c.ID)
 	}
@@ -180,6 +214,7 @@ func (q *listQuery) statement(limit int) string {
 		orderID:        "m.id DESC",
 		orderFinished:  "m.finished_at DESC, m.id DESC",
 		orderAvailable: "m.destination, m.available_at, m.id",
+		orderParked:    "m.available_at, m.id",
 		orderRetrying:  "m.destination, m.id",
 	}[q.order] + fmt.Sprintf(" LIMIT %d", limit)
 }
@@ -199,6 +234,8 @@ func cursorAt(order string, s Standing) cursor {
 		c.At = deref(s.FinishedAt)
 	case orderAvailable:
 		c.Destination, c.At = s.Destination, s.AvailableAt
+	case orderParked:
+		c.At = s.AvailableAt
 	case orderRetrying:
 		c.Destination = s.Destination
 	}

@@ -7,11 +7,9 @@ package outboxdb
 // together, and what an answer says is what the act has seen.
 
 // untouched says of a pending row that no claim was ever made of it: then no run
-// has it and none can have published it. Only enqueue leaves available_at like
-// this; a claim moves it, and a claim that was given back does not restore it.
+// has it and none can have published it.
 const untouched = `
-	(m.finished_at IS NULL AND m.claims = 0 AND m.attempts = 0 AND m.generation = 1 AND NOT m.retrying
-	 AND m.available_at = greatest(m.due_at, m.enqueued_at))`
+	(m.finished_at IS NULL AND NOT m.started AND m.generation = 1)`
 
 // phase says in one word how a row stands. Every message has exactly one.
 const phase = `
@@ -60,7 +58,8 @@ SELECT l.*, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS new_state, c
 const retryMessages = beginAct + `
     UPDATE outbox.messages AS m
        SET state = 'pending', finished_at = NULL, generation = m.generation + 1, destination = coalesce($4::text, m.destination),
-           due_at = now(), available_at = greatest(now(), m.finished_at + interval '1 second'), claims = 0, retrying = false, cancel_requested = false,
+           due_at = now(), available_at = greatest(now(), m.finished_at + interval '1 second'), parked = true, started = false,
+           claims = 0, retrying = false, cancel_requested = false,
            broker_message_id = NULL, callback_state = NULL, callback_attempts = 0, callback_error = NULL, callback_due_at = NULL,
            expires_at = CASE WHEN m.expires_at > now() THEN m.expires_at END
       FROM locked AS l
@@ -78,7 +77,7 @@ const yieldWait = `CASE WHEN l.untouched THEN interval '0' ELSE interval '10 sec
 const redirectMessages = beginAct + `
     UPDATE outbox.messages AS m
        SET destination = $4::text, generation = m.generation + 1, claims = 0, retrying = false,
-           available_at = greatest(m.due_at, now() + ` + yieldWait + `)
+           parked = true, started = false, available_at = greatest(m.due_at, now() + ` + yieldWait + `)
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested AND l.destination <> $4::text` + changedColumns + `
        'redirect' AS act, jsonb_build_object('from', l.destination) AS detail` + endAct
@@ -88,7 +87,7 @@ const redirectMessages = beginAct + `
 const rescheduleMessages = beginAct + `
     UPDATE outbox.messages AS m
        SET due_at = greatest(coalesce($4::timestamptz, now() + $5::interval), now()), generation = m.generation + 1, claims = 0, retrying = false,
-           available_at = greatest(coalesce($4::timestamptz, now() + $5::interval), now() + ` + yieldWait + `)
+           parked = true, started = false, available_at = greatest(coalesce($4::timestamptz, now() + $5::interval), now() + ` + yieldWait + `)
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested
        AND (l.expires_at > greatest(coalesce($4::timestamptz, now() + $5::interval), now())) IS NOT FALSE` + changedColumns + `
@@ -101,7 +100,7 @@ const rescheduleMessages = beginAct + `
 const requestCancel = beginAct + `
     UPDATE outbox.messages AS m
        SET cancel_requested = true, state = CASE WHEN l.untouched THEN 'cancelled' ELSE m.state END,
-           finished_at = CASE WHEN l.untouched THEN now() END,
+           finished_at = CASE WHEN l.untouched THEN now() END, parked = m.parked AND NOT l.untouched,
            last_error = CASE WHEN l.untouched THEN 'cancelled: an operator asked for it' ELSE m.last_error END,
            callback_state = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN 'due' END,
            callback_due_at = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN now() END
@@ -114,7 +113,7 @@ const requestCancel = beginAct + `
 // that holds means that a start may be on its way: it is left alone.
 const endCancelled = beginAct + `
     UPDATE outbox.messages AS m
-       SET state = 'cancelled', finished_at = now(), retrying = false, last_error = 'cancelled: an operator asked for it',
+       SET state = 'cancelled', finished_at = now(), retrying = false, parked = false, last_error = 'cancelled: an operator asked for it',
            callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END, callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int` + changedColumns + `
@@ -132,7 +131,7 @@ const retryCallbacks = beginAct + `
 // lease ($5) that was seen before Temporal was asked tells it from a later claim.
 const releaseMessages = beginAct + `
     UPDATE outbox.messages AS m
-       SET available_at = greatest(m.due_at, now())
+       SET available_at = greatest(m.due_at, now()), parked = true
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz AND NOT l.available` + changedColumns + `
        'release' AS act, jsonb_build_object('leased_until', l.available_at) AS detail` + endAct
@@ -179,14 +178,19 @@ const (
 	auditOf        = `SELECT a.at, a.act, a.generation, a.destination, a.who, a.why, a.detail FROM outbox.audit AS a WHERE a.message_id = $1 ORDER BY a.id`
 )
 
+// pendingRows are all pending rows, each along its index.
+const pendingRows = `
+    (SELECT * FROM outbox.messages AS free WHERE free.state = 'pending' AND NOT free.parked
+     UNION ALL
+     SELECT * FROM outbox.messages AS waiting WHERE waiting.state = 'pending' AND waiting.parked)`
+
 // statusPending counts every pending row, by destination and phase. The age is
 // that of the one which has been due for longest.
 const statusPending = `
 SELECT m.destination, ` + phase + ` AS phase, count(*) AS messages, false AS at_least,
        coalesce(extract(epoch FROM max(now() - m.due_at) FILTER (WHERE m.due_at <= now())), 0)::float8 AS oldest_seconds,
        coalesce(max(m.last_error) FILTER (WHERE m.retrying), '') AS last_error
-  FROM outbox.messages AS m
- WHERE m.state = 'pending'
+  FROM ` + pendingRows + ` AS m
  GROUP BY 1, 2`
 
 // statusDead counts every dead row.
@@ -216,15 +220,21 @@ SELECT d.destination, d.failures, d.failing_since, d.open_until, coalesce(d.open
  WHERE d.failing_since IS NOT NULL OR d.open_until IS NOT NULL`
 
 // pendingDestinations walks the claim index from destination to destination, a
-// probe each, up to $1 of them.
+// probe each, and adds those of the rows that are parked for the shortest time: up to
+// $1 of them.
 const pendingDestinations = `
 WITH RECURSIVE walk AS (
-    (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' ORDER BY m.destination LIMIT 1)
+    (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND NOT m.parked ORDER BY m.destination LIMIT 1)
     UNION ALL
-    SELECT (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination > walk.destination ORDER BY m.destination LIMIT 1)
+    SELECT (SELECT m.destination FROM outbox.messages AS m
+             WHERE m.state = 'pending' AND NOT m.parked AND m.destination > walk.destination ORDER BY m.destination LIMIT 1)
       FROM walk WHERE walk.destination IS NOT NULL
 )
-SELECT destination FROM walk WHERE destination IS NOT NULL LIMIT $1`
+(SELECT destination FROM walk WHERE destination IS NOT NULL LIMIT $1)
+UNION
+SELECT p.destination
+  FROM (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.parked ORDER BY m.available_at LIMIT 1000) AS p
+ LIMIT $1`
 
 // health is what a doctor asks of the database in one look.
 const health = `

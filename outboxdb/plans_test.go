@@ -160,7 +160,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	}
 	ones, nulls := many("1", 20), many("NULL", 20)
 	claimArgs := func(destinations []string, marks []time.Time, quota string, most int) []any {
-		return []any{destinations, marks, many(quota, len(destinations)), most, 1 << 24, "1 minute", 200}
+		return []any{destinations, destinations, marks, many(quota, len(destinations)), many("0", len(destinations)), most, 1 << 24, "1 minute", 200, []string{}}
 	}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 		for _, c := range []struct {
@@ -169,7 +169,9 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			buffers         int
 			args            []any
 		}{
-			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 100, []any{"", outboxdb.WalkDestinations}},
+			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 250, []any{"", outboxdb.WalkDestinations, 32, []string{}, []string{}, "-infinity"}},
+			{"unpark nothing", outboxdb.StatementUnpark, 0, 20, []any{"-infinity", 1000}},
+			{"hold back 20", outboxdb.StatementHoldBack, 0, 600, []any{[]string{"sqs://paused"}, []string{"no"}, "1 minute", 20}},
 			// Each claimed row costs some ten buffers to write anew, in three indexes, and
 			// its destination is looked at twice.
 			{"claim 20", outboxdb.StatementClaim, 20, 480, claimArgs(destinations, aDayAgo, "4", 20)},
@@ -204,7 +206,8 @@ func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
 	defer execute(t, pool, `DELETE FROM outbox.destinations`)
 	aMonthAgo := []time.Time{time.Now().Add(-30 * 24 * time.Hour)}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-		p := explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"}, aMonthAgo, []string{"100"}, 100, 1<<24, "1 minute", 200)
+		p := explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"}, []string{"sqs://paused"}, aMonthAgo,
+			[]string{"100"}, []string{"0"}, 100, 1<<24, "1 minute", 200, []string{})
 		t.Logf("%s: %d buffers to claim none of a million", mode, p.buffers())
 		require.Zero(t, p.Rows)
 		require.LessOrEqual(t, p.buffers(), 20)

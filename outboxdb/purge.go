@@ -47,7 +47,7 @@ const deleteOld = oldRows + ` RETURNING m.finished_at)`
 // would be lost with its row: TestHistoryHasEveryColumn.
 const historyColumns = `
 	id, seq, destination, type, payload, content_type, headers, ordering_key, batch_id, callback, callback_state, callback_payload,
-	callback_attempts, callback_error, callback_due_at, state, generation, claims, attempts, retrying, cancel_requested, enqueued_at, due_at, available_at,
+	callback_attempts, callback_error, callback_due_at, state, generation, claims, attempts, retrying, parked, started, cancel_requested, enqueued_at, due_at, available_at,
 	expires_at, finished_at, broker_message_id, last_error`
 
 // moveOld moves the rows. History is a log: a message that was brought back from

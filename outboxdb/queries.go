@@ -39,101 +39,200 @@ const outcomeColumns = `
 // schemaReady looks for the oldest and the newest thing that a migration makes.
 const schemaReady = `SELECT to_regclass('outbox.messages') IS NOT NULL AND to_regclass('outbox.waiters') IS NOT NULL`
 
-// dueDestinations walks the claim index from destination to destination (a
-// loose index scan: one probe each, whatever the number of rows) and returns
-// each with the low-water mark from which a claim may start. Bounded, because
-// https destinations can be many; $1 is where the last walk stopped. On the way
-// it says whether a destination's breaker wants a probe or its runs the news that
-// it closed, and whether a suspect is due.
+// targetOf is the target of the destination m.destination, as outflow.TargetOf has it.
+const targetOf = `coalesce(substring(m.destination FROM '^(?:https?|rabbitmq)://[^/]*'), m.destination)`
+
+// behindTarget is the name behind all destinations of a target t.target: the canonical
+// ones of a host or an exchange begin with its name and "/", and "0" comes after "/".
+const behindTarget = `(t.target || CASE WHEN t.target ~ '^(https?|rabbitmq):' THEN '0' ELSE E'\x01' END)`
+
+// deliveredAt is when a message was last seen to reach m.destination, as far as the table
+// knows. A scalar, so that no planner hashes all destinations for it.
+const deliveredAt = `(SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = m.destination)`
+
+// breakersOf are the names of the breakers that a message of m.destination meets: its
+// target's, its own, and that of the target's new destinations. The last one counts as
+// long as no message has reached the destination.
+const breakersOf = `
+    h.destination = ANY (CASE WHEN m.destination ~ '^(https?|rabbitmq):'
+        THEN ARRAY[m.destination, ` + targetOf + `, ` + targetOf + ` || '#new'] ELSE ARRAY[m.destination] END)
+    AND (h.destination <> ` + targetOf + ` || '#new' OR ` + deliveredAt + ` IS NULL)`
+
+// dueDestinations walks the claim index from target to target, and in each from
+// destination to destination (a loose index scan: a probe each, whatever the number of
+// rows). It returns up to $2 destinations, of each target up to $3, with the low-water
+// mark from which a claim may start. It begins behind $1, where the last walk stopped,
+// and in the targets $4 behind $5: a host may have more destinations than one walk
+// visits. There is always one row, which also says:
+//   - troubled: a breaker is open, or has closed and its runs are still to be signalled
+//   - suspects: a suspect is due
+//   - ripe: a parked row's time has come, since $6
 const dueDestinations = `
-WITH RECURSIVE walk AS (
-    (SELECT destination, available_at
-       FROM outbox.messages
-      WHERE state = 'pending' AND destination > $1
-      ORDER BY destination, available_at
+WITH RECURSIVE targets AS (
+    (SELECT m.destination, ` + targetOf + ` AS target
+       FROM outbox.messages AS m
+      WHERE m.state = 'pending' AND NOT m.parked AND m.destination > $1::text
+      ORDER BY m.destination
       LIMIT 1)
     UNION ALL
-    SELECT next.destination, next.available_at
-      FROM walk
+    SELECT next.destination, next.target
+      FROM targets AS t
      CROSS JOIN LATERAL (
-           SELECT destination, available_at
-             FROM outbox.messages
-            WHERE state = 'pending' AND destination > walk.destination
-            ORDER BY destination, available_at
+           SELECT m.destination, ` + targetOf + ` AS target
+             FROM outbox.messages AS m
+            WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= ` + behindTarget + `
+            ORDER BY m.destination
             LIMIT 1) AS next
+), found AS (
+    SELECT t.target, d.destination, d.available_at
+      FROM targets AS t
+      LEFT JOIN LATERAL (SELECT c.cursor FROM unnest($4::text[], $5::text[]) AS c (target, cursor) WHERE c.target = t.target) AS c ON true
+     CROSS JOIN LATERAL (
+           WITH RECURSIVE within AS (
+               (SELECT m.destination, m.available_at, 1 AS place
+                  FROM outbox.messages AS m
+                 WHERE m.state = 'pending' AND NOT m.parked AND m.destination > coalesce(c.cursor, '')
+                   AND m.destination >= t.destination AND m.destination < ` + behindTarget + `
+                 ORDER BY m.destination, m.available_at
+                 LIMIT 1)
+               UNION ALL
+               SELECT next.destination, next.available_at, w.place + 1
+                 FROM within AS w
+                CROSS JOIN LATERAL (
+                      SELECT m.destination, m.available_at
+                        FROM outbox.messages AS m
+                       WHERE m.state = 'pending' AND NOT m.parked AND m.destination > w.destination AND m.destination < ` + behindTarget + `
+                       ORDER BY m.destination, m.available_at
+                       LIMIT 1) AS next
+                WHERE w.place < $3::int AND w.destination <> t.target
+           )
+           SELECT w.destination, w.available_at FROM within AS w) AS d
+     LIMIT $2
 )
-SELECT destination, least(available_at, now()) AS mark, available_at <= now() AS due,
-       (SELECT EXISTS (SELECT FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL)) AS troubled,
-       (SELECT EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now())) AS suspects
-  FROM walk
- LIMIT $2`
+SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS target,
+       coalesce(least(f.available_at, now()), now()) AS mark, coalesce(f.available_at <= now(), false) AS due,
+       (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = f.destination) IS NOT NULL AS proven,
+       flags.*, now() AS clock
+  FROM (SELECT EXISTS (SELECT FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL) AS troubled,
+               EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()) AS suspects,
+               EXISTS (SELECT FROM outbox.messages AS m
+                        WHERE m.state = 'pending' AND m.parked AND m.available_at >= $6::timestamptz AND m.available_at <= now()) AS ripe) AS flags
+  LEFT JOIN found AS f ON true`
 
-// claim takes due rows of the given destinations ($1), each from its low-water
-// mark ($2) and at most its quota ($3), together at most $4 rows and $5 bytes,
-// for a lease of $6. Of a destination whose breaker is open it takes the one row
-// that a scanner chose as the probe, and of one that is failing,
-// or whose runs are still being told that it works again, no more than leave it $7
-// rows off the fast path: else one that takes a few at a time would collect more
-// with each success. A row whose lease is over is not one of
-// these: its run is lost. Nor does the cap outlast ten minutes in which every
-// retrying run has tried and the breaker did not open: then those that fail are to
-// blame, not their destination. Suspects are claimed alone, elsewhere. The
-// LIMIT 1 on a primary key keeps the destinations in the order in which they are
-// given: a join by hash would lose whose turn it is. SKIP LOCKED lets several scanners share the table;
-// MATERIALIZED keeps the locking subquery from being run again; the planner
-// takes an array for ten rows, so the update finds them one by one by primary
-// key. The row that crosses the byte bound is taken, so that a large one is not
-// stuck; those behind it are left as they are, and probes come first: a lost turn
-// costs its destination the probe's lease.
+// unpark makes up to $2 parked rows claimable whose time has come since $1: a lease is
+// over, or a delayed or put-back message is due.
+const unpark = `
+WITH ripe AS MATERIALIZED (
+    SELECT m.id
+      FROM outbox.messages AS m
+     WHERE m.state = 'pending' AND m.parked AND m.available_at >= $1::timestamptz AND m.available_at <= now()
+     ORDER BY m.available_at
+     LIMIT (SELECT $2::int)
+       FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE outbox.messages AS m
+   SET parked = false
+  FROM unnest(ARRAY(SELECT id FROM ripe)) AS r (id)
+ WHERE m.id = r.id`
+
+// holdBack parks up to $4 due rows of the destinations $1 for $3, and says why ($2):
+// this process can't send to them, and a run would find out no more.
+const holdBack = `
+WITH due AS MATERIALIZED (
+    SELECT next.id, d.reason
+      FROM unnest($1::text[], $2::text[]) AS d (destination, reason)
+     CROSS JOIN LATERAL (
+           SELECT m.id
+             FROM outbox.messages AS m
+            WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination AND m.available_at <= now()
+            ORDER BY m.available_at
+            LIMIT (SELECT $4::int)
+              FOR NO KEY UPDATE SKIP LOCKED) AS next
+     LIMIT (SELECT $4::int)
+)
+UPDATE outbox.messages AS m
+   SET available_at = now() + $3::interval, parked = true, last_error = d.reason
+  FROM unnest(ARRAY(SELECT id FROM due), ARRAY(SELECT reason FROM due)) AS d (id, reason)
+ WHERE m.id = d.id`
+
+// claim takes due rows of the given destinations ($1) of the targets $2, each from its
+// low-water mark ($3) and at most its quota ($4), together at most $6 rows and $7 bytes
+// of payload and headers, for a lease of $8. Beside them it takes the messages $10 that
+// were chosen to probe.
+//   - Breaker: where one is open for a destination, no other row of it is taken.
+//   - Cap: a target of which a breaker has counted failures, or whose runs are still being
+//     signalled, has no more than $9 rows off the fast path, however many destinations
+//     it has. Else a target that takes a few at a time would collect more with each
+//     success. $5 is the sum of the quotas of its destinations that come before in $1.
+//     A row whose lease is over does not count: its run is lost. The cap ends ten minutes
+//     after the first failure if the breaker did not open: then the messages are to
+//     blame, not their destination.
+//   - Suspects are claimed alone, elsewhere.
+//   - Bytes: the row that crosses the bound is taken, so that a large one is not stuck.
+//     Those behind it are left as they are, and probes come first.
+//
+// For the planner: plain scans of the CTEs keep the order in which the destinations are
+// given. SKIP LOCKED lets several scanners share the table; MATERIALIZED keeps the
+// locking subquery from being run again; the planner takes an array for ten rows, so the
+// update finds them by primary key.
 const claim = `
-WITH allowed AS MATERIALIZED (
-    SELECT d.destination, d.mark, CASE WHEN h.open_until IS NOT NULL AND h.probe_until > now() THEN h.probe_id END AS probe,
-           CASE WHEN h.open_until IS NOT NULL THEN 0
-                WHEN h.recovered_at IS NULL AND (h.failing_since IS NULL OR h.failing_since < now() - interval '10 minutes') THEN d.quota
-                ELSE greatest(0, least(d.quota, $7::int - (SELECT count(*)
+WITH asked AS MATERIALIZED (
+    SELECT d.*, b.*
+      FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::int[]) AS d (destination, target, mark, quota, before)
+     CROSS JOIN LATERAL (
+           SELECT coalesce(bool_or(h.open_until IS NOT NULL), false) AS open,
+                  coalesce(bool_or(h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS capped,
+                  array_agg(h.probe_id) FILTER (WHERE h.open_until IS NOT NULL AND h.probe_until > now()) AS probes
+             FROM (SELECT d.destination) AS m, outbox.destinations AS h
+            WHERE ` + breakersOf + `) AS b
+), allowed AS MATERIALIZED (
+    SELECT a.destination, a.mark,
+           CASE WHEN NOT a.capped THEN a.quota
+                ELSE greatest(0, least(a.quota, $9::int - a.before - (SELECT count(*)
                      FROM (SELECT FROM outbox.messages AS r
-                            WHERE r.retrying AND r.destination = d.destination AND r.available_at > now() ORDER BY r.id LIMIT $7) AS few)))
-                END AS quota
-      FROM unnest($1::text[], $2::timestamptz[], $3::int[]) AS d (destination, mark, quota)
-      LEFT JOIN LATERAL (SELECT * FROM outbox.destinations AS h WHERE h.destination = d.destination LIMIT 1) AS h ON true
+                            WHERE r.retrying AND r.destination >= CASE WHEN a.target = a.destination THEN a.target ELSE a.target || '/' END
+                              AND r.destination < a.target || CASE WHEN a.target = a.destination THEN E'\x01' ELSE '0' END
+                              AND r.available_at > now()
+                            ORDER BY r.destination, r.id LIMIT $9) AS few))) END AS quota
+      FROM asked AS a
+     WHERE NOT a.open
 ), due AS MATERIALIZED (
-    SELECT next.id, next.bytes, next.available_at
+    SELECT next.*
       FROM allowed AS d
      CROSS JOIN LATERAL (
-           SELECT m.id, octet_length(m.payload) AS bytes, m.available_at
+           SELECT m.id, octet_length(m.payload) + octet_length(m.headers::text) - 2 AS bytes, m.available_at, m.started
              FROM outbox.messages AS m
-            WHERE m.state = 'pending' AND m.destination = d.destination
+            WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination
               AND m.available_at >= d.mark AND m.available_at <= now() AND m.claims < 5
             ORDER BY m.available_at
             LIMIT d.quota
               FOR UPDATE SKIP LOCKED) AS next
      WHERE d.quota > 0
-     LIMIT $4
+     LIMIT $6
 ), probing AS MATERIALIZED (
-    SELECT one.id, one.bytes, one.available_at
-      FROM allowed AS d
-     CROSS JOIN LATERAL (
-           SELECT m.id, octet_length(m.payload) AS bytes, m.available_at
-             FROM outbox.messages AS m
-            WHERE m.id = d.probe AND m.destination = d.destination AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
-              FOR UPDATE SKIP LOCKED) AS one
+    SELECT m.id, octet_length(m.payload) + octet_length(m.headers::text) - 2 AS bytes, m.available_at, m.started
+      FROM outbox.messages AS m
+     WHERE m.id = ANY ($10::uuid[] || ARRAY(SELECT unnest(a.probes) FROM asked AS a)) AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
+       AND EXISTS (SELECT FROM outbox.destinations AS h WHERE h.probe_id = m.id AND h.probe_until > now() AND ` + breakersOf + `)
+       FOR UPDATE SKIP LOCKED
 ), fitting AS MATERIALIZED (
-    SELECT id, available_at
-      FROM (SELECT id, available_at, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before
+    SELECT id, available_at, started
+      FROM (SELECT id, available_at, started, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before
               FROM (SELECT * FROM probing UNION ALL SELECT * FROM due) AS found) AS counted
-     WHERE before < $5
+     WHERE before < $7
 )
 UPDATE outbox.messages AS m
-   SET available_at = now() + $6::interval, claims = m.claims + 1
-  FROM unnest(ARRAY(SELECT id FROM fitting), ARRAY(SELECT available_at FROM fitting)) AS f (id, was_available_at)
+   SET available_at = now() + $8::interval, parked = true, started = true, claims = m.claims + 1
+  FROM unnest(ARRAY(SELECT id FROM fitting), ARRAY(SELECT available_at FROM fitting), ARRAY(SELECT started FROM fitting))
+       AS f (id, was_available_at, was_started)
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING f.was_available_at, (SELECT count(*) FROM due) AS seen, ` + failing + `, ` + recordColumns
+RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, ` + failing + `, ` + recordColumns
 
 // claimAlone takes the due suspect with the lowest ID, for a lease of $1. Its
 // process must have nothing else in flight.
 const claimAlone = `
 WITH due AS MATERIALIZED (
-    SELECT m.id, m.available_at
+    SELECT m.id, m.available_at, m.started
       FROM outbox.messages AS m
      WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()
      ORDER BY m.id
@@ -141,10 +240,10 @@ WITH due AS MATERIALIZED (
        FOR UPDATE SKIP LOCKED
 )
 UPDATE outbox.messages AS m
-   SET available_at = now() + $1::interval, claims = m.claims + 1
+   SET available_at = now() + $1::interval, parked = true, started = true, claims = m.claims + 1
   FROM due AS f
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING f.available_at AS was_available_at, 1::bigint AS seen, ` + failing + `, ` + recordColumns
+RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigint AS seen, ` + failing + `, ` + recordColumns
 
 // giveBackClaims takes back what claim wrote for starts that did not happen:
 // the count, and for a release the lease too. A row whose lease is another by
@@ -152,7 +251,8 @@ RETURNING f.available_at AS was_available_at, 1::bigint AS seen, ` + failing + `
 const giveBackClaims = lockRows + `
 UPDATE outbox.messages AS m
    SET claims = greatest(m.claims - 1, 0),
-       available_at = CASE WHEN g.release AND m.available_at = g.leased_until THEN now() ELSE m.available_at END
+       available_at = CASE WHEN g.release AND m.available_at = g.leased_until THEN now() ELSE m.available_at END,
+       parked = m.parked AND NOT (g.release AND m.available_at = g.leased_until)
   FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::boolean[]) AS g (id, generation, leased_until, release)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = g.id AND m.generation = g.generation AND m.finished_at IS NULL`
 
@@ -177,18 +277,20 @@ UPDATE outbox.messages AS m
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + failing + `, ` + lookColumns
 
-// failing says that a row's destination has failed and not succeeded since.
+// failing says that a breaker of the row's destination has counted failures and no
+// success since; proven that a message has reached the destination, where that is not the
+// whole target.
 const failing = `
-	EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = m.destination AND h.failing_since IS NOT NULL) AS failing`
+	EXISTS (SELECT FROM outbox.destinations AS h WHERE h.failing_since IS NOT NULL AND ` + breakersOf + `) AS failing,
+	CASE WHEN m.destination ~ '^(https?|rabbitmq):' THEN ` + deliveredAt + ` IS NOT NULL ELSE false END AS proven`
 
 // heldBack is how long a row's destination still takes nothing but a probe; NULL
 // where this row may be sent. Scanners choose the probe. Where none has for a while,
 // because none is running, whoever comes next may try.
 const heldBack = `
-	(SELECT greatest(h.open_until - now(), interval '0') FROM outbox.destinations AS h
-	  WHERE h.destination = m.destination AND h.open_until IS NOT NULL
-	    AND (h.open_until > now() - interval '10 seconds' OR h.probe_until > now())
-	    AND (h.probe_id = m.id AND h.probe_until > now()) IS NOT TRUE)`
+	(SELECT greatest(max(h.open_until) - now(), interval '0') FROM outbox.destinations AS h
+	  WHERE h.open_until IS NOT NULL AND (h.open_until > now() - interval '10 seconds' OR h.probe_until > now()) AND ` + breakersOf + `
+	 HAVING count(*) > 0 AND NOT coalesce(bool_or(h.probe_id = m.id AND h.probe_until > now()), false))`
 
 // renew moves the lease past the run's next attempt, notes what the last one met,
 // and counts the attempts, without this one if its destination is held back. The generation keeps a
@@ -197,7 +299,7 @@ const heldBack = `
 // way shows that the message kills nobody.
 const renew = lockRows + `
 UPDATE outbox.messages AS m
-   SET available_at = now() + r.lease, retrying = true,
+   SET available_at = now() + r.lease, retrying = true, parked = true,
        attempts = m.attempts + r.attempts - CASE WHEN ` + heldBack + ` IS NULL THEN 0 ELSE 1 END,
        claims = CASE WHEN r.lost THEN greatest(m.claims, least(m.claims + 1, 5)) WHEN r.last_error IS NOT NULL THEN 0 ELSE m.claims END,
        last_error = coalesce(r.last_error, m.last_error)
@@ -213,7 +315,7 @@ RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + lookColumns
 // the same commit, once for all rows.
 const finish = lockRows + `, ended AS (
 UPDATE outbox.messages AS m
-   SET state = e.state, finished_at = now(), retrying = false, attempts = m.attempts + e.attempts,
+   SET state = e.state, finished_at = now(), retrying = false, parked = false, attempts = m.attempts + e.attempts,
        broker_message_id = e.broker_message_id, last_error = coalesce(e.last_error, m.last_error),
        callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END, callback_attempts = 0, callback_error = NULL,
        callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() + interval '1 minute' END
@@ -238,7 +340,7 @@ const telling = `(SELECT count(*) FROM told) > 0`
 // time.
 const yield = `
 UPDATE outbox.messages AS m
-   SET available_at = greatest(m.due_at, now() + interval '1 second'), retrying = false
+   SET available_at = greatest(m.due_at, now() + interval '1 second'), retrying = false, parked = true
  WHERE m.id = $1 AND m.finished_at IS NULL
    AND (m.generation > $2 AND NOT m.retrying AND m.available_at > greatest(m.due_at, now() + interval '1 second')
         OR m.generation = $2 AND m.claims >= 5)`
@@ -252,8 +354,8 @@ UPDATE outbox.messages AS m
 const putBack = lockRows + `
 UPDATE outbox.messages AS m
    SET available_at = CASE WHEN m.retrying THEN m.available_at
-                           ELSE now() + least(interval '1 second' * 2 ^ least(m.attempts, 6), interval '1 minute') END,
-       claims = 0, attempts = m.attempts + r.attempts, last_error = coalesce(r.last_error, m.last_error)
+                           ELSE now() + least(interval '1 second' * (1 << least(m.attempts, 6))::float8, interval '1 minute') END,
+       parked = true, claims = 0, attempts = m.attempts + r.attempts, last_error = coalesce(r.last_error, m.last_error)
   FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS r (id, generation, last_error, attempts)
  WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + outcomeColumns
@@ -266,7 +368,6 @@ SELECT m.destination,
        count(*) FILTER (WHERE m.available_at > now() AND m.due_at <= now() AND NOT m.retrying) AS leased,
        count(*) FILTER (WHERE m.available_at > now() AND m.retrying)                          AS retrying,
        coalesce(max(m.last_error) FILTER (WHERE m.retrying), '')                              AS last_error
-  FROM outbox.messages AS m
- WHERE m.state = 'pending'
+  FROM ` + pendingRows + ` AS m
  GROUP BY m.destination
  ORDER BY m.destination`

@@ -18,12 +18,15 @@ func TestSafetyClauses(t *testing.T) {
 		clauses   []string
 	}{
 		"claim": {outboxdb.StatementClaim, []string{
-			"due AS MATERIALIZED (", "m.claims < 5", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND m.destination = d.destination",
+			"due AS MATERIALIZED (", "m.claims < 5", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND NOT m.parked AND m.destination = d.destination",
 			"m.available_at >= d.mark AND m.available_at <= now()", "ORDER BY m.available_at LIMIT d.quota",
-			"WHERE m.id = f.id AND m.finished_at IS NULL", "claims = m.claims + 1", "available_at = now() + $6::interval",
+			"WHERE m.id = f.id AND m.finished_at IS NULL", "claims = m.claims + 1", "available_at = now() + $8::interval, parked = true, started = true", "WHERE NOT a.open",
 		}},
 		"dueDestinations": {outboxdb.StatementDueDestinations, []string{
-			"WHERE state = 'pending' AND destination > walk.destination", "least(available_at, now()) AS mark", "LIMIT $2",
+			"WHERE m.state = 'pending' AND NOT m.parked AND m.destination > w.destination", "coalesce(least(f.available_at, now()), now()) AS mark", "LIMIT $2",
+		}},
+		"unpark": {outboxdb.StatementUnpark, []string{
+			"m.state = 'pending' AND m.parked AND m.available_at >= $1::timestamptz AND m.available_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED",
 		}},
 		"giveBack": {outboxdb.StatementGiveBack, []string{
 			"m.generation = g.generation", "m.finished_at IS NULL", "m.available_at = g.leased_until", "greatest(m.claims - 1, 0)",
@@ -53,7 +56,7 @@ func TestSafetyClauses(t *testing.T) {
 		}},
 		"takeProbes": {outboxdb.StatementTakeProbes, []string{
 			"chosen AS MATERIALIZED (", "h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())",
-			"FOR UPDATE OF h SKIP LOCKED", "m.available_at <= now() AND m.claims < 5", "SET probe_id = c.id, probe_until = now() + $2::interval",
+			"FOR UPDATE OF h SKIP LOCKED", "m.available_at <= now() AND m.claims < 5", "probe_id = c.id, probe_until = now() + $2::interval",
 		}},
 		"takeRecovered": {outboxdb.StatementTakeRecovered, []string{
 			"recovered AS MATERIALIZED (", "h.recovered_at IS NOT NULL AND (h.probe_until IS NULL OR h.probe_until <= now())",

@@ -41,6 +41,7 @@ type row struct {
 	// Only some statements look at the destination.
 	HeldBack *time.Duration `db:"held_back"`
 	Failing  bool           `db:"failing"`
+	Proven   bool           `db:"proven"`
 }
 
 func (r row) record() outflow.Record {

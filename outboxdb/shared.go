@@ -131,9 +131,7 @@ func (s *Store) read(ctx context.Context, statement string, args ...any) (record
 	byID := make(records, len(found))
 	for _, r := range found {
 		byID[r.ID] = looked{Record: r.record(), owed: max(r.PayloadBytes-len(r.Payload), 0)}
-		if r.Failing {
-			s.destinations.seenFailing(r.Destination)
-		}
+		s.destinations.see(r.Destination, r.Failing, r.Proven)
 	}
 	return byID, nil
 }

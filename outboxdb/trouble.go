@@ -22,68 +22,107 @@ const (
 	lastOpening    = 15 * time.Second
 	// longestAsked is the longest time for which a destination may ask to be left
 	// alone altogether.
-	longestAsked = time.Minute
+	longestAsked = time.Hour
 	// probeLease is how long a probe may take: a run's next attempt, its publish
 	// and the answer's way here.
 	probeLease = 20 * time.Second
 	// probesAtOnce bounds the destinations that one TakeProbes probes.
 	probesAtOnce = 50
-	// mostRetrying is how many messages of a failing destination may be off the
-	// fast path. The others wait as rows, where waiting costs nothing.
+	// mostRetrying is how many messages of a failing target may be off the fast path,
+	// whatever the number of its destinations. The others wait as rows, where waiting
+	// costs nothing.
 	mostRetrying = 200
+	// abandonedFor is how long a breaker stays open behind which nothing waits, and
+	// abandonedEvery how often a process looks for such breakers.
+	abandonedFor   = 2 * time.Minute
+	abandonedEvery = 30 * time.Second
 )
 
-// takeProbes chooses, for up to $1 destinations whose breaker may be probed, the
-// message that does it, for a lease of $2. One of those off the fast path, another
-// than the last time, and one that waits take turns: those that are retried may be
-// the ones which fail whatever the destination does, and would keep it closed to
-// all others. The newest that waits is the least likely to have expired, and is
-// found past no dead rows. Destinations with nothing to probe take no place of
-// others: their breakers stay open until something comes.
+// waitingProbe is the message that waits, with no run, and would probe the breaker h: of
+// the next destination behind the last probe's, the newest message. It is the least
+// likely to have expired, and is found past no dead rows. A breaker of new destinations
+// is probed by one of them.
+const waitingProbe = `
+    SELECT w.destination, w.id, w.generation, w.available_at, false AS running
+      FROM (SELECT turn.destination
+              FROM ((SELECT m.destination FROM outbox.messages AS m
+                      WHERE m.state = 'pending' AND NOT m.parked AND m.destination > coalesce(h.probe_of, '')
+                        AND m.destination >= h.covers_from AND m.destination < h.covers_before
+                        AND m.available_at <= now() AND m.claims < 5 AND (h.destination NOT LIKE '%#new' OR ` + deliveredAt + ` IS NULL)
+                      ORDER BY m.destination LIMIT 1)
+                    UNION ALL
+                    (SELECT m.destination FROM outbox.messages AS m
+                      WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= h.covers_from AND m.destination < h.covers_before
+                        AND m.available_at <= now() AND m.claims < 5 AND (h.destination NOT LIKE '%#new' OR ` + deliveredAt + ` IS NULL)
+                      ORDER BY m.destination LIMIT 1)) AS turn
+             LIMIT 1) AS d
+     CROSS JOIN LATERAL (
+           SELECT m.destination, m.id, m.generation, m.available_at FROM outbox.messages AS m
+            WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination AND m.available_at <= now() AND m.claims < 5
+            ORDER BY m.available_at DESC LIMIT 1) AS w`
+
+// runningProbe is the next message off the fast path that would probe the breaker h.
+const runningProbe = `
+    SELECT m.destination, m.id, m.generation, m.available_at, true AS running FROM outbox.messages AS m
+     WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before
+       AND (h.destination NOT LIKE '%#new' OR ` + deliveredAt + ` IS NULL)`
+
+// takeProbes chooses, for up to $1 breakers that may be probed, the message that does
+// it, for a lease of $2. A message that waits and one off the fast path take turns:
+// those that are retried may fail whatever the destination does, and would keep it closed
+// to all others. A breaker is not probed while its target's is open, nor where nothing
+// is behind it: it takes no place of others.
 const takeProbes = `
 WITH chosen AS MATERIALIZED (
-    SELECT h.destination, c.id, c.generation, c.available_at, c.running
+    SELECT h.destination AS breaker, c.*
       FROM outbox.destinations AS h
      CROSS JOIN LATERAL (
-           (SELECT m.id, m.generation, m.available_at, false AS running FROM outbox.messages AS m
-             WHERE h.probes % 2 = 1
-               AND m.state = 'pending' AND m.destination = h.destination AND m.available_at <= now() AND m.claims < 5
-             ORDER BY m.available_at DESC LIMIT 1)
+           (SELECT * FROM (` + waitingProbe + `) AS first WHERE h.probes % 2 = 1)
            UNION ALL
-           (SELECT m.id, m.generation, m.available_at, true FROM outbox.messages AS m
-             WHERE m.retrying AND m.destination = h.destination AND m.id > coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000')
-             ORDER BY m.id LIMIT 1)
+           (` + runningProbe + `
+               AND (m.destination, m.id) > (coalesce(h.probe_of, ''), coalesce(h.probe_id, '00000000-0000-0000-0000-000000000000'))
+             ORDER BY m.destination, m.id LIMIT 1)
            UNION ALL
-           (SELECT m.id, m.generation, m.available_at, true FROM outbox.messages AS m
-             WHERE m.retrying AND m.destination = h.destination ORDER BY m.id LIMIT 1)
+           (` + runningProbe + ` ORDER BY m.destination, m.id LIMIT 1)
            UNION ALL
-           (SELECT m.id, m.generation, m.available_at, false FROM outbox.messages AS m
-             WHERE m.state = 'pending' AND m.destination = h.destination AND m.available_at <= now() AND m.claims < 5
-             ORDER BY m.available_at DESC LIMIT 1)
+           (` + waitingProbe + `)
            LIMIT 1) AS c
      WHERE h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())
+       AND (SELECT t.open_until FROM outbox.destinations AS t
+             WHERE t.destination = substring(h.destination FROM '^(?:https?|rabbitmq)://[^/#]*') AND t.destination <> h.destination) IS NULL
      ORDER BY h.open_until
      LIMIT $1
        FOR UPDATE OF h SKIP LOCKED
 )
 UPDATE outbox.destinations AS h
-   SET probe_id = c.id, probe_until = now() + $2::interval, probes = h.probes + 1
+   SET probe_of = c.destination, probe_id = c.id, probe_until = now() + $2::interval, probes = h.probes + 1
   FROM chosen AS c
- WHERE h.destination = c.destination
-RETURNING h.destination, c.id, c.generation, c.available_at, c.running`
+ WHERE h.destination = c.breaker
+RETURNING c.destination, c.id, c.generation, c.available_at, c.running`
+
+// closeAbandoned closes breakers that have been ready for a probe for $1 and have no
+// message behind them. One that was put back is due again within that time.
+const closeAbandoned = `
+UPDATE outbox.destinations AS h
+   SET failures = 0, failing_since = NULL, openings = 0, open_until = NULL, probe_of = NULL, probe_id = NULL, probe_until = NULL, last_error = NULL
+ WHERE h.open_until < now() - $1::interval AND (h.probe_until IS NULL OR h.probe_until <= now())
+   AND NOT EXISTS (SELECT FROM outbox.messages AS m
+                    WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= h.covers_from AND m.destination < h.covers_before)
+   AND NOT EXISTS (SELECT FROM outbox.messages AS m
+                    WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before)`
 
 // giveBackProbe ends a probe's lease that has shown nothing of its destination: the
 // message had expired, say. Another is chosen at once.
 const giveBackProbe = `
 UPDATE outbox.destinations AS h
    SET probe_until = NULL
- WHERE h.destination = $1 AND h.probe_id = $2 AND h.open_until IS NOT NULL`
+ WHERE h.destination = ANY ($1::text[]) AND h.probe_id = $2 AND h.open_until IS NOT NULL`
 
 // free makes a row claimable whose run is lost. The lease ($3) that was seen before
 // Temporal was asked tells it from a later claim, whose start may be on its way.
 const free = `
 UPDATE outbox.messages AS m
-   SET available_at = now()
+   SET available_at = now(), parked = false
  WHERE m.id = $1 AND m.generation = $2 AND m.available_at = $3 AND m.finished_at IS NULL`
 
 // takeRecovered leases ($2) up to $1 destinations whose runs are to be told.
@@ -104,7 +143,7 @@ RETURNING h.destination, h.recovered_at`
 // forgetRecovered ends the telling, unless there has been another recovery.
 const forgetRecovered = `
 UPDATE outbox.destinations AS h
-   SET recovered_at = NULL, probe_until = NULL, told_id = NULL
+   SET recovered_at = NULL, probe_until = NULL, told_of = NULL, told_id = NULL
  WHERE h.destination = $1 AND h.recovered_at = $2`
 
 // retryingOf takes the next $3 messages off the fast path of a destination that
@@ -114,30 +153,37 @@ UPDATE outbox.destinations AS h
 // ones may be those that fail whatever the destination does.
 const retryingOf = `
 WITH here AS MATERIALIZED (
-    SELECT h.destination, coalesce(h.told_id, '00000000-0000-0000-0000-000000000000') AS after
+    SELECT h.destination, h.covers_from, h.covers_before, coalesce(h.told_of, '') AS after_of,
+           coalesce(h.told_id, '00000000-0000-0000-0000-000000000000') AS after
       FROM outbox.destinations AS h
      WHERE h.destination = $1 AND h.recovered_at = $2
        FOR UPDATE
 ), page AS MATERIALIZED (
-    SELECT m.id, m.generation, m.available_at
+    SELECT m.destination, m.id, m.generation, m.available_at
       FROM here
      CROSS JOIN LATERAL (
-           SELECT m.id, m.generation, m.available_at
+           SELECT m.destination, m.id, m.generation, m.available_at
              FROM outbox.messages AS m
-            WHERE m.retrying AND m.destination = here.destination AND m.id > here.after
-            ORDER BY m.id
+            WHERE m.retrying AND m.destination >= here.covers_from AND m.destination < here.covers_before
+              AND (m.destination, m.id) > (here.after_of, here.after)
+            ORDER BY m.destination, m.id
             LIMIT $3) AS m
 ), told AS (
     UPDATE outbox.destinations AS h
-       SET told_id = (SELECT p.id FROM page AS p ORDER BY p.id DESC LIMIT 1), probe_until = now() + $4::interval
+       SET (told_of, told_id) = (SELECT p.destination, p.id FROM page AS p ORDER BY p.destination DESC, p.id DESC LIMIT 1),
+           probe_until = now() + $4::interval
      WHERE h.destination = $1 AND EXISTS (SELECT FROM page)
 )
-SELECT p.id, p.generation, p.available_at FROM page AS p ORDER BY p.id`
+SELECT p.id, p.generation, p.available_at FROM page AS p ORDER BY p.destination, p.id`
 
-// TakeProbes chooses the messages that probe the destinations whose breakers may
-// be probed now, at most one each, and leases the probing to the caller: it tells
-// a running one's run, or frees it where that run is lost.
+// TakeProbes chooses the messages that probe the breakers which may be probed now, at
+// most one each, and leases the probing to the caller: it signals a running one's run, or
+// frees it where that run is lost. One that waits is this Store's next claim's. Now and
+// then it closes breakers behind which nothing waits.
 func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
+	if err := s.closeAbandoned(ctx); err != nil {
+		return nil, err
+	}
 	rows, err := s.pool.Query(ctx, takeProbes, probesAtOnce, probeLease)
 	if err != nil {
 		return nil, fmt.Errorf("choosing probes: %w", err)
@@ -148,7 +194,18 @@ func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
 	if err != nil {
 		return nil, fmt.Errorf("choosing probes: %w", err)
 	}
+	s.destinations.choose(probes)
 	return probes, nil
+}
+
+func (s *Store) closeAbandoned(ctx context.Context) error {
+	if !s.destinations.looksForAbandoned() {
+		return nil
+	}
+	if _, err := s.pool.Exec(ctx, closeAbandoned, abandonedFor); err != nil {
+		return fmt.Errorf("closing breakers with nothing behind them: %w", err)
+	}
+	return nil
 }
 
 // Free makes a message claimable whose run is lost, unless its lease has been moved

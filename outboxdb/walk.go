@@ -1,28 +1,44 @@
 package outboxdb
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
 )
 
 const (
-	// walkDestinations is how many destinations one walk of the index visits,
-	// and how many the store remembers.
-	walkDestinations = 256
+	// walkDestinations is how many destinations one walk of the index visits, and
+	// walkWithin how many of one target.
+	walkDestinations = 512
+	walkWithin       = 32
+	// rememberedDue and rememberedServed bound the marks: those with due messages, and
+	// others that were claimed from last. These are the healthy ones with a steady
+	// load: no page of a walk full of others' destinations pushes them out.
+	rememberedDue    = 1024
+	rememberedServed = 256
+	// askedDestinations bounds one claim's: each costs it three or four lookups.
+	askedDestinations = 400
 	// A walk may take one part in walkShare of the time, and comes at least
 	// every walkAtLeast. It costs well under a millisecond, except where a held
 	// snapshot makes it crawl over dead rows.
 	walkShare   = 20
 	walkAtLeast = 5 * time.Second
+	// unparkRows is a chunk of rows whose time has come, unparkChunks how many there are
+	// between two claims. The time of unparkSlack before the last look is looked at again
+	// for short transactions that committed late, and all of it every walkAtLeast.
+	unparkRows   = 1000
+	unparkChunks = 5
+	unparkSlack  = time.Second
 )
 
 // walk is what a Store knows of the claim index between claims.
@@ -32,26 +48,41 @@ type walk struct {
 	marks []mark
 	// walked says that the marks come from a walk just now: only what it found
 	// due is worth a claim. Between walks, every mark is.
-	walked bool
-	from   string    // where the next walk goes on
-	next   time.Time // when it is due
+	walked  bool
+	from    string            // where the next walk goes on
+	cursors map[string]string // the same within targets that have more than walkWithin
+	next    time.Time         // when it is due
 	// What the last walk saw on its way: a breaker to look after, suspects due.
 	troubled, suspects bool
+
+	ripeSince time.Time // from here on, by the database's clock, parked rows are looked for
+	allRipe   time.Time // when all of them are
+	heldBack  time.Time // when messages were last held back
 }
 
 // mark is a destination's low-water mark: what is due below it is claimed, or
 // was committed late and waits for the next walk.
 type mark struct {
 	Destination string    `db:"destination"`
+	Target      string    `db:"target"`
 	At          time.Time `db:"mark"`
 	Due         bool      `db:"due"`
+	// Proven says that a message has reached the destination.
+	Proven bool `db:"proven"`
+	// served is when a claim last took messages of it; covered says that the last walk
+	// came by.
+	served  time.Time
+	covered bool
 }
 
-// sight is one row of a walk: a mark, and what concerns all of them.
+// sight is one row of a walk: a mark, and what concerns all of them. Without any
+// destination there is one row all the same.
 type sight struct {
 	mark
-	Troubled bool `db:"troubled"`
-	Suspects bool `db:"suspects"`
+	Troubled bool      `db:"troubled"`
+	Suspects bool      `db:"suspects"`
+	Ripe     bool      `db:"ripe"`
+	Clock    time.Time `db:"clock"`
 }
 
 // findDestinations walks the index if it is time to.
@@ -81,37 +112,66 @@ func (s *Store) walkIndex(ctx context.Context) error {
 	}
 	defer conn.Release()
 	began := time.Now() // a new connection's hundreds of milliseconds are not the walk's
-	rows, err := conn.Query(ctx, dueDestinations, s.walk.from, walkDestinations)
+	found, ripe, err := s.visit(ctx, conn)
+	for chunks := 0; err == nil && ripe && chunks < unparkChunks; chunks++ {
+		if _, err = conn.Exec(ctx, unpark, s.walk.ripeSince, unparkRows); err == nil {
+			found, ripe, err = s.visit(ctx, conn)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	seen, err := pgx.CollectRows(rows, pgx.RowToStructByName[sight])
-	if err != nil {
-		return err
-	}
-	found := make([]mark, 0, len(seen))
-	s.walk.troubled, s.walk.suspects = false, false
-	for _, one := range seen {
-		found = append(found, one.mark)
-		s.walk.troubled, s.walk.suspects = one.Troubled, one.Suspects
-	}
+	s.destinations.proveAll(found)
 	s.walk.remember(found)
 	s.walk.next = time.Now().Add(min(walkShare*time.Since(began), walkAtLeast))
 	return nil
+}
+
+// visit runs the walk's statement once. ripe says that there are rows to unpark.
+func (s *Store) visit(ctx context.Context, conn *pgxpool.Conn) (found []mark, ripe bool, err error) {
+	w := &s.walk
+	if now := time.Now(); now.After(w.allRipe) {
+		w.ripeSince, w.allRipe = time.Time{}, now.Add(walkAtLeast)
+	}
+	targets := slices.Sorted(maps.Keys(w.cursors))
+	cursors := make([]string, 0, len(targets))
+	for _, t := range targets {
+		cursors = append(cursors, w.cursors[t])
+	}
+	rows, err := conn.Query(ctx, dueDestinations, w.from, walkDestinations, walkWithin, targets, cursors, w.ripeSince)
+	if err != nil {
+		return nil, false, err
+	}
+	seen, err := pgx.CollectRows(rows, pgx.RowToStructByName[sight])
+	if err != nil {
+		return nil, false, err
+	}
+	for _, one := range seen {
+		if one.Destination != "" {
+			found = append(found, one.mark)
+		}
+		w.troubled, w.suspects, ripe = one.Troubled, one.Suspects, one.Ripe
+		if !ripe {
+			w.ripeSince = one.Clock.Add(-unparkSlack)
+		}
+	}
+	return found, ripe, nil
 }
 
 // remember brings the marks up to what a walk found. A destination it did not
 // find keeps its mark while there is room: its next message may come between
 // two walks.
 func (w *walk) remember(found []mark) {
-	paged := w.from != "" || len(found) == walkDestinations
-	w.from = ""
+	from, to := w.from, ""
 	if len(found) == walkDestinations {
-		w.from = found[len(found)-1].Destination
+		to = found[len(found)-1].Destination
 	}
-	if paged {
-		// A page's marks push out those of the one before, and whose turn it was with
-		// them: without chance the first of each page would be first each time.
+	began := maps.Clone(w.cursors)
+	w.from = to
+	w.moveCursors(found, from, to)
+	if from != "" || to != "" {
+		// Those of a page come in with others: without chance the first of each page would
+		// be first each time.
 		rand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
 	}
 	fresh := make(map[string]mark, len(found))
@@ -121,50 +181,192 @@ func (w *walk) remember(found []mark) {
 	kept := make([]mark, 0, len(w.marks)+len(found))
 	for _, old := range w.marks {
 		m, ok := fresh[old.Destination]
-		if !ok {
-			m = mark{Destination: old.Destination, At: old.At}
+		if ok {
+			m.Proven = m.Proven || old.Proven
+		} else {
+			m = old
 		}
+		m.served = old.served
+		m.covered = ok || old.Destination > from && (to == "" || old.Destination <= to) &&
+			old.Destination > began[old.Target] && w.cursors[old.Target] == ""
+		m.Due = m.Due && (ok || !m.covered)
 		delete(fresh, old.Destination)
 		kept = append(kept, m)
 	}
 	for _, m := range found {
 		if _, ok := fresh[m.Destination]; ok {
+			m.covered = true
 			kept = append(kept, m)
 		}
 	}
-	// Those with due messages stay, in turn; of the others as many as fit.
-	slices.SortStableFunc(kept, func(a, b mark) int { return -compareBool(a.Due, b.Due) })
-	w.marks = kept[:min(len(kept), walkDestinations)]
+	w.marks = trim(kept)
+}
+
+// moveCursors notes where the next walk goes on within targets that had more
+// destinations than it visits, and begins again in those that it came to the end of.
+func (w *walk) moveCursors(found []mark, from, to string) {
+	count, last := map[string]int{}, map[string]string{}
+	for _, m := range found {
+		count[m.Target]++
+		last[m.Target] = m.Destination
+	}
+	for target := range w.cursors {
+		if target > from && (to == "" || target < outflow.TargetOf(to)) && count[target] < walkWithin {
+			delete(w.cursors, target)
+		}
+	}
+	for target, n := range count {
+		if n == walkWithin {
+			if w.cursors == nil {
+				w.cursors = map[string]string{}
+			}
+			w.cursors[target] = last[target]
+		}
+	}
+}
+
+// trim keeps the marks with due messages in turn, and of the others those that were
+// served last. The former come first.
+func trim(marks []mark) []mark {
+	var due, others []mark
+	for _, m := range marks {
+		if m.Due {
+			due = append(due, m)
+		} else {
+			others = append(others, m)
+		}
+	}
+	if len(others) > rememberedServed {
+		slices.SortStableFunc(others, func(a, b mark) int { return b.served.Compare(a.served) })
+		others = others[:rememberedServed]
+	}
+	if len(due) > rememberedDue { // the newest page's are at the end
+		due = due[len(due)-rememberedDue:]
+	}
+	return append(due, others...)
 }
 
 // asked are the arguments of one claim.
 type asked struct {
 	destinations []string
+	targets      []string
 	marks        []time.Time
 	quotas       []int32
+	before       []int32 // quotas of the target's destinations that come before
+	// refused are destinations with due messages that the caller can't send to.
+	refused map[string]error
 }
 
-// ask says which destinations a claim should look at, and how far. window is how
-// many messages of a destination may be in flight for now, where the claim ramps.
-func (w *walk) ask(req outflow.ClaimRequest, window func(destination string) int) asked {
+func (a *asked) refuse(destination string, err error) {
+	if a.refused == nil {
+		a.refused = map[string]error{}
+	}
+	a.refused[destination] = err
+}
+
+// ask says which destinations a claim should look at, and how far. The room that a
+// breaker's destinations have is shared by those that have their turn, so that one of
+// them can't take it all; that of new destinations likewise.
+func (w *walk) ask(req outflow.ClaimRequest, h *destinations, now time.Time) asked {
 	var a asked
 	if req.MaxMessages < 1 || req.MaxBytes < 1 {
 		return a
 	}
-	for _, m := range w.marks {
-		allowance := req.Allowance
-		if req.Ramp {
-			allowance = min(allowance, window(m.Destination))
-		}
-		quota := allowance - req.Open[m.Destination]
-		if quota < 1 || w.walked && !m.Due {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := turns{req: req, breakers: h, room: map[string]int{}, of: map[string]int{}, newcomersRoom: h.newcomersNow(newcomersRoom(req), now)}
+	for i := range w.marks {
+		m := &w.marks[i]
+		if w.walked && !m.Due && (m.covered || !m.Proven) || len(t.list) >= askedDestinations || !t.roomFor(m) {
 			continue
 		}
+		if err := refusal(req, m); err != nil {
+			a.refuse(m.Destination, err)
+			continue
+		}
+		t.add(m)
+	}
+	before := map[string]int32{}
+	for _, m := range t.list {
+		target, quota := outflow.TargetOf(m.Destination), int32(t.quota(m))
 		a.destinations = append(a.destinations, m.Destination)
+		a.targets = append(a.targets, target)
 		a.marks = append(a.marks, m.At)
-		a.quotas = append(a.quotas, int32(min(quota, req.MaxMessages)))
+		a.quotas = append(a.quotas, quota)
+		a.before = append(a.before, before[target])
+		before[target] += quota
 	}
 	return a
+}
+
+// turns are the destinations of one claim, with the room that their breakers leave and
+// how many share it.
+type turns struct {
+	req           outflow.ClaimRequest
+	breakers      *destinations
+	list          []*mark
+	room, of      map[string]int // by breaker
+	newcomersRoom int
+	newcomers     int
+}
+
+func (t *turns) isNewcomer(m *mark) bool { return !m.Proven && !t.breakers.proven(m.Destination) }
+
+// roomFor reports whether a message of the destination may be claimed.
+func (t *turns) roomFor(m *mark) bool {
+	for _, name := range t.breakers.names(m.Destination) {
+		if _, known := t.room[name]; !known {
+			allowance := t.req.Allowance
+			if t.req.Ramp {
+				allowance = min(allowance, t.breakers.window(name))
+			}
+			t.room[name] = allowance - t.req.Open[name]
+		}
+		if t.of[name] >= t.room[name] {
+			return false
+		}
+	}
+	return !t.isNewcomer(m) || t.newcomers < t.newcomersRoom
+}
+
+func (t *turns) add(m *mark) {
+	t.list = append(t.list, m)
+	for _, name := range t.breakers.names(m.Destination) {
+		t.of[name]++
+	}
+	if t.isNewcomer(m) {
+		t.newcomers++
+	}
+}
+
+// quota is how many messages of the destination may be claimed.
+func (t *turns) quota(m *mark) int {
+	quota := t.req.MaxMessages
+	for _, name := range t.breakers.names(m.Destination) {
+		quota = min(quota, t.room[name]/t.of[name])
+	}
+	if t.isNewcomer(m) {
+		quota = min(quota, t.newcomersRoom/t.newcomers)
+	}
+	return quota
+}
+
+// refusal says why the caller can't send to a destination; its messages are parked then.
+func refusal(req outflow.ClaimRequest, m *mark) error {
+	if req.Refuse == nil {
+		return nil
+	}
+	err := req.Refuse(m.Destination)
+	m.Due = m.Due && err == nil
+	return err
+}
+
+// newcomersRoom is how many messages of new destinations may be claimed.
+func newcomersRoom(req outflow.ClaimRequest) int {
+	if req.Newcomers == 0 {
+		return math.MaxInt32
+	}
+	return max(req.Newcomers, 0)
 }
 
 // learn moves the marks to what a claim took, and notes who may have more.
@@ -202,6 +404,7 @@ func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 		if t.upTo.After(m.At) {
 			m.At = t.upTo
 		}
+		m.served = time.Now()
 		served = append(served, m)
 	}
 	w.marks = append(waiting, served...)
@@ -221,15 +424,10 @@ func (w *walk) anyDue() bool {
 }
 
 // claimed is the answer to a claim, with what the walk knows.
-func (w *walk) claimed(messages []outflow.ClaimedMessage, problem error) outflow.Claimed {
+func (w *walk) claimed(messages []outflow.ClaimedMessage, problem error, refused map[string]error) outflow.Claimed {
 	return outflow.Claimed{
+		Refused:  refused,
 		Messages: messages, Backlog: w.anyDue(), Overlooked: w.overlooked(), More: w.from != "",
 		Troubled: w.troubled, Suspects: w.suspects, Problem: problem,
 	}
-}
-
-// compareBool orders false before true.
-func compareBool(a, b bool) int {
-	number := map[bool]int{true: 1}
-	return cmp.Compare(number[a], number[b])
 }

@@ -45,32 +45,61 @@ func TestWalkRemembers(t *testing.T) {
 	require.Equal(t, []string{"b", "c", "a"}, names(w.marks), "they may have more soon")
 	require.False(t, w.anyDue())
 
-	full := make([]mark, walkDestinations)
-	for i := range full {
-		full[i] = mark{Destination: fmt.Sprintf("d%03d", i), Due: i%2 == 0}
+	// A page of others' destinations pushes out neither those that were served last nor
+	// those that are still due.
+	w.marks[2].served = time.Now() // "a"
+	for page := range 2 * rememberedDue / walkDestinations {
+		full := make([]mark, walkDestinations)
+		for i := range full {
+			name := fmt.Sprintf("d%d-%03d", page, i)
+			full[i] = mark{Destination: name, Target: name, Due: true}
+		}
+		last := full[walkDestinations-1].Destination
+		w.remember(full)
+		require.Equal(t, last, w.from, "the next walk goes on there")
 	}
-	w.remember(full)
-	require.Equal(t, "d255", w.from, "the next walk goes on there")
-	require.Len(t, w.marks, walkDestinations)
-	require.Len(t, slices.DeleteFunc(slices.Clone(w.marks), func(m mark) bool { return !m.Due }), walkDestinations/2, "no due one is dropped")
+	require.LessOrEqual(t, len(w.marks), rememberedDue+rememberedServed)
+	require.Contains(t, names(w.marks), "a")
 	w.remember(due("z"))
 	require.Empty(t, w.from)
-	require.Equal(t, "z", w.marks[0].Destination)
-	require.Len(t, w.marks, walkDestinations)
+	require.Contains(t, names(w.marks), "z")
+	require.Contains(t, names(w.marks), "a")
+}
+
+// Within a target that has more destinations than a walk visits, the next walk goes on
+// where this one stopped, and begins again after the last.
+func TestWalkCursors(t *testing.T) {
+	t.Parallel()
+	var w walk
+	part := func(from, n int) (found []mark) {
+		for i := range n {
+			found = append(found, mark{Destination: fmt.Sprintf("https://host/%03d", from+i), Target: "https://host", Due: true})
+		}
+		return found
+	}
+	w.remember(part(0, walkWithin))
+	require.Equal(t, map[string]string{"https://host": fmt.Sprintf("https://host/%03d", walkWithin-1)}, w.cursors)
+	w.remember(part(walkWithin, 3))
+	require.Empty(t, w.cursors)
+	require.True(t, slices.ContainsFunc(w.marks, func(m mark) bool { return m.Destination == "https://host/000" && m.Due }),
+		"the walk did not come by")
+	w.remember(nil)
+	require.False(t, w.anyDue())
 }
 
 func TestWalkAsks(t *testing.T) {
 	t.Parallel()
-	w := walk{marks: append(due("a", "b"), mark{Destination: "later"}), walked: true}
+	h := newDestinations(nil)
+	w := walk{marks: append(due("a", "b"), mark{Destination: "later", covered: true}), walked: true}
 	req := outflow.ClaimRequest{MaxMessages: 5, MaxBytes: 1, Allowance: 3, Open: map[string]int{"b": 1}}
-	require.Equal(t, []string{"a", "b"}, w.ask(req, nil).destinations, "after a walk, what it found due")
-	require.Equal(t, []int32{3, 2}, w.ask(req, nil).quotas)
+	require.Equal(t, []string{"a", "b"}, w.ask(req, h, time.Now()).destinations, "after a walk, what it found due")
+	require.Equal(t, []int32{3, 2}, w.ask(req, h, time.Now()).quotas)
 	w.walked = false
-	require.Equal(t, []string{"a", "b", "later"}, w.ask(req, nil).destinations, "between walks, all")
+	require.Equal(t, []string{"a", "b", "later"}, w.ask(req, h, time.Now()).destinations, "between walks, all")
 	req.Open["b"] = 3
-	require.Equal(t, []string{"a", "later"}, w.ask(req, nil).destinations)
+	require.Equal(t, []string{"a", "later"}, w.ask(req, h, time.Now()).destinations)
 	req.MaxMessages = 2
-	require.Equal(t, []int32{2, 2}, w.ask(req, nil).quotas)
+	require.Equal(t, []int32{2, 2}, w.ask(req, h, time.Now()).quotas)
 }
 
 func TestWalkLearns(t *testing.T) {
@@ -79,6 +108,10 @@ func TestWalkLearns(t *testing.T) {
 	w := walk{marks: due("a", "b", "c", "paused")}
 	a := asked{destinations: []string{"a", "b", "c"}, quotas: []int32{2, 2, 2}}
 	w.learn(a, []claimedRow{took("b", at.Add(time.Second)), took("a", at), took("b", at)}, 10)
+	for i := range w.marks {
+		require.Equal(t, i > 1, !w.marks[i].served.IsZero())
+		w.marks[i].served = time.Time{}
+	}
 	require.Equal(t, []mark{
 		{Destination: "c"}, {Destination: "paused", Due: true}, {Destination: "a", At: at}, {Destination: "b", At: at.Add(time.Second), Due: true},
 	}, w.marks, "who was served goes to the end; b's quota was used up")

@@ -1,6 +1,7 @@
 package scanner_test
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -41,6 +42,9 @@ type table struct {
 	blind time.Time     // until then, claims overlook everything
 	more  time.Duration // there are more destinations, which the next look sees after that
 
+	payload []byte // of each message; nil for a short one
+	refused map[string]error
+
 	suspects  []outflow.Record
 	alone     []int // what was held at each ClaimAlone
 	aloneErr  error
@@ -74,7 +78,8 @@ func (t *table) enqueue(destination string, n int) {
 	for range n {
 		t.due = append(t.due, outflow.Record{
 			Message: outflow.Message{
-				ID: uuid.Must(uuid.NewV7()), Destination: destination, Type: "order-placed", Payload: []byte("the payload"),
+				ID: uuid.Must(uuid.NewV7()), Destination: destination, Type: "order-placed",
+				Payload: []byte(cmp.Or(string(t.payload), "the payload")),
 			},
 			State: outflow.Pending, Generation: 1,
 		})
@@ -103,7 +108,7 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	if open == nil {
 		open = map[string]int{}
 	}
-	result := outflow.Claimed{Troubled: t.troubled, Suspects: len(t.suspects) > 0, More: t.more > 0, Overlooked: t.more}
+	result := outflow.Claimed{Refused: t.refused, Troubled: t.troubled, Suspects: len(t.suspects) > 0, More: t.more > 0, Overlooked: t.more}
 	t.due = slices.DeleteFunc(t.due, func(r outflow.Record) bool {
 		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch || open[r.Destination] >= req.Allowance {
 			result.Backlog = true
@@ -114,7 +119,7 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 		t.held[r.Ref()] = h
 		t.claimed++
 		result.Messages = append(result.Messages, outflow.ClaimedMessage{
-			Record: r, LeasedUntil: time.Now().Add(req.Lease), Taken: h.taken, Settled: h.settled,
+			Record: r, LeasedUntil: time.Now().Add(req.Lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled,
 		})
 		return true
 	})
@@ -133,7 +138,7 @@ func (t *table) ClaimAlone(_ context.Context, lease time.Duration) ([]outflow.Cl
 	t.suspects = t.suspects[1:]
 	h := hold{make(chan struct{}), make(chan struct{})}
 	t.held[r.Ref()] = h
-	return []outflow.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Taken: h.taken, Settled: h.settled}}, nil
+	return []outflow.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled}}, nil
 }
 
 func (t *table) TakeProbes(context.Context) ([]outflow.Probe, error) {

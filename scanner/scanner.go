@@ -68,9 +68,17 @@ type Options struct {
 	// path in this process; default DefaultInFlight. Keep the worker's workflow-task slots
 	// and local-activity slots at least as many (the SDK's default is 1,000).
 	InFlight int
-	// PerDestination bounds those of one destination, so that a slow one can't
-	// hold every slot; default half of InFlight.
+	// PerDestination bounds those of one target (see outflow.TargetOf), so that a slow
+	// queue or host can't hold every slot; default half of InFlight. Destinations that no
+	// message has reached yet have a quarter of InFlight together.
 	PerDestination int
+	// BytesInFlight bounds the payloads and headers of the messages in flight, in bytes;
+	// default 64 MiB. One message more may be in flight, whatever its size.
+	BytesInFlight int
+	// Refuse says why this process can't send to a destination, or nil; publish.Router's
+	// Refusal is one. Its messages wait as rows, with no run, and are looked at again
+	// after a minute. The default refuses none. It must be quick.
+	Refuse func(destination string) error
 	// Lease is how long a claimed message stays unclaimable; default 1 minute,
 	// at least 30 seconds. A process that dies delays its messages by that.
 	Lease time.Duration
@@ -98,6 +106,10 @@ const (
 	// leastGap lies between two claims, whatever wakes the scanner: under a
 	// backlog it lets slots come free, so that one claim fills many.
 	leastGap = 20 * time.Millisecond
+	// newcomersShare is the part of the slots that new destinations have together.
+	newcomersShare = 4
+	// refusalsEvery is how often refused destinations are logged.
+	refusalsEvery = time.Minute
 	// A claim of fewer than worthwhile messages (or a quarter of a destination's
 	// slots) costs as much as one of many: under a backlog the next one then
 	// waits for more slots, up to longGap.
@@ -115,6 +127,7 @@ func (o Options) withDefaults() Options {
 	o.PollInterval = cmp.Or(max(o.PollInterval, 0), 250*time.Millisecond)
 	o.InFlight = cmp.Or(max(o.InFlight, 0), DefaultInFlight)
 	o.PerDestination = min(cmp.Or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)
+	o.BytesInFlight = cmp.Or(max(o.BytesInFlight, 0), 64<<20)
 	o.Lease = max(cmp.Or(o.Lease, time.Minute), leastLease)
 	o.ClaimBytes = cmp.Or(max(o.ClaimBytes, 0), 16<<20)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
@@ -132,10 +145,12 @@ type Scanner struct {
 	woken bool          // Run's own: a wake that no claim has answered in full
 	freed chan struct{} // a slot came free
 
-	mu       sync.Mutex
-	open     map[string]int // messages in flight, by destination
-	all      int            // their sum
-	starting int            // those whose start has no answer yet
+	mu        sync.Mutex
+	open      map[string]int // messages in flight, by what they take a share of
+	all       int            // their sum
+	newcomers int            // those of new destinations
+	bytes     int            // their payloads and headers
+	starting  int            // those whose start has no answer yet
 
 	database  brake // raised by claims
 	temporal  brake // raised by starts
@@ -152,6 +167,7 @@ type Scanner struct {
 	nextTend  time.Time
 	nextAlone time.Time
 	nextSweep time.Time
+	refused   refusals // Run's own
 }
 
 // New returns a Scanner over a store and a Temporal client.
@@ -177,6 +193,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		began := time.Now()
 		claimed := s.claim(ctx)
+		s.refused.note(s.opts.Logger, claimed.Refused)
 		s.begin(starts, claimed.Messages)
 		if claimed.Troubled || s.owes.Load() {
 			s.tend(ctx)
@@ -194,9 +211,9 @@ func (s *Scanner) Run(ctx context.Context) error {
 // begin starts the runs of claimed messages.
 func (s *Scanner) begin(starts context.Context, messages []outflow.ClaimedMessage) {
 	for _, m := range messages {
-		s.take(m.Destination)
+		s.take(m)
 		s.running.Go(func() {
-			defer s.free(m.Destination)
+			defer s.free(m)
 			s.deliver(starts, m)
 		})
 	}
@@ -241,7 +258,15 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	s.mu.Lock()
 	room, starting := s.opts.InFlight-s.all, s.starting
 	open := maps.Clone(s.open)
+	newcomers := max(s.opts.InFlight/newcomersShare, 1) - s.newcomers
+	bytes := min(s.opts.BytesInFlight-s.bytes, s.opts.ClaimBytes)
 	s.mu.Unlock()
+	if bytes < 1 {
+		room = 0
+	}
+	if newcomers < 1 {
+		newcomers = -1
+	}
 	raised, left := s.temporal.state()
 	if left > 0 {
 		room = 0
@@ -254,8 +279,8 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	inTime, cancel := forAClaim(ctx)
 	defer cancel()
 	claimed, err := s.store.Claim(inTime, outflow.ClaimRequest{
-		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: s.opts.ClaimBytes,
-		Allowance: s.opts.PerDestination, Open: open, Ramp: true,
+		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: bytes,
+		Allowance: s.opts.PerDestination, Open: open, Newcomers: newcomers, Refuse: s.opts.Refuse, Ramp: true,
 	})
 	if claimed.Problem != nil {
 		s.opts.Logger.Warn("beside claiming messages", "error", claimed.Problem)
@@ -317,13 +342,13 @@ func (s *Scanner) pollAfter(claimed outflow.Claimed) time.Duration {
 	return s.opts.PollInterval + time.Duration(rand.Float64()*by*float64(s.opts.PollInterval))
 }
 
-// allBusy reports whether every message is of a destination that has many in
-// flight: others' must not wait because of its backlog.
+// allBusy reports whether every message is of a target that has many in flight:
+// others' must not wait because of its backlog.
 func (s *Scanner) allBusy(messages []outflow.ClaimedMessage) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !slices.ContainsFunc(messages, func(m outflow.ClaimedMessage) bool {
-		return s.open[m.Destination] < s.opts.PerDestination/2
+		return s.open[outflow.TargetOf(m.Destination)] < s.opts.PerDestination/2
 	})
 }
 
@@ -340,12 +365,25 @@ func (s *Scanner) drain(stopStarts func()) {
 	<-done
 }
 
-func (s *Scanner) take(destination string) {
+func (s *Scanner) take(m outflow.ClaimedMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open[destination]++
-	s.all++
+	s.count(m, 1)
 	s.starting++
+}
+
+// count runs under the lock; by is 1 or -1.
+func (s *Scanner) count(m outflow.ClaimedMessage, by int) {
+	for _, name := range m.Shares {
+		if s.open[name] += by; s.open[name] == 0 {
+			delete(s.open, name)
+		}
+	}
+	if m.Newcomer {
+		s.newcomers += by
+	}
+	s.bytes += by * m.Bytes()
+	s.all += by
 }
 
 // started notes that a start has its answer.
@@ -355,12 +393,9 @@ func (s *Scanner) started() {
 	s.starting--
 }
 
-func (s *Scanner) free(destination string) {
+func (s *Scanner) free(m outflow.ClaimedMessage) {
 	s.mu.Lock()
-	if s.open[destination]--; s.open[destination] == 0 {
-		delete(s.open, destination)
-	}
-	s.all--
+	s.count(m, -1)
 	s.mu.Unlock()
 	notify(s.freed)
 }

@@ -53,7 +53,7 @@ func TestDefaults(t *testing.T) {
 		assert.InDelta(t, 4, len(w.table.seen().claims), 1, "every 250 ms")
 		request := w.table.seen().claims[0].request
 		assert.Equal(t, outflow.ClaimRequest{
-			Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{}, Ramp: true,
+			Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{}, Newcomers: 50, Ramp: true,
 		}, request)
 	})
 	inWorld(t, scanner.Options{InFlight: 3, PerDestination: 9}, nil, func(w *world) {

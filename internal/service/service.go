@@ -111,6 +111,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 	if err := router.Err(); err != nil {
 		return nil, err
 	}
+	p.opts.Refuse = router.Refusal
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	publisher := publish.Watch(router, log)
 	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(newCallbacks(brokers, publisher))))

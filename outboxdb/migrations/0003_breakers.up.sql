@@ -1,16 +1,29 @@
--- How each destination does, for every process at once. A row is written when a
--- destination fails, and once when a message first reached it.
+-- The circuit breakers, one set for all processes. A row's name says what it covers:
+--   sqs://orders             a destination
+--   https://host[:port]      a target: every destination of a host, or an exchange. What
+--                            a connection says (refused, no answer, TLS, name) is its
+--   https://host#new         the destinations of a target that no message has reached yet
+-- A row is written when its breaker counts a failure, and when a message first reached a
+-- destination.
 CREATE TABLE outbox.destinations (
     destination   text        COLLATE "C" NOT NULL PRIMARY KEY,
+    -- The destinations from the first name up to the second, without it: canonical
+    -- destinations of a target share its name and the "/" behind it.
+    covers_from   text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
+        CASE WHEN destination ~ '^(https?|rabbitmq)://[^/]*$' THEN split_part(destination, '#', 1) || '/' ELSE destination END) STORED,
+    covers_before text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
+        CASE WHEN destination ~ '^(https?|rabbitmq)://[^/]*$' THEN split_part(destination, '#', 1) || '0' ELSE destination || E'\x01' END) STORED,
     delivered_at  timestamptz,
     failures      integer     NOT NULL DEFAULT 0,
     failing_since timestamptz,
     openings      integer     NOT NULL DEFAULT 0,
     open_until    timestamptz,
+    probe_of      text        COLLATE "C",
     probe_id      uuid,
     probe_until   timestamptz,
     probes        integer     NOT NULL DEFAULT 0,
     recovered_at  timestamptz,
+    told_of       text        COLLATE "C",
     told_id       uuid,
     last_error    text,
     CONSTRAINT destinations_counts  CHECK (failures >= 0 AND openings >= 0),
@@ -22,14 +35,15 @@ CREATE TABLE outbox.destinations (
 CREATE INDEX destinations_troubled ON outbox.destinations (destination)
     WHERE open_until IS NOT NULL OR recovered_at IS NOT NULL;
 
-COMMENT ON TABLE outbox.destinations IS 'Outflow: how each destination does';
+COMMENT ON TABLE outbox.destinations IS 'Outflow: circuit breakers of destinations, targets and new destinations';
 COMMENT ON COLUMN outbox.destinations.delivered_at IS 'a message reached it: it exists, and is missed where it does not';
 COMMENT ON COLUMN outbox.destinations.failures IS 'failures since the last success';
 COMMENT ON COLUMN outbox.destinations.open_until IS 'the breaker is open: nothing is sent until then, and after it one probe at a time';
 COMMENT ON COLUMN outbox.destinations.openings IS 'openings of the breaker since the last success';
 COMMENT ON COLUMN outbox.destinations.probe_id IS 'the one message that may be sent while the breaker is open';
+COMMENT ON COLUMN outbox.destinations.probe_of IS 'the destination of that message';
 COMMENT ON COLUMN outbox.destinations.recovered_at IS 'the breaker closed; its retrying runs are still to be told';
 COMMENT ON COLUMN outbox.destinations.probes IS 'probes so far: those that wait and those that are retried take turns';
-COMMENT ON COLUMN outbox.destinations.told_id IS 'the last of its retrying runs that was told of this recovery, by ID';
+COMMENT ON COLUMN outbox.destinations.told_id IS 'the last of its retrying runs that was told of this recovery, by destination (told_of) and ID';
 
 REVOKE ALL ON outbox.destinations FROM PUBLIC;

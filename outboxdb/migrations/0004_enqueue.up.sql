@@ -191,9 +191,9 @@ BEGIN
         -- for here, so a conflict is a fact; DO NOTHING keeps the transaction usable.
         WITH inserted AS (
             INSERT INTO outbox.messages AS t (id, destination, type, payload, content_type, headers, ordering_key,
-                                              enqueued_at, due_at, available_at, expires_at, callback, callback_payload)
+                                              enqueued_at, due_at, available_at, parked, expires_at, callback, callback_payload)
             SELECT g.id, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
-                   g.enqueued_at, g.due_at, g.available_at, g.expires_at, g.callback, g.callback_payload
+                   g.enqueued_at, g.due_at, g.available_at, g.available_at > moment, g.expires_at, g.callback, g.callback_payload
               FROM unnest(given) AS g
             ON CONFLICT (id) DO NOTHING
             RETURNING t.id)

@@ -1,0 +1,42 @@
+package scanner_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/outflowhq/outflow/scanner"
+)
+
+// The payloads and headers of what is in flight are bounded, whatever the number of slots.
+func TestBytesInFlightAreBounded(t *testing.T) {
+	inWorld(t, scanner.Options{BytesInFlight: 1000}, func(w *world) {
+		w.engine.fastPath = 2 * time.Second
+		w.table.payload = make([]byte, 300)
+		w.table.enqueue("sqs://orders", 50)
+		w.table.batch = 1 // as a claim whose bytes are bounded
+	}, func(w *world) {
+		pass(1500 * time.Millisecond)
+		assert.Equal(t, 4, w.engine.count(), "three, and the one that crosses the bound")
+		for _, c := range w.table.seen().claims {
+			assert.LessOrEqual(t, c.request.MaxBytes, 1000)
+		}
+		pass(time.Second)
+		assert.Greater(t, w.engine.count(), 4, "what has ended makes room")
+	})
+}
+
+// Destinations that can't be sent to from here are one line a minute, however many.
+func TestRefusedDestinationsAreLoggedOnceAMinute(t *testing.T) {
+	const line = "messages wait as rows: this process can't send to their destinations"
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.refused = map[string]error{"https://a.example/1": errors.New("not allowed"), "https://b.example/2": errors.New("no secret")}
+	}, func(w *world) {
+		pass(59 * time.Second)
+		assert.Equal(t, 1, w.logs.count(line))
+		pass(time.Minute)
+		assert.Equal(t, 2, w.logs.count(line))
+	})
+}
