@@ -61,6 +61,7 @@ var scenarios = []struct {
 }{
 	{"random", random},
 	{"isolation", isolation},
+	{"hosts", hosts},
 	{"poison", poison},
 	{"outage", outage},
 	{"signup", signup},
@@ -81,7 +82,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.Float64Var(&o.minutes, "minutes", 10, "length of the scenario random; that of outage is 5 at most, of signup 3")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides what breaks when; 0 takes one by chance")
-	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(), ", ")+"), a kind of fault for random, or a trouble for isolation, to keep to")
+	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(), ", ")+"), a kind of fault for random, or a trouble for isolation or hosts, to keep to")
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs; a failure keeps them too")
 	flags.StringVar(&o.programs, "programs", "bin", "folder of Outflow's programs")
 	flags.IntVar(&o.rate, "rate", 40, "messages a second")
@@ -98,7 +99,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	}
 	if o.only != "" && scenarioOf(o.only) == "" {
 		return o, usageError{fmt.Errorf("-only wants one of %s (got %q)",
-			strings.Join(slices.Concat(scenarioNames(), kindNames(), troubleNames()), ", "), o.only)}
+			strings.Join(slices.Concat(scenarioNames(), kindNames(), troubleNames(), hostNames()), ", "), o.only)}
 	}
 	if o.seed == 0 {
 		o.seed = uint64(rand.Uint32())
@@ -113,6 +114,8 @@ func scenarioOf(only string) string {
 		return "random"
 	case slices.Contains(troubleNames(), only):
 		return "isolation"
+	case slices.Contains(hostNames(), only):
+		return "hosts"
 	}
 	for _, s := range scenarios {
 		if s.name == only {

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -137,11 +138,24 @@ func (r *Receiver) Close() {
 }
 
 // Behave has another answer the requests to a path, whose callbacks then count as
-// not taken; nil ends that.
+// not taken; nil ends that. A path that ends in a slash stands for all below it.
 func (r *Receiver) Behave(path string, answer http.HandlerFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bad[path] = answer
+}
+
+// badAt is the other answer for a path, or nil. It runs under the lock.
+func (r *Receiver) badAt(path string) http.HandlerFunc {
+	if answer := r.bad[path]; answer != nil {
+		return answer
+	}
+	for prefix, answer := range r.bad {
+		if strings.HasSuffix(prefix, "/") && strings.HasPrefix(path, prefix) {
+			return answer
+		}
+	}
+	return nil
 }
 
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -187,7 +201,7 @@ func (r *Receiver) receive(req *http.Request, body []byte) (Call, *Hold, http.Ha
 	}
 	r.calls[call.ID].received++
 	r.calls[call.ID].from = call.From
-	return call, r.holds[req.URL.Path], r.bad[req.URL.Path]
+	return call, r.holds[req.URL.Path], r.badAt(req.URL.Path)
 }
 
 // of returns how often a callback came, and how often it was answered.
