@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // purgeChunk is how many IDs one statement forgets: some milliseconds of locks.
@@ -54,10 +56,11 @@ func Purge(ctx context.Context, pool *pgxpool.Pool, consumer string, olderThan t
 	if err := checkPurge(consumer, olderThan, limit); err != nil {
 		return 0, fmt.Errorf("purging seen messages: %w", err)
 	}
+	on := database.New(pool)
 	var last chunk
 	for purged < limit {
 		size := min(limit-purged, purgeChunk)
-		rows, err := pool.Query(ctx, purgeSeen, consumer, olderThan, last.UpTo, size)
+		rows, err := on.Query(ctx, purgeSeen, consumer, olderThan, last.UpTo, size)
 		if err == nil {
 			last, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[chunk])
 		}

@@ -150,7 +150,7 @@ func (o *Operator) Health(ctx context.Context) (Health, error) {
 
 // Migrations reports every migration, applied or not.
 func (o *Operator) Migrations(ctx context.Context) ([]MigrationStatus, error) {
-	return Migrations(ctx, o.pool)
+	return Migrations(ctx, o.pool.Unwrap())
 }
 
 // PendingDestinations returns the destinations that pending messages have, at

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // purgeTimeout is the deadline of one statement of maintenance. A chunk takes
@@ -99,7 +99,7 @@ func (o *Operator) Purge(ctx context.Context, p outflow.Purge, by By) (outflow.P
 	return purgeChunk(ctx, o.pool, purgeByHand, p, by.Who, by.Why)
 }
 
-func purgeChunk(ctx context.Context, pool *pgxpool.Pool, statement string, p outflow.Purge, by ...any) (outflow.Purged, error) {
+func purgeChunk(ctx context.Context, pool *database.Pool, statement string, p outflow.Purge, by ...any) (outflow.Purged, error) {
 	if !p.State.Final() {
 		return outflow.Purged{}, fmt.Errorf("purging messages: state: wants a final state (got %q)", p.State)
 	}
