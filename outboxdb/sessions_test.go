@@ -482,3 +482,57 @@ func TestEnqueueIfAbsentUnderRepeatableRead(t *testing.T) {
 	_, err = outboxdb.EnqueueIfAbsent(t.Context(), tx, m)
 	require.Equal(t, "40001", sqlState(err))
 }
+
+// Migrations go through a transaction pooler, any number of times and at once.
+func TestMigrateThroughPgBouncer(t *testing.T) {
+	t.Parallel()
+	pool := teststack.NewEmpty(t)
+	config := teststack.PgBouncer(t, pool)
+	through := another(t, pool, func(c *pgxpool.Config) { *c.ConnConfig = *config.ConnConfig.Copy() })
+	var applied atomic.Int64
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			done, err := outboxdb.MigrateUp(t.Context(), through)
+			assert.NoError(t, err)
+			applied.Add(int64(len(done)))
+		})
+	}
+	all.Wait()
+	require.EqualValues(t, len(outboxdb.MigrationNames), applied.Load(), "each once")
+	for range 3 {
+		done, err := outboxdb.MigrateUp(t.Context(), through)
+		require.NoError(t, err)
+		require.Empty(t, done)
+	}
+	undone, err := outboxdb.MigrateDown(t.Context(), through)
+	require.NoError(t, err)
+	require.NotNil(t, undone)
+	_, err = outboxdb.MigrateUp(t.Context(), through)
+	require.NoError(t, err)
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'`), "no session keeps the lock")
+}
+
+// Migrations of a role with hostile settings make the same schema.
+func TestMigrateAsAHostileRole(t *testing.T) {
+	t.Parallel()
+	schemaOf := func(pool *pgxpool.Pool) []string {
+		return values[string](t, pool, `
+			SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p WHERE p.pronamespace = 'outbox'::regnamespace
+			UNION ALL SELECT conrelid::regclass || conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'outbox'::regnamespace
+			UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'outbox' ORDER BY 1`)
+	}
+	pool := teststack.NewEmpty(t)
+	role := newRole(t, pool)
+	execute(t, pool, `GRANT CREATE ON DATABASE `+pool.Config().ConnConfig.Database+` TO `+role)
+	for _, setting := range hostile {
+		execute(t, pool, `ALTER ROLE `+role+` SET `+setting)
+	}
+	as := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
+	_, err := outboxdb.MigrateUp(t.Context(), as)
+	require.NoError(t, err)
+	require.Equal(t, schemaOf(teststack.New(t)), schemaOf(pool))
+	status, err := outboxdb.Migrations(t.Context(), as)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), status[0].AppliedAt, time.Minute)
+}
