@@ -77,6 +77,7 @@ var (
 	MigrationFiles = migrationFiles
 	MigrationNames = migrationNames
 	Interval       = interval
+	ErrLocked      = errLocked
 )
 
 // WalkNext makes the next Claim walk the index, HoldWalk keeps every Claim from it.
