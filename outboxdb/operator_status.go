@@ -122,6 +122,11 @@ type Health struct {
 	Role     string    `db:"role"`
 	Database string    `db:"database"`
 	Version  string    `db:"version"`
+	// ReadOnly says that the server takes no writes: it is a standby, or
+	// default_transaction_read_only is on.
+	ReadOnly bool `db:"read_only"`
+	// Encoding is the database's, in which it keeps text.
+	Encoding string `db:"encoding"`
 	// What the role may do: enqueue, run the daemons, act as an operator.
 	Produces   bool `db:"produces"`
 	Dispatches bool `db:"dispatches"`

@@ -94,23 +94,27 @@ func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, erro
 }
 
 // Acquire is pgxpool.Pool.Acquire. It looks at the settings of a connection that
-// is new, and again after a server turned out to be read-only.
+// is new, and again after a server turned out to be read-only. Connections whose
+// server became read-only are left, down to the last.
 func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
-	conn, err := p.pool.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c := &Conn{conn: conn}
-	if err := c.look(ctx); err != nil {
+	for others := p.pool.Stat().TotalConns(); ; others-- {
+		conn, err := p.pool.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c := &Conn{conn: conn}
+		became, err := c.look(ctx)
+		if err == nil && (became || c.session.readOnly && p.writes) {
+			err = c.leave(nil)
+		}
+		if err == nil {
+			return c, nil
+		}
 		c.Release()
-		return nil, err
+		if !c.session.readOnly || others < 1 {
+			return nil, err
+		}
 	}
-	if c.session.readOnly && p.writes {
-		err := c.leave(nil)
-		c.Release()
-		return nil, err
-	}
-	return c, nil
 }
 
 // Check reports whether the server answers, and takes writes if the Pool is one for

@@ -70,11 +70,16 @@ type transaction struct {
 }
 
 func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return t.Tx.Query(ctx, sql, t.conn.session.arguments(args)...)
+	inner, err := t.Tx.Query(ctx, sql, t.conn.session.arguments(args)...)
+	if err != nil {
+		return nil, t.conn.judge(err)
+	}
+	return &rows{Rows: inner, end: t.conn.judge}, nil
 }
 
 func (t *transaction) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	return t.Tx.QueryRow(ctx, sql, t.conn.session.arguments(args)...)
+	rows, err := t.Query(ctx, sql, args...)
+	return row{rows, err}
 }
 
 func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {

@@ -40,14 +40,16 @@ const sessionKey = "outflow session"
 // has every connection looked at once more: another to that server is as bad.
 var refusals atomic.Int64
 
-// look knows the session's settings, and asks for them where it does not.
-func (c *Conn) look(ctx context.Context) error {
+// look knows the session's settings, and asks for them where it does not. became says
+// that the server is read-only now and was not.
+func (c *Conn) look(ctx context.Context) (became bool, err error) {
 	known, ok := c.conn.Conn().PgConn().CustomData()[sessionKey].(session)
 	if ok && known.at == refusals.Load() {
 		c.session = known
-		return nil
+		return false, nil
 	}
-	return c.ask(ctx)
+	err = c.ask(ctx)
+	return ok && !known.readOnly && c.session.readOnly, err
 }
 
 // ask goes by the simple protocol, which every pooler and every setting lets pass.
@@ -119,8 +121,11 @@ func (e *ReadOnlyError) Unwrap() error { return e.Err }
 
 // judge leaves a connection whose server turned out to be read-only.
 func (c *Conn) judge(err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == readOnlyTransaction {
+	var (
+		pg   *pgconn.PgError
+		left *ReadOnlyError
+	)
+	if errors.As(err, &pg) && pg.Code == readOnlyTransaction && !errors.As(err, &left) {
 		refusals.Add(1)
 		return c.leave(err)
 	}
