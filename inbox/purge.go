@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -58,15 +59,22 @@ func Purge(ctx context.Context, pool *pgxpool.Pool, consumer string, olderThan t
 	}
 	on := database.New(pool)
 	var last chunk
+	chunkSize := purgeChunk
 	for purged < limit {
-		size := min(limit-purged, purgeChunk)
+		size := min(limit-purged, chunkSize)
 		rows, err := on.Query(ctx, purgeSeen, consumer, olderThan, last.UpTo, size)
+		var next chunk
 		if err == nil {
-			last, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[chunk])
+			next, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[chunk])
+		}
+		if err = database.TooSlow(err); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && size > 1 {
+			chunkSize = max(size/10, 1) // it was rolled back
+			continue
 		}
 		if err != nil {
 			return purged, fmt.Errorf("purging what %s has seen: %w", consumer, err)
 		}
+		last = next
 		purged += last.Rows
 		if last.Rows < size {
 			break

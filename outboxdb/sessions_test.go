@@ -1,6 +1,7 @@
 package outboxdb_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"sync"
@@ -535,4 +536,28 @@ func TestMigrateAsAHostileRole(t *testing.T) {
 	status, err := outboxdb.Migrations(t.Context(), as)
 	require.NoError(t, err)
 	require.WithinDuration(t, time.Now(), status[0].AppliedAt, time.Minute)
+}
+
+// A chunk that a timeout of the role ends is too slow: the purge makes the next smaller.
+func TestPurgeUnderTimeouts(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	ended(t, pool, outflow.Delivered, "3 hours", 3)
+	inTx(t, pool, func(tx pgx.Tx) {
+		_, err := tx.Exec(t.Context(), `LOCK TABLE outbox.messages, outbox.audit, outbox.destinations IN ACCESS EXCLUSIVE MODE`)
+		require.NoError(t, err)
+		for _, setting := range []string{"statement_timeout", "lock_timeout"} {
+			hasty := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams[setting] = "50ms" })
+			store := outboxdb.New(hasty)
+			_, err := store.PurgeMessages(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10})
+			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
+			require.ErrorContains(t, err, "canceling statement due to")
+			_, err = outboxdb.NewOperator(hasty).Purge(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10, History: true}, ada)
+			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
+			_, err = store.PurgeAudit(t.Context(), time.Hour, 10)
+			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
+			_, err = store.PurgeDestinations(t.Context(), time.Hour, 10)
+			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
+		}
+	})
 }
