@@ -112,7 +112,7 @@ func enqueue(ctx context.Context, ask query, msgs []outflow.Message, ifAbsent bo
 	}
 	verdicts, err := ask(ctx, batch, ifAbsent)
 	if err != nil {
-		return nil, err
+		return nil, explain(err, batch)
 	}
 	var refused []error
 	for _, v := range verdicts {
@@ -122,6 +122,22 @@ func enqueue(ctx context.Context, ask query, msgs []outflow.Message, ifAbsent bo
 		}
 	}
 	return verdicts, errors.Join(refused...)
+}
+
+// What Postgres says of a character that the database's encoding lacks: 22P05
+// (untranslatable_character), or in SQL_ASCII 0A000 (feature_not_supported).
+const (
+	untranslatableCharacter = "22P05"
+	featureNotSupported     = "0A000"
+)
+
+func explain(err error, batch string) error {
+	var answer interface{ SQLState() string } // pgx's errors and lib/pq's
+	if errors.As(err, &answer) && strings.Contains(batch, `\u`) &&
+		(answer.SQLState() == untranslatableCharacter || answer.SQLState() == featureNotSupported) {
+		return fmt.Errorf("a header has a character that the database's encoding lacks; a database in UTF8 has every one: %w", err)
+	}
+	return err
 }
 
 // object is a message as outbox.enqueue_batch reads it.

@@ -561,3 +561,47 @@ func TestPurgeUnderTimeouts(t *testing.T) {
 		}
 	})
 }
+
+// A database in another encoding takes what it can hold, and says what it can't: the
+// words of an error never keep a message from its end.
+func TestDatabaseEncodings(t *testing.T) {
+	t.Parallel()
+	for encoding, can := range map[string]string{"LATIN1": "caf\u00e9", "SQL_ASCII": "cafe", "EUC_JP": "日本"} {
+		t.Run(encoding, func(t *testing.T) {
+			t.Parallel()
+			outer := teststack.NewEmpty(t)
+			name := outer.Config().ConnConfig.Database + "_" + strings.ToLower(encoding)
+			execute(t, outer, `CREATE DATABASE `+name+` ENCODING '`+encoding+`' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`)
+			t.Cleanup(func() {
+				_, err := outer.Exec(context.Background(), `DROP DATABASE `+name+` WITH (FORCE)`)
+				require.NoError(t, err)
+			})
+			pool := another(t, outer, func(c *pgxpool.Config) { c.ConnConfig.Database = name })
+			_, err := outboxdb.MigrateUp(t.Context(), pool)
+			require.NoError(t, err)
+
+			tx, err := pool.Begin(t.Context())
+			require.NoError(t, err)
+			defer func() { _ = tx.Rollback(context.Background()) }()
+			m := message("sqs://a")
+			m.Headers = map[string]string{"who": "\u20ac \U0001F600"}
+			_, err = outboxdb.Enqueue(t.Context(), tx, m)
+			require.ErrorContains(t, err, "the database's encoding lacks")
+			require.NoError(t, tx.Rollback(t.Context()))
+
+			m.Headers, m.Payload = map[string]string{"who": can}, []byte("日本 \u20ac")
+			id := enqueue(t, pool, m)[0]
+			store := outboxdb.New(pool)
+			claimed := claim(t, store, request()).Messages
+			require.Len(t, claimed, 1)
+			require.Equal(t, m.Headers, claimed[0].Headers)
+			require.Equal(t, m.Payload, claimed[0].Payload)
+			outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Dead, LastError: "日 \u20ac \U0001F600", Attempts: 1})
+			require.NoError(t, err)
+			require.Equal(t, `\u65e5 \u20ac \U0001f600`, outcome.LastError)
+			health, err := outboxdb.NewOperator(pool).Health(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, encoding, health.Encoding)
+		})
+	}
+}

@@ -20,7 +20,7 @@ const adjust = `SET LOCAL client_encoding = 'UTF8'; SET LOCAL standard_conformin
 const settings = `
 SELECT pg_catalog.current_setting('client_encoding'), pg_catalog.current_setting('standard_conforming_strings'),
        pg_catalog.current_setting('default_transaction_isolation'), pg_catalog.current_setting('transaction_read_only'),
-       pg_catalog.pg_backend_pid()`
+       pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_encoding')`
 
 // session is what was found at a connection.
 type session struct {
@@ -29,6 +29,8 @@ type session struct {
 	adjusts bool
 	// readOnly says that the server is a standby, or takes no writes of this role.
 	readOnly bool
+	// plain says that the database's encoding has not every character.
+	plain bool
 	// mode is the execution mode that statements need; nil is the pool's own.
 	mode []any
 }
@@ -64,6 +66,7 @@ func (c *Conn) ask(ctx context.Context) error {
 		at:       now,
 		adjusts:  string(said[0]) != "UTF8" || string(said[1]) != "on" || string(said[2]) != "read committed",
 		readOnly: string(said[3]) == "on",
+		plain:    string(said[5]) != "UTF8",
 		mode:     modeFor(conn.Config(), string(said[4]) != strconv.FormatUint(uint64(conn.PgConn().PID()), 10)),
 	}
 	conn.PgConn().CustomData()[sessionKey] = c.session
@@ -93,6 +96,9 @@ func modeFor(config *pgx.ConnConfig, pooled bool) []any {
 }
 
 func (s session) arguments(args []any) []any {
+	if s.plain {
+		args = plainArguments(args)
+	}
 	return append(s.mode[:len(s.mode):len(s.mode)], args...)
 }
 
