@@ -152,6 +152,16 @@ func (c *Conn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	return c.query(ctx, sql, args, func() {})
 }
 
+// Exec is pgx.Conn.Exec.
+func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	rows, err := c.Query(ctx, sql, args...)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	rows.Close()
+	return rows.CommandTag(), rows.Err()
+}
+
 // query runs a statement, in a transaction of its own where the session's settings
 // would change what it means. It calls after once the rows are closed, or failed.
 func (c *Conn) query(ctx context.Context, sql string, args []any, after func()) (pgx.Rows, error) {
