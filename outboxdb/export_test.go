@@ -65,7 +65,7 @@ var AfterHearing = []string{transactionsUnderWay, dropWaiter}
 var Statements = []string{
 	enqueueBatch, schemaReady, dueDestinations, claim, claimAlone, giveBackClaims, load, loadAgain, loadPayloads, loadOutcomes,
 	renew, finish, yield, putBack, pendingCounts, tableHealth, heldSnapshots,
-	noteFailures, noteSuccess, reachedBefore, takeProbes, giveBackProbe, free, takeRecovered, forgetRecovered, retryingOf,
+	noteFailures, noteSuccess, noteReached, reachedBefore, unpark, holdBack, closeAbandoned, takeProbes, giveBackProbe, free, takeRecovered, forgetRecovered, retryingOf,
 	purge, move, purgeByHand, moveByHand, purgeAudit, purgeDestinations,
 	beginCallback, noteCallback, takeCallbacks, listenEnded, keepWaiter, dropWaiter, transactionsUnderWay, outcomes,
 	retryMessages, redirectMessages, rescheduleMessages, requestCancel, endCancelled, releaseMessages, resendMessages, retryCallbacks,

@@ -2,6 +2,7 @@ package outboxdb_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -199,6 +200,12 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.Equal(t, []uuid.UUID{id}, idsOf(claimed))
 	same(claimed.Messages[0].Record)
 	assert.InDelta(t, 60, stands(t, setup, id).LeasedFor, 20)
+	refusing, parked := request(), outboxdb.New(pool)
+	refusing.Refuse = func(string) error { return errors.New("日: the host is not allowed") }
+	execute(t, setup, `UPDATE outbox.messages SET available_at = now(), parked = true`)
+	require.Empty(t, claim(t, parked, refusing).Messages)
+	assert.Contains(t, *stands(t, setup, id).LastError, "日")
+	execute(t, setup, `UPDATE outbox.messages SET available_at = $1`, claimed.Messages[0].LeasedUntil)
 	require.NoError(t, store.Uncount(ctx, claimed.Messages[0]))
 	require.NoError(t, store.Release(ctx, claimed.Messages[0]))
 	assert.True(t, value[bool](t, setup, `SELECT available_at <= now() FROM outbox.messages WHERE id = $1`, id))
@@ -284,6 +291,11 @@ func tourTrouble(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, err)
 	store.Succeeded("sqs://down")
 	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
+	other := outboxdb.New(pool)
+	other.Failed("sqs://other", errDown)
+	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://other' AND failures > 0)`)
+	other.Answered("sqs://other")
+	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://other' AND failures = 0)`)
 	reached, err := outboxdb.New(pool).Reached(ctx, "sqs://down")
 	require.NoError(t, err)
 	require.True(t, reached)

@@ -14,6 +14,12 @@ func plainArguments(args []any) []any {
 		switch a := arg.(type) {
 		case string:
 			arg = plainText(a)
+		case []string:
+			texts := make([]string, 0, len(a))
+			for _, text := range a {
+				texts = append(texts, plainText(text))
+			}
+			arg = texts
 		case *string:
 			arg = plainPointer(a)
 		case []*string:
