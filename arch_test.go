@@ -20,9 +20,9 @@ const module = "github.com/outflowhq/outflow"
 // are some rooms' own business. A new room must be added here.
 var arrows = map[string]struct{ rooms, libraries []string }{
 	".":                           {nil, []string{"github.com/google/uuid"}},
-	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/migrations", "internal/tracing"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/database", "internal/migrations", "internal/tracing"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"outboxdb/outboxtest":         {[]string{".", "activities", "outboxdb", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/sdk/testsuite", "github.com/google/uuid"}},
-	"inbox":                       {[]string{"internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"inbox":                       {[]string{"internal/database", "internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"publish":                     {[]string{"."}, nil},
 	"publish/awssqs":              {[]string{".", "publish", "internal/coalesce"}, []string{"github.com/aws/", "github.com/google/uuid", "golang.org/x/sync"}},
 	"publish/webhook":             {[]string{".", "publish"}, []string{"github.com/google/uuid"}},
@@ -33,8 +33,9 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"scanner":                     {[]string{".", "activities", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/coalesce":           {[]string{"."}, nil},
 	"internal/config":             {[]string{".", "publish/webhook", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"internal/database":           {nil, []string{"github.com/jackc/pgx/v5"}},
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
-	"internal/migrations":         {nil, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
+	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
 	"internal/tracing":            {[]string{"."}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/program":            {[]string{"internal/config"}, nil},
 	"internal/service": {

@@ -160,6 +160,7 @@ func (e *examination) database(ctx context.Context) {
 		e.say("rights", Fail, "outflow grants -operator ROLE prints the rights that it needs", "%v", err)
 		return
 	}
+	e.server(health)
 	e.rights(health)
 	e.clock(health, began, time.Now())
 	e.snapshots(health)
@@ -198,6 +199,18 @@ func (e *examination) dead(ctx context.Context) {
 	}
 	for _, c := range counts {
 		e.say("dead", Warn, "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination), "%s: %d dead, such as: %s", c.Destination, c.Messages, c.LastError)
+	}
+}
+
+// server says what of the server itself keeps messages from their ends.
+func (e *examination) server(h outboxdb.Health) {
+	if h.ReadOnly {
+		e.say("database", Fail, "name all hosts in DATABASE_URL, which finds the one that takes writes, or turn default_transaction_read_only off",
+			"the server is read-only: it is a standby, as an old primary is after a failover, or default_transaction_read_only is on")
+	}
+	if h.Encoding != "UTF8" {
+		e.say("encoding", Warn, "keep headers to the characters that it has, or move to a database in UTF8",
+			"the database's encoding is %s: a header with a character that it lacks is refused, and errors are noted in ASCII", h.Encoding)
 	}
 }
 

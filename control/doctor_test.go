@@ -58,7 +58,7 @@ func examined(t *testing.T, spoil func(h *healthy, p *Patient)) (findings []Find
 	synctest.Test(t, func(t *testing.T) {
 		h := &healthy{
 			migrations: []outboxdb.MigrationStatus{{Version: 1, Name: "0001_destinations", AppliedAt: time.Now()}},
-			health:     outboxdb.Health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true, SeesAll: true},
+			health:     outboxdb.Health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true, SeesAll: true, Encoding: "UTF8"},
 			types:      having(attributeNames()...), destinations: []string{"sqs://orders"}, workflows: 1, activities: 2,
 		}
 		p := Patient{Database: h, Namespace: h, Target: Target{Address: "localhost:7233", Namespace: "shop"}, TaskQueue: "outflow",
@@ -141,6 +141,11 @@ func TestExamine(t *testing.T) {
 			"warn clock this host and the database are 1m0s apart", "synchronise both clocks; deliveries use the database's alone, but logs will not match"},
 		"the clock is off a little": {func(h *healthy, _ *Patient) { h.health.Clock = time.Now().Add(-5 * time.Second) },
 			"ok clock this host and the database agree within 5s", ""},
+		"a server that a failover made read-only": {func(h *healthy, _ *Patient) { h.health.ReadOnly = true },
+			"fail database the server is read-only: it is a standby",
+			"name all hosts in DATABASE_URL, which finds the one that takes writes, or turn default_transaction_read_only off"},
+		"another encoding": {func(h *healthy, _ *Patient) { h.health.Encoding = "LATIN1" },
+			"warn encoding the database's encoding is LATIN1", "keep headers to the characters that it has, or move to a database in UTF8"},
 		"an old snapshot": {func(h *healthy, _ *Patient) {
 			h.health.Snapshots = []outflow.HeldSnapshot{{Holder: "session", Name: "psql", Seconds: 299}, {Holder: "session", Name: "a report", PID: 7, Seconds: 3600}}
 		}, `warn snapshots session 7 of application "a report", user "" has held a snapshot for 1h0m0s`, "end its transaction, or SELECT pg_terminate_backend(7)"},

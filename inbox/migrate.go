@@ -23,8 +23,8 @@ var migrationSet = migrations.Set{Schema: "inbox", Files: migrationFiles, Names:
 // right to create things in the schema, and the right to create the schema where
 // there is none. The files in inbox/migrations are plain SQL, for any other tool.
 //
-// Concurrent callers wait for each other under an advisory lock, for which it
-// needs a session: connect directly, not through a transaction pooler.
+// Concurrent callers wait for each other, a minute at most, under an advisory lock. A
+// transaction pooler may stand between, if it has two sessions for it.
 func MigrateUp(ctx context.Context, pool *pgxpool.Pool) (applied []string, err error) {
 	status, err := migrationSet.Up(ctx, pool)
 	for _, s := range status {

@@ -2,11 +2,14 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // purgeChunk is how many IDs one statement forgets: some milliseconds of locks.
@@ -54,16 +57,24 @@ func Purge(ctx context.Context, pool *pgxpool.Pool, consumer string, olderThan t
 	if err := checkPurge(consumer, olderThan, limit); err != nil {
 		return 0, fmt.Errorf("purging seen messages: %w", err)
 	}
+	on := database.New(pool)
 	var last chunk
+	chunkSize := purgeChunk
 	for purged < limit {
-		size := min(limit-purged, purgeChunk)
-		rows, err := pool.Query(ctx, purgeSeen, consumer, olderThan, last.UpTo, size)
+		size := min(limit-purged, chunkSize)
+		rows, err := on.Query(ctx, purgeSeen, consumer, olderThan, last.UpTo, size)
+		var next chunk
 		if err == nil {
-			last, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[chunk])
+			next, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[chunk])
+		}
+		if err = database.TooSlow(err); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && size > 1 {
+			chunkSize = max(size/10, 1) // it was rolled back
+			continue
 		}
 		if err != nil {
 			return purged, fmt.Errorf("purging what %s has seen: %w", consumer, err)
 		}
+		last = next
 		purged += last.Rows
 		if last.Rows < size {
 			break

@@ -2,15 +2,19 @@ package inbox_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/inbox"
+	"github.com/outflowhq/outflow/internal/teststack"
 )
 
 // seen fills the inbox with n IDs that are age old.
@@ -133,5 +137,65 @@ func TestPurgeReadsItsIndex(t *testing.T) {
 		require.Contains(t, plan, "seen_pkey", statistics)
 		require.NotContains(t, plan, "Seq Scan", statistics)
 		require.NotContains(t, plan, "Sort", statistics)
+	}
+}
+
+// A timeout of the role makes the chunks smaller.
+func TestPurgeUnderAStatementTimeout(t *testing.T) {
+	t.Parallel()
+	pool := newInbox(t)
+	execute(t, pool, `INSERT INTO inbox.seen (consumer, message_id, seen_at) SELECT 'c', gen_random_uuid(), now() - interval '1 day' + n * interval '1 s' FROM generate_series(1, 30) AS n`)
+	execute(t, pool, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN OLD; END $$`)
+	execute(t, pool, `CREATE TRIGGER slow BEFORE DELETE ON inbox.seen FOR EACH ROW EXECUTE FUNCTION slow()`)
+	hasty := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["statement_timeout"] = "1s" })
+	purged, err := inbox.Purge(t.Context(), hasty, "c", time.Hour, 30)
+	require.NoError(t, err)
+	require.Equal(t, 30, purged)
+}
+
+// Every statement works in each of pgx's execution modes, and through PgBouncer.
+func TestEveryMode(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe,
+		pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
+		for _, pooled := range []bool{false, true} {
+			if pooled && (mode == pgx.QueryExecModeCacheStatement || mode == pgx.QueryExecModeDescribeExec) {
+				continue // pgx's own, in the caller's transaction
+			}
+			t.Run(fmt.Sprintf("%s, pooled %t", mode, pooled), func(t *testing.T) {
+				t.Parallel()
+				setup := newInbox(t)
+				config := setup.Config()
+				if pooled {
+					config = teststack.PgBouncer(t, setup)
+				}
+				pool := another(t, setup, func(c *pgxpool.Config) {
+					*c.ConnConfig = *config.ConnConfig.Copy()
+					c.ConnConfig.DefaultQueryExecMode = mode
+				})
+				_, err := inbox.MigrateUp(t.Context(), pool)
+				require.NoError(t, err)
+				id := uuid.New()
+				for _, want := range []bool{true, false} {
+					require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+						first, err := inbox.Once(t.Context(), tx, "c", id)
+						require.Equal(t, want, first)
+						return err
+					}))
+				}
+				db := stdlib.OpenDBFromPool(pool)
+				defer db.Close()
+				tx, err := db.BeginTx(t.Context(), nil)
+				require.NoError(t, err)
+				first, err := inbox.OnceSQL(t.Context(), tx, "c", id)
+				require.NoError(t, err)
+				require.False(t, first)
+				require.NoError(t, tx.Commit())
+				execute(t, setup, `UPDATE inbox.seen SET seen_at = now() - interval '1 day'`)
+				purged, err := inbox.Purge(t.Context(), pool, "c", time.Hour, 10)
+				require.NoError(t, err)
+				require.Equal(t, 1, purged)
+			})
+		}
 	}
 }

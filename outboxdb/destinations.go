@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 const (
@@ -91,7 +91,7 @@ SELECT EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = $1 AND
 // destinations tells the table's breakers how destinations do: one short statement
 // where something changed, none while all goes well.
 type destinations struct {
-	pool *pgxpool.Pool
+	pool *database.Pool
 
 	mu        sync.Mutex
 	known     map[string]*known
@@ -124,7 +124,7 @@ type newcomers struct {
 	next   time.Time // when doubted ones may be claimed again
 }
 
-func newDestinations(pool *pgxpool.Pool) *destinations {
+func newDestinations(pool *database.Pool) *destinations {
 	return &destinations{pool: pool, known: make(map[string]*known)}
 }
 

@@ -3,6 +3,8 @@ package outboxdb
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
+	"fmt"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -11,13 +13,33 @@ import (
 // enqueueBatch hands all messages of a call to the SQL function that every
 // language uses. Text is cast to jsonb by the server, so that any driver and
 // protocol can send it.
-const enqueueBatch = `SELECT index, message_id, verdict FROM outbox.enqueue_batch($1::text::jsonb, $2)`
+// The verdict, which may quote what was given, is text that no client_encoding changes.
+const enqueueBatch = `
+SELECT index, message_id, pg_catalog.encode(pg_catalog.convert_to(verdict, 'UTF8'), 'hex') AS verdict
+  FROM outbox.enqueue_batch($1::text::jsonb, $2)`
 
 // verdict is one row of outbox.enqueue_batch.
 type verdict struct {
 	Index   int       `db:"index"`
 	ID      uuid.UUID `db:"message_id"` // the zero UUID for an object that could not be read
-	Verdict string    `db:"verdict"`
+	Verdict hexText   `db:"verdict"`
+}
+
+// hexText is text that travelled in hexadecimal digits.
+type hexText string
+
+// Scan is database/sql's, which pgx calls, too.
+func (t *hexText) Scan(value any) error {
+	text, ok := value.(string)
+	if b, isBytes := value.([]byte); isBytes {
+		text, ok = string(b), true
+	}
+	decoded, err := hex.DecodeString(text)
+	if err != nil || !ok {
+		return fmt.Errorf("reading a verdict: wants hexadecimal digits (got %v)", value)
+	}
+	*t = hexText(decoded)
+	return nil
 }
 
 // query runs enqueueBatch in a caller's transaction. It is all that differs

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -41,7 +42,12 @@ func Enqueue(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UU
 }
 
 // EnqueueIfAbsent is Enqueue for messages whose IDs the caller chose: one whose
-// ID exists already is skipped. It returns the IDs that it wrote, in order.
+// ID exists already is skipped. It returns the IDs that it wrote, in order. Two calls
+// with the same IDs wait for each other; one call a transaction can't deadlock.
+//
+// In a REPEATABLE READ or SERIALIZABLE transaction a message that was committed after
+// the transaction's first statement can't be skipped: the error has SQLSTATE 40001
+// (serialization_failure). Roll back and do the work again, or use READ COMMITTED.
 func EnqueueIfAbsent(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UUID, error) {
 	return enqueueAbsent(ctx, overPgx(tx), msgs)
 }
@@ -106,16 +112,32 @@ func enqueue(ctx context.Context, ask query, msgs []outflow.Message, ifAbsent bo
 	}
 	verdicts, err := ask(ctx, batch, ifAbsent)
 	if err != nil {
-		return nil, err
+		return nil, explain(err, batch)
 	}
 	var refused []error
 	for _, v := range verdicts {
-		if reason, found := strings.CutPrefix(v.Verdict, "refused: "); found {
+		if reason, found := strings.CutPrefix(string(v.Verdict), "refused: "); found {
 			field, wants, _ := strings.Cut(reason, ": ")
 			refused = append(refused, &outflow.InvalidMessageError{Index: v.Index, Field: field, Wants: wants})
 		}
 	}
 	return verdicts, errors.Join(refused...)
+}
+
+// What Postgres says of a character that the database's encoding lacks: 22P05
+// (untranslatable_character), or in SQL_ASCII 0A000 (feature_not_supported).
+const (
+	untranslatableCharacter = "22P05"
+	featureNotSupported     = "0A000"
+)
+
+func explain(err error, batch string) error {
+	var answer interface{ SQLState() string } // pgx's errors and lib/pq's
+	if errors.As(err, &answer) && strings.Contains(batch, `\u`) &&
+		(answer.SQLState() == untranslatableCharacter || answer.SQLState() == featureNotSupported) {
+		return fmt.Errorf("a header has a character that the database's encoding lacks; a database in UTF8 has every one: %w", err)
+	}
+	return err
 }
 
 // object is a message as outbox.enqueue_batch reads it.
@@ -168,7 +190,29 @@ func encodeBatch(msgs []outflow.Message, t trace) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encoding %d messages: %w", len(msgs), err)
 	}
-	return string(encoded), nil
+	return ascii(encoded), nil
+}
+
+// ascii writes JSON without a character that a client_encoding could change.
+func ascii(encoded []byte) string {
+	if !slices.ContainsFunc(encoded, func(b byte) bool { return b >= utf8.RuneSelf }) {
+		return string(encoded)
+	}
+	plain := make([]byte, 0, len(encoded))
+	for len(encoded) > 0 {
+		r, size := utf8.DecodeRune(encoded)
+		switch {
+		case r < utf8.RuneSelf:
+			plain = append(plain, byte(r))
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			plain = fmt.Appendf(plain, `\u%04x\u%04x`, high, low)
+		default:
+			plain = fmt.Appendf(plain, `\u%04x`, r)
+		}
+		encoded = encoded[size:]
+	}
+	return string(plain)
 }
 
 func checkEncodable(index int, m outflow.Message) error {

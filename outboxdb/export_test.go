@@ -58,10 +58,26 @@ const (
 	MaxEnqueueBytes  = maxEnqueueBytes
 )
 
+// AfterHearing are those that a Waiter sends once a notification has arrived.
+var AfterHearing = []string{transactionsUnderWay, dropWaiter}
+
+// Statements are those that the package sends; a list's is put together.
+var Statements = []string{
+	enqueueBatch, schemaReady, dueDestinations, claim, claimAlone, giveBackClaims, load, loadAgain, loadPayloads, loadOutcomes,
+	renew, finish, yield, putBack, pendingCounts, tableHealth, heldSnapshots,
+	noteFailures, noteSuccess, noteReached, reachedBefore, unpark, holdBack, closeAbandoned, takeProbes, giveBackProbe, free, takeRecovered, forgetRecovered, retryingOf,
+	purge, move, purgeByHand, moveByHand, purgeAudit, purgeDestinations,
+	beginCallback, noteCallback, takeCallbacks, listenEnded, keepWaiter, dropWaiter, transactionsUnderWay, outcomes,
+	retryMessages, redirectMessages, rescheduleMessages, requestCancel, endCancelled, releaseMessages, resendMessages, retryCallbacks,
+	noteSent, noteTold, showMessage, messagePayload, auditOf, statusPending, statusDead, statusNewest, troubledDestinations,
+	pendingDestinations, health, setCallbackRule, unsetCallbackRule, callbackRules, missingRoles,
+}
+
 var (
 	MigrationFiles = migrationFiles
 	MigrationNames = migrationNames
 	Interval       = interval
+	ErrLocked      = errLocked
 )
 
 // WalkNext makes the next Claim walk the index, HoldWalk keeps every Claim from it.

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // Grants names the roles that work with the outbox. Each gets what its work
@@ -106,7 +108,7 @@ func (g Grants) CheckRoles(ctx context.Context, pool *pgxpool.Pool) error {
 			return fmt.Errorf("checking the roles: wants names of Postgres roles (got %q)", role)
 		}
 	}
-	rows, err := pool.Query(ctx, missingRoles, g.roles())
+	rows, err := database.New(pool).Query(ctx, missingRoles, g.roles())
 	if err != nil {
 		return fmt.Errorf("checking the roles: %w", err)
 	}
@@ -130,6 +132,11 @@ func (g Grants) Apply(ctx context.Context, pool *pgxpool.Pool) error {
 	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "WARNING" {
 			refused = append(refused, errors.New(n.Message))
+		}
+	}
+	if before := pool.Config().BeforeConnect; before != nil {
+		if err := before(ctx, config); err != nil {
+			return fmt.Errorf("granting rights: %w", err)
 		}
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)

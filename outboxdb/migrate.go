@@ -34,8 +34,8 @@ type MigrationStatus struct {
 }
 
 // MigrateUp applies every migration that the database lacks and returns those,
-// in order. Concurrent callers wait for each other under an advisory lock, for
-// which it needs a session: connect directly, not through a transaction pooler.
+// in order. Concurrent callers wait for each other, a minute at most, under an advisory
+// lock. A transaction pooler may stand between, if it has two sessions for it.
 func MigrateUp(ctx context.Context, pool *pgxpool.Pool) ([]MigrationStatus, error) {
 	applied, err := migrationSet.Up(ctx, pool)
 	return published(applied), err

@@ -13,17 +13,18 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // Operator reads and changes messages for people. Every change goes together
 // with its row in outbox.audit. Its acts touch the table alone; package control
 // adds what a message's run has to be told. It is safe for concurrent use.
 type Operator struct {
-	pool *pgxpool.Pool
+	pool *database.Pool
 }
 
 // NewOperator returns an Operator over pool.
-func NewOperator(pool *pgxpool.Pool) *Operator { return &Operator{pool: pool} }
+func NewOperator(pool *pgxpool.Pool) *Operator { return &Operator{pool: database.New(pool)} }
 
 // By says who acts, and why.
 type By struct {

@@ -239,6 +239,7 @@ SELECT p.destination
 // health is what a doctor asks of the database in one look.
 const health = `
 SELECT clock_timestamp() AS clock, current_user::text AS role, current_database()::text AS database, current_setting('server_version') AS version,
+       pg_catalog.current_setting('transaction_read_only') = 'on' OR pg_catalog.pg_is_in_recovery() AS read_only, pg_catalog.current_setting('server_encoding') AS encoding,
        has_function_privilege('outbox.enqueue_batch(jsonb, boolean)', 'EXECUTE') AND has_schema_privilege('outbox', 'USAGE') AS produces,
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'UPDATE')
            AND has_table_privilege('outbox.destinations', 'SELECT') AND has_table_privilege('outbox.destinations', 'INSERT')

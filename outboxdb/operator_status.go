@@ -122,6 +122,11 @@ type Health struct {
 	Role     string    `db:"role"`
 	Database string    `db:"database"`
 	Version  string    `db:"version"`
+	// ReadOnly says that the server takes no writes: it is a standby, or
+	// default_transaction_read_only is on.
+	ReadOnly bool `db:"read_only"`
+	// Encoding is the database's, in which it keeps text.
+	Encoding string `db:"encoding"`
 	// What the role may do: enqueue, run the daemons, act as an operator.
 	Produces   bool `db:"produces"`
 	Dispatches bool `db:"dispatches"`
@@ -150,7 +155,7 @@ func (o *Operator) Health(ctx context.Context) (Health, error) {
 
 // Migrations reports every migration, applied or not.
 func (o *Operator) Migrations(ctx context.Context) ([]MigrationStatus, error) {
-	return Migrations(ctx, o.pool)
+	return Migrations(ctx, o.pool.Unwrap())
 }
 
 // PendingDestinations returns the destinations that pending messages have, at

@@ -177,7 +177,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"claim 20", outboxdb.StatementClaim, 20, 480, claimArgs(destinations, aDayAgo, "4", 20)},
 			{"claim 20 of a million", outboxdb.StatementClaim, 20, 480, claimArgs([]string{"sqs://paused"}, aMonthAgo, "50", 20)},
 			{"claim nothing", outboxdb.StatementClaim, 0, 60, claimArgs([]string{"sqs://nothing", "sqs://later"}, aDayAgo[:2], "100", 100)},
-			{"give back 20", outboxdb.StatementGiveBack, 0, 500, []any{ids, ones, many("2020-01-01Z", 20), many("true", 20)}},
+			{"give back 20", outboxdb.StatementGiveBack, 20, 500, []any{ids, ones, many("2020-01-01Z", 20), many("true", 20)}},
 			// A row off the fast path stands in one index more, and its destination is looked at.
 			{"renew 20", outboxdb.StatementRenew, 20, 600, []any{ids, ones, many("1 minute", 20), nulls, ones, many("false", 20)}},
 			{"finish 20", outboxdb.StatementFinish, 20, 500, []any{ids, ones, many("delivered", 20), nulls, nulls, ones}},

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // purgeTimeout is the deadline of one statement of maintenance. A chunk takes
@@ -82,7 +82,9 @@ const (
 // PurgeMessages deletes one chunk of final messages, or moves it to
 // outbox.history, in one statement. It never touches a message that is not final
 // or whose callback is due. Several at a time are fine: each takes other rows. Not
-// to be told what happened is harmless, too: what is deleted is not found again.
+// to be told what happened is harmless, too: what is deleted is not found again. A
+// chunk that is too slow, by its own deadline or a timeout of the role or database,
+// ends in an error that is context.DeadlineExceeded: a smaller one may not be.
 func (s *Store) PurgeMessages(ctx context.Context, p outflow.Purge) (outflow.Purged, error) {
 	if p.History {
 		return purgeChunk(ctx, s.pool, move, p)
@@ -99,7 +101,7 @@ func (o *Operator) Purge(ctx context.Context, p outflow.Purge, by By) (outflow.P
 	return purgeChunk(ctx, o.pool, purgeByHand, p, by.Who, by.Why)
 }
 
-func purgeChunk(ctx context.Context, pool *pgxpool.Pool, statement string, p outflow.Purge, by ...any) (outflow.Purged, error) {
+func purgeChunk(ctx context.Context, pool *database.Pool, statement string, p outflow.Purge, by ...any) (outflow.Purged, error) {
 	if !p.State.Final() {
 		return outflow.Purged{}, fmt.Errorf("purging messages: state: wants a final state (got %q)", p.State)
 	}
@@ -110,11 +112,11 @@ func purgeChunk(ctx context.Context, pool *pgxpool.Pool, statement string, p out
 	defer cancel()
 	rows, err := pool.Query(ctx, statement, append([]any{string(p.State), p.OlderThan, p.After, p.Limit}, by...)...)
 	if err != nil {
-		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, err)
+		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, database.TooSlow(err))
 	}
 	purged, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[outflow.Purged])
 	if err != nil {
-		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, err)
+		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, database.TooSlow(err))
 	}
 	return purged, nil
 }
@@ -158,7 +160,7 @@ func (s *Store) delete(ctx context.Context, doing, statement string, args ...any
 	defer cancel()
 	tag, err := s.pool.Exec(ctx, statement, args...)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", doing, err)
+		return 0, fmt.Errorf("%s: %w", doing, database.TooSlow(err))
 	}
 	return int(tag.RowsAffected()), nil
 }

@@ -8,10 +8,11 @@ package outboxdb
 // lockRows begins a write on many rows. It locks them in the order of their IDs
 // before the first is written, so that two such writes can't wait for each
 // other in a circle: the update itself takes them in whatever order it finds
-// them. The write names "locked" to have it run.
+// them. A row that another session has locked is left out, and so is waited for
+// without the others. The write is on those of "locked" alone.
 const lockRows = `
 WITH locked AS MATERIALIZED (
-    SELECT m.id FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE
+    SELECT m.id FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
 )`
 
 // recordColumns is what a claim, which bounds its bytes, returns of a row.
@@ -254,7 +255,8 @@ UPDATE outbox.messages AS m
        available_at = CASE WHEN g.release AND m.available_at = g.leased_until THEN now() ELSE m.available_at END,
        parked = m.parked AND NOT (g.release AND m.available_at = g.leased_until)
   FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::boolean[]) AS g (id, generation, leased_until, release)
- WHERE (SELECT count(*) FROM locked) > 0 AND m.id = g.id AND m.generation = g.generation AND m.finished_at IS NULL`
+ WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = g.id AND m.generation = g.generation AND m.finished_at IS NULL
+RETURNING m.id, m.state, m.generation`
 
 // load reads rows as they stand, and whether a success would be news to others:
 // the run may have been claimed by another process.
@@ -274,7 +276,7 @@ const loadAgain = lockRows + `
 UPDATE outbox.messages AS m
    SET claims = greatest(m.claims, least(m.claims + 1, 5))
   FROM unnest($1::uuid[], $2::int[]) AS r (id, generation)
- WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
+ WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + failing + `, ` + lookColumns
 
 // failing says that a breaker of the row's destination has counted failures and no
@@ -305,7 +307,7 @@ UPDATE outbox.messages AS m
        last_error = coalesce(r.last_error, m.last_error)
   FROM unnest($1::uuid[], $2::int[], $3::interval[], $4::text[], $5::int[], $6::boolean[])
        AS r (id, generation, lease, last_error, attempts, lost)
- WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
+ WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + lookColumns
 
 // finish writes ends. Only a pending row takes one, except that a broker's
@@ -321,7 +323,7 @@ UPDATE outbox.messages AS m
        callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() + interval '1 minute' END
   FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[])
        AS e (id, generation, state, broker_message_id, last_error, attempts)
- WHERE (SELECT count(*) FROM locked) > 0 AND m.id = e.id AND m.generation = e.generation
+ WHERE e.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = e.id AND m.generation = e.generation
    AND (m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))
 RETURNING ` + outcomeColumns + `
 ), told AS MATERIALIZED (
@@ -357,7 +359,7 @@ UPDATE outbox.messages AS m
                            ELSE now() + least(interval '1 second' * (1 << least(m.attempts, 6))::float8, interval '1 minute') END,
        parked = true, claims = 0, attempts = m.attempts + r.attempts, last_error = coalesce(r.last_error, m.last_error)
   FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS r (id, generation, last_error, attempts)
- WHERE (SELECT count(*) FROM locked) > 0 AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
+ WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + outcomeColumns
 
 // pendingCounts counts what is not final, by destination.

@@ -72,8 +72,8 @@ func TestSafetyClauses(t *testing.T) {
 		})
 	}
 	for name, statement := range map[string]string{"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish} {
-		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: rows are locked in one order (see TestNoDeadlock)", name)
-		require.Contains(t, statement, "(SELECT count(*) FROM locked) > 0", "%s: without it, nothing is locked first", name)
+		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED", "%s: rows are locked in one order, and nobody's is waited for (see TestNoDeadlock, TestLockedRow)", name)
+		require.Contains(t, statement, ".id = ANY (ARRAY(SELECT l.id FROM locked AS l))", "%s: only what it has locked is written", name)
 	}
 	for name, statement := range map[string]string{
 		"retry": outboxdb.StatementRetry, "redirect": outboxdb.StatementRedirect, "reschedule": outboxdb.StatementReschedule,

@@ -28,7 +28,7 @@ func (s *Store) Load(ctx context.Context, ref outflow.Ref) (outflow.Record, erro
 // look is counted as a claim where the row is pending in that generation.
 func (s *Store) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record, error) {
 	s.handoff.settle(ref) // whoever claimed it no longer leads
-	found, err := s.reloads.Do(ctx, ref)
+	found, err := insist(ctx, s.reloads, ref)
 	if err != nil {
 		return outflow.Record{}, fmt.Errorf("loading message %s again: %w", ref.ID, err)
 	}
@@ -40,7 +40,7 @@ func (s *Store) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record,
 // final, or of another generation, is returned as it stands, with nothing written.
 func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, error) {
 	s.handoff.settle(r.Ref) // its run has left the fast path
-	found, err := s.renewals.Do(ctx, r)
+	found, err := insist(ctx, s.renewals, r)
 	if err != nil {
 		return outflow.Record{}, fmt.Errorf("renewing the lease of message %s: %w", r.ID, err)
 	}
@@ -52,7 +52,7 @@ func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, e
 // off the fast path keeps its lease; one that is final, or of another generation, is
 // left as it is.
 func (s *Store) PutBack(ctx context.Context, ref outflow.Ref, lastError string) (outflow.Outcome, error) {
-	record, err := s.puttings.Do(ctx, outflow.Renewal{Ref: ref, LastError: lastError, Attempts: 1})
+	record, err := insist(ctx, s.puttings, outflow.Renewal{Ref: ref, LastError: lastError, Attempts: 1})
 	if err != nil {
 		return outflow.Outcome{}, fmt.Errorf("putting message %s back: %w", ref.ID, err)
 	}
@@ -67,7 +67,7 @@ func (s *Store) Finish(ctx context.Context, e outflow.Ending) (outflow.Outcome, 
 	if !e.State.Final() {
 		return outflow.Outcome{}, fmt.Errorf("finishing message %s: %q is not a final state", e.ID, e.State)
 	}
-	record, err := s.endings.Do(ctx, e)
+	record, err := insist(ctx, s.endings, e)
 	if err == nil || errors.Is(err, outflow.ErrNotFound) {
 		s.handoff.settle(e.Ref)
 	}
@@ -109,7 +109,7 @@ func (s *Store) Uncount(ctx context.Context, m outflow.ClaimedMessage) error {
 
 func (s *Store) giveBack(ctx context.Context, m outflow.ClaimedMessage, release bool) error {
 	s.handoff.settle(m.Ref())
-	_, err := s.returns.Do(ctx, giveBack{Ref: m.Ref(), leasedUntil: m.LeasedUntil, release: release})
+	_, err := insist(ctx, s.returns, giveBack{Ref: m.Ref(), leasedUntil: m.LeasedUntil, release: release})
 	if err != nil {
 		return fmt.Errorf("giving back message %s: %w", m.ID, err)
 	}

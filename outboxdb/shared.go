@@ -21,14 +21,27 @@ type records map[uuid.UUID]looked
 // where owed, the payload's size, is not 0.
 type looked struct {
 	outflow.Record
-	owed int
+	owed    int
+	written bool // by the statement
+}
+
+// errLocked is the answer for a row that another session had locked: nothing was
+// written.
+var errLocked = errors.New("another session has locked the message's row")
+
+// unwritten reports whether a row that a statement did not write is as it should be for
+// it: then the row was locked. One that is final, or of another generation, is the
+// answer as it stands.
+func unwritten(r outflow.Ref, l looked) bool {
+	return !l.written && l.Generation == r.Generation && l.State == outflow.Pending
 }
 
 type results = []coalesce.Result[looked]
 
 func (s *Store) loadAll(ctx context.Context, refs []outflow.Ref) results {
 	id := func(r outflow.Ref) uuid.UUID { return r.ID }
-	return answerAll(ctx, refs, id, func(ctx context.Context, batch []outflow.Ref) (records, error) {
+	never := func(outflow.Ref, looked) bool { return false }
+	return answerAll(ctx, refs, id, never, func(ctx context.Context, batch []outflow.Ref) (records, error) {
 		var c columns
 		for _, r := range batch {
 			c.add(r, "", 0)
@@ -39,12 +52,12 @@ func (s *Store) loadAll(ctx context.Context, refs []outflow.Ref) results {
 
 func (s *Store) loadAllAgain(ctx context.Context, refs []outflow.Ref) results {
 	id := func(r outflow.Ref) uuid.UUID { return r.ID }
-	return answerAll(ctx, refs, id, func(ctx context.Context, batch []outflow.Ref) (records, error) {
+	return answerAll(ctx, refs, id, unwritten, func(ctx context.Context, batch []outflow.Ref) (records, error) {
 		var c columns
 		for _, r := range batch {
 			c.add(r, "", 0)
 		}
-		done, err := s.read(ctx, loadAgain, c.ids, c.generations)
+		done, err := s.write(ctx, loadAgain, c.ids, c.generations)
 		if err != nil {
 			return nil, err
 		}
@@ -54,14 +67,14 @@ func (s *Store) loadAllAgain(ctx context.Context, refs []outflow.Ref) results {
 
 func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) results {
 	id := func(r outflow.Renewal) uuid.UUID { return r.ID }
-	return answerAll(ctx, renewals, id, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
+	return answerAll(ctx, renewals, id, unwrittenRenewal, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
 		var c columns
 		for _, r := range batch {
 			c.add(r.Ref, r.LastError, r.Attempts)
 			c.leases = append(c.leases, r.Lease)
 			c.lost = append(c.lost, r.Lost)
 		}
-		done, err := s.read(ctx, renew, c.ids, c.generations, c.leases, c.lastErrors, c.attempts, c.lost)
+		done, err := s.write(ctx, renew, c.ids, c.generations, c.leases, c.lastErrors, c.attempts, c.lost)
 		if err != nil {
 			return nil, err
 		}
@@ -71,12 +84,12 @@ func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) result
 
 func (s *Store) putBackAll(ctx context.Context, rows []outflow.Renewal) results {
 	id := func(r outflow.Renewal) uuid.UUID { return r.ID }
-	return answerAll(ctx, rows, id, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
+	return answerAll(ctx, rows, id, unwrittenRenewal, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
 		var c columns
 		for _, r := range batch {
 			c.add(r.Ref, r.LastError, r.Attempts)
 		}
-		done, err := s.read(ctx, putBack, c.ids, c.generations, c.lastErrors, c.attempts)
+		done, err := s.write(ctx, putBack, c.ids, c.generations, c.lastErrors, c.attempts)
 		if err != nil {
 			return nil, err
 		}
@@ -86,14 +99,18 @@ func (s *Store) putBackAll(ctx context.Context, rows []outflow.Renewal) results 
 
 func (s *Store) finishAll(ctx context.Context, endings []outflow.Ending) results {
 	id := func(e outflow.Ending) uuid.UUID { return e.ID }
-	return answerAll(ctx, endings, id, func(ctx context.Context, batch []outflow.Ending) (records, error) {
+	unwritten := func(e outflow.Ending, l looked) bool {
+		late := e.State == outflow.Delivered && l.State.Final() && l.State != outflow.Delivered
+		return unwritten(e.Ref, l) || late && !l.written && l.Generation == e.Generation
+	}
+	return answerAll(ctx, endings, id, unwritten, func(ctx context.Context, batch []outflow.Ending) (records, error) {
 		var c columns
 		for _, e := range batch {
 			c.add(e.Ref, e.LastError, e.Attempts)
 			c.states = append(c.states, string(e.State))
 			c.brokerIDs = append(c.brokerIDs, orNull(outflow.CleanErrorText(e.BrokerMessageID)))
 		}
-		done, err := s.read(ctx, finish, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts)
+		done, err := s.write(ctx, finish, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts)
 		if err != nil {
 			return nil, err
 		}
@@ -103,19 +120,36 @@ func (s *Store) finishAll(ctx context.Context, endings []outflow.Ending) results
 
 // returnAll gives claims back. A message that is gone or final needs nothing.
 func (s *Store) returnAll(ctx context.Context, claims []giveBack) []coalesce.Result[struct{}] {
-	slices.SortStableFunc(claims, func(a, b giveBack) int { return compareIDs(a.ID, b.ID) })
 	var c columns
 	for _, g := range claims {
 		c.add(g.Ref, "", 0)
 		c.leasedUntil = append(c.leasedUntil, g.leasedUntil)
 		c.release = append(c.release, g.release)
 	}
-	_, err := s.pool.Exec(ctx, giveBackClaims, c.ids, c.generations, c.leasedUntil, c.release)
+	done, err := s.write(ctx, giveBackClaims, c.ids, c.generations, c.leasedUntil, c.release)
+	if err == nil {
+		done, err = s.readMissing(ctx, loadOutcomes, c.ids, done)
+	}
 	results := make([]coalesce.Result[struct{}], len(claims))
-	for i := range results {
+	for i, g := range claims {
 		results[i].Err = err
+		if l, ok := done[g.ID]; err == nil && ok && unwritten(g.Ref, l) {
+			results[i].Err = errLocked
+		}
 	}
 	return results
+}
+
+func unwrittenRenewal(r outflow.Renewal, l looked) bool { return unwritten(r.Ref, l) }
+
+// write runs a statement that returns the rows of messages that it wrote.
+func (s *Store) write(ctx context.Context, statement string, args ...any) (records, error) {
+	done, err := s.read(ctx, statement, args...)
+	for id, l := range done {
+		l.written = true
+		done[id] = l
+	}
+	return done, err
 }
 
 // read runs a statement that returns rows of messages.
@@ -208,8 +242,10 @@ func (s *Store) readMissing(ctx context.Context, statement string, asked []uuid.
 // IDs go in order, so that two statements lock their rows in the same order.
 // Entries of one ID go one after the other, for each must see what the one
 // before it wrote. A statement that fails on data is run again in halves, down to
-// the one entry that is to blame.
-func answerAll[In any](ctx context.Context, in []In, id func(In) uuid.UUID, run func(context.Context, []In) (records, error)) results {
+// the one entry that is to blame. unwritten tells by a row as it stands whether the
+// statement should have written it.
+func answerAll[In any](ctx context.Context, in []In, id func(In) uuid.UUID,
+	unwritten func(In, looked) bool, run func(context.Context, []In) (records, error)) results {
 	out := make(results, len(in))
 	places := make([]int, len(in))
 	for i := range places {
@@ -225,13 +261,14 @@ func answerAll[In any](ctx context.Context, in []In, id func(In) uuid.UUID, run 
 				now = append(now, p)
 			}
 		}
-		answerDistinct(ctx, in, now, id, run, out)
+		answerDistinct(ctx, in, now, id, unwritten, run, out)
 		places = later
 	}
 	return out
 }
 
-func answerDistinct[In any](ctx context.Context, in []In, places []int, id func(In) uuid.UUID, run func(context.Context, []In) (records, error), out results) {
+func answerDistinct[In any](ctx context.Context, in []In, places []int, id func(In) uuid.UUID,
+	unwritten func(In, looked) bool, run func(context.Context, []In) (records, error), out results) {
 	batch := make([]In, 0, len(places))
 	for _, p := range places {
 		batch = append(batch, in[p])
@@ -239,8 +276,8 @@ func answerDistinct[In any](ctx context.Context, in []In, places []int, id func(
 	found, err := run(ctx, batch)
 	if isDataError(err) && len(places) > 1 {
 		half := len(places) / 2
-		answerDistinct(ctx, in, places[:half], id, run, out)
-		answerDistinct(ctx, in, places[half:], id, run, out)
+		answerDistinct(ctx, in, places[:half], id, unwritten, run, out)
+		answerDistinct(ctx, in, places[half:], id, unwritten, run, out)
 		return
 	}
 	for _, p := range places {
@@ -250,6 +287,8 @@ func answerDistinct[In any](ctx context.Context, in []In, places []int, id func(
 			out[p].Err = err
 		case !ok:
 			out[p].Err = outflow.ErrNotFound
+		case unwritten(in[p], record):
+			out[p].Err = errLocked
 		default:
 			out[p].Value = record
 		}

@@ -28,6 +28,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/coalesce"
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // Bounds of the coalesced statements. 500 rows keep a statement's locks short
@@ -52,7 +53,7 @@ const (
 // same process take over without a second look at the row. It is safe for
 // concurrent use and needs no closing; the pool stays the caller's.
 type Store struct {
-	pool         *pgxpool.Pool
+	pool         *database.Pool
 	handoff      *handoff
 	walk         walk
 	destinations *destinations
@@ -68,7 +69,8 @@ type Store struct {
 
 // New returns a Store over pool.
 func New(pool *pgxpool.Pool) *Store {
-	s := &Store{pool: pool, handoff: newHandoff(), destinations: newDestinations(pool)}
+	writer := database.NewWriter(pool)
+	s := &Store{pool: writer, handoff: newHandoff(), destinations: newDestinations(writer)}
 	s.loads = coalesce.New(statementOptions[outflow.Ref](), s.loadAll)
 	s.reloads = coalesce.New(statementOptions[outflow.Ref](), s.loadAllAgain)
 	s.renewals = coalesce.New(statementOptions[outflow.Renewal](), s.renewAll)
@@ -91,6 +93,9 @@ func statementOptions[In any]() coalesce.Options[In] {
 // Ping reports whether the database answers and has the schema that this build
 // needs, whichever tool applied it. The error says what to do.
 func (s *Store) Ping(ctx context.Context) error {
+	if err := s.pool.Check(ctx); err != nil {
+		return fmt.Errorf("checking the database: %w", err)
+	}
 	var ready bool
 	if err := s.pool.QueryRow(ctx, schemaReady).Scan(&ready); err != nil {
 		return fmt.Errorf("checking the outbox schema: %w", err)

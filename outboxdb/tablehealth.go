@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // tableHealth reads the server's statistics, and no row of the table.
@@ -75,7 +75,7 @@ func (s *Store) TableHealth(ctx context.Context, heldFor time.Duration) (outflow
 
 // findSnapshots returns all snapshots that are held, those that hold back the most
 // first.
-func findSnapshots(ctx context.Context, pool *pgxpool.Pool) ([]outflow.HeldSnapshot, error) {
+func findSnapshots(ctx context.Context, pool *database.Pool) ([]outflow.HeldSnapshot, error) {
 	rows, err := pool.Query(ctx, heldSnapshots)
 	if err != nil {
 		return nil, fmt.Errorf("looking for held snapshots: %w", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // ErrWaiterClosed says that the Waiter was closed.
@@ -42,7 +43,7 @@ const (
 // is safe for concurrent use. Its role needs the rights of a producer, a dispatcher
 // or an operator (see Grants).
 type Waiter struct {
-	pool     *pgxpool.Pool
+	pool     *database.Pool
 	listenOn *pgx.ConnConfig
 	log      *slog.Logger
 	times    waiterTimes
@@ -92,7 +93,7 @@ func LogTo(l *slog.Logger) WaiterOption { return func(w *Waiter) { w.log = l } }
 // first.
 func NewWaiter(pool *pgxpool.Pool, options ...WaiterOption) *Waiter {
 	w := &Waiter{
-		pool: pool, log: slog.Default(), waiting: make(map[uuid.UUID][]*waiting),
+		pool: database.New(pool), log: slog.Default(), waiting: make(map[uuid.UUID][]*waiting),
 		times: waiterTimes{poll: defaultPoll, linger: waiterLinger, renew: renewWaiter, echo: echoTimeout, settle: settleTimeout},
 	}
 	for _, option := range options {

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 const (
@@ -128,7 +128,7 @@ func (s *Store) walkIndex(ctx context.Context) error {
 }
 
 // visit runs the walk's statement once. ripe says that there are rows to unpark.
-func (s *Store) visit(ctx context.Context, conn *pgxpool.Conn) (found []mark, ripe bool, err error) {
+func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, ripe bool, err error) {
 	w := &s.walk
 	if now := time.Now(); now.After(w.allRipe) {
 		w.ripeSince, w.allRipe = time.Time{}, now.Add(walkAtLeast)

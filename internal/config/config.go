@@ -143,6 +143,7 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
 	}
+	session(c, getenv)
 	return c, nil
 }
 

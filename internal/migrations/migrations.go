@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/database"
-	"github.com/pressly/goose/v3/lock"
+	goosedb "github.com/pressly/goose/v3/database"
+
+	"github.com/outflowhq/outflow/internal/database"
 )
 
 // Set is a schema with its migrations: plain SQL in pairs of files, so that any
@@ -32,8 +34,8 @@ type Set struct {
 	// Names are the files without their ending. A migration's version is its
 	// place in this list, from 1.
 	Names []string
-	// Lock is the key of the session-level advisory lock under which the
-	// migrations run. The key after it is taken, too.
+	// Lock is the key of the advisory lock under which the migrations run. The key
+	// after it is taken, too.
 	Lock int64
 }
 
@@ -48,7 +50,8 @@ type Status struct {
 func (s Set) versionTable() string { return s.Schema + ".migrations" }
 
 // Up applies every migration that the database lacks and returns those, in
-// order. It needs a session: connect directly, not through a transaction pooler.
+// order. It works through a transaction pooler, too, which must have two sessions
+// for it: the lock keeps one.
 func (s Set) Up(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 	var applied []Status
 	err := s.withProvider(ctx, pool, func(p *goose.Provider) error {
@@ -91,13 +94,14 @@ func (s Set) List(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 		status = append(status, Status{Version: int64(i + 1), Name: name})
 	}
 	var exists bool
-	if err := pool.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, s.versionTable()).Scan(&exists); err != nil {
+	on := database.New(pool)
+	if err := on.QueryRow(ctx, `SELECT pg_catalog.to_regclass($1) IS NOT NULL`, s.versionTable()).Scan(&exists); err != nil {
 		return nil, fmt.Errorf("looking for %s: %w", s.versionTable(), err)
 	}
 	if !exists {
 		return status, nil
 	}
-	rows, err := pool.Query(ctx, `SELECT version_id, max(tstamp) AT TIME ZONE 'UTC' FROM `+s.versionTable()+` WHERE is_applied AND version_id > 0 GROUP BY version_id`)
+	rows, err := on.Query(ctx, `SELECT version_id, max(tstamp) AT TIME ZONE 'UTC' FROM `+s.versionTable()+` WHERE is_applied AND version_id > 0 GROUP BY version_id`)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", s.versionTable(), err)
 	}
@@ -119,13 +123,14 @@ func (s Set) withProvider(ctx context.Context, pool *pgxpool.Pool, use func(*goo
 	if err := s.ensureSchema(ctx, pool); err != nil {
 		return err
 	}
-	db := stdlib.OpenDBFromPool(pool)
-	defer db.Close()
-	store, err := database.NewStore(database.DialectPostgres, s.versionTable())
+	unlock, err := s.lock(ctx, pool)
 	if err != nil {
 		return err
 	}
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(s.Lock), lock.WithLockTimeout(1, 60))
+	defer unlock()
+	db := open(pool)
+	defer db.Close()
+	store, err := goosedb.NewStore(goosedb.DialectPostgres, s.versionTable())
 	if err != nil {
 		return err
 	}
@@ -134,26 +139,76 @@ func (s Set) withProvider(ctx context.Context, pool *pgxpool.Pool, use func(*goo
 		migrations = append(migrations, goose.NewGoMigration(int64(i+1), s.runFile(name+".up.sql"), s.runFile(name+".down.sql")))
 	}
 	provider, err := goose.NewProvider(goose.DialectCustom, db, nil,
-		goose.WithStore(store), goose.WithSessionLocker(locker),
-		goose.WithGoMigrations(migrations...), goose.WithDisableGlobalRegistry(true))
+		goose.WithStore(store), goose.WithGoMigrations(migrations...), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return err
 	}
 	return use(provider)
 }
 
+// open returns a database for goose, whose statements name no prepared statement: a
+// transaction pooler's next session may not have it, or have it already.
+func open(pool *pgxpool.Pool) *sql.DB {
+	c := pool.Config()
+	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	c.ConnConfig.DescriptionCacheCapacity = descriptions
+	var options []stdlib.OptionOpenDB
+	if c.BeforeConnect != nil {
+		options = append(options, stdlib.OptionBeforeConnect(c.BeforeConnect))
+	}
+	if c.AfterConnect != nil {
+		options = append(options, stdlib.OptionAfterConnect(c.AfterConnect))
+	}
+	return stdlib.OpenDB(*c.ConnConfig, options...)
+}
+
+// descriptions are as many as goose has statements, and more.
+const descriptions = 100
+
+// lockWait is how long others' migrations are waited for.
+const lockWait = time.Minute
+
+// lock waits until nobody else migrates, and returns a function that lets the next
+// one. The lock is that of a transaction, which stays open: behind a transaction
+// pooler a session's lock would be taken in one session and given back in another.
+func (s Set) lock(ctx context.Context, pool *pgxpool.Pool) (unlock func(), err error) {
+	tx, err := database.New(pool).Begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("taking the lock: %w", err)
+	}
+	unlock = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = tx.Rollback(ctx)
+	}
+	_, err = tx.Conn().PgConn().Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = 0;
+		SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, lockWait.Milliseconds(), s.Lock)).ReadAll()
+	if err != nil {
+		unlock()
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == lockNotAvailable {
+			err = fmt.Errorf("somebody else has been migrating for %s: %w", lockWait, err)
+		}
+		return nil, fmt.Errorf("taking the lock: %w", err)
+	}
+	return unlock, nil
+}
+
+// lockNotAvailable is the SQLSTATE of a lock_timeout.
+const lockNotAvailable = "55P03"
+
 // ensureSchema makes the schema that the version table lives in. CREATE SCHEMA
 // asks for a right on the database even where the schema exists, so look first;
 // the lock keeps two first migrations from meeting in the catalog.
 func (s Set) ensureSchema(ctx context.Context, pool *pgxpool.Pool) error {
-	tx, err := pool.Begin(ctx)
+	tx, err := database.New(pool).Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("creating the schema: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	var exists bool
-	if _, err = tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, s.Lock+1); err == nil {
-		err = tx.QueryRow(ctx, `SELECT to_regnamespace($1) IS NOT NULL`, s.Schema).Scan(&exists)
+	if _, err = tx.Exec(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, s.Lock+1)); err == nil {
+		err = tx.QueryRow(ctx, `SELECT pg_catalog.to_regnamespace($1) IS NOT NULL`, s.Schema).Scan(&exists)
 	}
 	if err == nil && !exists {
 		_, err = tx.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{s.Schema}.Sanitize())
@@ -167,6 +222,8 @@ func (s Set) ensureSchema(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
+const settings = `SET LOCAL TIME ZONE 'UTC'; SET LOCAL standard_conforming_strings = on; SET LOCAL search_path = pg_catalog`
+
 func (s Set) runFile(name string) *goose.GoFunc {
 	return &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
 		statements, err := fs.ReadFile(s.Files, "migrations/"+name)
@@ -174,7 +231,12 @@ func (s Set) runFile(name string) *goose.GoFunc {
 			return err
 		}
 		// goose notes the time of the migration, in this transaction, without its zone.
-		if _, err := tx.ExecContext(ctx, `SET LOCAL TIME ZONE 'UTC';`+string(statements)); err != nil {
+		// The whole file is read before its first statement is run, so what decides how
+		// it is read comes before it.
+		if _, err := tx.ExecContext(ctx, settings); err != nil {
+			return fmt.Errorf("preparing for %s: %w", name, err)
+		}
+		if _, err := tx.ExecContext(ctx, string(statements)); err != nil {
 			return fmt.Errorf("running %s: %w", name, err)
 		}
 		return nil

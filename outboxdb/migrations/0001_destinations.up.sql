@@ -42,7 +42,7 @@ CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
 -- A queue URL or an ARN as pasted becomes the canonical destination; anything
 -- else stays as it is, for is_destination to judge.
 CREATE FUNCTION outbox.canonical_destination(destination text) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     part text[];
 BEGIN

@@ -13,7 +13,7 @@ CREATE FUNCTION outbox.new_id() RETURNS uuid
 
 -- Why the headers are refused: 'what was wrong', or NULL where they are fine.
 CREATE FUNCTION outbox.headers_refusal(headers jsonb) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     refused text;
 BEGIN
@@ -189,12 +189,16 @@ BEGIN
     IF NOT undone THEN
         -- A row that another transaction has written and not committed is waited
         -- for here, so a conflict is a fact; DO NOTHING keeps the transaction usable.
+        -- In the order of their IDs, two calls with the same ones can't wait for each
+        -- other in a circle; seq keeps the call's order.
         WITH inserted AS (
-            INSERT INTO outbox.messages AS t (id, destination, type, payload, content_type, headers, ordering_key,
+            INSERT INTO outbox.messages AS t (id, seq, destination, type, payload, content_type, headers, ordering_key,
                                               enqueued_at, due_at, available_at, parked, expires_at, callback, callback_payload)
-            SELECT g.id, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
+            OVERRIDING SYSTEM VALUE
+            SELECT g.id, g.next, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
                    g.enqueued_at, g.due_at, g.available_at, g.available_at > moment, g.expires_at, g.callback, g.callback_payload
-              FROM unnest(given) AS g
+              FROM (SELECT u.*, nextval('outbox.messages_seq_seq') AS next FROM unnest(given) AS u) AS g
+             ORDER BY g.id
             ON CONFLICT (id) DO NOTHING
             RETURNING t.id)
         SELECT coalesce(array_agg(i.id), '{}') INTO written FROM inserted AS i;

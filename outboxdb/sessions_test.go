@@ -1,0 +1,619 @@
+package outboxdb_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// Every statement works in each of pgx's execution modes, and through a pooler that
+// gives each transaction another session, whatever the mode.
+func TestEveryMode(t *testing.T) {
+	t.Parallel()
+	modes := map[string]pgx.QueryExecMode{
+		"cache_statement": pgx.QueryExecModeCacheStatement, "cache_describe": pgx.QueryExecModeCacheDescribe,
+		"describe_exec": pgx.QueryExecModeDescribeExec, "exec": pgx.QueryExecModeExec, "simple_protocol": pgx.QueryExecModeSimpleProtocol,
+	}
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			tour(t, pool, another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode }))
+		})
+	}
+	t.Run("exec without a cache", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		tour(t, pool, another(t, pool, func(c *pgxpool.Config) {
+			c.ConnConfig.DefaultQueryExecMode, c.ConnConfig.DescriptionCacheCapacity = pgx.QueryExecModeExec, 0
+		}))
+	})
+	for _, name := range []string{"cache_statement", "exec", "simple_protocol"} {
+		t.Run("pgbouncer, "+name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			config := teststack.PgBouncer(t, pool)
+			tour(t, pool, another(t, pool, func(c *pgxpool.Config) {
+				*c.ConnConfig = *config.ConnConfig.Copy()
+				c.ConnConfig.DefaultQueryExecMode = modes[name]
+			}))
+		})
+	}
+}
+
+// hostile are settings of a role or database that change what a statement means, how
+// its parameters and results are written, or what is done besides.
+var hostile = []string{
+	`client_encoding = 'LATIN1'`, `standard_conforming_strings = off`, `"DateStyle" = 'SQL, DMY'`, `"IntervalStyle" = 'iso_8601'`,
+	`"TimeZone" = 'Asia/Kathmandu'`, `bytea_output = 'escape'`, `extra_float_digits = -15`, `default_transaction_isolation = 'serializable'`,
+	`row_security = off`, `idle_in_transaction_session_timeout = '30s'`, `plan_cache_mode = 'force_generic_plan'`, `jit = on`, `jit_above_cost = 0`,
+	`array_nulls = off`, `transform_null_equals = on`, `lc_monetary = 'C'`, `search_path = 'nowhere'`, `statement_timeout = '30s'`, `lock_timeout = '20s'`,
+	`enable_indexscan = off`, `check_function_bodies = off`, `escape_string_warning = on`, `backslash_quote = off`, `default_transaction_deferrable = on`,
+	`quote_all_identifiers = on`, `xmlbinary = 'hex'`, `application_name = 'someone else'`,
+}
+
+// refusedByPgx names the settings with which pgx sends nothing by the simple protocol.
+func refusedByPgx(setting string) bool {
+	return strings.HasPrefix(setting, "client_encoding") || strings.HasPrefix(setting, "standard_conforming_strings")
+}
+
+// Every statement works for a role with all of these settings.
+func TestHostileRole(t *testing.T) {
+	t.Parallel()
+	for name, mode := range map[string]pgx.QueryExecMode{
+		"cache_statement": pgx.QueryExecModeCacheStatement, "exec": pgx.QueryExecModeExec, "simple_protocol": pgx.QueryExecModeSimpleProtocol,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			role := newRole(t, pool)
+			all := []string{role}
+			require.NoError(t, outboxdb.Grants{Producers: all, Dispatchers: all, Operators: all}.Apply(t.Context(), pool))
+			execute(t, pool, `GRANT INSERT ON outbox.messages TO `+role)
+			for _, setting := range hostile {
+				if mode == pgx.QueryExecModeSimpleProtocol && refusedByPgx(setting) {
+					continue
+				}
+				execute(t, pool, `ALTER ROLE `+role+` SET `+setting)
+			}
+			tour(t, pool, another(t, pool, func(c *pgxpool.Config) {
+				c.ConnConfig.User, c.ConnConfig.Password, c.ConnConfig.DefaultQueryExecMode = role, role, mode
+			}))
+		})
+	}
+}
+
+// tour sends every statement on pool and looks at what it answers; setup is another
+// way into the same database.
+func tour(t *testing.T, setup, pool *pgxpool.Pool) {
+	t.Helper()
+	watched, seen := traced(t, pool)
+	tourProducer(t, setup, watched)
+	tourDispatcher(t, setup, watched)
+	tourTrouble(t, setup, watched)
+	tourPurge(t, setup, watched)
+	tourOperator(t, setup, watched)
+	sent := seen.take()
+	if pool.Config().ConnConfig.Port != setup.Config().ConnConfig.Port {
+		sent = append(sent, outboxdb.AfterHearing...) // through a pooler nothing is heard
+	}
+	for _, statement := range outboxdb.Statements {
+		if !slices.Contains(sent, statement) {
+			assert.Failf(t, "the tour leaves a statement out", "%.200s", strings.TrimSpace(statement))
+		}
+	}
+}
+
+// awkward is a message whose every value is written in another way by some setting.
+func awkward() outflow.Message {
+	return outflow.Message{
+		Destination: "sqs://orders", Type: "order/placed", Payload: []byte{0, '\\', 0xff, '\'', 'x'}, ContentType: "text/plain",
+		Headers:     map[string]string{"who": "日本 \\ ' \" é \U0001F600"},
+		OrderingKey: `k\'1`, DueAt: time.Date(2020, 3, 4, 5, 6, 7, 89_000, time.UTC), ExpiresIn: 25*time.Hour + 1500*time.Microsecond,
+		Callback: "https://example.com/a(b)'", CallbackPayload: true,
+	}
+}
+
+func tourProducer(t *testing.T, setup, pool *pgxpool.Pool) {
+	t.Helper()
+	sent, given := awkward(), awkward()
+	given.ID = uuid.New()
+	inTx(t, pool, func(tx pgx.Tx) {
+		ids, err := outboxdb.Enqueue(t.Context(), tx, sent)
+		require.NoError(t, err)
+		sent.ID = ids[0]
+		bad := message("sqs://日本")
+		_, err = outboxdb.Enqueue(t.Context(), tx, bad)
+		require.ErrorContains(t, err, "日本", "the refusal quotes what was given")
+		bad = message("sqs://orders?region=eu-west-1&account=123456789012")
+		bad.Headers = map[string]string{"no spaces": "in names"}
+		_, err = outboxdb.Enqueue(t.Context(), tx, bad)
+		require.ErrorContains(t, err, "a name wants 1 to 128 letters")
+		bad.Headers = nil
+		_, err = outboxdb.Enqueue(t.Context(), tx, bad)
+		require.NoError(t, err, "patterns with backslashes mean what they say")
+		written, err := outboxdb.EnqueueIfAbsent(t.Context(), tx, given, given)
+		require.NoError(t, err)
+		require.Equal(t, []uuid.UUID{given.ID}, written)
+	})
+	db := stdlib.OpenDBFromPool(pool)
+	defer db.Close()
+	tx, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = outboxdb.EnqueueSQLIfAbsent(t.Context(), tx, given)
+	require.NoError(t, err)
+	other := awkward()
+	ids, err := outboxdb.EnqueueSQL(t.Context(), tx, other)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+	for _, id := range []uuid.UUID{sent.ID, given.ID, ids[0]} {
+		r := value[map[string]any](t, setup, `SELECT to_jsonb(m) || jsonb_build_object('payload', encode(m.payload, 'hex'), 'life', extract(epoch FROM m.expires_at - m.enqueued_at)) FROM outbox.messages AS m WHERE id = $1`, id)
+		assert.Equal(t, awkward().Headers["who"], r["headers"].(map[string]any)["who"])
+		assert.Equal(t, "005cff2778", r["payload"])
+		assert.Equal(t, awkward().OrderingKey, r["ordering_key"])
+		assert.Equal(t, awkward().Callback, r["callback"])
+		assert.InDelta(t, awkward().ExpiresIn.Seconds(), r["life"], 1e-6)
+		assert.Equal(t, "2020-03-04T05:06:07.000089+00:00", r["due_at"])
+	}
+}
+
+// fresh replaces all messages by a new one.
+func fresh(t *testing.T, setup *pgxpool.Pool) uuid.UUID {
+	t.Helper()
+	execute(t, setup, `TRUNCATE outbox.messages, outbox.destinations`)
+	return enqueue(t, setup, awkward())[0]
+}
+
+const awkwardError = "503 日本 \\ ' é"
+
+func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
+	t.Helper()
+	ctx, store := t.Context(), outboxdb.New(pool)
+	require.NoError(t, store.Ping(ctx))
+	want := awkward()
+	same := func(r outflow.Record) {
+		t.Helper()
+		assert.Equal(t, want.Payload, r.Payload)
+		assert.Equal(t, want.Headers, r.Headers)
+		assert.Equal(t, want.OrderingKey, r.OrderingKey)
+		assert.True(t, want.DueAt.Equal(r.DueAt), "%s", r.DueAt)
+		assert.False(t, r.Expired)
+	}
+	id := fresh(t, setup)
+	claimed := claim(t, store, request())
+	require.Equal(t, []uuid.UUID{id}, idsOf(claimed))
+	same(claimed.Messages[0].Record)
+	assert.InDelta(t, 60, stands(t, setup, id).LeasedFor, 20)
+	refusing, parked := request(), outboxdb.New(pool)
+	refusing.Refuse = func(string) error { return errors.New("日: the host is not allowed") }
+	execute(t, setup, `UPDATE outbox.messages SET available_at = now(), parked = true`)
+	require.Empty(t, claim(t, parked, refusing).Messages)
+	assert.Contains(t, *stands(t, setup, id).LastError, "日")
+	execute(t, setup, `UPDATE outbox.messages SET available_at = $1`, claimed.Messages[0].LeasedUntil)
+	require.NoError(t, store.Uncount(ctx, claimed.Messages[0]))
+	require.NoError(t, store.Release(ctx, claimed.Messages[0]))
+	assert.True(t, value[bool](t, setup, `SELECT available_at <= now() FROM outbox.messages WHERE id = $1`, id))
+	execute(t, setup, `UPDATE outbox.messages SET claims = 5`)
+	alone, err := store.ClaimAlone(ctx, time.Minute)
+	require.NoError(t, err)
+	require.Len(t, alone, 1)
+	require.NoError(t, store.Yield(ctx, ref(id)))
+
+	for _, load := range []func() (outflow.Record, error){
+		func() (outflow.Record, error) { return outboxdb.New(pool).Load(ctx, ref(id)) },
+		func() (outflow.Record, error) { return store.LoadAgain(ctx, ref(id)) },
+		func() (outflow.Record, error) {
+			return store.Renew(ctx, outflow.Renewal{Ref: ref(id), Lease: time.Minute, LastError: awkwardError, Attempts: 1})
+		},
+	} {
+		r, err := load()
+		require.NoError(t, err)
+		same(r)
+	}
+	s := stands(t, setup, id)
+	assert.Equal(t, awkwardError, *s.LastError)
+	assert.InDelta(t, 60, s.LeasedFor, 20)
+	_, err = store.PutBack(ctx, ref(id), awkwardError)
+	require.NoError(t, err)
+	_, err = store.Load(ctx, ref(uuid.New()))
+	require.ErrorIs(t, err, outflow.ErrNotFound)
+	execute(t, setup, `UPDATE outbox.messages SET payload = convert_to(repeat('p', 10000), 'UTF8')`)
+	large, err := outboxdb.New(pool).Load(ctx, ref(id))
+	require.NoError(t, err)
+	require.Len(t, large.Payload, 10_000)
+	counts, err := store.Pending(ctx)
+	require.NoError(t, err)
+	require.Equal(t, awkwardError, counts[0].LastError)
+
+	waiter := newWaiter(t, pool)
+	answers := wait(t, waiter, id)
+	if pool.Config().ConnConfig.Port == setup.Config().ConnConfig.Port {
+		hears(t, waiter)
+	}
+	outcome, err := store.Finish(ctx, outflow.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b é", Attempts: 1})
+	require.NoError(t, err)
+	require.Equal(t, "b é", outcome.BrokerMessageID)
+	require.Equal(t, "b é", requireAnswer(t, answers).BrokerMessageID)
+	waiter.Close()
+	again, err := store.Finish(ctx, outflow.Ending{Ref: ref(id), State: outflow.Dead, LastError: "late", Attempts: 1})
+	require.NoError(t, err)
+	require.Equal(t, outflow.Delivered, again.State)
+
+	execute(t, setup, `UPDATE outbox.messages SET callback_due_at = now() - interval '1 minute'`)
+	due, err := store.TakeCallbacks(ctx, 10, time.Minute)
+	require.NoError(t, err)
+	require.Len(t, due, 1)
+	c, isDue, err := store.BeginCallback(ctx, ref(id), time.Minute)
+	require.NoError(t, err)
+	require.True(t, isDue)
+	require.Len(t, c.Payload, 10_000)
+	noted, err := store.NoteCallback(ctx, outflow.CallbackNote{Ref: ref(id), Told: outflow.Delivered, State: outflow.CallbackFailed, LastError: awkwardError})
+	require.NoError(t, err)
+	require.True(t, noted)
+	_, err = store.TableHealth(ctx, time.Minute)
+	require.NoError(t, err)
+}
+
+func tourTrouble(t *testing.T, setup, pool *pgxpool.Pool) {
+	t.Helper()
+	ctx := t.Context()
+	execute(t, setup, `TRUNCATE outbox.messages, outbox.destinations`)
+	id := enqueue(t, setup, message("sqs://down"))[0]
+	store := outboxdb.New(pool)
+	for range 5 {
+		store.Failed("sqs://down", errDown)
+	}
+	waitFor(t, setup, isOpen, "sqs://down")
+	probeNow(t, setup)
+	probes, err := store.TakeProbes(ctx)
+	require.NoError(t, err)
+	require.Len(t, probes, 1)
+	require.Equal(t, id, probes[0].ID)
+	store.NotTried("sqs://down", id)
+	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE probe_until IS NULL)`)
+	_, err = store.Renew(ctx, outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "503", Attempts: 1})
+	require.NoError(t, err)
+	store.Succeeded("sqs://down")
+	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
+	other := outboxdb.New(pool)
+	other.Failed("sqs://other", errDown)
+	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://other' AND failures > 0)`)
+	other.Answered("sqs://other")
+	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://other' AND failures = 0)`)
+	reached, err := outboxdb.New(pool).Reached(ctx, "sqs://down")
+	require.NoError(t, err)
+	require.True(t, reached)
+	recovered, err := store.TakeRecovered(ctx)
+	require.NoError(t, err)
+	require.Len(t, recovered, 1)
+	retrying, err := store.Retrying(ctx, recovered[0], 10)
+	require.NoError(t, err)
+	require.Len(t, retrying, 1)
+	require.NoError(t, store.Free(ctx, retrying[0]))
+	require.True(t, value[bool](t, setup, `SELECT available_at <= now() FROM outbox.messages`))
+	require.NoError(t, store.ForgetRecovered(ctx, recovered[0]))
+	require.Zero(t, value[int](t, setup, `SELECT count(*) FROM outbox.destinations WHERE recovered_at IS NOT NULL`))
+}
+
+func tourPurge(t *testing.T, setup, pool *pgxpool.Pool) {
+	t.Helper()
+	ctx, store := t.Context(), outboxdb.New(pool)
+	execute(t, setup, `TRUNCATE outbox.messages, outbox.audit, outbox.history`)
+	for _, history := range []bool{false, true} {
+		ended(t, setup, outflow.Delivered, "3 hours", 3)
+		ended(t, setup, outflow.Delivered, "1 minute", 1)
+		purged, err := store.PurgeMessages(ctx, outflow.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: time.Time{}, Limit: 2, History: history})
+		require.NoError(t, err)
+		require.Equal(t, 2, purged.Rows)
+		purged, err = outboxdb.NewOperator(pool).Purge(ctx, outflow.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: purged.UpTo, Limit: 10, History: history}, ada)
+		require.NoError(t, err)
+		require.Equal(t, 1, purged.Rows)
+	}
+	require.Equal(t, 2, count(t, setup))
+	require.Equal(t, 3, value[int](t, setup, `SELECT count(*) FROM outbox.history`))
+	execute(t, setup, `UPDATE outbox.audit SET at = now() - interval '1 day'; UPDATE outbox.destinations SET delivered_at = now() - interval '3 days', failing_since = NULL`)
+	n, err := store.PurgeAudit(ctx, time.Hour, 100)
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	_, err = store.PurgeDestinations(ctx, time.Hour, 100)
+	require.NoError(t, err)
+}
+
+func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
+	t.Helper()
+	ctx, o := t.Context(), outboxdb.NewOperator(pool)
+	by := outboxdb.By{Who: "ada é日", Why: "why \\ ' 日"}
+	id := fresh(t, setup)
+	ids := []uuid.UUID{id}
+	end := func(state string) {
+		execute(t, setup, `UPDATE outbox.messages SET state = $1, finished_at = now(), last_error = $2 WHERE id = $3`, state, awkwardError, id)
+	}
+	one := func(changes []outboxdb.Change, err error) outboxdb.Change {
+		t.Helper()
+		require.NoError(t, err)
+		require.Len(t, changes, 1)
+		require.True(t, changes[0].Done)
+		return changes[0]
+	}
+	execute(t, setup, `UPDATE outbox.messages SET expires_at = NULL`)
+	at := time.Date(2031, 1, 2, 3, 4, 5, 6000, time.UTC)
+	require.True(t, one(o.Reschedule(ctx, ids, at, 0, by)).NewAvailableAt.Equal(at))
+	one(o.Reschedule(ctx, ids, time.Time{}, 90*time.Minute, by))
+	assert.InDelta(t, 5400, stands(t, setup, id).LeasedFor, 30)
+	require.Equal(t, "sqs://other", one(o.Redirect(ctx, ids, "sqs://other", by)).NewDestination)
+	one(o.RequestCancel(ctx, ids, by))
+	execute(t, setup, `UPDATE outbox.messages SET available_at = now() - interval '1 s'`)
+	generation := stands(t, setup, id).Generation
+	change, err := o.EndCancelled(ctx, outflow.Ref{ID: id, Generation: generation}, by)
+	one([]outboxdb.Change{change}, err)
+	one(o.Retry(ctx, ids, by))
+	standing, err := o.Show(ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, awkward().Headers, standing.Headers)
+	execute(t, setup, `UPDATE outbox.messages SET claims = 1, available_at = now() + interval '1 hour'`)
+	standing, err = o.Show(ctx, id)
+	require.NoError(t, err)
+	change, err = o.Release(ctx, standing.Ref(), standing.AvailableAt, by)
+	one([]outboxdb.Change{change}, err)
+	require.NoError(t, o.NoteTold(ctx, standing, by))
+	end("dead")
+	one(o.RetryTo(ctx, ids, "sqs://third", by))
+	end("delivered")
+	execute(t, setup, `UPDATE outbox.messages SET callback_state = 'failed'`)
+	one(o.RetryCallbacks(ctx, ids, by))
+	_, newID, err := o.Resend(ctx, id, by)
+	require.NoError(t, err)
+	payload, err := o.Payload(ctx, newID)
+	require.NoError(t, err)
+	require.Equal(t, awkward().Payload, payload)
+	_, err = o.Send(ctx, awkward(), by)
+	require.NoError(t, err)
+	audit, err := o.Audit(ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, by, outboxdb.By{Who: audit[0].Who, Why: audit[0].Why})
+
+	page, next, err := o.List(ctx, outboxdb.ListFilter{Limit: 1, State: outflow.Delivered, Destination: "sqs://third", Type: "order/placed",
+		Since: outboxdb.Moment{At: time.Now().Add(-time.Hour), Set: true}, Until: outboxdb.Moment{Ago: 0, Set: true}})
+	require.NoError(t, err)
+	require.Len(t, page, 1)
+	require.Equal(t, awkwardError, *page[0].LastError)
+	require.Empty(t, next)
+	page, next, err = o.List(ctx, outboxdb.ListFilter{Limit: 1})
+	require.NoError(t, err)
+	_, _, err = o.List(ctx, outboxdb.ListFilter{Limit: 1, After: next})
+	require.NoError(t, err)
+	require.Len(t, page, 1)
+	end("dead")
+	counts, _, err := o.Status(ctx, 10)
+	require.NoError(t, err)
+	require.NotEmpty(t, counts)
+	dead, err := o.Dead(ctx)
+	require.NoError(t, err)
+	require.Equal(t, awkwardError, dead[0].LastError)
+	_, err = o.Hears(ctx)
+	require.NoError(t, err)
+	health, err := o.Health(ctx)
+	require.NoError(t, err)
+	assert.WithinDuration(t, time.Now(), health.Clock, time.Minute)
+	migrations, err := o.Migrations(ctx)
+	if pool.Config().ConnConfig.User == setup.Config().ConnConfig.User {
+		require.NoError(t, err)
+		assert.WithinDuration(t, time.Now(), migrations[0].AppliedAt, time.Hour)
+	}
+	destinations, err := o.PendingDestinations(ctx, 10)
+	require.NoError(t, err)
+	require.NotEmpty(t, destinations)
+
+	rule := outboxdb.CallbackRule{Destination: "sqs://orders", Type: "a", Callback: "https://example.com/'", WithPayload: true}
+	_, err = o.SetCallbackRule(ctx, rule, by)
+	require.NoError(t, err)
+	rules, err := o.CallbackRules(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []outboxdb.CallbackRule{rule}, rules)
+	found, err := o.UnsetCallbackRule(ctx, rule.Destination, rule.Type, by)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Error(t, outboxdb.Grants{Producers: []string{"nobody is called that"}}.CheckRoles(ctx, pool))
+}
+
+// A function whose patterns have backslashes is read with the caller's settings.
+func TestBackslashesMeanWhatTheySay(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, values[string](t, teststack.New(t), `
+		SELECT p.oid::regprocedure::text FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+		 WHERE n.nspname IN ('outbox', 'inbox') AND p.prosqlbody IS NULL AND p.prosrc LIKE '%\\%'
+		   AND 'standard_conforming_strings=on' <> ALL (coalesce(p.proconfig, '{}'))`))
+}
+
+// Two transactions that enqueue the same IDs, in opposite order, wait for each other
+// and not in a circle.
+func TestEnqueueTheSameInOppositeOrder(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	first := messages("sqs://a", 200)
+	for i := range first {
+		first[i].ID = uuid.New()
+	}
+	last := slices.Clone(first)
+	slices.Reverse(last)
+	for round := range 20 {
+		execute(t, pool, `TRUNCATE outbox.messages`)
+		var written atomic.Int64
+		var producers sync.WaitGroup
+		for _, msgs := range [][]outflow.Message{first, last} {
+			producers.Go(func() {
+				err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+					ids, err := outboxdb.EnqueueIfAbsent(t.Context(), tx, msgs...)
+					written.Add(int64(len(ids)))
+					return err
+				})
+				assert.NoError(t, err, "round %d", round)
+			})
+		}
+		producers.Wait()
+		require.EqualValues(t, 200, written.Load())
+	}
+	bySeq := values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages ORDER BY seq`)
+	require.Contains(t, [][]uuid.UUID{idsIn(first), idsIn(last)}, bySeq, "seq keeps the call's order")
+}
+
+func idsIn(msgs []outflow.Message) (ids []uuid.UUID) {
+	for _, m := range msgs {
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
+
+// A row that the transaction's snapshot is too old for can't be told from one that is
+// not there: Postgres ends the transaction.
+func TestEnqueueIfAbsentUnderRepeatableRead(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	m := message("sqs://a")
+	m.ID = uuid.New()
+	tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	require.Zero(t, count(t, tx))
+	enqueue(t, pool, m)
+	_, err = outboxdb.EnqueueIfAbsent(t.Context(), tx, m)
+	require.Equal(t, "40001", sqlState(err))
+}
+
+// Migrations go through a transaction pooler, any number of times and at once.
+func TestMigrateThroughPgBouncer(t *testing.T) {
+	t.Parallel()
+	pool := teststack.NewEmpty(t)
+	config := teststack.PgBouncer(t, pool)
+	through := another(t, pool, func(c *pgxpool.Config) { *c.ConnConfig = *config.ConnConfig.Copy() })
+	var applied atomic.Int64
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			done, err := outboxdb.MigrateUp(t.Context(), through)
+			assert.NoError(t, err)
+			applied.Add(int64(len(done)))
+		})
+	}
+	all.Wait()
+	require.EqualValues(t, len(outboxdb.MigrationNames), applied.Load(), "each once")
+	for range 3 {
+		done, err := outboxdb.MigrateUp(t.Context(), through)
+		require.NoError(t, err)
+		require.Empty(t, done)
+	}
+	undone, err := outboxdb.MigrateDown(t.Context(), through)
+	require.NoError(t, err)
+	require.NotNil(t, undone)
+	_, err = outboxdb.MigrateUp(t.Context(), through)
+	require.NoError(t, err)
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'`), "no session keeps the lock")
+}
+
+// Migrations of a role with hostile settings make the same schema.
+func TestMigrateAsAHostileRole(t *testing.T) {
+	t.Parallel()
+	schemaOf := func(pool *pgxpool.Pool) []string {
+		return values[string](t, pool, `
+			SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p WHERE p.pronamespace = 'outbox'::regnamespace
+			UNION ALL SELECT conrelid::regclass || conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'outbox'::regnamespace
+			UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'outbox' ORDER BY 1`)
+	}
+	pool := teststack.NewEmpty(t)
+	role := newRole(t, pool)
+	execute(t, pool, `GRANT CREATE ON DATABASE `+pool.Config().ConnConfig.Database+` TO `+role)
+	for _, setting := range hostile {
+		execute(t, pool, `ALTER ROLE `+role+` SET `+setting)
+	}
+	as := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
+	_, err := outboxdb.MigrateUp(t.Context(), as)
+	require.NoError(t, err)
+	require.Equal(t, schemaOf(teststack.New(t)), schemaOf(pool))
+	status, err := outboxdb.Migrations(t.Context(), as)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), status[0].AppliedAt, time.Minute)
+}
+
+// A chunk that a timeout of the role ends is too slow: the purge makes the next smaller.
+func TestPurgeUnderTimeouts(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	ended(t, pool, outflow.Delivered, "3 hours", 3)
+	inTx(t, pool, func(tx pgx.Tx) {
+		_, err := tx.Exec(t.Context(), `LOCK TABLE outbox.messages, outbox.audit, outbox.destinations IN ACCESS EXCLUSIVE MODE`)
+		require.NoError(t, err)
+		for _, setting := range []string{"statement_timeout", "lock_timeout"} {
+			hasty := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams[setting] = "50ms" })
+			store := outboxdb.New(hasty)
+			_, err := store.PurgeMessages(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10})
+			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
+			require.ErrorContains(t, err, "canceling statement due to")
+			_, err = outboxdb.NewOperator(hasty).Purge(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10, History: true}, ada)
+			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
+			_, err = store.PurgeAudit(t.Context(), time.Hour, 10)
+			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
+			_, err = store.PurgeDestinations(t.Context(), time.Hour, 10)
+			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
+		}
+	})
+}
+
+// A database in another encoding takes what it can hold, and says what it can't: the
+// words of an error never keep a message from its end.
+func TestDatabaseEncodings(t *testing.T) {
+	t.Parallel()
+	for encoding, can := range map[string]string{"LATIN1": "caf\u00e9", "SQL_ASCII": "cafe", "EUC_JP": "日本"} {
+		t.Run(encoding, func(t *testing.T) {
+			t.Parallel()
+			outer := teststack.NewEmpty(t)
+			name := outer.Config().ConnConfig.Database + "_" + strings.ToLower(encoding)
+			execute(t, outer, `CREATE DATABASE `+name+` ENCODING '`+encoding+`' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`)
+			t.Cleanup(func() {
+				_, err := outer.Exec(context.Background(), `DROP DATABASE `+name+` WITH (FORCE)`)
+				require.NoError(t, err)
+			})
+			pool := another(t, outer, func(c *pgxpool.Config) { c.ConnConfig.Database = name })
+			_, err := outboxdb.MigrateUp(t.Context(), pool)
+			require.NoError(t, err)
+
+			tx, err := pool.Begin(t.Context())
+			require.NoError(t, err)
+			defer func() { _ = tx.Rollback(context.Background()) }()
+			m := message("sqs://a")
+			m.Headers = map[string]string{"who": "\u20ac \U0001F600"}
+			_, err = outboxdb.Enqueue(t.Context(), tx, m)
+			require.ErrorContains(t, err, "the database's encoding lacks")
+			require.NoError(t, tx.Rollback(t.Context()))
+
+			m.Headers, m.Payload = map[string]string{"who": can}, []byte("日本 \u20ac")
+			id := enqueue(t, pool, m)[0]
+			store := outboxdb.New(pool)
+			claimed := claim(t, store, request()).Messages
+			require.Len(t, claimed, 1)
+			require.Equal(t, m.Headers, claimed[0].Headers)
+			require.Equal(t, m.Payload, claimed[0].Payload)
+			outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Dead, LastError: "日 \u20ac \U0001F600", Attempts: 1})
+			require.NoError(t, err)
+			require.Equal(t, `\u65e5 \u20ac \U0001f600`, outcome.LastError)
+			health, err := outboxdb.NewOperator(pool).Health(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, encoding, health.Encoding)
+		})
+	}
+}
