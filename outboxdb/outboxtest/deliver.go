@@ -58,7 +58,7 @@ type Delivery struct {
 // workflow and activities over the real table, in the test environment of
 // Temporal's SDK: retries happen as they would, and take no time. What the
 // publisher enqueues meanwhile is delivered too. Where a message asks for a
-// callback, p is given that too, as a message of type activities.CallbackType.
+// callback, p is given that too, as a message of type outflow.CallbackType.
 //
 // p stands for the broker; nil acknowledges everything. One that refuses a
 // message ten times, and not as outflow.Permanent, ends the test: Outflow
