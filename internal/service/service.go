@@ -21,6 +21,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/telemetry"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -114,7 +115,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 	p.opts.Refuse = router.Refusal
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	publisher := publish.Watch(router, log)
-	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(newCallbacks(brokers, publisher))))
+	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher))))
 	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
