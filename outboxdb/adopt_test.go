@@ -2,9 +2,12 @@ package outboxdb_test
 
 import (
 	"database/sql"
+	"net"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -172,7 +175,10 @@ func drivers(t *testing.T, pool *pgxpool.Pool) map[string]*sql.DB {
 	t.Helper()
 	all := map[string]*sql.DB{}
 	for name, driver := range map[string]string{"pgx": "pgx", "lib/pq": "postgres"} {
-		db, err := sql.Open(driver, pool.Config().ConnString())
+		c := pool.Config().ConnConfig
+		u := url.URL{Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Path: "/" + c.Database, RawQuery: "sslmode=disable",
+			Host: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+		db, err := sql.Open(driver, u.String())
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = db.Close() })
 		all[name] = db

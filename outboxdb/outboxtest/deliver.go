@@ -94,6 +94,18 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 	}
 }
 
+// DeliverURL is Deliver for a test with database/sql: it opens a pool of its own on
+// the database, such as "postgres://app@localhost:5432/shop_test", and closes it.
+func DeliverURL(t testing.TB, databaseURL string, p Publisher) []Delivery {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(fmt.Errorf("outboxtest: %w", err))
+	}
+	defer pool.Close()
+	return Deliver(t, pool, p)
+}
+
 // patient passes messages on until one has been refused too often.
 type patient struct {
 	publisher Publisher
