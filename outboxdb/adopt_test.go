@@ -165,6 +165,28 @@ func TestMigrateUpNamesAPart(t *testing.T) {
 	}
 }
 
+// TestMigrateUpWithFewRights: a role that may create in the schema, and no more,
+// applies what is missing; what was applied in secret it can't adopt, and says why.
+func TestMigrateUpWithFewRights(t *testing.T) {
+	t.Parallel()
+	pool := teststack.NewEmpty(t)
+	role := newRole(t, pool)
+	execute(t, pool, `CREATE SCHEMA outbox`)
+	execute(t, pool, `GRANT USAGE, CREATE ON SCHEMA outbox TO `+role)
+	few := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
+	_, err := outboxdb.MigrateUp(t.Context(), few)
+	require.NoError(t, err)
+	_, err = outboxdb.MigrateDown(t.Context(), few)
+	require.NoError(t, err)
+	applied, err := outboxdb.MigrateUp(t.Context(), few)
+	require.NoError(t, err)
+	require.Len(t, applied, 1)
+	execute(t, pool, `DELETE FROM outbox.migrations WHERE version_id > 5`)
+	_, err = outboxdb.MigrateUp(t.Context(), few)
+	require.ErrorContains(t, err, "already exists")
+	require.ErrorContains(t, err, "wants the owner of schema outbox")
+}
+
 const everything = `
 SELECT string_agg(what, ' ' ORDER BY what) FROM (
     SELECT relname || oid AS what FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relname !~ '^migrations'

@@ -3,6 +3,7 @@ package migrations
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,26 +18,35 @@ import (
 // migration is an error that names what is there and what is missing.
 //
 // What a migration makes is not guessed: a transaction that is rolled back runs the
-// files in a fresh schema of the same name, and compares the catalogs.
-func (s Set) adopt(ctx context.Context, db *sql.DB) ([]Status, error) {
+// files in a fresh schema of the same name, and compares the catalogs. That takes
+// more rights than the migrations do. unseen says why it was not done for want of them.
+func (s Set) adopt(ctx context.Context, db *sql.DB) (adopted []Status, unseen, err error) {
 	recorded, err := s.recorded(ctx, db)
 	if err != nil || recorded == len(s.Names) {
-		return nil, err
+		return nil, nil, err
 	}
 	there, err := s.there(ctx, db)
 	if err != nil || len(there) == 0 {
-		return nil, err
+		return nil, nil, err
 	}
 	steps, err := s.rehearse(ctx, db)
-	if err != nil {
-		return nil, fmt.Errorf("looking what the migrations of schema %s make: %w", s.Schema, err)
+	var said interface{ SQLState() string } // pgx's error, and lib/pq's
+	switch {
+	case errors.As(err, &said) && said.SQLState() == insufficientPrivilege:
+		return nil, fmt.Errorf("looking for what another tool may have applied wants the owner of schema %s, with the right to create schemas: %w", s.Schema, err), nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("looking what the migrations of schema %s make: %w", s.Schema, err)
 	}
 	complete, err := s.compare(there, steps, recorded)
 	if err != nil || complete <= recorded {
-		return nil, err
+		return nil, nil, err
 	}
-	return s.note(ctx, db, recorded, complete)
+	adopted, err = s.note(ctx, db, recorded, complete)
+	return adopted, nil, err
 }
+
+// insufficientPrivilege is the SQLSTATE of a right that is missing.
+const insufficientPrivilege = "42501"
 
 // catalog has what a schema holds: what it is, such as "function outbox.new_id()",
 // and how it is defined.
@@ -73,7 +83,7 @@ func (s Set) rehearse(ctx context.Context, db *sql.DB) (steps []catalog, err err
 	return steps, rolledBack(ctx, db, func(tx *sql.Tx) error {
 		aside := fmt.Sprintf(`ALTER SCHEMA %s RENAME TO %s`, pgx.Identifier{s.Schema}.Sanitize(), pgx.Identifier{s.Schema + " aside"}.Sanitize())
 		if _, err := tx.ExecContext(ctx, aside); err != nil {
-			return fmt.Errorf("%w (it wants the schema's owner, with the right to create schemas)", err)
+			return err
 		}
 		for _, name := range s.Names {
 			if err := s.runFile(name+".up.sql").RunTx(ctx, tx); err != nil {

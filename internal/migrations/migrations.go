@@ -63,11 +63,16 @@ func (s Set) Up(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 // UpSQL is Up with database/sql, whatever the driver.
 func (s Set) UpSQL(ctx context.Context, db *sql.DB) ([]Status, error) {
 	var applied []Status
-	err := s.withProvider(ctx, db, func(p *goose.Provider) (err error) {
-		if applied, err = s.adopt(ctx, db); err != nil {
+	err := s.withProvider(ctx, db, func(p *goose.Provider) error {
+		adopted, unseen, err := s.adopt(ctx, db)
+		if err != nil {
 			return err
 		}
+		applied = adopted
 		results, err := p.Up(ctx)
+		if err != nil && unseen != nil {
+			err = fmt.Errorf("%w; %w", err, unseen)
+		}
 		for _, r := range results {
 			applied = append(applied, Status{Version: r.Source.Version, Name: s.Names[r.Source.Version-1], AppliedAt: time.Now()})
 		}
