@@ -95,20 +95,19 @@ func New(opts Options) (*Dispatcher, error) {
 
 func (o *Options) check() error {
 	var errs []error
-	if o.Pool == nil {
-		errs = append(errs, errors.New("Pool: wants the pool of the database with the outbox"))
-	}
-	if o.Client == nil {
-		errs = append(errs, errors.New("Client: wants a client of Temporal's"))
-	}
-	if len(o.Publishers) == 0 {
-		errs = append(errs, errors.New("Publishers: wants at least one, such as awssqs.New(sqsClient)"))
-	}
-	if o.Retention != (outflow.Retention{}) && o.Namespace == "" {
-		errs = append(errs, errors.New(`Namespace: wants the Client's namespace, such as "default", because Retention is set`))
-	}
-	if o.Worker.DisableWorkflowWorker {
-		errs = append(errs, errors.New("Worker.DisableWorkflowWorker: wants false: deliveries are workflows"))
+	for _, c := range []struct {
+		wrong         bool
+		option, wants string
+	}{
+		{o.Pool == nil, "Pool", "the pool of the database with the outbox"},
+		{o.Client == nil, "Client", "a client of Temporal's"},
+		{len(o.Publishers) == 0, "Publishers", "at least one, such as awssqs.New(sqsClient)"},
+		{o.Retention != (outflow.Retention{}) && o.Namespace == "", "Namespace", `the Client's namespace, such as "default", because Retention is set`},
+		{o.Worker.DisableWorkflowWorker, "Worker.DisableWorkflowWorker", "false: deliveries are workflows"},
+	} {
+		if c.wrong {
+			errs = append(errs, fmt.Errorf("%s: wants %s", c.option, c.wants))
+		}
 	}
 	return errors.Join(errs...)
 }
