@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/internal/teststack"
@@ -73,6 +74,32 @@ func TestEnqueueWithUntypedParameters(t *testing.T) {
 		var payload []byte
 		require.NoError(t, conn.QueryRow(t.Context(), `SELECT payload FROM outbox.messages WHERE id = $1`, string(result.Rows[0][0])).Scan(&payload))
 		require.Equal(t, `{"b": 1,  "a": 2}`, string(payload), sql)
+	}
+}
+
+// TestEnqueueWithTypedParameters: psycopg's Json and Jsonb, and JDBC's strings, say
+// what they are.
+func TestEnqueueWithTypedParameters(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	conn, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	for _, c := range []struct {
+		payload uint32
+		sent    string
+	}{
+		{pgtype.JSONOID, `{"b": 1,  "a": 2}`}, {pgtype.JSONBOID, `{"a": 2, "b": 1}`}, {pgtype.TextOID, `{"b": 1,  "a": 2}`},
+		{pgtype.VarcharOID, `{"b": 1,  "a": 2}`}, {pgtype.UnknownOID, `{"b": 1,  "a": 2}`}, {pgtype.ByteaOID, `{"b": 1,  "a": 2}`},
+	} {
+		for _, text := range []uint32{pgtype.TextOID, pgtype.VarcharOID, pgtype.UnknownOID} {
+			values := [][]byte{[]byte("sqs://orders"), []byte("order-placed"), []byte(`{"b": 1,  "a": 2}`)}
+			result := conn.Conn().PgConn().ExecParams(t.Context(), `SELECT outbox.enqueue($1, $2, $3)`, values, []uint32{text, text, c.payload}, nil, nil).Read()
+			require.NoError(t, result.Err, "%d, %d", text, c.payload)
+			var payload []byte
+			require.NoError(t, conn.QueryRow(t.Context(), `SELECT payload FROM outbox.messages WHERE id = $1`, string(result.Rows[0][0])).Scan(&payload))
+			require.Equal(t, c.sent, string(payload))
+		}
 	}
 }
 
