@@ -84,6 +84,9 @@ func New(opts Options) (*Dispatcher, error) {
 		return nil, fmt.Errorf("dispatcher.Options: %w", err)
 	}
 	opts.complete()
+	if opts.Scanner.Refuse == nil {
+		opts.Scanner.Refuse = router.Refusal
+	}
 	d := &Dispatcher{opts: opts, store: outboxdb.New(opts.Pool)}
 	publisher := publish.Watch(router, opts.Scanner.Logger)
 	d.activities = activities.New(d.store, publisher,

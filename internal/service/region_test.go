@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 
@@ -73,10 +74,10 @@ func TestAStarterWithoutARegion(t *testing.T) {
 	for _, id := range ids[:2] {
 		w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	}
-	r := w.until(ids[2], func(r row) bool { return r.LastError != "" })
-	require.Equal(t, outflow.Pending, r.State)
-	require.Contains(t, r.LastError, "sqs://orders: no AWS region is configured")
-	require.Contains(t, r.LastError, "set AWS_REGION")
+	w.eventually(func() bool { return strings.Contains(logged.String(), "sqs://orders: no AWS region is configured") }, logged.String)
+	require.Equal(t, outflow.Pending, w.row(ids[2]).State)
+	_, err = w.client.DescribeWorkflowExecution(t.Context(), w.workflowID(ids[2]), "")
+	require.Error(t, err, "it waits as a row, without a run")
 	require.Contains(t, logged.String(), `schemes="[https sqs]"`)
 	require.Contains(t, logged.String(), "AWS_REGION")
 	stop()

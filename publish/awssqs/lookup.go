@@ -125,8 +125,8 @@ func (l *lookup) ask() (*address, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.calls.timeout)
 	defer cancel()
 	d := l.calls.destination
-	if d.Region == "" && lacksRegion(l.calls.api) {
-		return nil, outflow.Unavailable(fmt.Errorf("%s: no AWS region is configured, and the destination names none (set AWS_REGION, or redirect the message to %s?region=…): nothing was sent", l.doing(), d))
+	if err := withoutRegion(l.calls.api, d); err != nil {
+		return nil, err
 	}
 	in := &sqs.GetQueueUrlInput{QueueName: aws.String(d.Name)}
 	if d.Account != "" {
@@ -143,13 +143,6 @@ func (l *lookup) ask() (*address, error) {
 	found := &address{url: *out.QueueUrl}
 	found.limit.Store(maxBytes)
 	return found, nil
-}
-
-// lacksRegion reports whether api is a client that has no region of its own: a
-// program that sends webhooks needs none.
-func lacksRegion(api API) bool {
-	client, ok := api.(interface{ Options() sqs.Options })
-	return ok && client.Options().Region == ""
 }
 
 // askLimit asks for the queue's own size limit, and waits for it a moment. A later

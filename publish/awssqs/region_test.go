@@ -34,9 +34,11 @@ func TestWithoutARegion(t *testing.T) {
 	require.ErrorContains(t, err, "sqs://orders: no AWS region is configured, and the destination names none (set AWS_REGION")
 	require.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err))
 	require.ErrorContains(t, p.Check(t.Context(), "sqs://orders"), "set AWS_REGION")
+	require.ErrorContains(t, p.Refusal("sqs://orders"), "set AWS_REGION")
 	require.Zero(t, requests.Load())
 
 	m.Destination = "sqs://orders?region=eu-west-1"
+	require.NoError(t, p.Refusal(m.Destination))
 	_, err = p.Publish(t.Context(), m)
 	require.NoError(t, err)
 }
