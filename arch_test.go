@@ -31,6 +31,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"activities":                  {[]string{".", "internal/tracing"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows":                   {[]string{".", "activities"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"scanner":                     {[]string{".", "activities", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
+	"internal/callbacks":          {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},
 	"internal/coalesce":           {[]string{"."}, nil},
 	"internal/config":             {[]string{".", "publish/webhook", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/database":           {nil, []string{"github.com/jackc/pgx/v5"}},
@@ -38,8 +39,12 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
 	"internal/tracing":            {[]string{"."}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/program":            {[]string{"internal/config"}, nil},
+	"dispatcher": {
+		[]string{".", "activities", "control", "internal/callbacks", "outboxdb", "publish", "scanner", "workflows"},
+		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/"},
+	},
 	"internal/service": {
-		[]string{".", "activities", "control", "internal/config", "internal/telemetry", "internal/tracing", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
+		[]string{".", "activities", "control", "internal/callbacks", "internal/config", "internal/telemetry", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
 	"internal/telemetry": {[]string{"internal/config"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
@@ -54,7 +59,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"examples/adopt/after":  {[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
 	"examples/adopt/before": {nil, []string{"github.com/aws/", "github.com/jackc/pgx/v5"}},
 	"examples/embed": {
-		[]string{".", "activities", "outboxdb", "publish", "publish/awssqs", "scanner", "workflows"},
+		[]string{".", "dispatcher", "outboxdb", "publish", "publish/awssqs", "scanner"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
 	"examples/signup":      {[]string{".", "inbox", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
@@ -137,7 +142,7 @@ func TestLibrariesLinkNoSDK(t *testing.T) {
 		}
 		return found
 	}
-	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows", "scanner", "control", "cmd/outflow"} {
+	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows", "scanner", "control", "dispatcher", "cmd/outflow"} {
 		require.Empty(t, heavy("./"+room), room)
 	}
 	require.NotEmpty(t, heavy("./starter"), "the list of what is heavy is true")

@@ -1,9 +1,6 @@
 package outflow
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // CallbackState is how the callback of a message stands that has ended. It is
 // empty where no callback was asked for, and while the message is pending.
@@ -48,7 +45,7 @@ type Callback struct {
 // ended dead, expired or cancelled delivered. It has no dots: Standard Webhooks
 // join what they sign with them.
 func (c Callback) CallbackID() string {
-	return fmt.Sprintf("%s_%d_%s", c.ID, c.Generation, c.State)
+	return callbackID(c.ID, c.Generation, c.State)
 }
 
 // DueCallback is a callback that no run has in hand, and by what people find it.

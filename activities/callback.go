@@ -1,15 +1,12 @@
 package activities
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
@@ -54,14 +51,11 @@ func WithTracerProvider(p trace.TracerProvider) Option {
 	return func(a *Activities) { a.tracer.Provider = p }
 }
 
-// CallbackType is the type of the message that a callback is, where it is one.
-const CallbackType = "outflow.callback"
-
 // callbackSpace is the namespace of callbacks' message IDs, a random UUID.
 var callbackSpace = uuid.MustParse("6c7ab0f4-0b47-4b0c-9d7e-52f2b1f3a6c1")
 
 // PublishCallbacks returns a CallbackSender that publishes each callback as a
-// message of type CallbackType, with the callback's ID in the header "callback-id",
+// message of type outflow.CallbackType, with the callback's ID in the header "callback-id",
 // and its trace in those of a trace. The message's own ID is a UUIDv5 of that, so that attempts to
 // tell the same thing can be told from others by it, too.
 func PublishCallbacks(p Publisher) CallbackSender { return publishCallbacks{p} }
@@ -69,65 +63,27 @@ func PublishCallbacks(p Publisher) CallbackSender { return publishCallbacks{p} }
 type publishCallbacks struct{ publisher Publisher }
 
 func (s publishCallbacks) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
-	headers := map[string]string{"callback-id": id}
+	headers := map[string]string{outflow.CallbackIDHeader: id}
 	maps.Copy(headers, tracing.Headers(ctx))
 	_, err := s.publisher.Publish(ctx, outflow.Message{
-		ID: uuid.NewSHA1(callbackSpace, []byte(id)), Destination: destination, Type: CallbackType,
+		ID: uuid.NewSHA1(callbackSpace, []byte(id)), Destination: destination, Type: outflow.CallbackType,
 		Payload: body, ContentType: contentType, Headers: headers,
 	})
 	return err
 }
 
-// callbackBody is what a producer is told, as docs/contract.md has it. The
-// payload stays out unless it was asked for: whoever takes callbacks need not be
-// who may read it.
-type callbackBody struct {
-	MessageID       uuid.UUID     `json:"messageId"`
-	Type            string        `json:"type"`
-	Destination     string        `json:"destination"`
-	State           outflow.State `json:"state"`
-	Generation      int           `json:"generation"`
-	BrokerMessageID string        `json:"brokerMessageId,omitempty"`
-	Attempts        int           `json:"attempts"`
-	EnqueuedAt      time.Time     `json:"enqueuedAt"`
-	FinishedAt      time.Time     `json:"finishedAt"`
-	LastError       string        `json:"lastError,omitempty"`
-
-	// Of these, a callback with the payload has the first and one of the others.
-	ContentType    string `json:"contentType,omitempty"`
-	Payload        string `json:"payload,omitempty"`
-	PayloadBase64  []byte `json:"payloadBase64,omitempty"`
-	PayloadOmitted bool   `json:"payloadOmitted,omitempty"`
-}
-
+// bodyOf is what a producer is told. The payload stays out unless it was asked for:
+// whoever takes callbacks need not be who may read it.
 func bodyOf(c outflow.Callback) ([]byte, error) {
-	body := callbackBody{
+	event := outflow.CallbackEvent{
 		MessageID: c.ID, Type: c.Type, Destination: c.Destination, State: c.State, Generation: c.Generation,
 		BrokerMessageID: c.BrokerMessageID, Attempts: c.Attempts,
-		EnqueuedAt: c.EnqueuedAt.UTC(), FinishedAt: c.FinishedAt.UTC(), LastError: c.LastError,
+		EnqueuedAt: c.EnqueuedAt, FinishedAt: c.FinishedAt, LastError: c.LastError,
 	}
-	switch {
-	case !c.WithPayload:
-	case len(c.Payload) == 0:
-		body.ContentType, body.PayloadOmitted = c.ContentType, true
-	case isPlainText(c.Payload):
-		body.ContentType, body.Payload = c.ContentType, string(c.Payload)
-	default:
-		body.ContentType, body.PayloadBase64 = c.ContentType, c.Payload
+	if c.WithPayload {
+		event.Payload, event.ContentType, event.PayloadOmitted = c.Payload, c.ContentType, len(c.Payload) == 0
 	}
-	var encoded bytes.Buffer
-	encoder := json.NewEncoder(&encoded)
-	encoder.SetEscapeHTML(false) // it makes six bytes of one
-	err := encoder.Encode(body)
-	return bytes.TrimSuffix(encoded.Bytes(), []byte("\n")), err
-}
-
-// isPlainText reports whether JSON has at most two bytes for each of payload's,
-// and SQS takes every character. Anything else is sent in base64.
-func isPlainText(payload []byte) bool {
-	return utf8.Valid(payload) && !bytes.ContainsFunc(payload, func(r rune) bool {
-		return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == '\uFFFE' || r == '\uFFFF'
-	})
+	return event.MarshalJSON()
 }
 
 // CallbackInput is the input of Callback and MarkCallbackFailed.

@@ -1,12 +1,9 @@
 package activities
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -76,29 +73,6 @@ func TestCallbackBody(t *testing.T) {
 	ref := outflow.Ref{ID: f.callback.ID, Generation: 2}
 	assert.Equal(t, []outflow.Ref{ref}, f.begun)
 	assert.Equal(t, []outflow.CallbackNote{{Ref: ref, Told: outflow.Dead, State: outflow.CallbackSent}}, f.notes)
-}
-
-// TestCallbackBodyIsDocumented: the example in the contract has every field of a
-// body without the payload, and no other; the page names those of the payload.
-func TestCallbackBodyIsDocumented(t *testing.T) {
-	page, err := os.ReadFile("../docs/contract.md")
-	require.NoError(t, err)
-	_, rest, _ := strings.Cut(string(page), "## Callbacks")
-	_, rest, _ = strings.Cut(rest, "```json\n")
-	example, rest, found := strings.Cut(rest, "```")
-	require.True(t, found)
-	var c callbackBody
-	require.NoError(t, json.Unmarshal([]byte(example), &c))
-	var compact bytes.Buffer
-	require.NoError(t, json.Compact(&compact, []byte(example)))
-	again, err := json.Marshal(c)
-	require.NoError(t, err)
-	assert.Equal(t, compact.String(), string(again), "in the same order")
-	fields := reflect.TypeFor[callbackBody]()
-	for i := range fields.NumField() {
-		name, _, _ := strings.Cut(fields.Field(i).Tag.Get("json"), ",")
-		assert.True(t, strings.Contains(example, `"`+name+`"`) || strings.Contains(rest, "`"+name+"`"), name)
-	}
 }
 
 // With the payload, in whichever form JSON has for it, or without one that is too

@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"context"
+	"database/sql"
 	"os"
 	"sync"
 	"testing"
@@ -34,6 +35,25 @@ func TestMigrateUp(t *testing.T) {
 	callers.Wait()
 	require.Equal(t, []string{"0001_seen"}, applied, "each once, by one caller")
 	require.False(t, value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "a consumer has no outbox")
+}
+
+// TestMigrateUpSQL adopts what psql has made, as MigrateUp does.
+func TestMigrateUpSQL(t *testing.T) {
+	t.Parallel()
+	pool := teststack.NewEmpty(t)
+	file, err := os.ReadFile("migrations/0001_seen.up.sql")
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), string(file))
+	require.NoError(t, err)
+	db, err := sql.Open("postgres", pool.Config().ConnString())
+	require.NoError(t, err)
+	defer db.Close()
+	for _, want := range [][]string{{"0001_seen"}, nil} {
+		applied, err := inbox.MigrateUpSQL(t.Context(), db)
+		require.NoError(t, err)
+		require.Equal(t, want, applied)
+	}
+	require.Equal(t, 2, value[int](t, pool, `SELECT count(*) FROM inbox.migrations`), "and goose's own")
 }
 
 // In one database with the outbox, neither knows of the other.

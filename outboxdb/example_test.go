@@ -7,20 +7,12 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/outboxdb"
-	"github.com/outflowhq/outflow/publish"
-	"github.com/outflowhq/outflow/publish/awssqs"
-	"github.com/outflowhq/outflow/scanner"
-	"github.com/outflowhq/outflow/workflows"
 )
 
 // A message exists if and only if the transaction that made it commits.
@@ -97,28 +89,4 @@ func ExampleWaiter() {
 		_, _ = order(context.Background(), pool, waiter)
 	}
 	_ = serve
-}
-
-// A program that runs a Temporal worker already needs no process of Outflow's
-// beside it. examples/embed is this as a whole, tested program.
-func Example_embedding() {
-	embed := func(pool *pgxpool.Pool, temporalClient client.Client, w worker.Worker, taskQueue string, sqsClient *sqs.Client) (*scanner.Scanner, error) {
-		store := outboxdb.New(pool)
-		router := publish.NewRouter(awssqs.New(sqsClient))
-		workflows.Register(w, activities.New(store, router)) // before w.Start
-		s := scanner.New(store, temporalClient, scanner.Options{TaskQueue: taskQueue})
-		return s, router.Err() // after w.Start: go s.Run(ctx); w.Stop once that has returned
-	}
-	placeOrder := func(ctx context.Context, pool *pgxpool.Pool, s *scanner.Scanner) error {
-		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-			_, err := outboxdb.Enqueue(ctx, tx, outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"id":7}`)})
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		s.Wake() // spares the wait for the next poll
-		return nil
-	}
-	_, _ = embed, placeOrder
 }

@@ -32,7 +32,9 @@ const usageRights = `GRANT USAGE ON SCHEMA outbox TO %s`
 const enqueueRights = `GRANT EXECUTE ON FUNCTION
     outbox.enqueue_batch(jsonb, boolean),
     outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean),
-    outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean)
+    outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean),
+    outbox.enqueue(text, text, json, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean),
+    outbox.enqueue(text, text, jsonb, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean)
     TO %s`
 
 // The table's constraints call is_destination on every update, as the caller.

@@ -2,6 +2,7 @@ package outboxdb
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"time"
 
@@ -31,13 +32,26 @@ type MigrationStatus struct {
 	Name    string
 	// AppliedAt is zero where it has not been.
 	AppliedAt time.Time
+	// Adopted says that another tool had applied it, which MigrateUp found and noted.
+	Adopted bool
 }
 
 // MigrateUp applies every migration that the database lacks and returns those,
-// in order. Concurrent callers wait for each other, a minute at most, under an advisory
-// lock. A transaction pooler may stand between, if it has two sessions for it.
+// in order. A schema that another tool made (psql, another migration tool,
+// pg_dump --schema-only) is adopted: what is complete is noted as applied and
+// returned as Adopted, and a part of a migration is an error that names what is
+// there and what is missing. Concurrent callers wait for each other, a minute at
+// most, under an advisory lock. A transaction pooler may stand between, if it has
+// two sessions for it.
 func MigrateUp(ctx context.Context, pool *pgxpool.Pool) ([]MigrationStatus, error) {
 	applied, err := migrationSet.Up(ctx, pool)
+	return published(applied), err
+}
+
+// MigrateUpSQL is MigrateUp with database/sql, whatever the driver. db must be
+// allowed two connections at least.
+func MigrateUpSQL(ctx context.Context, db *sql.DB) ([]MigrationStatus, error) {
+	applied, err := migrationSet.UpSQL(ctx, db)
 	return published(applied), err
 }
 

@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/database"
 )
 
 // ErrWaiterClosed says that the Waiter was closed.
@@ -43,7 +42,7 @@ const (
 // is safe for concurrent use. Its role needs the rights of a producer, a dispatcher
 // or an operator (see Grants).
 type Waiter struct {
-	pool     *database.Pool
+	db       waiterDB
 	listenOn *pgx.ConnConfig
 	log      *slog.Logger
 	times    waiterTimes
@@ -92,8 +91,12 @@ func LogTo(l *slog.Logger) WaiterOption { return func(w *Waiter) { w.log = l } }
 // NewWaiter returns a Waiter over pool, which stays the caller's: close the Waiter
 // first.
 func NewWaiter(pool *pgxpool.Pool, options ...WaiterOption) *Waiter {
+	return newWaiter(newWaiterOverPgx(pool), options)
+}
+
+func newWaiter(db waiterDB, options []WaiterOption) *Waiter {
 	w := &Waiter{
-		pool: database.New(pool), log: slog.Default(), waiting: make(map[uuid.UUID][]*waiting),
+		db: db, log: slog.Default(), waiting: make(map[uuid.UUID][]*waiting),
 		times: waiterTimes{poll: defaultPoll, linger: waiterLinger, renew: renewWaiter, echo: echoTimeout, settle: settleTimeout},
 	}
 	for _, option := range options {

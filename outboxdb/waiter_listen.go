@@ -120,12 +120,9 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 	defer cancel()
 	config := s.w.listenOn
 	if config == nil {
-		pool := s.w.pool.Config()
-		config = pool.ConnConfig
-		if pool.BeforeConnect != nil {
-			if err := pool.BeforeConnect(ctx, config); err != nil {
-				return nil, fmt.Errorf("preparing the connection to listen on: %w", err)
-			}
+		var err error
+		if config, err = s.w.db.connection(ctx); err != nil {
+			return nil, err
 		}
 	}
 	conn, err := pgx.ConnectConfig(ctx, config.Copy())
@@ -145,7 +142,7 @@ func (s *session) close(conn *pgx.Conn, waiter uuid.UUID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx)
-	if _, err := s.w.pool.Exec(ctx, dropWaiter, waiter); err != nil {
+	if err := s.w.db.register(ctx, dropWaiter, waiter); err != nil {
 		s.w.log.Debug("dropping the registration of a waiter; it runs out", "error", err)
 	}
 }
@@ -191,7 +188,7 @@ func (s *session) keep(ctx context.Context, waiter uuid.UUID, echoes <-chan stru
 func (s *session) register(ctx context.Context, waiter uuid.UUID, echoes <-chan struct{}) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.w.times.echo, errNothingHeard)
 	defer cancel()
-	if _, err := s.w.pool.Exec(ctx, keepWaiter, waiter); err != nil {
+	if err := s.w.db.register(ctx, keepWaiter, waiter); err != nil {
 		return fmt.Errorf("registering a waiter: %w", err)
 	}
 	select {
@@ -205,7 +202,7 @@ func (s *session) register(ctx context.Context, waiter uuid.UUID, echoes <-chan 
 func (s *session) underWay(ctx context.Context) (oldest, next uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	if err := s.w.pool.QueryRow(ctx, transactionsUnderWay).Scan(&oldest, &next); err != nil {
+	if oldest, next, err = s.w.db.underWay(ctx); err != nil {
 		return 0, 0, fmt.Errorf("asking for the transactions under way: %w", err)
 	}
 	return oldest, next, nil

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outflowhq/outflow"
 )
@@ -157,11 +155,7 @@ func (s *session) read(some []*waiting) (records, error) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
 	defer cancel()
-	rows, err := s.w.pool.Query(ctx, outcomes, ids)
-	if err != nil {
-		return nil, fmt.Errorf("looking at %d messages: %w", len(ids), err)
-	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[row])
+	found, err := s.w.db.outcomes(ctx, ids)
 	if err != nil {
 		return nil, fmt.Errorf("looking at %d messages: %w", len(ids), err)
 	}
@@ -196,10 +190,16 @@ func (s *session) settle(some []*waiting, found records, err error) {
 			s.again(one, now)
 		}
 	}
-	if len(s.w.waiting) > 0 && !s.listens && s.ctx.Err() == nil {
+	if len(s.w.waiting) > 0 && !s.listens && s.w.canListen() && s.ctx.Err() == nil {
 		s.listens = true
 		s.w.goroutines.Go(s.listen)
 	}
+}
+
+// canListen reports whether there is a way to open a connection to listen on.
+func (w *Waiter) canListen() bool {
+	_, onlySQL := w.db.(waiterOverSQL)
+	return w.listenOn != nil || !onlySQL
 }
 
 // again says when to look at a message next.
@@ -218,11 +218,11 @@ func (s *session) again(one *waiting, now time.Time) {
 // the whole outbox is missing, or the password is wrong.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 func lasts(err error) bool {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
+	var pg interface{ SQLState() string } // pgx's error, and lib/pq's
+	if !errors.As(err, &pg) || len(pg.SQLState()) < 2 {
 		return false
 	}
-	switch pg.Code[:2] {
+	switch pg.SQLState()[:2] {
 	case "28", "3D", "3F", "42":
 		return true
 	}

@@ -145,7 +145,7 @@ func TestCallbackTellsHowItEnded(t *testing.T) {
 			assert.Equal(t, outflow.CallbackSent, r.table.callback.state)
 			require.Equal(t, 1, told.count())
 			m := told.calls[0]
-			assert.Equal(t, []any{replies, activities.CallbackType, "application/json"}, []any{m.Destination, m.Type, m.ContentType})
+			assert.Equal(t, []any{replies, outflow.CallbackType, "application/json"}, []any{m.Destination, m.Type, m.ContentType})
 			assert.Equal(t, map[string]string{"callback-id": r.in.MessageID.String() + "_1_" + string(state)}, m.Headers)
 			var body map[string]any
 			require.NoError(t, json.Unmarshal(m.Payload, &body))

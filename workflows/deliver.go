@@ -21,10 +21,16 @@ import (
 	"github.com/outflowhq/outflow/activities"
 )
 
-// Register registers Outflow's workflows and activities with a worker.
+// Register registers Outflow's workflows and activities with a worker. The worker
+// may use Worker Versioning (worker.DeploymentOptions), with or without a default
+// behavior: all of Outflow's workflows are auto-upgraded.
+//
+// Package dispatcher makes a worker and registers with it. A worker of your own
+// wants a WorkerStopTimeout of dispatcher.StopTimeout at least: the SDK's default of
+// 0 leaves what is published unmarked, and another worker publishes it again.
 func Register(w worker.Registry, a *activities.Activities) {
-	w.RegisterWorkflowWithOptions(Deliver, workflow.RegisterOptions{Name: WorkflowDeliver})
-	w.RegisterWorkflowWithOptions(Callback, workflow.RegisterOptions{Name: WorkflowCallback})
+	w.RegisterWorkflowWithOptions(Deliver, registered(WorkflowDeliver))
+	w.RegisterWorkflowWithOptions(Callback, registered(WorkflowCallback))
 	for name, function := range map[string]any{
 		ActivityPublish:            a.Publish,
 		ActivityMarkDelivered:      a.MarkDelivered,
@@ -36,6 +42,15 @@ func Register(w worker.Registry, a *activities.Activities) {
 	} {
 		w.RegisterActivityWithOptions(function, activity.RegisterOptions{Name: name})
 	}
+}
+
+// registered are the options of each of our workflows. A versioned worker wants a
+// behavior, and it is auto-upgrade. A run may retry for days, for as long as its
+// destination is down: pinned, it would keep its deployment version from draining,
+// and stop for good with that version's last worker. Our own changes replay the
+// recorded histories of earlier versions, with or without Worker Versioning.
+func registered(name string) workflow.RegisterOptions {
+	return workflow.RegisterOptions{Name: name, VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade}
 }
 
 // Status answers the query delivery-status.

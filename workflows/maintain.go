@@ -14,7 +14,7 @@ import (
 
 // RegisterMaintain registers the workflow Maintain and its activities.
 func RegisterMaintain(w worker.Registry, m *activities.MaintenanceActivities) {
-	w.RegisterWorkflowWithOptions(Maintain, workflow.RegisterOptions{Name: WorkflowMaintain})
+	w.RegisterWorkflowWithOptions(Maintain, registered(WorkflowMaintain))
 	w.RegisterActivityWithOptions(m.TableHealth, activity.RegisterOptions{Name: ActivityTableHealth})
 	w.RegisterActivityWithOptions(m.Purge, activity.RegisterOptions{Name: ActivityPurge})
 }

@@ -168,6 +168,10 @@ func migrate(ctx context.Context, args []string, getenv func(string) string, std
 func migrateUp(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
 	applied, err := outboxdb.MigrateUp(ctx, pool)
 	for _, m := range applied {
+		if m.Adopted {
+			fmt.Fprintln(out, "adopted", m.Name, "(another tool had applied it)")
+			continue
+		}
 		fmt.Fprintln(out, "applied", m.Name)
 	}
 	if err == nil && len(applied) == 0 {

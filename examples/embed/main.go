@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -19,12 +20,11 @@ import (
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/worker"
 
-	"github.com/outflowhq/outflow/activities"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/dispatcher"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/scanner"
-	"github.com/outflowhq/outflow/workflows"
 )
 
 // taskQueue is the shop's own. Outflow's workflows share it with the shop's.
@@ -63,49 +63,24 @@ func run(ctx context.Context, databaseURL string) error {
 		return fmt.Errorf("reading AWS's settings: %w", err)
 	}
 
-	// The shop's own worker, as it was before.
-	ctx, fail := context.WithCancelCause(ctx)
-	w := worker.New(temporalClient, taskQueue, worker.Options{
-		// The default of 0 would leave what is published unmarked, and send it again.
-		WorkerStopTimeout: 15 * time.Second,
-		OnFatalError:      func(err error) { fail(fmt.Errorf("running the worker: %w", err)) },
-	})
 	s := &shop{pool: pool}
-	w.RegisterWorkflow(PlaceOrder)
-	w.RegisterActivity(s)
-
-	// Outflow: its workflow registered with that worker, and a scanner on the same
-	// client and task queue, which eager start wants.
-	store := outboxdb.New(pool)
-	if err := store.Ping(ctx); err != nil {
-		return err
-	}
-	router := publish.NewRouter(awssqs.New(sqs.NewFromConfig(aws)))
-	workflows.Register(w, activities.New(store, router))
-	// Nothing purges the table here. workflows.RegisterMaintain and, once the worker
-	// is up, control.EnsureSchedule would: the README has the lines.
-	deliveries := scanner.New(store, temporalClient, scanner.Options{
-		TaskQueue: taskQueue,
-		// The shop wakes the scanner after its commits; looking by itself is for
-		// what is due later, and for what a killed process has left.
-		PollInterval: 2 * time.Second,
+	d, err := dispatcher.New(dispatcher.Options{
+		Pool: pool, Client: temporalClient,
+		Publishers: []publish.Publisher{awssqs.New(sqs.NewFromConfig(aws))},
+		// The shop wakes the scanner after its commits; looking by itself is for what
+		// is due later, and for what a killed process has left.
+		Scanner: scanner.Options{TaskQueue: taskQueue, PollInterval: 2 * time.Second},
+		// The shop's own workflow and activities, on the same worker.
+		Register: func(w worker.Registry) {
+			w.RegisterWorkflow(PlaceOrder)
+			w.RegisterActivity(s)
+		},
+		// What was delivered a week ago is purged.
+		Retention: outflow.DefaultRetention(), Namespace: cmp.Or(options.Namespace, client.DefaultNamespace),
 	})
-	s.committed = deliveries.Wake
-
-	if err := w.Start(); err != nil {
-		return fmt.Errorf("starting the worker: %w", err)
-	}
-	defer w.Stop() // after the scanner, whose starts it finishes
-	if err := deliveries.Run(ctx); err != nil {
+	if err != nil {
 		return err
 	}
-	return failure(ctx)
-}
-
-// failure is why the worker has ended ctx, or nil where a signal has.
-func failure(ctx context.Context) error {
-	if cause := context.Cause(ctx); cause != context.Canceled {
-		return cause
-	}
-	return nil
+	s.committed = d.Wake
+	return d.Run(ctx)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -44,11 +43,11 @@ func (s *shop) Write(ctx context.Context, o Order) error {
 		if err != nil || inserted.RowsAffected() == 0 {
 			return err
 		}
-		payload, err := json.Marshal(o)
+		placed, err := outflow.JSON("sqs://orders", "order-placed", o)
 		if err != nil {
-			return fmt.Errorf("encoding the order: %w", err)
+			return err
 		}
-		_, err = outboxdb.Enqueue(ctx, tx, outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: payload})
+		_, err = outboxdb.Enqueue(ctx, tx, placed)
 		return err
 	})
 	if err != nil {

@@ -112,13 +112,13 @@ func TestReadme(t *testing.T) {
 	page, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	var code string
-	for _, file := range []string{"sqlc.go", "gorm.go", "bun.go"} {
+	for _, file := range []string{"sqlc.go", "gorm.go", "bun.go", "node/register.js", "psql/register.sql", "psql/trigger.sql"} {
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		code += string(text)
 	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(page, -1)
-	require.Len(t, blocks, 3)
+	blocks := regexp.MustCompile("(?s)```(?:go|js|sql)\n(.*?)```").FindAllSubmatch(page, -1)
+	require.Len(t, blocks, 6)
 	for _, b := range blocks {
 		require.Contains(t, code, string(b[1]))
 	}
@@ -165,15 +165,7 @@ func requireOne(t *testing.T, pool *pgxpool.Pool) {
 func TestPsqlsLine(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	programs, err := filepath.Glob("/usr/lib/postgresql/*/bin/psql")
-	require.NoError(t, err)
-	if psql, err := exec.LookPath("psql"); err == nil {
-		programs = slices.Insert(programs, 0, psql)
-	}
-	if len(programs) == 0 {
-		t.Skip("psql is not installed")
-	}
-	said, err := exec.Command(programs[0], pool.Config().ConnString(), "-v", "ON_ERROR_STOP=1", "-c", ofLanguage(t, "psql")).CombinedOutput()
+	said, err := exec.Command(psql(t), pool.Config().ConnString(), "-v", "ON_ERROR_STOP=1", "-c", ofLanguage(t, "psql")).CombinedOutput()
 	require.NoError(t, err, "%s", said)
 	requireOne(t, pool)
 }

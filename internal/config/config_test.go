@@ -116,7 +116,7 @@ func TestBadValues(t *testing.T) {
 		{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "yes", "wants on or off"},
 		{"DATABASE_URL", "mysql://nope", "wants a Postgres URL"},
 		{"DATABASE_URL", "", "wants the application's database"},
-		{"AWS_REGION", "", "wants the region of your queues"},
+		{"AWS_REGION", "eu west 1", "wants the region of your queues"},
 		{"TEMPORAL_PROFILE", "nope", "TEMPORAL_… variables or TEMPORAL_CONFIG_FILE"},
 	} {
 		t.Run(c.name+" "+c.value, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestAllMistakesAreReportedTogether(t *testing.T) {
 		"OUTFLOW_OUTBOX", "OUTFLOW_TASK_QUEUE", "OUTFLOW_POLL_INTERVAL", "OUTFLOW_IN_FLIGHT", "OUTFLOW_PER_DESTINATION",
 		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED", "OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
 		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_WEBHOOK_HOSTS", "OUTFLOW_WEBHOOK_SECRETS_FILE",
-		"OUTFLOW_WEBHOOK_SECRET", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK",
+		"OUTFLOW_WEBHOOK_SECRET", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "AWS_REGION",
 	}
 	settings := map[string]string{}
 	for _, name := range names {
@@ -147,10 +147,10 @@ func TestAllMistakesAreReportedTogether(t *testing.T) {
 	}
 	_, err := load(t, settings)
 	require.Error(t, err)
-	for _, name := range append(names, "DATABASE_URL", "AWS_REGION") {
+	for _, name := range append(names, "DATABASE_URL") {
 		assert.Contains(t, err.Error(), name)
 	}
-	assert.Equal(t, len(names)+2, strings.Count(err.Error(), "\n"))
+	assert.Equal(t, len(names)+1, strings.Count(err.Error(), "\n"))
 }
 
 // A mistyped URL must not put its password into a log.
@@ -158,6 +158,13 @@ func TestPasswordsAreNotShown(t *testing.T) {
 	_, err := load(t, enough(map[string]string{"DATABASE_URL": "postgres://app:hunter2@db:notaport/shop"}))
 	require.ErrorContains(t, err, "DATABASE_URL")
 	assert.NotContains(t, err.Error(), "hunter2")
+}
+
+// Whoever sends webhooks alone needs no region.
+func TestNoRegionIsWanted(t *testing.T) {
+	c, err := load(t, enough(map[string]string{"AWS_REGION": ""}))
+	require.NoError(t, err)
+	assert.Empty(t, c.AWS.Region)
 }
 
 // An operator's command works while the broker's settings are broken.

@@ -73,17 +73,15 @@ func isHostPort(value string) bool {
 // plainRegion is a label of a host name. Emulators have names of their own.
 var plainRegion = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
-// AWS reads AWS's settings alone, by its own default chain.
+// AWS reads AWS's settings alone, by its own default chain. The region may be empty:
+// whoever sends webhooks alone needs none, and a destination may name its own.
 func AWS(ctx context.Context, getenv func(string) string) (aws.Config, error) {
 	c, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
 		return aws.Config{}, fmt.Errorf("AWS_… variables or files: %s", brief(err.Error()))
 	}
 	var errs []error
-	switch {
-	case c.Region == "":
-		errs = append(errs, errors.New("AWS_REGION: wants the region of your queues, such as eu-west-1 (or a region in the AWS profile)"))
-	case !plainRegion.MatchString(c.Region): // it becomes a part of the endpoint's name
+	if c.Region != "" && !plainRegion.MatchString(c.Region) { // it becomes a part of the endpoint's name
 		errs = append(errs, fmt.Errorf("AWS_REGION: wants the region of your queues, such as eu-west-1 (got %s)", quote(c.Region)))
 	}
 	// The SDK takes any text, and fails at each request.

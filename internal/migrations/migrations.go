@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -45,17 +44,35 @@ type Status struct {
 	Name    string
 	// AppliedAt is zero where it has not been.
 	AppliedAt time.Time
+	// Adopted says that another tool had applied it, which Up found and noted.
+	Adopted bool
 }
 
 func (s Set) versionTable() string { return s.Schema + ".migrations" }
 
 // Up applies every migration that the database lacks and returns those, in
-// order. It works through a transaction pooler, too, which must have two sessions
-// for it: the lock keeps one.
+// order, after those that it found applied by another tool and noted. It works
+// through a transaction pooler, too, which must have two sessions for it: the lock
+// keeps one.
 func (s Set) Up(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
+	db := open(pool)
+	defer db.Close()
+	return s.UpSQL(ctx, db)
+}
+
+// UpSQL is Up with database/sql, whatever the driver.
+func (s Set) UpSQL(ctx context.Context, db *sql.DB) ([]Status, error) {
 	var applied []Status
-	err := s.withProvider(ctx, pool, func(p *goose.Provider) error {
+	err := s.withProvider(ctx, db, func(p *goose.Provider) error {
+		adopted, unseen, err := s.adopt(ctx, db)
+		if err != nil {
+			return err
+		}
+		applied = adopted
 		results, err := p.Up(ctx)
+		if err != nil && unseen != nil {
+			err = fmt.Errorf("%w; %w", err, unseen)
+		}
 		for _, r := range results {
 			applied = append(applied, Status{Version: r.Source.Version, Name: s.Names[r.Source.Version-1], AppliedAt: time.Now()})
 		}
@@ -70,8 +87,10 @@ func (s Set) Up(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 // Down takes back the newest applied migration and returns it, or nil where none
 // is applied.
 func (s Set) Down(ctx context.Context, pool *pgxpool.Pool) (*Status, error) {
+	db := open(pool)
+	defer db.Close()
 	var undone *Status
-	err := s.withProvider(ctx, pool, func(p *goose.Provider) error {
+	err := s.withProvider(ctx, db, func(p *goose.Provider) error {
 		r, err := p.Down(ctx)
 		if errors.Is(err, goose.ErrNoNextVersion) {
 			return nil
@@ -119,18 +138,19 @@ func (s Set) List(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 	return status, rows.Err()
 }
 
-func (s Set) withProvider(ctx context.Context, pool *pgxpool.Pool, use func(*goose.Provider) error) error {
-	if err := s.ensureSchema(ctx, pool); err != nil {
+func (s Set) withProvider(ctx context.Context, db *sql.DB, use func(*goose.Provider) error) error {
+	if db.Stats().MaxOpenConnections == 1 {
+		return errors.New("wants a *sql.DB that may open two connections: the lock keeps one")
+	}
+	if err := s.ensureSchema(ctx, db); err != nil {
 		return err
 	}
-	unlock, err := s.lock(ctx, pool)
+	unlock, err := s.lock(ctx, db)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	db := open(pool)
-	defer db.Close()
-	store, err := goosedb.NewStore(goosedb.DialectPostgres, s.versionTable())
+	store, err := s.store()
 	if err != nil {
 		return err
 	}
@@ -144,6 +164,10 @@ func (s Set) withProvider(ctx context.Context, pool *pgxpool.Pool, use func(*goo
 		return err
 	}
 	return use(provider)
+}
+
+func (s Set) store() (goosedb.Store, error) {
+	return goosedb.NewStore(goosedb.DialectPostgres, s.versionTable())
 }
 
 // open returns a database for goose, whose statements name no prepared statement: a
@@ -171,22 +195,18 @@ const lockWait = time.Minute
 // lock waits until nobody else migrates, and returns a function that lets the next
 // one. The lock is that of a transaction, which stays open: behind a transaction
 // pooler a session's lock would be taken in one session and given back in another.
-func (s Set) lock(ctx context.Context, pool *pgxpool.Pool) (unlock func(), err error) {
-	tx, err := database.New(pool).Begin(ctx)
+func (s Set) lock(ctx context.Context, db *sql.DB) (unlock func(), err error) {
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("taking the lock: %w", err)
 	}
-	unlock = func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = tx.Rollback(ctx)
-	}
-	_, err = tx.Conn().PgConn().Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = 0;
-		SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, lockWait.Milliseconds(), s.Lock)).ReadAll()
+	unlock = func() { _ = tx.Rollback() }
+	_, err = tx.ExecContext(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = 0;
+		SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, lockWait.Milliseconds(), s.Lock))
 	if err != nil {
 		unlock()
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) && pg.Code == lockNotAvailable {
+		var said interface{ SQLState() string } // pgx's error, and lib/pq's
+		if errors.As(err, &said) && said.SQLState() == lockNotAvailable {
 			err = fmt.Errorf("somebody else has been migrating for %s: %w", lockWait, err)
 		}
 		return nil, fmt.Errorf("taking the lock: %w", err)
@@ -200,21 +220,21 @@ const lockNotAvailable = "55P03"
 // ensureSchema makes the schema that the version table lives in. CREATE SCHEMA
 // asks for a right on the database even where the schema exists, so look first;
 // the lock keeps two first migrations from meeting in the catalog.
-func (s Set) ensureSchema(ctx context.Context, pool *pgxpool.Pool) error {
-	tx, err := database.New(pool).Begin(ctx)
+func (s Set) ensureSchema(ctx context.Context, db *sql.DB) error {
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("creating the schema: %w", err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	defer func() { _ = tx.Rollback() }()
 	var exists bool
-	if _, err = tx.Exec(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, s.Lock+1)); err == nil {
-		err = tx.QueryRow(ctx, `SELECT pg_catalog.to_regnamespace($1) IS NOT NULL`, s.Schema).Scan(&exists)
+	if _, err = tx.ExecContext(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, s.Lock+1)); err == nil {
+		err = tx.QueryRowContext(ctx, `SELECT pg_catalog.to_regnamespace($1) IS NOT NULL`, s.Schema).Scan(&exists)
 	}
 	if err == nil && !exists {
-		_, err = tx.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{s.Schema}.Sanitize())
+		_, err = tx.ExecContext(ctx, `CREATE SCHEMA `+pgx.Identifier{s.Schema}.Sanitize())
 	}
 	if err == nil {
-		err = tx.Commit(ctx)
+		err = tx.Commit()
 	}
 	if err != nil {
 		return fmt.Errorf("creating the schema: %w", err)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/publish/webhook"
@@ -52,7 +53,7 @@ func (n *notes) String() string {
 func (w *world) workWithWebhooks(c config.Config) {
 	w.Helper()
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(newCallbacks(publishers(c), w.broker))))
+	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks.New(publishers(c), w.broker))))
 	require.NoError(w, run.Start())
 	w.Cleanup(run.Stop)
 }

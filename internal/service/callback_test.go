@@ -21,6 +21,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -343,7 +344,7 @@ func TestFailedCallbackIsRetriedByHand(t *testing.T) {
 // Only https has a sender of its own; without one nothing is sent, and it is said.
 func TestCallbacksBySchemes(t *testing.T) {
 	others, https := &receiver{}, &receiver{}
-	both := callbacks{https: https, others: others}
+	both := callbacks.Sender{HTTPS: https, Others: others}
 	require.NoError(t, both.SendCallback(t.Context(), "https://shop.example/done", "1", "", nil))
 	require.NoError(t, both.SendCallback(t.Context(), "sqs://replies", "2", "", nil))
 	require.NoError(t, both.SendCallback(t.Context(), "http://localhost:8080/done", "4", "", nil))
@@ -351,11 +352,11 @@ func TestCallbacksBySchemes(t *testing.T) {
 	assert.Equal(t, []string{"1", "4"}, took)
 	_, took = others.seen()
 	assert.Equal(t, []string{"2"}, took)
-	err := callbacks{others: others}.SendCallback(t.Context(), "http://localhost:8080/done", "5", "", nil)
-	require.ErrorIs(t, err, errNoHTTP)
+	err := callbacks.Sender{Others: others}.SendCallback(t.Context(), "http://localhost:8080/done", "5", "", nil)
+	require.ErrorIs(t, err, callbacks.ErrNoHTTP)
 	assert.True(t, outflow.IsPermanent(err))
-	err = callbacks{others: others}.SendCallback(t.Context(), "https://shop.example/done", "3", "", nil)
-	require.ErrorIs(t, err, errNoHTTPS)
+	err = callbacks.Sender{Others: others}.SendCallback(t.Context(), "https://shop.example/done", "3", "", nil)
+	require.ErrorIs(t, err, callbacks.ErrNoHTTPS)
 	assert.True(t, outflow.IsPermanent(err))
 }
 
@@ -380,7 +381,7 @@ func TestCallbackIsSigned(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
-	sender := newCallbacks(publishers(webhookConfig(t, server)), w.broker)
+	sender := callbacks.New(publishers(webhookConfig(t, server)), w.broker)
 	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(sender)))
 	require.NoError(t, run.Start())
 	t.Cleanup(run.Stop)

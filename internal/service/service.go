@@ -21,6 +21,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/telemetry"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -112,9 +113,10 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 		return nil, err
 	}
 	p.opts.Refuse = router.Refusal
+	logSchemes(router, c, log)
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	publisher := publish.Watch(router, log)
-	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(newCallbacks(brokers, publisher))))
+	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher))))
 	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
@@ -130,6 +132,14 @@ func publishers(c config.Config) []publish.Publisher {
 		all = append(all, webhook.New(c.Webhook))
 	}
 	return all
+}
+
+// logSchemes says at the start which destinations are served.
+func logSchemes(router *publish.Router, c config.Config, log *slog.Logger) {
+	log.Info("publishing to these schemes", "schemes", router.Schemes())
+	if c.AWS.Region == "" {
+		log.Info("no AWS region is configured (AWS_REGION): messages to queues wait, unless their destination names its region")
+	}
 }
 
 func workerOptions(fatal chan<- error) worker.Options {

@@ -30,6 +30,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -72,7 +73,7 @@ func TestTraceFromEndToEnd(t *testing.T) {
 	brokers := publishers(webhookConfig(t, server))
 	router := publish.NewRouter(brokers...)
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, router, activities.WithCallbacks(newCallbacks(brokers, router))))
+	workflows.Register(run, activities.New(w.store, router, activities.WithCallbacks(callbacks.New(brokers, router))))
 	require.NoError(t, run.Start())
 	t.Cleanup(run.Stop)
 	w.scan()

@@ -25,6 +25,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
@@ -68,7 +69,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) work() {
 	w.Helper()
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks{https: w.told})))
+	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks.Sender{HTTPS: w.told})))
 	require.NoError(w, run.Start())
 	w.Cleanup(run.Stop)
 }

@@ -1,3 +1,5 @@
+DROP FUNCTION outbox.enqueue(text, text, jsonb, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
+DROP FUNCTION outbox.enqueue(text, text, json, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
 DROP FUNCTION outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
 DROP FUNCTION outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
 DROP FUNCTION outbox.enqueue_batch(jsonb, boolean);

@@ -263,4 +263,33 @@ BEGIN
     RETURN answer.message_id;
 END $$;
 
+-- A JSON payload is sent as its text: json as it was written, jsonb as Postgres
+-- writes it. A literal or parameter without a type stays text, because Postgres
+-- prefers the string types: outbox.enqueue('sqs://orders', 'order-placed', '{}').
+CREATE FUNCTION outbox.enqueue(
+    destination text, type text, payload json, content_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
+    ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,
+    due_at timestamptz DEFAULT NULL, due_in interval DEFAULT NULL,
+    expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false,
+    callback text DEFAULT NULL, callback_payload boolean DEFAULT false)
+    RETURNS uuid
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN outbox.enqueue(destination, type, convert_to(payload::text, 'UTF8'), content_type, headers,
+                          ordering_key, id, due_at, due_in, expires_at, expires_in, if_absent, callback, callback_payload);
+END $$;
+
+CREATE FUNCTION outbox.enqueue(
+    destination text, type text, payload jsonb, content_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
+    ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,
+    due_at timestamptz DEFAULT NULL, due_in interval DEFAULT NULL,
+    expires_at timestamptz DEFAULT NULL, expires_in interval DEFAULT NULL, if_absent boolean DEFAULT false,
+    callback text DEFAULT NULL, callback_payload boolean DEFAULT false)
+    RETURNS uuid
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN outbox.enqueue(destination, type, convert_to(payload::text, 'UTF8'), content_type, headers,
+                          ordering_key, id, due_at, due_in, expires_at, expires_in, if_absent, callback, callback_payload);
+END $$;
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA outbox FROM PUBLIC;

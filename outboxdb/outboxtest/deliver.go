@@ -58,7 +58,7 @@ type Delivery struct {
 // workflow and activities over the real table, in the test environment of
 // Temporal's SDK: retries happen as they would, and take no time. What the
 // publisher enqueues meanwhile is delivered too. Where a message asks for a
-// callback, p is given that too, as a message of type activities.CallbackType.
+// callback, p is given that too, as a message of type outflow.CallbackType.
 //
 // p stands for the broker; nil acknowledges everything. One that refuses a
 // message ten times, and not as outflow.Permanent, ends the test: Outflow
@@ -92,6 +92,18 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 			all = append(all, Delivery{Message: m.Message, Outcome: record.Outcome()})
 		}
 	}
+}
+
+// DeliverURL is Deliver for a test with database/sql: it opens a pool of its own on
+// the database, such as "postgres://app@localhost:5432/shop_test", and closes it.
+func DeliverURL(t testing.TB, databaseURL string, p Publisher) []Delivery {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(fmt.Errorf("outboxtest: %w", err))
+	}
+	defer pool.Close()
+	return Deliver(t, pool, p)
 }
 
 // patient passes messages on until one has been refused too often.

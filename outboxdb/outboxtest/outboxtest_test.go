@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
@@ -251,8 +250,15 @@ func TestDeliver(t *testing.T) {
 		id := commit(t, pool, m)[0]
 		var published []string
 		got := outboxtest.Deliver(t, pool, outboxtest.PublisherFunc(func(m outflow.Message) error {
-			published = append(published, m.Type+" to "+m.Destination+" "+m.Headers["callback-id"])
-			if m.Type == activities.CallbackType && len(published) < 4 {
+			published = append(published, m.Type+" to "+m.Destination+" "+m.Headers[outflow.CallbackIDHeader])
+			if m.Type != outflow.CallbackType {
+				return nil
+			}
+			event, err := outflow.DecodeCallback(m.Payload)
+			require.NoError(t, err)
+			require.Equal(t, m.Headers[outflow.CallbackIDHeader], event.ID())
+			require.Equal(t, "a", event.Type)
+			if len(published) < 4 {
 				return errors.New("connection refused")
 			}
 			return nil

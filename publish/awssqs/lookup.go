@@ -125,6 +125,9 @@ func (l *lookup) ask() (*address, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.calls.timeout)
 	defer cancel()
 	d := l.calls.destination
+	if err := withoutRegion(l.calls.api, d); err != nil {
+		return nil, err
+	}
 	in := &sqs.GetQueueUrlInput{QueueName: aws.String(d.Name)}
 	if d.Account != "" {
 		in.QueueOwnerAWSAccountId = aws.String(d.Account)

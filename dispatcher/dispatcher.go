@@ -1,0 +1,210 @@
+// Package dispatcher runs Outflow inside a program of yours: a scanner, and a
+// Temporal worker for its deliveries, in one call.
+//
+//	d, err := dispatcher.New(dispatcher.Options{
+//		Pool: pool, Client: temporalClient,
+//		Publishers: []publish.Publisher{awssqs.New(sqsClient)},
+//	})
+//	err = d.Run(ctx) // until ctx ends
+//
+// Call d.Wake after the commit of a transaction that enqueued: it spares the wait for
+// the next look at the table. Workflows and activities of your own can share the
+// worker: see Options.Register.
+//
+// The invariant: the worker runs before the scanner begins and until its starts have
+// ended, with time for what it publishes to be marked. So the end of the program
+// sends nothing twice.
+package dispatcher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/internal/callbacks"
+	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+// Options are Pool, Client and Publishers, and what is to be other than usual. The
+// Dispatcher closes nothing of them.
+type Options struct {
+	// Pool is of the database with the outbox, migrated (outboxdb.MigrateUp). Ten
+	// connections are enough for a busy program.
+	Pool *pgxpool.Pool
+	// Client starts the deliveries, and the worker runs on it, as eager start wants.
+	Client client.Client
+	// Publishers are at least one, and one for each scheme. A webhook.Publisher also
+	// sends callbacks to https URLs.
+	Publishers []publish.Publisher
+
+	// Scanner has the outbox's name, the task queue, how much is in flight, the Logger
+	// and the TracerProvider; a zero field takes its default.
+	Scanner scanner.Options
+	// Worker has options for the worker; a zero field takes what Outflow wants of it.
+	// New warns of options with which messages would be published twice.
+	Worker worker.Options
+	// Register registers workflows and activities of yours with the same worker, and
+	// so on Outflow's task queue. It may be nil.
+	Register func(worker.Registry)
+
+	// Retention is how long final messages stay in the table, such as
+	// outflow.DefaultRetention(). Where it is zero they stay for ever. Otherwise a
+	// schedule of Temporal's runs the purge every five minutes, in Namespace.
+	Retention outflow.Retention
+	// Namespace is the Client's, which the Client itself does not tell. Retention
+	// wants it; it is needed for nothing else.
+	Namespace string
+}
+
+// Dispatcher claims, starts and publishes. Make one with New; one Run at a time.
+type Dispatcher struct {
+	opts       Options
+	store      *outboxdb.Store
+	activities *activities.Activities
+	scanner    *scanner.Scanner
+}
+
+// New checks the options and connects to nothing. Its error names every option that
+// is missing or wrong, joined.
+func New(opts Options) (*Dispatcher, error) {
+	router := publish.NewRouter(opts.Publishers...)
+	if err := errors.Join(opts.check(), router.Err()); err != nil {
+		return nil, fmt.Errorf("dispatcher.Options: %w", err)
+	}
+	opts.complete()
+	if opts.Scanner.Refuse == nil {
+		opts.Scanner.Refuse = router.Refusal
+	}
+	d := &Dispatcher{opts: opts, store: outboxdb.New(opts.Pool)}
+	publisher := publish.Watch(router, opts.Scanner.Logger)
+	d.activities = activities.New(d.store, publisher,
+		activities.WithCallbacks(callbacks.New(opts.Publishers, publisher)), activities.WithTracerProvider(opts.Scanner.TracerProvider))
+	d.scanner = scanner.New(d.store, opts.Client, opts.Scanner)
+	opts.Scanner.Logger.Info("outflow publishes to these schemes", "schemes", router.Schemes())
+	return d, nil
+}
+
+func (o *Options) check() error {
+	var errs []error
+	for _, c := range []struct {
+		wrong         bool
+		option, wants string
+	}{
+		{o.Pool == nil, "Pool", "the pool of the database with the outbox"},
+		{o.Client == nil, "Client", "a client of Temporal's"},
+		{len(o.Publishers) == 0, "Publishers", "at least one, such as awssqs.New(sqsClient)"},
+		{o.Retention != (outflow.Retention{}) && o.Namespace == "", "Namespace", `the Client's namespace, such as "default", because Retention is set`},
+		{o.Worker.DisableWorkflowWorker, "Worker.DisableWorkflowWorker", "false: deliveries are workflows"},
+	} {
+		if c.wrong {
+			errs = append(errs, fmt.Errorf("%s: wants %s", c.option, c.wants))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Wake asks for a look at the table now. It never blocks, and many calls make one
+// look.
+func (d *Dispatcher) Wake() { d.scanner.Wake() }
+
+// Run delivers until ctx ends. Then it claims no more, waits for what is under way,
+// at most about half a minute, and returns nil. Before that it returns an error
+// where the database can't be reached or lacks the outbox, and where the worker does
+// not start or ends by itself.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	if err := d.store.Ping(ctx); err != nil {
+		return err
+	}
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	w := d.newWorker(func(err error) { fail(&workerError{err}) })
+	if err := w.Start(); err != nil {
+		return fmt.Errorf("starting the worker: %w", err)
+	}
+	defer w.Stop() // after the scanner, whose starts it finishes
+	defer d.schedule(ctx)()
+	if err := d.scanner.Run(ctx); err != nil {
+		return err
+	}
+	var failed *workerError
+	if errors.As(context.Cause(ctx), &failed) {
+		return failed
+	}
+	return nil
+}
+
+// workerError is the end of a worker that ended by itself.
+type workerError struct{ err error }
+
+func (e *workerError) Error() string { return "running the worker: " + e.err.Error() }
+func (e *workerError) Unwrap() error { return e.err }
+
+// newWorker returns a worker that has everything registered.
+func (d *Dispatcher) newWorker(fail func(error)) worker.Worker {
+	options := d.opts.Worker
+	own := options.OnFatalError
+	options.OnFatalError = func(err error) {
+		fail(err)
+		if own != nil {
+			own(err)
+		}
+	}
+	w := worker.New(d.opts.Client, d.opts.Scanner.TaskQueue, options)
+	workflows.Register(w, d.activities)
+	workflows.RegisterMaintain(w, activities.NewMaintenance(d.store))
+	if d.opts.Register != nil {
+		d.opts.Register(w)
+	}
+	return w
+}
+
+const (
+	firstTry = 5 * time.Second
+	lastTry  = 10 * time.Minute
+)
+
+// schedule ensures in the background that the purge is scheduled: no delivery waits
+// for that, or fails with it. The returned function stops trying.
+func (d *Dispatcher) schedule(ctx context.Context) (stop func()) {
+	if d.opts.Retention == (outflow.Retention{}) {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for pause := firstTry; !d.scheduled(ctx) && ctx.Err() == nil; pause = min(2*pause, lastTry) {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+func (d *Dispatcher) scheduled(ctx context.Context) bool {
+	err := control.EnsureSchedule(ctx, d.opts.Client, control.MaintainSchedule{
+		Namespace: d.opts.Namespace, Outbox: cmp.Or(d.opts.Scanner.Outbox, outflow.DefaultOutbox),
+		TaskQueue: d.opts.Scanner.TaskQueue, Input: workflows.MaintainInput{Retention: d.opts.Retention},
+	})
+	if err != nil && ctx.Err() == nil {
+		d.opts.Scanner.Logger.Warn("the purge of the outbox table is not scheduled; final messages stay until it is", "error", err)
+	}
+	return err == nil
+}

@@ -1,0 +1,30 @@
+package awssqs
+
+import (
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish"
+)
+
+var _ publish.Refuser = (*Publisher)(nil)
+
+// Refusal is why nothing is sent to a queue whose region neither its destination nor
+// the client names, or nil. A program that sends webhooks alone needs no region.
+func (p *Publisher) Refusal(destination string) error {
+	d, err := outflow.ParseDestination(destination)
+	if err != nil {
+		return nil // Publish's to refuse
+	}
+	return withoutRegion(p.api, d)
+}
+
+func withoutRegion(api API, d outflow.Destination) error {
+	client, ok := api.(interface{ Options() sqs.Options })
+	if !ok || d.Region != "" || client.Options().Region != "" {
+		return nil
+	}
+	return outflow.Unavailable(fmt.Errorf("sending to %s: no AWS region is configured, and the destination names none (set AWS_REGION, or redirect the message to %s?region=…): nothing was sent", d, d))
+}
