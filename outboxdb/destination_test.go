@@ -244,6 +244,7 @@ func TestDestinationsAsPasted(t *testing.T) {
 		t.Run(c.given, func(t *testing.T) {
 			stored := value[string](t, pool, `SELECT CASE WHEN outbox.is_destination(c) THEN c ELSE '' END FROM outbox.canonical_destination($1) AS c`, c.given)
 			require.Equal(t, c.stored, stored, "SQL")
+			require.Equal(t, outflow.DisplayDestination(c.given), value[string](t, pool, `SELECT outbox.display_destination($1)`, c.given), "both show the same")
 			d, err := outflow.ParseDestination(c.given)
 			if c.stored == "" {
 				require.ErrorContains(t, err, "an ARN: "+value[string](t, pool, `SELECT outbox.destination_refusal(outbox.canonical_destination($1))`, c.given)+" (got ",

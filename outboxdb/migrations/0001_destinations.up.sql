@@ -34,8 +34,11 @@ CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
         WHEN 'https' THEN
             destination ~ ('^https://([a-z0-9_]+((\.|-+)[a-z0-9_]+)*|\[::1\])(:([1-9][0-9]?[0-9]?[0-9]?|[1-5][0-9][0-9][0-9][0-9]|6[0-4][0-9][0-9][0-9]|65[0-4][0-9][0-9]|655[0-2][0-9]|6553[0-5]))?'
                 || '/([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*$')
-            -- What few hosts end in: the default port, a number, a name of SQS.
-            AND (split_part(destination, '/', 3) !~ ('(:443|(^|\.)([0-9]+|0x[0-9a-f]*|(queue|sqs(-fips)?(\.[a-z0-9-]+)?(\.vpce)?)\.(amazonaws\.com(\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.(com\.cn|eu)|c2s\.ic\.gov|sc2s\.sgov\.gov'
+            -- What few hosts end in: the default port, a number, a name of SQS. Looked at
+            -- where there is a sign of it only, for each expression costs microseconds.
+            AND ((strpos('0123456789', right(split_part(destination, '/', 3), 1)) = 0
+                    AND strpos(destination, 'sqs') = 0 AND strpos(destination, 'queue.') = 0 AND strpos(destination, '0x') = 0)
+                OR split_part(destination, '/', 3) !~ ('(:443|(^|\.)([0-9]+|0x[0-9a-f]*|(queue|sqs(-fips)?(\.[a-z0-9-]+)?(\.vpce)?)\.(amazonaws\.com(\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.(com\.cn|eu)|c2s\.ic\.gov|sc2s\.sgov\.gov'
                 || '|cloud\.adc-e\.uk|csp\.hci\.ic\.gov|api\.aws(\.hci)?\.ic\.gov|api\.aws\.scloud|api\.cloud-aws\.adc-e\.uk))(:[0-9]+)?)$')
                 OR (right(split_part(destination, '/', 3), 4) <> ':443'
                     AND split_part(destination, '/', 3) ~ '^(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))(:[0-9]+)?$'))
