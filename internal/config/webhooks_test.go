@@ -112,7 +112,7 @@ func TestDefaultsOfNothing(t *testing.T) {
 			written[s.Name] = s.Default
 		}
 	}
-	require.Len(t, written, 6)
+	require.Len(t, written, 8)
 	c, err := load(t, enough(written))
 	require.NoError(t, err)
 	assert.False(t, c.Webhook.Hosts.Any())
