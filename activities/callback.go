@@ -102,7 +102,7 @@ type callbackBody struct {
 
 func bodyOf(c outflow.Callback) ([]byte, error) {
 	body := callbackBody{
-		MessageID: c.ID, Type: c.Type, Destination: c.Destination, State: c.State, Generation: c.Generation,
+		MessageID: c.ID, Type: c.Type, Destination: outflow.DisplayDestination(c.Destination), State: c.State, Generation: c.Generation,
 		BrokerMessageID: c.BrokerMessageID, Attempts: c.Attempts,
 		EnqueuedAt: c.EnqueuedAt.UTC(), FinishedAt: c.FinishedAt.UTC(), LastError: c.LastError,
 	}

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -143,6 +144,7 @@ func byDestination(counts []outboxdb.PhaseCount, troubled []outboxdb.Trouble) []
 	}
 	sorted := make([]destinationStatus, 0, len(all))
 	for _, d := range all {
+		d.Destination = outflow.DisplayDestination(d.Destination)
 		sorted = append(sorted, *d)
 	}
 	slices.SortFunc(sorted, func(a, b destinationStatus) int { return cmp.Compare(a.Destination, b.Destination) })

@@ -39,7 +39,9 @@ func setWebhookSecretsFile(c *Config, value string) error {
 func setWebhookHeadersFile(c *Config, value string) error {
 	return readFile(value, func(file io.Reader) error {
 		headers, err := webhook.ReadHeaders(file)
-		c.Webhook.Headers = headers.For
+		if err == nil {
+			c.Webhook.Headers = headers.For
+		}
 		return err
 	})
 }
