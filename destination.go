@@ -1,6 +1,7 @@
 package outflow
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -40,18 +41,12 @@ type Destination struct {
 
 var (
 	awsName    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.fifo)?$`)
-	awsRegion  = regexp.MustCompile(`^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$`)
+	awsRegion  = regexp.MustCompile(`^` + regionForm + `$`)
 	awsAccount = regexp.MustCompile(`^[0-9]{12}$`)
 	awsARN     = regexp.MustCompile(`^arn:aws[a-z-]*:(sqs|sns):([^:]*):([^:]*):([^:]*)$`)
-	// A queue URL names region, account and queue. Emulators answer on any
-	// host, with http, without a region; AWS's own hosts carry it.
-	awsQueueURL = regexp.MustCompile(`^https://(?:sqs\.([a-z0-9-]+)|([a-z0-9-]+)\.queue)\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$`)
-	vpcQueueURL = regexp.MustCompile(`^https://[a-z0-9-]+\.sqs\.([a-z0-9-]+)\.vpce\.amazonaws\.com(?:\.cn)?/([0-9]{12})/([^/?#]+)$`)
-	anyQueueURL = regexp.MustCompile(`^http://[^/?#@]+/([0-9]{12})/([^/?#]+)$`)
-	// loopbackAddress begins an address on this machine. One spelling of each host:
-	// what 127.1, 0x7f.1 or ::ffff:127.0.0.1 is, depends on who reads it.
-	loopbackAddress = regexp.MustCompile(`^http://(localhost|127(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}|\[::1\])(:[0-9]+)?([/?#]|$)`)
 )
+
+const regionForm = `[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}`
 
 // ParseDestination parses a destination:
 //
@@ -61,70 +56,66 @@ var (
 //	https://host/path
 //	http://localhost:8080/path   (or 127.0.0.0/8, or [::1]: for development)
 //
-// An ARN of an SQS queue or SNS topic and an SQS queue URL are accepted as
-// pasted. The host of a queue URL is dropped: the endpoint is the client's
-// own setting. So http://localhost/000000000000/name is an emulator's queue; with
-// a slash or a query behind it, it is an address. The error says what was wrong
-// and what is wanted.
+// An ARN of an SQS queue or SNS topic and the URL of an SQS queue are accepted as
+// pasted: AWS's and its emulators' forms, in queueurl.go. Of a queue's URL the
+// region and the account are kept; the endpoint is the client's own setting. An
+// address in https or http becomes canonical: its host in lower case, no default
+// port, and "/" for an empty path. The error says what was wrong and what is wanted,
+// and repeats no query of an address.
 func ParseDestination(s string) (Destination, error) {
 	d, err := parseDestination(s)
 	if err != nil {
-		return Destination{}, fmt.Errorf("wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: %w (got %q)", err, abbreviate(s))
+		return Destination{}, fmt.Errorf("wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: %w (got %q)",
+			err, abbreviate(DisplayDestination(s)))
 	}
 	return d, nil
 }
 
+// parseDestination reads what outbox.canonical_destination and outbox.is_destination
+// read, and gives the reasons of outbox.destination_refusal.
 func parseDestination(s string) (Destination, error) {
 	if len(s) > maxDestination {
-		return Destination{}, fmt.Errorf("longer than %d bytes", maxDestination)
+		return Destination{}, errTooLong
 	}
 	if m := awsARN.FindStringSubmatch(s); m != nil {
 		return awsDestination(m[1], m[4], m[2], m[3])
 	}
-	if m := awsQueueURL.FindStringSubmatch(s); m != nil {
-		return awsDestination(SchemeSQS, m[4], m[1]+m[2], m[3])
-	}
-	if m := vpcQueueURL.FindStringSubmatch(s); m != nil {
-		return awsDestination(SchemeSQS, m[3], m[1], m[2])
-	}
-	if m := anyQueueURL.FindStringSubmatch(s); m != nil {
-		return awsDestination(SchemeSQS, m[2], "", m[1])
-	}
 	scheme, rest, found := strings.Cut(s, "://")
 	if !found {
-		return Destination{}, fmt.Errorf("no scheme")
+		return Destination{}, noScheme(s)
 	}
 	switch scheme {
 	case SchemeSQS, SchemeSNS:
 		return parseAWS(scheme, rest)
 	case SchemeRabbitMQ:
 		return parseRabbitMQ(rest)
-	case SchemeHTTPS:
-		return parseAddress(scheme, s)
-	case SchemeHTTP:
-		if !loopbackAddress.MatchString(s) {
-			return Destination{}, fmt.Errorf("plain http is for localhost, 127.0.0.0/8 and [::1] alone; others want https")
-		}
-		return parseAddress(scheme, s)
+	case SchemeHTTPS, SchemeHTTP:
+		return parseAddress(scheme, rest)
 	}
-	return Destination{}, fmt.Errorf("unknown scheme %q", abbreviate(scheme))
+	return Destination{}, unknownScheme(scheme, rest)
 }
 
+var (
+	errTooLong = fmt.Errorf("longer than %d bytes", maxDestination)
+	errRegion  = errors.New("region wants a form like eu-west-1")
+)
+
 func parseAWS(scheme, rest string) (Destination, error) {
-	name, query, _ := strings.Cut(rest, "?")
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return Destination{}, fmt.Errorf("reading the query: %w", err)
-	}
-	for key, given := range values {
-		if key != "region" && key != "account" {
-			return Destination{}, fmt.Errorf("unknown parameter %q; known are region and account", abbreviate(key))
-		}
-		if len(given) > 1 || given[0] == "" {
+	name, query, asked := strings.Cut(rest, "?")
+	values := map[string]string{}
+	for _, parameter := range strings.Split(query, "&") {
+		key, value, _ := strings.Cut(parameter, "=")
+		switch {
+		case !asked:
+		case key != "region" && key != "account":
+			return Destination{}, fmt.Errorf("unknown parameter%s; known are region and account", quoteWord(key))
+		case value == "" || values[key] != "":
 			return Destination{}, fmt.Errorf("parameter %s wants one value", key)
+		default:
+			values[key] = value
 		}
 	}
-	return awsDestination(scheme, name, values.Get("region"), values.Get("account"))
+	return awsDestination(scheme, name, values["region"], values["account"])
 }
 
 // awsDestination holds AWS's rules for names: a queue has 1 to 80 characters,
@@ -140,7 +131,7 @@ func awsDestination(scheme, name, region, account string) (Destination, error) {
 		return Destination{}, fmt.Errorf("a name in %s has 1 to %d letters, digits, _ or -, and may end in .fifo", scheme, longest)
 	}
 	if region != "" && !awsRegion.MatchString(region) {
-		return Destination{}, fmt.Errorf("region wants a form like eu-west-1")
+		return Destination{}, errRegion
 	}
 	if account != "" && !awsAccount.MatchString(account) {
 		return Destination{}, fmt.Errorf("account wants 12 digits")
@@ -154,12 +145,11 @@ func parseRabbitMQ(rest string) (Destination, error) {
 		return Destination{}, fmt.Errorf("rabbitmq wants exchange/routing-key, percent-encoded, and no query")
 	}
 	d := Destination{Scheme: SchemeRabbitMQ}
-	var err error
-	if d.Name, err = decodeShortString(exchange); err != nil {
-		return Destination{}, fmt.Errorf("reading rabbitmq's exchange: %w", err)
-	}
-	if d.RoutingKey, err = decodeShortString(key); err != nil {
-		return Destination{}, fmt.Errorf("reading rabbitmq's routing key: %w", err)
+	var ok, fine bool
+	d.Name, ok = decodeShortString(exchange)
+	d.RoutingKey, fine = decodeShortString(key)
+	if !ok || !fine {
+		return Destination{}, errShortString
 	}
 	if d.Name == "" && d.RoutingKey == "" {
 		return Destination{}, fmt.Errorf("rabbitmq's default exchange wants a routing key")
@@ -169,30 +159,13 @@ func parseRabbitMQ(rest string) (Destination, error) {
 
 // decodeShortString undoes percent-encoding. AMQP 0-9-1 keeps exchange and
 // routing key in short strings of at most 255 bytes.
-func decodeShortString(encoded string) (string, error) {
+func decodeShortString(encoded string) (decoded string, ok bool) {
 	decoded, err := url.PathUnescape(encoded)
-	if err != nil {
-		return "", err
-	}
-	if len(decoded) > 255 || !utf8.ValidString(decoded) || strings.ContainsFunc(decoded, unicode.IsControl) {
-		return "", fmt.Errorf("at most 255 bytes of UTF-8 without control characters")
-	}
-	return decoded, nil
+	return decoded, err == nil && len(decoded) <= 255 && utf8.ValidString(decoded) && !strings.ContainsFunc(decoded, unicode.IsControl)
 }
 
-func parseAddress(scheme, s string) (Destination, error) {
-	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return Destination{}, fmt.Errorf("an %s address has printable ASCII characters only; percent-encode the others", scheme)
-	}
-	u, err := url.Parse(s)
-	if err != nil {
-		return Destination{}, fmt.Errorf("reading the address: %w", err)
-	}
-	if u.Hostname() == "" || u.User != nil || u.Fragment != "" {
-		return Destination{}, fmt.Errorf("an %s address wants a host, and no user name or fragment", scheme)
-	}
-	return Destination{Scheme: scheme, URL: s}, nil
-}
+var errShortString = errors.New(
+	"rabbitmq's exchange and routing key want at most 255 bytes of UTF-8 each, percent-encoded, without control characters")
 
 // FIFO reports whether the destination is a FIFO queue or topic of AWS.
 func (d Destination) FIFO() bool {

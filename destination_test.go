@@ -33,6 +33,9 @@ func TestParseDestination(t *testing.T) {
 		{"rabbitmq://events/user.registered", "rabbitmq://events/user.registered", outflow.Destination{Scheme: "rabbitmq", Name: "events", RoutingKey: "user.registered"}},
 		{"rabbitmq:///queue", "rabbitmq:///queue", outflow.Destination{Scheme: "rabbitmq", RoutingKey: "queue"}},
 		{"rabbitmq://a%2fb/x y/z", "rabbitmq://a%2Fb/x%20y%2Fz", outflow.Destination{Scheme: "rabbitmq", Name: "a/b", RoutingKey: "x y/z"}},
+		{"http://sqs.eu-central-1.localhost:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-central-1",
+			outflow.Destination{Scheme: "sqs", Name: "orders", Region: "eu-central-1", Account: "000000000000"}},
+		{"https://Host:443?x=1", "https://host/?x=1", outflow.Destination{Scheme: "https", URL: "https://host/?x=1"}},
 		{"https://example.org:8443/hook?a=b", "https://example.org:8443/hook?a=b", outflow.Destination{Scheme: "https", URL: "https://example.org:8443/hook?a=b"}},
 		{"http://localhost:8080/hook?a=b", "http://localhost:8080/hook?a=b", outflow.Destination{Scheme: "http", URL: "http://localhost:8080/hook?a=b"}},
 	} {
@@ -50,7 +53,19 @@ func TestParseDestinationRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ given, because string }{
 		{"", "no scheme"},
-		{"orders", "no scheme"},
+		{"orders", "no scheme (did you mean sqs://orders?)"},
+		{"orders.fifo", "no scheme (did you mean sqs://orders.fifo?)"},
+		{"localhost:8080/hook", "no scheme (did you mean http://localhost:8080/hook?)"},
+		{"example.org/hook?token=hunter2", "no scheme (did you mean https://example.org/hook?)"},
+		{"sqs:orders", `a scheme ends in "://" (did you mean sqs://orders?)`},
+		{"https:/example.org", `a scheme ends in "://" (did you mean https://example.org?)`},
+		{"SQS://orders", "a scheme is in lower case (did you mean sqs://orders?)"},
+		{"Https://example.org/?token=hunter2", "a scheme is in lower case (did you mean https://example.org/?)"},
+		{"amqp://host/vhost", `unknown scheme "amqp" (did you mean rabbitmq://exchange/routing-key?)`},
+		{"sqs://q?reg=x", `unknown parameter "reg"; known are region and account`},
+		{"sqs://q?\x1b[31m=x", "unknown parameter; known are region and account"},
+		{"sqs://q?region=eu%2Dwest-1", "region wants a form like eu-west-1"},
+		{"https://user:hunter2@example.org/", "an address wants no user name or password"},
 		{"kafka://orders", `unknown scheme "kafka"`},
 		{"sqs://", "a name in sqs has 1 to 80"},
 		{"sqs://" + strings.Repeat("q", 81), "a name in sqs has 1 to 80"},
@@ -59,27 +74,27 @@ func TestParseDestinationRefuses(t *testing.T) {
 		{"sqs://orders?region=", "parameter region wants one value"},
 		{"sqs://orders?region=eu-west-1&region=eu-west-1", "parameter region wants one value"},
 		{"sqs://orders?queue=other", `unknown parameter "queue"`},
-		{"sqs://orders?%zz", "reading the query"},
+		{"sqs://orders?%zz", "unknown parameter; known are"},
 		{"sqs://orders?region=Ireland", "region wants a form like eu-west-1"},
 		{"sqs://orders?account=1234", "account wants 12 digits"},
-		{"arn:aws:s3:::bucket", "no scheme"},
+		{"arn:aws:s3:::bucket", "an ARN wants arn:aws:sqs:"},
 		{"rabbitmq://exchange", "rabbitmq wants exchange/routing-key"},
 		{"rabbitmq://exchange/key?x", "rabbitmq wants exchange/routing-key"},
 		{"rabbitmq:///", "default exchange wants a routing key"},
-		{"rabbitmq://a/%zz", "reading rabbitmq's routing key"},
-		{"rabbitmq://%00/b", "reading rabbitmq's exchange"},
+		{"rabbitmq://a/%zz", "rabbitmq's exchange and routing key want"},
+		{"rabbitmq://%00/b", "rabbitmq's exchange and routing key want"},
 		{"rabbitmq://a/%FF", "at most 255 bytes of UTF-8"},
 		{"rabbitmq://a/" + strings.Repeat("k", 256), "at most 255 bytes of UTF-8"},
-		{"https://", "wants a host"},
+		{"https://", "an address wants a host"},
 		{"https://me@example.org/", "no user name"},
 		{"https://example.org/#top", "fragment"},
 		{"https://example.org/ä", "printable ASCII"},
-		{"https://example.org/%zz", "reading the address"},
+		{"https://example.org/%zz", "path and query want"},
 		{"https://example.org/" + strings.Repeat("a", 1981), "longer than 2000 bytes"},
 		{"http://example.org/", "plain http is for localhost, 127.0.0.0/8 and [::1] alone"},
-		{"http://", "plain http is for localhost"},
-		{"http://localhost/%zz", "reading the address"},
-		{"http://localhost/#top", "an http address wants a host, and no user name or fragment"},
+		{"http://", "an address wants a host"},
+		{"http://localhost/%zz", "path and query want"},
+		{"http://localhost/#top", "an address wants no fragment"},
 		{"http://127.0.0.1/ä", "an http address has printable ASCII"},
 	} {
 		t.Run(c.given, func(t *testing.T) {
@@ -87,9 +102,27 @@ func TestParseDestinationRefuses(t *testing.T) {
 			d, err := outflow.ParseDestination(c.given)
 			require.ErrorContains(t, err, c.because)
 			require.ErrorContains(t, err, "wants sqs://queue", "it says what is wanted")
+			require.NotContains(t, err.Error(), "hunter2")
+			require.NotContains(t, err.Error(), "\x1b")
 			require.Less(t, len(err.Error()), 1000, "a long input is not repeated whole")
 			require.Zero(t, d)
 		})
+	}
+}
+
+func TestDisplayDestination(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		"https://example.org:8443/hook/a//b@c?token=hunter2": "https://example.org:8443/hook/a//b@c",
+		"https://example.org/#hunter2":                       "https://example.org/",
+		"https://me:hunter2@example.org/hook":                "https://example.org/hook",
+		"HTTPS://a@b@example.org?hunter2":                    "HTTPS://example.org",
+		"example.org/hook?token=hunter2":                     "example.org/hook",
+		"sqs://orders?account=123456789012":                  "sqs://orders?account=123456789012",
+		"rabbitmq://a/b@c":                                   "rabbitmq://a/b@c",
+		"":                                                   "",
+	} {
+		require.Equal(t, want, outflow.DisplayDestination(given), given)
 	}
 }
 
@@ -111,7 +144,7 @@ func FuzzParseDestination(f *testing.F) {
 	for _, seed := range []string{
 		"sqs://orders?account=123456789012&region=eu-west-1", "sns://news.fifo", "rabbitmq://a%2Fb/%C3%A4 b", "rabbitmq:///q",
 		"https://example.org:1/a?b=c", "https://sqs.eu-west-1.amazonaws.com/123456789012/orders", "http://localhost:4100/000000000000/q",
-		"arn:aws:sqs:eu-west-1:123456789012:orders", "https://[::1]/", "http://[::1]:8080/a?b", "http://127.0.0.1/000000000000/q/", "sqs://q?region=eu%2Dwest-1", "\xff", "rabbitmq://%ff/",
+		"arn:aws:sqs:eu-west-1:123456789012:orders", "https://[::1]/", "https://Sqs.eu-west-1.api.aws:443/123456789012/q/", "https://Host:0443?x", "http://localhost/queue/us-east-1/000000000000/q", "http://[::1]:8080/a?b", "http://127.0.0.1/000000000000/q/", "sqs://q?region=eu%2Dwest-1", "\xff", "rabbitmq://%ff/",
 	} {
 		f.Add(seed)
 	}

@@ -237,7 +237,7 @@ func (a *Activities) withoutSending(ctx context.Context, t try, record outflow.R
 		return PublishResult{}, true, outflow.Permanent(fmt.Errorf(
 			"publishing to %s: the process ended without a word %d times while it had this message, the last %d times this one alone"+
 				" (find out what it does to the process, then retry or redirect it)",
-			record.Destination, outflow.MostClaims, outflow.MostClaims-outflow.SuspectClaims))
+			outflow.DisplayDestination(record.Destination), outflow.MostClaims, outflow.MostClaims-outflow.SuspectClaims))
 	case t.lost && record.Claims >= outflow.SuspectClaims:
 		return PublishResult{Verdict: SetAside, Outcome: outcome}, true, a.store.Yield(ctx, ref)
 	case record.HeldBack:
@@ -274,7 +274,7 @@ func attemptOf(info activity.Info) tracing.Attempt {
 // runs that ask would take Temporal's time from the healthy.
 func heldBack(r outflow.Record) error {
 	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: max(r.HeldBackFor, AskedRetry), Err: fmt.Errorf(
-		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again", outflow.ErrNotAttempted, r.Destination)}
+		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again", outflow.ErrNotAttempted, outflow.DisplayDestination(r.Destination))}
 }
 
 // tell passes on how the destination did, and returns how many messages in a row it

@@ -76,7 +76,7 @@ func (s publishCallbacks) SendCallback(ctx context.Context, destination, id, con
 // whoever takes callbacks need not be who may read it.
 func bodyOf(c outflow.Callback) ([]byte, error) {
 	event := outflow.CallbackEvent{
-		MessageID: c.ID, Type: c.Type, Destination: c.Destination, State: c.State, Generation: c.Generation,
+		MessageID: c.ID, Type: c.Type, Destination: outflow.DisplayDestination(c.Destination), State: c.State, Generation: c.Generation,
 		BrokerMessageID: c.BrokerMessageID, Attempts: c.Attempts,
 		EnqueuedAt: c.EnqueuedAt, FinishedAt: c.FinishedAt, LastError: c.LastError,
 	}

@@ -198,7 +198,11 @@ func (e *examination) dead(ctx context.Context) {
 		return
 	}
 	for _, c := range counts {
-		e.say("dead", Warn, "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination), "%s: %d dead, such as: %s", c.Destination, c.Messages, c.LastError)
+		shown, fix := outflow.DisplayDestination(c.Destination), "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination)
+		if shown != c.Destination {
+			fix = "mend the cause, then outflow retry ID: outflow list -state dead shows which"
+		}
+		e.say("dead", Warn, fix, "%s: %d dead, such as: %s", shown, c.Messages, c.LastError)
 	}
 }
 
@@ -344,7 +348,7 @@ func (e *examination) queues(ctx context.Context) {
 		case err != nil || d.Scheme != outflow.SchemeSQS:
 			other++
 		case e.Lookup == nil:
-			e.say("destinations", Skipped, "", "%s: %s", text, e.NoLookup)
+			e.say("destinations", Skipped, "", "%s: %s", outflow.DisplayDestination(text), e.NoLookup)
 		default:
 			e.queue(ctx, text)
 		}

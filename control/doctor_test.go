@@ -188,8 +188,11 @@ func TestExamine(t *testing.T) {
 		"no AWS": {func(_ *healthy, p *Patient) { p.Lookup, p.NoLookup = nil, "AWS_REGION is not set" }, "skip destinations AWS_REGION is not set", ""},
 		"others": {func(h *healthy, _ *Patient) { h.destinations = []string{"https://shop.example/in"} }, "skip destinations 1 that are no SQS queues", ""},
 		"dead messages": {func(h *healthy, _ *Patient) {
-			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in?a=1&b=2", Messages: 3, LastError: "no such queue"}}
-		}, "warn dead https://shop.example/in?a=1&b=2: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in?a=1&b=2'"},
+			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in;a&b", Messages: 3, LastError: "no such queue"}}
+		}, "warn dead https://shop.example/in;a&b: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in;a&b'"},
+		"dead messages whose destination has a query": {func(h *healthy, _ *Patient) {
+			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in?token=hunter2", Messages: 3, LastError: "gone"}}
+		}, "warn dead https://shop.example/in: 3 dead, such as: gone", "mend the cause, then outflow retry ID: outflow list -state dead shows which"},
 		"the dead can't be counted":    {func(h *healthy, _ *Patient) { h.deadErr = errAway }, "warn dead connection refused", ask},
 		"a pooler drops notifications": {func(h *healthy, _ *Patient) { h.deaf = true }, "warn notify do not arrive", listenOn},
 		"nobody may listen":            {func(h *healthy, _ *Patient) { h.standby = errAway }, "warn notify connection refused", noStandby},

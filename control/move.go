@@ -54,7 +54,7 @@ func (d Desk) Redirect(ctx context.Context, store RedirectStore, ids []uuid.UUID
 	if len(ended) > 0 {
 		retried, err := store.RetryTo(ctx, ended, destination, d.By)
 		if err != nil {
-			answers, movedErr := d.moved(ctx, store, changes, "redirected to "+destination, goesThere)
+			answers, movedErr := d.moved(ctx, store, changes, "redirected to "+outflow.DisplayDestination(destination), goesThere)
 			return answers, errors.Join(err, movedErr)
 		}
 		for i, at := 0, 0; i < len(changes) && at < len(retried); i++ {
@@ -64,7 +64,7 @@ func (d Desk) Redirect(ctx context.Context, store RedirectStore, ids []uuid.UUID
 			}
 		}
 	}
-	return d.moved(ctx, store, changes, "redirected to "+destination, goesThere)
+	return d.moved(ctx, store, changes, "redirected to "+outflow.DisplayDestination(destination), goesThere)
 }
 
 // Reschedule makes pending messages due at a time, or where that is zero in a

@@ -31,31 +31,137 @@ var pasted = []struct{ given, stored string }{
 	{"https://eu-west-1.queue.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
 	{"https://vpce-0a1b-2c3d.sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders.fifo", "sqs://orders.fifo?account=123456789012&region=eu-west-1"},
 	{"http://localhost:4100/000000000000/orders", "sqs://orders?account=000000000000"},
-	{"http://sqs.eu-west-1.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000"},
+	{"http://localhost:4100/000000000000/orders/", "sqs://orders?account=000000000000"},
+
+	// Every documented form of AWS's endpoints, each with the region that it names.
+	{"http://sqs.eu-west-1.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
+	{"https://SQS.EU-West-1.AmazonAWS.com:443/123456789012/orders/", "sqs://orders?account=123456789012&region=eu-west-1"},
+	{"http://sqs.eu-west-1.amazonaws.com:80/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
+	{"https://queue.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=us-east-1"},
+	{"https://cn-north-1.queue.amazonaws.com.cn/123456789012/orders", "sqs://orders?account=123456789012&region=cn-north-1"},
+	{"https://sqs-fips.us-east-1.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=us-east-1"},
+	{"https://sqs.eu-west-1.api.aws/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
+	{"https://sqs-fips.us-gov-west-1.api.aws/123456789012/orders", "sqs://orders?account=123456789012&region=us-gov-west-1"},
+	{"https://sqs.cn-north-1.api.amazonwebservices.com.cn/123456789012/orders", "sqs://orders?account=123456789012&region=cn-north-1"},
+	{"https://sqs.eusc-de-east-1.amazonaws.eu/123456789012/orders", "sqs://orders?account=123456789012&region=eusc-de-east-1"},
+	{"https://sqs.us-iso-east-1.c2s.ic.gov/123456789012/orders", "sqs://orders?account=123456789012&region=us-iso-east-1"},
+	{"https://sqs.us-isob-east-1.sc2s.sgov.gov/123456789012/orders", "sqs://orders?account=123456789012&region=us-isob-east-1"},
+	{"https://sqs.us-isof-south-1.csp.hci.ic.gov/123456789012/orders", "sqs://orders?account=123456789012&region=us-isof-south-1"},
+	{"https://sqs.eu-isoe-west-1.cloud.adc-e.uk/123456789012/orders", "sqs://orders?account=123456789012&region=eu-isoe-west-1"},
+	{"https://vpce-0a1b-2c3d-us-east-1a.sqs.us-east-1.vpce.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=us-east-1"},
+
+	// Emulators'.
+	{"http://sqs.eu-central-1.localhost:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-central-1"},
+	{"http://sqs.eu-west-1.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-west-1"},
+	{"https://sqs.eu-west-1.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-west-1"},
+	{"http://eu-west-2.queue.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-west-2"},
+	{"https://eu-west-2.queue.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-west-2"},
+	{"http://queue.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000"},
+	{"http://localhost:4566/queue/us-east-1/000000000000/orders", "sqs://orders?account=000000000000&region=us-east-1"},
+	{"https://localstack.internal/queue/us-east-1/000000000000/orders.fifo/", "sqs://orders.fifo?account=000000000000&region=us-east-1"},
+	{"http://sqs.us-east-1.localhost:4566/queue/us-east-1/000000000000/orders", "sqs://orders?account=000000000000&region=us-east-1"},
+	{"http://us-east-1.goaws.com:4100/100010001000/orders", "sqs://orders?account=100010001000&region=us-east-1"},
+	{"http://LocalStack:4566/000000000000/orders", "sqs://orders?account=000000000000"},
+	{"http://app-elasticmq-1:9324/000000000000/orders", "sqs://orders?account=000000000000"},
+	{"http://10.0.0.5:4566/000000000000/orders", "sqs://orders?account=000000000000"},
+	{"https://localhost:4566/000000000000/orders", "sqs://orders?account=000000000000"},
 	{"rabbitmq://exchange/routing.key", "rabbitmq://exchange/routing.key"},
 	{"rabbitmq:///queue", "rabbitmq:///queue"},
 	{"rabbitmq://fanout/", "rabbitmq://fanout/"},
 	{"rabbitmq://a%2Fb/%C3%A4%20%25", "rabbitmq://a%2Fb/%C3%A4%20%25"},
-	{"https://example.org", "https://example.org"},
+	{"https://example.org", "https://example.org/"},
+	{"https://Example.ORG:443?x=1", "https://example.org/?x=1"},
+	{"https://example.org:443/Hook", "https://example.org/Hook"},
+	{"https://example.org:80/", "https://example.org:80/"},
+	{"https://example.org:1/", "https://example.org:1/"},
+	{"https://example.org:65535/", "https://example.org:65535/"},
+	{"https://192.0.2.255/", "https://192.0.2.255/"},
+	{"https://192.0.2.255:443/", "https://192.0.2.255/"},
+	{"https://xn--bcher-kva.example/", "https://xn--bcher-kva.example/"},
+	{"https://a_b--c.example.org/", "https://a_b--c.example.org/"},
+	{"https://127.0.0.1.nip.io/", "https://127.0.0.1.nip.io/"},
+	{"https://" + strings.Repeat("a", 63) + ".org/", "https://" + strings.Repeat("a", 63) + ".org/"},
+	{"https://" + strings.Repeat(strings.Repeat("a", 49)+".", 5) + "org/", "https://" + strings.Repeat(strings.Repeat("a", 49)+".", 5) + "org/"},
+	{"https://localhost:8443/hook", "https://localhost:8443/hook"},
+	{"https://[::1]:443/hook", "https://[::1]/hook"},
+	{"https://example.org/123456789012/hook", "https://example.org/123456789012/hook"},
+	{"https://queue.example.org/123456789012/hook", "https://queue.example.org/123456789012/hook"},
+	{"https://queue.example.org/queue/123456789012/hook", "https://queue.example.org/queue/123456789012/hook"},
 	{"https://example.org:8443/hook?a=b&c=[1]", "https://example.org:8443/hook?a=b&c=[1]"},
 	{"https://abc.execute-api.eu-west-1.amazonaws.com/prod/orders", "https://abc.execute-api.eu-west-1.amazonaws.com/prod/orders"},
-	// One label more or less is no queue's host, and stays an address.
-	{"https://foo.sqs.eu-west-1.amazonaws.com/123456789012/orders", "https://foo.sqs.eu-west-1.amazonaws.com/123456789012/orders"},
-	{"https://sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders", "https://sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders"},
 
 	// Plain http, on this machine alone. What looks like a queue's URL is a queue.
-	{"http://localhost", "http://localhost"},
+	{"http://localhost", "http://localhost/"},
 	{"http://localhost:8080/hook?a=b&c=[1]", "http://localhost:8080/hook?a=b&c=[1]"},
-	{"http://localhost?a=b", "http://localhost?a=b"},
+	{"http://localhost?a=b", "http://localhost/?a=b"},
 	{"http://127.0.0.1:8080/hook", "http://127.0.0.1:8080/hook"},
 	{"http://127.255.9.10/", "http://127.255.9.10/"},
 	{"http://[::1]:8080/hook", "http://[::1]:8080/hook"},
 	{"http://[::1]:8080/123456789012/hook", "sqs://hook?account=123456789012"},
-	{"http://localhost:8080/123456789012/hook/", "http://localhost:8080/123456789012/hook/"},
-	{"http://localhost:8080/123456789012/hook?", "http://localhost:8080/123456789012/hook?"},
+	{"http://localhost:8080/123456789012/hook/", "sqs://hook?account=123456789012"},
+	{"http://localhost:8080/123456789012/hook/now", "http://localhost:8080/123456789012/hook/now"},
+	{"http://localhost:8080/queue/hook", "http://localhost:8080/queue/hook"},
+	{"http://LocalHost:80/Hook", "http://localhost/Hook"},
 	{"http://localhost:8080/12345678901/hook", "http://localhost:8080/12345678901/hook"},
 
-	{"https://sqs.Ireland.amazonaws.com/123456789012/orders?x", "https://sqs.Ireland.amazonaws.com/123456789012/orders?x"},
+	// What looks like a queue's URL and can't be read.
+	{"https://sqs.Ireland.amazonaws.com/123456789012/orders?x", ""},
+	{"https://foo.sqs.eu-west-1.amazonaws.com/123456789012/orders", ""},
+	{"https://sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders", ""},
+	{"https://sqs.eu-west-1.amazonaws.com:8443/123456789012/orders", ""},
+	{"https://sqs.eu-west-1.amazonaws.com/12345678901/orders", ""},
+	{"https://sqs.eu-west-1.amazonaws.com/123456789012/orders//", ""},
+	{"https://sqs.eu-west-1.amazonaws.com/123456789012/orders?Action=SendMessage", ""},
+	{"https://sqs.eu-west-1.amazonaws.com/", ""},
+	{"https://sqs.eu-west-1.amazonaws.com", ""},
+	{"https://queue.amazonaws.com/hook", ""},
+	{"https://sqs.amazonaws.com/123456789012/orders", ""},
+	{"https://sqs.eu-west-1.amazonaws.com./123456789012/orders", ""},
+	{"http://localhost:8080/123456789012/hook?", ""},
+	{"http://localhost:8080/123456789012/hook//", ""},
+	{"http://localhost:8080//123456789012/hook", ""},
+	{"http://localhost:4566/queue/ireland/000000000000/orders", ""},
+	{"http://sqs.ireland.localhost:4566/000000000000/orders", ""},
+	{"http://ireland.queue.localhost.localstack.cloud:4566/000000000000/orders", ""},
+	{"http://sqs.eu-west-1.localhost:4566/queue/us-east-1/000000000000/orders", ""},
+	{"https://localhost:4566/000000000000/orders?a=b", ""},
+	{"http://localhost:0/000000000000/orders", ""},
+
+	// Ports and hosts that can't be.
+	{"https://example.org:0/", ""},
+	{"https://example.org:65536/", ""},
+	{"https://example.org:99999/", ""},
+	{"https://example.org:100000/", ""},
+	{"https://example.org:0443/", ""},
+	{"https://example.org:/", ""},
+	{"https://example.org:x/", ""},
+	{"http://localhost:65536/", ""},
+	{"https://hooks..example.com/", ""},
+	{"https://.example.com/", ""},
+	{"https://example.com./", ""},
+	{"https://-a.example.com/", ""},
+	{"https://a-.example.com/", ""},
+	{"https://a~b.example.com/", ""},
+	{"https://" + strings.Repeat("a", 64) + ".org/", ""},
+	{"https://" + strings.Repeat(strings.Repeat("a", 50)+".", 5) + "org/", ""},
+	{"https://256.1.1.1/", ""},
+	{"https://1.2.3/", ""},
+	{"https://01.2.3.4/", ""},
+	{"https://1.2.3.4.5/", ""},
+	{"https://2130706433/", ""},
+	{"https://0x7f.1/", ""},
+	{"https://example.0x7f/", ""},
+	{"https://[2001:db8::1]/", ""},
+	{"https://[::1/", ""},
+	{"https://[]/", ""},
+	{"https:///hook", ""},
+	{"https://?a=b", ""},
+	{"HTTPS://example.org/", ""},
+	{"https://me:word@example.org/?token=hunter2", ""},
+	{"https://example.org/a#b?token=hunter2", ""},
+	{"https://example.org/\"", ""},
+	{"https://example.org/?a=%2", ""},
+	{"https://example.org?" + strings.Repeat("a", 1980), ""}, // 2,001 bytes with its path
 	{"https://sqs.eu-west-1.amazonaws.com/123456789012/or.ders", ""},
 	{"https://sqs.ireland.amazonaws.com/123456789012/orders", ""},
 	{"http://localhost:4100/000000000000/or:ders", ""},
@@ -82,7 +188,6 @@ var pasted = []struct{ given, stored string }{
 	{"http://foo.localhost/", ""},
 	{"http://localhost./", ""},
 	{"http://notlocalhost/", ""},
-	{"http://LocalHost/", ""},
 	{"HTTP://localhost/", ""},
 	{"http://localhost@evil.com/", ""},
 	{"http://localhost:80@evil.com/", ""},
@@ -139,9 +244,12 @@ func TestDestinationsAsPasted(t *testing.T) {
 		t.Run(c.given, func(t *testing.T) {
 			stored := value[string](t, pool, `SELECT CASE WHEN outbox.is_destination(c) THEN c ELSE '' END FROM outbox.canonical_destination($1) AS c`, c.given)
 			require.Equal(t, c.stored, stored, "SQL")
+			require.Equal(t, outflow.DisplayDestination(c.given), value[string](t, pool, `SELECT outbox.display_destination($1)`, c.given), "both show the same")
 			d, err := outflow.ParseDestination(c.given)
 			if c.stored == "" {
-				require.Error(t, err, "Go")
+				require.ErrorContains(t, err, "an ARN: "+value[string](t, pool, `SELECT outbox.destination_refusal(outbox.canonical_destination($1))`, c.given)+" (got ",
+					"both say the same")
+				require.NotContains(t, err.Error(), "hunter2")
 				return
 			}
 			require.NoError(t, err, "Go")
@@ -156,7 +264,8 @@ func TestDestinationsAsPasted(t *testing.T) {
 }
 
 // Whatever SQL stores, Go reads, and writes back as it is: a destination that
-// one accepts and the other does not would end dead.
+// one accepts and the other does not would end dead. What SQL refuses, Go refuses
+// for the same reason, but for some of RabbitMQ's.
 func TestDestinationsAgree(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -168,16 +277,22 @@ func TestDestinationsAgree(t *testing.T) {
 		given = append(given, randomDestination(r))
 	}
 	rows, err := pool.Query(t.Context(), `
-		SELECT g, c, outbox.is_destination(c), outbox.is_destination(g) FROM unnest($1::text[]) AS g, outbox.canonical_destination(g) AS c`, given)
+		SELECT g, c, outbox.is_destination(c), outbox.is_destination(g), coalesce(outbox.destination_refusal(c), '')
+		  FROM unnest($1::text[]) AS g, outbox.canonical_destination(g) AS c`, given)
 	require.NoError(t, err)
-	var pasted, stored string
+	var pasted, stored, reason string
 	var accepted, canonical bool
 	n := 0
-	_, err = pgx.ForEachRow(rows, []any{&pasted, &stored, &accepted, &canonical}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&pasted, &stored, &accepted, &canonical, &reason}, func() error {
 		if canonical {
 			require.Equal(t, pasted, stored, "a stored destination is stored again as another")
 		}
 		if !accepted {
+			require.False(t, canonical, "pasting makes a good destination bad: %q", pasted)
+			if !strings.HasPrefix(pasted, "rabbitmq:") {
+				_, err := outflow.ParseDestination(pasted)
+				require.ErrorContains(t, err, "an ARN: "+reason+" (got ", "SQL refuses %q as %q", pasted, stored)
+			}
 			return nil
 		}
 		n++

@@ -33,12 +33,16 @@ func FuzzDestination(f *testing.F) {
 			t.Skip("no text of Postgres")
 		}
 		d, refused := outflow.ParseDestination(given)
-		var stored string
+		var stored, reason string
 		var accepted, asGiven bool
 		require.NoError(t, pool.QueryRow(t.Context(), `
-			SELECT c, outbox.is_destination(c), outbox.is_destination($1) FROM outbox.canonical_destination($1) AS c`, given).Scan(&stored, &accepted, &asGiven))
+			SELECT c, outbox.is_destination(c), outbox.is_destination($1), coalesce(outbox.destination_refusal(c), '')
+			  FROM outbox.canonical_destination($1) AS c`, given).Scan(&stored, &accepted, &asGiven, &reason))
 		if !accepted {
 			require.False(t, asGiven, "pasting makes a good destination bad")
+			if !strings.HasPrefix(given, "rabbitmq:") {
+				require.ErrorContains(t, refused, "an ARN: "+reason+" (got ", "SQL refuses it as %q", stored)
+			}
 			return
 		}
 		require.NoError(t, refused, "SQL stores it as %q", stored)

@@ -57,8 +57,8 @@ func destination(d string) func(*outflow.Message) {
 }
 
 const (
-	wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got "
-	wantsCallback    = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got "
+	wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: "
+	wantsCallback    = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: "
 	wantsType        = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got `
 	wantsContentType = "wants 1 to 255 printable ASCII characters, no space at either end (got "
 	wantsOrderingKey = "wants 1 to 128 printable ASCII characters and no space (got "
@@ -67,41 +67,46 @@ const (
 )
 
 var badInputs = []input{
-	{name: "no destination", change: destination(""), field: "destination", wants: wantsDestination + `"")`, check: "messages_destination"},
-	{name: "no scheme", change: destination("orders"), field: "destination", wants: wantsDestination + `"orders")`, check: "messages_destination"},
-	{name: "an unknown scheme", change: destination("kafka://orders"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a scheme in capitals", change: destination("SQS://orders"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a queue without a name", change: destination("sqs://"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a queue name of 81", change: destination("sqs://" + strings.Repeat("q", 81)), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "no destination", change: destination(""), field: "destination", wants: wantsDestination + `no scheme (got "")`, check: "messages_destination"},
+	{name: "no scheme", change: destination("orders"), field: "destination", wants: wantsDestination + `no scheme (did you mean sqs://orders?) (got "orders")`, check: "messages_destination"},
+	{name: "an unknown scheme", change: destination("kafka://orders"), field: "destination", wants: wantsDestination + `unknown scheme "kafka" (got "kafka://orders")`, check: "messages_destination"},
+	{name: "a scheme in capitals", change: destination("SQS://orders"), field: "destination", wants: wantsDestination + `a scheme is in lower case (did you mean sqs://orders?) (got "SQS://orders")`, check: "messages_destination"},
+	{name: "a queue without a name", change: destination("sqs://"), field: "destination", wants: wantsDestination + `a name in sqs has 1 to 80`, check: "messages_destination"},
+	{name: "a queue name of 81", change: destination("sqs://" + strings.Repeat("q", 81)), field: "destination", wants: wantsDestination + `a name in sqs has 1 to 80`, check: "messages_destination"},
 	{name: "a FIFO queue name of 81", change: destination("sqs://" + strings.Repeat("q", 76) + ".fifo"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a topic name of 257", change: destination("sns://" + strings.Repeat("t", 257)), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a topic name of 257", change: destination("sns://" + strings.Repeat("t", 257)), field: "destination", wants: wantsDestination + `a name in sns has 1 to 256`, check: "messages_destination"},
 	{name: "a space in a queue name", change: destination("sqs://my orders"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a line break after a queue name", change: destination("sqs://orders\n"), field: "destination", wants: wantsDestination + `"sqs://orders\n")`, check: "messages_destination"},
-	{name: "an account of 11 digits", change: destination("sqs://q?account=12345678901"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a line break after a queue name", change: destination("sqs://orders\n"), field: "destination", wants: wantsDestination + `a name in sqs has 1 to 80 letters, digits, _ or -, and may end in .fifo (got "sqs://orders\n")`, check: "messages_destination"},
+	{name: "an account of 11 digits", change: destination("sqs://q?account=12345678901"), field: "destination", wants: wantsDestination + `account wants 12 digits`, check: "messages_destination"},
 	{name: "Arabic digits", change: destination("sqs://q?account=١٢٣٤٥٦٧٨٩٠١٢"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "no region", change: destination("sqs://q?region=Ireland"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "an unknown parameter", change: destination("sqs://q?queue=r"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a bad name in an ARN", change: destination("arn:aws:sqs:eu-west-1:123456789012:a.b"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "an ARN of something else", change: destination("arn:aws:s3:::bucket"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "RabbitMQ without a slash", change: destination("rabbitmq://exchange"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "RabbitMQ's default exchange without a key", change: destination("rabbitmq:///"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "no region", change: destination("sqs://q?region=Ireland"), field: "destination", wants: wantsDestination + `region wants a form like eu-west-1`, check: "messages_destination"},
+	{name: "an unknown parameter", change: destination("sqs://q?queue=r"), field: "destination", wants: wantsDestination + `unknown parameter "queue"; known are region and account`, check: "messages_destination"},
+	{name: "a bad name in an ARN", change: destination("arn:aws:sqs:eu-west-1:123456789012:a.b"), field: "destination", wants: wantsDestination + `a name in sqs`, check: "messages_destination"},
+	{name: "an ARN of something else", change: destination("arn:aws:s3:::bucket"), field: "destination", wants: wantsDestination + `an ARN wants arn:aws:sqs:`, check: "messages_destination"},
+	{name: "RabbitMQ without a slash", change: destination("rabbitmq://exchange"), field: "destination", wants: wantsDestination + `rabbitmq wants exchange/routing-key`, check: "messages_destination"},
+	{name: "RabbitMQ's default exchange without a key", change: destination("rabbitmq:///"), field: "destination", wants: wantsDestination + `rabbitmq's default exchange wants a routing key`, check: "messages_destination"},
 	{name: "a RabbitMQ key of 256 bytes", change: destination("rabbitmq:///" + strings.Repeat("%20", 256)), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a NUL byte in a RabbitMQ key", change: destination("rabbitmq://e/a%00"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "plain http", change: destination("http://example.org/hook"), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "a NUL byte in a RabbitMQ key", change: destination("rabbitmq://e/a%00"), field: "destination", wants: wantsDestination + `rabbitmq's exchange and routing key want at most 255 bytes`, check: "messages_destination"},
+	{name: "plain http", change: destination("http://example.org/hook"), field: "destination", wants: wantsDestination + `plain http is for localhost`, check: "messages_destination"},
 	{name: "plain http to what looks like this machine", change: destination("http://127.0.0.1.evil.com/"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "https without a host", change: destination("https:///hook"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a user name in an address", change: destination("https://me@example.org/"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "a fragment in an address", change: destination("https://example.org/#top"), field: "destination", wants: wantsDestination, check: "messages_destination"},
-	{name: "an address of 2,001 bytes", change: destination("https://example.org/" + strings.Repeat("a", 1981)), field: "destination", wants: wantsDestination, check: "messages_destination"},
+	{name: "https without a host", change: destination("https:///hook"), field: "destination", wants: wantsDestination + `an address wants a host`, check: "messages_destination"},
+	{name: "a user name in an address", change: destination("https://me@example.org/"), field: "destination", wants: wantsDestination + `an address wants no user name or password`, check: "messages_destination"},
+	{name: "a fragment in an address", change: destination("https://example.org/#top"), field: "destination", wants: wantsDestination + `an address wants no fragment`, check: "messages_destination"},
+	{name: "an address of 2,001 bytes", change: destination("https://example.org/" + strings.Repeat("a", 1981)), field: "destination", wants: wantsDestination + `longer than 2000 bytes`, check: "messages_destination"},
+	{name: "a port of 65536", change: destination("https://example.org:65536/"), field: "destination", wants: wantsDestination + `a port wants a number from 1 to 65535`, check: "messages_destination"},
+	{name: "a host with an empty label", change: destination("https://hooks..example.com/"), field: "destination", wants: wantsDestination + `a host wants labels of 1 to 63`, check: "messages_destination"},
+	{name: "a host that is no IPv4 address", change: destination("https://256.1.1.1/"), field: "destination", wants: wantsDestination + `a host that ends in a number`, check: "messages_destination"},
+	{name: "a queue's URL that can't be read", change: destination("https://sqs.eu-west-1.amazonaws.com/orders?token=hunter2"), field: "destination", wants: wantsDestination + `it looks like an SQS queue's URL`, check: "messages_destination"},
+	{name: "a query that holds a token", change: destination("https://example.org:0/?token=hunter2"), field: "destination", wants: wantsDestination + `a port wants a number from 1 to 65535, without zeros before it (got "https://example.org:0/")`, check: "messages_destination"},
 	{name: "invalid UTF-8 in the destination", change: destination("sqs://\xff"), field: "destination", wants: wantsText, goOnly: true},
 	{name: "NUL in the destination", change: destination("sqs://a\x00"), field: "destination", wants: wantsText, goOnly: true},
 
-	{name: "a callback without a scheme", change: callback("replies"), field: "callback", wants: wantsCallback + `"replies")`, check: "messages_callback"},
-	{name: "a callback over plain http", change: callback("http://example.org/done"), field: "callback", wants: wantsCallback, check: "messages_callback"},
-	{name: "a callback with a password", change: callback("https://me:secret@example.org/"), field: "callback", wants: wantsCallback, check: "messages_callback"},
+	{name: "a callback without a scheme", change: callback("replies"), field: "callback", wants: wantsCallback + `no scheme (did you mean sqs://replies?) (got "replies")`, check: "messages_callback"},
+	{name: "a callback over plain http", change: callback("http://example.org/done"), field: "callback", wants: wantsCallback + `plain http is for localhost`, check: "messages_callback"},
+	{name: "a callback with a password", change: callback("https://me:secret@example.org/"), field: "callback", wants: wantsCallback + `an address wants no user name or password (got "https://example.org/")`, check: "messages_callback"},
 	{name: "a callback to a queue without a name", change: callback("sqs://"), field: "callback", wants: wantsCallback, check: "messages_callback"},
 	{name: "a callback of 2,001 bytes", change: callback("https://example.org/" + strings.Repeat("a", 1981)), field: "callback", wants: wantsCallback, check: "messages_callback"},
-	{name: "a callback to none in capitals", change: callback("None"), field: "callback", wants: wantsCallback + `"None")`, check: "messages_callback"},
+	{name: "a callback to none in capitals", change: callback("None"), field: "callback", wants: wantsCallback + `no scheme (did you mean sqs://None?) (got "None")`, check: "messages_callback"},
 	{name: "a payload for no callback", change: func(m *outflow.Message) { m.CallbackPayload = true }, field: "callback_payload", wants: "wants a callback beside it", check: "messages_callback_payload"},
 	{name: "a payload for the callback none", change: func(m *outflow.Message) { m.Callback, m.CallbackPayload = outflow.NoCallback, true }, field: "callback_payload", wants: "wants a callback beside it"},
 	{name: "NUL in the callback", change: callback("sqs://a\x00"), field: "callback", wants: wantsText, goOnly: true},

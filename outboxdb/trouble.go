@@ -234,7 +234,7 @@ func (s *Store) TakeRecovered(ctx context.Context) ([]outflow.Recovered, error) 
 // ForgetRecovered ends the telling, unless the destination recovered once more.
 func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error {
 	if _, err := s.pool.Exec(ctx, forgetRecovered, r.Destination, r.At); err != nil {
-		return fmt.Errorf("ending the recovery of %s: %w", r.Destination, err)
+		return fmt.Errorf("ending the recovery of %s: %w", outflow.DisplayDestination(r.Destination), err)
 	}
 	return nil
 }
@@ -245,13 +245,13 @@ func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error 
 func (s *Store) Retrying(ctx context.Context, r outflow.Recovered, limit int) ([]outflow.Leased, error) {
 	rows, err := s.pool.Query(ctx, retryingOf, r.Destination, r.At, limit, probeLease)
 	if err != nil {
-		return nil, fmt.Errorf("listing the retrying messages of %s: %w", r.Destination, err)
+		return nil, fmt.Errorf("listing the retrying messages of %s: %w", outflow.DisplayDestination(r.Destination), err)
 	}
 	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m outflow.Leased, err error) {
 		return m, row.Scan(&m.ID, &m.Generation, &m.LeasedUntil)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listing the retrying messages of %s: %w", r.Destination, err)
+		return nil, fmt.Errorf("listing the retrying messages of %s: %w", outflow.DisplayDestination(r.Destination), err)
 	}
 	return leased, nil
 }

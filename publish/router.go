@@ -69,26 +69,26 @@ func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageI
 	if err != nil {
 		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
 	}
-	scheme := d.Scheme
+	scheme, shown := d.Scheme, outflow.DisplayDestination(d.String())
 	if scheme == outflow.SchemeHTTP {
 		scheme = outflow.SchemeHTTPS // whose publisher knows whether it may
 	}
 	if problem := r.problems[scheme]; problem != nil {
-		return "", outflow.Unavailable(fmt.Errorf("publishing to %s: %w", d, problem))
+		return "", outflow.Unavailable(fmt.Errorf("publishing to %s: %w", shown, problem))
 	}
 	p := r.publishers[scheme]
 	switch {
 	case p == nil && d.Scheme == outflow.SchemeHTTP:
 		return "", outflow.Permanent(fmt.Errorf(
-			"publishing to %s: no publisher for https:// is configured here, which takes http:// to this machine in development (set OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on, and OUTFLOW_WEBHOOK_HOSTS); or redirect the message", d))
+			"publishing to %s: no publisher for https:// is configured here, which takes http:// to this machine in development (set OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on, and OUTFLOW_WEBHOOK_HOSTS); or redirect the message", shown))
 	case p == nil:
 		return "", outflow.Permanent(fmt.Errorf(
 			"publishing to %s: no publisher for %s:// is configured here (there is %s); add one, or redirect the message",
-			d, d.Scheme, r.known()))
+			shown, d.Scheme, r.known()))
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			err = outflow.Permanent(fmt.Errorf("publishing to %s: %w", d, Recovered(v)))
+			err = outflow.Permanent(fmt.Errorf("publishing to %s: %w", shown, Recovered(v)))
 		}
 	}()
 	return p.Publish(ctx, m)

@@ -59,11 +59,13 @@ func TestRouterRefusesForGood(t *testing.T) {
 		"no publisher":   {publish.NewRouter(plain{scheme: "sqs"}), "sns://news", []string{"sns://news", "there is sqs", "redirect"}},
 		"no https":       {publish.NewRouter(plain{scheme: "sqs"}), "https://shop.example/", []string{"no publisher for https://", "there is sqs"}},
 		"plain http":     {publish.NewRouter(plain{scheme: "sqs"}), "http://localhost/", []string{"http://localhost/", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "redirect"}},
+		"a query":        {publish.NewRouter(), "https://shop.example/in?token=hunter2", []string{"publishing to https://shop.example/in: no publisher"}},
 		"no publishers":  {publish.NewRouter(), "sns://news", []string{"there is none"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := tc.router.Publish(t.Context(), to(tc.destination))
 			assert.True(t, outflow.IsPermanent(err), "%v", err)
+			assert.NotContains(t, err.Error(), "hunter2")
 			for _, text := range tc.says {
 				assert.ErrorContains(t, err, text)
 			}

@@ -37,14 +37,14 @@ func (w *Watched) Publish(ctx context.Context, m outflow.Message) (string, error
 	switch {
 	case err == nil:
 		if w.turned(m.Destination, false) {
-			w.log.Info("publishing works again", "destination", m.Destination)
+			w.log.Info("publishing works again", "destination", outflow.DisplayDestination(m.Destination))
 		}
 	case errors.As(err, &panicked):
-		w.log.Error("publishing panicked", "message_id", m.ID, "destination", m.Destination, "panic", panicked.Value, "stack", string(panicked.Stack))
+		w.log.Error("publishing panicked", "message_id", m.ID, "destination", outflow.DisplayDestination(m.Destination), "panic", panicked.Value, "stack", string(panicked.Stack))
 	case errors.Is(err, outflow.ErrNotAttempted): // it says nothing of the destination
 	case !outflow.IsPermanent(err) || errors.Is(err, outflow.ErrNoDestination):
 		if w.turned(m.Destination, true) {
-			w.log.Warn("publishing fails", "destination", m.Destination, "error", err)
+			w.log.Warn("publishing fails", "destination", outflow.DisplayDestination(m.Destination), "error", err)
 		}
 	}
 	return id, err

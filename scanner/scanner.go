@@ -238,7 +238,7 @@ func (s *Scanner) deliverAlone(ctx, starts context.Context) {
 	}
 	for _, m := range claimed {
 		s.opts.Logger.Warn("delivering a message alone: the process ended without a word whenever somebody had it",
-			"message", m.ID, "destination", m.Destination, "times", m.Claims-1)
+			"message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "times", m.Claims-1)
 	}
 	s.begin(starts, claimed)
 	s.running.Wait()

@@ -46,7 +46,7 @@ func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
 		s.giveBack(ctx, m, s.store.Uncount)
 	default:
 		s.temporal.failed()
-		s.opts.Logger.Error("starting a delivery", "message", m.ID, "destination", m.Destination, "error", err)
+		s.opts.Logger.Error("starting a delivery", "message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "error", err)
 		s.giveBack(ctx, m, s.store.Release)
 	}
 }

@@ -96,7 +96,7 @@ func (s *Scanner) tellRecovered(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		s.opts.Logger.Info("a destination works again", "destination", r.Destination, "retrying", told)
+		s.opts.Logger.Info("a destination works again", "destination", outflow.DisplayDestination(r.Destination), "retrying", told)
 	}
 	return errors.Join(errs...)
 }

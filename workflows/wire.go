@@ -111,10 +111,11 @@ type MaintainInput struct {
 // of its runs' workflow IDs.
 func MaintainID(outbox string) string { return outbox + "/maintain" }
 
-// StartAttributes are the search attributes of a run's start.
+// StartAttributes are the search attributes of a run's start, the destination as
+// outflow.DisplayDestination has it: no query gets into Temporal.
 func StartAttributes(destination, messageType string) temporal.SearchAttributes {
 	return temporal.NewSearchAttributes(
-		AttributeDestination.ValueSet(keyword(destination)),
+		AttributeDestination.ValueSet(keyword(outflow.DisplayDestination(destination))),
 		AttributeType.ValueSet(keyword(messageType)),
 	)
 }
@@ -122,7 +123,7 @@ func StartAttributes(destination, messageType string) temporal.SearchAttributes 
 // Summary is the line that the Web UI shows for a run. Temporal takes up to 400
 // bytes (limit.userMetadataSummarySize).
 func Summary(destination, messageType string) string {
-	return keyword(fmt.Sprintf("%s to %s", messageType, destination))
+	return keyword(fmt.Sprintf("%s to %s", messageType, outflow.DisplayDestination(destination)))
 }
 
 // keyword cuts s to what a Keyword holds, at a character's border.
@@ -143,7 +144,7 @@ func keyword(s string) string {
 // Details is what the Web UI shows on a run's page, in Temporal's Markdown.
 func Details(r outflow.Record) string {
 	details := fmt.Sprintf("* Message: `%s`\n* Destination: `%s`\n* Type: `%s`\n* Generation: %d\n* Enqueued: %s",
-		r.ID, r.Destination, r.Type, r.Generation, moment(r.EnqueuedAt))
+		r.ID, outflow.DisplayDestination(r.Destination), r.Type, r.Generation, moment(r.EnqueuedAt))
 	if !r.DueAt.Equal(r.EnqueuedAt) {
 		details += "\n* Due: " + moment(r.DueAt)
 	}

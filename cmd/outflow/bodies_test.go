@@ -173,6 +173,26 @@ func (f *fakeList) List(_ context.Context, filter outboxdb.ListFilter) ([]outbox
 	return page, "", nil
 }
 
+// A query may hold a token: what operators copy into tickets does not show it. The
+// row itself is what "outflow show" and "outflow list -json" print.
+func TestAWebhooksQueryIsNotInTables(t *testing.T) {
+	const secret = "https://shop.example/in?token=hunter2"
+	m := standing("dead")
+	m.Destination = secret
+	rule := outboxdb.CallbackRule{Destination: secret, Callback: secret}
+	var out bytes.Buffer
+	require.NoError(t, listMessages(t.Context(), &fakeList{messages: []outboxdb.Standing{m}}, outboxdb.ListFilter{Limit: 2}, false, &out))
+	for _, asJSON := range []bool{false, true} {
+		require.NoError(t, showStatus(t.Context(), fakeStatus{
+			counts:   []outboxdb.PhaseCount{{Destination: secret, Phase: "dead", Messages: 1, LastError: "gone"}},
+			troubled: []outboxdb.Trouble{{Destination: secret, Failures: 7, LastError: "gone"}},
+		}, 10, asJSON, &out))
+	}
+	fmt.Fprint(&out, whichMessages(rule))
+	assert.NotContains(t, out.String(), "hunter2")
+	assert.Equal(t, 7, strings.Count(out.String(), "https://shop.example/in"))
+}
+
 func standing(phase string) outboxdb.Standing {
 	m := outboxdb.Standing{
 		ID: someID, Destination: "sqs://orders", Type: "order-placed", Phase: phase, State: outflow.State(phase), Generation: 2, Attempts: 3,

@@ -83,12 +83,12 @@ func setCallbackRule(ctx context.Context, store ruleStore, r outboxdb.CallbackRu
 	case asJSON:
 		return writeLine(out, r)
 	}
-	text := whichMessages(r) + ": callback " + r.Callback
+	text := whichMessages(r) + ": callback " + outflow.DisplayDestination(r.Callback)
 	if r.WithPayload {
 		text += " with the payload"
 	}
 	if was != "" && was != r.Callback {
-		text += ", was " + was
+		text += ", was " + outflow.DisplayDestination(was)
 	}
 	_, err = fmt.Fprintln(out, text)
 	return err
@@ -112,7 +112,7 @@ func unsetCallbackRule(ctx context.Context, store ruleStore, r outboxdb.Callback
 func whichMessages(r outboxdb.CallbackRule) string {
 	text := "messages"
 	if r.Destination != "" {
-		text += " to " + r.Destination
+		text += " to " + outflow.DisplayDestination(r.Destination)
 	}
 	if r.Type != "" {
 		text += " of type " + r.Type
@@ -147,7 +147,7 @@ func listRules(ctx context.Context, store ruleStore, asJSON bool, out io.Writer)
 		if r.WithPayload {
 			payload = "yes"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", cmp.Or(r.Destination, "any"), cmp.Or(r.Type, "any"), r.Callback, payload)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", cmp.Or(outflow.DisplayDestination(r.Destination), "any"), cmp.Or(r.Type, "any"), outflow.DisplayDestination(r.Callback), payload)
 	}
 	return table.Flush()
 }

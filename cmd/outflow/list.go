@@ -110,7 +110,7 @@ func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter,
 		if m.FinishedAt != nil {
 			ended = stamp(*m.FinishedAt)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", m.ID, m.Phase, m.Destination, m.Type, m.Attempts, stamp(m.EnqueuedAt), ended, cmp.Or(short(text(m.LastError), 60), "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", m.ID, m.Phase, outflow.DisplayDestination(m.Destination), m.Type, m.Attempts, stamp(m.EnqueuedAt), ended, cmp.Or(short(text(m.LastError), 60), "-"))
 	}
 	if err := table.Flush(); err != nil {
 		return err

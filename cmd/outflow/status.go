@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -131,15 +132,19 @@ func byDestination(counts []outboxdb.PhaseCount, troubled []outboxdb.Trouble) []
 	all := map[string]*destinationStatus{}
 	at := func(destination string) *destinationStatus {
 		if all[destination] == nil {
-			all[destination] = &destinationStatus{Destination: destination, Messages: map[string]outboxdb.PhaseCount{}}
+			all[destination] = &destinationStatus{Destination: outflow.DisplayDestination(destination), Messages: map[string]outboxdb.PhaseCount{}}
 		}
 		return all[destination]
 	}
 	for _, c := range counts {
-		at(c.Destination).Messages[c.Phase] = c
+		of := at(c.Destination)
+		c.Destination = of.Destination
+		of.Messages[c.Phase] = c
 	}
 	for _, trouble := range troubled {
-		at(trouble.Destination).Trouble = &trouble
+		of := at(trouble.Destination)
+		trouble.Destination = of.Destination
+		of.Trouble = &trouble
 	}
 	sorted := make([]destinationStatus, 0, len(all))
 	for _, d := range all {

@@ -90,6 +90,8 @@ var Settings = []Setting{
 	{"OUTFLOW_WEBHOOK_HOSTS", "none", "hosts that https destinations may name, such as hooks.example.com,*.example.org", setWebhookHosts},
 	{settingWebhookSecretsFile, "none", "file with a line for each host: host whsec_… [whsec_…], all of which sign", setWebhookSecretsFile},
 	{settingWebhookSecret, "none", "whsec_… for every host that has none of its own; several with spaces between them", setWebhookSecret},
+	{settingWebhookHeadersFile, "none", "file with a line for each header that goes with every request to a host: host header-name: value", setWebhookHeadersFile},
+	{settingWebhookNetworks, "none", "private networks that webhooks may be sent into, such as 10.1.0.0/16,fd00:1::/32", setWebhookNetworks},
 	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "off", "on lets destinations and callbacks on this machine through, http:// too, for development", setWebhookInsecureLoopback},
 }
 
@@ -183,7 +185,8 @@ func brief(said string) string {
 // got ends an error with the value, unless that is a secret, or one in the wrong
 // place.
 func got(name, value string) string {
-	if name == settingWebhookSecret || strings.Contains(value, "whsec_") {
+	header := name == settingWebhookHeadersFile && strings.Contains(value, ": ")
+	if name == settingWebhookSecret || strings.Contains(value, "whsec_") || header {
 		return ""
 	}
 	return " (got " + quote(value) + ")"

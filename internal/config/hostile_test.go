@@ -24,6 +24,7 @@ const (
 	wantsLevel     = "wants debug, info, warn or error"
 	wantsFormat    = "wants text or json"
 	wantsAddress   = "wants host:port or :port, the port from 1 to 65535, such as :8086"
+	wantsNetworks  = "wants private networks such as 10.1.0.0/16 or fd00:1::/32, separated by commas: number "
 	wantsHosts     = "wants host names such as hooks.example.com or *.example.com, separated by commas: number "
 	noHost         = " is no host name (no scheme, port or path; other alphabets as xn--…)"
 	wantsSecret    = "wants whsec_ and 24 to 64 random bytes in base64, with padding"
@@ -149,6 +150,13 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_WEBHOOK_SECRET", goodSecret + " " + goodSecret[:30], "secret 2: " + wantsSecret},
 	{"OUTFLOW_WEBHOOK_SECRET", " ", "wants a secret"},
 	{"OUTFLOW_WEBHOOK_SECRET", long, "secret 1: " + wantsSecret},
+	{"OUTFLOW_WEBHOOK_HEADERS_FILE", "/", `reading the file: is a directory (got "/")`},
+	{"OUTFLOW_WEBHOOK_HEADERS_FILE", "no\nsuch", `wants a file that can be read: no such file or directory (got "no\nsuch")`},
+	{"OUTFLOW_WEBHOOK_HEADERS_FILE", "a.example.com x-api-key: hunter2", `wants a file that can be read: no such file or directory`},
+	{"OUTFLOW_WEBHOOK_NETWORKS", "10.0.0.0", wantsNetworks + `1 is no network: wants an address, a slash and the number of its bits (got "10.0.0.0")`},
+	{"OUTFLOW_WEBHOOK_NETWORKS", "10.1.0.0/16,10.1.0.0/8", wantsNetworks + `2 has bits beyond its length (did you mean 10.0.0.0/8?) (got "10.1.0.0/16,10.1.0.0/8")`},
+	{"OUTFLOW_WEBHOOK_NETWORKS", "169.254.169.254/32", wantsNetworks + `1 is link-local or a cloud's metadata service, which are never connected to (got "169.254.169.254/32")`},
+	{"OUTFLOW_WEBHOOK_NETWORKS", long, wantsNetworks + `1 is no network: wants an address, a slash and the number of its bits` + longGot},
 	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "1", wantsOnOff + ` (got "1")`},
 	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "ON", wantsOnOff + ` (got "ON")`},
 	{"DATABASE_URL", "", "wants the application's database, such as postgres://user:password@host:5432/name (or libpq's PGHOST, PGDATABASE, …)"},

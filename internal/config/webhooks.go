@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"syscall"
@@ -14,6 +15,8 @@ const (
 	// settingWebhookSecret is the one setting whose value no error repeats.
 	settingWebhookSecret      = "OUTFLOW_WEBHOOK_SECRET"
 	settingWebhookSecretsFile = "OUTFLOW_WEBHOOK_SECRETS_FILE"
+	settingWebhookHeadersFile = "OUTFLOW_WEBHOOK_HEADERS_FILE"
+	settingWebhookNetworks    = "OUTFLOW_WEBHOOK_NETWORKS"
 )
 
 func setWebhookHosts(c *Config, value string) (err error) {
@@ -27,12 +30,34 @@ func setWebhookSecret(c *Config, value string) (err error) {
 }
 
 func setWebhookSecretsFile(c *Config, value string) error {
-	file, err := os.Open(value)
+	return readFile(value, func(file io.Reader) (err error) {
+		c.webhookSecrets.Hosts, err = webhook.ReadSecrets(file)
+		return err
+	})
+}
+
+func setWebhookHeadersFile(c *Config, value string) error {
+	return readFile(value, func(file io.Reader) error {
+		headers, err := webhook.ReadHeaders(file)
+		if err == nil {
+			c.Webhook.Headers = headers.For
+		}
+		return err
+	})
+}
+
+func setWebhookNetworks(c *Config, value string) (err error) {
+	c.Webhook.Networks, err = webhook.ParseNetworks(value)
+	return err
+}
+
+func readFile(name string, read func(io.Reader) error) error {
+	file, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("wants a file that can be read: %w", reason(err))
 	}
 	defer file.Close()
-	if c.webhookSecrets.Hosts, err = webhook.ReadSecrets(file); err != nil {
+	if err := read(file); err != nil {
 		return fmt.Errorf("reading the file: %w", reason(err))
 	}
 	return nil
@@ -74,6 +99,10 @@ func joinWebhooks(c *Config, getenv func(string) string) error {
 		alone = settingWebhookSecret
 	case len(c.webhookSecrets.Hosts) > 0:
 		alone = settingWebhookSecretsFile
+	case c.Webhook.Headers != nil:
+		alone = settingWebhookHeadersFile
+	case c.Webhook.Networks.Any():
+		alone = settingWebhookNetworks
 	default:
 		return nil
 	}

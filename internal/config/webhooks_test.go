@@ -1,6 +1,8 @@
 package config_test
 
 import (
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +44,32 @@ func TestWebhooks(t *testing.T) {
 	}
 }
 
+func TestWebhookHeadersAndNetworks(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "headers")
+	require.NoError(t, os.WriteFile(file, []byte("# keys\nhooks.example.com x-api-key: hunter2\nhooks.example.com x-team: ours\n"), 0o600))
+	settings := map[string]string{
+		"OUTFLOW_WEBHOOK_HOSTS": "hooks.example.com", "OUTFLOW_WEBHOOK_SECRET": goodSecret,
+		"OUTFLOW_WEBHOOK_HEADERS_FILE": file, "OUTFLOW_WEBHOOK_NETWORKS": "10.1.0.0/16,fd00:1::/32",
+	}
+	c, err := load(t, enough(settings))
+	require.NoError(t, err)
+	assert.Len(t, c.Webhook.Headers("hooks.example.com"), 2)
+	assert.Empty(t, c.Webhook.Headers("example.com"))
+	assert.True(t, c.Webhook.Networks.Contain(netip.MustParseAddr("10.1.2.3")))
+	assert.NotContains(t, fmt.Sprintf("%+v %#v", c.Webhook, c.Webhook.Headers("hooks.example.com")), "hunter2")
+
+	require.NoError(t, os.WriteFile(file, []byte("hooks.example.com x-api-key hunter2\n"), 0o600))
+	settings["OUTFLOW_WEBHOOK_NETWORKS"] = "169.254.0.0/16"
+	_, err = load(t, enough(settings))
+	require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_HEADERS_FILE: reading the file: line 1: after the host: wants header-name: value")
+	require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_NETWORKS: wants private networks such as 10.1.0.0/16")
+	assert.NotContains(t, err.Error(), "hunter2")
+	_, err = load(t, enough(map[string]string{"OUTFLOW_WEBHOOK_HEADERS_FILE": "hooks.example.com x-api-key: hunter2"}))
+	require.EqualError(t, err, "settings:\nOUTFLOW_WEBHOOK_HEADERS_FILE: wants a file that can be read: no such file or directory", "a header in the wrong place is not shown")
+	_, err = load(t, enough(map[string]string{"OUTFLOW_WEBHOOK_HEADERS_FILE": "/dev/zero"}))
+	require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_HEADERS_FILE: reading the file: line 1: bufio.Scanner: token too long")
+}
+
 // No part of a secret gets into an error, wherever the mistake is.
 func TestWebhookSecretsAreNotShown(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secrets")
@@ -63,8 +91,11 @@ func TestWebhookSecretsAreNotShown(t *testing.T) {
 func TestHalfOfTheWebhookSettings(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secrets")
 	require.NoError(t, os.WriteFile(file, []byte("hooks.example.com "+goodSecret+"\n"), 0o600))
+	headers := filepath.Join(t.TempDir(), "headers")
+	require.NoError(t, os.WriteFile(headers, []byte("hooks.example.com x-a: b\n"), 0o600))
 	for name, value := range map[string]string{
 		"OUTFLOW_WEBHOOK_SECRET": goodSecret, "OUTFLOW_WEBHOOK_SECRETS_FILE": file, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK": "on",
+		"OUTFLOW_WEBHOOK_HEADERS_FILE": headers, "OUTFLOW_WEBHOOK_NETWORKS": "10.0.0.0/8",
 	} {
 		_, err := load(t, enough(map[string]string{name: value}))
 		require.EqualError(t, err, "settings:\n"+name+": wants OUTFLOW_WEBHOOK_HOSTS beside it: nothing is sent to a host that it does not name")
@@ -81,7 +112,7 @@ func TestDefaultsOfNothing(t *testing.T) {
 			written[s.Name] = s.Default
 		}
 	}
-	require.Len(t, written, 6)
+	require.Len(t, written, 8)
 	c, err := load(t, enough(written))
 	require.NoError(t, err)
 	assert.False(t, c.Webhook.Hosts.Any())

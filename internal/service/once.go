@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/outboxdb"
 )
@@ -81,7 +82,7 @@ func report(out io.Writer, counts []outboxdb.PendingCounts) error {
 	fmt.Fprintf(out, "once: left %d in backoff, %d delayed, %d not started\n", t.Retrying, t.Delayed, t.Due+t.Leased)
 	for _, c := range counts {
 		if c.Retrying > 0 {
-			fmt.Fprintf(out, "  %s: %d in backoff; last error: %s\n", c.Destination, c.Retrying, c.LastError)
+			fmt.Fprintf(out, "  %s: %d in backoff; last error: %s\n", outflow.DisplayDestination(c.Destination), c.Retrying, c.LastError)
 		}
 	}
 	if t.Due+t.Leased > 0 {

@@ -2,18 +2,23 @@ package service
 
 import (
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
+	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/webhook"
@@ -80,4 +85,70 @@ func TestAWebhookIsDelivered(t *testing.T) {
 	var brokerMessageID string
 	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT broker_message_id FROM outbox.messages WHERE id = $1`, enqueued[0]).Scan(&brokerMessageID))
 	assert.Equal(t, "request-1", brokerMessageID)
+}
+
+// TestAWebhooksQueryIsShownNowhere: of an address that holds a token, the request has
+// the whole, and logs, history, search attributes, errors and callbacks have scheme,
+// host and path.
+func TestAWebhooksQueryIsShownNowhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var logged notes
+	w.opts.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w.log = w.opts.Logger
+	var err error
+	w.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t), Logger: sdklog.NewStructuredLogger(w.log)})
+	require.NoError(t, err)
+	t.Cleanup(w.client.Close)
+
+	var status atomic.Int64
+	var asked, body atomic.Value
+	status.Store(http.StatusInternalServerError)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/done" {
+			told, err := io.ReadAll(req.Body)
+			assert.NoError(t, err)
+			body.Store(string(told))
+			return
+		}
+		asked.Store(req.URL.RequestURI())
+		rw.WriteHeader(int(status.Load()))
+	}))
+	t.Cleanup(server.Close)
+	c := webhookConfig(t, server)
+	router := publish.NewRouter(publishers(c)...)
+	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+	workflows.Register(run, activities.New(w.store, publish.Watch(router, w.log), activities.WithCallbacks(newCallbacks(publishers(c), router))))
+	require.NoError(t, run.Start())
+	t.Cleanup(run.Stop)
+	w.scan()
+
+	tx, err := w.pool.Begin(t.Context())
+	require.NoError(t, err)
+	ids, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{
+		Destination: server.URL + "/orders?token=hunter2", Callback: server.URL + "/done?token=hunter2", Type: "order-placed", Payload: []byte(`{}`),
+	})
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	shown := server.URL + "/orders"
+	retrying := w.until(ids[0], func(r row) bool { return r.Retrying && r.LastError != "" })
+	assert.Contains(t, retrying.LastError, "posting to "+shown+": ")
+	description, err := w.client.DescribeWorkflowExecution(t.Context(), w.workflowID(ids[0]), "")
+	require.NoError(t, err)
+	status.Store(http.StatusGone)
+	require.NoError(t, w.client.SignalWorkflow(t.Context(), w.workflowID(ids[0]), "", workflows.SignalTryNow, nil))
+	dead := w.until(ids[0], func(r row) bool { return r.State == outflow.Dead })
+	_, history := w.closed(ids[0])
+	w.eventually(func() bool { return body.Load() != nil }, logged.String)
+
+	assert.Equal(t, "/orders?token=hunter2", asked.Load(), "the request has it")
+	assert.Contains(t, body.Load(), `"destination":"`+shown+`"`)
+	assert.Contains(t, string(description.GetWorkflowExecutionInfo().GetSearchAttributes().GetIndexedFields()[workflows.AttributeDestination.GetName()].GetData()), shown)
+	assert.Contains(t, logged.String(), "destination="+shown)
+	for what, text := range map[string]string{
+		"the row's errors": retrying.LastError + dead.LastError, "the run": description.String(), "its history": history.String(),
+		"the log": logged.String(), "the callback": body.Load().(string),
+	} {
+		assert.NotContains(t, text, "hunter2", what)
+	}
 }

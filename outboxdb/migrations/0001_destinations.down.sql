@@ -1,2 +1,11 @@
+DROP FUNCTION outbox.destination_refusal(text);
+DROP FUNCTION outbox.address_refusal(text, text, text);
+DROP FUNCTION outbox.parameter_refusal(text, text);
+DROP FUNCTION outbox.did_you_mean(text);
+DROP FUNCTION outbox.display_destination(text);
 DROP FUNCTION outbox.canonical_destination(text);
+DROP FUNCTION outbox.aws_refusal(text[]);
+DROP FUNCTION outbox.queue_of(text[]);
+DROP FUNCTION outbox.is_host(text);
+DROP FUNCTION outbox.split_address(text);
 DROP FUNCTION outbox.is_destination(text);

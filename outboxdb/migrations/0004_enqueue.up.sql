@@ -51,11 +51,11 @@ BEGIN
     IF m.id = '00000000-0000-0000-0000-000000000000' THEN
         RETURN 'id: wants a UUID other than the zero one';
     ELSIF m.destination IS NULL OR NOT outbox.is_destination(m.destination) THEN
-        RETURN format('destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got %s)',
-            coalesce(to_json(left(m.destination, 120))::text, 'nothing'));
+        RETURN format('destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: %s (got %s)',
+            outbox.destination_refusal(m.destination), coalesce(to_json(left(outbox.display_destination(left(m.destination, 2100)), 120))::text, 'nothing'));
     ELSIF m.callback IS NOT NULL AND m.callback <> 'none' AND NOT outbox.is_destination(m.callback) THEN
-        RETURN format('callback: wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN (got %s)',
-            to_json(left(m.callback, 120)));
+        RETURN format('callback: wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: %s (got %s)',
+            outbox.destination_refusal(m.callback), to_json(left(outbox.display_destination(left(m.callback, 2100)), 120)));
     ELSIF m.callback_payload AND coalesce(m.callback, 'none') = 'none' THEN
         RETURN 'callback_payload: wants a callback beside it';
     ELSIF m.type IS NULL OR length(m.type) > 200 OR m.type !~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' THEN

@@ -46,6 +46,16 @@ func prefixes(texts map[string]string) map[netip.Prefix]string {
 	return parsed
 }
 
+// metadata are services of a cloud that give a machine its credentials: no list of
+// networks lets a request through to them. fd00:ec2::/32 is AWS's, fd20:ce::/32 is
+// Google's, 100.100.100.200 Alibaba's, 168.63.129.16 Azure's; the others are
+// link-local.
+var metadata = []netip.Prefix{
+	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("100.100.100.200/32"),
+	netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::/32"), netip.MustParsePrefix("fd00:c1::/32"), netip.MustParsePrefix("fd00:42::/32"),
+}
+
 // refused returns why an address is not connected to, or "". IPv6 is allowed by
 // what it must be, so loopback, link-local, unique local, multicast, NAT64 and
 // IPv4 in IPv6 are out without being named.
@@ -59,6 +69,16 @@ func refused(a netip.Addr) string {
 	for prefix, what := range refusedPrefixes {
 		if prefix.Contains(a) {
 			return what
+		}
+	}
+	return ""
+}
+
+// refusedNever are the reasons that no list of networks takes away.
+func refusedNever(a netip.Addr) string {
+	for _, prefix := range metadata {
+		if prefix.Contains(a.Unmap().WithZone("")) {
+			return "link-local or a cloud's metadata service, which are never connected to"
 		}
 	}
 	return ""
@@ -102,8 +122,14 @@ func (p *Publisher) mayConnect(host, at string) error {
 		// It may be about to go out in plain http.
 		return &refusedError{address: to.Addr(), what: "not loopback, as its name says"}
 	}
+	if never := refusedNever(to.Addr()); never != "" {
+		return &refusedError{address: to.Addr(), what: never}
+	}
+	if p.networks.Contain(to.Addr()) {
+		return nil
+	}
 	if what := p.refused(to.Addr()); what != "" {
-		return &refusedError{address: to.Addr(), what: what}
+		return &refusedError{address: to.Addr(), what: what + ", and only public addresses are sent to, and the networks of OUTFLOW_WEBHOOK_NETWORKS"}
 	}
 	return nil
 }

@@ -120,7 +120,7 @@ func unreached(err error) string {
 	var errno syscall.Errno
 	switch {
 	case errors.As(err, &address):
-		return address.Error() + ", and only public addresses are sent to (" + nothingSent + ", for a name may change)"
+		return address.Error() + " (" + nothingSent + ", for a name may change)"
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "the host name does not resolve (" + nothingSent + ")"
 	case errors.As(err, &dns):

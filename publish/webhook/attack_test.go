@@ -217,22 +217,23 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 func TestPrivateAddressesAreRefused(t *testing.T) {
 	a := newAuthority(t)
 	l := listen(t, a.config(t, name, hour()), func(net.Conn) {})
-	o := webhook.Options{Hosts: hosts(t, name+", localhost, 127.0.0.1, 169.254.169.254, 2130706433, 0x7f.1"), Secrets: secrets(t, secretText), RootCAs: a.pool}
-	for _, host := range []string{"127.0.0.1", "localhost", "169.254.169.254", "[::ffff:127.0.0.1]"} {
+	o := webhook.Options{Hosts: hosts(t, name+", localhost, 127.0.0.1, 169.254.169.254, ::ffff:127.0.0.1"), Secrets: secrets(t, secretText), RootCAs: a.pool}
+	for host, why := range map[string]string{
+		"127.0.0.1": "only public addresses are sent to", "localhost": "only public addresses are sent to", "[::ffff:127.0.0.1]": "only public addresses are sent to",
+		"169.254.169.254": "which are never connected to",
+	} {
 		p := webhook.New(o)
-		if host == "[::ffff:127.0.0.1]" {
-			mapped := o
-			mapped.Hosts = hosts(t, "::ffff:127.0.0.1")
-			p = webhook.New(mapped)
-		}
-		_, err := p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: "https://" + host + ":" + l.port() + "/"})
-		failed(t, err, outflow.ClassUnavailable, "only public addresses are sent to (nothing was sent")
+		_, err := p.Send(t.Context(), "https://"+host+":"+l.port()+"/", "id", "", nil, nil)
+		failed(t, err, outflow.ClassUnavailable, why)
+		assert.ErrorContains(t, err, "(nothing was sent")
 		p.Close()
 	}
-	for _, host := range []string{"2130706433", "0x7f.1"} { // 127.0.0.1 for some resolvers, no name for others
-		p := webhook.NewResolving(o, &resolve(t, "127.0.0.1").Resolver, netip.Addr{})
-		_, err := p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: "https://" + host + ":" + l.port() + "/"})
-		failed(t, err, outflow.ClassUnavailable, "nothing was sent")
+	for _, host := range []string{"2130706433", "0x7f.1", "256.1.1.1"} { // 127.0.0.1 for some resolvers, no name for others
+		_, err := webhook.ParseHosts(host)
+		require.ErrorContains(t, err, "is no host name")
+		p := webhook.New(o)
+		_, err = p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: "https://" + host + ":" + l.port() + "/"})
+		failed(t, err, outflow.ClassPermanent, "wants https://host/path")
 		p.Close()
 	}
 	for _, address := range []string{"10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "127.0.0.2"} {

@@ -1,9 +1,6 @@
 package webhook
 
-import (
-	"regexp"
-	"strings"
-)
+import "strings"
 
 // The wire contract: how a message looks to its receiver. Names are never
 // changed once released. The signature covers webhook-id, webhook-timestamp and
@@ -34,36 +31,6 @@ const (
 	defaultContentType = "application/json"
 	userAgent          = "Outflow"
 )
-
-// Others than these are dropped by nginx, underscores and dots included, or
-// confused with each other behind CGI.
-// https://nginx.org/en/docs/http/ngx_http_core_module.html#ignore_invalid_headers
-var ownName = regexp.MustCompile(`^[A-Za-z0-9]+(-[A-Za-z0-9]+)*$`)
-
-// A header whose name is one of these or starts so has a meaning for HTTP, for
-// proxies, or here; a message's header of that name is never one of its own.
-var (
-	takenPrefixes = []string{"outflow", "webhook-", "content-", "accept", "access-control-", "proxy-", "sec-", "if-", "x-forwarded-"}
-	takenNames    = map[string]bool{
-		"authorization": true, "connection": true, "cookie": true, "date": true, "early-data": true, "expect": true, "forwarded": true,
-		"host": true, "http2-settings": true, "keep-alive": true, "max-forwards": true, "origin": true, "range": true, "referer": true,
-		"set-cookie": true, "te": true, "trailer": true, "transfer-encoding": true, "upgrade": true, "user-agent": true, "via": true,
-		"x-http-method": true, "x-http-method-override": true, "x-method-override": true, "x-original-url": true, "x-real-ip": true,
-		"x-rewrite-url": true,
-		// With one of these net/http repeats a request whose answer was lost.
-		"idempotency-key": true, "x-idempotency-key": true,
-	}
-)
-
-func taken(name string) bool {
-	name = strings.ToLower(name)
-	for _, prefix := range takenPrefixes {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return takenNames[name]
-}
 
 // plainValue reports whether s arrives unchanged as the value of a header.
 func plainValue(s string) bool {

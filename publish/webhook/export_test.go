@@ -21,3 +21,6 @@ func NewResolving(o Options, resolver *net.Resolver, public netip.Addr) *Publish
 
 // Refused is the real rule.
 func Refused(a netip.Addr) string { return refused(a) }
+
+// MayConnect is the check of an address that is about to be connected to.
+func (p *Publisher) MayConnect(host, at string) error { return p.mayConnect(host, at) }

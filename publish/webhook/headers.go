@@ -19,14 +19,18 @@ import (
 )
 
 // headersOf returns the headers of a request: those of given that HTTP carries
-// under their own names, the others as HeaderHeaders, and the content type.
-func headersOf(contentType string, given map[string]string) (http.Header, error) {
+// under their own names, the others as HeaderHeaders, the content type, and those
+// that the host's requests always have, whose names are theirs alone.
+func headersOf(contentType string, given map[string]string, always []Header) (http.Header, error) {
 	contentType = cmp.Or(contentType, defaultContentType)
 	if !plainValue(contentType) {
 		return nil, errors.New("the content type has characters that HTTP does not allow in a header")
 	}
 	header := http.Header{}
 	spelled := map[string]int{} // how many names differ in case only
+	for _, h := range always {
+		spelled[strings.ToLower(h.name)]++
+	}
 	for name := range given {
 		spelled[strings.ToLower(name)]++
 	}
@@ -47,6 +51,9 @@ func headersOf(contentType string, given map[string]string) (http.Header, error)
 	}
 	header.Set(headerContentType, contentType)
 	header.Set("User-Agent", userAgent)
+	for _, h := range always {
+		header.Set(h.name, h.value())
+	}
 	return header, nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+
+	"github.com/outflowhq/outflow"
 )
 
 // Hosts is a set of host names and patterns. The zero value has none.
@@ -39,16 +41,19 @@ func (h Hosts) Allow(host string) bool {
 	return false
 }
 
-var hostName = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$`)
+var hostName = regexp.MustCompile(`^[a-z0-9_.-]+$`)
 
 // parsePattern returns the canonical form of a host or a pattern. Its errors
 // follow a subject.
 func parsePattern(entry string) (string, error) {
 	name, wild := strings.CutPrefix(canonicalHost(entry), "*.")
-	switch _, notAddress := netip.ParseAddr(name); {
+	_, notAddress := netip.ParseAddr(name)
+	// What no destination can name is no host here either.
+	_, notHost := outflow.ParseDestination("https://" + name + "/")
+	switch {
 	case notAddress == nil && !wild:
 		return name, nil
-	case len(name) > 253 || !hostName.MatchString(name):
+	case !hostName.MatchString(name) || notHost != nil:
 		return "", errors.New("is no host name (no scheme, port or path; other alphabets as xn--…)")
 	case wild && (notAddress == nil || !strings.Contains(name, ".")):
 		return "", errors.New("is too wide: a pattern wants at least two labels after the star")

@@ -87,27 +87,48 @@ func (s Secrets) For(host string) []Secret {
 // it.
 func ReadSecrets(r io.Reader) (map[string][]Secret, error) {
 	hosts := map[string][]Secret{}
-	lines := bufio.NewScanner(r)
+	err := eachLine(r, func(line string) error {
+		fields := strings.Fields(line)
+		host, err := parsePattern(fields[0])
+		if err != nil {
+			return fmt.Errorf("wants host secret [secret…]: the first word %w", err)
+		}
+		if hosts[host] != nil {
+			return errors.New("this host has a line already; put all its secrets on one")
+		}
+		hosts[host], err = ParseSecrets(strings.Join(fields[1:], " "))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return hosts, nil
+}
+
+// mostFile bounds a file of secrets or headers, in bytes.
+const mostFile = 1 << 20
+
+// eachLine calls do with each line that is neither empty nor a comment, without
+// spaces around it. Errors name the line.
+func eachLine(r io.Reader, do func(line string) error) error {
+	limited := &io.LimitedReader{R: r, N: mostFile + 1}
+	lines := bufio.NewScanner(limited)
 	n := 0
 	for lines.Scan() {
 		n++
-		fields := strings.Fields(lines.Text())
-		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		host, err := parsePattern(fields[0])
-		if err != nil {
-			return nil, fmt.Errorf("line %d: wants host secret [secret…]: the first word %w", n, err)
-		}
-		if hosts[host] != nil {
-			return nil, fmt.Errorf("line %d: this host has a line already; put all its secrets on one", n)
-		}
-		if hosts[host], err = ParseSecrets(strings.Join(fields[1:], " ")); err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+		if err := do(line); err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("line %d: %w", n+1, err)
+		return fmt.Errorf("line %d: %w", n+1, err)
 	}
-	return hosts, nil
+	if limited.N <= 0 {
+		return fmt.Errorf("wants at most %d bytes", mostFile)
+	}
+	return nil
 }

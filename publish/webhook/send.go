@@ -52,7 +52,7 @@ func (p *Publisher) Send(ctx context.Context, address, id, contentType string, b
 	if !sendID.MatchString(id) {
 		return Answer{}, outflow.Permanent(fmt.Errorf("posting to %s: the ID wants 1 to 200 letters, digits, \"_\" or \"-\"", to))
 	}
-	header, err := headersOf(contentType, headers)
+	header, err := headersOf(contentType, headers, p.headers(canonicalHost(to.Hostname())))
 	if err != nil {
 		return Answer{}, outflow.Permanent(fmt.Errorf("posting to %s: %w", to, err))
 	}

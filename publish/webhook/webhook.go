@@ -4,9 +4,9 @@
 //
 // The invariant: a message is reported as published only where its receiver
 // answered with a status from 200 to 299. Every request is signed, goes to a
-// host that an operator has allowed, at an address that is public at the moment
-// of connecting, over verified TLS; no redirect is followed, no proxy is asked, and
-// nothing is sent twice within one call. No error carries a secret, a signature,
+// host that an operator has allowed, at an address that at the moment of connecting
+// is public or in a network that an operator has allowed, over verified TLS; no
+// redirect is followed, no proxy is asked, and nothing is sent twice within one call. No error carries a secret, a signature,
 // a payload, or of an address more than host and path.
 //
 // The address check runs on each address that is about to be connected to, after
@@ -71,6 +71,12 @@ type Options struct {
 	// signature each: during a rotation the new one and the old one. host is in
 	// lower case and has no port. A host without a secret is not sent to.
 	Secrets func(host string) []Secret
+	// Headers returns what goes with every request to a host beside the signature,
+	// such as an API key; host is as for Secrets. nil means none.
+	Headers func(host string) []Header
+	// Networks are the private networks that may be connected to; the zero value
+	// has none. Metadata services never are, whatever it says.
+	Networks Networks
 	// Timeout bounds a Publish, unless the caller's deadline is earlier, and a Send
 	// whose caller names none; 0 means DefaultTimeout. A connection is made within
 	// it, or not at all.
@@ -89,6 +95,8 @@ type Options struct {
 type Publisher struct {
 	hosts     Hosts
 	secrets   func(host string) []Secret
+	headers   func(host string) []Header
+	networks  Networks
 	timeout   time.Duration
 	loopback  bool
 	transport *http.Transport
@@ -102,11 +110,14 @@ var _ publish.Publisher = (*Publisher)(nil)
 // New returns a Publisher.
 func New(o Options) *Publisher {
 	p := &Publisher{
-		hosts: o.Hosts, secrets: o.Secrets, timeout: o.Timeout, loopback: o.InsecureLoopback,
+		hosts: o.Hosts, secrets: o.Secrets, headers: o.Headers, networks: o.Networks, timeout: o.Timeout, loopback: o.InsecureLoopback,
 		refused: refused,
 	}
 	if p.secrets == nil {
 		p.secrets = Secrets{}.For
+	}
+	if p.headers == nil {
+		p.headers = Headers{}.For
 	}
 	if p.timeout <= 0 {
 		p.timeout = DefaultTimeout
@@ -158,7 +169,7 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	if err != nil {
 		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
 	}
-	header, err := encode(m)
+	header, err := encode(m, p.headers(canonicalHost(to.Hostname())))
 	if err != nil {
 		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w (enqueue a corrected one)", m.ID, to, err))
 	}
@@ -173,11 +184,11 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	return answer.RequestID, err
 }
 
-func encode(m outflow.Message) (http.Header, error) {
+func encode(m outflow.Message, always []Header) (http.Header, error) {
 	if m.ID == uuid.Nil {
 		return nil, fmt.Errorf("the message has no ID")
 	}
-	header, err := headersOf(m.ContentType, m.Headers)
+	header, err := headersOf(m.ContentType, m.Headers, always)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,89 @@ func TestWhatAReceiverGets(t *testing.T) {
 		"Outflow-Headers": {`{"Authorization":"no","Host":"no","Idempotency-Key":"no","X-Forwarded-For":"no","emoji":"\ud83e\udd89","under_score":"2","webhook-id":"no","x.dotted":"1"}`},
 	}, header)
 	assert.Equal(t, m.Payload, got.body)
+}
+
+// TestWhatProxiesBelieve: a message's header of a name that a proxy, a gateway or a
+// service mesh sets for whoever is behind it does not go out under that name.
+func TestWhatProxiesBelieve(t *testing.T) {
+	a := newAuthority(t)
+	port, requests := receive(t, a, ok)
+	m := message(port)
+	believed := []string{
+		"Proxy", "Proxy-Authorization", "True-Client-IP", "Remote-User", "X-Forwarded", "X-Forwarded-Host", "X-ForwardedFor", "X-Envoy-External-Address", "X-Real-IP",
+		"CF-Connecting-IP", "Fastly-Client-IP", "Fly-Client-IP", "X-Amz-Security-Token", "X-Amzn-Oidc-Identity", "X-Client-Cert", "Client-Cert", "X-SSL-Client-DN",
+		"SSL-Client-Verify", "X-Authenticated-User", "X-Remote-Group", "X-WebAuth-User", "X-Original-URI", "X-HTTP-Method", "X-Cluster-Client-IP",
+		"X-AppEngine-User-IP", "X-Goog-Authenticated-User-Email", "X-Azure-ClientIP", "X-Vercel-Forwarded-For", "X-MS-Client-Principal", "Cookie2", "Set-Cookie2",
+		"X-Api-Key", "Api-Key", "Authorization", "X-Auth-Request-User", "X-Consumer-Username", "Impersonate-User", "l5d-client-id", "X-Middleware-Subrequest",
+		"X-Accel-Redirect", "Front-End-Https", "CloudFront-Viewer-Address", "X-User-Id", "X-Client-IP", "Client-IP",
+	}
+	kept := []string{"X-Tenant", "tracestate", "baggage", "X-Correlation-Id", "X-Request-Id", "Flyer", "Fox", "Userland", "Priority"}
+	for batch := range slices.Chunk(append(believed, kept...), 20) {
+		m.Headers = map[string]string{}
+		for _, name := range batch {
+			m.Headers[name] = "value-of-the-producer"
+		}
+		_, err := publisher(t, a, webhook.Options{}).Publish(t.Context(), m)
+		require.NoError(t, err)
+		got := <-requests
+		for _, name := range batch {
+			if slices.Contains(kept, name) {
+				assert.Equal(t, "value-of-the-producer", got.Header.Get(name), name)
+			} else {
+				assert.NotEqual(t, "value-of-the-producer", got.Header.Get(name), name)
+				assert.Contains(t, got.Header.Get("outflow-headers"), `"`+name+`":"value-of-the-producer"`)
+			}
+		}
+	}
+}
+
+// TestHeadersOfHosts: an operator's headers go with every request to their host, and
+// no message has one of these names for itself.
+func TestHeadersOfHosts(t *testing.T) {
+	headers, err := webhook.ReadHeaders(strings.NewReader("# keys\n" + name + "\tAuthorization:  Bearer hunter2-a b\n" + name + " x-api-key: hunter2\n\n" +
+		name + " x-team: ours\n*.example.com x-api-key: wide\n"))
+	require.NoError(t, err)
+	assert.Empty(t, headers.For("example.com"))
+	assert.Equal(t, headers["*.example.com"], headers.For("Other.example.com."))
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		assert.NotContains(t, fmt.Sprintf(verb, headers), "hunter2")
+	}
+
+	a := newAuthority(t)
+	port, requests := receive(t, a, ok)
+	m := message(port)
+	m.Headers = map[string]string{"Authorization": "forged", "X-Team": "forged", "x-other": "kept"}
+	p := publisher(t, a, webhook.Options{Headers: headers.For})
+	_, err = p.Publish(t.Context(), m)
+	require.NoError(t, err)
+	got := <-requests
+	assert.Equal(t, []string{"Bearer hunter2-a b"}, got.Header.Values("Authorization"))
+	assert.Equal(t, []string{"hunter2"}, got.Header.Values("X-Api-Key"))
+	assert.Equal(t, []string{"ours"}, got.Header.Values("X-Team"))
+	assert.Equal(t, "kept", got.Header.Get("x-other"))
+	assert.Equal(t, `{"Authorization":"forged","X-Team":"forged"}`, got.Header.Get("outflow-headers"))
+	_, err = p.Send(t.Context(), m.Destination, "id", "", nil, map[string]string{"x-api-key": "forged"})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"hunter2"}, (<-requests).Header.Values("X-Api-Key"), "callbacks too")
+
+	for file, says := range map[string]string{
+		"hunter2..com x-api-key: a":                "line 1: wants host header-name: value: the first word is no host name",
+		"\napi.example.com":                        "line 2: after the host: wants header-name: value",
+		"api.example.com hunter2":                  "line 1: after the host: wants header-name: value",
+		"api.example.com x_api_key: hunter2":       "line 1: after the host: wants header-name: value",
+		"api.example.com x-api-key:":               "line 1: after the host: wants a value",
+		"api.example.com x-api-key: hünter2":       "line 1: after the host: wants a value",
+		"api.example.com Host: hunter2":            "line 1: after the host: wants a header that neither",
+		"api.example.com webhook-id: hunter2":      "line 1: after the host: wants a header that neither",
+		"a.example x-a: b\nA.example X-A: hunter2": "line 2: this host has this header already",
+		strings.Repeat("#\n", 1<<19+1):             "wants at most 1048576 bytes",
+	} {
+		_, err := webhook.ReadHeaders(strings.NewReader(file))
+		require.ErrorContains(t, err, says)
+		assert.NotContains(t, err.Error(), "hunter2")
+	}
+	_, err = webhook.ReadSecrets(strings.NewReader(strings.Repeat("#\n", 1<<19+1)))
+	require.ErrorContains(t, err, "wants at most 1048576 bytes")
 }
 
 func number(t *testing.T, text string) (n int64) {

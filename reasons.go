@@ -1,0 +1,68 @@
+package outflow
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// What people write who mean a destination. outbox.destination_refusal has the
+// same guesses.
+var (
+	loneLocal   = regexp.MustCompile(`^(?:localhost|127\.[0-9.]+)(?::[0-9]+)?(?:[/?]|$)`)
+	loneHost    = regexp.MustCompile(`^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+(?::[0-9]+)?(?:[/?]|$)`)
+	halfScheme  = regexp.MustCompile(`^(sqs|sns|rabbitmq|https|http):/*([^/]|$)`)
+	plainWord   = regexp.MustCompile(`^[A-Za-z0-9_.+-]{1,40}$`)
+	rabbitNames = []string{"amqp", "amqps", "rabbit"}
+	schemes     = []string{SchemeSQS, SchemeSNS, SchemeRabbitMQ, SchemeHTTPS, SchemeHTTP}
+
+	errARN = errors.New("an ARN wants arn:aws:sqs:REGION:ACCOUNT:QUEUE or arn:aws:sns:REGION:ACCOUNT:TOPIC")
+)
+
+// noScheme says why a text without "://" is refused.
+func noScheme(s string) error {
+	switch half := halfScheme.FindStringIndex(s); {
+	case strings.HasPrefix(s, "arn:"):
+		return errARN
+	case half != nil:
+		scheme, rest, _ := strings.Cut(s, ":")
+		return fmt.Errorf(`a scheme ends in "://"%s`, didYouMean(scheme+"://"+strings.TrimLeft(rest, "/")))
+	case awsName.MatchString(s):
+		return fmt.Errorf("no scheme%s", didYouMean(SchemeSQS+"://"+s))
+	case loneLocal.MatchString(s):
+		return fmt.Errorf("no scheme%s", didYouMean(SchemeHTTP+"://"+s))
+	case loneHost.MatchString(s):
+		return fmt.Errorf("no scheme%s", didYouMean(SchemeHTTPS+"://"+s))
+	}
+	return errors.New("no scheme")
+}
+
+func unknownScheme(scheme, rest string) error {
+	lower := strings.ToLower(scheme)
+	switch {
+	case slices.Contains(schemes, lower):
+		return fmt.Errorf("a scheme is in lower case%s", didYouMean(lower+"://"+rest))
+	case slices.Contains(rabbitNames, lower):
+		return fmt.Errorf("unknown scheme %q (did you mean rabbitmq://exchange/routing-key?)", scheme)
+	}
+	return fmt.Errorf("unknown scheme%s", quoteWord(scheme))
+}
+
+// didYouMean suggests a short printable text.
+func didYouMean(s string) string {
+	s = DisplayDestination(s)
+	if len(s) > 100 || notPrintable.MatchString(s) {
+		return ""
+	}
+	return " (did you mean " + s + "?)"
+}
+
+// quoteWord quotes a plain word with a space before it, and leaves others out.
+func quoteWord(s string) string {
+	if !plainWord.MatchString(s) {
+		return ""
+	}
+	return ` "` + s + `"`
+}
