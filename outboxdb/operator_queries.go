@@ -243,6 +243,7 @@ SELECT clock_timestamp() AS clock, current_user::text AS role, current_database(
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'UPDATE')
            AND has_table_privilege('outbox.destinations', 'SELECT') AND has_table_privilege('outbox.destinations', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'UPDATE')
+           AND has_table_privilege('outbox.identity', 'SELECT') AND has_table_privilege('outbox.identity', 'INSERT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS dispatches,
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'INSERT')

@@ -79,8 +79,12 @@ func (s *Scanner) startCallbacks(ctx context.Context) error {
 // startCallback starts a callback's run. One that is running is left to itself;
 // after one that has ended, the row alone decides.
 func (s *Scanner) startCallback(ctx context.Context, due outflow.DueCallback) error {
-	in := workflows.CallbackInput{Outbox: s.opts.Outbox, MessageID: due.ID, Generation: due.Generation}
-	_, err := s.withAttributes(ctx, client.StartWorkflowOptions{
+	database, err := s.store.DatabaseID(ctx)
+	if err != nil {
+		return err
+	}
+	in := workflows.CallbackInput{Outbox: s.opts.Outbox, Database: database, MessageID: due.ID, Generation: due.Generation}
+	_, err = s.withAttributes(ctx, client.StartWorkflowOptions{
 		ID:                                       in.ID(),
 		TaskQueue:                                s.opts.TaskQueue,
 		WorkflowTaskTimeout:                      activities.WorkflowTask,

@@ -141,6 +141,11 @@ func (t *table) ClaimAlone(_ context.Context, lease time.Duration) ([]outflow.Cl
 	return []outflow.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled}}, nil
 }
 
+// theDatabase is the table's.
+var theDatabase = uuid.MustParse("6f757466-6c6f-4077-8000-000000000001")
+
+func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return theDatabase, nil }
+
 func (t *table) TakeProbes(context.Context) ([]outflow.Probe, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -43,6 +43,7 @@ type Store interface {
 
 	Destinations
 	Callbacks
+	Identity
 }
 
 // Client is what the scanner needs of a Temporal client.
@@ -56,7 +57,7 @@ type Options struct {
 	// Outbox is the first part of every workflow ID; default "outbox". Two
 	// databases that share a Temporal namespace need two names.
 	Outbox string
-	// TaskQueue of the workflows; default "outflow".
+	// TaskQueue of the workflows; default workflows.TaskQueueFor(Outbox).
 	TaskQueue string
 	// PollInterval is the wait between two looks at an idle table, lengthened
 	// by up to a tenth so that scanners drift apart; default 250 ms. After a look that
@@ -123,7 +124,7 @@ const (
 
 func (o Options) withDefaults() Options {
 	o.Outbox = cmp.Or(o.Outbox, outflow.DefaultOutbox)
-	o.TaskQueue = cmp.Or(o.TaskQueue, workflows.TaskQueue)
+	o.TaskQueue = cmp.Or(o.TaskQueue, workflows.TaskQueueFor(o.Outbox))
 	o.PollInterval = cmp.Or(max(o.PollInterval, 0), 250*time.Millisecond)
 	o.InFlight = cmp.Or(max(o.InFlight, 0), DefaultInFlight)
 	o.PerDestination = min(cmp.Or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/google/uuid"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
@@ -16,6 +17,12 @@ import (
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/workflows"
 )
+
+// Identity tells this database from every other one; outboxdb.Store has it, and
+// reads it once.
+type Identity interface {
+	DatabaseID(ctx context.Context) (uuid.UUID, error)
+}
 
 const (
 	// startTimeout bounds one start with the SDK's own retries.
@@ -104,8 +111,12 @@ func (s *Scanner) startTraced(ctx context.Context, m outflow.ClaimedMessage) err
 func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) (runID string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no answer within %s", startTimeout))
 	defer cancel()
+	database, err := s.store.DatabaseID(ctx)
+	if err != nil {
+		return "", err
+	}
 	return s.withAttributes(ctx, s.startOptions(m), m.Destination, m.Type, workflows.WorkflowDeliver, workflows.DeliverInput{
-		Outbox: s.opts.Outbox, MessageID: m.ID, Generation: m.Generation,
+		Outbox: s.opts.Outbox, Database: database, MessageID: m.ID, Generation: m.Generation,
 	})
 }
 

@@ -86,7 +86,7 @@ type delivery struct {
 func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, error) {
 	var a *activities.Activities
 	var result activities.PublishResult
-	in := activities.PublishInput{MessageID: d.in.MessageID, Generation: d.in.Generation, Again: taskWasLost(ctx)}
+	in := activities.PublishInput{Owner: d.in.owner(), MessageID: d.in.MessageID, Generation: d.in.Generation, Again: taskWasLost(ctx)}
 
 	d.attempts = 1
 	err := workflow.ExecuteLocalActivity(localPublish(ctx), a.Publish, in).Get(ctx, &result)
@@ -166,7 +166,7 @@ func showState(ctx workflow.Context, state string) {
 // into the run's own end.
 func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, err error) (outflow.Outcome, error) {
 	var a *activities.Activities
-	in := activities.MarkInput{MessageID: d.in.MessageID, Generation: d.in.Generation, Attempts: d.attempts}
+	in := activities.MarkInput{Owner: d.in.owner(), MessageID: d.in.MessageID, Generation: d.in.Generation, Attempts: d.attempts}
 	var mark any
 	switch {
 	case errorType(err) == activities.ErrTypeNotFound:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/publish/awssqs"
@@ -40,7 +41,7 @@ func doctor(ctx context.Context, t tools, args []string) error {
 	if err := t.parseNothing(flags, doctorUsage, args); err != nil {
 		return err
 	}
-	patient := control.Patient{TaskQueue: cmp.Or(t.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueue)}
+	patient := control.Patient{TaskQueue: cmp.Or(t.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueueFor(cmp.Or(t.getenv("OUTFLOW_OUTBOX"), outflow.DefaultOutbox)))}
 	store, done, err := t.operator(ctx)
 	if patient.DatabaseErr = err; err == nil {
 		defer done()

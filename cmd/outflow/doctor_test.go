@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/worker"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/teststack"
@@ -38,13 +39,13 @@ func TestDoctor(t *testing.T) {
 	_, err := runSetup(f.settings)
 	require.NoError(t, err)
 	pool := teststack.New(t)
-	w := worker.New(f.client, workflows.TaskQueue, worker.Options{WorkerStopTimeout: 15 * time.Second})
+	w := worker.New(f.client, workflows.TaskQueueFor(outflow.DefaultOutbox), worker.Options{WorkerStopTimeout: 15 * time.Second})
 	workflows.Register(w, activities.New(outboxdb.New(pool), acknowledges{}))
 	require.NoError(t, w.Start())
 	t.Cleanup(w.Stop)
 	namespace := control.NewNamespaceHealth(f.client, f.name)
 	require.Eventually(t, func() bool {
-		ofRuns, ofAttempts, err := namespace.Pollers(t.Context(), workflows.TaskQueue)
+		ofRuns, ofAttempts, err := namespace.Pollers(t.Context(), workflows.TaskQueueFor(outflow.DefaultOutbox))
 		return err == nil && ofRuns > 0 && ofAttempts > 0
 	}, 30*time.Second, 50*time.Millisecond, "the worker polls")
 

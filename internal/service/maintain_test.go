@@ -37,7 +37,7 @@ func TestMaintainOnSchedule(t *testing.T) {
 		require.NoError(t, err)
 	}
 
-	p := &parts{client: w.client, log: w.log}
+	p := &parts{client: w.client, store: w.store, log: w.log}
 	c := config.Config{Scanner: w.opts, Retention: outflow.Retention{Delivered: outflow.Keep(time.Hour), History: true}}
 	stop := p.schedule(t.Context(), c)
 	id := workflows.MaintainID(w.opts.Outbox)
@@ -78,7 +78,7 @@ func TestNoScheduleStopsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var logged bytes.Buffer
-	p := &parts{client: w.client, log: slog.New(slog.NewTextHandler(&logged, nil))}
+	p := &parts{client: w.client, store: w.store, log: slog.New(slog.NewTextHandler(&logged, nil))}
 	c := config.Config{Scanner: w.opts}
 	c.Temporal.Namespace = "never-" + w.opts.Outbox
 	p.schedule(t.Context(), c)() // it neither waits for success nor outlives the program
