@@ -17,6 +17,8 @@ const (
 	ErrTypeRetryable   = "Retryable"
 	// ErrTypeNotAttempted says that nothing was sent, and no attempt is counted.
 	ErrTypeNotAttempted = "NotAttempted"
+	// ErrTypeAnotherOutbox says the same: the worker is another outbox's.
+	ErrTypeAnotherOutbox = "AnotherOutbox"
 	// ErrTypeNotFound says that the row is gone.
 	ErrTypeNotFound = "NotFound"
 )
@@ -45,6 +47,8 @@ func typeOf(err error) string {
 		return ErrTypeNotFound
 	case outflow.IsPermanent(err):
 		return ErrTypePermanent
+	case errors.Is(err, errAnotherOutbox):
+		return ErrTypeAnotherOutbox
 	case errors.Is(err, outflow.ErrNotAttempted):
 		return ErrTypeNotAttempted
 	case outflow.ClassOf(err) == outflow.ClassUnavailable:

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -26,6 +27,8 @@ type Identity interface {
 	DatabaseID(ctx context.Context) (uuid.UUID, error)
 }
 
+var errAnotherOutbox = errors.New("not attempted here")
+
 // warnForeign is how often a process warns of tasks that are not its own.
 const warnForeign = time.Minute
 
@@ -41,7 +44,7 @@ type ownership struct {
 
 // check returns an error for a task that is for another outbox or another database:
 // what it names is not in this table, or is somebody else's by chance. The error is
-// retryable, and says that nothing was attempted: a worker of its own gets it later.
+// retryable, and no attempt is counted: a worker of its own gets it later.
 func (o *ownership) check(ctx context.Context, owner Owner) error {
 	here, err := o.identity.DatabaseID(ctx)
 	if err != nil {
@@ -57,7 +60,7 @@ func (o *ownership) check(ctx context.Context, owner Owner) error {
 		return nil
 	}
 	o.warn(ctx, said)
-	return outflow.Retryable(fmt.Errorf("%w: %s", outflow.ErrNotAttempted, said))
+	return outflow.Retryable(fmt.Errorf("%w: %s", errAnotherOutbox, said))
 }
 
 func (o *ownership) warn(ctx context.Context, said string) {

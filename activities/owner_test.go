@@ -48,7 +48,7 @@ func TestTasksOfAnotherOutboxAreRefused(t *testing.T) {
 			require.ErrorAs(t, err, &failed)
 			assert.False(t, failed.NonRetryable(), "%s: %s", name, activity)
 			if !strings.HasPrefix(activity, "T") && activity != "Purge" {
-				assert.Equal(t, ErrTypeNotAttempted, failed.Type(), "%s: %s", name, activity)
+				assert.Equal(t, ErrTypeAnotherOutbox, failed.Type(), "%s: %s", name, activity)
 			}
 		}
 		assert.Empty(t, f.loads)

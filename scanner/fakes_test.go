@@ -14,6 +14,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.uber.org/goleak"
 
@@ -278,6 +282,9 @@ type engine struct {
 	silent    string                        // the run that signals get no answer from
 	answered  func(workflowID string) error // to starts of callbacks
 	refused   error                         // to those with search attributes
+	described *workflowservice.DescribeWorkflowExecutionResponse
+	polled    int // the pollers of every task queue
+	looks     []string
 
 	starts         []start
 	signals        []string
@@ -339,6 +346,30 @@ func (e *engine) startCallback(options client.StartWorkflowOptions, in workflows
 	return nil
 }
 
+func (e *engine) DescribeWorkflowExecution(_ context.Context, workflowID, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.looks = append(e.looks, workflowID)
+	if e.described == nil {
+		return nil, serviceerror.NewNotFound("no such run")
+	}
+	return e.described, nil
+}
+
+func (e *engine) DescribeTaskQueue(context.Context, string, enums.TaskQueueType) (*workflowservice.DescribeTaskQueueResponse, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return &workflowservice.DescribeTaskQueueResponse{Pollers: make([]*taskqueuepb.PollerInfo, e.polled)}, nil
+}
+
+func (e *engine) GetWorkflowHistory(context.Context, string, string, bool, enums.HistoryEventFilterType) client.HistoryEventIterator {
+	return noHistory{}
+}
+
+type noHistory struct{ client.HistoryEventIterator }
+
+func (noHistory) HasNext() bool { return false }
+
 func (e *engine) SignalWorkflow(ctx context.Context, workflowID, _, name string, _ any) error {
 	if workflowID == e.silent {
 		<-ctx.Done()
@@ -385,7 +416,7 @@ func (e *engine) run(s start) {
 func (e *engine) seen() *engine {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), callbacks: slices.Clone(e.callbacks), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak}
+	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), callbacks: slices.Clone(e.callbacks), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak, looks: slices.Clone(e.looks)}
 }
 
 func (e *engine) set(edit func(*engine)) {

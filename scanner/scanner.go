@@ -25,6 +25,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/runs"
 	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -50,6 +51,7 @@ type Store interface {
 type Client interface {
 	ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
 	SignalWorkflow(ctx context.Context, workflowID, runID, signalName string, arg any) error
+	runs.Client
 }
 
 // Options are optional; a zero field takes its default.
@@ -160,6 +162,7 @@ type Scanner struct {
 	running   sync.WaitGroup // deliveries
 	aside     sync.WaitGroup // what goes on beside them: tending, sweeping
 
+	refusals  refusals    // starts that met a run
 	tending   atomic.Bool // troubled destinations are being looked after
 	owed      []owed      // whoever tends has them
 	owes      atomic.Bool // there are any

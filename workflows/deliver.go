@@ -98,7 +98,7 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 		showState(ctx, StateRetrying)
 	}
 	in.Again, in.LastError = false, reason(err)
-	if errorType(err) != activities.ErrTypeNotAttempted {
+	if kind := errorType(err); kind != activities.ErrTypeNotAttempted && kind != activities.ErrTypeAnotherOutbox {
 		in.Attempts = 1
 	}
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
