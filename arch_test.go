@@ -30,12 +30,12 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"publish/publishtest/fakesqs": {nil, nil},
 	"activities":                  {[]string{".", "internal/tracing"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows":                   {[]string{".", "activities"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
-	"scanner":                     {[]string{".", "activities", "internal/runs", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
+	"scanner":                     {[]string{".", "activities", "internal/stall", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/coalesce":           {[]string{"."}, nil},
 	"internal/config":             {[]string{".", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
 	"internal/migrations":         {nil, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
-	"internal/runs":               {[]string{"activities", "workflows"}, []string{"go.temporal.io/"}},
+	"internal/stall":              {[]string{"activities", "workflows"}, []string{"go.temporal.io/"}},
 	"internal/tracing":            {[]string{"."}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/program":            {[]string{"internal/config"}, nil},
 	"internal/service": {
@@ -47,10 +47,10 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
-		[]string{".", "control", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "workflows"},
+		[]string{".", "control", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "publish/webhook", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
 	},
-	"control":               {[]string{".", "internal/runs", "outboxdb", "workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
+	"control":               {[]string{".", "internal/stall", "outboxdb", "workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
 	"examples/adopt/after":  {[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
 	"examples/adopt/before": {nil, []string{"github.com/aws/", "github.com/jackc/pgx/v5"}},
 	"examples/embed": {

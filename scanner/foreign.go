@@ -9,7 +9,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/runs"
+	"github.com/outflowhq/outflow/internal/stall"
 )
 
 const (
@@ -96,9 +96,9 @@ func (s *Scanner) refused(ctx context.Context, workflowID, workflow string, ref 
 // lookAt warns of what keeps a run from its message, and reports whether it did.
 func (s *Scanner) lookAt(ctx context.Context, workflowID, workflow string, ref outflow.Ref, others int) (said bool) {
 	in, err := s.inputOf(ctx, ref)
-	var problem *runs.Problem
+	var problem *stall.Problem
 	if err == nil {
-		problem, err = runs.Look(ctx, s.client, runs.Expected{WorkflowID: workflowID, Type: workflow, Input: in})
+		problem, err = stall.Look(ctx, s.client, stall.Expected{WorkflowID: workflowID, Type: workflow, Input: in})
 	}
 	switch {
 	case err != nil:

@@ -25,7 +25,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/runs"
+	"github.com/outflowhq/outflow/internal/stall"
 	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -51,7 +51,7 @@ type Store interface {
 type Client interface {
 	ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
 	SignalWorkflow(ctx context.Context, workflowID, runID, signalName string, arg any) error
-	runs.Client
+	stall.Client
 }
 
 // Options are optional; a zero field takes its default.

@@ -68,7 +68,7 @@ func TestDoctor(t *testing.T) {
 	levels, of, err := look()
 	require.NoError(t, err, "%v", of)
 	assert.Equal(t, []string{
-		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "ok destinations", "ok notify",
+		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "warn schedule", "ok runs", "ok destinations", "ok notify",
 	}, levels, "%v", of)
 	assert.Equal(t, "sqs://orders is there", of["destinations"].Text)
 	assert.Equal(t, f.settings["TEMPORAL_ADDRESS"]+", namespace "+f.name+" answers", of["temporal"].Text)
@@ -78,7 +78,7 @@ func TestDoctor(t *testing.T) {
 	levels, of, err = look()
 	assert.Equal(t, 1, code(err))
 	assert.EqualError(t, err, "1 check fails")
-	assert.Equal(t, []string{"ok database", "fail schema", "ok temporal", "ok attributes", "ok workers", "skip destinations", "ok notify"}, levels, "%v", of)
+	assert.Equal(t, []string{"ok database", "fail schema", "ok temporal", "ok attributes", "ok workers", "warn schedule", "skip destinations", "ok notify"}, levels, "%v", of)
 	assert.Contains(t, of["schema"].Text, "not applied by outflow: 0001_destinations, ")
 	assert.Equal(t, "outflow migrate up (or run the missing files with the tool that runs yours)", of["schema"].Remedy)
 	assert.Equal(t, "the table could not be read", of["destinations"].Text)

@@ -1,8 +1,8 @@
-// Package runs looks at the run that stands under a workflow ID, and says why it
+// Package stall looks at the run that stands under a workflow ID, and says why it
 // does not take its message.
 //
 // The invariant: a look changes nothing, and compares no clocks.
-package runs
+package stall
 
 import (
 	"context"
