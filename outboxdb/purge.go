@@ -133,7 +133,8 @@ func (s *Store) PurgeAudit(ctx context.Context, olderThan time.Duration, limit i
 }
 
 // purgeDestinations forgets destinations of which nothing was heard for $1: no
-// delivery (a process that delivers says so once a day), no opening of the breaker.
+// delivery (a process that delivers says so once a day), no opening of the breaker. A
+// row without any time says nothing: its destination once answered, and took no message.
 // A breaker without messages would stay open for good, and every look for probes
 // would pass over it. With the row goes the knowledge that the destination exists,
 // so a message that still waits, for its time or for its destination, keeps it.
@@ -142,7 +143,7 @@ DELETE FROM outbox.destinations AS h
  WHERE h.destination IN (
        SELECT d.destination
          FROM outbox.destinations AS d
-        WHERE greatest(d.delivered_at, d.failing_since, d.open_until, d.recovered_at) < now() - $1::interval
+        WHERE coalesce(greatest(d.delivered_at, d.failing_since, d.open_until, d.recovered_at) < now() - $1::interval, true)
           AND NOT EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination = d.destination)
         LIMIT $2
           FOR UPDATE SKIP LOCKED)`

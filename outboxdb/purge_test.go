@@ -227,6 +227,7 @@ func TestPurgeDestinations(t *testing.T) {
 		('sqs://failed',     NULL,                       1, now() - interval '31 days', 0, NULL, NULL),
 		('sqs://gone',       now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
 		('sqs://untold',     now() - interval '31 days', 0, NULL, 0, NULL, now() - interval '31 days'),
+		('sqs://answered',   NULL,                       0, NULL, 0, NULL, NULL),
 		('sqs://busy',       now() - interval '29 days', 0, NULL, 0, NULL, NULL),
 		('sqs://waited-for', now() - interval '31 days', 0, NULL, 0, NULL, NULL),
 		('sqs://missed',     now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
@@ -236,7 +237,7 @@ func TestPurgeDestinations(t *testing.T) {
 	later := message("sqs://waited-for")
 	later.DueIn = 90 * 24 * hour
 	enqueue(t, pool, later, message("sqs://missed"))
-	for _, want := range []int{3, 1, 0} {
+	for _, want := range []int{3, 2, 0} {
 		n, err := store.PurgeDestinations(t.Context(), 30*24*hour, 3)
 		require.NoError(t, err)
 		require.Equal(t, want, n)

@@ -114,7 +114,7 @@ func TestProgramsScheduleMaintenance(t *testing.T) {
 func TestADeletedScheduleComesBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	var logged logs
+	var logged notes
 	p := &parts{client: w.client, store: w.store, log: logged.logger()}
 	c := configOf(w)
 	stop := p.keepScheduled(t.Context(), c, 50*time.Millisecond)

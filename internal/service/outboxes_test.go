@@ -104,10 +104,10 @@ func TestScheduleOfAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	w, other := newWorld(t), newWorld(t)
 	other.opts.Outbox = w.opts.Outbox
-	parts := func(w *world, logged *logs) *parts {
+	parts := func(w *world, logged *notes) *parts {
 		return &parts{client: w.client, store: w.store, log: logged.logger()}
 	}
-	var first, second logs
+	var first, second notes
 	a, b := parts(w, &first), parts(other, &second)
 	c := configOf(w)
 	require.True(t, a.scheduled(t.Context(), c))

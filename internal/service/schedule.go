@@ -57,6 +57,17 @@ func (p *parts) keepScheduled(ctx context.Context, c config.Config, again time.D
 	}
 }
 
+// scheduleOnce writes the schedule in the background where there is none. The returned
+// function waits for that.
+func (p *parts) scheduleOnce(ctx context.Context, c config.Config) (wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.kept(ctx, c, func(string) {})
+	}()
+	return func() { <-done }
+}
+
 // scheduled writes the schedule as these settings want it.
 func (p *parts) scheduled(ctx context.Context, c config.Config) bool {
 	s, err := p.maintainSchedule(ctx, c)
@@ -72,6 +83,13 @@ func (p *parts) scheduled(ctx context.Context, c config.Config) bool {
 // stillScheduled writes a schedule that is gone, and leaves one that is there as it
 // is: processes with other settings would else change it in turn, for ever.
 func (p *parts) stillScheduled(ctx context.Context, c config.Config) bool {
+	return p.kept(ctx, c, func(name string) {
+		p.log.Warn("the schedule is gone: writing it again (to have nothing purged, pause it)", "schedule", name)
+	})
+}
+
+// kept writes a schedule that is not there, once gone was told.
+func (p *parts) kept(ctx context.Context, c config.Config, gone func(name string)) bool {
 	s, err := p.maintainSchedule(ctx, c)
 	var found control.ScheduleFound
 	if err == nil {
@@ -81,7 +99,7 @@ func (p *parts) stillScheduled(ctx context.Context, c config.Config) bool {
 	case err == nil:
 		p.warnOfAnother(s, found)
 	case errors.Is(err, control.ErrNoSchedule):
-		p.log.Warn("the schedule is gone: writing it again (to have nothing purged, pause it)", "schedule", workflows.MaintainID(s.Outbox))
+		gone(workflows.MaintainID(s.Outbox))
 		err = control.EnsureSchedule(ctx, p.client, s)
 	}
 	return p.saidOf(ctx, err)

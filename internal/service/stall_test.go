@@ -56,7 +56,7 @@ func (w *world) untilDoctored(level control.Level, part string) {
 }
 
 // untilSaid has a message's lease end again and again until the log says why.
-func (w *world) untilSaid(logged *logs, id uuid.UUID, part string) {
+func (w *world) untilSaid(logged *notes, id uuid.UUID, part string) {
 	w.Helper()
 	w.eventually(func() bool { w.endLease(id); return strings.Contains(logged.String(), part) }, logged.String)
 }
@@ -78,7 +78,7 @@ func TestAChangedTaskQueueIsSaid(t *testing.T) {
 	stop()
 	require.NoError(t, <-ended)
 
-	var logged logs
+	var logged notes
 	w.opts.TaskQueue, w.opts.Logger = old+"-new", logged.logger()
 	w.work()
 	w.scan()
@@ -112,7 +112,7 @@ func TestSomebodyElsesRunIsSaid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			var logged logs
+			var logged notes
 			w.opts.Logger = logged.logger()
 			id := w.enqueue("{}")
 			_, err := w.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: w.workflowID(id), TaskQueue: w.opts.TaskQueue + "-theirs"},
@@ -134,7 +134,7 @@ func TestSomebodyElsesRunIsSaid(t *testing.T) {
 func TestACallbackOnAnotherQueueIsSaid(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	var logged logs
+	var logged notes
 	w.opts.Logger = logged.logger()
 	id := w.enqueueCallback(done)
 	_, err := w.pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'cancelled', finished_at = now(), callback_state = 'due', callback_due_at = now() WHERE id = $1`, id)

@@ -265,25 +265,7 @@ func (b *broker) set(answer func(n int) (string, error)) {
 	b.answer = answer
 }
 
-// logs keeps what is logged; it is safe for concurrent use.
-type logs struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-func (l *logs) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+func (n *notes) logger() *slog.Logger { return slog.New(slog.NewTextHandler(n, nil)) }
 
 // configOf is what the programs are given for the world.
 func configOf(w *world) config.Config {
