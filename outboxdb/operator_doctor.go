@@ -52,12 +52,11 @@ func (o *Operator) PendingTargets(ctx context.Context, limit int) ([]PendingTarg
 
 // inHand are messages that somebody has claimed, those due for the longest time first,
 // and those off the fast path whose lease ends first: where runs do not take their
-// messages, they are among these. Only enqueue leaves available_at as the first
-// condition has it.
+// messages, they are among these.
 const inHand = `
 (SELECT m.id, m.generation
    FROM outbox.messages AS m
-  WHERE m.state = 'pending' AND NOT m.retrying AND m.available_at <> greatest(m.due_at, m.enqueued_at)
+  WHERE m.state = 'pending' AND m.started AND NOT m.retrying
   ORDER BY m.due_at
   LIMIT $1)
 UNION ALL

@@ -94,7 +94,7 @@ func (s *Scanner) startCallback(ctx context.Context, due outflow.DueCallback) er
 		StaticSummary:                            in.Summary(),
 	}, due.Destination, due.Type, workflows.WorkflowCallback, in)
 	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
-		s.refused(ctx, in.ID(), workflows.WorkflowCallback, due.Ref, err)
+		s.met(ctx, in.ID(), workflows.WorkflowCallback, due.Ref, err)
 		return nil
 	}
 	return err

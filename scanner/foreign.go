@@ -3,6 +3,7 @@ package scanner
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -19,40 +20,44 @@ const (
 	lookSoon   = 5 * time.Second
 	// lookTimeout bounds one look, which is a handful of calls.
 	lookTimeout = 5 * time.Second
-	// mostRefusals bounds what a scanner remembers of refused starts.
-	mostRefusals = 10_000
+	// mostMeetings bounds what a scanner remembers of refused starts, rememberMeeting
+	// for how long where there are more: a lease lasts an hour at most.
+	mostMeetings    = 10_000
+	rememberMeeting = 2 * time.Hour
 )
 
-// refusals remembers the runs that starts met, by workflow ID. A run that goes on
+// meetings remembers the runs that starts met, by workflow ID. A run that goes on
 // renews its row's lease, so a start meets it once at most. One that is met twice
 // does not take its message: its task queue has no worker, or it is somebody else's.
-type refusals struct {
+type meetings struct {
 	mu       sync.Mutex
-	met      map[string]meeting
+	byID     map[string]meeting
 	stalled  int // met again since the last look
 	nextLook time.Time
 	looking  bool
+	pruned   time.Time
 }
 
 type meeting struct {
 	runID string
 	times int
+	last  time.Time
 }
 
 // again notes a meeting, and reports whether to look at the run now, and how many
 // others were met again since the last look.
-func (r *refusals) again(workflowID, runID string) (others int, look bool) {
+func (r *meetings) again(workflowID, runID string) (others int, look bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m := r.met[workflowID]
+	m, known := r.byID[workflowID]
+	if !known && !r.room() {
+		return 0, false
+	}
 	if m.runID != runID {
 		m = meeting{runID: runID}
 	}
-	m.times++
-	if r.met == nil || len(r.met) >= mostRefusals {
-		r.met = make(map[string]meeting)
-	}
-	r.met[workflowID] = m
+	m.times, m.last = m.times+1, time.Now()
+	r.byID[workflowID] = m
 	if m.times < 2 {
 		return 0, false
 	}
@@ -64,8 +69,21 @@ func (r *refusals) again(workflowID, runID string) (others int, look bool) {
 	return others, true
 }
 
+// room makes some where it can: those not met for long have gone on. It runs under the
+// lock.
+func (r *meetings) room() bool {
+	if r.byID == nil {
+		r.byID = make(map[string]meeting)
+	}
+	if len(r.byID) >= mostMeetings && time.Since(r.pruned) > rememberMeeting/10 {
+		r.pruned = time.Now()
+		maps.DeleteFunc(r.byID, func(_ string, m meeting) bool { return time.Since(m.last) > rememberMeeting })
+	}
+	return len(r.byID) < mostMeetings
+}
+
 // looked says how a look ended; without anything said, the next one may come soon.
-func (r *refusals) looked(said bool) {
+func (r *meetings) looked(said bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	wait := lookSoon
@@ -75,21 +93,21 @@ func (r *refusals) looked(said bool) {
 	r.looking, r.nextLook = false, time.Now().Add(wait)
 }
 
-// refused notes a start that met a run, and looks at one that is met again. It changes
+// met notes a start that met a run, and looks at one that is met again. It changes
 // nothing: the message stays with its run, or without one, as it was.
-func (s *Scanner) refused(ctx context.Context, workflowID, workflow string, ref outflow.Ref, err error) {
-	var met *serviceerror.WorkflowExecutionAlreadyStarted
-	if !errors.As(err, &met) {
+func (s *Scanner) met(ctx context.Context, workflowID, workflow string, ref outflow.Ref, err error) {
+	var running *serviceerror.WorkflowExecutionAlreadyStarted
+	if !errors.As(err, &running) {
 		return
 	}
-	others, look := s.refusals.again(workflowID, met.RunId)
+	others, look := s.meetings.again(workflowID, running.RunId)
 	if !look {
 		return
 	}
 	s.aside.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout) // whoever met it is done
 		defer cancel()
-		s.refusals.looked(s.lookAt(ctx, workflowID, workflow, ref, others))
+		s.meetings.looked(s.lookAt(ctx, workflowID, workflow, ref, others))
 	})
 }
 

@@ -162,7 +162,7 @@ type Scanner struct {
 	running   sync.WaitGroup // deliveries
 	aside     sync.WaitGroup // what goes on beside them: tending, sweeping
 
-	refusals  refusals    // starts that met a run
+	meetings  meetings    // starts that met a run
 	tending   atomic.Bool // troubled destinations are being looked after
 	owed      []owed      // whoever tends has them
 	owes      atomic.Bool // there are any

@@ -51,7 +51,7 @@ func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
 		// A live run met an expired lease. It goes on; the claim did not count.
 		s.temporal.succeeded()
 		s.giveBack(ctx, m, s.store.Uncount)
-		s.refused(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), workflows.WorkflowDeliver, m.Ref(), err)
+		s.met(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), workflows.WorkflowDeliver, m.Ref(), err)
 	default:
 		s.temporal.failed()
 		s.opts.Logger.Error("starting a delivery", "message", m.ID, "destination", m.Destination, "error", err)
