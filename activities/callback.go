@@ -167,7 +167,7 @@ const (
 func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackResult, error) {
 	info := activity.GetInfo(ctx)
 	if err := a.owner.check(ctx, in.Owner); err != nil {
-		return CallbackResult{}, translateAfter(err, callbackDelay(info.Attempt, 0))
+		return CallbackResult{}, translate(err, info.Attempt)
 	}
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
 	// Who cancels waits for the answer: the producer may have been told by then.

@@ -26,6 +26,9 @@ const (
 // translate turns a classified error into Temporal's. This file is the only place
 // that does. The text goes along, cleaned; the error's own structure stays here.
 func translate(err error, attempt int32) error {
+	if errors.Is(err, errAnotherOutbox) {
+		return translateAfter(err, anotherDelay(attempt))
+	}
 	return translateAfter(err, retryDelay(attempt, outflow.RetryAfter(err)))
 }
 

@@ -29,6 +29,15 @@ type Identity interface {
 
 var errAnotherOutbox = errors.New("not attempted here")
 
+// mostAnotherDelay keeps the wait short: of the workers that poll a shared task queue,
+// some are the right ones.
+const mostAnotherDelay = 5 * time.Second
+
+// anotherDelay is the wait after a refusal.
+func anotherDelay(attempt int32) time.Duration {
+	return min(retryDelay(attempt, 0), mostAnotherDelay)
+}
+
 // warnForeign is how often a process warns of tasks that are not its own.
 const warnForeign = time.Minute
 

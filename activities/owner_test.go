@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -47,6 +48,7 @@ func TestTasksOfAnotherOutboxAreRefused(t *testing.T) {
 			var failed *temporal.ApplicationError
 			require.ErrorAs(t, err, &failed)
 			assert.False(t, failed.NonRetryable(), "%s: %s", name, activity)
+			assert.LessOrEqual(t, failed.NextRetryDelay(), 5*time.Second, "one of the others is the right one")
 			if !strings.HasPrefix(activity, "T") && activity != "Purge" {
 				assert.Equal(t, ErrTypeAnotherOutbox, failed.Type(), "%s: %s", name, activity)
 			}
