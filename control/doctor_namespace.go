@@ -160,7 +160,7 @@ func (e *examination) runs(ctx context.Context) {
 		}
 	}
 	for key, of := range stalled {
-		e.say("runs", Fail, key[1], "message %s, and %d more of %d looked at, waits for its run: %s", of[0].ID, len(of)-1, len(messages), key[0])
+		e.say("runs", Fail, key[1], "%d of %d messages looked at, such as %s, wait for their run: %s", len(of), len(messages), of[0].ID, key[0])
 	}
 	if len(stalled) == 0 && !bad {
 		e.say("runs", OK, "", "%d messages in hand were looked at: none waits for a run that does not go on", len(messages))

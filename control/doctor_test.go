@@ -257,7 +257,7 @@ func TestExamine(t *testing.T) {
 			"give each database an OUTFLOW_OUTBOX of its own; after a database was made anew, restart the daemons"},
 		"a database without an ID yet": {func(h *healthy, _ *Patient) { h.id = uuid.Nil }, "ok schedule outbox/maintain maintains the table", ""},
 		"a run that does not go on": {func(h *healthy, _ *Patient) { h.stalled = "it waits on task queue old" },
-			"fail runs message " + theID.String() + ", and 0 more of 1 looked at, waits for its run: it waits on task queue old", "mend it"},
+			"fail runs 1 of 1 messages looked at, such as " + theID.String() + ", wait for their run: it waits on task queue old", "mend it"},
 		"runs can't be seen":    {func(h *healthy, _ *Patient) { h.stalledErr = errAway }, "warn runs could not be looked at: connection refused", identity},
 		"no list of runs":       {func(h *healthy, _ *Patient) { h.elsewhereErr = errAway }, "warn runs could not be listed: connection refused", identity},
 		"may not list runs":     {func(h *healthy, _ *Patient) { h.elsewhereErr = denied }, "skip runs could not be listed", ""},

@@ -87,7 +87,7 @@ func TestAChangedTaskQueueIsSaid(t *testing.T) {
 	assert.Contains(t, logged.String(), old)
 	assert.Contains(t, logged.String(), "OUTFLOW_TASK_QUEUE="+old)
 	w.untilDoctored(control.Fail, "1 runs of outbox "+w.opts.Outbox+" are on task queue "+old+", which nobody polls")
-	w.untilDoctored(control.Fail, "waits for its run: it waits on task queue")
+	w.untilDoctored(control.Fail, "wait for their run: it waits on task queue")
 	assert.Zero(t, w.broker.count())
 
 	run := worker.New(w.client, old, workerOptions(make(chan error, 1)))
