@@ -34,6 +34,7 @@ type Store interface {
 
 	Destinations
 	Callbacks
+	Identity
 }
 
 // Destinations is told how destinations do, so that Renew holds back what goes to
@@ -63,13 +64,15 @@ type Activities struct {
 	store     Store
 	publisher Publisher
 	sender    CallbackSender
+	owner     *ownership
 	flights   *flights
 	tracer    tracing.Tracer
 }
 
 // New returns the activities over a store and a publisher.
 func New(store Store, publisher Publisher, options ...Option) *Activities {
-	a := &Activities{store: store, publisher: publisher, sender: PublishCallbacks(publisher), flights: newFlights()}
+	a := &Activities{store: store, publisher: publisher, sender: PublishCallbacks(publisher),
+		owner: &ownership{identity: store}, flights: newFlights()}
 	for _, option := range options {
 		option(a)
 	}
@@ -91,6 +94,7 @@ const (
 
 // PublishInput is the input of Publish.
 type PublishInput struct {
+	Owner
 	MessageID  uuid.UUID `json:"messageId"`
 	Generation int       `json:"generation"`
 	// LastError and Attempts tell the first durable attempt what the fast path
@@ -117,6 +121,9 @@ type PublishResult struct {
 // Its errors are Temporal's, translated from their outflow.Class.
 func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResult, error) {
 	info := activity.GetInfo(ctx)
+	if err := a.owner.check(ctx, in.Owner); err != nil {
+		return PublishResult{}, translate(err, info.Attempt)
+	}
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
 	look := func(ctx context.Context) (outflow.Record, error) { return a.store.Load(ctx, ref) }
 	lost := in.Again
@@ -306,6 +313,7 @@ func (a *Activities) tell(ctx context.Context, record outflow.Record, err error)
 
 // MarkInput is the input of the Mark activities.
 type MarkInput struct {
+	Owner
 	MessageID  uuid.UUID `json:"messageId"`
 	Generation int       `json:"generation"`
 	// BrokerMessageID is set for MarkDelivered, Reason for the others.
@@ -338,6 +346,9 @@ func (a *Activities) MarkCancelled(ctx context.Context, in MarkInput) (outflow.O
 // mark writes an end and returns how the row stands. Where this process holds an
 // acknowledgement, or is about to, that decides: the message is out.
 func (a *Activities) mark(ctx context.Context, in MarkInput, state outflow.State) (outflow.Outcome, error) {
+	if err := a.owner.check(ctx, in.Owner); err != nil {
+		return outflow.Outcome{}, translate(err, activity.GetInfo(ctx).Attempt)
+	}
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
 	ending := outflow.Ending{Ref: ref, State: state, BrokerMessageID: in.BrokerMessageID, LastError: in.Reason, Attempts: in.Attempts}
 	if state != outflow.Delivered {

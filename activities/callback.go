@@ -51,6 +51,12 @@ func WithTracerProvider(p trace.TracerProvider) Option {
 	return func(a *Activities) { a.tracer.Provider = p }
 }
 
+// ForOutbox has the activities refuse what is for an outbox of another name. Without
+// it they refuse only what is for another database.
+func ForOutbox(name string) Option {
+	return func(a *Activities) { a.owner.outbox = name }
+}
+
 // callbackSpace is the namespace of callbacks' message IDs, a random UUID.
 var callbackSpace = uuid.MustParse("6c7ab0f4-0b47-4b0c-9d7e-52f2b1f3a6c1")
 
@@ -88,6 +94,7 @@ func bodyOf(c outflow.Callback) ([]byte, error) {
 
 // CallbackInput is the input of Callback and MarkCallbackFailed.
 type CallbackInput struct {
+	Owner
 	MessageID  uuid.UUID `json:"messageId"`
 	Generation int       `json:"generation"`
 	// Reason is set for MarkCallbackFailed.
@@ -115,6 +122,9 @@ const (
 // not be noted is retried. Its errors are Temporal's.
 func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackResult, error) {
 	info := activity.GetInfo(ctx)
+	if err := a.owner.check(ctx, in.Owner); err != nil {
+		return CallbackResult{}, translate(err, info.Attempt)
+	}
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
 	// Who cancels waits for the answer: the producer may have been told by then.
 	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), CallbackAttempt-answerMargin)
@@ -187,6 +197,9 @@ func (a *Activities) sendCallback(ctx context.Context, c outflow.Callback) error
 // MarkCallbackFailed gives a callback up that is still due. Its errors are
 // Temporal's.
 func (a *Activities) MarkCallbackFailed(ctx context.Context, in CallbackInput) error {
+	if err := a.owner.check(ctx, in.Owner); err != nil {
+		return translate(err, activity.GetInfo(ctx).Attempt)
+	}
 	_, err := a.store.NoteCallback(ctx, outflow.CallbackNote{
 		Ref: outflow.Ref{ID: in.MessageID, Generation: in.Generation}, State: outflow.CallbackFailed, LastError: in.Reason,
 	})

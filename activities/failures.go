@@ -17,6 +17,8 @@ const (
 	ErrTypeRetryable   = "Retryable"
 	// ErrTypeNotAttempted says that nothing was sent, and no attempt is counted.
 	ErrTypeNotAttempted = "NotAttempted"
+	// ErrTypeAnotherOutbox says the same: the worker is another outbox's.
+	ErrTypeAnotherOutbox = "AnotherOutbox"
 	// ErrTypeNotFound says that the row is gone.
 	ErrTypeNotFound = "NotFound"
 )
@@ -24,6 +26,9 @@ const (
 // translate turns a classified error into Temporal's. This file is the only place
 // that does. The text goes along, cleaned; the error's own structure stays here.
 func translate(err error, attempt int32) error {
+	if errors.Is(err, errAnotherOutbox) {
+		return translateAfter(err, anotherDelay(attempt))
+	}
 	return translateAfter(err, retryDelay(attempt, outflow.RetryAfter(err)))
 }
 
@@ -45,6 +50,8 @@ func typeOf(err error) string {
 		return ErrTypeNotFound
 	case outflow.IsPermanent(err):
 		return ErrTypePermanent
+	case errors.Is(err, errAnotherOutbox):
+		return ErrTypeAnotherOutbox
 	case errors.Is(err, outflow.ErrNotAttempted):
 		return ErrTypeNotAttempted
 	case outflow.ClassOf(err) == outflow.ClassUnavailable:

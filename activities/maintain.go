@@ -56,22 +56,44 @@ type Maintenance interface {
 	PurgeAudit(ctx context.Context, olderThan time.Duration, limit int) (int, error)
 	PurgeDestinations(ctx context.Context, idle time.Duration, limit int) (int, error)
 	TableHealth(ctx context.Context, heldFor time.Duration) (outflow.TableHealth, error)
+	Identity
 }
 
 // MaintenanceActivities is the set that keeps the table small.
 type MaintenanceActivities struct {
 	store Maintenance
+	owner *ownership
 	clock clock
 }
 
+// MaintenanceOption changes what NewMaintenance returns.
+type MaintenanceOption func(*MaintenanceActivities)
+
+// MaintainOutbox is ForOutbox for maintenance.
+func MaintainOutbox(name string) MaintenanceOption {
+	return func(a *MaintenanceActivities) { a.owner.outbox = name }
+}
+
 // NewMaintenance returns the activities over a store.
-func NewMaintenance(store Maintenance) *MaintenanceActivities {
-	return &MaintenanceActivities{store: store, clock: monotonic{}}
+func NewMaintenance(store Maintenance, options ...MaintenanceOption) *MaintenanceActivities {
+	a := &MaintenanceActivities{store: store, owner: &ownership{identity: store}, clock: monotonic{}}
+	for _, option := range options {
+		option(a)
+	}
+	return a
+}
+
+// HealthInput is the input of TableHealth.
+type HealthInput struct {
+	Owner
 }
 
 // TableHealth looks at what decides whether the table stays fast, and logs a
 // warning for each snapshot that is held too long.
-func (a *MaintenanceActivities) TableHealth(ctx context.Context) (outflow.TableHealth, error) {
+func (a *MaintenanceActivities) TableHealth(ctx context.Context, in HealthInput) (outflow.TableHealth, error) {
+	if err := a.owner.check(ctx, in.Owner); err != nil {
+		return outflow.TableHealth{}, err
+	}
 	health, err := a.store.TableHealth(ctx, HeldTooLong)
 	if err != nil {
 		return outflow.TableHealth{}, err
@@ -85,6 +107,7 @@ func (a *MaintenanceActivities) TableHealth(ctx context.Context) (outflow.TableH
 
 // PurgeInput is the input of Purge.
 type PurgeInput struct {
+	Owner
 	Retention outflow.Retention `json:"retention"`
 }
 
@@ -107,6 +130,9 @@ type PurgeResult struct {
 // with a pause after each, until nothing is left or PurgeFor is over. An attempt
 // that takes over from another goes on counting where that one was.
 func (a *MaintenanceActivities) Purge(ctx context.Context, in PurgeInput) (PurgeResult, error) {
+	if err := a.owner.check(ctx, in.Owner); err != nil {
+		return PurgeResult{}, err
+	}
 	p := &purging{store: a.store, clock: a.clock, retention: in.Retention, limit: purgeRows}
 	if activity.HasHeartbeatDetails(ctx) {
 		_ = activity.GetHeartbeatDetails(ctx, &p.done) // without them it counts anew

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/activity"
@@ -32,6 +33,7 @@ type shelf struct {
 	health   outflow.TableHealth
 	healthIs error
 	working  time.Duration
+	database uuid.UUID
 }
 
 var _ Maintenance = (*shelf)(nil)
@@ -76,6 +78,8 @@ func (s *shelf) TableHealth(_ context.Context, heldFor time.Duration) (outflow.T
 	return s.health, s.healthIs
 }
 
+func (s *shelf) DatabaseID(context.Context) (uuid.UUID, error) { return s.database, nil }
+
 // manual is a clock on which waiting takes no time.
 type manual struct {
 	now    time.Time
@@ -109,7 +113,7 @@ func (s *shelf) purge(t *testing.T, r outflow.Retention, change ...func(*testsui
 	for _, c := range change {
 		c(env)
 	}
-	a := &MaintenanceActivities{store: s, clock: s.clock}
+	a := &MaintenanceActivities{store: s, owner: &ownership{identity: s}, clock: s.clock}
 	env.RegisterActivityWithOptions(a.Purge, activity.RegisterOptions{Name: "Purge"})
 	value, err := env.ExecuteActivity("Purge", PurgeInput{Retention: r})
 	if err != nil {
@@ -239,7 +243,7 @@ func TestTableHealthWarns(t *testing.T) {
 	env := suite.NewTestActivityEnvironment()
 	a := NewMaintenance(s)
 	env.RegisterActivityWithOptions(a.TableHealth, activity.RegisterOptions{Name: "TableHealth"})
-	value, err := env.ExecuteActivity("TableHealth")
+	value, err := env.ExecuteActivity("TableHealth", HealthInput{})
 	require.NoError(t, err)
 	var health outflow.TableHealth
 	require.NoError(t, value.Get(&health))
@@ -249,6 +253,6 @@ func TestTableHealthWarns(t *testing.T) {
 		assert.Contains(t, logged.String(), part)
 	}
 	s.healthIs = errors.New("connection lost")
-	_, err = env.ExecuteActivity("TableHealth")
+	_, err = env.ExecuteActivity("TableHealth", HealthInput{})
 	require.ErrorContains(t, err, "connection lost")
 }

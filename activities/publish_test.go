@@ -44,14 +44,16 @@ type fake struct {
 	yields   []outflow.Ref
 	sent     int
 
-	callback outflow.Callback
-	notOwed  bool
-	beginErr error
-	noteErr  error
-	refused  bool // NoteCallback finds another row than was told
-	begun    []outflow.Ref
-	notes    []outflow.CallbackNote
-	leases   []time.Duration
+	callback    outflow.Callback
+	notOwed     bool
+	beginErr    error
+	noteErr     error
+	refused     bool // NoteCallback finds another row than was told
+	begun       []outflow.Ref
+	notes       []outflow.CallbackNote
+	database    uuid.UUID
+	databaseErr error
+	leases      []time.Duration
 }
 
 func (f *fake) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error) {
@@ -415,4 +417,10 @@ func TestPanicInThePublisher(t *testing.T) {
 			assert.Empty(t, known(a.flights))
 		})
 	}
+}
+
+func (f *fake) DatabaseID(context.Context) (uuid.UUID, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.database, f.databaseErr
 }

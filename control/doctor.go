@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -42,15 +42,20 @@ const (
 	clockSkew = 5 * time.Second
 	// oldSnapshot is when the rows that vacuum can't remove begin to slow claims.
 	oldSnapshot = 5 * time.Minute
-	// examinedDestinations bounds the look-ups.
+	// examinedDestinations bounds the look-ups of each scheme, examinedRuns the
+	// messages whose runs are looked at.
 	examinedDestinations = 50
+	examinedRuns         = 25
 )
 
 // DatabaseHealth is the table as Examine looks at it; outboxdb.Operator is one.
 type DatabaseHealth interface {
 	Migrations(ctx context.Context) ([]outboxdb.MigrationStatus, error)
 	Health(ctx context.Context) (outboxdb.Health, error)
-	PendingDestinations(ctx context.Context, limit int) ([]string, error)
+	PendingTargets(ctx context.Context, limit int) ([]outboxdb.PendingTarget, error)
+	// InHand are pending messages of which a run should be open.
+	InHand(ctx context.Context, limit int) ([]outflow.Ref, error)
+	DatabaseID(ctx context.Context) (uuid.UUID, error)
 	// Hears reports whether a notification arrives on a connection that listens.
 	Hears(ctx context.Context) (bool, error)
 	// Dead counts the dead messages of each destination that has any.
@@ -59,62 +64,40 @@ type DatabaseHealth interface {
 
 var _ DatabaseHealth = (*outboxdb.Operator)(nil)
 
-// NamespaceHealth is Temporal as Examine looks at it; NewNamespaceHealth makes one.
-type NamespaceHealth interface {
-	// SearchAttributes is Namespace's.
-	SearchAttributes(ctx context.Context) (map[string]enums.IndexedValueType, error)
-	// Pollers counts the workers of a task queue that take workflow tasks, and
-	// those that take activities.
-	Pollers(ctx context.Context, taskQueue string) (workflows, activities int, err error)
-}
-
-// NewNamespaceHealth returns a namespace as the client, connected for it, sees it.
-func NewNamespaceHealth(c client.Client, name string) NamespaceHealth {
-	return namespaceHealth{Namespace: NewNamespace(c, name), client: c}
-}
-
-type namespaceHealth struct {
-	Namespace
-	client client.Client
-}
-
-func (n namespaceHealth) Pollers(ctx context.Context, taskQueue string) (workflows, activities int, err error) {
-	for _, each := range []struct {
-		kind  enums.TaskQueueType
-		count *int
-	}{{enums.TASK_QUEUE_TYPE_WORKFLOW, &workflows}, {enums.TASK_QUEUE_TYPE_ACTIVITY, &activities}} {
-		described, err := n.client.DescribeTaskQueue(ctx, taskQueue, each.kind)
-		if err != nil {
-			return 0, 0, err
-		}
-		*each.count = len(described.GetPollers())
-	}
-	return workflows, activities, nil
-}
-
-// Lookup finds out whether a destination is there, without sending anything.
+// Lookup finds out whether messages can be sent to a destination, and sends none.
 type Lookup func(ctx context.Context, destination string) error
 
 // Patient is what Examine looks at. A part that could not be opened is an error
-// in its place; a nil Lookup says why in NoLookup.
+// in its place.
 type Patient struct {
 	Database     DatabaseHealth
 	DatabaseErr  error
 	Namespace    NamespaceHealth
 	NamespaceErr error
 	Target       Target
+	Outbox       string
 	TaskQueue    string
-	Lookup       Lookup
-	NoLookup     string
+	// Lookups are by scheme. NoLookup says of a scheme why it has none.
+	Lookups  map[string]Lookup
+	NoLookup map[string]string
+	// SettingsErr are settings of the daemons that are set here, and wrong.
+	SettingsErr error
 }
 
 // Examine looks at everything that a delivery needs, and says what to do about
 // what is wrong. It changes nothing.
 func Examine(ctx context.Context, p Patient, tell func(Finding)) {
 	e := examination{Patient: p, tell: tell}
+	e.settings()
 	e.database(ctx)
-	e.temporal(ctx)
-	e.queues(ctx)
+	if e.temporal(ctx) {
+		for _, check := range []func(context.Context){e.pollers, e.schedule, e.runs} {
+			inTime, cancel := context.WithTimeout(ctx, examineTimeout)
+			check(inTime)
+			cancel()
+		}
+	}
+	e.destinations(ctx)
 	e.notifications(ctx)
 }
 
@@ -122,6 +105,7 @@ type examination struct {
 	Patient
 	tell  func(Finding)
 	ready bool // the schema is there
+	id    uuid.UUID
 }
 
 func (e *examination) say(check string, level Level, remedy, format string, args ...any) {
@@ -162,6 +146,7 @@ func (e *examination) database(ctx context.Context) {
 	}
 	e.server(health)
 	e.rights(health)
+	e.identity(ctx)
 	e.clock(health, began, time.Now())
 	e.snapshots(health)
 	e.dead(ctx)
@@ -261,17 +246,18 @@ func (e *examination) snapshots(h outboxdb.Health) {
 	}
 }
 
-func (e *examination) temporal(ctx context.Context) {
+// temporal reports whether the namespace answers.
+func (e *examination) temporal(ctx context.Context) (answers bool) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	where := fmt.Sprintf("%s, namespace %s", e.Target.Address, e.Target.Namespace)
 	if e.NamespaceErr != nil && e.Target.Address == "" {
 		e.say("temporal", Fail, "set what the text names", "%v", e.NamespaceErr)
-		return
+		return false
 	}
 	if e.NamespaceErr != nil {
 		e.say("temporal", Fail, "check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials", "%s: %v", where, e.NamespaceErr)
-		return
+		return false
 	}
 	types, err := e.Namespace.SearchAttributes(ctx)
 	switch {
@@ -280,15 +266,13 @@ func (e *examination) temporal(ctx context.Context) {
 		e.say("attributes", Skipped, "", "this identity may not list search attributes: %v", err)
 	case unknownNamespace(err):
 		e.say("temporal", Fail, "check TEMPORAL_NAMESPACE, or create it: temporal operator namespace create --namespace "+quote(e.Target.Namespace), "%s: %v", where, err)
-		return
 	case err != nil:
 		e.say("temporal", Fail, "check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials", "%s: %v", where, err)
-		return
 	default:
 		e.say("temporal", OK, "", "%s answers", where)
 		e.attributes(types)
 	}
-	e.pollers(ctx)
+	return err == nil || refused(err)
 }
 
 // unknownNamespace reports whether Temporal answers, and has no such namespace.
@@ -309,68 +293,4 @@ func (e *examination) attributes(types map[string]enums.IndexedValueType) {
 		return
 	}
 	e.say("attributes", OK, "", "%s are there", strings.Join(attributeNames(), ", "))
-}
-
-func (e *examination) pollers(ctx context.Context) {
-	workflows, activities, err := e.Namespace.Pollers(ctx, e.TaskQueue)
-	switch {
-	case err != nil:
-		e.say("workers", Warn, "check the identity's rights in the namespace, and ask again", "task queue %s could not be looked at: %v", e.TaskQueue, err)
-	case workflows == 0 || activities == 0:
-		e.say("workers", Fail, "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace",
-			"nobody polls task queue %s (workflow tasks: %d pollers, activities: %d)", e.TaskQueue, workflows, activities)
-	default:
-		e.say("workers", OK, "", "task queue %s has %d pollers of workflow tasks, %d of activities", e.TaskQueue, workflows, activities)
-	}
-}
-
-// queues looks up where pending messages are to go.
-func (e *examination) queues(ctx context.Context) {
-	if !e.ready {
-		e.say("destinations", Skipped, "", "the table could not be read")
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, 3*examineTimeout)
-	defer cancel()
-	destinations, err := e.Database.PendingDestinations(ctx, examinedDestinations)
-	if err != nil {
-		e.say("destinations", Warn, "outflow grants -operator ROLE prints the rights that it needs", "%v", err)
-		return
-	}
-	if len(destinations) == 0 {
-		e.say("destinations", OK, "", "no message is pending")
-		return
-	}
-	other := 0
-	for _, text := range destinations {
-		d, err := outflow.ParseDestination(text)
-		switch {
-		case err != nil || d.Scheme != outflow.SchemeSQS:
-			other++
-		case e.Lookup == nil:
-			e.say("destinations", Skipped, "", "%s: %s", outflow.DisplayDestination(text), e.NoLookup)
-		default:
-			e.queue(ctx, text)
-		}
-	}
-	if other > 0 {
-		e.say("destinations", Skipped, "", "%d that are no SQS queues are not looked up", other)
-	}
-	if len(destinations) == examinedDestinations {
-		e.say("destinations", Skipped, "", "there may be more than these %d", examinedDestinations)
-	}
-}
-
-func (e *examination) queue(ctx context.Context, destination string) {
-	err := e.Lookup(ctx, destination)
-	switch {
-	case err == nil:
-		e.say("destinations", OK, "", "%s is there", destination)
-	case outflow.IsPermanent(err):
-		e.say("destinations", Fail, "create the queue, or outflow redirect its messages", "%v", err)
-	case errors.Is(err, context.DeadlineExceeded):
-		e.say("destinations", Warn, "check the endpoint, AWS_REGION and the network", "%s: no answer in time", destination)
-	default:
-		e.say("destinations", Warn, "check AWS_REGION, the credentials and their policy", "%v", err)
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
@@ -22,7 +23,16 @@ type healthy struct {
 	silent       error // the database does not answer
 	health       outboxdb.Health
 	healthErr    error
-	destinations []string
+	targets      []outboxdb.PendingTarget
+	inHand       []outflow.Ref
+	inHandErr    error
+	id           uuid.UUID
+	schedule     ScheduleFound
+	scheduleErr  error
+	elsewhere    map[string]int
+	elsewhereErr error
+	stalled      string
+	stalledErr   error
 	dead         []outboxdb.PhaseCount
 	deadErr      error
 	deaf         bool
@@ -39,8 +49,22 @@ func (h *healthy) Migrations(context.Context) ([]outboxdb.MigrationStatus, error
 	return h.migrations, h.silent
 }
 func (h *healthy) Health(context.Context) (outboxdb.Health, error) { return h.health, h.healthErr }
-func (h *healthy) PendingDestinations(context.Context, int) ([]string, error) {
-	return h.destinations, h.listing
+func (h *healthy) PendingTargets(context.Context, int) ([]outboxdb.PendingTarget, error) {
+	return h.targets, h.listing
+}
+func (h *healthy) InHand(context.Context, int) ([]outflow.Ref, error) { return h.inHand, h.inHandErr }
+func (h *healthy) DatabaseID(context.Context) (uuid.UUID, error)      { return h.id, nil }
+func (h *healthy) Schedule(context.Context, string) (ScheduleFound, error) {
+	return h.schedule, h.scheduleErr
+}
+func (h *healthy) Elsewhere(context.Context, string, string) (map[string]int, bool, error) {
+	return h.elsewhere, false, h.elsewhereErr
+}
+func (h *healthy) Stalled(context.Context, string, uuid.UUID, outflow.Ref) (string, string, error) {
+	if h.stalled == "" {
+		return "", "", h.stalledErr
+	}
+	return h.stalled, "mend it", h.stalledErr
 }
 func (h *healthy) Dead(context.Context) ([]outboxdb.PhaseCount, error) { return h.dead, h.deadErr }
 func (h *healthy) Hears(context.Context) (bool, error)                 { return !h.deaf, h.standby }
@@ -51,6 +75,24 @@ func (h *healthy) Pollers(context.Context, string) (int, int, error) {
 	return h.workflows, h.activities, h.pollers
 }
 
+var theID = uuid.MustParse("6f757466-6c6f-4077-8000-000000000001")
+
+// pending are targets with three messages each.
+func pending(destinations ...string) (targets []outboxdb.PendingTarget) {
+	of := map[string]int{}
+	for _, d := range destinations {
+		scheme, _, _ := strings.Cut(d, "://")
+		of[scheme]++
+		targets = append(targets, outboxdb.PendingTarget{Scheme: scheme, Destination: d, Messages: 3})
+	}
+	for i := range targets {
+		targets[i].OfScheme = of[targets[i].Scheme]
+	}
+	return targets
+}
+
+func answers(err error) Lookup { return func(context.Context, string) error { return err } }
+
 // examined are the findings about what a doctor likes, once it is spoilt, each as
 // level, check and text. The time stands still.
 func examined(t *testing.T, spoil func(h *healthy, p *Patient)) (findings []Finding, lines []string) {
@@ -59,10 +101,11 @@ func examined(t *testing.T, spoil func(h *healthy, p *Patient)) (findings []Find
 		h := &healthy{
 			migrations: []outboxdb.MigrationStatus{{Version: 1, Name: "0001_destinations", AppliedAt: time.Now()}},
 			health:     outboxdb.Health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true, SeesAll: true, Encoding: "UTF8"},
-			types:      having(attributeNames()...), destinations: []string{"sqs://orders"}, workflows: 1, activities: 2,
+			types:      having(attributeNames()...), targets: pending("sqs://orders"), workflows: 1, activities: 2,
+			id: theID, schedule: ScheduleFound{TaskQueue: "outflow-outbox", Database: theID}, inHand: []outflow.Ref{{ID: theID, Generation: 1}},
 		}
-		p := Patient{Database: h, Namespace: h, Target: Target{Address: "localhost:7233", Namespace: "shop"}, TaskQueue: "outflow",
-			Lookup: func(context.Context, string) error { return nil }}
+		p := Patient{Database: h, Namespace: h, Target: Target{Address: "localhost:7233", Namespace: "shop"}, Outbox: "outbox", TaskQueue: "outflow-outbox",
+			Lookups: map[string]Lookup{"sqs": answers(nil), "https": answers(nil)}}
 		spoil(h, &p)
 		Examine(t.Context(), p, func(f Finding) {
 			findings = append(findings, f)
@@ -84,7 +127,9 @@ func TestExamineOfWhatIsWell(t *testing.T) {
 		"ok dead no message is dead",
 		"ok temporal localhost:7233, namespace shop answers",
 		"ok attributes OutflowDestination, OutflowType, OutflowState are there",
-		"ok workers task queue outflow has 1 pollers of workflow tasks, 2 of activities",
+		"ok workers task queue outflow-outbox has 1 pollers of workflow tasks, 2 of activities",
+		"ok schedule outbox/maintain maintains the table",
+		"ok runs 1 messages in hand were looked at: none waits for a run that does not go on",
 		"ok destinations sqs://orders is there",
 		"ok notify notifications arrive",
 	}, lines)
@@ -100,7 +145,8 @@ func TestExamineGoesOn(t *testing.T) {
 		"fail database connection refused",
 		"ok temporal localhost:7233, namespace shop answers",
 		"ok attributes OutflowDestination, OutflowType, OutflowState are there",
-		"ok workers task queue outflow has 1 pollers of workflow tasks, 2 of activities",
+		"ok workers task queue outflow-outbox has 1 pollers of workflow tasks, 2 of activities",
+		"ok schedule outbox/maintain maintains the table",
 		"skip destinations the table could not be read",
 		"warn notify connection refused",
 	}, lines)
@@ -121,6 +167,8 @@ func TestExamine(t *testing.T) {
 		reach     = "check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials"
 		reachSQS  = "check AWS_REGION, the credentials and their policy"
 		listenOn  = "have programs that wait (outboxdb.NewWaiter) listen on a connection past the transaction pooler: outboxdb.ListenOn"
+		identity  = "check the identity's rights in the namespace, and ask again"
+		settle    = "give the daemons what the text names, and this command the same settings"
 		noStandby = "check DATABASE_URL, and that the server is no standby"
 	)
 	for name, c := range map[string]struct {
@@ -169,24 +217,57 @@ func TestExamine(t *testing.T) {
 			"warn workers could not be looked at: connection refused", "check the identity's rights in the namespace, and ask again"},
 		"no list of destinations": {func(h *healthy, _ *Patient) { h.listing = errAway }, "warn destinations connection refused", ask},
 		"a queue that does not answer": {func(_ *healthy, p *Patient) {
-			p.Lookup = func(context.Context, string) error { return context.DeadlineExceeded }
+			p.Lookups["sqs"] = answers(context.DeadlineExceeded)
 		}, "warn destinations sqs://orders: no answer in time", "check the endpoint, AWS_REGION and the network"},
 		"may not list attributes": {func(h *healthy, _ *Patient) { h.refusal = denied }, "skip attributes may not list", ""},
 		"no attributes":           {func(h *healthy, _ *Patient) { delete(h.types, "OutflowType") }, "warn attributes OutflowType missing", "outflow setup"},
 		"attributes of another type": {func(h *healthy, _ *Patient) { h.types["OutflowState"] = enums.INDEXED_VALUE_TYPE_TEXT },
 			"warn attributes OutflowState missing", "outflow setup"},
 		"no workers": {func(h *healthy, _ *Patient) { h.workflows = 0 },
-			"fail workers nobody polls task queue outflow (workflow tasks: 0 pollers, activities: 2)", "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace"},
+			"fail workers nobody polls task queue outflow-outbox (workflow tasks: 0 pollers, activities: 2)", "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace"},
 		"no workers of activities": {func(h *healthy, _ *Patient) { h.activities = 0 },
-			"fail workers nobody polls task queue outflow (workflow tasks: 1 pollers, activities: 0)", "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace"},
+			"fail workers nobody polls task queue outflow-outbox (workflow tasks: 1 pollers, activities: 0)", "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace"},
 		"no queue": {func(_ *healthy, p *Patient) {
-			p.Lookup = func(context.Context, string) error { return outflow.Permanent(errors.New("no such queue")) }
+			p.Lookups["sqs"] = answers(outflow.Permanent(errors.New("no such queue")))
 		}, "fail destinations no such queue", "create the queue, or outflow redirect its messages"},
 		"no right": {func(_ *healthy, p *Patient) {
-			p.Lookup = func(context.Context, string) error { return outflow.Unavailable(errors.New("AccessDenied")) }
+			p.Lookups["sqs"] = answers(outflow.Unavailable(errors.New("AccessDenied")))
 		}, "warn destinations AccessDenied", reachSQS},
-		"no AWS": {func(_ *healthy, p *Patient) { p.Lookup, p.NoLookup = nil, "AWS_REGION is not set" }, "skip destinations AWS_REGION is not set", ""},
-		"others": {func(h *healthy, _ *Patient) { h.destinations = []string{"https://shop.example/in"} }, "skip destinations 1 that are no SQS queues", ""},
+		"no AWS": {func(_ *healthy, p *Patient) {
+			p.Lookups, p.NoLookup = nil, map[string]string{"sqs": "AWS_REGION is not set"}
+		},
+			"skip destinations 1 of sqs:// are not looked up, such as sqs://orders: AWS_REGION is not set", ""},
+		"others": {func(h *healthy, _ *Patient) { h.targets = pending("rabbitmq://shop/a") }, "skip destinations 1 of rabbitmq:// are not looked up", ""},
+		"a host that is not allowed": {func(h *healthy, p *Patient) {
+			h.targets, p.Lookups["https"] = pending("https://shop.example/in"), answers(errors.New("the host is not allowed"))
+		}, "fail destinations 3 pending: the host is not allowed", settle},
+		"hosts that are allowed": {func(h *healthy, _ *Patient) { h.targets = pending("https://shop.example/in", "https://b.example/") },
+			"ok destinations 2 hosts of https:// are allowed, and have a secret", ""},
+		"more hosts than are looked up": {func(h *healthy, _ *Patient) {
+			h.targets = pending("https://shop.example/in")
+			h.targets[0].OfScheme = 700
+		}, "skip destinations 1 of https:// have more than the others, and were looked up; 699 were not", ""},
+		"broken settings": {func(_ *healthy, p *Patient) { p.SettingsErr = errors.New("OUTFLOW_WEBHOOK_HOSTS: wants host names") },
+			"fail settings OUTFLOW_WEBHOOK_HOSTS: wants host names", "correct what the text names: a daemon with these settings does not start"},
+		"no schedule": {func(h *healthy, _ *Patient) { h.scheduleErr = ErrNoSchedule },
+			"warn schedule there is no schedule outbox/maintain: nothing is purged", "start outflow-starter or outflow-worker, which write it within minutes"},
+		"the schedule can't be seen": {func(h *healthy, _ *Patient) { h.scheduleErr = errAway }, "warn schedule connection refused", identity},
+		"may not see schedules":      {func(h *healthy, _ *Patient) { h.scheduleErr = denied }, "skip schedule may not look at schedules", ""},
+		"a paused schedule": {func(h *healthy, _ *Patient) { h.schedule.Paused, h.schedule.Note = true, "the disk is being moved" },
+			"warn schedule outbox/maintain is paused (the disk is being moved): nothing is purged", "temporal schedule toggle --unpause --schedule-id outbox/maintain"},
+		"a schedule on another task queue": {func(h *healthy, _ *Patient) { h.schedule.TaskQueue = "old" },
+			"warn schedule outbox/maintain runs on task queue old, not outflow-outbox", "restart a daemon with the OUTFLOW_TASK_QUEUE that is to be"},
+		"another database's schedule": {func(h *healthy, _ *Patient) { h.schedule.Database = uuid.Max },
+			"fail schedule outbox/maintain maintains database " + uuid.Max.String() + ", and this is database " + theID.String(),
+			"give each database an OUTFLOW_OUTBOX of its own; after a database was made anew, restart the daemons"},
+		"a database without an ID yet": {func(h *healthy, _ *Patient) { h.id = uuid.Nil }, "ok schedule outbox/maintain maintains the table", ""},
+		"a run that does not go on": {func(h *healthy, _ *Patient) { h.stalled = "it waits on task queue old" },
+			"fail runs 1 of 1 messages looked at, such as " + theID.String() + ", wait for their run: it waits on task queue old", "mend it"},
+		"runs can't be seen":    {func(h *healthy, _ *Patient) { h.stalledErr = errAway }, "warn runs could not be looked at: connection refused", identity},
+		"no list of runs":       {func(h *healthy, _ *Patient) { h.elsewhereErr = errAway }, "warn runs could not be listed: connection refused", identity},
+		"may not list runs":     {func(h *healthy, _ *Patient) { h.elsewhereErr = denied }, "skip runs could not be listed", ""},
+		"no list of messages":   {func(h *healthy, _ *Patient) { h.inHandErr = errAway }, "warn runs connection refused", ask},
+		"runs on another queue": {func(h *healthy, _ *Patient) { h.elsewhere = map[string]int{"old": 4} }, "ok runs 4 runs of outbox outbox are on task queue old, which workers poll", ""},
 		"dead messages": {func(h *healthy, _ *Patient) {
 			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in;a&b", Messages: 3, LastError: "no such queue"}}
 		}, "warn dead https://shop.example/in;a&b: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in;a&b'"},
@@ -196,7 +277,7 @@ func TestExamine(t *testing.T) {
 		"the dead can't be counted":    {func(h *healthy, _ *Patient) { h.deadErr = errAway }, "warn dead connection refused", ask},
 		"a pooler drops notifications": {func(h *healthy, _ *Patient) { h.deaf = true }, "warn notify do not arrive", listenOn},
 		"nobody may listen":            {func(h *healthy, _ *Patient) { h.standby = errAway }, "warn notify connection refused", noStandby},
-		"nothing pending":              {func(h *healthy, _ *Patient) { h.destinations = nil }, "ok destinations no message is pending", ""},
+		"nothing pending":              {func(h *healthy, _ *Patient) { h.targets = nil }, "ok destinations no message is pending", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			findings, lines := examined(t, c.spoil)

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/enums/v1"
 	schedulepb "go.temporal.io/api/schedule/v1"
@@ -43,9 +45,14 @@ const (
 
 // MaintainSchedule says when and how Maintain runs.
 type MaintainSchedule struct {
-	Namespace, Outbox, TaskQueue string
+	Namespace, Outbox string
+	// Database is outboxdb.Store.DatabaseID's.
+	Database uuid.UUID
+	// TaskQueue is the worker's; default workflows.TaskQueueFor(Outbox).
+	TaskQueue string
 	// Every is the interval; 0 is MaintainEvery.
 	Every time.Duration
+	// Input has the retention; its Outbox and Database are taken from above.
 	Input workflows.MaintainInput
 }
 
@@ -58,6 +65,11 @@ func EnsureSchedule(ctx context.Context, c client.Client, s MaintainSchedule) er
 		s.Every = MaintainEvery
 	}
 	id := workflows.MaintainID(s.Outbox)
+	if s.Database == uuid.Nil {
+		return fmt.Errorf("writing schedule %s: Database: wants the ID that outboxdb.Store.DatabaseID returns", id)
+	}
+	s.TaskQueue = cmp.Or(s.TaskQueue, workflows.TaskQueueFor(s.Outbox))
+	s.Input.Outbox, s.Input.Database = s.Outbox, s.Database
 	want, err := s.schedule()
 	if err != nil {
 		return fmt.Errorf("preparing schedule %s: %w", id, err)

@@ -33,7 +33,7 @@ func newScheduled(t *testing.T) *scheduled {
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	s := &scheduled{T: t, client: c, want: control.MaintainSchedule{
-		Namespace: client.DefaultNamespace, Outbox: "test-" + uuid.NewString(), TaskQueue: "nobody", Every: 24 * time.Hour,
+		Namespace: client.DefaultNamespace, Outbox: "test-" + uuid.NewString(), Database: uuid.New(), TaskQueue: "nobody", Every: 24 * time.Hour,
 		Input: workflows.MaintainInput{Retention: outflow.DefaultRetention()},
 	}}
 	s.handle = c.ScheduleClient().GetHandle(t.Context(), workflows.MaintainID(s.want.Outbox))
@@ -86,6 +86,7 @@ func TestScheduleIsChanged(t *testing.T) {
 	for name, change := range map[string]func(){
 		"interval":   func() { s.want.Every = 12 * time.Hour },
 		"task queue": func() { s.want.TaskQueue = "another" },
+		"database":   func() { s.want.Database = uuid.New() },
 		"settings":   func() { s.want.Input.Retention.History = true },
 	} {
 		before := s.described().Info.LastUpdateAt

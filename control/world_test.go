@@ -405,10 +405,12 @@ func TestRetrySupersedesTheOldRun(t *testing.T) {
 	w.broker.set(func(outflow.Message) error { return outflow.Permanent(errors.New("no such queue")) })
 	w.work(outboxdb.New(w.pool))
 	id := w.enqueue("sqs://orders")
+	database, err := outboxdb.New(w.pool).DatabaseID(t.Context())
+	require.NoError(t, err)
 	deliver := func(generation int) outflow.Outcome {
 		run, err := w.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{
 			ID: w.desk.workflowID(id), TaskQueue: w.opts.TaskQueue, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
-		}, workflows.WorkflowDeliver, workflows.DeliverInput{Outbox: w.opts.Outbox, MessageID: id, Generation: generation})
+		}, workflows.WorkflowDeliver, workflows.DeliverInput{Outbox: w.opts.Outbox, Database: database, MessageID: id, Generation: generation})
 		require.NoError(t, err)
 		var outcome outflow.Outcome
 		_ = run.Get(t.Context(), &outcome)

@@ -17,11 +17,9 @@
 package dispatcher
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.temporal.io/sdk/client"
@@ -29,7 +27,6 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
@@ -90,7 +87,8 @@ func New(opts Options) (*Dispatcher, error) {
 	d := &Dispatcher{opts: opts, store: outboxdb.New(opts.Pool)}
 	publisher := publish.Watch(router, opts.Scanner.Logger)
 	d.activities = activities.New(d.store, publisher,
-		activities.WithCallbacks(callbacks.New(opts.Publishers, publisher)), activities.WithTracerProvider(opts.Scanner.TracerProvider))
+		activities.WithCallbacks(callbacks.New(opts.Publishers, publisher)), activities.WithTracerProvider(opts.Scanner.TracerProvider),
+		activities.ForOutbox(opts.Scanner.Outbox))
 	d.scanner = scanner.New(d.store, opts.Client, opts.Scanner)
 	opts.Scanner.Logger.Info("outflow publishes to these schemes", "schemes", router.Schemes())
 	return d, nil
@@ -125,6 +123,9 @@ func (d *Dispatcher) Wake() { d.scanner.Wake() }
 // not start or ends by itself.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	if err := d.store.Ping(ctx); err != nil {
+		return err
+	}
+	if _, err := d.store.DatabaseID(ctx); err != nil {
 		return err
 	}
 	ctx, fail := context.WithCancelCause(ctx)
@@ -163,48 +164,9 @@ func (d *Dispatcher) newWorker(fail func(error)) worker.Worker {
 	}
 	w := worker.New(d.opts.Client, d.opts.Scanner.TaskQueue, options)
 	workflows.Register(w, d.activities)
-	workflows.RegisterMaintain(w, activities.NewMaintenance(d.store))
+	workflows.RegisterMaintain(w, activities.NewMaintenance(d.store, activities.MaintainOutbox(d.opts.Scanner.Outbox)))
 	if d.opts.Register != nil {
 		d.opts.Register(w)
 	}
 	return w
-}
-
-const (
-	firstTry = 5 * time.Second
-	lastTry  = 10 * time.Minute
-)
-
-// schedule ensures in the background that the purge is scheduled: no delivery waits
-// for that, or fails with it. The returned function stops trying.
-func (d *Dispatcher) schedule(ctx context.Context) (stop func()) {
-	if d.opts.Retention == (outflow.Retention{}) {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for pause := firstTry; !d.scheduled(ctx) && ctx.Err() == nil; pause = min(2*pause, lastTry) {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
-}
-
-func (d *Dispatcher) scheduled(ctx context.Context) bool {
-	err := control.EnsureSchedule(ctx, d.opts.Client, control.MaintainSchedule{
-		Namespace: d.opts.Namespace, Outbox: cmp.Or(d.opts.Scanner.Outbox, outflow.DefaultOutbox),
-		TaskQueue: d.opts.Scanner.TaskQueue, Input: workflows.MaintainInput{Retention: d.opts.Retention},
-	})
-	if err != nil && ctx.Err() == nil {
-		d.opts.Scanner.Logger.Warn("the purge of the outbox table is not scheduled; final messages stay until it is", "error", err)
-	}
-	return err == nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"go.temporal.io/sdk/worker"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -24,7 +25,8 @@ const (
 // complete sets what is not set, and warns of what is set and does harm.
 func (o *Options) complete() {
 	o.Scanner.Logger = cmp.Or(o.Scanner.Logger, slog.Default())
-	o.Scanner.TaskQueue = cmp.Or(o.Scanner.TaskQueue, workflows.TaskQueue)
+	o.Scanner.Outbox = cmp.Or(o.Scanner.Outbox, outflow.DefaultOutbox)
+	o.Scanner.TaskQueue = cmp.Or(o.Scanner.TaskQueue, workflows.TaskQueueFor(o.Scanner.Outbox))
 	o.Scanner.InFlight = cmp.Or(max(o.Scanner.InFlight, 0), scanner.DefaultInFlight)
 	w := &o.Worker
 	if w.WorkerStopTimeout == 0 {

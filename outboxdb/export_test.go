@@ -70,7 +70,7 @@ var Statements = []string{
 	beginCallback, noteCallback, takeCallbacks, listenEnded, keepWaiter, dropWaiter, transactionsUnderWay, outcomes,
 	retryMessages, redirectMessages, rescheduleMessages, requestCancel, endCancelled, releaseMessages, resendMessages, retryCallbacks,
 	noteSent, noteTold, showMessage, messagePayload, auditOf, statusPending, statusDead, statusNewest, troubledDestinations,
-	pendingDestinations, health, setCallbackRule, unsetCallbackRule, callbackRules, missingRoles,
+	pendingTargets, health, setCallbackRule, unsetCallbackRule, callbackRules, missingRoles,
 }
 
 var (

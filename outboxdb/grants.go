@@ -52,6 +52,9 @@ const dispatchRights = `GRANT SELECT, UPDATE, DELETE ON outbox.messages TO %s`
 
 const destinationRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.destinations TO %s`
 
+// A dispatcher writes the row where the schema came without its data.
+const identityRights = `GRANT SELECT, INSERT ON outbox.identity TO %s`
+
 const historyRights = `GRANT INSERT ON outbox.history TO %s`
 
 // The purge drops old entries, too, and writes none.
@@ -73,7 +76,7 @@ const ruleRights = `GRANT INSERT, UPDATE, DELETE ON outbox.callback_rules TO %s`
 
 var (
 	producerRights   = []string{usageRights, enqueueRights, waitRights}
-	dispatcherRights = []string{usageRights, checkRights, dispatchRights, destinationRights, historyRights, auditPurgeRights, waitRights, tellRights}
+	dispatcherRights = []string{usageRights, checkRights, dispatchRights, destinationRights, identityRights, historyRights, auditPurgeRights, waitRights, tellRights}
 	operatorRights   = []string{usageRights, readRights, enqueueRights, redirectRights, operateRights, historyRights, auditRights, ruleRights, waitRights, tellRights}
 )
 

@@ -127,20 +127,23 @@ func TestDispatcherRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit: DELETE", "audit: SELECT",
 		"destinations: DELETE", "destinations: INSERT", "destinations: SELECT", "destinations: UPDATE",
-		"drop_waiter()", "history: INSERT", "is_destination()", "keep_waiter()",
+		"drop_waiter()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: SELECT", "messages: UPDATE",
 		"outcomes()", "schema: USAGE", "tell_waiters()",
 	}, rightsOf(t, pool, role))
 
 	store := outboxdb.New(as)
 	require.NoError(t, store.Ping(t.Context()))
+	execute(t, pool, `TRUNCATE outbox.identity`)
+	_, err := store.DatabaseID(t.Context())
+	require.NoError(t, err)
 	enqueue(t, pool, messages("rabbitmq://events/%20", 4)...)
 	m := claim(t, store, request()).Messages
 	require.Len(t, m, 4)
 	require.NoError(t, store.Release(t.Context(), m[0]))
 	require.NoError(t, store.Uncount(t.Context(), m[1]))
 	require.NoError(t, store.Yield(t.Context(), m[1].Ref()))
-	_, err := store.Renew(t.Context(), outflow.Renewal{Ref: m[2].Ref(), Lease: time.Minute})
+	_, err = store.Renew(t.Context(), outflow.Renewal{Ref: m[2].Ref(), Lease: time.Minute})
 	require.NoError(t, err)
 	_, err = store.Finish(t.Context(), outflow.Ending{Ref: m[3].Ref(), State: outflow.Delivered})
 	require.NoError(t, err)
@@ -203,7 +206,7 @@ func TestOperatorRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
 		"destinations: SELECT", "drop_waiter()", "enqueue()", "enqueue_batch()",
-		"history: INSERT", "history: SELECT", "is_destination()", "keep_waiter()",
+		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
 		"outcomes()", "schema: USAGE", "tell_waiters()", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool { return right == "migrations: SELECT" || right == "migrations_id_seq: SELECT" }))

@@ -21,6 +21,7 @@ var migrationFiles embed.FS
 // migration's version is its place in this list, from 1.
 var migrationNames = []string{
 	"0001_destinations", "0002_messages", "0003_breakers", "0004_enqueue", "0005_operations", "0006_waiters",
+	"0007_identity",
 }
 
 // The lock's key is the bytes of "outflow" read as a number.

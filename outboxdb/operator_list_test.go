@@ -192,9 +192,11 @@ func TestOperatorStatus(t *testing.T) {
 	for _, c := range counts {
 		assert.False(t, c.AtLeast, "%+v", c)
 	}
-	destinations, err := o.PendingDestinations(t.Context(), 10)
+	targets, err := o.PendingTargets(t.Context(), 10)
 	require.NoError(t, err)
-	assert.Equal(t, []string{"sqs://a", "sqs://c"}, destinations)
+	assert.Equal(t, []outboxdb.PendingTarget{
+		{Scheme: "sqs", Destination: "sqs://a", Messages: 4, OfScheme: 2}, {Scheme: "sqs", Destination: "sqs://c", Messages: 1, OfScheme: 2},
+	}, targets)
 }
 
 // An act finds its messages by primary key, whatever the planner knows; a purge

@@ -219,23 +219,6 @@ SELECT d.destination, d.failures, d.failing_since, d.open_until, coalesce(d.open
   FROM outbox.destinations AS d
  WHERE d.failing_since IS NOT NULL OR d.open_until IS NOT NULL`
 
-// pendingDestinations walks the claim index from destination to destination, a
-// probe each, and adds those of the rows that are parked for the shortest time: up to
-// $1 of them.
-const pendingDestinations = `
-WITH RECURSIVE walk AS (
-    (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND NOT m.parked ORDER BY m.destination LIMIT 1)
-    UNION ALL
-    SELECT (SELECT m.destination FROM outbox.messages AS m
-             WHERE m.state = 'pending' AND NOT m.parked AND m.destination > walk.destination ORDER BY m.destination LIMIT 1)
-      FROM walk WHERE walk.destination IS NOT NULL
-)
-(SELECT destination FROM walk WHERE destination IS NOT NULL LIMIT $1)
-UNION
-SELECT p.destination
-  FROM (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.parked ORDER BY m.available_at LIMIT 1000) AS p
- LIMIT $1`
-
 // health is what a doctor asks of the database in one look.
 const health = `
 SELECT clock_timestamp() AS clock, current_user::text AS role, current_database()::text AS database, current_setting('server_version') AS version,
@@ -244,6 +227,7 @@ SELECT clock_timestamp() AS clock, current_user::text AS role, current_database(
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'UPDATE')
            AND has_table_privilege('outbox.destinations', 'SELECT') AND has_table_privilege('outbox.destinations', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'UPDATE')
+           AND has_table_privilege('outbox.identity', 'SELECT') AND has_table_privilege('outbox.identity', 'INSERT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS dispatches,
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'INSERT')

@@ -3,7 +3,6 @@ package outboxdb
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -156,19 +155,4 @@ func (o *Operator) Health(ctx context.Context) (Health, error) {
 // Migrations reports every migration, applied or not.
 func (o *Operator) Migrations(ctx context.Context) ([]MigrationStatus, error) {
 	return Migrations(ctx, o.pool.Unwrap())
-}
-
-// PendingDestinations returns the destinations that pending messages have, at
-// most limit.
-func (o *Operator) PendingDestinations(ctx context.Context, limit int) ([]string, error) {
-	rows, err := o.pool.Query(ctx, pendingDestinations, limit)
-	if err != nil {
-		return nil, fmt.Errorf("listing destinations: %w", err)
-	}
-	destinations, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("listing destinations: %w", err)
-	}
-	slices.Sort(destinations)
-	return destinations, nil
 }

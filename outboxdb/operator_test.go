@@ -474,7 +474,11 @@ func TestOperatorActsWithItsRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = o.Migrations(t.Context())
 	require.NoError(t, err)
-	_, err = o.PendingDestinations(t.Context(), 10)
+	_, err = o.PendingTargets(t.Context(), 10)
+	require.NoError(t, err)
+	_, err = o.InHand(t.Context(), 10)
+	require.NoError(t, err)
+	_, err = o.DatabaseID(t.Context())
 	require.NoError(t, err)
 }
 

@@ -134,18 +134,25 @@ func (s *Store) PurgeAudit(ctx context.Context, olderThan time.Duration, limit i
 	return s.delete(ctx, "purging audit entries", purgeAudit, olderThan, limit)
 }
 
-// purgeDestinations forgets destinations of which nothing was heard for $1: no
-// delivery (a process that delivers says so once a day), no opening of the breaker.
+// purgeDestinations forgets destinations and targets of which nothing was heard for $1:
+// no delivery (a process that delivers says so once a day), no opening of the breaker. A
+// row without any time says nothing: its destination once answered, and took no message.
 // A breaker without messages would stay open for good, and every look for probes
 // would pass over it. With the row goes the knowledge that the destination exists,
-// so a message that still waits, for its time or for its destination, keeps it.
+// so a message that still waits, for its time or for its destination, keeps it. Parked
+// rows have no index by destination: theirs are collected once, where a row is idle.
 const purgeDestinations = `
+WITH parked AS MATERIALIZED (
+    SELECT DISTINCT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.parked
+)
 DELETE FROM outbox.destinations AS h
  WHERE h.destination IN (
        SELECT d.destination
          FROM outbox.destinations AS d
-        WHERE greatest(d.delivered_at, d.failing_since, d.open_until, d.recovered_at) < now() - $1::interval
-          AND NOT EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination = d.destination)
+        WHERE coalesce(greatest(d.delivered_at, d.failing_since, d.open_until, d.recovered_at) < now() - $1::interval, true)
+          AND NOT EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND NOT m.parked
+                             AND m.destination >= d.covers_from AND m.destination < d.covers_before)
+          AND NOT EXISTS (SELECT FROM parked AS p WHERE p.destination >= d.covers_from AND p.destination < d.covers_before)
         LIMIT $2
           FOR UPDATE SKIP LOCKED)`
 

@@ -227,6 +227,11 @@ func TestPurgeDestinations(t *testing.T) {
 		('sqs://failed',     NULL,                       1, now() - interval '31 days', 0, NULL, NULL),
 		('sqs://gone',       now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
 		('sqs://untold',     now() - interval '31 days', 0, NULL, 0, NULL, now() - interval '31 days'),
+		('sqs://answered',   NULL,                       0, NULL, 0, NULL, NULL),
+		('https://waits.example',     NULL,              9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
+		('https://waits.example#new', NULL,              9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
+		('https://waits.example:81',  NULL,              9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
+		('https://later.example',     NULL,              9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
 		('sqs://busy',       now() - interval '29 days', 0, NULL, 0, NULL, NULL),
 		('sqs://waited-for', now() - interval '31 days', 0, NULL, 0, NULL, NULL),
 		('sqs://missed',     now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
@@ -235,13 +240,18 @@ func TestPurgeDestinations(t *testing.T) {
 		('sqs://recovered',  now() - interval '31 days', 0, NULL, 0, NULL, now())`)
 	later := message("sqs://waited-for")
 	later.DueIn = 90 * 24 * hour
-	enqueue(t, pool, later, message("sqs://missed"))
-	for _, want := range []int{3, 1, 0} {
+	parked := message("https://later.example/a")
+	parked.DueIn = 90 * 24 * hour
+	enqueue(t, pool, later, parked, message("sqs://missed"), message("https://waits.example/a?b=c"))
+	for _, want := range []int{3, 3, 0} {
 		n, err := store.PurgeDestinations(t.Context(), 30*24*hour, 3)
 		require.NoError(t, err)
 		require.Equal(t, want, n)
 	}
-	require.Equal(t, []string{"sqs://busy", "sqs://failing", "sqs://missed", "sqs://open", "sqs://recovered", "sqs://waited-for"},
+	require.Equal(t, []string{
+		"https://later.example", "https://waits.example", "https://waits.example#new",
+		"sqs://busy", "sqs://failing", "sqs://missed", "sqs://open", "sqs://recovered", "sqs://waited-for",
+	},
 		values[string](t, pool, `SELECT destination FROM outbox.destinations ORDER BY 1`))
 }
 

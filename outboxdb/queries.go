@@ -38,7 +38,7 @@ const outcomeColumns = `
 	m.id, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
 
 // schemaReady looks for the oldest and the newest thing that a migration makes.
-const schemaReady = `SELECT to_regclass('outbox.messages') IS NOT NULL AND to_regclass('outbox.waiters') IS NOT NULL`
+const schemaReady = `SELECT to_regclass('outbox.messages') IS NOT NULL AND to_regclass('outbox.identity') IS NOT NULL`
 
 // targetOf is the target of the destination m.destination, as outflow.TargetOf has it.
 const targetOf = `coalesce(substring(m.destination FROM '^(?:https?|rabbitmq)://[^/]*'), m.destination)`

@@ -416,7 +416,7 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 		require.NoError(t, err)
 		assert.WithinDuration(t, time.Now(), migrations[0].AppliedAt, time.Hour)
 	}
-	destinations, err := o.PendingDestinations(ctx, 10)
+	destinations, err := o.PendingTargets(ctx, 10)
 	require.NoError(t, err)
 	require.NotEmpty(t, destinations)
 

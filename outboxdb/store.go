@@ -57,6 +57,7 @@ type Store struct {
 	handoff      *handoff
 	walk         walk
 	destinations *destinations
+	identity     identity
 
 	loads    *coalesce.Coalescer[outflow.Ref, looked]
 	reloads  *coalesce.Coalescer[outflow.Ref, looked]

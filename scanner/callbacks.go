@@ -79,8 +79,12 @@ func (s *Scanner) startCallbacks(ctx context.Context) error {
 // startCallback starts a callback's run. One that is running is left to itself;
 // after one that has ended, the row alone decides.
 func (s *Scanner) startCallback(ctx context.Context, due outflow.DueCallback) error {
-	in := workflows.CallbackInput{Outbox: s.opts.Outbox, MessageID: due.ID, Generation: due.Generation}
-	_, err := s.withAttributes(ctx, client.StartWorkflowOptions{
+	input, err := s.inputOf(ctx, due.Ref)
+	if err != nil {
+		return err
+	}
+	in := workflows.CallbackInput(input)
+	_, err = s.withAttributes(ctx, client.StartWorkflowOptions{
 		ID:                                       in.ID(),
 		TaskQueue:                                s.opts.TaskQueue,
 		WorkflowTaskTimeout:                      activities.WorkflowTask,
@@ -90,6 +94,7 @@ func (s *Scanner) startCallback(ctx context.Context, due outflow.DueCallback) er
 		StaticSummary:                            in.Summary(),
 	}, due.Destination, due.Type, workflows.WorkflowCallback, in)
 	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		s.met(ctx, in.ID(), workflows.WorkflowCallback, due.Ref, err)
 		return nil
 	}
 	return err

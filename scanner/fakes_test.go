@@ -14,6 +14,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.uber.org/goleak"
 
@@ -140,6 +144,11 @@ func (t *table) ClaimAlone(_ context.Context, lease time.Duration) ([]outflow.Cl
 	t.held[r.Ref()] = h
 	return []outflow.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled}}, nil
 }
+
+// theDatabase is the table's.
+var theDatabase = uuid.MustParse("6f757466-6c6f-4077-8000-000000000001")
+
+func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return theDatabase, nil }
 
 func (t *table) TakeProbes(context.Context) ([]outflow.Probe, error) {
 	t.mu.Lock()
@@ -273,6 +282,9 @@ type engine struct {
 	silent    string                        // the run that signals get no answer from
 	answered  func(workflowID string) error // to starts of callbacks
 	refused   error                         // to those with search attributes
+	described *workflowservice.DescribeWorkflowExecutionResponse
+	polled    int // the pollers of every task queue
+	looks     []string
 
 	starts         []start
 	signals        []string
@@ -334,6 +346,30 @@ func (e *engine) startCallback(options client.StartWorkflowOptions, in workflows
 	return nil
 }
 
+func (e *engine) DescribeWorkflowExecution(_ context.Context, workflowID, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.looks = append(e.looks, workflowID)
+	if e.described == nil {
+		return nil, serviceerror.NewNotFound("no such run")
+	}
+	return e.described, nil
+}
+
+func (e *engine) DescribeTaskQueue(context.Context, string, enums.TaskQueueType) (*workflowservice.DescribeTaskQueueResponse, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return &workflowservice.DescribeTaskQueueResponse{Pollers: make([]*taskqueuepb.PollerInfo, e.polled)}, nil
+}
+
+func (e *engine) GetWorkflowHistory(context.Context, string, string, bool, enums.HistoryEventFilterType) client.HistoryEventIterator {
+	return noHistory{}
+}
+
+type noHistory struct{ client.HistoryEventIterator }
+
+func (noHistory) HasNext() bool { return false }
+
 func (e *engine) SignalWorkflow(ctx context.Context, workflowID, _, name string, _ any) error {
 	if workflowID == e.silent {
 		<-ctx.Done()
@@ -380,7 +416,7 @@ func (e *engine) run(s start) {
 func (e *engine) seen() *engine {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), callbacks: slices.Clone(e.callbacks), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak}
+	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), callbacks: slices.Clone(e.callbacks), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak, looks: slices.Clone(e.looks)}
 }
 
 func (e *engine) set(edit func(*engine)) {

@@ -25,6 +25,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/stall"
 	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -43,12 +44,14 @@ type Store interface {
 
 	Destinations
 	Callbacks
+	Identity
 }
 
 // Client is what the scanner needs of a Temporal client.
 type Client interface {
 	ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
 	SignalWorkflow(ctx context.Context, workflowID, runID, signalName string, arg any) error
+	stall.Client
 }
 
 // Options are optional; a zero field takes its default.
@@ -56,7 +59,7 @@ type Options struct {
 	// Outbox is the first part of every workflow ID; default "outbox". Two
 	// databases that share a Temporal namespace need two names.
 	Outbox string
-	// TaskQueue of the workflows; default "outflow".
+	// TaskQueue of the workflows; default workflows.TaskQueueFor(Outbox).
 	TaskQueue string
 	// PollInterval is the wait between two looks at an idle table, lengthened
 	// by up to a tenth so that scanners drift apart; default 250 ms. After a look that
@@ -123,7 +126,7 @@ const (
 
 func (o Options) withDefaults() Options {
 	o.Outbox = cmp.Or(o.Outbox, outflow.DefaultOutbox)
-	o.TaskQueue = cmp.Or(o.TaskQueue, workflows.TaskQueue)
+	o.TaskQueue = cmp.Or(o.TaskQueue, workflows.TaskQueueFor(o.Outbox))
 	o.PollInterval = cmp.Or(max(o.PollInterval, 0), 250*time.Millisecond)
 	o.InFlight = cmp.Or(max(o.InFlight, 0), DefaultInFlight)
 	o.PerDestination = min(cmp.Or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)
@@ -159,6 +162,7 @@ type Scanner struct {
 	running   sync.WaitGroup // deliveries
 	aside     sync.WaitGroup // what goes on beside them: tending, sweeping
 
+	meetings  meetings    // starts that met a run
 	tending   atomic.Bool // troubled destinations are being looked after
 	owed      []owed      // whoever tends has them
 	owes      atomic.Bool // there are any

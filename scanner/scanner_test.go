@@ -23,7 +23,7 @@ func TestStartOptions(t *testing.T) {
 		require.Len(t, w.engine.seen().starts, 1)
 		s := w.engine.seen().starts[0]
 		id := s.input.MessageID
-		assert.Equal(t, workflows.DeliverInput{Outbox: "shop", MessageID: id, Generation: 1}, s.input)
+		assert.Equal(t, workflows.DeliverInput{Outbox: "shop", Database: theDatabase, MessageID: id, Generation: 1}, s.input)
 		assert.Equal(t, workflows.WorkflowDeliver, s.name)
 		o := s.options
 		assert.Equal(t, "shop/"+id.String(), o.ID)
@@ -48,7 +48,7 @@ func TestDefaults(t *testing.T) {
 	}, func(w *world) {
 		pass(time.Second)
 		require.NotEmpty(t, w.engine.seen().starts)
-		assert.Equal(t, "outflow", w.engine.seen().starts[0].options.TaskQueue)
+		assert.Equal(t, "outflow-outbox", w.engine.seen().starts[0].options.TaskQueue)
 		assert.Contains(t, w.engine.seen().starts[0].options.ID, "outbox/")
 		assert.InDelta(t, 4, len(w.table.seen().claims), 1, "every 250 ms")
 		request := w.table.seen().claims[0].request

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/google/uuid"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
@@ -16,6 +17,12 @@ import (
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/workflows"
 )
+
+// Identity tells this database from every other one; outboxdb.Store has it, and
+// reads it once.
+type Identity interface {
+	DatabaseID(ctx context.Context) (uuid.UUID, error)
+}
 
 const (
 	// startTimeout bounds one start with the SDK's own retries.
@@ -44,6 +51,7 @@ func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
 		// A live run met an expired lease. It goes on; the claim did not count.
 		s.temporal.succeeded()
 		s.giveBack(ctx, m, s.store.Uncount)
+		s.met(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), workflows.WorkflowDeliver, m.Ref(), err)
 	default:
 		s.temporal.failed()
 		s.opts.Logger.Error("starting a delivery", "message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "error", err)
@@ -104,9 +112,17 @@ func (s *Scanner) startTraced(ctx context.Context, m outflow.ClaimedMessage) err
 func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) (runID string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no answer within %s", startTimeout))
 	defer cancel()
-	return s.withAttributes(ctx, s.startOptions(m), m.Destination, m.Type, workflows.WorkflowDeliver, workflows.DeliverInput{
-		Outbox: s.opts.Outbox, MessageID: m.ID, Generation: m.Generation,
-	})
+	in, err := s.inputOf(ctx, m.Ref())
+	if err != nil {
+		return "", err
+	}
+	return s.withAttributes(ctx, s.startOptions(m), m.Destination, m.Type, workflows.WorkflowDeliver, in)
+}
+
+// inputOf is the input of a message's run, and of its callback's.
+func (s *Scanner) inputOf(ctx context.Context, ref outflow.Ref) (workflows.DeliverInput, error) {
+	database, err := s.store.DatabaseID(ctx)
+	return workflows.DeliverInput{Outbox: s.opts.Outbox, Database: database, MessageID: ref.ID, Generation: ref.Generation}, err
 }
 
 // withAttributes starts a run with the search attributes of its message. The

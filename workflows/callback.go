@@ -48,7 +48,7 @@ func inherited(ctx workflow.Context) temporal.SearchAttributes {
 func Callback(ctx workflow.Context, in CallbackInput) (activities.CallbackResult, error) {
 	var a *activities.Activities
 	var result activities.CallbackResult
-	input := activities.CallbackInput{MessageID: in.MessageID, Generation: in.Generation}
+	input := activities.CallbackInput{Owner: in.owner(), MessageID: in.MessageID, Generation: in.Generation}
 	err := workflow.ExecuteActivity(tellProducer(ctx), a.Callback, input).Get(ctx, &result)
 	switch {
 	case err == nil && (result.Verdict == activities.CallbackTold || result.Verdict == activities.CallbackNotOwed):

@@ -101,7 +101,7 @@ type delivery struct {
 func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, error) {
 	var a *activities.Activities
 	var result activities.PublishResult
-	in := activities.PublishInput{MessageID: d.in.MessageID, Generation: d.in.Generation, Again: taskWasLost(ctx)}
+	in := activities.PublishInput{Owner: d.in.owner(), MessageID: d.in.MessageID, Generation: d.in.Generation, Again: taskWasLost(ctx)}
 
 	d.attempts = 1
 	err := workflow.ExecuteLocalActivity(localPublish(ctx), a.Publish, in).Get(ctx, &result)
@@ -113,7 +113,7 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 		showState(ctx, StateRetrying)
 	}
 	in.Again, in.LastError = false, reason(err)
-	if errorType(err) != activities.ErrTypeNotAttempted {
+	if kind := errorType(err); kind != activities.ErrTypeNotAttempted && kind != activities.ErrTypeAnotherOutbox {
 		in.Attempts = 1
 	}
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
@@ -181,7 +181,7 @@ func showState(ctx workflow.Context, state string) {
 // into the run's own end.
 func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, err error) (outflow.Outcome, error) {
 	var a *activities.Activities
-	in := activities.MarkInput{MessageID: d.in.MessageID, Generation: d.in.Generation, Attempts: d.attempts}
+	in := activities.MarkInput{Owner: d.in.owner(), MessageID: d.in.MessageID, Generation: d.in.Generation, Attempts: d.attempts}
 	var mark any
 	switch {
 	case errorType(err) == activities.ErrTypeNotFound:

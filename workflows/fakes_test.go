@@ -87,6 +87,9 @@ func (*table) PutBack(context.Context, outflow.Ref, string) (outflow.Outcome, er
 	return outflow.Outcome{}, errors.New("not asked for here")
 }
 
+// DatabaseID is zero, as that of an input which names none.
+func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return uuid.Nil, nil }
+
 func (*table) Reached(context.Context, string) (bool, error) { return false, nil }
 
 func (t *table) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, error) {

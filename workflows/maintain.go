@@ -33,7 +33,7 @@ type MaintainResult struct {
 // again. A health that can't be looked at is a warning; the purge goes on.
 func Maintain(ctx workflow.Context, in MaintainInput) (MaintainResult, error) {
 	var result MaintainResult
-	if err := workflow.ExecuteActivity(lookAtHealth(ctx), ActivityTableHealth).Get(ctx, &result.Health); err != nil {
+	if err := workflow.ExecuteActivity(lookAtHealth(ctx), ActivityTableHealth, activities.HealthInput{Owner: in.owner()}).Get(ctx, &result.Health); err != nil {
 		if temporal.IsCanceledError(err) {
 			return result, err
 		}
@@ -42,7 +42,7 @@ func Maintain(ctx workflow.Context, in MaintainInput) (MaintainResult, error) {
 	for _, h := range result.Health.Held {
 		result.Warnings = append(result.Warnings, h.Advice())
 	}
-	err := workflow.ExecuteActivity(purge(ctx), ActivityPurge, activities.PurgeInput{Retention: in.Retention}).Get(ctx, &result.Purged)
+	err := workflow.ExecuteActivity(purge(ctx), ActivityPurge, activities.PurgeInput{Owner: in.owner(), Retention: in.Retention}).Get(ctx, &result.Purged)
 	return result, err
 }
 

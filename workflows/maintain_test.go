@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/converter"
@@ -27,6 +28,9 @@ type oldRows struct {
 	health outflow.TableHealth
 	before func(statement string) error
 }
+
+// DatabaseID is zero, as that of an input which names none.
+func (*oldRows) DatabaseID(context.Context) (uuid.UUID, error) { return uuid.Nil, nil }
 
 var _ activities.Maintenance = (*oldRows)(nil)
 
@@ -138,9 +142,10 @@ func TestMaintainWireContract(t *testing.T) {
 		workflows.WorkflowMaintain, workflows.ActivityTableHealth, workflows.ActivityPurge, workflows.ActivityIDHealth,
 		workflows.ActivityIDPurge, workflows.MaintainID("outbox"),
 	})
-	payload, err := converter.GetDefaultDataConverter().ToPayload(workflows.MaintainInput{Retention: outflow.DefaultRetention()})
+	payload, err := converter.GetDefaultDataConverter().ToPayload(workflows.MaintainInput{
+		Outbox: "outbox", Database: uuid.MustParse("6f757466-6c6f-4077-8000-000000000001"), Retention: outflow.DefaultRetention()})
 	require.NoError(t, err)
-	assert.JSONEq(t, `{"retention":{"delivered":"7d","dead":"forever","expired":"30d","cancelled":"30d","history":false}}`, string(payload.GetData()))
+	assert.JSONEq(t, `{"outbox":"outbox","database":"6f757466-6c6f-4077-8000-000000000001","retention":{"delivered":"7d","dead":"forever","expired":"30d","cancelled":"30d","history":false}}`, string(payload.GetData()))
 	result, err := json.Marshal(workflows.MaintainResult{})
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"purged":{"delivered":0,"dead":0,"expired":0,"cancelled":0,"moved":0,"audit":0,"destinations":0,"more":false},

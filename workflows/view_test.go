@@ -242,14 +242,14 @@ func TestDetails(t *testing.T) {
 func TestWireContract(t *testing.T) {
 	id := uuid.MustParse("01890000-0000-7000-8000-000000000001")
 	assert.Equal(t, "outbox/01890000-0000-7000-8000-000000000001", workflows.DeliverID("outbox", id))
-	payloads, err := converter.GetDefaultDataConverter().ToPayload(workflows.DeliverInput{Outbox: "outbox", MessageID: id, Generation: 1})
+	payloads, err := converter.GetDefaultDataConverter().ToPayload(workflows.DeliverInput{Outbox: "outbox", Database: uuid.MustParse("6f757466-6c6f-4077-8000-000000000001"), MessageID: id, Generation: 1})
 	require.NoError(t, err)
-	assert.JSONEq(t, `{"outbox":"outbox","messageId":"01890000-0000-7000-8000-000000000001","generation":1}`, string(payloads.GetData()))
+	assert.JSONEq(t, `{"outbox":"outbox","database":"6f757466-6c6f-4077-8000-000000000001","messageId":"01890000-0000-7000-8000-000000000001","generation":1}`, string(payloads.GetData()))
 	assert.Equal(t, []string{
-		"outflow", "Deliver", "Publish", "MarkDelivered", "MarkDead", "MarkExpired", "MarkCancelled", "publish", "mark",
+		"outflow-outbox", "Deliver", "Publish", "MarkDelivered", "MarkDead", "MarkExpired", "MarkCancelled", "publish", "mark",
 		"delivery-status", "retrying", "OutflowDestination", "OutflowType", "OutflowState", "Dead", "Expired",
 	}, []string{
-		workflows.TaskQueue, workflows.WorkflowDeliver, workflows.ActivityPublish, workflows.ActivityMarkDelivered,
+		workflows.TaskQueueFor("outbox"), workflows.WorkflowDeliver, workflows.ActivityPublish, workflows.ActivityMarkDelivered,
 		workflows.ActivityMarkDead, workflows.ActivityMarkExpired, workflows.ActivityMarkCancelled,
 		workflows.ActivityIDPublish, workflows.ActivityIDMark, workflows.QueryDeliveryStatus, workflows.StateRetrying,
 		workflows.AttributeDestination.GetName(), workflows.AttributeType.GetName(), workflows.AttributeState.GetName(),

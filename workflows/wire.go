@@ -8,14 +8,12 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
 )
 
 // The wire contract: names that stand in histories, in schedules and in
 // people's scripts. A released name never changes.
 const (
-	// TaskQueue is the default task queue of starters and workers.
-	TaskQueue = "outflow"
-
 	WorkflowDeliver  = "Deliver"
 	WorkflowMaintain = "Maintain"
 	WorkflowCallback = "Callback"
@@ -52,6 +50,10 @@ const (
 	StateRetrying = "retrying"
 )
 
+// TaskQueueFor is the default task queue of an outbox's starters and workers:
+// outboxes that share a namespace do not share one.
+func TaskQueueFor(outbox string) string { return "outflow-" + outbox }
+
 // The search attributes. They are optional: a run that was started without
 // them sets none.
 var (
@@ -75,8 +77,13 @@ const (
 // DeliverInput is the whole input of Deliver: everything else is in the row.
 type DeliverInput struct {
 	Outbox     string    `json:"outbox"`
+	Database   uuid.UUID `json:"database"`
 	MessageID  uuid.UUID `json:"messageId"`
 	Generation int       `json:"generation"`
+}
+
+func (in DeliverInput) owner() activities.Owner {
+	return activities.Owner{Outbox: in.Outbox, Database: in.Database}
 }
 
 // DeliverID is the workflow ID of a message.
@@ -87,9 +94,12 @@ func DeliverID(outbox string, messageID uuid.UUID) string {
 // CallbackInput is the whole input of Callback: everything else is in the row.
 type CallbackInput struct {
 	Outbox     string    `json:"outbox"`
+	Database   uuid.UUID `json:"database"`
 	MessageID  uuid.UUID `json:"messageId"`
 	Generation int       `json:"generation"`
 }
+
+func (in CallbackInput) owner() activities.Owner { return DeliverInput(in).owner() }
 
 // ID is the workflow ID of a callback. Each generation's is another, so that the
 // end of a message that was started anew never waits for an earlier one's.
@@ -104,7 +114,13 @@ func (in CallbackInput) Summary() string {
 
 // MaintainInput is the input of Maintain: the settings as the schedule has them.
 type MaintainInput struct {
+	Outbox    string            `json:"outbox"`
+	Database  uuid.UUID         `json:"database"`
 	Retention outflow.Retention `json:"retention"`
+}
+
+func (in MaintainInput) owner() activities.Owner {
+	return activities.Owner{Outbox: in.Outbox, Database: in.Database}
 }
 
 // MaintainID is the ID of the schedule that starts Maintain, and the first part

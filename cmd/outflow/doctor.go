@@ -12,9 +12,11 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/publish/awssqs"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -24,9 +26,12 @@ Usage:
   outflow doctor [-json]
 
 It checks the database, its schema, this role's rights, the clocks, old snapshots, dead
-messages, notifications, Temporal, its namespace, search attributes and workers, and the
-queues that pending messages go to. It changes nothing and sends no message. Each check
-is ok, warn, fail, or skip where it can't be done from here.
+messages, notifications, Temporal, its namespace, search attributes and workers, the
+schedule that maintains the table, runs that do not take their messages, and where
+pending messages go: whether queues are there, and webhooks' hosts are allowed by the
+OUTFLOW_WEBHOOK_… settings, which are to be those of the daemons. It changes nothing
+and sends no message. Each check is ok, warn, fail, or skip where it can't be done from
+here.
 
 Flags:
   -json  a finding a line
@@ -40,7 +45,7 @@ func doctor(ctx context.Context, t tools, args []string) error {
 	if err := t.parseNothing(flags, doctorUsage, args); err != nil {
 		return err
 	}
-	patient := control.Patient{TaskQueue: cmp.Or(t.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueue)}
+	patient := control.Patient{Outbox: t.outbox(), TaskQueue: cmp.Or(t.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueueFor(t.outbox()))}
 	store, done, err := t.operator(ctx)
 	if patient.DatabaseErr = err; err == nil {
 		defer done()
@@ -54,17 +59,32 @@ func doctor(ctx context.Context, t tools, args []string) error {
 		defer c.Close()
 		patient.Namespace = control.NewNamespaceHealth(c, patient.Target.Namespace)
 	}
-	patient.Lookup, patient.NoLookup = queueLookup(ctx, t.getenv)
+	patient.Lookups, patient.NoLookup, err = lookups(ctx, t.getenv)
+	patient.SettingsErr = errors.Join(err, config.Names(t.getenv))
 	return examine(ctx, patient, *asJSON, t.stdout)
 }
 
-// queueLookup looks queues up with AWS's own settings, where there are any.
-func queueLookup(ctx context.Context, getenv func(string) string) (lookup control.Lookup, without string) {
-	settings, err := config.AWS(ctx, getenv)
-	if err != nil {
-		return nil, "not looked up: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+// lookups are those that the settings allow, by scheme; without says why one is missing.
+func lookups(ctx context.Context, getenv func(string) string) (by map[string]control.Lookup, without map[string]string, broken error) {
+	by, without = map[string]control.Lookup{}, map[string]string{}
+	if settings, err := config.AWS(ctx, getenv); err != nil {
+		without[outflow.SchemeSQS] = strings.ReplaceAll(err.Error(), "\n", "; ")
+	} else {
+		by[outflow.SchemeSQS] = awssqs.New(sqs.NewFromConfig(settings)).Check
 	}
-	return awssqs.New(sqs.NewFromConfig(settings)).Check, ""
+	settings, broken := config.Webhooks(getenv)
+	check := func(context.Context, string) error {
+		return errors.New("no host is allowed (OUTFLOW_WEBHOOK_HOSTS is not set here)")
+	}
+	switch {
+	case broken != nil:
+		without[outflow.SchemeHTTPS], without[outflow.SchemeHTTP] = "the webhooks' settings are wrong", "the webhooks' settings are wrong"
+		return by, without, broken
+	case settings.Hosts.Any():
+		check = webhook.New(settings).Check
+	}
+	by[outflow.SchemeHTTPS], by[outflow.SchemeHTTP] = check, check
+	return by, without, nil
 }
 
 // examine prints what the doctor finds, and fails where a check does.

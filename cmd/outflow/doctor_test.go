@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/worker"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/teststack"
@@ -38,13 +41,13 @@ func TestDoctor(t *testing.T) {
 	_, err := runSetup(f.settings)
 	require.NoError(t, err)
 	pool := teststack.New(t)
-	w := worker.New(f.client, workflows.TaskQueue, worker.Options{WorkerStopTimeout: 15 * time.Second})
+	w := worker.New(f.client, workflows.TaskQueueFor(outflow.DefaultOutbox), worker.Options{WorkerStopTimeout: 15 * time.Second})
 	workflows.Register(w, activities.New(outboxdb.New(pool), acknowledges{}))
 	require.NoError(t, w.Start())
 	t.Cleanup(w.Stop)
 	namespace := control.NewNamespaceHealth(f.client, f.name)
 	require.Eventually(t, func() bool {
-		ofRuns, ofAttempts, err := namespace.Pollers(t.Context(), workflows.TaskQueue)
+		ofRuns, ofAttempts, err := namespace.Pollers(t.Context(), workflows.TaskQueueFor(outflow.DefaultOutbox))
 		return err == nil && ofRuns > 0 && ofAttempts > 0
 	}, 30*time.Second, 50*time.Millisecond, "the worker polls")
 
@@ -67,7 +70,7 @@ func TestDoctor(t *testing.T) {
 	levels, of, err := look()
 	require.NoError(t, err, "%v", of)
 	assert.Equal(t, []string{
-		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "ok destinations", "ok notify",
+		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "warn schedule", "ok runs", "ok destinations", "ok notify",
 	}, levels, "%v", of)
 	assert.Equal(t, "sqs://orders is there", of["destinations"].Text)
 	assert.Equal(t, f.settings["TEMPORAL_ADDRESS"]+", namespace "+f.name+" answers", of["temporal"].Text)
@@ -77,8 +80,53 @@ func TestDoctor(t *testing.T) {
 	levels, of, err = look()
 	assert.Equal(t, 1, code(err))
 	assert.EqualError(t, err, "1 check fails")
-	assert.Equal(t, []string{"ok database", "fail schema", "ok temporal", "ok attributes", "ok workers", "skip destinations", "ok notify"}, levels, "%v", of)
+	assert.Equal(t, []string{"ok database", "fail schema", "ok temporal", "ok attributes", "ok workers", "warn schedule", "skip destinations", "ok notify"}, levels, "%v", of)
 	assert.Contains(t, of["schema"].Text, "not applied by outflow: 0001_destinations, ")
 	assert.Equal(t, "outflow migrate up (or run the missing files with the tool that runs yours)", of["schema"].Remedy)
 	assert.Equal(t, "the table could not be read", of["destinations"].Text)
+}
+
+// Many webhooks hide no queue. What these settings would not send to is a finding, and
+// so are settings that are wrong.
+func TestDoctorLooksAtEveryScheme(t *testing.T) {
+	queues := &fakesqs.Server{}
+	endpoint := httptest.NewServer(queues)
+	t.Cleanup(endpoint.Close)
+	for name, value := range map[string]string{
+		"AWS_REGION": "eu-west-1", "AWS_ENDPOINT_URL_SQS": endpoint.URL, "AWS_ENDPOINT_URL": "", "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake",
+		"AWS_SESSION_TOKEN": "", "AWS_PROFILE": "", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true",
+	} {
+		t.Setenv(name, value)
+	}
+	pool := teststack.New(t)
+	_, err := pool.Exec(t.Context(), `
+		INSERT INTO outbox.messages (id, destination, type, payload)
+		SELECT gen_random_uuid(), 'https://h' || n || '.example/x', 'a', '{}'::bytea FROM generate_series(1, 60) AS n
+		UNION ALL SELECT gen_random_uuid(), d, 'a', '{}' FROM unnest(ARRAY['https://hooks.example/1', 'https://hooks.example/2', 'https://bare.example/', 'sqs://missing']) AS d`)
+	require.NoError(t, err)
+	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1"}
+	look := func() string {
+		out, _, _ := with(t, settings, "", "doctor -json")
+		return out
+	}
+	out := look()
+	assert.Contains(t, out, "sqs://missing", "it is looked up")
+	assert.Contains(t, out, "OUTFLOW_WEBHOOK_HOSTS is not set here")
+
+	secrets := filepath.Join(t.TempDir(), "secrets")
+	require.NoError(t, os.WriteFile(secrets, []byte("hooks.example whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"), 0o600))
+	settings["OUTFLOW_WEBHOOK_HOSTS"], settings["OUTFLOW_WEBHOOK_SECRETS_FILE"] = "hooks.example,bare.example", secrets
+	out = look()
+	assert.Contains(t, out, "1 hosts of https:// are allowed, and have a secret")
+	assert.Contains(t, out, "the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS")
+	assert.Contains(t, out, "12 were not", "it says that it did not look at all")
+	_, err = pool.Exec(t.Context(), `DELETE FROM outbox.messages WHERE destination LIKE 'https://h__.example/x'`)
+	require.NoError(t, err)
+	assert.Contains(t, look(), "https://bare.example/: there is no secret for the host (add one to OUTFLOW_WEBHOOK_SECRETS_FILE)")
+
+	settings["OUTFLOW_WEBHOOK_HOSTS"] = "https://hooks.example"
+	out = look()
+	assert.Contains(t, out, `"check":"settings","level":"fail"`)
+	assert.Contains(t, out, "OUTFLOW_WEBHOOK_HOSTS: wants host names")
+	assert.Contains(t, out, "sqs://missing", "it goes on")
 }

@@ -209,7 +209,7 @@ func (f *fresh) deliver() uuid.UUID {
 	f.Helper()
 	pool := teststack.New(f.T)
 	store := outboxdb.New(pool)
-	w := worker.New(f.client, workflows.TaskQueue, worker.Options{WorkerStopTimeout: 15 * time.Second})
+	w := worker.New(f.client, workflows.TaskQueueFor(outflow.DefaultOutbox), worker.Options{WorkerStopTimeout: 15 * time.Second})
 	workflows.Register(w, activities.New(store, acknowledges{}))
 	require.NoError(f, w.Start())
 	defer w.Stop()

@@ -26,7 +26,6 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
-	"github.com/outflowhq/outflow/workflows"
 )
 
 // Config is everything that a program of Outflow is told.
@@ -74,7 +73,7 @@ func orUnset(getenv func(string) string) func(string) string {
 // Settings are Outflow's own variables, in the order in which help shows them.
 var Settings = []Setting{
 	{"OUTFLOW_OUTBOX", outflow.DefaultOutbox, "first part of every workflow ID; give each database its own where several share a namespace", setOutbox},
-	{"OUTFLOW_TASK_QUEUE", workflows.TaskQueue, "Temporal task queue", setTaskQueue},
+	{"OUTFLOW_TASK_QUEUE", "outflow- and OUTFLOW_OUTBOX", "Temporal task queue", setTaskQueue},
 	{"OUTFLOW_POLL_INTERVAL", "250ms", "wait between two looks at an idle table, 10ms to 1m", setPollInterval},
 	{"OUTFLOW_IN_FLIGHT", strconv.Itoa(scanner.DefaultInFlight), "messages in flight in a starter, 1 to 1000", setInFlight},
 	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one destination in flight in a starter, up to OUTFLOW_IN_FLIGHT", setPerDestination},

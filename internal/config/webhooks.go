@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/outflowhq/outflow/publish/webhook"
@@ -18,6 +19,24 @@ const (
 	settingWebhookHeadersFile = "OUTFLOW_WEBHOOK_HEADERS_FILE"
 	settingWebhookNetworks    = "OUTFLOW_WEBHOOK_NETWORKS"
 )
+
+// Webhooks reads the webhooks' settings alone, for an operator's command.
+func Webhooks(getenv func(string) string) (webhook.Options, error) {
+	getenv = orUnset(getenv)
+	var c Config
+	var errs []error
+	for _, s := range Settings {
+		if value := getenv(s.Name); value != "" && strings.HasPrefix(s.Name, "OUTFLOW_WEBHOOK_") {
+			if err := s.set(&c, value); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w%s", s.Name, err, got(s.Name, value)))
+			}
+		}
+	}
+	if err := errors.Join(append(errs, joinWebhooks(&c, getenv))...); err != nil {
+		return webhook.Options{}, err
+	}
+	return c.Webhook, nil
+}
 
 func setWebhookHosts(c *Config, value string) (err error) {
 	c.Webhook.Hosts, err = webhook.ParseHosts(value)

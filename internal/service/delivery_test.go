@@ -78,7 +78,7 @@ func TestTwoRunsOfAMessage(t *testing.T) {
 		WorkflowIDReusePolicy:                    enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 		WorkflowIDConflictPolicy:                 enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
-	}, workflows.WorkflowDeliver, workflows.DeliverInput{Outbox: w.opts.Outbox, MessageID: id, Generation: 1})
+	}, workflows.WorkflowDeliver, workflows.DeliverInput{Outbox: w.opts.Outbox, Database: w.database(), MessageID: id, Generation: 1})
 	require.NoError(t, err)
 	assert.NotEqual(t, first.GetWorkflowExecutionInfo().GetExecution().GetRunId(), run.GetRunID())
 	var outcome outflow.Outcome

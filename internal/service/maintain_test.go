@@ -37,7 +37,7 @@ func TestMaintainOnSchedule(t *testing.T) {
 		require.NoError(t, err)
 	}
 
-	p := &parts{client: w.client, log: w.log}
+	p := &parts{client: w.client, store: w.store, log: w.log}
 	c := config.Config{Scanner: w.opts, Retention: outflow.Retention{Delivered: outflow.Keep(time.Hour), History: true}}
 	stop := p.schedule(t.Context(), c)
 	id := workflows.MaintainID(w.opts.Outbox)
@@ -78,7 +78,7 @@ func TestNoScheduleStopsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var logged bytes.Buffer
-	p := &parts{client: w.client, log: slog.New(slog.NewTextHandler(&logged, nil))}
+	p := &parts{client: w.client, store: w.store, log: slog.New(slog.NewTextHandler(&logged, nil))}
 	c := config.Config{Scanner: w.opts}
 	c.Temporal.Namespace = "never-" + w.opts.Outbox
 	p.schedule(t.Context(), c)() // it neither waits for success nor outlives the program
@@ -107,4 +107,36 @@ func TestProgramsScheduleMaintenance(t *testing.T) {
 			require.NoError(t, <-ended)
 		})
 	}
+}
+
+// A schedule that somebody deletes comes back, and one that is there is left alone:
+// paused, or as another process with other settings wrote it.
+func TestADeletedScheduleComesBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var logged notes
+	p := &parts{client: w.client, store: w.store, log: logged.logger()}
+	c := configOf(w)
+	stop := p.keepScheduled(t.Context(), c, 50*time.Millisecond)
+	handle := w.client.ScheduleClient().GetHandle(t.Context(), workflows.MaintainID(w.opts.Outbox))
+	t.Cleanup(func() { stop(); _ = handle.Delete(context.Background()) })
+	there := func() bool { _, err := handle.Describe(t.Context()); return err == nil }
+	w.eventually(there, func() string { return "no schedule" })
+	require.NoError(t, handle.Delete(t.Context()))
+	w.eventually(there, logged.String)
+	assert.Contains(t, logged.String(), "the schedule is gone: writing it again")
+
+	other := c
+	other.Retention.History = true
+	require.True(t, p.scheduled(t.Context(), other))
+	require.NoError(t, handle.Pause(t.Context(), client.SchedulePauseOptions{Note: "maintenance"}))
+	before, err := handle.Describe(t.Context())
+	require.NoError(t, err)
+	for range 5 {
+		require.True(t, p.stillScheduled(t.Context(), c))
+	}
+	after, err := handle.Describe(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, before.Info.LastUpdateAt, after.Info.LastUpdateAt)
+	assert.True(t, after.Schedule.State.Paused)
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,40 +17,58 @@ import (
 // every pending row.
 const lookEvery = 500 * time.Millisecond
 
-// Once delivers what is due, durable attempts included, until nothing is left
-// but delayed messages, or limit is over. It writes what is left in backoff to
-// out. What is due and could not even be started is an error.
+// Once delivers what is due, durable attempts included, and makes an attempt at each
+// callback that is due, until nothing is left but delayed messages and callbacks in
+// backoff, or limit is over. It writes what is left to out. What is due and could not
+// even be started is an error. A schedule that is missing is written, one that is
+// there is left as it is.
 func Once(ctx context.Context, c config.Config, limit time.Duration, out io.Writer, log *slog.Logger) error {
 	p, err := open(ctx, c, nameStarter, log)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	defer p.scheduleOnce(ctx, c)()
+	since, err := p.store.TriedCallbacks(ctx)
+	if err != nil {
+		return err
+	}
 	scanning, stop := context.WithCancel(ctx)
 	defer stop()
 	scanned := p.scan(scanning)
-	err = p.drained(ctx, limit)
+	err = p.drained(ctx, limit, since)
 	stop()
 	<-scanned
 	if err != nil {
 		return err
 	}
-	counts, err := p.store.Pending(ctx)
+	counts, callbacks, err := p.left(ctx, since)
 	if err != nil {
 		return err
 	}
-	return report(out, counts)
+	return report(out, counts, callbacks)
 }
 
-// drained waits until neither due nor started messages are left.
-func (p *parts) drained(ctx context.Context, limit time.Duration) error {
+// left counts what is not final, and the callbacks that are not told.
+func (p *parts) left(ctx context.Context, since outboxdb.TriedCallbacks) ([]outboxdb.PendingCounts, outboxdb.CallbackCounts, error) {
+	counts, err := p.store.Pending(ctx)
+	if err != nil {
+		return nil, outboxdb.CallbackCounts{}, err
+	}
+	callbacks, err := p.store.PendingCallbacks(ctx, since)
+	return counts, callbacks, err
+}
+
+// drained waits until neither due nor started messages are left, nor callbacks
+// without an attempt.
+func (p *parts) drained(ctx context.Context, limit time.Duration, since outboxdb.TriedCallbacks) error {
 	over := time.After(limit)
 	for {
-		counts, err := p.store.Pending(ctx)
+		counts, callbacks, err := p.left(ctx, since)
 		if err != nil {
 			return err
 		}
-		if t := total(counts); t.Due+t.Leased+t.Retrying == 0 {
+		if t := total(counts); t.Due+t.Leased+t.Retrying+callbacks.Untried == 0 {
 			return nil
 		}
 		select {
@@ -77,7 +96,7 @@ func total(counts []outboxdb.PendingCounts) outboxdb.PendingCounts {
 }
 
 // report says what a single pass has left.
-func report(out io.Writer, counts []outboxdb.PendingCounts) error {
+func report(out io.Writer, counts []outboxdb.PendingCounts, callbacks outboxdb.CallbackCounts) error {
 	t := total(counts)
 	fmt.Fprintf(out, "once: left %d in backoff, %d delayed, %d not started\n", t.Retrying, t.Delayed, t.Due+t.Leased)
 	for _, c := range counts {
@@ -85,8 +104,18 @@ func report(out io.Writer, counts []outboxdb.PendingCounts) error {
 			fmt.Fprintf(out, "  %s: %d in backoff; last error: %s\n", outflow.DisplayDestination(c.Destination), c.Retrying, c.LastError)
 		}
 	}
-	if t.Due+t.Leased > 0 {
-		return fmt.Errorf("%d messages are due and were not delivered within the time limit", t.Due+t.Leased)
+	if callbacks.Backoff+callbacks.Untried > 0 {
+		fmt.Fprintf(out, "once: left %d callbacks in backoff, %d not tried\n", callbacks.Backoff, callbacks.Untried)
 	}
-	return nil
+	if callbacks.Backoff > 0 {
+		fmt.Fprintf(out, "  last error of a callback: %s\n", callbacks.LastError)
+	}
+	var errs []error
+	if t.Due+t.Leased > 0 {
+		errs = append(errs, fmt.Errorf("%d messages are due and were not delivered within the time limit", t.Due+t.Leased))
+	}
+	if callbacks.Untried > 0 {
+		errs = append(errs, fmt.Errorf("%d callbacks are due and were not tried within the time limit", callbacks.Untried))
+	}
+	return errors.Join(errs...)
 }

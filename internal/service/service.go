@@ -7,6 +7,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,6 +97,9 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 	if err := p.store.Ping(ctx); err != nil {
 		return nil, err
 	}
+	if _, err := p.store.DatabaseID(ctx); err != nil {
+		return nil, err
+	}
 	if c.Temporal.ConnectionOptions.GrpcCompression == nil {
 		// Requests are some hundred bytes: compressing them, the SDK's default, saves nothing.
 		c.Temporal.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{}
@@ -114,10 +118,11 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 	}
 	p.opts.Refuse = router.Refusal
 	logSchemes(router, c, log)
+	outbox := outboxName(c.Scanner)
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	publisher := publish.Watch(router, log)
-	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher))))
-	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
+	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher)), activities.ForOutbox(outbox)))
+	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store, activities.MaintainOutbox(outbox)))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
 		return nil, fmt.Errorf("starting the worker: %w", err)
@@ -169,10 +174,7 @@ func (p *parts) close() {
 }
 
 func taskQueue(o scanner.Options) string {
-	if o.TaskQueue == "" {
-		return workflows.TaskQueue
-	}
-	return o.TaskQueue
+	return cmp.Or(o.TaskQueue, workflows.TaskQueueFor(outboxName(o)))
 }
 
 // Worker runs a worker of the fleet until ctx ends: it takes what was not

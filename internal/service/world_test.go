@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
@@ -26,6 +27,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/callbacks"
+	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
@@ -122,6 +124,14 @@ func (w *world) enqueue(payload string) uuid.UUID {
 	require.NoError(w, err)
 	require.NoError(w, tx.Commit(w.Context()))
 	return ids[0]
+}
+
+// database is the world's own.
+func (w *world) database() uuid.UUID {
+	w.Helper()
+	id, err := w.store.DatabaseID(w.Context())
+	require.NoError(w, err)
+	return id
 }
 
 // row is what the tests look at of a message.
@@ -254,4 +264,12 @@ func (b *broker) set(answer func(n int) (string, error)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.answer = answer
+}
+
+func (n *notes) logger() *slog.Logger { return slog.New(slog.NewTextHandler(n, nil)) }
+
+// configOf is what the programs are given for the world.
+func configOf(w *world) config.Config {
+	return config.Config{Database: w.pool.Config(), Scanner: w.opts, AWS: aws.Config{Region: "eu-west-1"},
+		Retention: outflow.DefaultRetention(), Temporal: client.Options{HostPort: teststack.Temporal(w.T)}}
 }

@@ -141,7 +141,10 @@ func makeTemplate() (string, error) {
 		return "", err
 	}
 	defer pool.Close()
-	_, err = outboxdb.MigrateUp(ctx, pool)
+	if _, err = outboxdb.MigrateUp(ctx, pool); err == nil {
+		// Copies of a database would else share its identity: each writes its own.
+		_, err = pool.Exec(ctx, `DELETE FROM outbox.identity`)
+	}
 	return name, err
 }
 

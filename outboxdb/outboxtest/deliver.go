@@ -79,9 +79,13 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 		if len(claimed.Messages) == 0 {
 			return all
 		}
+		database, err := store.DatabaseID(t.Context())
+		if err != nil {
+			t.Fatal(fmt.Errorf("outboxtest: %w", err))
+		}
 		work := activities.New(store, limited)
 		for _, m := range claimed.Messages {
-			deliver(t, work, m.Ref())
+			deliver(t, work, database, m.Ref())
 			if limited.last != nil {
 				t.Fatalf("outboxtest: %s was refused %d times: %v", brief(limited.refused), mostAttempts, limited.last)
 			}
@@ -124,7 +128,7 @@ func (p *patient) Publish(ctx context.Context, m outflow.Message) (string, error
 }
 
 // deliver runs the workflow of one message to its end.
-func deliver(t testing.TB, work *activities.Activities, ref outflow.Ref) {
+func deliver(t testing.TB, work *activities.Activities, database uuid.UUID, ref outflow.Ref) {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet{})
@@ -132,7 +136,7 @@ func deliver(t testing.TB, work *activities.Activities, ref outflow.Ref) {
 	env.SetTestTimeout(idle)
 	workflows.Register(env, work)
 	env.ExecuteWorkflow(workflows.WorkflowDeliver, workflows.DeliverInput{
-		Outbox: outflow.DefaultOutbox, MessageID: ref.ID, Generation: ref.Generation,
+		Outbox: outflow.DefaultOutbox, Database: database, MessageID: ref.ID, Generation: ref.Generation,
 	})
 	if !env.IsWorkflowCompleted() {
 		t.Fatalf("outboxtest: the delivery of message %s did not end", ref.ID)

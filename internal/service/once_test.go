@@ -1,0 +1,117 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+// posts is a receiver that counts what comes, and answers as a test says.
+type posts struct {
+	mu     sync.Mutex
+	status int
+	bodies int
+}
+
+func (p *posts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bodies++
+	w.WriteHeader(p.status)
+}
+
+// cancelled is a message that ended without a run, and whose producer is to be told.
+func (w *world) cancelled(callback string, attempts int, dueIn time.Duration) uuid.UUID {
+	w.Helper()
+	id := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"), Callback: callback})
+	_, err := w.pool.Exec(w.Context(), `
+		UPDATE outbox.messages SET state = 'cancelled', finished_at = now(), callback_state = 'due', callback_due_at = now() + $2::interval,
+		       callback_attempts = $3::int, callback_error = CASE WHEN $3::int > 0 THEN '503' END WHERE id = $1`, id, dueIn, attempts)
+	require.NoError(w, err)
+	return id
+}
+
+// once runs a single pass of a starter with webhooks to the server.
+func (w *world) once(server *httptest.Server, limit time.Duration) (string, error) {
+	w.Helper()
+	c := configOf(w)
+	c.Webhook = webhookConfig(w.T, server).Webhook
+	var out bytes.Buffer
+	err := Once(w.Context(), c, limit, &out, w.log)
+	return out.String(), err
+}
+
+// A pass tells the producers whose callbacks are due, though no message is pending: of
+// those never tried, and of those whose run was lost. One in backoff waits.
+func TestOnceTellsDueCallbacks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	receiver := &posts{status: http.StatusOK}
+	server := httptest.NewTLSServer(receiver)
+	t.Cleanup(server.Close)
+	never, lost := w.cancelled(server.URL+"/a", 0, 0), w.cancelled(server.URL+"/b", 3, -time.Minute)
+	waits := w.cancelled(server.URL+"/c", 2, time.Hour)
+	out, err := w.once(server, time.Minute)
+	require.NoError(t, err)
+	assert.Equal(t, "sent", w.callback(never).State)
+	assert.Equal(t, "sent", w.callback(lost).State)
+	assert.Equal(t, "due", w.callback(waits).State)
+	assert.Equal(t, 2, receiver.bodies)
+	assert.Equal(t, "once: left 0 in backoff, 0 delayed, 0 not started\nonce: left 1 callbacks in backoff, 0 not tried\n  last error of a callback: 503\n", out)
+}
+
+// One attempt is made at each; what it met is printed.
+func TestOnceLeavesCallbacksInBackoff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	receiver := &posts{status: http.StatusInternalServerError}
+	server := httptest.NewTLSServer(receiver)
+	t.Cleanup(server.Close)
+	id := w.cancelled(server.URL, 0, 0)
+	out, err := w.once(server, time.Minute)
+	require.NoError(t, err)
+	assert.Contains(t, out, "once: left 1 callbacks in backoff, 0 not tried\n  last error of a callback: ")
+	assert.Contains(t, out, "500")
+	assert.Equal(t, "due", w.callback(id).State)
+	assert.Positive(t, w.callback(id).Attempts)
+}
+
+// A pass writes the schedule where there is none, and leaves one that is there.
+func TestOnceLeavesTheScheduleInPlace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	handle := w.client.ScheduleClient().GetHandle(t.Context(), workflows.MaintainID(w.opts.Outbox))
+	t.Cleanup(func() { _ = handle.Delete(context.Background()) })
+	_, err := w.once(nil, time.Minute)
+	require.NoError(t, err)
+	_, err = handle.Describe(t.Context())
+	require.NoError(t, err, "what is final is purged, where cron runs all there is")
+
+	p := &parts{client: w.client, store: w.store, log: w.log}
+	another := config.Config{Scanner: w.opts, Retention: outflow.Retention{Delivered: outflow.Keep(time.Hour)}}
+	require.True(t, p.scheduled(t.Context(), another))
+	require.NoError(t, handle.Pause(t.Context(), client.SchedulePauseOptions{Note: "maintenance"}))
+	before, err := handle.Describe(t.Context())
+	require.NoError(t, err)
+	_, err = w.once(nil, time.Minute)
+	require.NoError(t, err)
+	after, err := handle.Describe(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, before.Info.LastUpdateAt, after.Info.LastUpdateAt)
+	assert.True(t, after.Schedule.State.Paused)
+}
