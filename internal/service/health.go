@@ -24,6 +24,12 @@ const (
 	healthStop = 3 * time.Second
 )
 
+// The parts without which a program is not ready, as /readyz and the log call them.
+const (
+	partDatabase = "database"
+	partTemporal = "temporal"
+)
+
 // check is one thing without which a program is not ready.
 type check struct {
 	name string
@@ -101,6 +107,16 @@ func (h *health) started(checks ...check) {
 	h.state, h.checks = "", checks
 }
 
+// waitsFor says which part the start waits for.
+func (h *health) waitsFor(part string) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.state = "starting: " + part + ": not ready"
+}
+
 // stopping says from now on that nothing new is to be expected here.
 func (h *health) stopping() {
 	if h == nil {
@@ -172,8 +188,8 @@ func runChecks(ctx context.Context, checks []check) error {
 // checks are what a starter and a worker need to do their work.
 func (p *parts) checks() []check {
 	return []check{
-		{"database", p.store.Ping},
-		{"temporal", func(ctx context.Context) error {
+		{partDatabase, p.store.Ping},
+		{partTemporal, func(ctx context.Context) error {
 			_, err := p.client.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err
 		}},
