@@ -49,6 +49,25 @@ type Config struct {
 	Traces Traces
 
 	webhookSecrets webhook.Secrets
+	// secretsFile has the hosts' secrets; nil where no file is named.
+	secretsFile *secretsFile
+	engine      *engineFiles
+	// warnings are what is wrong with settings that nothing depends on.
+	warnings []string
+}
+
+// WarnTo logs what is wrong with settings that no delivery depends on, and gives a log
+// to what is read again while the program runs.
+func (c Config) WarnTo(log *slog.Logger) {
+	for _, w := range c.warnings {
+		log.Warn("settings", "warning", w)
+	}
+	if c.secretsFile != nil {
+		c.secretsFile.warnTo(log)
+	}
+	if c.engine != nil {
+		c.engine.warnTo(log)
+	}
 }
 
 // Setting documents one variable of Outflow's own.
@@ -119,7 +138,7 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	note(err)
 	c.Database, err = Database(getenv)
 	note(err)
-	c.Temporal, err = Temporal(getenv)
+	c.Temporal, c.engine, err = temporal(getenv)
 	note(err)
 	c.AWS, err = AWS(ctx, getenv)
 	note(err)
@@ -143,6 +162,7 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
 	}
+	c.BeforeConnect = rotateDatabase(url)
 	return c, nil
 }
 

@@ -1,10 +1,10 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"syscall"
 
 	"github.com/outflowhq/outflow/publish/webhook"
@@ -27,15 +27,37 @@ func setWebhookSecret(c *Config, value string) (err error) {
 }
 
 func setWebhookSecretsFile(c *Config, value string) error {
-	file, err := os.Open(value)
+	read := readFile // the first time, as it is
+	file, err := newReread(settingWebhookSecretsFile, func() (map[string][]webhook.Secret, error) {
+		text, err := read(value)
+		if err != nil {
+			return nil, err
+		}
+		hosts, err := webhook.ReadSecrets(bytes.NewReader(text))
+		if err != nil {
+			return nil, fmt.Errorf("reading the file: %w", reason(err))
+		}
+		return hosts, nil
+	})
 	if err != nil {
-		return fmt.Errorf("wants a file that can be read: %w", reason(err))
+		return err
 	}
-	defer file.Close()
-	if c.webhookSecrets.Hosts, err = webhook.ReadSecrets(file); err != nil {
-		return fmt.Errorf("reading the file: %w", reason(err))
-	}
+	read = settledFile
+	c.secretsFile, c.webhookSecrets.Hosts = file, file.get()
 	return nil
+}
+
+type secretsFile = reread[map[string][]webhook.Secret]
+
+// secrets are those of a host, as the file has them now.
+func (c *Config) secrets() func(host string) []webhook.Secret {
+	if c.secretsFile == nil {
+		return c.webhookSecrets.For
+	}
+	file, otherwise := c.secretsFile, c.webhookSecrets.Default
+	return func(host string) []webhook.Secret {
+		return webhook.Secrets{Hosts: file.get(), Default: otherwise}.For(host)
+	}
 }
 
 // reason is an error about a file without the file's name.
@@ -61,7 +83,7 @@ func setWebhookInsecureLoopback(c *Config, value string) error {
 
 // joinWebhooks puts hosts and secrets together, once both are read.
 func joinWebhooks(c *Config, getenv func(string) string) error {
-	c.Webhook.Secrets = c.webhookSecrets.For
+	c.Webhook.Secrets = c.secrets()
 	alone := ""
 	switch {
 	case c.Webhook.Hosts.Any() && getenv(settingWebhookSecret) == "" && getenv(settingWebhookSecretsFile) == "":

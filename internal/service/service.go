@@ -80,6 +80,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 // open connects to everything and starts the worker.
 func (s startup) open(ctx context.Context, c config.Config, name string) (_ *parts, err error) {
 	log := s.log
+	c.WarnTo(log)
 	p := &parts{fatal: make(chan error, 1), opts: c.Scanner, log: log}
 	defer func() {
 		if err != nil {

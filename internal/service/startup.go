@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/grpc/codes"
 )
 
 const (
@@ -168,7 +169,7 @@ func temporalRefuses(err error) bool {
 	if errors.As(err, &denied) || errors.As(err, &invalid) {
 		return true
 	}
-	if serviceerror.ToStatus(err).Code().String() == "Unauthenticated" {
+	if serviceerror.ToStatus(err).Code() == codes.Unauthenticated {
 		return true
 	}
 	// gRPC has all that goes wrong in a handshake as one code, and as text.
