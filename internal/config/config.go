@@ -134,8 +134,11 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	}
 	note(joinWebhooks(&c, getenv))
 	var err error
-	c.Traces, err = readTraces(getenv)
-	note(err)
+	if c.Traces, err = readTraces(getenv); err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			c.warnings = append(c.warnings, line+"; no spans are exported")
+		}
+	}
 	c.Database, err = Database(getenv)
 	note(err)
 	c.Temporal, c.engine, err = temporal(getenv)

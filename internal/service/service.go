@@ -88,7 +88,7 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 		}
 	}()
 	if p.spans, err = telemetry.Start(ctx, c.Traces, name, log); err != nil {
-		return nil, err
+		log.Warn("no spans are exported", "error", err)
 	}
 	if c.Database.MaxConns < connections && !strings.Contains(c.Database.ConnString(), "pool_max_conns") {
 		c.Database.MaxConns = connections
