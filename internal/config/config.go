@@ -115,7 +115,7 @@ var Settings = []Setting{
 // Load reads all settings.
 func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	getenv = orUnset(getenv)
-	c := Config{Retention: outflow.DefaultRetention()}
+	c := Config{Retention: outflow.DefaultRetention(), warnings: Unknown(getenv)}
 	var errs []error
 	note := func(err error) {
 		if err != nil {
