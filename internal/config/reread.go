@@ -50,7 +50,8 @@ func (r *reread[T]) get() T {
 	case errors.Is(err, errUnsettled):
 	case err != nil:
 		if said := err.Error(); said != r.warned && r.log != nil {
-			r.log.Warn("reading the setting's files again; what they had before stays in use", "setting", r.name, "error", brief(said))
+			r.log.Warn("reading the setting's files again; what they had before stays in use",
+				"setting", r.name, "error", brief(said))
 			r.warned = said
 		}
 	default:

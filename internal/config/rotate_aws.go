@@ -83,14 +83,17 @@ func (c *chain) resolve(ctx context.Context) {
 
 // watch looks at what AWS answers.
 func (c *chain) watch(stack *middleware.Stack) error {
-	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("OutflowRefusedCredentials",
-		func(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
-			out, metadata, err := next.HandleDeserialize(ctx, in)
-			if refusesCaller(err) {
-				c.stale.Store(true)
-			}
-			return out, metadata, err
-		}), middleware.Before)
+	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("OutflowRefusedCredentials", c.look), middleware.Before)
+}
+
+func (c *chain) look(
+	ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler,
+) (out middleware.DeserializeOutput, metadata middleware.Metadata, err error) {
+	out, metadata, err = next.HandleDeserialize(ctx, in)
+	if refusesCaller(err) {
+		c.stale.Store(true)
+	}
+	return out, metadata, err
 }
 
 // refusedCallers are the codes by which AWS refuses credentials. AccessDenied is one of

@@ -15,7 +15,8 @@ func rotateDatabase(connString string) func(context.Context, *pgx.ConnConfig) er
 		if err != nil {
 			return nil
 		}
-		c.Host, c.Port, c.Database, c.TLSConfig, c.Fallbacks = fresh.Host, fresh.Port, fresh.Database, fresh.TLSConfig, fresh.Fallbacks
+		c.Host, c.Port, c.Database = fresh.Host, fresh.Port, fresh.Database
+		c.TLSConfig, c.Fallbacks = fresh.TLSConfig, fresh.Fallbacks
 		c.User, c.Password = fresh.User, fresh.Password
 		return nil
 	}

@@ -29,7 +29,9 @@ func readEngine(getenv func(string) string) (engine, error) {
 // for each request, certificates for each connection.
 func rotateTemporal(options *client.Options, r *engineFiles) {
 	if options.Credentials != nil {
-		options.Credentials = client.NewAPIKeyDynamicCredentials(func(context.Context) (string, error) { return r.get().apiKey, nil })
+		options.Credentials = client.NewAPIKeyDynamicCredentials(func(context.Context) (string, error) {
+			return r.get().apiKey, nil
+		})
 	}
 	if options.HeadersProvider != nil {
 		options.HeadersProvider = headers(func() headersProvider { return r.get().options.HeadersProvider })
@@ -62,7 +64,9 @@ type handshakes struct {
 	files *engineFiles
 }
 
-func (h handshakes) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (h handshakes) ClientHandshake(
+	ctx context.Context, authority string, conn net.Conn,
+) (net.Conn, credentials.AuthInfo, error) {
 	now := h.files.get().options.ConnectionOptions.TLS
 	if now == nil { // never without what was asked for at the start
 		return h.TransportCredentials.ClientHandshake(ctx, authority, conn)

@@ -40,7 +40,9 @@ type startup struct {
 
 // until tries to reach a part until that works. It returns early when ctx ends, and
 // when final says that waiting does not mend the error.
-func (s startup) until(ctx context.Context, part string, try func(context.Context) error, final func(error) bool) error {
+func (s startup) until(
+	ctx context.Context, part string, try func(context.Context) error, final func(error) bool,
+) error {
 	var said time.Time
 	for {
 		err := tryOnce(ctx, try)

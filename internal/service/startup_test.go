@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
@@ -198,6 +200,22 @@ func TestOnceDoesNotWait(t *testing.T) {
 	require.ErrorContains(t, err, "connection refused")
 }
 
+func TestWhatTheDatabasesAnswersMean(t *testing.T) {
+	coded := func(code string) error { return &pgconn.PgError{Severity: "FATAL", Code: code} }
+	for err, ends := range map[error]bool{
+		coded("28P01"): true, coded("28000"): true, coded("3D000"): true, coded("42704"): true,
+		coded("57P03"): false, coded("57P01"): false, coded("53300"): false, coded("08P01"): false, coded("42501"): false, coded("25006"): false,
+		&net.DNSError{Err: "no such host", IsNotFound: true}:                 false,
+		context.DeadlineExceeded:                                             false,
+		&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}: true,
+		tls.RecordHeaderError{Msg: "first record does not look like"}:        true,
+		&net.OpError{Op: "remote error", Err: tls.AlertError(116)}:           true,  // certificate required
+		&net.OpError{Op: "remote error", Err: tls.AlertError(80)}:            false, // internal error
+	} {
+		assert.Equal(t, ends, databaseRefuses(fmt.Errorf("connecting: %w", err)), "%v", err)
+	}
+}
+
 func TestWhatTemporalsAnswersMean(t *testing.T) {
 	for err, ends := range map[error]bool{
 		serviceerror.NewPermissionDenied("no right", ""): true,
@@ -223,7 +241,7 @@ func TestANamespaceMayComeLaterThanItsServer(t *testing.T) {
 		assert.False(t, late.refused(missing))
 		time.Sleep(namespaceGrace)
 		assert.False(t, late.refused(missing))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		assert.True(t, late.refused(missing), "it does not come")
 	})
 }
