@@ -33,7 +33,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"scanner":                     {[]string{".", "activities", "internal/stall", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/callbacks":          {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},
 	"internal/coalesce":           {[]string{"."}, nil},
-	"internal/config":             {[]string{".", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"internal/config":             {[]string{".", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc"}},
 	"internal/database":           {nil, []string{"github.com/jackc/pgx/v5"}},
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
 	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
@@ -46,7 +46,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	},
 	"internal/service": {
 		[]string{".", "activities", "control", "internal/callbacks", "internal/config", "internal/telemetry", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
-		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
+		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc/codes"},
 	},
 	"internal/telemetry": {[]string{"internal/config"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/teststack": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/outboxdb"
 )
@@ -72,6 +73,9 @@ does not become, what was asked for, 4 that was not known in the time to wait.
 func main() { program.Main("outflow", run) }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	for _, warning := range config.Unknown(getenv) {
+		fmt.Fprintln(stderr, "outflow: warning:", warning)
+	}
 	return tools{getenv: getenv, stdin: os.Stdin, terminal: isTerminal(os.Stdin), stdout: stdout, stderr: stderr}.run(ctx, args)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"testing"
 
 	"github.com/google/uuid"
@@ -68,6 +69,15 @@ func TestHelpAndVersion(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, program.Version()+"\n", out)
 	}
+}
+
+// A variable that nothing reads is named, beside whatever the command prints.
+func TestUnknownVariablesAreNamed(t *testing.T) {
+	t.Setenv("OUTFLOW_OUTBOXX", "shop")
+	var stdout, stderr bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"version"}, os.Getenv, &stdout, &stderr))
+	assert.Contains(t, stderr.String(), "outflow: warning: OUTFLOW_OUTBOXX: no setting has this name; did you mean OUTFLOW_OUTBOX?\n")
+	assert.NotContains(t, stdout.String(), "OUTFLOW")
 }
 
 func TestMigrateHelp(t *testing.T) {

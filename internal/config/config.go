@@ -48,6 +48,29 @@ type Config struct {
 	Traces Traces
 
 	webhookSecrets webhook.Secrets
+	// secretsFile has the hosts' secrets; nil where no file is named.
+	secretsFile *secretsFile
+	headersFile *headersFile // nil likewise
+	engine      *engineFiles
+	// warnings are what is wrong with settings that nothing depends on.
+	warnings []string
+}
+
+// WarnTo logs what is wrong with settings that no delivery depends on, and gives a log
+// to what is read again while the program runs.
+func (c Config) WarnTo(log *slog.Logger) {
+	for _, w := range c.warnings {
+		log.Warn("settings", "warning", w)
+	}
+	if c.secretsFile != nil {
+		c.secretsFile.warnTo(log)
+	}
+	if c.headersFile != nil {
+		c.headersFile.warnTo(log)
+	}
+	if c.engine != nil {
+		c.engine.warnTo(log)
+	}
 }
 
 // Setting documents one variable of Outflow's own.
@@ -97,7 +120,7 @@ var Settings = []Setting{
 // Load reads all settings.
 func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	getenv = orUnset(getenv)
-	c := Config{Retention: outflow.DefaultRetention()}
+	c := Config{Retention: outflow.DefaultRetention(), warnings: Unknown(getenv)}
 	var errs []error
 	note := func(err error) {
 		if err != nil {
@@ -116,11 +139,14 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	}
 	note(joinWebhooks(&c, getenv))
 	var err error
-	c.Traces, err = readTraces(getenv)
-	note(err)
+	if c.Traces, err = readTraces(getenv); err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			c.warnings = append(c.warnings, line+"; no spans are exported")
+		}
+	}
 	c.Database, err = Database(getenv)
 	note(err)
-	c.Temporal, err = Temporal(getenv)
+	c.Temporal, c.engine, err = temporal(getenv)
 	note(err)
 	c.AWS, err = AWS(ctx, getenv)
 	note(err)
@@ -144,6 +170,7 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
 	}
+	c.BeforeConnect = rotateDatabase(url)
 	session(c, getenv)
 	return c, nil
 }

@@ -12,17 +12,22 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/contrib/envconfig"
 )
 
 // Temporal reads Temporal's settings alone.
 func Temporal(getenv func(string) string) (client.Options, error) {
-	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: lookup(getenv)})
+	options, _, err := temporal(getenv)
+	return options, err
+}
+
+// temporal also returns the files, which are read again while the program runs.
+func temporal(getenv func(string) string) (client.Options, *engineFiles, error) {
+	files, err := newReread("TEMPORAL_…", func() (engine, error) { return readEngine(getenv) })
 	if err != nil {
-		return client.Options{}, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s", brief(err.Error()))
+		return client.Options{}, nil, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s", brief(err.Error()))
 	}
+	options := files.get().options
 	var errs []error
 	if address := options.HostPort; address != "" && !isHostPort(address) && !namesResolver(address) {
 		errs = append(errs, fmt.Errorf("TEMPORAL_ADDRESS: wants host:port, such as temporal.example.com:7233, without a scheme (got %s)", quote(address)))
@@ -37,9 +42,10 @@ func Temporal(getenv func(string) string) (client.Options, error) {
 		}
 	}
 	if len(errs) > 0 {
-		return client.Options{}, errors.Join(errs...)
+		return client.Options{}, nil, errors.Join(errs...)
 	}
-	return options, nil
+	rotateTemporal(&options, files)
+	return options, files, nil
 }
 
 // lookup gives Temporal's loader the program's own view of the environment.
@@ -76,7 +82,7 @@ var plainRegion = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9]
 // AWS reads AWS's settings alone, by its own default chain. The region may be empty:
 // whoever sends webhooks alone needs none, and a destination may name its own.
 func AWS(ctx context.Context, getenv func(string) string) (aws.Config, error) {
-	c, err := awsconfig.LoadDefaultConfig(ctx)
+	c, err := loadAWS(ctx)
 	if err != nil {
 		return aws.Config{}, fmt.Errorf("AWS_… variables or files: %s", brief(err.Error()))
 	}
@@ -99,6 +105,7 @@ func AWS(ctx context.Context, getenv func(string) string) (aws.Config, error) {
 	if len(errs) > 0 {
 		return aws.Config{}, errors.Join(errs...)
 	}
+	rotateAWS(&c, loadAWS)
 	return c, nil
 }
 

@@ -1,6 +1,9 @@
 package config_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -64,6 +67,7 @@ func TestTraces(t *testing.T) {
 	assert.Equal(t, "mine", c.Traces.ServiceName)
 }
 
+// TestBadTraces: tracing is optional. What is wrong with it is warned of, and ends nothing.
 func TestBadTraces(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file.pem")
 	require.NoError(t, os.WriteFile(file, []byte("no certificate"), 0o600))
@@ -98,8 +102,16 @@ func TestBadTraces(t *testing.T) {
 	} {
 		settings := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4318", "OTEL_TRACES_SAMPLER": "traceidratio"}
 		settings[c.name] = c.value
-		_, err := load(t, enough(settings))
-		require.ErrorContains(t, err, c.wants, "%s=%s", c.name, c.value)
-		assert.NotContains(t, err.Error(), "hidden")
+		got, err := load(t, enough(settings))
+		require.NoError(t, err, "%s=%s", c.name, c.value)
+		assert.Zero(t, got.Traces)
+		var said bytes.Buffer
+		got.WarnTo(slog.New(slog.NewJSONHandler(&said, nil)))
+		var line struct{ Level, Warning string }
+		require.NoError(t, json.Unmarshal(said.Bytes(), &line), "one line: %s", &said)
+		assert.Equal(t, "WARN", line.Level)
+		assert.Contains(t, line.Warning, c.wants)
+		assert.Contains(t, line.Warning, "; no spans are exported")
+		assert.NotContains(t, line.Warning, "hidden")
 	}
 }

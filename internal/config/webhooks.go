@@ -1,11 +1,11 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"syscall"
 
@@ -49,20 +49,23 @@ func setWebhookSecret(c *Config, value string) (err error) {
 }
 
 func setWebhookSecretsFile(c *Config, value string) error {
-	return readFile(value, func(file io.Reader) (err error) {
-		c.webhookSecrets.Hosts, err = webhook.ReadSecrets(file)
+	file, err := rereadFile(settingWebhookSecretsFile, value, webhook.ReadSecrets)
+	if err != nil {
 		return err
-	})
+	}
+	c.secretsFile = file
+	c.webhookSecrets.Hosts = file.get()
+	return nil
 }
 
 func setWebhookHeadersFile(c *Config, value string) error {
-	return readFile(value, func(file io.Reader) error {
-		headers, err := webhook.ReadHeaders(file)
-		if err == nil {
-			c.Webhook.Headers = headers.For
-		}
+	file, err := rereadFile("OUTFLOW_WEBHOOK_HEADERS_FILE", value, webhook.ReadHeaders)
+	if err != nil {
 		return err
-	})
+	}
+	c.headersFile = file
+	c.Webhook.Headers = func(host string) []webhook.Header { return file.get().For(host) }
+	return nil
 }
 
 func setWebhookNetworks(c *Config, value string) (err error) {
@@ -70,16 +73,37 @@ func setWebhookNetworks(c *Config, value string) (err error) {
 	return err
 }
 
-func readFile(name string, read func(io.Reader) error) error {
-	file, err := os.Open(name)
-	if err != nil {
-		return fmt.Errorf("wants a file that can be read: %w", reason(err))
+// rereadFile is a value that parse reads from a file, again and again.
+func rereadFile[T any](setting, name string, parse func(io.Reader) (T, error)) (*reread[T], error) {
+	read := readFile // the first time, as it is
+	file, err := newReread(setting, func() (value T, err error) {
+		text, err := read(name)
+		if err != nil {
+			return value, err
+		}
+		if value, err = parse(bytes.NewReader(text)); err != nil {
+			return value, fmt.Errorf("reading the file: %w", reason(err))
+		}
+		return value, nil
+	})
+	read = settledFile
+	return file, err
+}
+
+type (
+	secretsFile = reread[map[string][]webhook.Secret]
+	headersFile = reread[webhook.Headers]
+)
+
+// secrets are those of a host, as the file has them now.
+func (c *Config) secrets() func(host string) []webhook.Secret {
+	if c.secretsFile == nil {
+		return c.webhookSecrets.For
 	}
-	defer file.Close()
-	if err := read(file); err != nil {
-		return fmt.Errorf("reading the file: %w", reason(err))
+	file, otherwise := c.secretsFile, c.webhookSecrets.Default
+	return func(host string) []webhook.Secret {
+		return webhook.Secrets{Hosts: file.get(), Default: otherwise}.For(host)
 	}
-	return nil
 }
 
 // reason is an error about a file without the file's name.
@@ -105,7 +129,7 @@ func setWebhookInsecureLoopback(c *Config, value string) error {
 
 // joinWebhooks puts hosts and secrets together, once both are read.
 func joinWebhooks(c *Config, getenv func(string) string) error {
-	c.Webhook.Secrets = c.webhookSecrets.For
+	c.Webhook.Secrets = c.secrets()
 	alone := ""
 	switch {
 	case c.Webhook.Hosts.Any() && getenv(settingWebhookSecret) == "" && getenv(settingWebhookSecretsFile) == "":

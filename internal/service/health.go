@@ -22,6 +22,16 @@ const (
 	checkAgain = time.Second
 	// healthStop bounds how long an answer under way may hold up the end.
 	healthStop = 3 * time.Second
+	// requestLimit is how long a caller may take to ask.
+	requestLimit = 5 * time.Second
+	// sayAgainUnready is how often the log says of a part that stays unready why.
+	sayAgainUnready = time.Minute
+)
+
+// The parts without which a program is not ready, as /readyz and the log call them.
+const (
+	partDatabase = "database"
+	partTemporal = "temporal"
 )
 
 // check is one thing without which a program is not ready.
@@ -44,6 +54,7 @@ type health struct {
 	checks  []check
 	checked time.Time
 	failing error
+	reasons map[string]reasonSaid // by part, of those that are not ready
 
 	asking sync.Mutex // one round of checks at a time
 }
@@ -59,8 +70,9 @@ func newHealth(ctx context.Context, address string, log *slog.Logger) (*health, 
 		return nil, fmt.Errorf("OUTFLOW_HEALTH_ADDRESS: wants an address that is free on this host (got %q): %w", address, err)
 	}
 	h := &health{listener: listener, served: make(chan struct{}), log: log, state: "starting"}
-	h.server = &http.Server{Handler: h.handler(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	h.server = &http.Server{Handler: h.handler(), ReadTimeout: requestLimit, WriteTimeout: 10 * time.Second,
+		ConnState: new(callers).changed, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	h.server.SetKeepAlivesEnabled(false) // no caller has a reason to stay
 	go h.serve()
 	log.Info("answering probes", "address", listener.Addr().String())
 	return h, nil
@@ -101,6 +113,16 @@ func (h *health) started(checks ...check) {
 	h.state, h.checks = "", checks
 }
 
+// waitsFor says which part the start waits for.
+func (h *health) waitsFor(part string) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.state = "starting: " + part + ": not ready"
+}
+
 // stopping says from now on that nothing new is to be expected here.
 func (h *health) stopping() {
 	if h == nil {
@@ -136,14 +158,57 @@ func (h *health) unready(ctx context.Context) error {
 		return failing
 	}
 	// A prober that leaves must not be taken for a part that fails.
-	failing = runChecks(context.WithoutCancel(ctx), checks)
+	failed := runChecks(context.WithoutCancel(ctx), checks)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.checked, h.failing = time.Now(), failing
+	h.say(failed)
+	h.checked, h.failing = time.Now(), notReady(failed)
 	if h.state != "" {
 		return errors.New(h.state)
 	}
-	return failing
+	return h.failing
+}
+
+// failure is a check that did not pass.
+type failure struct {
+	part string
+	err  error
+}
+
+// notReady is what whoever can reach the port may know: errors name hosts, users and
+// databases, and those are for the log.
+func notReady(failed []failure) error {
+	var said []error
+	for _, f := range failed {
+		said = append(said, errors.New(f.part+": not ready"))
+	}
+	return errors.Join(said...)
+}
+
+// reasonSaid is what the log has of a part that is not ready.
+type reasonSaid struct {
+	text string
+	at   time.Time
+}
+
+// say logs why parts are not ready: when that changes, and once a minute. The lock is
+// held.
+func (h *health) say(failed []failure) {
+	reasons := map[string]reasonSaid{}
+	for _, f := range failed {
+		before, text := h.reasons[f.part], f.err.Error()
+		if before.text != text || time.Since(before.at) >= sayAgainUnready {
+			h.log.Warn("not ready", "part", f.part, "error", text)
+			before = reasonSaid{text, time.Now()}
+		}
+		reasons[f.part] = before
+	}
+	for part := range h.reasons {
+		if _, still := reasons[part]; !still {
+			h.log.Info("ready again", "part", part)
+		}
+	}
+	h.reasons = reasons
 }
 
 func (h *health) look() (state string, checks []check, failing error, fresh bool) {
@@ -152,28 +217,30 @@ func (h *health) look() (state string, checks []check, failing error, fresh bool
 	return h.state, h.checks, h.failing, !h.checked.IsZero() && time.Since(h.checked) < checkAgain
 }
 
-// runChecks runs all checks at once and joins what they say, in their order.
-func runChecks(ctx context.Context, checks []check) error {
+// runChecks runs all checks at once and returns those that fail, in their order.
+func runChecks(ctx context.Context, checks []check) []failure {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
 	said := make([]error, len(checks))
 	var running sync.WaitGroup
 	for i, c := range checks {
-		running.Go(func() {
-			if err := c.run(ctx); err != nil {
-				said[i] = fmt.Errorf("%s: %w", c.name, err)
-			}
-		})
+		running.Go(func() { said[i] = c.run(ctx) })
 	}
 	running.Wait()
-	return errors.Join(said...)
+	var failed []failure
+	for i, err := range said {
+		if err != nil {
+			failed = append(failed, failure{checks[i].name, err})
+		}
+	}
+	return failed
 }
 
 // checks are what a starter and a worker need to do their work.
 func (p *parts) checks() []check {
 	return []check{
-		{"database", p.store.Ping},
-		{"temporal", func(ctx context.Context) error {
+		{partDatabase, p.store.Ping},
+		{partTemporal, func(ctx context.Context) error {
 			_, err := p.client.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err
 		}},

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -74,12 +76,13 @@ func TestReadyOnlyBetweenStartAndStop(t *testing.T) {
 
 func TestReadyNamesWhatFails(t *testing.T) {
 	var down, late, asked atomic.Int32
-	h := &health{log: quiet}
+	log := &announced{}
+	h := &health{log: slog.New(slog.NewTextHandler(log, nil))}
 	h.started(
 		check{"database", func(context.Context) error {
 			asked.Add(1)
 			if down.Load() > 0 {
-				return errors.New("connection refused")
+				return errors.New("user=shop database=orders at 10.0.0.7: connection refused")
 			}
 			return nil
 		}},
@@ -105,12 +108,12 @@ func TestReadyNamesWhatFails(t *testing.T) {
 	down.Store(1)
 	status, text = again()
 	assert.Equal(t, 503, status)
-	assert.Equal(t, "database: connection refused\n", text)
+	assert.Equal(t, "database: not ready\n", text)
 	late.Store(1)
 	began := time.Now()
 	status, text = again()
 	assert.Equal(t, 503, status)
-	assert.Equal(t, "database: connection refused\ntemporal: context deadline exceeded\n", text)
+	assert.Equal(t, "database: not ready\ntemporal: not ready\n", text)
 	assert.InDelta(t, checkLimit.Seconds(), time.Since(began).Seconds(), 1)
 
 	down.Store(0)
@@ -123,6 +126,74 @@ func TestReadyNamesWhatFails(t *testing.T) {
 		require.Equal(t, 200, status)
 	}
 	assert.Less(t, asked.Load()-before, int32(5), "an answer serves all probes for a second")
+	assert.Equal(t, 1, strings.Count(log.String(), `msg="not ready" part=database error="user=shop database=orders at 10.0.0.7: connection refused"`), "%s", log)
+	assert.Equal(t, 1, strings.Count(log.String(), `msg="not ready" part=temporal error="context deadline exceeded"`), "%s", log)
+	assert.Equal(t, 2, strings.Count(log.String(), `msg="ready again"`), "%s", log)
+}
+
+// What stays the same is said once a minute.
+func TestWhyItIsNotReadyIsSaidNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &announced{}
+		h := &health{log: slog.New(slog.NewTextHandler(log, nil))}
+		for range 600 {
+			h.say([]failure{{"database", errors.New("away")}})
+			time.Sleep(time.Second)
+		}
+		assert.Equal(t, 10, strings.Count(log.String(), "away"))
+	})
+}
+
+// Connections that ask nothing take no descriptors from deliveries, and keep no probe
+// from its answer.
+func TestIdleCallers(t *testing.T) {
+	h, url := local(t)
+	h.started()
+	var closed atomic.Int32
+	const idle = 1000
+	conns := make([]net.Conn, idle)
+	for i := range conns {
+		conn, err := net.Dial("tcp", h.listener.Addr().String())
+		require.NoError(t, err)
+		defer conn.Close()
+		conns[i] = conn
+		text := [...]string{"", "GET /livez HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"}[i%3]
+		_, _ = io.WriteString(conn, text) // it may be closed already
+		go func() {
+			_, _ = io.Copy(io.Discard, conn)
+			closed.Add(1)
+		}()
+		if i%100 == 99 {
+			status, text := probe(t, url+"/readyz")
+			require.Equal(t, "200 ok\n", fmt.Sprintf("%d %s", status, text))
+		}
+	}
+	require.Eventually(t, func() bool { return closed.Load() >= idle-mostCallers }, time.Minute, 10*time.Millisecond, "closed at once, beyond the bound")
+	require.Eventually(t, func() bool { return closed.Load() == idle }, time.Minute, 10*time.Millisecond, "and the others soon")
+}
+
+// Those that have asked go last.
+func TestWhoHasToGo(t *testing.T) {
+	c := &callers{}
+	var conns [mostCallers + 2]net.Conn
+	gone := func(i int) bool {
+		return errors.Is(conns[i].SetDeadline(time.Time{}), io.ErrClosedPipe)
+	}
+	for i := range conns {
+		conns[i], _ = net.Pipe()
+		c.changed(conns[i], http.StateNew)
+		if i < 3 {
+			c.changed(conns[i], http.StateActive)
+		}
+	}
+	for i := range conns {
+		assert.Equal(t, i == 3 || i == 4, gone(i), "%d", i)
+	}
+	c.changed(conns[3], http.StateActive) // too late
+	c.changed(conns[3], http.StateClosed)
+	assert.Len(t, c.open, mostCallers)
+	c.changed(conns[0], http.StateClosed)
+	assert.Len(t, c.open, mostCallers-1)
 }
 
 func TestProbesAreReadOnly(t *testing.T) {
@@ -245,19 +316,20 @@ func TestReadyLooksAtTheRealParts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	p := &parts{pool: w.pool, client: w.client, store: w.store}
-	require.NoError(t, runChecks(t.Context(), p.checks()))
+	require.Empty(t, runChecks(t.Context(), p.checks()))
 
 	p.store = outboxdb.New(teststack.NewEmpty(t))
-	require.EqualError(t, runChecks(t.Context(), p.checks()),
-		`database: checking the outbox schema: it is missing or older than this build: run "outflow migrate up"`)
+	failed := runChecks(t.Context(), p.checks())
+	require.Len(t, failed, 1)
+	require.EqualError(t, failed[0].err, `checking the outbox schema: it is missing or older than this build: run "outflow migrate up"`)
+	require.EqualError(t, notReady(failed), "database: not ready")
 
 	gone, err := client.NewLazyClient(client.Options{HostPort: "127.0.0.1:1", Logger: quiet})
 	require.NoError(t, err)
 	defer gone.Close()
 	p.store, p.client = w.store, gone
-	began := time.Now()
-	err = runChecks(t.Context(), p.checks())
-	require.ErrorContains(t, err, "temporal: ")
-	require.NotContains(t, err.Error(), "database")
-	require.Less(t, time.Since(began), checkLimit+time.Second)
+	failed = runChecks(t.Context(), p.checks())
+	require.Len(t, failed, 1)
+	require.ErrorContains(t, failed[0].err, "127.0.0.1:1", "for the log")
+	require.EqualError(t, notReady(failed), "temporal: not ready")
 }

@@ -73,8 +73,16 @@ const (
 	nameWorker  = "outflow-worker"
 )
 
-// open connects to everything and starts the worker. name is the program's.
-func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (_ *parts, err error) {
+// open connects to everything and starts the worker, or fails at once. name is the
+// program's.
+func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (*parts, error) {
+	return startup{log: log, once: true}.open(ctx, c, name)
+}
+
+// open connects to everything and starts the worker.
+func (s startup) open(ctx context.Context, c config.Config, name string) (_ *parts, err error) {
+	log := s.log
+	c.WarnTo(log)
 	p := &parts{fatal: make(chan error, 1), opts: c.Scanner, log: log}
 	defer func() {
 		if err != nil {
@@ -82,7 +90,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 		}
 	}()
 	if p.spans, err = telemetry.Start(ctx, c.Traces, name, log); err != nil {
-		return nil, err
+		log.Warn("no spans are exported", "error", err)
 	}
 	if c.Database.MaxConns < connections && !strings.Contains(c.Database.ConnString(), "pool_max_conns") {
 		c.Database.MaxConns = connections
@@ -94,7 +102,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
 	p.store = outboxdb.New(p.pool)
-	if err := p.store.Ping(ctx); err != nil {
+	if err := s.reachDatabase(ctx, p); err != nil {
 		return nil, err
 	}
 	if _, err := p.store.DatabaseID(ctx); err != nil {
@@ -108,8 +116,8 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 		c.Temporal.ConnectionOptions.KeepAliveTime, c.Temporal.ConnectionOptions.KeepAliveTimeout = keepAlive, keepAliveAnswer
 	}
 	c.Temporal.Logger = sdklog.NewStructuredLogger(log)
-	if p.client, err = client.DialContext(ctx, c.Temporal); err != nil {
-		return nil, fmt.Errorf("connecting to Temporal at %s (TEMPORAL_ADDRESS): %w", c.Temporal.HostPort, err)
+	if p.client, err = s.dial(ctx, c.Temporal); err != nil {
+		return nil, err
 	}
 	brokers := publishers(c)
 	router := publish.NewRouter(brokers...)
@@ -119,13 +127,21 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 	p.opts.Refuse = router.Refusal
 	logSchemes(router, c, log)
 	outbox := outboxName(c.Scanner)
-	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	publisher := publish.Watch(router, log)
-	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher)), activities.ForOutbox(outbox)))
-	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store, activities.MaintainOutbox(outbox)))
-	if err := p.worker.Start(); err != nil {
-		p.worker = nil
-		return nil, fmt.Errorf("starting the worker: %w", err)
+	acts := activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher)), activities.ForOutbox(outbox))
+	// The SDK starts a worker once, so that each try has a new one.
+	err = s.until(ctx, partTemporal, func(context.Context) error {
+		w := worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
+		workflows.Register(w, acts)
+		workflows.RegisterMaintain(w, activities.NewMaintenance(p.store, activities.MaintainOutbox(outbox)))
+		if err := w.Start(); err != nil {
+			return fmt.Errorf("starting the worker: %w", err)
+		}
+		p.worker = w
+		return nil
+	}, temporalRefuses)
+	if err != nil {
+		return nil, err
 	}
 	return p, nil
 }
@@ -185,9 +201,9 @@ func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
 		return err
 	}
 	defer h.close()
-	p, err := open(ctx, c, nameWorker, log)
+	p, err := startup{log: log, health: h}.open(ctx, c, nameWorker)
 	if err != nil {
-		return err
+		return stoppedOr(ctx, err, log)
 	}
 	defer p.close()
 	h.started(p.checks()...)
@@ -195,6 +211,15 @@ func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
 	defer p.schedule(ctx, c)()
 	log.Info("working", "task_queue", taskQueue(c.Scanner))
 	return p.wait(ctx)
+}
+
+// stoppedOr is err, unless the program was asked to stop while it still started.
+func stoppedOr(ctx context.Context, err error, log *slog.Logger) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	log.Info("stopping")
+	return nil
 }
 
 // wait waits for the end of ctx or the worker's own.
@@ -215,9 +240,9 @@ func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
 		return err
 	}
 	defer h.close()
-	p, err := open(ctx, c, nameStarter, log)
+	p, err := startup{log: log, health: h}.open(ctx, c, nameStarter)
 	if err != nil {
-		return err
+		return stoppedOr(ctx, err, log)
 	}
 	defer p.close()
 	defer p.schedule(ctx, c)()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -118,7 +119,7 @@ func TestAWebhooksQueryIsShownNowhere(t *testing.T) {
 	c := webhookConfig(t, server)
 	router := publish.NewRouter(publishers(c)...)
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, publish.Watch(router, w.log), activities.WithCallbacks(newCallbacks(publishers(c), router))))
+	workflows.Register(run, activities.New(w.store, publish.Watch(router, w.log), activities.WithCallbacks(callbacks.New(publishers(c), router))))
 	require.NoError(t, run.Start())
 	t.Cleanup(run.Stop)
 	w.scan()

@@ -1,0 +1,45 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// One queue's policy that refuses must cost the others nothing: the chain is gone
+// through now and then, and what does not work takes no other's place.
+func TestAChainIsGoneThroughNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key := func(name string, err error) aws.CredentialsProvider {
+			return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+				return aws.Credentials{AccessKeyID: name}, err
+			})
+		}
+		loads, next := 0, key("broken", errors.New("STS is away"))
+		c := aws.Config{Credentials: key("first", nil)}
+		rotateAWS(&c, func(context.Context) (aws.Config, error) {
+			loads++
+			return aws.Config{Credentials: next}, nil
+		})
+		own := c.Credentials.(*chain)
+		for range 600 { // a minute
+			own.stale.Store(true)
+			got, err := c.Credentials.Retrieve(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, "first", got.AccessKeyID)
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.Equal(t, int(time.Minute/resolveEvery), loads)
+		next = key("second", nil)
+		time.Sleep(resolveEvery)
+		got, err := c.Credentials.Retrieve(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "second", got.AccessKeyID)
+	})
+}

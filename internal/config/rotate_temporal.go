@@ -1,0 +1,79 @@
+package config
+
+import (
+	"context"
+	"net"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+)
+
+// engine is what Temporal's variables and files say.
+type engine struct {
+	options client.Options
+	apiKey  string
+}
+
+func readEngine(getenv func(string) string) (engine, error) {
+	profile, err := envconfig.LoadClientConfigProfile(envconfig.LoadClientConfigProfileOptions{EnvLookup: lookup(getenv)})
+	if err != nil {
+		return engine{}, err
+	}
+	options, err := profile.ToClientOptions(envconfig.ToClientOptionsRequest{})
+	return engine{options, profile.APIKey}, err
+}
+
+// rotate makes options follow the files that they were read from: API key and headers
+// for each request, certificates for each connection.
+func rotateTemporal(options *client.Options, r *engineFiles) {
+	if options.Credentials != nil {
+		options.Credentials = client.NewAPIKeyDynamicCredentials(func(context.Context) (string, error) {
+			return r.get().apiKey, nil
+		})
+	}
+	if options.HeadersProvider != nil {
+		options.HeadersProvider = headers(func() headersProvider { return r.get().options.HeadersProvider })
+	}
+	if options.ConnectionOptions.TLS != nil {
+		dial := grpc.WithTransportCredentials(handshakes{credentials.NewTLS(options.ConnectionOptions.TLS), r})
+		options.ConnectionOptions.DialOptions = append(options.ConnectionOptions.DialOptions, dial)
+	}
+}
+
+type engineFiles = reread[engine]
+
+// headersProvider is the SDK's, which it does not name.
+type headersProvider interface {
+	GetHeaders(ctx context.Context) (map[string]string, error)
+}
+
+type headers func() headersProvider
+
+func (h headers) GetHeaders(ctx context.Context) (map[string]string, error) {
+	if now := h(); now != nil {
+		return now.GetHeaders(ctx)
+	}
+	return nil, nil
+}
+
+// handshakes are TLS's, each with the certificates that are in the files at the time.
+type handshakes struct {
+	credentials.TransportCredentials
+	files *engineFiles
+}
+
+func (h handshakes) ClientHandshake(
+	ctx context.Context, authority string, conn net.Conn,
+) (net.Conn, credentials.AuthInfo, error) {
+	now := h.files.get().options.ConnectionOptions.TLS
+	if now == nil { // never without what was asked for at the start
+		return h.TransportCredentials.ClientHandshake(ctx, authority, conn)
+	}
+	return credentials.NewTLS(now).ClientHandshake(ctx, authority, conn)
+}
+
+func (h handshakes) Clone() credentials.TransportCredentials {
+	return handshakes{h.TransportCredentials.Clone(), h.files}
+}
