@@ -37,10 +37,7 @@ const (
 	StatementRelease         = releaseMessages
 	StatementResend          = resendMessages
 	StatementStatusNewest    = statusNewest
-	StatementPurge           = purge
-	StatementMove            = move
-	StatementPurgeByHand     = purgeByHand
-	StatementMoveByHand      = moveByHand
+	StatementDismiss         = dismissMessages
 	StatementBeginCallback   = beginCallback
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks
@@ -59,6 +56,13 @@ const (
 )
 
 var (
+	StatementPurge          = purge
+	StatementMove           = move
+	StatementPurgeByHand    = purgeByHand
+	StatementMoveByHand     = moveByHand
+	StatementPurgeDismissed = purgeDismissed
+	StatementMoveDismissed  = moveDismissed
+
 	MigrationFiles = migrationFiles
 	MigrationNames = migrationNames
 	Interval       = interval

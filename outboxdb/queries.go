@@ -315,7 +315,7 @@ RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + lookColumns
 // the same commit, once for all rows.
 const finish = lockRows + `, ended AS (
 UPDATE outbox.messages AS m
-   SET state = e.state, finished_at = now(), retrying = false, parked = false, attempts = m.attempts + e.attempts,
+   SET state = e.state, finished_at = now(), dismissed_at = NULL, retrying = false, parked = false, attempts = m.attempts + e.attempts,
        broker_message_id = e.broker_message_id, last_error = coalesce(e.last_error, m.last_error),
        callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END, callback_attempts = 0, callback_error = NULL,
        callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() + interval '1 minute' END
