@@ -53,7 +53,8 @@ type DatabaseHealth interface {
 	PendingDestinations(ctx context.Context, limit int) ([]string, error)
 	// Hears reports whether a notification arrives on a connection that listens.
 	Hears(ctx context.Context) (bool, error)
-	// Dead counts the dead messages of each destination that has any.
+	// Dead counts the dead messages that nobody dismissed, of each destination that
+	// has any.
 	Dead(ctx context.Context) ([]outboxdb.PhaseCount, error)
 }
 
@@ -193,11 +194,11 @@ func (e *examination) dead(ctx context.Context) {
 		return
 	}
 	if len(counts) == 0 {
-		e.say("dead", OK, "", "no message is dead")
+		e.say("dead", OK, "", "no dead message waits for somebody")
 		return
 	}
 	for _, c := range counts {
-		e.say("dead", Warn, "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination), "%s: %d dead, such as: %s", c.Destination, c.Messages, c.LastError)
+		e.say("dead", Warn, "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination)+"; or let them go: outflow dismiss, with the same filter", "%s: %d dead, such as: %s", c.Destination, c.Messages, c.LastError)
 	}
 }
 

@@ -81,7 +81,7 @@ func TestExamineOfWhatIsWell(t *testing.T) {
 		"ok rights role ops may enqueue, may run the daemons, may operate",
 		"ok clock this host and the database agree within 0s",
 		"ok snapshots none is older than 5m0s",
-		"ok dead no message is dead",
+		"ok dead no dead message waits for somebody",
 		"ok temporal localhost:7233, namespace shop answers",
 		"ok attributes OutflowDestination, OutflowType, OutflowState are there",
 		"ok workers task queue outflow has 1 pollers of workflow tasks, 2 of activities",
@@ -184,7 +184,7 @@ func TestExamine(t *testing.T) {
 		"others": {func(h *healthy, _ *Patient) { h.destinations = []string{"https://shop.example/in"} }, "skip destinations 1 that are no SQS queues", ""},
 		"dead messages": {func(h *healthy, _ *Patient) {
 			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in?a=1&b=2", Messages: 3, LastError: "no such queue"}}
-		}, "warn dead https://shop.example/in?a=1&b=2: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in?a=1&b=2'"},
+		}, "warn dead https://shop.example/in?a=1&b=2: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in?a=1&b=2'; or let them go: outflow dismiss, with the same filter"},
 		"the dead can't be counted":    {func(h *healthy, _ *Patient) { h.deadErr = errAway }, "warn dead connection refused", ask},
 		"a pooler drops notifications": {func(h *healthy, _ *Patient) { h.deaf = true }, "warn notify do not arrive", listenOn},
 		"nobody may listen":            {func(h *healthy, _ *Patient) { h.standby = errAway }, "warn notify connection refused", noStandby},

@@ -69,10 +69,10 @@ func TestShowStatus(t *testing.T) {
 	}
 	var out bytes.Buffer
 	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
-	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  RETRYING  OLDEST   DEAD  EXPIRED  CANCELLED  DELIVERED
-sqs://a      3    0        0       2         1h1m40s  0     0        0          0
-sqs://b      0    0        0       0         -        1     0        0          9990+
-sqs://c      0    0        0       0         -        0     0        0          0
+	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  RETRYING  OLDEST   DEAD  DISMISSED  EXPIRED  CANCELLED  DELIVERED
+sqs://a      3    0        0       2         1h1m40s  0     0          0        0          0
+sqs://b      0    0        0       0         -        1     0          0        0          9990+
+sqs://c      0    0        0       0         -        0     0          0        0          0
 
 sqs://a: 7 failures since 2026-01-31T08:00:00Z, breaker open until 2026-01-31T08:01:00Z
   throttled

@@ -35,6 +35,7 @@ var commands = []command{
 	{"send", "enqueue one message", sendUsage, send},
 	{"retry", "send what was given up; make what is retried try soon", retryUsage, retry},
 	{"resend", "send copies of delivered messages", resendUsage, resend},
+	{"dismiss", "let dead messages go that nobody will send", dismissUsage, dismiss},
 	{"cancel", "end pending messages", cancelUsage, cancel},
 	{"redirect", "give messages another destination", redirectUsage, redirect},
 	{"reschedule", "make pending messages due at another time", rescheduleUsage, reschedule},

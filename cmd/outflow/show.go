@@ -174,6 +174,9 @@ func (s shown) write(out io.Writer) error {
 	case m.Phase == "leased" || m.Phase == "retrying":
 		line("leased until", "%s", stamp(m.AvailableAt))
 	}
+	if m.DismissedAt != nil {
+		line("dismissed", "%s", stamp(*m.DismissedAt))
+	}
 	if m.ExpiresAt != nil {
 		line("expires", "%s", stamp(*m.ExpiresAt))
 	}
