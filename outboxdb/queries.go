@@ -34,7 +34,7 @@ const restOfRow = `
 
 // outcomeColumns leave the payload where it is: an end needs no look at it.
 const outcomeColumns = `
-	m.id, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
+	m.id, m.destination, m.type, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
 
 // schemaReady looks for the oldest and the newest thing that a migration makes.
 const schemaReady = `SELECT to_regclass('outbox.messages') IS NOT NULL AND to_regclass('outbox.waiters') IS NOT NULL`

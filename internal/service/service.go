@@ -114,7 +114,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 	p.opts.Refuse = router.Refusal
 	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
 	publisher := publish.Watch(router, log)
-	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(newCallbacks(brokers, publisher))))
+	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(newCallbacks(brokers, publisher)), activities.LogTo(p.log)))
 	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
 	if err := p.worker.Start(); err != nil {
 		p.worker = nil
