@@ -44,10 +44,14 @@ func (l *endLog) ended(ctx context.Context, o outflow.Outcome) {
 	switch o.State {
 	case outflow.Dead:
 		l.dead.say(func() { to.Warn("a message ended dead", fields...) },
-			func(more int) { to.Warn("more messages ended dead than the log names", "more", more, "within", endsWithin) })
+			func(more int) {
+				to.Warn("more messages ended dead than the log names", "more", more, "within", endsWithin)
+			})
 	case outflow.Expired:
 		l.expired.say(func() { to.Info("a message expired", fields...) },
-			func(more int) { to.Info("more messages expired than the log names", "more", more, "within", endsWithin) })
+			func(more int) {
+				to.Info("more messages expired than the log names", "more", more, "within", endsWithin)
+			})
 	}
 }
 

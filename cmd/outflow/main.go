@@ -73,10 +73,14 @@ does not become, what was asked for, 4 that was not known in the time to wait.
 func main() { program.Main("outflow", run) }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
-	return tools{getenv: getenv, stdin: os.Stdin, terminal: isTerminal(os.Stdin), stdout: stdout, stderr: stderr}.run(ctx, args)
+	shown, isFile := stdout.(*os.File)
+	return tools{
+		getenv: getenv, stdin: os.Stdin, terminal: isTerminal(os.Stdin), stdout: stdout, stderr: stderr, onScreen: isFile && isTerminal(shown),
+	}.run(ctx, args)
 }
 
 func (t tools) run(ctx context.Context, args []string) error {
+	t.stdout, t.stderr = &screen{out: t.stdout}, &screen{out: t.stderr}
 	if len(args) == 0 {
 		return usageError("wants a command")
 	}

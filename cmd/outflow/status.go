@@ -63,7 +63,7 @@ func status(ctx context.Context, t tools, args []string) error {
 func watchStatus(ctx context.Context, t tools, store statusStore, bound int, asJSON bool) error {
 	for first := true; ; first = false {
 		if !asJSON {
-			fmt.Fprint(t.stdout, "\x1b[H\x1b[2J") // home, and clear
+			fmt.Fprint(raw(t.stdout), "\x1b[H\x1b[2J") // home, and clear
 		}
 		err := showStatus(ctx, store, bound, asJSON, t.stdout)
 		switch {

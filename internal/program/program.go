@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"text/tabwriter"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
 )
 
@@ -51,14 +52,18 @@ func Main(name string, run Run) {
 
 func exitCode(name string, err error, stderr io.Writer) int {
 	var usage UsageError
+	said := ""
+	if err != nil {
+		said = outflow.VisibleText(err.Error()) // it quotes receivers, producers and settings
+	}
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "%s: %v\nSee \"%s -help\".\n", name, err, name)
+		fmt.Fprintf(stderr, "%s: %s\nSee \"%s -help\".\n", name, said, name)
 		return 2
 	}
-	fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	fmt.Fprintf(stderr, "%s: %s\n", name, said)
 	var exit ExitError
 	if errors.As(err, &exit) {
 		return exit.Code
