@@ -173,6 +173,9 @@ func (f *fakeList) List(_ context.Context, filter outboxdb.ListFilter) ([]outbox
 	return page, "", nil
 }
 
+func (f *fakeList) KnownDestinations(context.Context, string) ([]string, error) { return nil, nil }
+func (f *fakeList) KnownTypes(context.Context) ([]string, error)                { return nil, nil }
+
 func standing(phase string) outboxdb.Standing {
 	m := outboxdb.Standing{
 		ID: someID, Destination: "sqs://orders", Type: "order-placed", Phase: phase, State: outflow.State(phase), Generation: 2, Attempts: 3,
@@ -189,23 +192,23 @@ func standing(phase string) outboxdb.Standing {
 func TestListMessages(t *testing.T) {
 	store := &fakeList{messages: []outboxdb.Standing{standing("dead"), standing("retrying"), standing("due")}}
 	var out bytes.Buffer
-	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, false, &out))
+	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, false, &out, io.Discard))
 	assert.Equal(t, `ID                                    STATE     DESTINATION   TYPE          ATTEMPTS  ENQUEUED              ENDED                 LAST ERROR
 0198f3a2-5b1c-7000-8000-000000000001  dead      sqs://orders  order-placed  3         2026-01-31T08:00:00Z  2026-01-31T08:00:01Z  no such queue
 0198f3a2-5b1c-7000-8000-000000000001  retrying  sqs://orders  order-placed  3         2026-01-31T08:00:00Z  -                     -
 more: -after 2
 `, out.String())
 	out.Reset()
-	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, true, &out))
+	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, true, &out, io.Discard))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 3)
 	assert.Contains(t, lines[0], `{"id":"0198f3a2-5b1c-7000-8000-000000000001","destination":"sqs://orders"`)
 	assert.Equal(t, `{"next":"2"}`, lines[2])
 
-	err := listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2, After: "nonsense"}, false, &out)
+	err := listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2, After: "nonsense"}, false, &out, io.Discard)
 	assert.Equal(t, 2, code(err))
 	out.Reset()
-	require.NoError(t, listMessages(t.Context(), &fakeList{}, outboxdb.ListFilter{Limit: 2}, false, &out))
+	require.NoError(t, listMessages(t.Context(), &fakeList{}, outboxdb.ListFilter{Limit: 2}, false, &out, io.Discard))
 	assert.Equal(t, "no messages\n", out.String())
 }
 

@@ -20,7 +20,7 @@ func TestHostileCommandLines(t *testing.T) {
 	for line, says := range map[string]string{
 		"":                                   "wants a command",
 		"deliver":                            `unknown command "deliver"`,
-		"MIGRATE up":                         `unknown command "MIGRATE"`,
+		"MIGRATE up":                         `unknown command "MIGRATE": did you mean migrate?`,
 		"-v":                                 `unknown command "-v"`,
 		"--":                                 `unknown command "--"`,
 		"migrate":                            "migrate wants up, status or down",

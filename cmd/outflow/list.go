@@ -84,16 +84,19 @@ func list(ctx context.Context, t tools, args []string) error {
 		return err
 	}
 	defer done()
-	return listMessages(ctx, store, filter, *asJSON, t.stdout)
+	return listMessages(ctx, store, filter, *asJSON, t.stdout, t.stderr)
 }
 
-func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter, asJSON bool, out io.Writer) error {
+func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter, asJSON bool, out, errs io.Writer) error {
 	page, next, err := store.List(ctx, filter)
 	if errors.Is(err, outboxdb.ErrCursor) {
 		return usageError("list: -after %w", outboxdb.ErrCursor)
 	}
 	if err != nil {
 		return err
+	}
+	if len(page) == 0 && filter.After == "" {
+		sayUnknown(ctx, store, filter, errs)
 	}
 	if asJSON {
 		for _, m := range page {

@@ -104,9 +104,12 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 	return usageError("%s: -state wants one of %v", s.command, allowed)
 }
 
-// lister lists messages; outboxdb.Operator is one.
+// lister lists messages, and knows what a filter may have meant; outboxdb.Operator is
+// one.
 type lister interface {
 	List(ctx context.Context, f outboxdb.ListFilter) (page []outboxdb.Standing, next string, err error)
+	KnownDestinations(ctx context.Context, destination string) ([]string, error)
+	KnownTypes(ctx context.Context) ([]string, error)
 }
 
 // messages returns the IDs, which it looks up before the act changes what the
@@ -133,6 +136,9 @@ func (s *selection) messages(ctx context.Context, t tools, from lister) ([]uuid.
 		if filter.After = next; next == "" {
 			break
 		}
+	}
+	if len(ids) == 0 {
+		sayUnknown(ctx, from, s.filter, t.stderr)
 	}
 	more := ""
 	if filter.After != "" {

@@ -74,7 +74,7 @@ func (t tools) parse(flags *flag.FlagSet, usage string, args []string) ([]string
 			fmt.Fprint(t.stdout, usage)
 			return nil, err
 		case err != nil:
-			return nil, usageError("%s: %w", flags.Name(), err)
+			return nil, mistakenFlag(flags, err)
 		case flags.NArg() == 0:
 			return words, nil
 		}

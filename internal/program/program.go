@@ -7,6 +7,7 @@
 package program
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -26,9 +27,16 @@ import (
 type Run func(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error
 
 // UsageError is a mistake on the command line.
-type UsageError struct{ Err error }
+type UsageError struct {
+	Err error
+	// Help is said after it; empty says where the program's help is.
+	Help string
+}
 
 func (e UsageError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the mistake.
+func (e UsageError) Unwrap() error { return e.Err }
 
 // ExitError ends the program with a code of the command's own. It is said on
 // standard error like any other.
@@ -60,7 +68,7 @@ func exitCode(name string, err error, stderr io.Writer) int {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "%s: %s\nSee \"%s -help\".\n", name, said, name)
+		fmt.Fprintf(stderr, "%s: %s\n%s\n", name, said, cmp.Or(usage.Help, fmt.Sprintf("See %q.", name+" -help")))
 		return 2
 	}
 	fmt.Fprintf(stderr, "%s: %s\n", name, said)
@@ -109,10 +117,10 @@ func Parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 		return flag.ErrHelp
 	}
 	if err != nil {
-		return UsageError{err}
+		return UsageError{Err: err}
 	}
 	if flags.NArg() > 0 {
-		return UsageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
+		return UsageError{Err: fmt.Errorf("unexpected argument %q", flags.Arg(0))}
 	}
 	if flags.Lookup("version").Value.String() == "true" {
 		fmt.Fprintln(stdout, Version())

@@ -1,0 +1,68 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// knownSample is how many of the newest messages stand for all, where only a look at
+// every message could tell; knownMost bounds the rest.
+const (
+	knownSample = 10_000
+	knownMost   = 1_000
+)
+
+// newest are the newest messages by ID, whatever their state, and the newest dead.
+const newest = `
+newest AS MATERIALIZED (
+    (SELECT m.destination, m.type FROM outbox.messages AS m ORDER BY m.id DESC LIMIT $1)
+    UNION ALL
+    (SELECT m.destination, m.type FROM outbox.messages AS m
+      WHERE m.state = 'dead' AND m.finished_at IS NOT NULL ORDER BY m.finished_at DESC LIMIT $1)
+)`
+
+// knownDestinations are those of pending messages, by the walk of
+// pendingDestinations, those of which something was heard, and the newest messages'.
+const knownDestinations = `
+WITH RECURSIVE walk AS (
+    (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' ORDER BY m.destination LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination > walk.destination ORDER BY m.destination LIMIT 1)
+      FROM walk WHERE walk.destination IS NOT NULL
+), ` + newest + `
+SELECT destination FROM (SELECT destination FROM walk WHERE destination IS NOT NULL LIMIT $2) AS pending
+UNION
+SELECT destination FROM (SELECT destination FROM outbox.destinations LIMIT $2) AS heard
+UNION
+SELECT destination FROM newest
+UNION
+SELECT $3::text WHERE EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination = $3::text)
+                   OR EXISTS (SELECT FROM outbox.destinations AS d WHERE d.destination = $3::text)`
+
+const knownTypes = `WITH ` + newest + ` SELECT DISTINCT type FROM newest`
+
+// KnownDestinations returns destinations that messages have, and the given one if any
+// is known to have had it: of the final messages it looks at the newest alone. It is
+// for people who mistyped one.
+func (o *Operator) KnownDestinations(ctx context.Context, destination string) ([]string, error) {
+	return o.known(ctx, "destinations", knownDestinations, knownSample, knownMost, destination)
+}
+
+// KnownTypes returns the types of the newest messages.
+func (o *Operator) KnownTypes(ctx context.Context) ([]string, error) {
+	return o.known(ctx, "types", knownTypes, knownSample)
+}
+
+func (o *Operator) known(ctx context.Context, what, statement string, args ...any) ([]string, error) {
+	rows, err := o.pool.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, fmt.Errorf("looking for known %s: %w", what, err)
+	}
+	known, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("looking for known %s: %w", what, err)
+	}
+	return known, nil
+}
