@@ -127,7 +127,7 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"send -destination sqs://q -type a -payload x -id=", "wants a UUID"},
 		{"send -destination sqs://q -type a -payload x -id 00000000-0000-0000-0000-000000000000", "not all zeros"},
 		{"send -destination sqs://q -type a -payload x -due-in -1s", "wants at least 0s"},
-		{"retry", "wants message IDs, or -state or -retrying or -dismissed"},
+		{"retry", "wants message IDs, or -state, -retrying or -dismissed"},
 		{"retry -destination sqs://q", "wants message IDs, or -state"},
 		{"retry " + id + " -state dead", "not both"},
 		{"retry -state delivered", "-state wants one of [dead expired cancelled]"},

@@ -86,7 +86,7 @@ func TestHostileCommandLines(t *testing.T) {
 		"send -destination sqs://orders -type a -payload x -header novalue": `send: invalid value "novalue" for flag -header: wants name=value`,
 		"send -destination sqs://orders -type a -payload x -header =v":      `send: invalid value "=v" for flag -header: wants name=value`,
 		"send -destination sqs://orders -type a -payload x -due-in -1h":     `send: invalid value "-1h" for flag -due-in: wants at least 0s`,
-		"retry":                       "retry: wants message IDs, or -state or -retrying or -dismissed",
+		"retry":                       "retry: wants message IDs, or -state, -retrying or -dismissed",
 		"retry 7":                     "retry: " + wantsID + `(got "7")`,
 		"retry -state pending":        "retry: -state wants one of [dead expired cancelled]",
 		"retry -state dead ID":        "retry: wants message IDs or a filter, not both",

@@ -66,7 +66,15 @@ func didYouMean(word string, known []string) string {
 	if len(near) == 0 {
 		return ""
 	}
-	return ": did you mean " + strings.Join(near, " or ") + "?"
+	return ": did you mean " + orOf(near) + "?"
+}
+
+// orOf lists words, the last after an or.
+func orOf(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
 }
 
 // sayUnknown says where a filter that found nothing names what no message is known to

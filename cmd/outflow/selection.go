@@ -36,12 +36,12 @@ type selection struct {
 
 	state, destination *string
 	// filters are the flags that can stand instead of IDs, for people.
-	filters string
+	filters []string
 }
 
 // selectionFlags are those of the acts that take a filter.
 func selectionFlags(flags *flag.FlagSet) *selection {
-	s := &selection{command: flags.Name(), filters: "-state"}
+	s := &selection{command: flags.Name(), filters: []string{"-state"}}
 	s.state = flags.String("state", "", "")
 	s.destination = destinationFlag(flags, "destination")
 	typeFlag(flags, &s.filter.Type)
@@ -54,14 +54,14 @@ func selectionFlags(flags *flag.FlagSet) *selection {
 
 // retryingFlag is for the acts that take pending messages.
 func (s *selection) retryingFlag(flags *flag.FlagSet) {
-	s.filters += " or -retrying"
+	s.filters = append(s.filters, "-retrying")
 	flags.BoolVar(&s.filter.Retrying, "retrying", false, "")
 }
 
 // dismissedFlag is for the acts that take dismissed messages: only a filter that names
 // them selects them.
 func (s *selection) dismissedFlag(flags *flag.FlagSet) {
-	s.filters += " or -dismissed"
+	s.filters = append(s.filters, "-dismissed")
 	flags.BoolVar(&s.filter.Dismissed, "dismissed", false, "")
 }
 
@@ -84,7 +84,7 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 	case s.filter.Dismissed && (s.filter.Retrying || s.filter.State != "" && s.filter.State != outflow.Dead):
 		return usageError("%s: -dismissed messages are dead ones", s.command)
 	case s.filter.State == "" && !s.filter.Retrying && !s.filter.Dismissed:
-		return usageError("%s: wants message IDs, or %s", s.command, s.filters)
+		return usageError("%s: wants message IDs, or %s", s.command, orOf(s.filters))
 	case s.limit < 1:
 		return usageError("%s: -limit wants 1 or more", s.command)
 	}
