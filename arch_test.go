@@ -36,7 +36,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
 	"internal/migrations":         {nil, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
 	"internal/tracing":            {[]string{"."}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
-	"internal/program":            {[]string{"internal/config"}, nil},
+	"internal/program":            {[]string{".", "internal/config"}, nil},
 	"internal/service": {
 		[]string{".", "activities", "control", "internal/config", "internal/telemetry", "internal/tracing", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},

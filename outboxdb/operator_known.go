@@ -23,31 +23,30 @@ newest AS MATERIALIZED (
       WHERE m.state = 'dead' AND m.finished_at IS NOT NULL ORDER BY m.finished_at DESC LIMIT $1)
 )`
 
-// knownDestinations are those of pending messages, by the walk of
-// pendingDestinations, those of which something was heard, and the newest messages'.
+// knownDestinations are those of which something was heard (a row of a target covers
+// others and is none) and the newest messages'; $3 too, if a message waits for it.
 const knownDestinations = `
-WITH RECURSIVE walk AS (
-    (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' ORDER BY m.destination LIMIT 1)
-    UNION ALL
-    SELECT (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination > walk.destination ORDER BY m.destination LIMIT 1)
-      FROM walk WHERE walk.destination IS NOT NULL
-), ` + newest + `
-SELECT destination FROM (SELECT destination FROM walk WHERE destination IS NOT NULL LIMIT $2) AS pending
-UNION
-SELECT destination FROM (SELECT destination FROM outbox.destinations LIMIT $2) AS heard
+WITH ` + newest + `
+SELECT destination FROM (SELECT d.destination FROM outbox.destinations AS d WHERE d.destination = d.covers_from LIMIT $2) AS heard
 UNION
 SELECT destination FROM newest
 UNION
-SELECT $3::text WHERE EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.destination = $3::text)
+SELECT $3::text WHERE EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND NOT m.parked AND m.destination = $3::text)
+                   OR EXISTS (SELECT FROM outbox.messages AS m WHERE m.retrying AND m.destination = $3::text)
                    OR EXISTS (SELECT FROM outbox.destinations AS d WHERE d.destination = $3::text)`
 
 const knownTypes = `WITH ` + newest + ` SELECT DISTINCT type FROM newest`
 
 // KnownDestinations returns destinations that messages have, and the given one if any
-// is known to have had it: of the final messages it looks at the newest alone. It is
+// is known to have had it: of the many it looks at the newest alone. It is
 // for people who mistyped one.
 func (o *Operator) KnownDestinations(ctx context.Context, destination string) ([]string, error) {
-	return o.known(ctx, "destinations", knownDestinations, knownSample, knownMost, destination)
+	pending, err := o.PendingDestinations(ctx, knownMost)
+	if err != nil {
+		return nil, err
+	}
+	others, err := o.known(ctx, "destinations", knownDestinations, knownSample, knownMost, destination)
+	return append(pending, others...), err
 }
 
 // KnownTypes returns the types of the newest messages.
