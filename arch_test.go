@@ -39,7 +39,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
 	"internal/stall":              {[]string{"activities", "workflows"}, []string{"go.temporal.io/"}},
 	"internal/tracing":            {[]string{"."}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
-	"internal/program":            {[]string{"internal/config"}, nil},
+	"internal/program":            {[]string{".", "internal/config"}, nil},
 	"dispatcher": {
 		[]string{".", "activities", "control", "internal/callbacks", "outboxdb", "publish", "scanner", "workflows"},
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/"},

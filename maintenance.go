@@ -66,6 +66,8 @@ func (k *Keep) UnmarshalText(text []byte) (err error) {
 // Retention says how long final rows stay in outbox.messages, by their state.
 type Retention struct {
 	Delivered Keep `json:"delivered"`
+	// Dead is for all dead rows. A dismissed one goes after Cancelled too, counted
+	// from its dismissal: somebody has decided that it is not sent.
 	Dead      Keep `json:"dead"`
 	Expired   Keep `json:"expired"`
 	Cancelled Keep `json:"cancelled"`
@@ -83,7 +85,10 @@ func DefaultRetention() Retention {
 type Purge struct {
 	// State is one of the four final states.
 	State State
-	// OlderThan is the least time since the row became final.
+	// Dismissed takes dismissed messages alone, counted from their dismissal; then
+	// State is Dead.
+	Dismissed bool
+	// OlderThan is the least time since the row became final, or was dismissed.
 	OlderThan time.Duration
 	// After is where an earlier chunk stopped; zero begins with the oldest row.
 	After time.Time

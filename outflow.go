@@ -138,7 +138,7 @@ func (r Record) Outcome() Outcome {
 	return Outcome{
 		ID: r.ID, State: r.State, Generation: r.Generation, Attempts: r.Attempts,
 		BrokerMessageID: r.BrokerMessageID, LastError: r.LastError, FinishedAt: r.FinishedAt,
-		CallbackDue: r.CallbackDue,
+		CallbackDue: r.CallbackDue, Destination: r.Destination, Type: r.Type,
 	}
 }
 
@@ -176,6 +176,10 @@ type Outcome struct {
 	FinishedAt      time.Time `json:"finishedAt,omitzero"`
 	// CallbackDue says that the producer is still to be told.
 	CallbackDue bool `json:"callbackDue,omitempty"`
+	// Destination and Type are the message's, for the log of the process that read the
+	// row; they go into no workflow's history, and a Waiter leaves them empty.
+	Destination string `json:"-"`
+	Type        string `json:"-"`
 }
 
 // Renewal is what a durable attempt notes on its row before it publishes.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -57,12 +58,43 @@ func TestCleanErrorText(t *testing.T) {
 	}
 }
 
+// What moves a terminal's cursor or changes the text around it comes out visible.
+func TestVisibleText(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		"plain: zoë, 注文 🦉 ❤\uFE0F\tand\nmore":  "plain: zoë, 注文 🦉 ❤\uFE0F\tand\nmore",
+		"no\u00a0break\u3000wide":              "no\u00a0break\u3000wide",
+		"\x1b]0;title\x07\x1b[2J":              `\u001b]0;title\u0007\u001b[2J`,
+		"a\rb\vc\fd\be\x7f\x00":                `a\u000db\u000bc\u000cd\u0008e\u007f\u0000`,
+		"c1 \u009b31m \u0085":                  `c1 \u009b31m \u0085`,
+		"bytes \x9b\xff":                       "bytes \uFFFD\uFFFD",
+		"\u202e\u2066\u2069\u200e\u200f\u061c": `\u202e\u2066\u2069\u200e\u200f\u061c`,
+		"\u200b\u200c\u200d\u2060\ufeff\u00ad": `\u200b\u200c\u200d\u2060\ufeff\u00ad`,
+		"\u2028\u2029":                         `\u2028\u2029`,
+		"\U000e0041\U000e0100":                 `\udb40\udc41\udb40\udd00`,
+		"\u3164\u115f\u034f\ufe00":             `\u3164\u115f\u034f\ufe00`,
+		"\ue000\uffff\U0010ffff":               `\ue000\uffff\udbff\udfff`,
+	} {
+		require.Equal(t, want, outflow.VisibleText(given))
+		require.Equal(t, want, outflow.VisibleText(want))
+		require.Equal(t, strings.ReplaceAll(want, `\u0000`, "\uFFFD"), outflow.CleanErrorText(given))
+	}
+	// Inside of JSON it means the same.
+	given, back := "\u202e\u007f\U000e0041\u009b", ""
+	document, err := json.Marshal(given)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal([]byte(outflow.VisibleText(string(document))), &back))
+	require.Equal(t, given, back)
+}
+
 func FuzzCleanErrorText(f *testing.F) {
 	f.Add("a\x00\xff" + strings.Repeat("ä", 1500))
 	f.Fuzz(func(t *testing.T, given string) {
 		got := outflow.CleanErrorText(given)
 		require.True(t, utf8.ValidString(got))
-		require.NotContains(t, got, "\x00")
+		require.False(t, strings.ContainsFunc(got, func(r rune) bool {
+			return unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || unicode.IsControl(r) && r != '\n' && r != '\t'
+		}))
 		require.LessOrEqual(t, len(got), outflow.MaxErrorText)
 	})
 }

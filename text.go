@@ -1,18 +1,60 @@
 package outflow
 
 import (
+	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
 // MaxErrorText is the length in bytes to which CleanErrorText cuts.
 const MaxErrorText = 2000
 
-// CleanErrorText makes an error text fit for a Postgres text column and a
-// workflow history: valid UTF-8, no NUL, at most MaxErrorText bytes.
+// CleanErrorText makes an error text fit for a Postgres text column, a workflow
+// history and a terminal: VisibleText without NUL, at most MaxErrorText bytes.
 func CleanErrorText(s string) string {
-	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "\uFFFD"), "\uFFFD")
-	return cut(s, MaxErrorText)
+	return cut(VisibleText(strings.ReplaceAll(s, "\x00", "\uFFFD")), MaxErrorText)
+}
+
+// VisibleText writes the characters that a terminal obeys or hides in the form \u001b,
+// and bytes that are no UTF-8 as U+FFFD. Those characters are the control characters
+// but line feed and tab; what turns the direction of a text, has no width or ends a
+// line; and what Unicode has not assigned. The form is JSON's, so JSON stays JSON. The
+// rest, spaces of every width among it, stays as it is.
+func VisibleText(s string) string {
+	if strings.IndexFunc(s, hidden) < 0 && utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s { // U+FFFD for each byte that is no UTF-8
+		switch high, low := utf16.EncodeRune(r); {
+		case !hidden(r):
+			b.WriteRune(r)
+		case high != unicode.ReplacementChar:
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}
+
+// ignorable are letters and marks that have no form of their own.
+var ignorable = []*unicode.RangeTable{unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector}
+
+// emojiForm follows many an emoji, and does nothing else.
+const emojiForm = '\uFE0F'
+
+// hidden reports whether a terminal would not show r as a character of its own.
+func hidden(r rune) bool {
+	switch {
+	case r == '\n' || r == '\t' || r == emojiForm || r >= ' ' && r <= '~':
+		return false
+	case unicode.Is(unicode.Zs, r):
+		return false
+	}
+	return !unicode.IsPrint(r) || unicode.In(r, ignorable...)
 }
 
 // abbreviate shortens what an error quotes of its input.

@@ -67,6 +67,7 @@ type Activities struct {
 	owner     *ownership
 	flights   *flights
 	tracer    tracing.Tracer
+	ends      endLog
 }
 
 // New returns the activities over a store and a publisher.
@@ -369,6 +370,9 @@ func (a *Activities) mark(ctx context.Context, in MarkInput, state outflow.State
 	}
 	if err != nil {
 		return outflow.Outcome{}, translate(err, activity.GetInfo(ctx).Attempt)
+	}
+	if outcome.Generation == ref.Generation && outcome.State == ending.State {
+		a.ends.ended(ctx, outcome)
 	}
 	return outcome, nil
 }

@@ -114,6 +114,7 @@ type PurgeInput struct {
 // PurgeResult says what a purge deleted.
 type PurgeResult struct {
 	Delivered int `json:"delivered"`
+	// Dead counts the dismissed ones too.
 	Dead      int `json:"dead"`
 	Expired   int `json:"expired"`
 	Cancelled int `json:"cancelled"`
@@ -183,32 +184,34 @@ func (p *purging) kinds() []kind {
 		small(&p.done.Destinations, p.store.PurgeDestinations, keepIdle),
 	}
 	for _, s := range []struct {
-		state outflow.State
-		keep  outflow.Keep
-		count *int
+		state     outflow.State
+		dismissed bool
+		keep      outflow.Keep
+		count     *int
 	}{
-		{outflow.Cancelled, p.retention.Cancelled, &p.done.Cancelled},
-		{outflow.Expired, p.retention.Expired, &p.done.Expired},
-		{outflow.Dead, p.retention.Dead, &p.done.Dead},
-		{outflow.Delivered, p.retention.Delivered, &p.done.Delivered},
+		{outflow.Cancelled, false, p.retention.Cancelled, &p.done.Cancelled},
+		{outflow.Expired, false, p.retention.Expired, &p.done.Expired},
+		{outflow.Dead, true, p.retention.Cancelled, &p.done.Dead},
+		{outflow.Dead, false, p.retention.Dead, &p.done.Dead},
+		{outflow.Delivered, false, p.retention.Delivered, &p.done.Delivered},
 	} {
 		if s.keep != outflow.Forever {
-			all = append(all, p.messages(s.state, s.keep, s.count))
+			all = append(all, p.messages(outflow.Purge{State: s.state, Dismissed: s.dismissed, OlderThan: time.Duration(s.keep)}, s.count))
 		}
 	}
 	return all
 }
 
 // messages purges those of a state, each chunk from where the last one stopped.
-func (p *purging) messages(state outflow.State, keep outflow.Keep, count *int) kind {
-	var after time.Time
+func (p *purging) messages(old outflow.Purge, count *int) kind {
+	old.History = p.retention.History
 	return func(ctx context.Context, limit int) (int, error) {
-		purged, err := p.store.PurgeMessages(ctx, outflow.Purge{
-			State: state, OlderThan: time.Duration(keep), After: after, Limit: limit, History: p.retention.History})
+		old.Limit = limit
+		purged, err := p.store.PurgeMessages(ctx, old)
 		if err != nil {
 			return 0, err
 		}
-		after = purged.UpTo
+		old.After = purged.UpTo
 		*count += purged.Rows
 		if p.retention.History {
 			p.done.Moved += purged.Rows

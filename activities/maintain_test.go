@@ -22,18 +22,19 @@ import (
 // shelf is a table with so many old rows of each kind, whose statements take
 // their time on its own clock.
 type shelf struct {
-	clock    *manual
-	rows     map[outflow.State]int
-	audit    int
-	idle     int
-	perRow   time.Duration
-	fail     func(chunk int) error
-	chunks   []outflow.Purge
-	order    []string
-	health   outflow.TableHealth
-	healthIs error
-	working  time.Duration
-	database uuid.UUID
+	clock     *manual
+	rows      map[outflow.State]int
+	dismissed map[outflow.State]int
+	audit     int
+	idle      int
+	perRow    time.Duration
+	fail      func(chunk int) error
+	chunks    []outflow.Purge
+	order     []string
+	health    outflow.TableHealth
+	healthIs  error
+	working   time.Duration
+	database  uuid.UUID
 }
 
 var _ Maintenance = (*shelf)(nil)
@@ -53,11 +54,15 @@ func (s *shelf) work(name string, stored, limit int) (int, error) {
 
 func (s *shelf) PurgeMessages(_ context.Context, p outflow.Purge) (outflow.Purged, error) {
 	s.chunks = append(s.chunks, p)
-	n, err := s.work(string(p.State), s.rows[p.State], p.Limit)
+	rows, name := s.rows, string(p.State)
+	if p.Dismissed {
+		rows, name = s.dismissed, "dismissed"
+	}
+	n, err := s.work(name, rows[p.State], p.Limit)
 	if err != nil {
 		return outflow.Purged{}, err
 	}
-	s.rows[p.State] -= n
+	rows[p.State] -= n
 	return outflow.Purged{Rows: n, UpTo: p.After.Add(time.Duration(n))}, nil
 }
 
@@ -103,7 +108,7 @@ func (m *manual) After(d time.Duration) <-chan time.Time {
 var keepAll = outflow.Retention{Delivered: outflow.Keep(time.Hour), Dead: outflow.Keep(2 * time.Hour), Expired: outflow.Keep(3 * time.Hour), Cancelled: outflow.Keep(4 * time.Hour)}
 
 func newShelf() *shelf {
-	return &shelf{clock: &manual{now: time.Unix(0, 0)}, perRow: 20 * time.Microsecond, rows: map[outflow.State]int{}}
+	return &shelf{clock: &manual{now: time.Unix(0, 0)}, perRow: 20 * time.Microsecond, rows: map[outflow.State]int{}, dismissed: map[outflow.State]int{}}
 }
 
 func (s *shelf) purge(t *testing.T, r outflow.Retention, change ...func(*testsuite.TestActivityEnvironment)) (PurgeResult, error) {
@@ -127,22 +132,28 @@ func (s *shelf) purge(t *testing.T, r outflow.Retention, change ...func(*testsui
 func TestPurgeTakesAllThereIs(t *testing.T) {
 	s := newShelf()
 	s.rows = map[outflow.State]int{outflow.Delivered: 4500, outflow.Dead: 3, outflow.Expired: 1000, outflow.Cancelled: 1}
+	s.dismissed[outflow.Dead] = 1002
 	s.audit, s.idle = 1001, 7
 	result, err := s.purge(t, keepAll)
 	require.NoError(t, err)
-	assert.Equal(t, PurgeResult{Delivered: 4500, Dead: 3, Expired: 1000, Cancelled: 1, Audit: 1001, Destinations: 7}, result)
-	assert.Equal(t, []string{"audit 8760h0m0s", "destinations 720h0m0s", "cancelled", "expired", "dead", "delivered",
-		"audit 8760h0m0s", "expired", "delivered", "delivered", "delivered", "delivered"}, s.order, "a chunk of each in turn")
+	assert.Equal(t, PurgeResult{Delivered: 4500, Dead: 1005, Expired: 1000, Cancelled: 1, Audit: 1001, Destinations: 7}, result)
+	assert.Equal(t, []string{"audit 8760h0m0s", "destinations 720h0m0s", "cancelled", "expired", "dismissed", "dead", "delivered",
+		"audit 8760h0m0s", "expired", "dismissed", "delivered", "delivered", "delivered", "delivered"}, s.order, "a chunk of each in turn")
 	ages := map[outflow.State]time.Duration{}
 	after := map[outflow.State]time.Time{}
 	for _, p := range s.chunks {
-		ages[p.State] = p.OlderThan
-		assert.Equal(t, after[p.State], p.After, "each chunk begins where the last one stopped")
-		after[p.State] = p.After.Add(time.Duration(min(p.Limit, 1000)))
+		state := p.State
+		if p.Dismissed {
+			state = "dismissed"
+		}
+		ages[state] = p.OlderThan
+		assert.Equal(t, after[state], p.After, "each chunk begins where the last one stopped")
+		after[state] = p.After.Add(time.Duration(min(p.Limit, 1000)))
 		assert.LessOrEqual(t, p.Limit, purgeRows)
 		assert.False(t, p.History)
 	}
-	assert.Equal(t, map[outflow.State]time.Duration{outflow.Delivered: time.Hour, outflow.Dead: 2 * time.Hour, outflow.Expired: 3 * time.Hour, outflow.Cancelled: 4 * time.Hour}, ages)
+	assert.Equal(t, map[outflow.State]time.Duration{outflow.Delivered: time.Hour, outflow.Dead: 2 * time.Hour, outflow.Expired: 3 * time.Hour,
+		outflow.Cancelled: 4 * time.Hour, "dismissed": 4 * time.Hour}, ages)
 }
 
 func TestPurgeKeepsForEver(t *testing.T) {
@@ -208,7 +219,7 @@ func TestPurgeGoesOnCounting(t *testing.T) {
 	s := newShelf()
 	s.rows[outflow.Delivered] = 5000
 	s.fail = func(chunk int) error {
-		if chunk == 7 {
+		if chunk == 8 {
 			return errors.New("connection lost")
 		}
 		return nil

@@ -124,7 +124,8 @@ func (f *fake) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, err
 	if f.outcome.State != "" {
 		return f.outcome, f.endErr
 	}
-	return outflow.Outcome{ID: e.ID, Generation: e.Generation, State: e.State, BrokerMessageID: e.BrokerMessageID}, f.endErr
+	return outflow.Outcome{ID: e.ID, Generation: e.Generation, State: e.State, BrokerMessageID: e.BrokerMessageID,
+		LastError: e.LastError, Destination: f.record.Destination, Type: f.record.Type}, f.endErr
 }
 
 func (f *fake) Yield(_ context.Context, ref outflow.Ref) error {

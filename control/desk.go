@@ -105,7 +105,7 @@ func (d Desk) Retry(ctx context.Context, store RetryStore, ids []uuid.UUID) ([]A
 func (d Desk) retried(ctx context.Context, store RetryStore, c outboxdb.Change) (Answer, error) {
 	switch {
 	case !c.Found || c.Done:
-		return answer(c, Done, "was %s, pending again", c.State), nil
+		return answer(c, Done, "was %s, pending again", c.Phase), nil
 	case c.State == outflow.Delivered:
 		return answer(c, Refused, "delivered: \"outflow resend\" sends a copy"), nil
 	case c.CancelRequested:

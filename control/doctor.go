@@ -58,7 +58,8 @@ type DatabaseHealth interface {
 	DatabaseID(ctx context.Context) (uuid.UUID, error)
 	// Hears reports whether a notification arrives on a connection that listens.
 	Hears(ctx context.Context) (bool, error)
-	// Dead counts the dead messages of each destination that has any.
+	// Dead counts the dead messages that nobody dismissed, of each destination that
+	// has any.
 	Dead(ctx context.Context) ([]outboxdb.PhaseCount, error)
 }
 
@@ -179,13 +180,13 @@ func (e *examination) dead(ctx context.Context) {
 		return
 	}
 	if len(counts) == 0 {
-		e.say("dead", OK, "", "no message is dead")
+		e.say("dead", OK, "", "no dead message waits for somebody")
 		return
 	}
 	for _, c := range counts {
-		shown, fix := outflow.DisplayDestination(c.Destination), "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination)
+		shown, fix := outflow.DisplayDestination(c.Destination), "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination)+"; or let them go: outflow dismiss, with the same filter"
 		if shown != c.Destination {
-			fix = "mend the cause, then outflow retry ID: outflow list -state dead shows which"
+			fix = "mend the cause, then outflow retry ID: outflow list -state dead shows which; or let them go: outflow dismiss ID"
 		}
 		e.say("dead", Warn, fix, "%s: %d dead, such as: %s", shown, c.Messages, c.LastError)
 	}

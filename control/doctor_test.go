@@ -124,7 +124,7 @@ func TestExamineOfWhatIsWell(t *testing.T) {
 		"ok rights role ops may enqueue, may run the daemons, may operate",
 		"ok clock this host and the database agree within 0s",
 		"ok snapshots none is older than 5m0s",
-		"ok dead no message is dead",
+		"ok dead no dead message waits for somebody",
 		"ok temporal localhost:7233, namespace shop answers",
 		"ok attributes OutflowDestination, OutflowType, OutflowState are there",
 		"ok workers task queue outflow-outbox has 1 pollers of workflow tasks, 2 of activities",
@@ -270,10 +270,10 @@ func TestExamine(t *testing.T) {
 		"runs on another queue": {func(h *healthy, _ *Patient) { h.elsewhere = map[string]int{"old": 4} }, "ok runs 4 runs of outbox outbox are on task queue old, which workers poll", ""},
 		"dead messages": {func(h *healthy, _ *Patient) {
 			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in;a&b", Messages: 3, LastError: "no such queue"}}
-		}, "warn dead https://shop.example/in;a&b: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in;a&b'"},
+		}, "warn dead https://shop.example/in;a&b: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in;a&b'; or let them go: outflow dismiss, with the same filter"},
 		"dead messages whose destination has a query": {func(h *healthy, _ *Patient) {
 			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in?token=hunter2", Messages: 3, LastError: "gone"}}
-		}, "warn dead https://shop.example/in: 3 dead, such as: gone", "mend the cause, then outflow retry ID: outflow list -state dead shows which"},
+		}, "warn dead https://shop.example/in: 3 dead, such as: gone", "mend the cause, then outflow retry ID: outflow list -state dead shows which; or let them go: outflow dismiss ID"},
 		"the dead can't be counted":    {func(h *healthy, _ *Patient) { h.deadErr = errAway }, "warn dead connection refused", ask},
 		"a pooler drops notifications": {func(h *healthy, _ *Patient) { h.deaf = true }, "warn notify do not arrive", listenOn},
 		"nobody may listen":            {func(h *healthy, _ *Patient) { h.standby = errAway }, "warn notify connection refused", noStandby},

@@ -39,7 +39,7 @@ UPDATE outbox.messages AS m
    SET callback_attempts = m.callback_attempts + 1, callback_due_at = now() + $3::interval
   FROM locked AS l
  WHERE m.id = l.id AND l.generation = $2 AND l.callback_state = 'due'
-RETURNING m.callback, m.destination, m.type, m.enqueued_at, m.content_type, m.callback_payload, ` + carriedTrace + `,
+RETURNING m.callback, m.enqueued_at, m.content_type, m.callback_payload, ` + carriedTrace + `,
           CASE WHEN m.callback_payload AND octet_length(m.payload) <= $4 THEN m.payload END AS payload, ` + outcomeColumns
 
 // noteCallback writes what an attempt came to. The generation keeps the answer to

@@ -37,10 +37,7 @@ const (
 	StatementRelease         = releaseMessages
 	StatementResend          = resendMessages
 	StatementStatusNewest    = statusNewest
-	StatementPurge           = purge
-	StatementMove            = move
-	StatementPurgeByHand     = purgeByHand
-	StatementMoveByHand      = moveByHand
+	StatementDismiss         = dismissMessages
 	StatementBeginCallback   = beginCallback
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks
@@ -74,6 +71,13 @@ var Statements = []string{
 }
 
 var (
+	StatementPurge          = purge
+	StatementMove           = move
+	StatementPurgeByHand    = purgeByHand
+	StatementMoveByHand     = moveByHand
+	StatementPurgeDismissed = purgeDismissed
+	StatementMoveDismissed  = moveDismissed
+
 	MigrationFiles = migrationFiles
 	MigrationNames = migrationNames
 	Interval       = interval

@@ -50,8 +50,8 @@ type Standing struct {
 	CallbackAttempts int           `db:"callback_attempts" json:"callbackAttempts,omitempty"`
 	CallbackError    *string       `db:"callback_error" json:"callbackError,omitempty"`
 	State            outflow.State `db:"state" json:"state"`
-	// Phase is the state, and for a pending message: due, delayed, leased or
-	// retrying.
+	// Phase is the state; for a pending message due, delayed, leased or retrying, for
+	// a dead one that an operator let go dismissed.
 	Phase           string     `db:"phase" json:"phase"`
 	Generation      int        `db:"generation" json:"generation"`
 	Claims          int        `db:"claims" json:"claims"`
@@ -63,6 +63,7 @@ type Standing struct {
 	AvailableAt     time.Time  `db:"available_at" json:"availableAt"`
 	ExpiresAt       *time.Time `db:"expires_at" json:"expiresAt,omitempty"`
 	FinishedAt      *time.Time `db:"finished_at" json:"finishedAt,omitempty"`
+	DismissedAt     *time.Time `db:"dismissed_at" json:"dismissedAt,omitempty"`
 	BrokerMessageID *string    `db:"broker_message_id" json:"brokerMessageId,omitempty"`
 	LastError       *string    `db:"last_error" json:"lastError,omitempty"`
 	// Available says that the message is pending and no lease holds it.
@@ -109,8 +110,8 @@ func (o *Operator) act(ctx context.Context, doing, statement string, ids []uuid.
 	return changes, nil
 }
 
-// Retry starts dead, expired and cancelled messages anew, due now, with the next
-// generation. Their attempts and last errors stay; an expiry that has passed goes.
+// Retry starts dead, expired and cancelled messages anew, dismissed ones too, due
+// now, with the next generation. Their attempts and last errors stay; an expiry that has passed goes.
 func (o *Operator) Retry(ctx context.Context, ids []uuid.UUID, by By) ([]Change, error) {
 	return o.act(ctx, "retrying", retryMessages, ids, by, nil)
 }

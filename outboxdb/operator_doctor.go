@@ -30,8 +30,7 @@ SELECT t.scheme, t.destination, t.messages, t.of_scheme
                   FROM (SELECT m.destination, split_part(m.destination, '://', 1) AS scheme,
                                CASE WHEN split_part(m.destination, '://', 1) IN ('http', 'https', 'rabbitmq')
                                     THEN split_part(split_part(m.destination, '?', 1), '/', 3) ELSE m.destination END AS target
-                          FROM outbox.messages AS m
-                         WHERE m.state = 'pending') AS p
+                          FROM ` + pendingRows + ` AS m) AS p
                  GROUP BY p.scheme, p.target) AS c) AS t
  WHERE t.place <= $1
  ORDER BY t.scheme, t.place`
@@ -55,14 +54,14 @@ func (o *Operator) PendingTargets(ctx context.Context, limit int) ([]PendingTarg
 // messages, they are among these.
 const inHand = `
 (SELECT m.id, m.generation
-   FROM outbox.messages AS m
-  WHERE m.state = 'pending' AND m.started AND NOT m.retrying
+   FROM ` + pendingRows + ` AS m
+  WHERE m.started AND NOT m.retrying
   ORDER BY m.due_at
   LIMIT $1)
 UNION ALL
 (SELECT m.id, m.generation
    FROM outbox.messages AS m
-  WHERE m.state = 'pending' AND m.retrying
+  WHERE m.retrying
   ORDER BY m.available_at
   LIMIT $1)`
 

@@ -30,10 +30,12 @@ const listTimeout = 30 * time.Second
 //   - retrying: by destination, then by ID
 type ListFilter struct {
 	// State is empty for any.
-	State       outflow.State
-	Retrying    bool
-	Destination string // canonical
-	Type        string
+	State    outflow.State
+	Retrying bool
+	// Dismissed lists dismissed messages alone, Undismissed leaves them out.
+	Dismissed, Undismissed bool
+	Destination            string // canonical
+	Type                   string
 	// Callback is empty for any.
 	Callback outflow.CallbackState
 	// Since and Until bound the end of final messages and the enqueue of pending
@@ -148,6 +150,12 @@ func newListQuery(f ListFilter, parked bool) *listQuery {
 	case f.State != "":
 		q.order, clock = orderFinished, "m.finished_at"
 		q.add("m.state = %s::text AND m.finished_at IS NOT NULL", f.State)
+	}
+	if f.Dismissed {
+		q.where = append(q.where, "m.dismissed_at IS NOT NULL")
+	}
+	if f.Undismissed {
+		q.where = append(q.where, "m.dismissed_at IS NULL")
 	}
 	if f.Destination != "" {
 		q.add("m.destination = %s::text", f.Destination)

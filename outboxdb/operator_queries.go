@@ -13,7 +13,7 @@ const untouched = `
 
 // phase says in one word how a row stands. Every message has exactly one.
 const phase = `
-	CASE WHEN m.finished_at IS NOT NULL THEN m.state WHEN m.retrying THEN 'retrying'
+	CASE WHEN m.dismissed_at IS NOT NULL THEN 'dismissed' WHEN m.finished_at IS NOT NULL THEN m.state WHEN m.retrying THEN 'retrying'
 	     WHEN m.available_at <= now() THEN 'due' WHEN m.due_at > now() THEN 'delayed' ELSE 'leased' END`
 
 // standingColumns are a row without its payload. The lengths in the table's
@@ -21,7 +21,7 @@ const phase = `
 const standingColumns = `
 	m.id, m.destination, m.type, octet_length(m.payload) AS payload_bytes, m.content_type, m.headers, m.ordering_key,
 	m.callback, m.callback_state, m.callback_payload, m.callback_attempts, m.callback_error, m.state, ` + phase + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
-	m.enqueued_at, m.due_at, m.available_at, m.expires_at, m.finished_at, m.broker_message_id, m.last_error,
+	m.enqueued_at, m.due_at, m.available_at, m.expires_at, m.finished_at, m.dismissed_at, m.broker_message_id, m.last_error,
 	m.finished_at IS NULL AND m.available_at <= now() AS available, ` + untouched + ` AS untouched`
 
 // beginAct locks the rows of $1; $2 is who acts and $3 why. endAct notes what the
@@ -57,7 +57,7 @@ SELECT l.*, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS new_state, c
 // its old run closes: until then it would refuse the new start.
 const retryMessages = beginAct + `
     UPDATE outbox.messages AS m
-       SET state = 'pending', finished_at = NULL, generation = m.generation + 1, destination = coalesce($4::text, m.destination),
+       SET state = 'pending', finished_at = NULL, dismissed_at = NULL, generation = m.generation + 1, destination = coalesce($4::text, m.destination),
            due_at = now(), available_at = greatest(now(), m.finished_at + interval '1 second'), parked = true, started = false,
            claims = 0, retrying = false, cancel_requested = false,
            broker_message_id = NULL, callback_state = NULL, callback_attempts = 0, callback_error = NULL, callback_due_at = NULL,
@@ -65,7 +65,7 @@ const retryMessages = beginAct + `
       FROM locked AS l
      WHERE m.id = l.id AND l.state IN ('dead', 'expired', 'cancelled')` + changedColumns + `
        CASE WHEN $4::text IS NULL THEN 'retry' ELSE 'redirect' END AS act,
-       jsonb_build_object('was', l.state, 'from', nullif(l.destination, m.destination), 'expiry_dropped', nullif(l.expires_at, m.expires_at)) AS detail` + endAct
+       jsonb_build_object('was', l.phase, 'from', nullif(l.destination, m.destination), 'expiry_dropped', nullif(l.expires_at, m.expires_at)) AS detail` + endAct
 
 // yieldWait is how long a message that is started anew beside a run waits for it
 // to make way. A run that yields earlier ends the wait; one that takes longer
@@ -193,13 +193,24 @@ SELECT m.destination, ` + phase + ` AS phase, count(*) AS messages, false AS at_
   FROM ` + pendingRows + ` AS m
  GROUP BY 1, 2`
 
-// statusDead counts every dead row.
+// statusDead counts every dead row that nobody dismissed.
 const statusDead = `
 SELECT m.destination, m.state AS phase, count(*) AS messages, false AS at_least,
        extract(epoch FROM max(now() - m.finished_at))::float8 AS oldest_seconds, coalesce(max(m.last_error), '') AS last_error
   FROM outbox.messages AS m
- WHERE m.state = 'dead' AND m.finished_at IS NOT NULL
+ WHERE m.state = 'dead' AND m.finished_at IS NOT NULL AND m.dismissed_at IS NULL
  GROUP BY 1, 2`
+
+// statusDismissed counts the $1 rows that were dismissed last.
+const statusDismissed = `
+SELECT n.destination, 'dismissed' AS phase, count(*) FILTER (WHERE n.place <= $1) AS messages, max(n.found) > $1 AS at_least,
+       0::float8 AS oldest_seconds, '' AS last_error
+  FROM (SELECT f.destination, row_number() OVER () AS place, count(*) OVER () AS found
+          FROM (SELECT m.destination FROM outbox.messages AS m
+                 WHERE m.dismissed_at IS NOT NULL
+                 ORDER BY m.dismissed_at DESC
+                 LIMIT $1::bigint + 1) AS f) AS n
+ GROUP BY 1`
 
 // statusNewest counts the newest $2 rows of a final state ($1), which can be
 // millions: at_least says that there are more.
@@ -213,9 +224,10 @@ SELECT n.destination, $1::text AS phase, count(*) FILTER (WHERE n.place <= $2) A
                  LIMIT $2::bigint + 1) AS f) AS n
  GROUP BY 1`
 
-// troubled are the destinations that fail.
+// troubledDestinations are the breakers that failures keep open, or that count some,
+// and the destinations that each covers.
 const troubledDestinations = `
-SELECT d.destination, d.failures, d.failing_since, d.open_until, coalesce(d.open_until > now(), false) AS open, coalesce(d.last_error, '') AS last_error
+SELECT d.destination, d.covers_from, d.covers_before, d.failures, d.failing_since, d.open_until, coalesce(d.open_until > now(), false) AS open, coalesce(d.last_error, '') AS last_error
   FROM outbox.destinations AS d
  WHERE d.failing_since IS NOT NULL OR d.open_until IS NOT NULL`
 

@@ -3,6 +3,7 @@ package outboxdb
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,8 +14,8 @@ import (
 // PhaseCount counts the messages of one destination in one phase.
 type PhaseCount struct {
 	Destination string `db:"destination" json:"destination"`
-	// Phase is due, delayed, leased or retrying for pending messages, else the
-	// final state.
+	// Phase is due, delayed, leased or retrying for pending messages, dismissed for
+	// dead ones that an operator let go, else the final state.
 	Phase    string `db:"phase" json:"phase"`
 	Messages int    `db:"messages" json:"messages"`
 	// AtLeast says that there are more: counting stopped at its bound.
@@ -35,18 +36,38 @@ type Trouble struct {
 	// Open says that nothing but a probe is sent there right now.
 	Open      bool   `db:"open" json:"open"`
 	LastError string `db:"last_error" json:"lastError,omitempty"`
+	// The destinations from the first up to the second, without it, are the breaker's.
+	CoversFrom   string `db:"covers_from" json:"-"`
+	CoversBefore string `db:"covers_before" json:"-"`
 }
 
-// Status counts all pending and dead messages, and of delivered, expired and
-// cancelled ones the newest bound each, by destination. It returns what fails,
-// too. It reads every pending and dead row: a question for people, not for a loop.
+// waitedFor leaves out breakers that no pending message stands behind: where nothing
+// waits nobody has anything to do.
+func waitedFor(troubled []Trouble, counts []PhaseCount) []Trouble {
+	var pending []string
+	for _, c := range counts {
+		if !outflow.State(c.Phase).Final() && c.Phase != "dismissed" {
+			pending = append(pending, c.Destination)
+		}
+	}
+	slices.Sort(pending)
+	return slices.DeleteFunc(troubled, func(b Trouble) bool {
+		at, _ := slices.BinarySearch(pending, b.CoversFrom)
+		return at == len(pending) || pending[at] >= b.CoversBefore
+	})
+}
+
+// Status counts all pending and dead messages, and of delivered, expired, cancelled
+// and dismissed ones the newest bound each, by destination. It also returns the
+// destinations that fail while messages wait for them. It reads every pending and
+// dead row: a question for people, not for a loop.
 func (o *Operator) Status(ctx context.Context, bound int) (counts []PhaseCount, troubled []Trouble, err error) {
 	err = pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		for _, ask := range []struct {
 			statement string
 			args      []any
 		}{
-			{statusPending, nil}, {statusDead, nil},
+			{statusPending, nil}, {statusDead, nil}, {statusDismissed, []any{bound}},
 			{statusNewest, []any{outflow.Delivered, bound}}, {statusNewest, []any{outflow.Expired, bound}}, {statusNewest, []any{outflow.Cancelled, bound}},
 		} {
 			rows, err := tx.Query(ctx, ask.statement, ask.args...)
@@ -69,10 +90,11 @@ func (o *Operator) Status(ctx context.Context, bound int) (counts []PhaseCount, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("counting messages: %w", err)
 	}
-	return counts, troubled, nil
+	return counts, waitedFor(troubled, counts), nil
 }
 
-// Dead counts the dead messages of each destination that has any.
+// Dead counts the dead messages that nobody dismissed, of each destination that has
+// any.
 func (o *Operator) Dead(ctx context.Context) ([]PhaseCount, error) {
 	rows, err := o.pool.Query(ctx, statusDead)
 	if err != nil {

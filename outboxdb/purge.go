@@ -3,6 +3,7 @@ package outboxdb
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,41 +23,40 @@ const purgeTimeout = 10 * time.Second
 // needed. Who holds a row, such as an operator who starts it anew, is not waited
 // for. The limit is a query of its own, which the planner takes for a part of all
 // there is: where it believes in a few old rows, it would fetch and sort them all.
-const oldRows = `
+// Dismissed rows are counted from their dismissal, along messages_dismissed.
+func oldRows(clock string) string {
+	return strings.ReplaceAll(`
 WITH old AS MATERIALIZED (
     SELECT m.id
       FROM outbox.messages AS m
-     WHERE m.state = $1 AND m.finished_at < now() - $2::interval AND m.finished_at >= $3
+     WHERE m.state = $1 AND m.CLOCK < now() - $2::interval AND m.CLOCK >= $3
        AND m.callback_state IS DISTINCT FROM 'due'
-     ORDER BY m.finished_at
+     ORDER BY m.CLOCK
      LIMIT (SELECT $4::int)
        FOR UPDATE SKIP LOCKED
 ), purged AS (
     DELETE FROM outbox.messages AS m
-     USING unnest(ARRAY(SELECT id FROM old)) AS o (id)
-     WHERE m.id = o.id AND m.state = $1`
+     USING pg_catalog.unnest(ARRAY(SELECT id FROM old)) AS o (id)
+     WHERE m.id = o.id AND m.state = $1`, "CLOCK", clock)
+}
 
 // The state in the delete is the guard that its rows are still final. To say it
 // with finished_at would offer the planner messages_finished, all of it, where
 // its statistics are from a table that had nothing final.
-
-// deleteOld deletes the rows.
-const deleteOld = oldRows + ` RETURNING m.finished_at)`
 
 // historyColumns are those of outbox.messages. A column that is missing here
 // would be lost with its row: TestHistoryHasEveryColumn.
 const historyColumns = `
 	id, seq, destination, type, payload, content_type, headers, ordering_key, batch_id, callback, callback_state, callback_payload,
 	callback_attempts, callback_error, callback_due_at, state, generation, claims, attempts, retrying, parked, started, cancel_requested, enqueued_at, due_at, available_at,
-	expires_at, finished_at, broker_message_id, last_error`
+	expires_at, finished_at, dismissed_at, broker_message_id, last_error`
 
-// moveOld moves the rows. History is a log: a message that was brought back from
+// toHistory moves the rows. History is a log: a message that was brought back from
 // it, or enqueued again under its ID after the purge, and is final once more,
 // becomes a second entry; neither end replaces the other. One statement moves a
 // row once, whoever repeats it, so nothing has to look for conflicts. It reads
 // nothing of the history, on which a dispatcher may do no more than insert.
-const moveOld = oldRows + ` RETURNING m.*
-), moved AS (
+const toHistory = `, moved AS (
     INSERT INTO outbox.history (` + historyColumns + `)
     SELECT ` + historyColumns + ` FROM purged
 )`
@@ -65,18 +65,32 @@ const moveOld = oldRows + ` RETURNING m.*
 // chunk that found something. The schedule's purge writes none, nor may its role.
 const notePurge = `, noted AS (
     INSERT INTO outbox.audit (act, who, why, detail)
-    SELECT 'purge', $5::text, $6::text, jsonb_build_object('state', $1::text, 'older_than', $2::interval::text, 'messages', count(*))
+    SELECT 'purge', $5::text, $6::text, pg_catalog.jsonb_build_object('state', $1::text, 'older_than', $2::interval::text, 'messages', count(*))
       FROM purged HAVING count(*) > 0
 )`
 
-const countPurged = `
-SELECT count(*) AS rows, coalesce(max(finished_at), $3) AS up_to FROM purged`
+// notePurgeDismissed is the same for a purge of dismissed messages.
+var notePurgeDismissed = strings.Replace(notePurge, "'state', $1::text", "'state', $1::text, 'dismissed', true", 1)
 
-const (
-	purge       = deleteOld + countPurged
-	move        = moveOld + countPurged
-	purgeByHand = deleteOld + notePurge + countPurged
-	moveByHand  = moveOld + notePurge + countPurged
+// purgeOf is the statement that deletes a chunk, or moves it to outbox.history.
+func purgeOf(clock, history, note string) string {
+	returning := "m." + clock
+	if history != "" {
+		returning = "m.*"
+	}
+	return oldRows(clock) + " RETURNING " + returning + "\n)" + history + note + "\nSELECT count(*) AS rows, coalesce(max(" + clock + "), $3) AS up_to FROM purged"
+}
+
+var (
+	purge       = purgeOf("finished_at", "", "")
+	move        = purgeOf("finished_at", toHistory, "")
+	purgeByHand = purgeOf("finished_at", "", notePurge)
+	moveByHand  = purgeOf("finished_at", toHistory, notePurge)
+
+	purgeDismissed       = purgeOf("dismissed_at", "", "")
+	moveDismissed        = purgeOf("dismissed_at", toHistory, "")
+	purgeDismissedByHand = purgeOf("dismissed_at", "", notePurgeDismissed)
+	moveDismissedByHand  = purgeOf("dismissed_at", toHistory, notePurgeDismissed)
 )
 
 // PurgeMessages deletes one chunk of final messages, or moves it to
@@ -86,24 +100,35 @@ const (
 // chunk that is too slow, by its own deadline or a timeout of the role or database,
 // ends in an error that is context.DeadlineExceeded: a smaller one may not be.
 func (s *Store) PurgeMessages(ctx context.Context, p outflow.Purge) (outflow.Purged, error) {
-	if p.History {
-		return purgeChunk(ctx, s.pool, move, p)
-	}
-	return purgeChunk(ctx, s.pool, purge, p)
+	return purgeChunk(ctx, s.pool, chosen(p, purge, move, purgeDismissed, moveDismissed), p)
 }
 
 // Purge is Store.PurgeMessages by somebody: what it deletes or moves is noted in
 // the audit, in the same statement.
 func (o *Operator) Purge(ctx context.Context, p outflow.Purge, by By) (outflow.Purged, error) {
-	if p.History {
-		return purgeChunk(ctx, o.pool, moveByHand, p, by.Who, by.Why)
+	statement := chosen(p, purgeByHand, moveByHand, purgeDismissedByHand, moveDismissedByHand)
+	return purgeChunk(ctx, o.pool, statement, p, by.Who, by.Why)
+}
+
+// chosen is the statement for p.
+func chosen(p outflow.Purge, purge, move, purgeDismissed, moveDismissed string) string {
+	switch {
+	case p.Dismissed && p.History:
+		return moveDismissed
+	case p.Dismissed:
+		return purgeDismissed
+	case p.History:
+		return move
 	}
-	return purgeChunk(ctx, o.pool, purgeByHand, p, by.Who, by.Why)
+	return purge
 }
 
 func purgeChunk(ctx context.Context, pool *database.Pool, statement string, p outflow.Purge, by ...any) (outflow.Purged, error) {
 	if !p.State.Final() {
 		return outflow.Purged{}, fmt.Errorf("purging messages: state: wants a final state (got %q)", p.State)
+	}
+	if p.Dismissed && p.State != outflow.Dead {
+		return outflow.Purged{}, fmt.Errorf("purging messages: state: wants dead for dismissed messages (got %q)", p.State)
 	}
 	if p.Limit < 1 || p.OlderThan < 0 {
 		return outflow.Purged{}, fmt.Errorf("purging %s messages: limit and age: want 1 or more rows and no negative age (got %d and %s)", p.State, p.Limit, p.OlderThan)

@@ -187,20 +187,20 @@ func TestHistoryHasEveryColumn(t *testing.T) {
 	columns := `SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND attname <> 'moved_at' ORDER BY 1`
 	require.Equal(t, values[string](t, pool, columns, "outbox.messages"), values[string](t, pool, columns, "outbox.history"))
 
-	id := ended(t, pool, outflow.Delivered, "3 hours", 1)[0]
+	id := ended(t, pool, outflow.Dead, "3 hours", 1)[0]
 	execute(t, pool, `UPDATE outbox.messages SET payload = '\x00ff', content_type = 'text/plain', headers = '{"a": "b"}', ordering_key = 'k',
 		batch_id = gen_random_uuid(), callback = 'https://example.com/', callback_state = 'sent', callback_payload = true,
-		callback_attempts = 6, callback_error = 'f', callback_due_at = now(), generation = 3, claims = 4, attempts = 5,
+		callback_attempts = 6, callback_error = 'f', callback_due_at = now(), dismissed_at = now(), generation = 3, claims = 4, attempts = 5,
 		cancel_requested = true, expires_at = now() + interval '1 day', broker_message_id = 'b', last_error = 'e'`)
 	require.Empty(t, values[string](t, pool, `SELECT key FROM outbox.messages AS m, jsonb_each(to_jsonb(m)) WHERE value = 'null'`), "a column without a value shows nothing")
 	whole := value[string](t, pool, `SELECT to_jsonb(m)::text FROM outbox.messages AS m`)
 	store := outboxdb.New(pool)
-	toHistory := outflow.Purge{State: outflow.Delivered, Limit: 10, History: true}
+	toHistory := outflow.Purge{State: outflow.Dead, Limit: 10, History: true}
 	require.Equal(t, 1, purge(t, store, toHistory).Rows)
 	require.Equal(t, whole, value[string](t, pool, `SELECT (to_jsonb(h) - 'moved_at')::text FROM outbox.history AS h`))
 
 	// The same ID once more: both ends are kept.
-	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at) VALUES ($1, 'sqs://again', 'a', '{}', 'delivered', now() - interval '1 hour')`, id)
+	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at) VALUES ($1, 'sqs://again', 'a', '{}', 'dead', now() - interval '1 hour')`, id)
 	require.Equal(t, 1, purge(t, store, toHistory).Rows)
 	require.Equal(t, []string{"sqs://orders", "sqs://again"}, values[string](t, pool, `SELECT destination FROM outbox.history WHERE id = $1 ORDER BY moved_at`, id))
 }
@@ -443,7 +443,7 @@ func TestPurgeClauses(t *testing.T) {
 		for _, clause := range []string{
 			"WITH old AS MATERIALIZED (", "m.state = $1 AND m.finished_at < now() - $2::interval AND m.finished_at >= $3",
 			"m.callback_state IS DISTINCT FROM 'due'", "ORDER BY m.finished_at LIMIT (SELECT $4::int) FOR UPDATE SKIP LOCKED",
-			"USING unnest(ARRAY(SELECT id FROM old)) AS o (id) WHERE m.id = o.id AND m.state = $1",
+			"USING pg_catalog.unnest(ARRAY(SELECT id FROM old)) AS o (id) WHERE m.id = o.id AND m.state = $1",
 		} {
 			require.Contains(t, text, clause, name)
 		}

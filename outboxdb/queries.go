@@ -35,7 +35,7 @@ const restOfRow = `
 
 // outcomeColumns leave the payload where it is: an end needs no look at it.
 const outcomeColumns = `
-	m.id, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
+	m.id, m.destination, m.type, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
 
 // schemaReady looks for the oldest and the newest thing that a migration makes.
 const schemaReady = `SELECT to_regclass('outbox.messages') IS NOT NULL AND to_regclass('outbox.identity') IS NOT NULL`
@@ -317,7 +317,7 @@ RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + lookColumns
 // the same commit, once for all rows.
 const finish = lockRows + `, ended AS (
 UPDATE outbox.messages AS m
-   SET state = e.state, finished_at = now(), retrying = false, parked = false, attempts = m.attempts + e.attempts,
+   SET state = e.state, finished_at = now(), dismissed_at = NULL, retrying = false, parked = false, attempts = m.attempts + e.attempts,
        broker_message_id = e.broker_message_id, last_error = coalesce(e.last_error, m.last_error),
        callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END, callback_attempts = 0, callback_error = NULL,
        callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() + interval '1 minute' END

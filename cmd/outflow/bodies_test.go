@@ -69,10 +69,10 @@ func TestShowStatus(t *testing.T) {
 	}
 	var out bytes.Buffer
 	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
-	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  RETRYING  OLDEST   DEAD  EXPIRED  CANCELLED  DELIVERED
-sqs://a      3    0        0       2         1h1m40s  0     0        0          0
-sqs://b      0    0        0       0         -        1     0        0          9990+
-sqs://c      0    0        0       0         -        0     0        0          0
+	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  RETRYING  OLDEST   DEAD  DISMISSED  EXPIRED  CANCELLED  DELIVERED
+sqs://a      3    0        0       2         1h1m40s  0     0          0        0          0
+sqs://b      0    0        0       0         -        1     0          0        0          9990+
+sqs://c      0    0        0       0         -        0     0          0        0          0
 
 sqs://a: 7 failures since 2026-01-31T08:00:00Z, breaker open until 2026-01-31T08:01:00Z
   throttled
@@ -181,7 +181,7 @@ func TestAWebhooksQueryIsNotInTables(t *testing.T) {
 	m.Destination = secret
 	rule := outboxdb.CallbackRule{Destination: secret, Callback: secret}
 	var out bytes.Buffer
-	require.NoError(t, listMessages(t.Context(), &fakeList{messages: []outboxdb.Standing{m}}, outboxdb.ListFilter{Limit: 2}, false, &out))
+	require.NoError(t, listMessages(t.Context(), &fakeList{messages: []outboxdb.Standing{m}}, outboxdb.ListFilter{Limit: 2}, false, &out, &out))
 	for _, asJSON := range []bool{false, true} {
 		require.NoError(t, showStatus(t.Context(), fakeStatus{
 			counts:   []outboxdb.PhaseCount{{Destination: secret, Phase: "dead", Messages: 1, LastError: "gone"}},
@@ -192,6 +192,8 @@ func TestAWebhooksQueryIsNotInTables(t *testing.T) {
 	assert.NotContains(t, out.String(), "hunter2")
 	assert.Equal(t, 7, strings.Count(out.String(), "https://shop.example/in"))
 }
+func (f *fakeList) KnownDestinations(context.Context, string) ([]string, error) { return nil, nil }
+func (f *fakeList) KnownTypes(context.Context) ([]string, error)                { return nil, nil }
 
 func standing(phase string) outboxdb.Standing {
 	m := outboxdb.Standing{
@@ -209,23 +211,23 @@ func standing(phase string) outboxdb.Standing {
 func TestListMessages(t *testing.T) {
 	store := &fakeList{messages: []outboxdb.Standing{standing("dead"), standing("retrying"), standing("due")}}
 	var out bytes.Buffer
-	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, false, &out))
+	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, false, &out, io.Discard))
 	assert.Equal(t, `ID                                    STATE     DESTINATION   TYPE          ATTEMPTS  ENQUEUED              ENDED                 LAST ERROR
 0198f3a2-5b1c-7000-8000-000000000001  dead      sqs://orders  order-placed  3         2026-01-31T08:00:00Z  2026-01-31T08:00:01Z  no such queue
 0198f3a2-5b1c-7000-8000-000000000001  retrying  sqs://orders  order-placed  3         2026-01-31T08:00:00Z  -                     -
 more: -after 2
 `, out.String())
 	out.Reset()
-	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, true, &out))
+	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, true, &out, io.Discard))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 3)
 	assert.Contains(t, lines[0], `{"id":"0198f3a2-5b1c-7000-8000-000000000001","destination":"sqs://orders"`)
 	assert.Equal(t, `{"next":"2"}`, lines[2])
 
-	err := listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2, After: "nonsense"}, false, &out)
+	err := listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2, After: "nonsense"}, false, &out, io.Discard)
 	assert.Equal(t, 2, code(err))
 	out.Reset()
-	require.NoError(t, listMessages(t.Context(), &fakeList{}, outboxdb.ListFilter{Limit: 2}, false, &out))
+	require.NoError(t, listMessages(t.Context(), &fakeList{}, outboxdb.ListFilter{Limit: 2}, false, &out, io.Discard))
 	assert.Equal(t, "no messages\n", out.String())
 }
 

@@ -43,6 +43,7 @@ delivered or ended otherwise, or are unknown, 4 some were not decided within -wa
 func cancel(ctx context.Context, t tools, args []string) error {
 	flags := flag.NewFlagSet("cancel", flag.ContinueOnError)
 	chosen := selectionFlags(flags)
+	chosen.retryingFlag(flags)
 	wait := flags.Duration("wait", 10*time.Second, "")
 	by := t.byFlags(flags)
 	words, err := t.parse(flags, cancelUsage, args)

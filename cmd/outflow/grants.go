@@ -51,7 +51,7 @@ func grants(ctx context.Context, args []string, getenv func(string) string, stdo
 		_, err := fmt.Fprint(stdout, grantsUsage)
 		return err
 	case err != nil:
-		return usageError("grants: %w", err)
+		return mistakenFlag(flags, err)
 	case flags.NArg() > 0:
 		return usageError("grants: unexpected argument %q", flags.Arg(0))
 	case len(g.Statements()) == 0:

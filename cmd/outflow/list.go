@@ -22,12 +22,13 @@ Usage:
 Filters:
   -state        pending, delivered, dead, expired or cancelled
   -retrying     pending messages whose run has left the fast path
+  -dismissed    dead messages that "outflow dismiss" let go
   -destination  as enqueued: sqs://orders, a queue URL or an ARN
   -type         the message type
   -callback     due, sent or failed: how its producer was told of its end
   -since        how long ago (2h, 7d) or a time (2026-01-31, 2026-01-31T08:00:00Z);
   -until        the time of the end for final states, that of the enqueue for pending
-                messages; both want -state or -retrying
+                messages; both want -state, -retrying or -dismissed
 
 Flags:
   -limit  messages a page, 1 to 1000 (default 50)
@@ -46,6 +47,7 @@ func list(ctx context.Context, t tools, args []string) error {
 	flags := flag.NewFlagSet("list", flag.ContinueOnError)
 	state := flags.String("state", "", "")
 	retrying := flags.Bool("retrying", false, "")
+	dismissed := flags.Bool("dismissed", false, "")
 	destination := destinationFlag(flags, "destination")
 	messageType := flags.String("type", "", "")
 	callback := flags.String("callback", "", "")
@@ -57,16 +59,21 @@ func list(ctx context.Context, t tools, args []string) error {
 		return err
 	}
 	filter := outboxdb.ListFilter{
-		State: outflow.State(*state), Retrying: *retrying, Destination: *destination, Type: *messageType, Callback: outflow.CallbackState(*callback),
+		State: outflow.State(*state), Retrying: *retrying, Dismissed: *dismissed, Destination: *destination, Type: *messageType, Callback: outflow.CallbackState(*callback),
 		Since: *since, Until: *until, Limit: *limit, After: *after,
+	}
+	if *dismissed && *state == "" {
+		filter.State = outflow.Dead
 	}
 	switch {
 	case *state != "" && filter.State != outflow.Pending && !filter.State.Final():
 		return usageError("list: -state wants pending, delivered, dead, expired or cancelled (got %q)", *state)
+	case *dismissed && (*retrying || filter.State != outflow.Dead):
+		return usageError("list: -dismissed messages are dead ones")
 	case *retrying && filter.State.Final():
 		return usageError("list: -retrying messages are pending ones")
-	case (since.Set || until.Set) && *state == "" && !*retrying:
-		return usageError("list: -since and -until want -state or -retrying")
+	case (since.Set || until.Set) && filter.State == "" && !*retrying:
+		return usageError("list: -since and -until want -state, -retrying or -dismissed")
 	case !slices.Contains([]outflow.CallbackState{"", outflow.CallbackDue, outflow.CallbackSent, outflow.CallbackFailed}, filter.Callback):
 		return usageError("list: -callback wants due, sent or failed (got %q)", *callback)
 	case *limit < 1 || *limit > 1000:
@@ -77,16 +84,19 @@ func list(ctx context.Context, t tools, args []string) error {
 		return err
 	}
 	defer done()
-	return listMessages(ctx, store, filter, *asJSON, t.stdout)
+	return listMessages(ctx, store, filter, *asJSON, t.stdout, t.stderr)
 }
 
-func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter, asJSON bool, out io.Writer) error {
+func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter, asJSON bool, out, errs io.Writer) error {
 	page, next, err := store.List(ctx, filter)
 	if errors.Is(err, outboxdb.ErrCursor) {
 		return usageError("list: -after %w", outboxdb.ErrCursor)
 	}
 	if err != nil {
 		return err
+	}
+	if len(page) == 0 && filter.After == "" {
+		sayUnknown(ctx, store, filter, errs)
 	}
 	if asJSON {
 		for _, m := range page {

@@ -36,11 +36,32 @@ var commands = []command{
 	{"send", "enqueue one message", sendUsage, send},
 	{"retry", "send what was given up; make what is retried try soon", retryUsage, retry},
 	{"resend", "send copies of delivered messages", resendUsage, resend},
+	{"dismiss", "let dead messages go that nobody will send", dismissUsage, dismiss},
 	{"cancel", "end pending messages", cancelUsage, cancel},
 	{"redirect", "give messages another destination", redirectUsage, redirect},
 	{"reschedule", "make pending messages due at another time", rescheduleUsage, reschedule},
 	{"callback", "tell producers again how messages ended, set where they are told", callbackUsage, callback},
 	{"purge", "delete messages that have ended", purgeUsage, purge},
+}
+
+// preparing are the commands for an outbox that is not there yet.
+var preparing = []command{
+	{"migrate", "", migrateUsage, func(ctx context.Context, t tools, args []string) error { return migrate(ctx, args, t.getenv, t.stdout) }},
+	{"grants", "", grantsUsage, func(ctx context.Context, t tools, args []string) error { return grants(ctx, args, t.getenv, t.stdout) }},
+	{"setup", "", setupUsage, func(ctx context.Context, t tools, args []string) error { return setup(ctx, args, t.getenv, t.stdout) }},
+}
+
+// find returns the command of that name; where there is none, the mistake names what
+// is near.
+func find(name string) (command, error) {
+	words := []string{"help", "version"}
+	for _, c := range slices.Concat(commands, preparing) {
+		if c.name == name {
+			return c, nil
+		}
+		words = append(words, c.name)
+	}
+	return command{}, usageError("unknown command %q%s", name, didYouMean(name, words))
 }
 
 // usage is what "outflow help" prints.
@@ -59,9 +80,9 @@ Usage:
 		fmt.Fprintf(&b, "  outflow %-18s %s\n", c.name, c.does)
 	}
 	b.WriteString(`  outflow version            print the version
-  outflow help               print this
+  outflow help [COMMAND]     print this, or a command's flags
 
-"outflow COMMAND -help" has the flags. The database is DATABASE_URL, or libpq's PGHOST,
+"outflow COMMAND -help" has them, too. The database is DATABASE_URL, or libpq's PGHOST,
 PGDATABASE, …; Temporal is TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, …; OUTFLOW_OUTBOX and
 OUTFLOW_TASK_QUEUE as the daemons have them.
 Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 3 a message is not, or
@@ -76,37 +97,96 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	for _, warning := range config.Unknown(getenv) {
 		fmt.Fprintln(stderr, "outflow: warning:", warning)
 	}
-	return tools{getenv: getenv, stdin: os.Stdin, terminal: isTerminal(os.Stdin), stdout: stdout, stderr: stderr}.run(ctx, args)
+	shown, isFile := stdout.(*os.File)
+	return tools{
+		getenv: getenv, stdin: os.Stdin, terminal: isTerminal(os.Stdin), stdout: stdout, stderr: stderr, onScreen: isFile && isTerminal(shown),
+	}.run(ctx, args)
 }
 
 func (t tools) run(ctx context.Context, args []string) error {
+	t.stdout, t.stderr = &screen{out: t.stdout}, &screen{out: t.stderr}
 	if len(args) == 0 {
 		return usageError("wants a command")
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		_, err := fmt.Fprint(t.stdout, usage)
-		return err
+		return t.help(args[1:])
 	case "version", "-version", "--version":
 		_, err := fmt.Fprintln(t.stdout, program.Version())
 		return err
-	case "setup":
-		return setup(ctx, args[1:], t.getenv, t.stdout)
-	case "grants":
-		return grants(ctx, args[1:], t.getenv, t.stdout)
-	case "migrate":
-		return migrate(ctx, args[1:], t.getenv, t.stdout)
 	}
-	for _, c := range commands {
-		if c.name == args[0] {
-			err := c.run(ctx, t, args[1:])
-			if errors.Is(err, flag.ErrHelp) {
-				return nil // it is printed
-			}
-			return advised(err)
+	c, err := find(args[0])
+	if err != nil {
+		return err
+	}
+	err = c.run(ctx, t, args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return nil // it is printed
+	}
+	if c.name != "migrate" { // it is the advice
+		err = advised(err)
+	}
+	return c.helped(err)
+}
+
+// help prints the usage of a command, or of all.
+func (t tools) help(words []string) error {
+	text := usage
+	switch len(words) {
+	case 0:
+	case 1:
+		c, err := find(words[0])
+		if err != nil {
+			return err
+		}
+		text = c.usage
+	default:
+		return usageError("help wants one command")
+	}
+	_, err := fmt.Fprint(t.stdout, text)
+	return err
+}
+
+// helped adds the command's flags to a mistake in them, and to any other where they
+// stand.
+func (c command) helped(err error) error {
+	var mistake program.UsageError
+	if !errors.As(err, &mistake) {
+		return err
+	}
+	help := fmt.Sprintf("See %q.", "outflow "+c.name+" -help")
+	if errors.As(err, new(flagError)) {
+		help = "\n" + flagsOf(c.usage) + help
+	}
+	return program.UsageError{Err: err, Help: help}
+}
+
+// flagsOf are the paragraphs of a usage that list flags.
+func flagsOf(usage string) string {
+	var b strings.Builder
+	listing := false
+	for line := range strings.Lines(usage) {
+		heading := strings.HasPrefix(line, "Flags") || strings.HasPrefix(line, "Filters")
+		listing = heading || listing && (line == "\n" || strings.HasPrefix(line, " "))
+		if listing {
+			b.WriteString(line)
 		}
 	}
-	return usageError("unknown command %q", args[0])
+	return b.String()
+}
+
+// flagError is a flag that there is not, or a value that it does not take.
+type flagError struct{ error }
+
+// mistakenFlag is the mistake that parsing flags came to.
+func mistakenFlag(flags *flag.FlagSet, err error) error {
+	near := ""
+	if name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); unknown {
+		var names []string
+		flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+		near = didYouMean(name, names)
+	}
+	return usageError("%s: %w%s", flags.Name(), flagError{err}, near)
 }
 
 // advised adds what to do to an error of the database that does not say it.

@@ -23,6 +23,7 @@ whose callback is due stay.
 
 Flags:
   -state         delivered, dead, expired or cancelled
+  -dismissed     of dead ones, those that were dismissed that long ago
   -older-than    since when they have ended, such as 36h or 7d
   -limit         at most so many (default: all)
   -rate          at most so many a second (default: as fast as it goes)
@@ -54,9 +55,18 @@ func (p purging) act() string {
 	return "delete"
 }
 
+// clock is what the age counts from.
+func (p purging) clock() string {
+	if p.Dismissed {
+		return "were dismissed"
+	}
+	return "ended"
+}
+
 func purge(ctx context.Context, t tools, args []string) error {
 	flags := flag.NewFlagSet("purge", flag.ContinueOnError)
 	state := flags.String("state", "", "")
+	dismissed := flags.Bool("dismissed", false, "")
 	olderThan := spanFlag(flags, "older-than", 0)
 	limit := flags.Int("limit", 0, "")
 	rate := flags.Float64("rate", 0, "")
@@ -70,12 +80,14 @@ func purge(ctx context.Context, t tools, args []string) error {
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	p := purging{
-		Purge: outflow.Purge{State: outflow.State(*state), OlderThan: *olderThan, Limit: purgeAtOnce, History: *history},
+		Purge: outflow.Purge{State: outflow.State(*state), Dismissed: *dismissed, OlderThan: *olderThan, Limit: purgeAtOnce, History: *history},
 		limit: *limit, rate: *rate, by: *by, json: *asJSON,
 	}
 	switch {
 	case !p.State.Final():
 		return usageError("purge: -state wants delivered, dead, expired or cancelled (got %q)", *state)
+	case p.Dismissed && p.State != outflow.Dead:
+		return usageError("purge: -dismissed wants -state dead")
 	case !given["older-than"]:
 		return usageError("purge: wants -older-than")
 	case p.limit < 0:
@@ -84,7 +96,7 @@ func purge(ctx context.Context, t tools, args []string) error {
 		return usageError("purge: -rate wants messages a second")
 	}
 	if !*yes {
-		if err := t.confirm("purge", fmt.Sprintf("%s %s messages that ended more than %s ago?", p.act(), p.State, p.OlderThan)); err != nil {
+		if err := t.confirm("purge", fmt.Sprintf("%s %s messages that %s more than %s ago?", p.act(), p.State, p.clock(), p.OlderThan)); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,7 @@ Flags:
   -to            the new destination: sqs://orders, a queue URL or an ARN, …
   -state         pending, dead, expired or cancelled, instead of IDs
   -retrying      pending messages whose run has left the fast path, instead of IDs
+  -dismissed     dead messages that "outflow dismiss" let go, instead of IDs
   -destination   of these, those to this destination
   -type          of these, those of this type
   -limit         of these, at most so many (default 1000)
@@ -37,6 +38,8 @@ func redirect(ctx context.Context, t tools, args []string) error {
 	flags := flag.NewFlagSet("redirect", flag.ContinueOnError)
 	to := destinationFlag(flags, "to")
 	chosen := selectionFlags(flags)
+	chosen.retryingFlag(flags)
+	chosen.dismissedFlag(flags)
 	by := t.byFlags(flags)
 	words, err := t.parse(flags, redirectUsage, args)
 	if err != nil {

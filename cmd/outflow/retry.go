@@ -37,6 +37,7 @@ The run of a retrying message is told to try now. Others are left as they are.
 Flags:
   -state         dead, expired or cancelled, instead of IDs
   -retrying      pending messages whose run has left the fast path, instead of IDs
+  -dismissed     dead messages that "outflow dismiss" let go, instead of IDs
   -destination   of these, those to this destination
   -type          of these, those of this type
   -limit         of these, at most so many (default 1000)
@@ -47,6 +48,8 @@ Needs the database; Temporal only for retrying messages.
 func retry(ctx context.Context, t tools, args []string) error {
 	flags := flag.NewFlagSet("retry", flag.ContinueOnError)
 	chosen := selectionFlags(flags)
+	chosen.retryingFlag(flags)
+	chosen.dismissedFlag(flags)
 	by := t.byFlags(flags)
 	words, err := t.parse(flags, retryUsage, args)
 	if err != nil {

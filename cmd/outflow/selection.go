@@ -35,20 +35,34 @@ type selection struct {
 	json    bool
 
 	state, destination *string
+	// filters are the flags that can stand instead of IDs, for people.
+	filters []string
 }
 
 // selectionFlags are those of the acts that take a filter.
 func selectionFlags(flags *flag.FlagSet) *selection {
-	s := &selection{command: flags.Name()}
+	s := &selection{command: flags.Name(), filters: []string{"-state"}}
 	s.state = flags.String("state", "", "")
 	s.destination = destinationFlag(flags, "destination")
 	typeFlag(flags, &s.filter.Type)
-	flags.BoolVar(&s.filter.Retrying, "retrying", false, "")
 	flags.IntVar(&s.limit, "limit", selectAtMost, "")
 	flags.Float64Var(&s.rate, "rate", 0, "")
 	flags.BoolVar(&s.yes, "yes", false, "")
 	flags.BoolVar(&s.json, "json", false, "")
 	return s
+}
+
+// retryingFlag is for the acts that take pending messages.
+func (s *selection) retryingFlag(flags *flag.FlagSet) {
+	s.filters = append(s.filters, "-retrying")
+	flags.BoolVar(&s.filter.Retrying, "retrying", false, "")
+}
+
+// dismissedFlag is for the acts that take dismissed messages: only a filter that names
+// them selects them.
+func (s *selection) dismissedFlag(flags *flag.FlagSet) {
+	s.filters = append(s.filters, "-dismissed")
+	flags.BoolVar(&s.filter.Dismissed, "dismissed", false, "")
 }
 
 // read completes the selection: IDs or a filter, whose state is one of allowed.
@@ -67,13 +81,20 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 		return err
 	case s.filter.Retrying && s.filter.State != "" && s.filter.State != outflow.Pending:
 		return usageError("%s: -retrying messages are pending ones", s.command)
-	case s.filter.State == "" && !s.filter.Retrying:
-		return usageError("%s: wants message IDs, or -state or -retrying", s.command)
+	case s.filter.Dismissed && (s.filter.Retrying || s.filter.State != "" && s.filter.State != outflow.Dead):
+		return usageError("%s: -dismissed messages are dead ones", s.command)
+	case s.filter.State == "" && !s.filter.Retrying && !s.filter.Dismissed:
+		return usageError("%s: wants message IDs, or %s", s.command, orOf(s.filters))
 	case s.limit < 1:
 		return usageError("%s: -limit wants 1 or more", s.command)
 	}
-	if s.filter.Retrying {
+	switch {
+	case s.filter.Retrying:
 		s.filter.State = outflow.Pending
+	case s.filter.Dismissed:
+		s.filter.State = outflow.Dead
+	case s.filter.State == outflow.Dead: // somebody has decided that the others are not sent
+		s.filter.Undismissed = true
 	}
 	for _, state := range allowed {
 		if s.filter.State == state {
@@ -83,9 +104,12 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 	return usageError("%s: -state wants one of %v", s.command, allowed)
 }
 
-// lister lists messages; outboxdb.Operator is one.
+// lister lists messages, and knows what a filter may have meant; outboxdb.Operator is
+// one.
 type lister interface {
 	List(ctx context.Context, f outboxdb.ListFilter) (page []outboxdb.Standing, next string, err error)
+	KnownDestinations(ctx context.Context, destination string) ([]string, error)
+	KnownTypes(ctx context.Context) ([]string, error)
 }
 
 // messages returns the IDs, which it looks up before the act changes what the
@@ -112,6 +136,9 @@ func (s *selection) messages(ctx context.Context, t tools, from lister) ([]uuid.
 		if filter.After = next; next == "" {
 			break
 		}
+	}
+	if len(ids) == 0 {
+		sayUnknown(ctx, from, s.filter, t.stderr)
 	}
 	more := ""
 	if filter.After != "" {

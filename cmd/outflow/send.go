@@ -69,7 +69,12 @@ func send(ctx context.Context, t tools, args []string) error {
 	flags.StringVar(&m.Callback, "callback", "", "")
 	flags.BoolVar(&m.CallbackPayload, "callback-payload", false, "")
 	dueIn, expiresIn := spanFlag(flags, "due-in", 0), spanFlag(flags, "expires-in", time.Microsecond)
-	flags.TextVar(&m.ID, "id", uuid.Nil, "")
+	flags.Func("id", "", func(s string) (err error) {
+		if m.ID, err = uuid.Parse(s); err != nil || m.ID == uuid.Nil {
+			return errors.New("wants a UUID that is not all zeros, such as 0198f3a2-5b1c-7000-8000-000000000001")
+		}
+		return nil
+	})
 	by := t.byFlags(flags)
 	asJSON := flags.Bool("json", false, "")
 	if err := t.parseNothing(flags, sendUsage, args); err != nil {

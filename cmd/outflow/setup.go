@@ -50,7 +50,7 @@ func setup(ctx context.Context, args []string, getenv func(string) string, stdou
 		_, err := fmt.Fprint(stdout, setupUsage)
 		return err
 	case err != nil:
-		return usageError("setup: %w", err)
+		return mistakenFlag(flags, err)
 	case flags.NArg() > 0:
 		return usageError("setup: unexpected argument %q", flags.Arg(0))
 	case *wait < leastWait:

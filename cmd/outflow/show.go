@@ -31,7 +31,8 @@ Usage:
   outflow show ID [-payload] [-ui URL] [-json]
 
 Flags:
-  -payload  the payload too: text as it is, other bytes in base64
+  -payload  the payload too: text as it is, other bytes in base64; on a terminal, what
+            would move its cursor or change its text is written as \u001b
   -ui       the address of Temporal's Web UI for the link (default OUTFLOW_TEMPORAL_UI,
             else http://localhost:8080)
   -json     one document for programs
@@ -67,7 +68,7 @@ func show(ctx context.Context, t tools, args []string) error {
 	}
 	runs := t.runs(ctx)
 	defer runs.close()
-	v := view{id: id, payload: *payload, json: *asJSON, workflowID: workflows.DeliverID(t.outbox(), id), ui: *ui, namespace: namespace}
+	v := view{id: id, payload: *payload, json: *asJSON, onScreen: t.onScreen, workflowID: workflows.DeliverID(t.outbox(), id), ui: *ui, namespace: namespace}
 	return v.show(ctx, store, runs, t.stdout)
 }
 
@@ -85,6 +86,7 @@ type describer interface {
 type view struct {
 	id                        uuid.UUID
 	payload, json             bool
+	onScreen                  bool // what is written goes to a terminal
 	workflowID, ui, namespace string
 }
 
@@ -135,7 +137,7 @@ func (v view) show(ctx context.Context, store showStore, runs describer, out io.
 	if v.json {
 		return writeDocument(out, s)
 	}
-	return s.write(out)
+	return s.write(out, v.onScreen)
 }
 
 // link leads to the run in the Web UI, or to the list of the message's runs.
@@ -147,7 +149,7 @@ func (v view) link(run *control.Run) string {
 	return list + "/" + url.PathEscape(v.workflowID) + "/" + run.RunID + "/history"
 }
 
-func (s shown) write(out io.Writer) error {
+func (s shown) write(out io.Writer, onScreen bool) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(table, "%s\t%s\n", name, short(fmt.Sprintf(format, args...), 500))
@@ -173,6 +175,9 @@ func (s shown) write(out io.Writer) error {
 		line("ended", "%s", stamp(*m.FinishedAt))
 	case m.Phase == "leased" || m.Phase == "retrying":
 		line("leased until", "%s", stamp(m.AvailableAt))
+	}
+	if m.DismissedAt != nil {
+		line("dismissed", "%s", stamp(*m.DismissedAt))
 	}
 	if m.ExpiresAt != nil {
 		line("expires", "%s", stamp(*m.ExpiresAt))
@@ -208,8 +213,10 @@ func (s shown) write(out io.Writer) error {
 		return err
 	}
 	switch {
+	case s.Payload != "" && onScreen:
+		fmt.Fprintf(out, "\n%s\n", outflow.VisibleText(s.Payload))
 	case s.Payload != "":
-		fmt.Fprintf(out, "\n%s\n", s.Payload)
+		fmt.Fprintf(raw(out), "\n%s\n", s.Payload)
 	case s.PayloadBase64 != nil:
 		encoded, _ := json.Marshal(s.PayloadBase64) // bytes
 		fmt.Fprintf(out, "\nbase64 %s\n", encoded)

@@ -23,13 +23,14 @@ Usage:
 Flags:
   -watch  show it again every 2 seconds, until Ctrl-C
   -json   one document for programs
-  -bound  how many of the newest delivered, expired and cancelled messages to count,
-          each (default 10000); a + says that there are more
+  -bound  how many of the newest delivered, expired, cancelled and dismissed messages to
+          count, each (default 10000); a + says that there are more
 
 Due messages wait for a starter, delayed ones for their time, leased ones are being
 delivered, retrying ones wait for or are in a durable attempt. These and dead ones
 are counted exactly, which reads each of them. OLDEST is how long the oldest
-pending one has been due.
+pending one has been due. DISMISSED are dead messages that "outflow dismiss" let go.
+A destination that fails is shown below while messages wait for it.
 Needs the database alone. Exit codes: 0 shown, 1 failure, 2 a mistake on the command line.
 `
 
@@ -63,7 +64,7 @@ func status(ctx context.Context, t tools, args []string) error {
 func watchStatus(ctx context.Context, t tools, store statusStore, bound int, asJSON bool) error {
 	for first := true; ; first = false {
 		if !asJSON {
-			fmt.Fprint(t.stdout, "\x1b[H\x1b[2J") // home, and clear
+			fmt.Fprint(raw(t.stdout), "\x1b[H\x1b[2J") // home, and clear
 		}
 		err := showStatus(ctx, store, bound, asJSON, t.stdout)
 		switch {
@@ -107,10 +108,10 @@ func showStatus(ctx context.Context, store statusStore, bound int, asJSON bool, 
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DESTINATION\tDUE\tDELAYED\tLEASED\tRETRYING\tOLDEST\tDEAD\tEXPIRED\tCANCELLED\tDELIVERED")
+	fmt.Fprintln(table, "DESTINATION\tDUE\tDELAYED\tLEASED\tRETRYING\tOLDEST\tDEAD\tDISMISSED\tEXPIRED\tCANCELLED\tDELIVERED")
 	for _, d := range all {
 		fmt.Fprint(table, d.Destination)
-		for _, phase := range []string{"due", "delayed", "leased", "retrying", "", "dead", "expired", "cancelled", "delivered"} {
+		for _, phase := range []string{"due", "delayed", "leased", "retrying", "", "dead", "dismissed", "expired", "cancelled", "delivered"} {
 			if phase == "" {
 				fmt.Fprint(table, "\t", d.oldest())
 				continue

@@ -43,6 +43,8 @@ type tools struct {
 	stdout, stderr io.Writer
 	// terminal says that somebody at stdin can answer a question.
 	terminal bool
+	// onScreen says that stdout is a terminal.
+	onScreen bool
 	// seen is told of each command's flags; for tests.
 	seen func(*flag.FlagSet)
 }
@@ -72,7 +74,7 @@ func (t tools) parse(flags *flag.FlagSet, usage string, args []string) ([]string
 			fmt.Fprint(t.stdout, usage)
 			return nil, err
 		case err != nil:
-			return nil, usageError("%s: %w", flags.Name(), err)
+			return nil, mistakenFlag(flags, err)
 		case flags.NArg() == 0:
 			return words, nil
 		}
@@ -350,9 +352,9 @@ func writeDocument(out io.Writer, v any) error {
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
-// short makes text one line of at most n characters.
+// short makes text one line of at most n visible characters.
 func short(s string, n int) string {
-	s = strings.Join(strings.Fields(s), " ")
+	s = outflow.VisibleText(strings.Join(strings.Fields(s), " "))
 	if runes := []rune(s); len(runes) > n {
 		return string(runes[:n-1]) + "…"
 	}

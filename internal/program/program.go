@@ -7,6 +7,7 @@
 package program
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 	"syscall"
 	"text/tabwriter"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
 )
 
@@ -25,9 +27,16 @@ import (
 type Run func(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error
 
 // UsageError is a mistake on the command line.
-type UsageError struct{ Err error }
+type UsageError struct {
+	Err error
+	// Help is said after it; empty says where the program's help is.
+	Help string
+}
 
 func (e UsageError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the mistake.
+func (e UsageError) Unwrap() error { return e.Err }
 
 // ExitError ends the program with a code of the command's own. It is said on
 // standard error like any other.
@@ -51,14 +60,18 @@ func Main(name string, run Run) {
 
 func exitCode(name string, err error, stderr io.Writer) int {
 	var usage UsageError
+	said := ""
+	if err != nil {
+		said = outflow.VisibleText(err.Error()) // it quotes receivers, producers and settings
+	}
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "%s: %v\nSee \"%s -help\".\n", name, err, name)
+		fmt.Fprintf(stderr, "%s: %s\n%s\n", name, said, cmp.Or(usage.Help, fmt.Sprintf("See %q.", name+" -help")))
 		return 2
 	}
-	fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	fmt.Fprintf(stderr, "%s: %s\n", name, said)
 	var exit ExitError
 	if errors.As(err, &exit) {
 		return exit.Code
@@ -104,10 +117,10 @@ func Parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 		return flag.ErrHelp
 	}
 	if err != nil {
-		return UsageError{err}
+		return UsageError{Err: err}
 	}
 	if flags.NArg() > 0 {
-		return UsageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
+		return UsageError{Err: fmt.Errorf("unexpected argument %q", flags.Arg(0))}
 	}
 	if flags.Lookup("version").Value.String() == "true" {
 		fmt.Fprintln(stdout, Version())

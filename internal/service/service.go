@@ -128,7 +128,7 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	logSchemes(router, c, log)
 	outbox := outboxName(c.Scanner)
 	publisher := publish.Watch(router, log)
-	acts := activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher)), activities.ForOutbox(outbox))
+	acts := activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher)), activities.ForOutbox(outbox), activities.LogTo(p.log))
 	// The SDK starts a worker once, so that each try has a new one.
 	err = s.until(ctx, partTemporal, func(context.Context) error {
 		w := worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))

@@ -29,6 +29,7 @@ CREATE TABLE outbox.messages (
     available_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at        timestamptz,
     finished_at       timestamptz,
+    dismissed_at      timestamptz,
     broker_message_id text,
     last_error        text,
 
@@ -50,6 +51,7 @@ CREATE TABLE outbox.messages (
         CHECK (callback_state IS DISTINCT FROM 'due' OR (callback_due_at IS NOT NULL AND finished_at IS NOT NULL)),
     CONSTRAINT messages_state        CHECK (state IN ('pending', 'delivered', 'dead', 'expired', 'cancelled')),
     CONSTRAINT messages_finished_at  CHECK ((state = 'pending') = (finished_at IS NULL)),
+    CONSTRAINT messages_dismissed_at CHECK (dismissed_at IS NULL OR state = 'dead'),
     CONSTRAINT messages_retrying     CHECK (NOT retrying OR state = 'pending'),
     CONSTRAINT messages_generation   CHECK (generation >= 1),
     CONSTRAINT messages_counts       CHECK (claims >= 0 AND attempts >= 0),
@@ -73,6 +75,9 @@ CREATE INDEX messages_suspect ON outbox.messages (id) WHERE state = 'pending' AN
 
 -- Final rows by age: what a purge takes, and what "outflow list" shows.
 CREATE INDEX messages_finished ON outbox.messages (state, finished_at) WHERE finished_at IS NOT NULL;
+
+-- Dead messages that an operator let go, by when: what a purge takes.
+CREATE INDEX messages_dismissed ON outbox.messages (dismissed_at) WHERE dismissed_at IS NOT NULL;
 
 -- Callbacks to look after, the longest due first.
 CREATE INDEX messages_callbacks ON outbox.messages (callback_due_at) WHERE callback_state = 'due';
@@ -100,6 +105,7 @@ COMMENT ON COLUMN outbox.messages.callback_payload IS 'the callback carries the 
 COMMENT ON COLUMN outbox.messages.callback_due_at IS 'a scanner starts the callback then, unless its run has moved it';
 COMMENT ON COLUMN outbox.messages.parked IS 'available_at was in the future when it was written; a scanner clears this when that time has come';
 COMMENT ON COLUMN outbox.messages.started IS 'claimed since the enqueue or an operator''s last new start: a run may exist';
+COMMENT ON COLUMN outbox.messages.dismissed_at IS 'an operator let the dead message go: nobody has to look at it any more';
 COMMENT ON COLUMN outbox.messages.retrying IS 'its run has left the fast path';
 
 REVOKE ALL ON outbox.messages FROM PUBLIC;

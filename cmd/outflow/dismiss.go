@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"flag"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+const dismissUsage = `outflow dismiss lets dead messages go that nobody will send.
+
+Usage:
+  outflow dismiss ID… -why TEXT
+  outflow dismiss -state dead [-destination D] [-type T] [-limit 1000] [-rate 10] [-yes] -why TEXT
+  outflow dismiss -undo ID… -why TEXT
+
+A dismissed message stays dead, with its payload and its last error; "outflow show" says
+who dismissed it and why. doctor and status no longer count it among the dead ones, and no
+filter of retry or redirect takes it without -dismissed. The purge takes it as long after
+the dismissal as it keeps cancelled messages (OUTFLOW_KEEP_CANCELLED, 30d).
+
+Flags:
+  -undo          make dismissed messages plain dead ones again
+  -state         dead, instead of IDs
+  -dismissed     dead messages that are dismissed already, for -undo, instead of IDs
+  -destination   of these, those to this destination
+  -type          of these, those of this type
+  -limit         of these, at most so many (default 1000)
+` + actFlags + `
+Needs the database alone. -why must be given.
+` + actCodes
+
+func dismiss(ctx context.Context, t tools, args []string) error {
+	flags := flag.NewFlagSet("dismiss", flag.ContinueOnError)
+	undo := flags.Bool("undo", false, "")
+	chosen := selectionFlags(flags)
+	chosen.dismissedFlag(flags)
+	by := t.byFlags(flags)
+	words, err := t.parse(flags, dismissUsage, args)
+	switch {
+	case err != nil:
+		return err
+	case by.Why == "":
+		return usageError("dismiss: wants -why: whoever looks for the message later wants to know")
+	}
+	if err := chosen.read(words, outflow.Dead); err != nil {
+		return err
+	}
+	if chosen.ids == nil && chosen.filter.Dismissed != *undo {
+		return usageError("dismiss: -undo is for -dismissed messages, and -dismissed for -undo")
+	}
+	return t.atDesk(ctx, *by, func(desk control.Desk, store *outboxdb.Operator) error {
+		return dismissMessages(ctx, t, chosen, *undo, desk, store)
+	})
+}
+
+type dismissStore interface {
+	lister
+	control.DismissStore
+}
+
+func dismissMessages(ctx context.Context, t tools, chosen *selection, undo bool, desk control.Desk, store dismissStore) error {
+	return chosen.act(ctx, t, store, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
+		if undo {
+			return desk.UndoDismiss(ctx, store, ids)
+		}
+		return desk.Dismiss(ctx, store, ids)
+	})
+}

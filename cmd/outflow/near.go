@@ -1,0 +1,95 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// nearest returns those of known that word may be a slip of, the likeliest first, at
+// most three.
+func nearest(word string, known []string) []string {
+	most := min(max(len(word)/3, 1), 3)
+	slips := map[string]int{}
+	for _, k := range known {
+		d := distance(strings.ToLower(word), strings.ToLower(k))
+		if d > most && len(word) >= 3 && strings.HasPrefix(k, word) {
+			d = most // it was cut short
+		}
+		if d <= most && k != word {
+			slips[k] = d
+		}
+	}
+	near := make([]string, 0, len(slips))
+	for k := range slips {
+		near = append(near, k)
+	}
+	slices.SortFunc(near, func(a, b string) int { return cmp.Or(slips[a]-slips[b], strings.Compare(a, b)) })
+	return near[:min(len(near), 3)]
+}
+
+// distance counts the letters to add, drop, change or swap with the next to make b of
+// a: the optimal string alignment.
+func distance(a, b string) int {
+	x, y := []rune(a), []rune(b)
+	rows := make([][]int, len(x)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(y)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(x); i++ {
+		for j := 1; j <= len(y); j++ {
+			change := 1
+			if x[i-1] == y[j-1] {
+				change = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+change)
+			if i > 1 && j > 1 && x[i-1] == y[j-2] && x[i-2] == y[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(x)][len(y)]
+}
+
+// didYouMean asks about what is near a word, or is empty.
+func didYouMean(word string, known []string) string {
+	near := nearest(word, known)
+	if len(near) == 0 {
+		return ""
+	}
+	return ": did you mean " + orOf(near) + "?"
+}
+
+// orOf lists words, the last after an or.
+func orOf(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
+}
+
+// sayUnknown says where a filter that found nothing names what no message is known to
+// have. It is a hint: where it can't be had, the answer stands without it.
+func sayUnknown(ctx context.Context, from lister, f outboxdb.ListFilter, errs io.Writer) {
+	if f.Destination != "" {
+		known, err := from.KnownDestinations(ctx, f.Destination)
+		if err == nil && !slices.Contains(known, f.Destination) {
+			fmt.Fprintf(errs, "no message to %s is known here%s\n", f.Destination, didYouMean(f.Destination, known))
+		}
+	}
+	if f.Type != "" {
+		known, err := from.KnownTypes(ctx)
+		if err == nil && !slices.Contains(known, f.Type) {
+			fmt.Fprintf(errs, "none of the newest messages is of type %s%s\n", f.Type, didYouMean(f.Type, known))
+		}
+	}
+}

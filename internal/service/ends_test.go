@@ -1,0 +1,65 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// lines is a log that a test reads while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// A message that ends dead is in the log of the starter that ended it: its ID, its
+// destination without the query, its type and the reason.
+func TestADeadMessageIsInTheLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tx, err := w.pool.Begin(t.Context())
+	require.NoError(t, err)
+	ids, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{Destination: "rabbitmq://events/placed", Type: "order-placed", Payload: []byte("{}")})
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+
+	logged := &lines{}
+	c := config.Config{
+		Database: w.pool.Config(), Scanner: w.opts, AWS: aws.Config{Region: "eu-west-1"},
+		Temporal: client.Options{HostPort: teststack.Temporal(t)},
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Starter(ctx, c, slog.New(slog.NewTextHandler(logged, nil))) }()
+	w.until(ids[0], func(r row) bool { return r.State == outflow.Dead })
+	want := func(id uuid.UUID) string {
+		return `level=WARN msg="a message ended dead" message=` + id.String() + ` generation=1 destination=rabbitmq://events/placed type=order-placed reason="`
+	}
+	w.eventually(func() bool { return bytes.Contains([]byte(logged.String()), []byte(want(ids[0]))) }, logged.String)
+	stop()
+	require.NoError(t, <-ended)
+}
