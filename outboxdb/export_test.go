@@ -130,6 +130,9 @@ func split[T any](all results, convert func(looked) T) (values []T, errs []error
 	return values, errs
 }
 
+// CursorAt is a cursor in a list of the given order.
+func CursorAt(order string) string { return cursorAt(order, Standing{}).String() }
+
 // ListStatement is the statement of a list, with its arguments.
 func ListStatement(f ListFilter) (string, []any) {
 	queries, err := listQueries(f)

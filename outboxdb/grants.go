@@ -99,7 +99,7 @@ func (g Grants) roles() []string {
 // missingRoles compares as text: as a name, a longer one would be cut to one
 // that may exist.
 const missingRoles = `
-SELECT r FROM unnest($1::text[]) AS r
+SELECT r FROM pg_catalog.unnest($1::text[]) AS r
  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname::text = r)
  ORDER BY r`
 

@@ -33,7 +33,7 @@ WITH old AS MATERIALIZED (
        FOR UPDATE SKIP LOCKED
 ), purged AS (
     DELETE FROM outbox.messages AS m
-     USING unnest(ARRAY(SELECT id FROM old)) AS o (id)
+     USING pg_catalog.unnest(ARRAY(SELECT id FROM old)) AS o (id)
      WHERE m.id = o.id AND m.state = $1`
 
 // The state in the delete is the guard that its rows are still final. To say it
@@ -65,7 +65,7 @@ const moveOld = oldRows + ` RETURNING m.*
 // chunk that found something. The schedule's purge writes none, nor may its role.
 const notePurge = `, noted AS (
     INSERT INTO outbox.audit (act, who, why, detail)
-    SELECT 'purge', $5::text, $6::text, jsonb_build_object('state', $1::text, 'older_than', $2::interval::text, 'messages', count(*))
+    SELECT 'purge', $5::text, $6::text, pg_catalog.jsonb_build_object('state', $1::text, 'older_than', $2::interval::text, 'messages', count(*))
       FROM purged HAVING count(*) > 0
 )`
 

@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- One row per message.
 
 CREATE TABLE outbox.messages (
@@ -103,3 +105,5 @@ COMMENT ON COLUMN outbox.messages.started IS 'claimed since the enqueue or an op
 COMMENT ON COLUMN outbox.messages.retrying IS 'its run has left the fast path';
 
 REVOKE ALL ON outbox.messages FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

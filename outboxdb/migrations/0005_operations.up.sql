@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- Who did what, when and why. A row outlives its message.
 CREATE TABLE outbox.audit (
     id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -27,3 +29,5 @@ CREATE INDEX history_finished ON outbox.history (finished_at);
 COMMENT ON TABLE outbox.history IS 'Outflow: final messages that were purged from outbox.messages';
 
 REVOKE ALL ON outbox.audit, outbox.history FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- Who waits for ends: a row for each listening connection, which its process
 -- renews. A statement that ends messages looks here before it notifies, because
 -- commits that notify go one after the other in all of the server. Unlogged: the
@@ -53,3 +55,5 @@ $$;
 
 REVOKE ALL ON outbox.waiters FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.tell_waiters(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid), outbox.outcomes(uuid[]) FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);
