@@ -165,6 +165,9 @@ func (w *Waiter) Busy() bool {
 	return w.session != nil
 }
 
+// NoticeOf is what stands for an ID in a notification.
+func NoticeOf(id uuid.UUID) string { return string(noticeOf(id)) }
+
 // Waiting is how many calls of Wait have no answer yet.
 func (w *Waiter) Waiting() (n int) {
 	w.mu.Lock()
@@ -179,5 +182,5 @@ func (w *Waiter) Waiting() (n int) {
 func (w *Waiter) Told(id uuid.UUID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.waiting[id][0].next.After(time.Now())
+	return !w.waiting[noticeOf(id)][0].next.After(time.Now())
 }

@@ -175,7 +175,7 @@ VALUES ('try-now', $1, $2, $3, $4, $5)`
 const (
 	showMessage    = `SELECT ` + standingColumns + ` FROM outbox.messages AS m WHERE m.id = $1`
 	messagePayload = `SELECT m.payload FROM outbox.messages AS m WHERE m.id = $1`
-	auditOf        = `SELECT a.at, a.act, a.generation, a.destination, a.who, a.why, a.detail FROM outbox.audit AS a WHERE a.message_id = $1 ORDER BY a.id`
+	auditOf        = `SELECT a.at, a.act, a.generation, a.destination, a.who, a.login, a.why, a.detail FROM outbox.audit AS a WHERE a.message_id = $1 ORDER BY a.id`
 )
 
 // pendingRows are all pending rows, each along its index.
@@ -241,14 +241,14 @@ const health = `
 SELECT clock_timestamp() AS clock, current_user::text AS role, current_database()::text AS database, current_setting('server_version') AS version,
        pg_catalog.current_setting('transaction_read_only') = 'on' OR pg_catalog.pg_is_in_recovery() AS read_only, pg_catalog.current_setting('server_encoding') AS encoding,
        has_function_privilege('outbox.enqueue_batch(jsonb, boolean)', 'EXECUTE') AND has_schema_privilege('outbox', 'USAGE') AS produces,
-       has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'UPDATE')
+       has_table_privilege('outbox.messages', 'SELECT') AND has_any_column_privilege('outbox.messages', 'UPDATE')
            AND has_table_privilege('outbox.destinations', 'SELECT') AND has_table_privilege('outbox.destinations', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'UPDATE')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS dispatches,
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'INSERT')
            AND has_table_privilege('outbox.messages', 'UPDATE') AND has_table_privilege('outbox.messages', 'DELETE')
-           AND has_table_privilege('outbox.audit', 'SELECT') AND has_table_privilege('outbox.audit', 'INSERT')
+           AND has_table_privilege('outbox.audit', 'SELECT') AND has_any_column_privilege('outbox.audit', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'SELECT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS operates,
