@@ -33,7 +33,8 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"scanner":                     {[]string{".", "activities", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/callbacks":          {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},
 	"internal/coalesce":           {[]string{"."}, nil},
-	"internal/config":             {[]string{".", "publish/webhook", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"internal/bounded":            {nil, nil},
+	"internal/config":             {[]string{".", "internal/bounded", "publish/webhook", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/database":           {nil, []string{"github.com/jackc/pgx/v5"}},
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
 	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
@@ -52,7 +53,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
-		[]string{".", "control", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "workflows"},
+		[]string{".", "control", "internal/bounded", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
 	},
 	"control":               {[]string{".", "outboxdb", "workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},

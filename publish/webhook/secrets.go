@@ -82,14 +82,18 @@ func (s Secrets) For(host string) []Secret {
 	return s.Default
 }
 
+// mostSecrets bounds a file of secrets, in bytes.
+const mostSecrets = 1 << 20
+
 // ReadSecrets reads lines of the form "host secret [secret…]". Empty lines and
 // lines that begin with # are left out. Errors name the line and repeat nothing of
-// it.
+// it. More than 1 MiB is refused.
 func ReadSecrets(r io.Reader) (map[string][]Secret, error) {
 	hosts := map[string][]Secret{}
-	lines := bufio.NewScanner(r)
+	rest := &io.LimitedReader{R: r, N: mostSecrets + 1}
+	lines := bufio.NewScanner(rest)
 	n := 0
-	for lines.Scan() {
+	for lines.Scan() && rest.N > 0 {
 		n++
 		fields := strings.Fields(lines.Text())
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
@@ -108,6 +112,9 @@ func ReadSecrets(r io.Reader) (map[string][]Secret, error) {
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("line %d: %w", n+1, err)
+	}
+	if rest.N == 0 {
+		return nil, fmt.Errorf("wants at most %d bytes", mostSecrets)
 	}
 	return hosts, nil
 }
