@@ -130,8 +130,16 @@ func split[T any](all results, convert func(looked) T) (values []T, errs []error
 	return values, errs
 }
 
-// CursorAt is a cursor in a list of the given order.
-func CursorAt(order string) string { return cursorAt(order, Standing{}).String() }
+// ListStatements are the statements of a list's first page and of a later one.
+func ListStatements(f ListFilter) (statements []string) {
+	for _, parked := range []bool{false, true} {
+		q := newListQuery(f, parked)
+		statements = append(statements, q.statement(1))
+		q.after(cursorAt(q.order, Standing{}))
+		statements = append(statements, q.statement(1))
+	}
+	return statements
+}
 
 // ListStatement is the statement of a list, with its arguments.
 func ListStatement(f ListFilter) (string, []any) {

@@ -53,7 +53,7 @@ const dispatchRights = `GRANT SELECT, DELETE ON outbox.messages TO %s`
 // What a producer or an operator has said (the destination, the payload, the due time,
 // the generation) is not a dispatcher's to change.
 const deliverRights = `GRANT UPDATE (
-    state, claims, attempts, retrying, available_at, finished_at, broker_message_id, last_error,
+    state, claims, attempts, started, parked, retrying, available_at, finished_at, broker_message_id, last_error,
     callback_state, callback_attempts, callback_error, callback_due_at
     ) ON outbox.messages TO %s`
 

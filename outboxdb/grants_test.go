@@ -134,7 +134,7 @@ func TestDispatcherRights(t *testing.T) {
 		"drop_waiter()", "history: INSERT", "is_destination()", "keep_waiter()",
 		"messages.attempts: UPDATE", "messages.available_at: UPDATE", "messages.broker_message_id: UPDATE",
 		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
-		"messages.claims: UPDATE", "messages.finished_at: UPDATE", "messages.last_error: UPDATE", "messages.retrying: UPDATE", "messages.state: UPDATE",
+		"messages.claims: UPDATE", "messages.finished_at: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
 		"messages: DELETE", "messages: SELECT",
 		"outcomes()", "schema: USAGE", "tell_waiters()",
 	}, rightsOf(t, pool, role))
