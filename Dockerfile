@@ -1,5 +1,5 @@
 # One image with the three programs; the command says which one runs.
-FROM golang:1.26 AS build
+FROM golang:1.26.8 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
@@ -9,7 +9,7 @@ RUN go build -trimpath -o /out/outflow ./cmd/outflow \
  && go build -trimpath -o /out/outflow-starter ./starter \
  && go build -trimpath -o /out/outflow-worker ./worker
 
-FROM alpine:3.22
+FROM alpine:3.22.2
 RUN adduser -D -u 65532 outflow
 USER 65532
 COPY --from=build /out/ /usr/local/bin/

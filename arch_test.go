@@ -33,7 +33,8 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"scanner":                     {[]string{".", "activities", "internal/stall", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/callbacks":          {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},
 	"internal/coalesce":           {[]string{"."}, nil},
-	"internal/config":             {[]string{".", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc"}},
+	"internal/bounded":            {nil, nil},
+	"internal/config":             {[]string{".", "internal/bounded", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc"}},
 	"internal/database":           {nil, []string{"github.com/jackc/pgx/v5"}},
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
 	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
@@ -53,7 +54,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
-		[]string{".", "control", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "publish/webhook", "workflows"},
+		[]string{".", "control", "internal/bounded", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "publish/webhook", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
 	},
 	"control":               {[]string{".", "internal/stall", "outboxdb", "workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},

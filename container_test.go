@@ -76,8 +76,11 @@ func TestComposeServicesFitTogether(t *testing.T) {
 			}
 		}
 		for _, p := range s.Ports {
-			host, _, found := strings.Cut(p, ":")
-			require.True(t, found, "%s: port %s wants host:container", name, p)
+			// Docker opens a port that names no address to everybody, past the firewall's rules.
+			host, found := strings.CutPrefix(p, "127.0.0.1:")
+			require.True(t, found, "%s: port %s wants 127.0.0.1:host:container", name, p)
+			host, _, found = strings.Cut(host, ":")
+			require.True(t, found, "%s: port %s wants 127.0.0.1:host:container", name, p)
 			require.Empty(t, published[host], "%s and %s publish port %s", name, published[host], host)
 			published[host] = name
 		}
@@ -85,6 +88,24 @@ func TestComposeServicesFitTogether(t *testing.T) {
 			volume, _, _ := strings.Cut(v, ":")
 			require.Contains(t, c.Volumes, volume, "%s mounts a volume that is not declared", name)
 		}
+	}
+}
+
+// What is run tomorrow is what was looked at today: no tag that moves.
+func TestImagesAreExact(t *testing.T) {
+	// Postgres has two numbers, and Debian's or Alpine's name may follow.
+	exact := regexp.MustCompile(`^(postgres:\d+\.\d+|[a-z/-]+:\d+\.\d+\.\d+)(-[a-z0-9.]+)?(@sha256:[0-9a-f]{64})?$`)
+	for name, s := range readCompose(t).Services {
+		if s.Build == "" {
+			require.Regexp(t, exact, s.Image, name)
+		}
+	}
+	dockerfile, err := os.ReadFile("Dockerfile")
+	require.NoError(t, err)
+	images := regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(string(dockerfile), -1)
+	require.NotEmpty(t, images)
+	for _, image := range images {
+		require.Regexp(t, exact, image[1])
 	}
 }
 
@@ -126,11 +147,11 @@ func TestComposeEnvironmentIsRead(t *testing.T) {
 		require.Equal(t, postgres["POSTGRES_PASSWORD"], loaded.Database.ConnConfig.Password)
 		require.Equal(t, postgres["POSTGRES_DB"], loaded.Database.ConnConfig.Database)
 		require.Equal(t, "temporal:7233", loaded.Temporal.HostPort)
-		require.Contains(t, c.Services["temporal"].Ports, "7233:7233")
+		require.Contains(t, c.Services["temporal"].Ports, "127.0.0.1:7233:7233")
 		endpoint, err := url.Parse(s.Environment["AWS_ENDPOINT_URL_SQS"])
 		require.NoError(t, err)
 		require.Contains(t, c.Services, endpoint.Hostname())
-		require.Contains(t, c.Services[endpoint.Hostname()].Ports, endpoint.Port()+":"+endpoint.Port())
+		require.Contains(t, c.Services[endpoint.Hostname()].Ports, "127.0.0.1:"+endpoint.Port()+":"+endpoint.Port())
 	}
 }
 

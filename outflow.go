@@ -30,6 +30,7 @@ type Message struct {
 	Destination string
 	// Type says what happened or what is asked for, such as "user-registered":
 	// 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit.
+	// Those that begin with "outflow." are Outflow's own, such as a callback's.
 	Type string
 	// Payload is the body, 1 byte to 16 MiB; a destination may allow less (SQS
 	// and SNS: 1 MiB together with the attributes).

@@ -30,7 +30,7 @@ WITH old AS MATERIALIZED (
        FOR UPDATE SKIP LOCKED
 ), purged AS (
     DELETE FROM inbox.seen AS s
-     USING unnest(ARRAY(SELECT message_id FROM old)) AS o (id)
+     USING pg_catalog.unnest(ARRAY(SELECT message_id FROM old)) AS o (id)
      WHERE s.consumer = $1 AND s.message_id = o.id
  RETURNING s.seen_at
 )

@@ -26,7 +26,7 @@ WITH locked AS MATERIALIZED (
 // carriedTrace is what the headers say of the trace, whichever way the producer
 // spelled them. The others are no matter of the callback.
 const carriedTrace = `
-    (SELECT jsonb_object_agg(lower(h.key), h.value)
+    (SELECT pg_catalog.jsonb_object_agg(lower(h.key), h.value)
        FROM jsonb_each_text(m.headers) AS h
       WHERE lower(h.key) IN ('traceparent', 'tracestate')) AS trace`
 
@@ -66,7 +66,7 @@ WITH due AS MATERIALIZED (
 )
 UPDATE outbox.messages AS m
    SET callback_due_at = now() + $2::interval
-  FROM unnest(ARRAY(SELECT id FROM due)) AS d (id)
+  FROM pg_catalog.unnest(ARRAY(SELECT id FROM due)) AS d (id)
  WHERE m.id = d.id
 RETURNING m.id, m.generation, m.destination, m.type`
 

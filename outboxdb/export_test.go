@@ -134,6 +134,17 @@ func split[T any](all results, convert func(looked) T) (values []T, errs []error
 	return values, errs
 }
 
+// ListStatements are the statements of a list's first page and of a later one.
+func ListStatements(f ListFilter) (statements []string) {
+	for _, parked := range []bool{false, true} {
+		q := newListQuery(f, parked)
+		statements = append(statements, q.statement(1))
+		q.after(cursorAt(q.order, Standing{}))
+		statements = append(statements, q.statement(1))
+	}
+	return statements
+}
+
 // ListStatement is the statement of a list, with its arguments.
 func ListStatement(f ListFilter) (string, []any) {
 	queries, err := listQueries(f)
@@ -166,6 +177,9 @@ func (w *Waiter) Busy() bool {
 	return w.session != nil
 }
 
+// NoticeOf is what stands for an ID in a notification.
+func NoticeOf(id uuid.UUID) string { return string(noticeOf(id)) }
+
 // Waiting is how many calls of Wait have no answer yet.
 func (w *Waiter) Waiting() (n int) {
 	w.mu.Lock()
@@ -180,5 +194,5 @@ func (w *Waiter) Waiting() (n int) {
 func (w *Waiter) Told(id uuid.UUID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.waiting[id][0].next.After(time.Now())
+	return !w.waiting[noticeOf(id)][0].next.After(time.Now())
 }

@@ -48,7 +48,14 @@ const waitRights = `GRANT EXECUTE ON FUNCTION outbox.outcomes(uuid[]), outbox.ke
 const tellRights = `GRANT EXECUTE ON FUNCTION outbox.tell_waiters(uuid[]) TO %s`
 
 // DELETE is the purge's, which moves rows to the history or drops them.
-const dispatchRights = `GRANT SELECT, UPDATE, DELETE ON outbox.messages TO %s`
+const dispatchRights = `GRANT SELECT, DELETE ON outbox.messages TO %s`
+
+// What a producer or an operator has said (the destination, the payload, the due time,
+// the generation) is not a dispatcher's to change.
+const deliverRights = `GRANT UPDATE (
+    state, claims, attempts, started, parked, retrying, available_at, finished_at, dismissed_at, broker_message_id, last_error,
+    callback_state, callback_attempts, callback_error, callback_due_at
+    ) ON outbox.messages TO %s`
 
 const destinationRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.destinations TO %s`
 
@@ -65,8 +72,9 @@ const readRights = `GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO %s`
 // INSERT is for copies of delivered messages.
 const operateRights = `GRANT INSERT, UPDATE, DELETE ON outbox.messages TO %s`
 
-// What somebody did stays written: it can be added to, not changed.
-const auditRights = `GRANT INSERT ON outbox.audit TO %s`
+// What somebody did stays written: it can be added to, not changed. When, and under
+// which login, is the database's to say.
+const auditRights = `GRANT INSERT (act, message_id, destination, generation, who, why, detail) ON outbox.audit TO %s`
 
 // A redirect takes a queue URL or an ARN as pasted.
 const redirectRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text), outbox.canonical_destination(text) TO %s`
@@ -76,7 +84,7 @@ const ruleRights = `GRANT INSERT, UPDATE, DELETE ON outbox.callback_rules TO %s`
 
 var (
 	producerRights   = []string{usageRights, enqueueRights, waitRights}
-	dispatcherRights = []string{usageRights, checkRights, dispatchRights, destinationRights, identityRights, historyRights, auditPurgeRights, waitRights, tellRights}
+	dispatcherRights = []string{usageRights, checkRights, dispatchRights, deliverRights, destinationRights, identityRights, historyRights, auditPurgeRights, waitRights, tellRights}
 	operatorRights   = []string{usageRights, readRights, enqueueRights, redirectRights, operateRights, historyRights, auditRights, ruleRights, waitRights, tellRights}
 )
 
@@ -102,7 +110,7 @@ func (g Grants) roles() []string {
 // missingRoles compares as text: as a name, a longer one would be cut to one
 // that may exist.
 const missingRoles = `
-SELECT r FROM unnest($1::text[]) AS r
+SELECT r FROM pg_catalog.unnest($1::text[]) AS r
  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname::text = r)
  ORDER BY r`
 

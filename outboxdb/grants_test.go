@@ -23,6 +23,10 @@ func rightsOf(t *testing.T, pool *pgxpool.Pool, role string) []string {
 		SELECT c.relname || ': ' || p FROM pg_class AS c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p
 		 WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v', 'm', 'p') AND has_table_privilege($1, c.oid, p)
 		UNION ALL
+		SELECT c.relname || '.' || a.attname || ': ' || p FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid, unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) AS p
+		 WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v', 'm', 'p') AND attnum > 0 AND NOT attisdropped
+		   AND has_column_privilege($1, c.oid, attnum, p) AND NOT has_table_privilege($1, c.oid, p)
+		UNION ALL
 		SELECT c.relname || ': ' || p FROM pg_class AS c, unnest('{SELECT,USAGE,UPDATE}'::text[]) AS p
 		 WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'S' AND has_sequence_privilege($1, c.oid, p)
 		UNION ALL
@@ -128,7 +132,10 @@ func TestDispatcherRights(t *testing.T) {
 		"audit: DELETE", "audit: SELECT",
 		"destinations: DELETE", "destinations: INSERT", "destinations: SELECT", "destinations: UPDATE",
 		"drop_waiter()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
-		"messages: DELETE", "messages: SELECT", "messages: UPDATE",
+		"messages.attempts: UPDATE", "messages.available_at: UPDATE", "messages.broker_message_id: UPDATE",
+		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
+		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
+		"messages: DELETE", "messages: SELECT",
 		"outcomes()", "schema: USAGE", "tell_waiters()",
 	}, rightsOf(t, pool, role))
 
@@ -194,6 +201,9 @@ func TestDispatcherRights(t *testing.T) {
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.audit`))
 
 	requireDenied(t, as, ownersAct...)
+	for _, column := range []string{"id", "destination", "type", "payload", "content_type", "headers", "callback", "due_at", "expires_at", "generation", "cancel_requested"} {
+		requireDenied(t, as, `UPDATE outbox.messages SET `+column+` = `+column)
+	}
 	requireDenied(t, as, writePast, `SELECT outbox.enqueue('sqs://orders', 'a', 'x')`, `SELECT FROM outbox.history`, `DELETE FROM outbox.history`,
 		`INSERT INTO outbox.audit (act, who) VALUES ('retry', 'nobody')`, `UPDATE outbox.audit SET who = 'nobody'`,
 		`SELECT FROM outbox.callback_rules`, `INSERT INTO outbox.callback_rules (callback) VALUES ('sqs://mine')`, `DELETE FROM outbox.callback_rules`)
@@ -204,7 +214,8 @@ func TestOperatorRights(t *testing.T) {
 	pool := teststack.New(t)
 	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Operators: []string{role}} })
 	require.Equal(t, []string{
-		"audit: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
+		"audit.act: INSERT", "audit.destination: INSERT", "audit.detail: INSERT", "audit.generation: INSERT", "audit.message_id: INSERT",
+		"audit.who: INSERT", "audit.why: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
 		"destinations: SELECT", "drop_waiter()", "enqueue()", "enqueue_batch()",
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
@@ -227,6 +238,7 @@ func TestOperatorRights(t *testing.T) {
 		destination = outbox.canonical_destination('arn:aws:sqs:eu-west-1:123456789012:other') WHERE id = (SELECT id FROM outbox.messages LIMIT 1 FOR UPDATE)`)
 	execute(t, as, `INSERT INTO outbox.audit (act, who) VALUES ('redirect', current_user)`)
 	require.Equal(t, 1, value[int](t, as, `SELECT count(*) FROM outbox.audit`))
+	require.Equal(t, value[string](t, as, `SELECT session_user::text`), value[string](t, as, `SELECT login FROM outbox.audit`), "not the role that was set")
 	execute(t, as, purgeInto)
 	require.Equal(t, 1, value[int](t, as, `SELECT count(*) FROM outbox.history`))
 	require.Zero(t, value[int](t, as, `SELECT count(*) FROM outbox.destinations`))
@@ -241,6 +253,7 @@ func TestOperatorRights(t *testing.T) {
 	require.True(t, found)
 
 	requireDenied(t, as, ownersAct...)
+	requireDenied(t, as, `INSERT INTO outbox.audit (act, who, login) VALUES ('retry', 'Ada', 'Bob')`, `INSERT INTO outbox.audit (act, who, at) VALUES ('retry', 'Ada', now())`)
 	requireDenied(t, as, `UPDATE outbox.audit SET who = 'nobody'`, `DELETE FROM outbox.audit`, `DELETE FROM outbox.history`,
 		`UPDATE outbox.history SET type = 'x'`, `DELETE FROM outbox.destinations`)
 }

@@ -240,13 +240,15 @@ func (o *Operator) Payload(ctx context.Context, id uuid.UUID) ([]byte, error) {
 
 // AuditEntry is one thing that an operator did to a message.
 type AuditEntry struct {
-	At          time.Time       `db:"at" json:"at"`
-	Act         string          `db:"act" json:"act"`
-	Generation  *int            `db:"generation" json:"generation,omitempty"`
-	Destination *string         `db:"destination" json:"destination,omitempty"`
-	Who         string          `db:"who" json:"who"`
-	Why         string          `db:"why" json:"why,omitempty"`
-	Detail      json.RawMessage `db:"detail" json:"detail,omitempty"`
+	At          time.Time `db:"at" json:"at"`
+	Act         string    `db:"act" json:"act"`
+	Generation  *int      `db:"generation" json:"generation,omitempty"`
+	Destination *string   `db:"destination" json:"destination,omitempty"`
+	Who         string    `db:"who" json:"who"`
+	// Login is the role that the connection had logged in as: the database says it.
+	Login  string          `db:"login" json:"login"`
+	Why    string          `db:"why" json:"why,omitempty"`
+	Detail json.RawMessage `db:"detail" json:"detail,omitempty"`
 }
 
 // Audit returns what operators did to a message, oldest first. It outlives the

@@ -65,7 +65,7 @@ const retryMessages = beginAct + `
       FROM locked AS l
      WHERE m.id = l.id AND l.state IN ('dead', 'expired', 'cancelled')` + changedColumns + `
        CASE WHEN $4::text IS NULL THEN 'retry' ELSE 'redirect' END AS act,
-       jsonb_build_object('was', l.phase, 'from', nullif(l.destination, m.destination), 'expiry_dropped', nullif(l.expires_at, m.expires_at)) AS detail` + endAct
+       pg_catalog.jsonb_build_object('was', l.phase, 'from', nullif(l.destination, m.destination), 'expiry_dropped', nullif(l.expires_at, m.expires_at)) AS detail` + endAct
 
 // yieldWait is how long a message that is started anew beside a run waits for it
 // to make way. A run that yields earlier ends the wait; one that takes longer
@@ -80,7 +80,7 @@ const redirectMessages = beginAct + `
            parked = true, started = false, available_at = greatest(m.due_at, now() + ` + yieldWait + `)
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested AND l.destination <> $4::text` + changedColumns + `
-       'redirect' AS act, jsonb_build_object('from', l.destination) AS detail` + endAct
+       'redirect' AS act, pg_catalog.jsonb_build_object('from', l.destination) AS detail` + endAct
 
 // rescheduleMessages makes pending messages due at $4, or in $5; what lies in the
 // past means now. A message can't be due after its expiry.
@@ -91,7 +91,7 @@ const rescheduleMessages = beginAct + `
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested
        AND (l.expires_at > greatest(coalesce($4::timestamptz, now() + $5::interval), now())) IS NOT FALSE` + changedColumns + `
-       'reschedule' AS act, jsonb_build_object('due_at', m.due_at, 'was_due_at', l.due_at) AS detail` + endAct
+       'reschedule' AS act, pg_catalog.jsonb_build_object('due_at', m.due_at, 'was_due_at', l.due_at) AS detail` + endAct
 
 // requestCancel ends untouched messages, which nobody holds, and asks the runs of
 // the others: only they know what the broker has. No run will start a callback
@@ -106,7 +106,7 @@ const requestCancel = beginAct + `
            callback_due_at = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN now() END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL` + changedColumns + `
-       'cancel' AS act, jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endActTelling
+       'cancel' AS act, pg_catalog.jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endActTelling
 
 // endCancelled ends a message whose cancel was requested and whose workflow,
 // Temporal says, has no open run: $4 is the generation that was seen then. A lease
@@ -117,7 +117,7 @@ const endCancelled = beginAct + `
            callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END, callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int` + changedColumns + `
-       'cancel' AS act, jsonb_build_object('ended', 'without a run') AS detail` + endActTelling
+       'cancel' AS act, pg_catalog.jsonb_build_object('ended', 'without a run') AS detail` + endActTelling
 
 // retryCallbacks makes failed callbacks due, at once: a scanner starts their runs.
 const retryCallbacks = beginAct + `
@@ -125,7 +125,7 @@ const retryCallbacks = beginAct + `
        SET callback_state = 'due', callback_due_at = now()
       FROM locked AS l
      WHERE m.id = l.id AND l.callback_state = 'failed'` + changedColumns + `
-       'retry-callback' AS act, jsonb_build_object('error', l.callback_error) AS detail` + endAct
+       'retry-callback' AS act, pg_catalog.jsonb_build_object('error', l.callback_error) AS detail` + endAct
 
 // releaseMessages makes a message claimable whose workflow has no open run. The
 // lease ($5) that was seen before Temporal was asked tells it from a later claim.
@@ -134,7 +134,7 @@ const releaseMessages = beginAct + `
        SET available_at = greatest(m.due_at, now()), parked = true
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz AND NOT l.available` + changedColumns + `
-       'release' AS act, jsonb_build_object('leased_until', l.available_at) AS detail` + endAct
+       'release' AS act, pg_catalog.jsonb_build_object('leased_until', l.available_at) AS detail` + endAct
 
 // resendMessages copies delivered messages under new IDs ($4, in the order of
 // $1), due now. What bounded the first delivery does not bound this one.
@@ -151,8 +151,8 @@ const resendMessages = beginAct + `
       FROM changed AS c
       JOIN unnest($1::uuid[], $4::uuid[]) AS n (id, new_id) ON n.new_id = c.id
       JOIN locked AS l ON l.id = n.id
-     CROSS JOIN LATERAL (VALUES ('resend', n.id, jsonb_build_object('new_id', c.id)),
-                                ('send', c.id, jsonb_build_object('resend_of', n.id))) AS a (act, message_id, detail)
+     CROSS JOIN LATERAL (VALUES ('resend', n.id, pg_catalog.jsonb_build_object('new_id', c.id)),
+                                ('send', c.id, pg_catalog.jsonb_build_object('resend_of', n.id))) AS a (act, message_id, detail)
 )
 SELECT l.*, c.id IS NOT NULL AS done, l.state AS new_state, l.generation AS new_generation,
        l.destination AS new_destination, l.available_at AS new_available_at
@@ -175,7 +175,7 @@ VALUES ('try-now', $1, $2, $3, $4, $5)`
 const (
 	showMessage    = `SELECT ` + standingColumns + ` FROM outbox.messages AS m WHERE m.id = $1`
 	messagePayload = `SELECT m.payload FROM outbox.messages AS m WHERE m.id = $1`
-	auditOf        = `SELECT a.at, a.act, a.generation, a.destination, a.who, a.why, a.detail FROM outbox.audit AS a WHERE a.message_id = $1 ORDER BY a.id`
+	auditOf        = `SELECT a.at, a.act, a.generation, a.destination, a.who, a.login, a.why, a.detail FROM outbox.audit AS a WHERE a.message_id = $1 ORDER BY a.id`
 )
 
 // pendingRows are all pending rows, each along its index.
@@ -236,7 +236,7 @@ const health = `
 SELECT clock_timestamp() AS clock, current_user::text AS role, current_database()::text AS database, current_setting('server_version') AS version,
        pg_catalog.current_setting('transaction_read_only') = 'on' OR pg_catalog.pg_is_in_recovery() AS read_only, pg_catalog.current_setting('server_encoding') AS encoding,
        has_function_privilege('outbox.enqueue_batch(jsonb, boolean)', 'EXECUTE') AND has_schema_privilege('outbox', 'USAGE') AS produces,
-       has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'UPDATE')
+       has_table_privilege('outbox.messages', 'SELECT') AND has_any_column_privilege('outbox.messages', 'UPDATE')
            AND has_table_privilege('outbox.destinations', 'SELECT') AND has_table_privilege('outbox.destinations', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'UPDATE')
            AND has_table_privilege('outbox.identity', 'SELECT') AND has_table_privilege('outbox.identity', 'INSERT')
@@ -244,8 +244,8 @@ SELECT clock_timestamp() AS clock, current_user::text AS role, current_database(
            AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS dispatches,
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'INSERT')
            AND has_table_privilege('outbox.messages', 'UPDATE') AND has_table_privilege('outbox.messages', 'DELETE')
-           AND has_table_privilege('outbox.audit', 'SELECT') AND has_table_privilege('outbox.audit', 'INSERT')
+           AND has_table_privilege('outbox.audit', 'SELECT') AND has_any_column_privilege('outbox.audit', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'SELECT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS operates,
-       pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all`
+       pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all`

@@ -133,7 +133,7 @@ WITH ripe AS MATERIALIZED (
 )
 UPDATE outbox.messages AS m
    SET parked = false
-  FROM unnest(ARRAY(SELECT id FROM ripe)) AS r (id)
+  FROM pg_catalog.unnest(ARRAY(SELECT id FROM ripe)) AS r (id)
  WHERE m.id = r.id`
 
 // holdBack parks up to $4 due rows of the destinations $1 for $3, and says why ($2):
@@ -183,7 +183,7 @@ WITH asked AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT coalesce(bool_or(h.open_until IS NOT NULL), false) AS open,
                   coalesce(bool_or(h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS capped,
-                  array_agg(h.probe_id) FILTER (WHERE h.open_until IS NOT NULL AND h.probe_until > now()) AS probes
+                  pg_catalog.array_agg(h.probe_id) FILTER (WHERE h.open_until IS NOT NULL AND h.probe_until > now()) AS probes
              FROM (SELECT d.destination) AS m, outbox.destinations AS h
             WHERE ` + breakersOf + `) AS b
 ), allowed AS MATERIALIZED (
@@ -213,7 +213,7 @@ WITH asked AS MATERIALIZED (
 ), probing AS MATERIALIZED (
     SELECT m.id, octet_length(m.payload) + octet_length(m.headers::text) - 2 AS bytes, m.available_at, m.started
       FROM outbox.messages AS m
-     WHERE m.id = ANY ($10::uuid[] || ARRAY(SELECT unnest(a.probes) FROM asked AS a)) AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
+     WHERE m.id = ANY ($10::uuid[] OPERATOR(pg_catalog.||) ARRAY(SELECT pg_catalog.unnest(a.probes) FROM asked AS a)) AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
        AND EXISTS (SELECT FROM outbox.destinations AS h WHERE h.probe_id = m.id AND h.probe_until > now() AND ` + breakersOf + `)
        FOR UPDATE SKIP LOCKED
 ), fitting AS MATERIALIZED (

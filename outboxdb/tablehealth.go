@@ -14,10 +14,10 @@ import (
 // tableHealth reads the server's statistics, and no row of the table.
 const tableHealth = `
 SELECT s.n_live_tup AS live_rows, s.n_dead_tup AS dead_rows,
-       pg_table_size(s.relid) AS table_bytes, pg_indexes_size(s.relid) AS index_bytes,
+       pg_catalog.pg_table_size(s.relid) AS table_bytes, pg_catalog.pg_indexes_size(s.relid) AS index_bytes,
        s.last_vacuum, s.last_autovacuum
   FROM pg_stat_user_tables AS s
- WHERE s.relid = 'outbox.messages'::regclass`
+ WHERE s.relid = 'outbox.messages'::regclass::oid`
 
 // heldSnapshots are those that keep rows of this database's tables from being
 // vacuumed: of sessions (a transaction that has written holds back as much as
@@ -38,7 +38,7 @@ SELECT 'prepared transaction', p.gid, 0, p.owner::text, '', extract(epoch FROM c
  WHERE p.database = current_database()
 UNION ALL
 SELECT 'replication slot', s.slot_name::text, 0, '', CASE WHEN s.active THEN 'active' ELSE 'inactive' END,
-       coalesce(extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz), -1)::bigint, age(s.xmin)::bigint
+       coalesce(extract(epoch FROM clock_timestamp() - (pg_catalog.to_jsonb(s) ->> 'inactive_since'::text)::timestamptz), -1)::bigint, age(s.xmin)::bigint
   FROM pg_replication_slots AS s
  WHERE s.xmin IS NOT NULL
 ORDER BY transactions DESC, seconds DESC`

@@ -2,6 +2,8 @@ package outboxdb
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,7 +54,7 @@ type Waiter struct {
 	mu      sync.Mutex
 	closed  bool
 	session *session // nil while nobody waits
-	waiting map[uuid.UUID][]*waiting
+	waiting map[notice][]*waiting
 }
 
 // waiterTimes are a Waiter's durations; tests shorten them.
@@ -69,6 +71,14 @@ type waiting struct {
 	gone     bool            // answered, or its ctx has ended: nothing is written here any more
 	next     time.Time       // when to look; never while a look is under way
 	pause    time.Duration   // between the last look and the next
+}
+
+// notice is what stands for an ID in a notification, as outbox.notice_of makes it.
+type notice string
+
+func noticeOf(id uuid.UUID) notice {
+	sum := sha256.Sum256(id[:])
+	return notice(hex.EncodeToString(sum[:6]))
 }
 
 // WaiterOption changes how a Waiter works.
@@ -96,7 +106,7 @@ func NewWaiter(pool *pgxpool.Pool, options ...WaiterOption) *Waiter {
 
 func newWaiter(db waiterDB, options []WaiterOption) *Waiter {
 	w := &Waiter{
-		db: db, log: slog.Default(), waiting: make(map[uuid.UUID][]*waiting),
+		db: db, log: slog.Default(), waiting: make(map[notice][]*waiting),
 		times: waiterTimes{poll: defaultPoll, linger: waiterLinger, renew: renewWaiter, echo: echoTimeout, settle: settleTimeout},
 	}
 	for _, option := range options {
@@ -169,7 +179,8 @@ func (w *Waiter) join(one *waiting) error {
 		return ErrWaiterClosed
 	}
 	one.next = time.Now()
-	w.waiting[one.id] = append(w.waiting[one.id], one)
+	notice := noticeOf(one.id)
+	w.waiting[notice] = append(w.waiting[notice], one)
 	if w.session == nil {
 		w.session = w.begin()
 	}
@@ -191,9 +202,10 @@ func (w *Waiter) remove(one *waiting) bool {
 		return false
 	}
 	one.gone = true
-	rest := slices.DeleteFunc(w.waiting[one.id], func(other *waiting) bool { return other == one })
-	if w.waiting[one.id] = rest; len(rest) == 0 {
-		delete(w.waiting, one.id)
+	notice := noticeOf(one.id)
+	rest := slices.DeleteFunc(w.waiting[notice], func(other *waiting) bool { return other == one })
+	if w.waiting[notice] = rest; len(rest) == 0 {
+		delete(w.waiting, notice)
 	}
 	return true
 }
@@ -205,19 +217,19 @@ func (w *Waiter) answer(one *waiting, err error) {
 	}
 }
 
-// ended has messages looked at that were heard to have ended: all of them where ids
-// is empty.
-func (w *Waiter) ended(ids []uuid.UUID) {
+// ended has messages looked at that were heard to have ended: all of them where
+// there is no notice.
+func (w *Waiter) ended(notices []notice) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	if len(ids) == 0 {
+	if len(notices) == 0 {
 		for _, all := range w.waiting {
 			lookAt(all, now)
 		}
 	}
-	for _, id := range ids {
-		lookAt(w.waiting[id], now)
+	for _, n := range notices {
+		lookAt(w.waiting[n], now)
 	}
 	if w.session != nil {
 		w.session.wake()

@@ -28,9 +28,9 @@ const (
 	lastReconnect  = 10 * time.Second
 )
 
-// The channel's name stands in the migration, too. A notification is the IDs of
+// The channel's name stands in the migration, too. A notification is the notices of
 // messages that have ended, nothing where they are too many, or the registration of
-// a waiter.
+// a waiter. Anybody may send one: it costs a look at most.
 const (
 	listenEnded  = `LISTEN outflow_ended`
 	registration = "waiter "
@@ -91,8 +91,8 @@ func (s *session) listenOnce() (heard bool, err error) {
 		said, isRegistration := strings.CutPrefix(n, registration)
 		switch {
 		case !isRegistration:
-			s.w.ended(parseIDs(n))
-		case said == waiter.String():
+			s.w.ended(noticesIn(n))
+		case notice(said) == noticeOf(waiter):
 			heard = true
 			select {
 			case echoes <- struct{}{}:
@@ -227,19 +227,13 @@ func (s *session) hear(hears bool) {
 	}
 }
 
-// parseIDs reads what a notification names: nothing where that can't be read, which
-// means all.
-func parseIDs(payload string) []uuid.UUID {
+// noticesIn reads what a notification names: nothing means all.
+func noticesIn(payload string) (notices []notice) {
 	if payload == "" {
 		return nil
 	}
-	var ids []uuid.UUID
 	for word := range strings.SplitSeq(payload, ",") {
-		id, err := uuid.Parse(word)
-		if err != nil {
-			return nil
-		}
-		ids = append(ids, id)
+		notices = append(notices, notice(word))
 	}
-	return ids
+	return notices
 }

@@ -268,11 +268,11 @@ func TestWaitHearsBesideALook(t *testing.T) {
 	defer func() { _ = tx.Rollback(context.Background()) }()
 	_, err = tx.Exec(t.Context(), `LOCK TABLE outbox.messages`)
 	require.NoError(t, err)
-	execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, ids[0].String())
+	execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, outboxdb.NoticeOf(ids[0]))
 	waitFor(t, pool, waitsForLock)
 	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, ids[0]) // tells nobody
 	require.NoError(t, err)
-	execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, ids[0].String())
+	execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, outboxdb.NoticeOf(ids[0]))
 	require.Eventually(t, func() bool { return w.Told(ids[0]) }, 10*time.Second, time.Millisecond)
 	require.NoError(t, tx.Commit(t.Context()))
 	requireAnswer(t, answers)

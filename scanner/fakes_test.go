@@ -475,7 +475,7 @@ func inWorld(t *testing.T, opts scanner.Options, prepare func(w *world), test fu
 func (w *world) startsOf(destination string) int {
 	n := 0
 	for _, s := range w.engine.seen().starts {
-		if strings.HasSuffix(s.options.StaticSummary, " to "+destination) {
+		if strings.HasSuffix(s.options.StaticSummary, " to `"+destination+"`") {
 			n++
 		}
 	}

@@ -250,9 +250,9 @@ func TestASuccessEndsThePause(t *testing.T) {
 		w.table.enqueue("sqs://orders", 1)
 		w.engine.reply = func(s start) error {
 			switch s.options.StaticSummary {
-			case "order-placed to sqs://slow":
+			case "`order-placed` to `sqs://slow`":
 				time.Sleep(100 * time.Millisecond)
-			case "order-placed to sqs://refused":
+			case "`order-placed` to `sqs://refused`":
 				return errNo
 			}
 			return nil

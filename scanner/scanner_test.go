@@ -35,7 +35,7 @@ func TestStartOptions(t *testing.T) {
 		assert.True(t, o.EnableEagerStart)
 		assert.Zero(t, o.WorkflowRunTimeout+o.WorkflowExecutionTimeout, "a message is never given up by a clock")
 		assert.Nil(t, o.RetryPolicy)
-		assert.Equal(t, "order-placed to sqs://orders", o.StaticSummary)
+		assert.Equal(t, "`order-placed` to `sqs://orders`", o.StaticSummary)
 		assert.Contains(t, o.StaticDetails, id.String())
 		assert.Equal(t, workflows.StartAttributes("sqs://orders", "order-placed"), o.TypedSearchAttributes)
 		assert.NotContains(t, fmt.Sprintf("%+v", s), "the payload")

@@ -72,5 +72,5 @@ func toDestination(ctx workflow.Context) string {
 	if !ok {
 		return ""
 	}
-	return " to " + destination
+	return " to " + code(destination)
 }

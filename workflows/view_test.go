@@ -136,13 +136,13 @@ func TestActivityOptions(t *testing.T) {
 		assert.Equal(t, timeout, r.spy.local[i].ScheduleToCloseTimeout)
 		assert.EqualValues(t, 1, r.spy.local[i].RetryPolicy.MaximumAttempts, "what fails locally goes on durably")
 	}
-	assert.Equal(t, "publish to sqs://orders", r.spy.local[0].Summary)
+	assert.Equal(t, "publish to `sqs://orders`", r.spy.local[0].Summary)
 	assert.Equal(t, "write the end to the row", r.spy.local[1].Summary)
 
 	require.Len(t, r.spy.regular, 2)
 	publish, mark := r.spy.regular[0], r.spy.regular[1]
 	assert.Equal(t, "publish", publish.ActivityID)
-	assert.Equal(t, "publish to sqs://orders", publish.Summary)
+	assert.Equal(t, "publish to `sqs://orders`", publish.Summary)
 	assert.True(t, publish.WaitForCancellation, "what is under way may already be published")
 	assert.Equal(t, "mark", mark.ActivityID)
 	for _, options := range r.spy.regular {
@@ -219,6 +219,19 @@ func TestKeywordsAreCut(t *testing.T) {
 	assert.Len(t, kind, 255, "what fits is not cut")
 
 	assert.LessOrEqual(t, len(workflows.Summary(long, "order-placed")), 390, "Temporal takes 400 bytes, quotes included")
+}
+
+// The Web UI reads both as Markdown: what a producer wrote is shown as it is.
+func TestMarkdownIsInert(t *testing.T) {
+	hostile := "https://a.example/[pay](https://evil.example)*x*?a=`<b>\n# b"
+	want := "`https://a.example/[pay](https://evil.example)*x*?a='<b> # b`"
+	assert.Equal(t, "`order-placed` to "+want, workflows.Summary(hostile, "order-placed"))
+	details := workflows.Details(outflow.Record{Message: outflow.Message{Destination: hostile, Type: "a`b"}})
+	assert.Contains(t, details, "* Destination: "+want+"\n")
+	assert.Contains(t, details, "* Type: `a'b`\n")
+	long := workflows.Summary("https://example.com/"+strings.Repeat("*", 2000), strings.Repeat("t", 200))
+	assert.Equal(t, 255, len(long))
+	assert.Equal(t, 4, strings.Count(long, "`"), "a cut leaves the backtick")
 }
 
 func TestDetails(t *testing.T) {

@@ -2,7 +2,9 @@ package workflows
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 	"go.temporal.io/sdk/temporal"
@@ -139,17 +141,37 @@ func StartAttributes(destination, messageType string) temporal.SearchAttributes 
 // Summary is the line that the Web UI shows for a run. Temporal takes up to 400
 // bytes (limit.userMetadataSummarySize).
 func Summary(destination, messageType string) string {
-	return keyword(fmt.Sprintf("%s to %s", messageType, outflow.DisplayDestination(destination)))
+	line := code(messageType) + " to "
+	return line + code(cut(outflow.DisplayDestination(destination), maxKeyword-len(line)-len("``")))
 }
 
-// keyword cuts s to what a Keyword holds, at a character's border.
-func keyword(s string) string {
-	if len(s) <= maxKeyword {
+// code makes text inert: the Web UI reads summaries and details as Markdown, and a
+// producer's text may be a link that says something else. Within backticks it is
+// shown as it is, and made a link of by nobody.
+// https://docs.temporal.io/develop/go/platform/enriching-ui
+func code(text string) string {
+	return "`" + strings.Map(func(r rune) rune {
+		switch {
+		case r == '`':
+			return '\''
+		case unicode.IsControl(r):
+			return ' '
+		}
+		return r
+	}, text) + "`"
+}
+
+// keyword cuts s to what a Keyword holds.
+func keyword(s string) string { return cut(s, maxKeyword) }
+
+// cut cuts s to most bytes, at a character's border.
+func cut(s string, most int) string {
+	if len(s) <= most {
 		return s
 	}
 	end := 0
 	for i := range s {
-		if i > maxKeyword {
+		if i > most {
 			break
 		}
 		end = i
@@ -159,8 +181,8 @@ func keyword(s string) string {
 
 // Details is what the Web UI shows on a run's page, in Temporal's Markdown.
 func Details(r outflow.Record) string {
-	details := fmt.Sprintf("* Message: `%s`\n* Destination: `%s`\n* Type: `%s`\n* Generation: %d\n* Enqueued: %s",
-		r.ID, outflow.DisplayDestination(r.Destination), r.Type, r.Generation, moment(r.EnqueuedAt))
+	details := fmt.Sprintf("* Message: `%s`\n* Destination: %s\n* Type: %s\n* Generation: %d\n* Enqueued: %s",
+		r.ID, code(outflow.DisplayDestination(r.Destination)), code(r.Type), r.Generation, moment(r.EnqueuedAt))
 	if !r.DueAt.Equal(r.EnqueuedAt) {
 		details += "\n* Due: " + moment(r.DueAt)
 	}

@@ -271,7 +271,7 @@ func (f *fakeMessage) Wait(ctx context.Context, _ uuid.UUID) (outflow.Outcome, e
 }
 
 func (f *fakeMessage) Audit(context.Context, uuid.UUID) ([]outboxdb.AuditEntry, error) {
-	return []outboxdb.AuditEntry{{At: someAt, Act: "retry", Who: "ada", Why: "it is back", Detail: json.RawMessage(`{"was": "dead"}`)}}, nil
+	return []outboxdb.AuditEntry{{At: someAt, Act: "retry", Who: "ada", Login: "ops", Why: "it is back", Detail: json.RawMessage(`{"was": "dead"}`)}}, nil
 }
 func (f *fakeMessage) Payload(context.Context, uuid.UUID) ([]byte, error) { return f.payload, nil }
 func (f *fakeMessage) Describe(context.Context, string) (control.Run, error) {
@@ -304,7 +304,7 @@ run            Running run-1, started 2026-01-31T08:00:00Z
 activity       publish: Scheduled, attempt 4, next 2026-01-31T08:00:00Z
 its failure    throttled
 web            http://ui.example/namespaces/shop/workflows/outbox%2Fx/run-1/history
-audit          2026-01-31T08:00:00Z retry by ada: it is back {"was": "dead"}
+audit          2026-01-31T08:00:00Z retry by ada (login ops): it is back {"was": "dead"}
 `, out.String())
 	assert.NotContains(t, out.String(), `{"order":7}`)
 

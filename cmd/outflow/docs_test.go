@@ -122,6 +122,7 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"send -destination sqs://q -payload x", "wants -type"},
 		{"send -destination sqs://q -type a -payload x -payload-file y", "not both"},
 		{"send -destination sqs://q -type a -payload-file /nowhere/at/all", "-payload-file"},
+		{"send -destination sqs://q -type a -payload-file /dev/zero", "-payload-file: wants at most 16777216 bytes"},
 		{"send -destination sqs://q -type a -payload x -header nonsense", "name=value"},
 		{"send -destination sqs://q -type a -payload x -id 7", "wants a UUID"},
 		{"send -destination sqs://q -type a -payload x -id=", "wants a UUID"},

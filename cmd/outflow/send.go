@@ -6,13 +6,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/bounded"
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/outboxdb"
 )
@@ -110,15 +110,22 @@ func send(ctx context.Context, t tools, args []string) error {
 	return sendMessage(ctx, store, m, *by, *asJSON, t.stdout)
 }
 
+// mostPayload is what enqueue takes; a destination may take less.
+const mostPayload = 16 << 20
+
 func readPayload(file string, stdin io.Reader) ([]byte, error) {
 	if file != "" {
-		payload, err := os.ReadFile(file)
+		payload, err := bounded.ReadFile(file, mostPayload)
 		if err != nil {
 			return nil, usageError("send: -payload-file: %w", err)
 		}
 		return payload, nil
 	}
-	payload, err := io.ReadAll(stdin)
+	payload, err := bounded.ReadAll(stdin, mostPayload)
+	var tooLarge *bounded.TooLargeError
+	if errors.As(err, &tooLarge) {
+		return nil, usageError("send: the payload on standard input: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the payload: %w", err)
 	}

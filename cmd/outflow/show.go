@@ -207,7 +207,7 @@ func (s shown) write(out io.Writer, onScreen bool) error {
 	s.writeRun(line)
 	line("web", "%s", s.URL)
 	for _, a := range s.Audit {
-		line("audit", "%s", a.At.UTC().Format("2006-01-02T15:04:05Z")+" "+a.Act+" by "+a.Who+why(a.Why)+detail(a.Detail))
+		line("audit", "%s", a.At.UTC().Format("2006-01-02T15:04:05Z")+" "+a.Act+" by "+a.Who+" (login "+a.Login+")"+why(a.Why)+detail(a.Detail))
 	}
 	if err := table.Flush(); err != nil {
 		return err

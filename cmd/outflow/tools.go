@@ -322,13 +322,16 @@ func (l lateRuns) TryNow(ctx context.Context, workflowID string) error {
 	return runs.TryNow(ctx, workflowID)
 }
 
+// mostAnswer bounds the line that answers a question.
+const mostAnswer = 1000
+
 // confirm asks the person at the terminal; elsewhere only -yes will do.
 func (t tools) confirm(command, question string) error {
 	if !t.terminal {
 		return usageError("%s: wants -yes: %s", command, question)
 	}
 	fmt.Fprintf(t.stderr, "%s [y/N] ", question)
-	line, err := bufio.NewReader(t.stdin).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(t.stdin, mostAnswer)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("reading the answer: %w", err)
 	}

@@ -103,7 +103,7 @@ func TestHistoryOfOneDelivery(t *testing.T) {
 
 	exported, err := protojson.Marshal(&history.History{Events: events})
 	require.NoError(t, err)
-	require.Contains(t, string(exported), base64.StdEncoding.EncodeToString([]byte(`"order-placed to sqs://orders"`)), "the summary is there")
+	require.Contains(t, string(exported), base64.StdEncoding.EncodeToString([]byte("\"`order-placed` to `sqs://orders`\"")), "the summary is there")
 	require.Zero(t, hits(string(exported), marker), "the payload is nowhere in the history")
 	// The search itself finds what is there.
 	require.Positive(t, hits(string(exported), ids[0].String()))

@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- The inbox: one row per message that a consumer has handled. Plain SQL: any
 -- migration tool can apply it, inside a transaction.
 
@@ -26,3 +28,5 @@ COMMENT ON COLUMN inbox.seen.message_id IS 'the attribute outflow-message-id, no
 
 REVOKE ALL ON SCHEMA inbox FROM PUBLIC;
 REVOKE ALL ON inbox.seen FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

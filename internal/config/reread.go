@@ -3,11 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"sync"
 	"time"
+
+	"github.com/outflowhq/outflow/internal/bounded"
 )
 
 // rereadEvery is how old a value may be that is read again when it is asked for.
@@ -88,17 +89,13 @@ func settledFile(name string) ([]byte, error) {
 
 // readFile reads a whole file, which is bounded.
 func readFile(name string) ([]byte, error) {
-	file, err := os.Open(name)
-	if err != nil {
+	text, err := bounded.ReadFile(name, mostOfFile)
+	var large *bounded.TooLargeError
+	switch {
+	case errors.As(err, &large):
+		return nil, fmt.Errorf("wants a file of at most %d bytes", large.Limit)
+	case err != nil:
 		return nil, fmt.Errorf("wants a file that can be read: %w", reason(err))
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, mostOfFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the file: %w", reason(err))
-	}
-	if len(text) > mostOfFile {
-		return nil, fmt.Errorf("wants a file of at most %d bytes", mostOfFile)
 	}
 	return text, nil
 }

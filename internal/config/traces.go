@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"math"
 	"net/url"
-	"os"
 	"path"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/outflowhq/outflow/internal/bounded"
 )
 
 // Traces says where spans go, by OpenTelemetry's own variables.
@@ -222,7 +223,7 @@ func (r *reader) secure(t *Traces) {
 	}
 	own := &tls.Config{MinVersion: tls.VersionTLS12}
 	if name, file := r.either("CERTIFICATE"); file != "" {
-		text, err := os.ReadFile(file)
+		text, err := bounded.ReadFile(file, mostCertificates)
 		own.RootCAs = x509.NewCertPool()
 		if err != nil {
 			r.errs = append(r.errs, fmt.Errorf("%s: wants a file that can be read: %w", name, reason(err)))
@@ -236,12 +237,27 @@ func (r *reader) secure(t *Traces) {
 	if certificate == "" && key == "" {
 		return
 	}
-	pair, err := tls.LoadX509KeyPair(certificate, key)
+	pair, err := readPair(certificate, key)
 	if err != nil {
 		r.errs = append(r.errs, fmt.Errorf("%s and %s: want files with a certificate and its key in PEM", name, keyName))
 	}
 	own.Certificates = []tls.Certificate{pair}
 	t.TLS = own
+}
+
+// mostCertificates bounds a file of certificates or keys, in bytes.
+const mostCertificates = 4 << 20
+
+func readPair(certificate, key string) (tls.Certificate, error) {
+	certificates, err := bounded.ReadFile(certificate, mostCertificates)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	keys, err := bounded.ReadFile(key, mostCertificates)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(certificates, keys)
 }
 
 var pairName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$") // a token of HTTP

@@ -90,6 +90,7 @@ func TestBadTraces(t *testing.T) {
 		{"OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "OTEL_EXPORTER_OTLP_COMPRESSION: wants gzip or none"},
 		{"OTEL_EXPORTER_OTLP_CERTIFICATE", filepath.Join(t.TempDir(), "missing"), "OTEL_EXPORTER_OTLP_CERTIFICATE: wants a file that can be read: no such file"},
 		{"OTEL_EXPORTER_OTLP_CERTIFICATE", file, "OTEL_EXPORTER_OTLP_CERTIFICATE: wants a file with certificates in PEM"},
+		{"OTEL_EXPORTER_OTLP_CERTIFICATE", "/dev/zero", "OTEL_EXPORTER_OTLP_CERTIFICATE: wants a file that can be read: wants at most 4194304 bytes"},
 		{"OTEL_EXPORTER_OTLP_CLIENT_KEY", file, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY: want"},
 		{"OTEL_TRACES_SAMPLER", "sometimes", `OTEL_TRACES_SAMPLER: wants always_on, always_off, traceidratio, or one of these with parentbased_ before it (got "sometimes")`},
 		{"OTEL_TRACES_SAMPLER_ARG", "1.5", `OTEL_TRACES_SAMPLER_ARG: wants a number from 0 to 1 (got "1.5")`},

@@ -1,3 +1,4 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
 DROP FUNCTION outbox.destination_refusal(text);
 DROP FUNCTION outbox.address_refusal(text, text, text);
 DROP FUNCTION outbox.parameter_refusal(text, text);
@@ -9,3 +10,4 @@ DROP FUNCTION outbox.queue_of(text[]);
 DROP FUNCTION outbox.is_host(text);
 DROP FUNCTION outbox.split_address(text);
 DROP FUNCTION outbox.is_destination(text);
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

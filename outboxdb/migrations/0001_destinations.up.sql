@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- The schema, and what a destination is. Plain SQL: any migration tool can apply
 -- these files in their order, each inside a transaction.
 
@@ -278,3 +280,5 @@ BEGIN
 END $$;
 
 REVOKE ALL ON SCHEMA outbox FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- One row per message.
 
 CREATE TABLE outbox.messages (
@@ -35,7 +37,7 @@ CREATE TABLE outbox.messages (
 
     CONSTRAINT messages_id           CHECK (id <> '00000000-0000-0000-0000-000000000000'),
     CONSTRAINT messages_destination  CHECK (outbox.is_destination(destination)),
-    CONSTRAINT messages_type         CHECK (length(type) <= 200 AND type ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$'),
+    CONSTRAINT messages_type         CHECK (length(type) <= 200 AND type ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' AND type !~* '^outflow[.]'),
     CONSTRAINT messages_payload      CHECK (octet_length(payload) BETWEEN 1 AND 16777216),
     CONSTRAINT messages_content_type CHECK (length(content_type) BETWEEN 1 AND 255 AND content_type !~ '[^ -~]' AND content_type = btrim(content_type)),
     -- The names and types; enqueue holds the numbers and lengths too, which cost more than an update may.
@@ -109,3 +111,5 @@ COMMENT ON COLUMN outbox.messages.dismissed_at IS 'an operator let the dead mess
 COMMENT ON COLUMN outbox.messages.retrying IS 'its run has left the fast path';
 
 REVOKE ALL ON outbox.messages FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- The circuit breakers, one set for all processes. A row's name says what it covers:
 --   sqs://orders             a destination
 --   https://host[:port]      a target: every destination of a host, or an exchange. What
@@ -47,3 +49,5 @@ COMMENT ON COLUMN outbox.destinations.probes IS 'probes so far: those that wait 
 COMMENT ON COLUMN outbox.destinations.told_id IS 'the last of its retrying runs that was told of this recovery, by destination (told_of) and ID';
 
 REVOKE ALL ON outbox.destinations FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -1,3 +1,4 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
 DROP FUNCTION outbox.enqueue(text, text, jsonb, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
 DROP FUNCTION outbox.enqueue(text, text, json, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
 DROP FUNCTION outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
@@ -8,3 +9,4 @@ DROP FUNCTION outbox.object_refusal(jsonb);
 DROP FUNCTION outbox.refusal(outbox.messages);
 DROP FUNCTION outbox.headers_refusal(jsonb);
 DROP FUNCTION outbox.new_id();
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

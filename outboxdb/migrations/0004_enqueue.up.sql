@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- The producers' door: outbox.enqueue for one message, outbox.enqueue_batch for
 -- many in one statement. Both hold the same rules, and a role needs no right on
 -- the table to call them.
@@ -61,6 +63,8 @@ BEGIN
     ELSIF m.type IS NULL OR length(m.type) > 200 OR m.type !~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' THEN
         RETURN format('type: wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got %s)',
             coalesce(to_json(left(m.type, 120))::text, 'nothing'));
+    ELSIF m.type ~* '^outflow[.]' THEN
+        RETURN format('type: wants a beginning other than "outflow.", which is Outflow''s own: receivers tell callbacks by it (got %s)', to_json(left(m.type, 120)));
     ELSIF m.payload IS NULL OR octet_length(m.payload) NOT BETWEEN 1 AND 16777216 THEN
         RETURN format('payload: wants 1 to 16777216 bytes (got %s)', coalesce(octet_length(m.payload), 0));
     -- https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
@@ -138,8 +142,9 @@ DECLARE
     m        outbox.messages;
     given    outbox.messages[] := '{}';
     refusals text[] := '{}';
+    ids      uuid[] := '{}';
     written  uuid[];
-    seen     uuid[] := '{}';
+    taken    boolean[];
     undone   boolean;
 BEGIN
     IF jsonb_typeof(messages) IS DISTINCT FROM 'array' THEN
@@ -183,6 +188,7 @@ BEGIN
             m.callback := nullif(m.callback, 'none');
         END IF;
         given := given || m;
+        ids := ids || m.id;
     END LOOP;
 
     undone := array_remove(refusals, NULL) <> '{}';
@@ -198,27 +204,33 @@ BEGIN
             SELECT g.id, g.next, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
                    g.enqueued_at, g.due_at, g.available_at, g.available_at > moment, g.expires_at, g.callback, g.callback_payload
               FROM (SELECT u.*, nextval('outbox.messages_seq_seq') AS next FROM unnest(given) AS u) AS g
-             ORDER BY g.id
+             ORDER BY g.id, g.next
             ON CONFLICT (id) DO NOTHING
             RETURNING t.id)
         SELECT coalesce(array_agg(i.id), '{}') INTO written FROM inserted AS i;
 
-        undone := NOT if_absent AND cardinality(written) < cardinality(given);
+        undone := NOT if_absent AND cardinality(written) < cardinality(ids);
         IF undone THEN
             DELETE FROM outbox.messages AS t WHERE t.id = ANY (written);
         END IF;
     END IF;
 
-    FOR i IN 1 .. cardinality(given) LOOP
+    -- By place, because a search for each message would cost the square of their number.
+    -- Of two messages with one ID in the same call, only the first can be written.
+    IF cardinality(written) < cardinality(ids) THEN
+        SELECT array_agg(w.id IS NULL OR g.nth > 1 ORDER BY g.place) INTO taken
+          FROM (SELECT u.id, u.place, row_number() OVER (PARTITION BY u.id ORDER BY u.place) AS nth
+                  FROM unnest(ids) WITH ORDINALITY AS u (id, place)) AS g
+          LEFT JOIN unnest(written) AS w (id) ON w.id = g.id;
+    END IF;
+    FOR i IN 1 .. cardinality(ids) LOOP
         index := i - 1;
-        message_id := given[i].id;
-        -- Of two messages with one ID in the same call, only the first can be written.
+        message_id := ids[i];
         verdict := CASE
             WHEN refusals[i] IS NOT NULL THEN 'refused: ' || refusals[i]
-            WHEN written IS NOT NULL AND (message_id <> ALL (written) OR message_id = ANY (seen)) THEN 'exists'
+            WHEN taken[i] THEN 'exists'
             WHEN undone THEN 'withdrawn'
             ELSE 'enqueued' END;
-        seen := seen || message_id;
         RETURN NEXT;
     END LOOP;
 END $$;
@@ -293,3 +305,5 @@ BEGIN
 END $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA outbox FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -1,4 +1,8 @@
--- Who did what, when and why. A row outlives its message.
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
+-- Who did what, when and why. A row outlives its message. "who" is what somebody
+-- says; the database itself notes the login, whatever role was set since, and gives
+-- nobody a right to say another.
 CREATE TABLE outbox.audit (
     id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at          timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -9,11 +13,13 @@ CREATE TABLE outbox.audit (
     who         text        NOT NULL,
     why         text        NOT NULL DEFAULT '',
     detail      jsonb       NOT NULL DEFAULT '{}',
+    login       text        NOT NULL DEFAULT session_user,
     CONSTRAINT audit_act CHECK (act <> ''),
     CONSTRAINT audit_who CHECK (who <> '')
 );
 CREATE INDEX audit_message ON outbox.audit (message_id, id) WHERE message_id IS NOT NULL;
 COMMENT ON TABLE outbox.audit IS 'Outflow: what operators did';
+COMMENT ON COLUMN outbox.audit.login IS 'the role that the connection logged in as';
 
 -- Where a purge moves final rows, if it is told to. Its columns are those of
 -- outbox.messages and when the row was moved; nothing of Outflow reads it. It is
@@ -27,3 +33,5 @@ CREATE INDEX history_finished ON outbox.history (finished_at);
 COMMENT ON TABLE outbox.history IS 'Outflow: final messages that were purged from outbox.messages';
 
 REVOKE ALL ON outbox.audit, outbox.history FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -1,3 +1,5 @@
+SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- Who waits for ends: a row for each listening connection, which its process
 -- renews. A statement that ends messages looks here before it notifies, because
 -- commits that notify go one after the other in all of the server. Unlogged: the
@@ -8,8 +10,16 @@ CREATE UNLOGGED TABLE outbox.waiters (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE outbox.waiters IS 'Outflow: who listens on outflow_ended';
 
--- Tells whoever waits that messages have ended: by their IDs, up to a hundred,
--- beyond that by nothing but the notification (its limit is 8,000 bytes). Each
+-- What stands for an ID in a notification. Anybody may listen, and who knows an ID
+-- may ask how its message ended, or drop its waiter. Of an ID of 74 random bits, a
+-- hash of 48 tells nothing, with no salt: 2^26 IDs have the same one, each to be found
+-- among 2^74. Two that share a hash cost a waiter one look.
+CREATE FUNCTION outbox.notice_of(id uuid) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN left(encode(sha256(uuid_send(id)), 'hex'), 12);
+
+-- Tells whoever waits that messages have ended: by their notices, up to 600, beyond
+-- that by nothing but the notification (its limit is 8,000 bytes). Each
 -- query in here has a snapshot of its own, taken after the ends were written: who
 -- registers later than that finds their transaction open. A queue of notifications
 -- that somebody else lets fill up must not keep a message from ending.
@@ -18,12 +28,12 @@ CREATE FUNCTION outbox.tell_waiters(ids uuid[]) RETURNS void
 BEGIN
     IF cardinality(ids) > 0 AND EXISTS (SELECT FROM outbox.waiters AS w WHERE w.expires_at > now())
         AND pg_notification_queue_usage() < 0.5 THEN
-        PERFORM pg_notify('outflow_ended', CASE WHEN cardinality(ids) <= 100 THEN array_to_string(ids, ',') ELSE '' END);
+        PERFORM pg_notify('outflow_ended', CASE WHEN cardinality(ids) <= 600 THEN (SELECT string_agg(outbox.notice_of(i), ',') FROM unnest(ids) AS i) ELSE '' END);
     END IF;
 END $$;
 
 -- Registers a waiter, for a minute, and has its connection hear that: the proof
--- that notifications reach it.
+-- that notifications reach it. What they say is not enough to drop the waiter.
 CREATE FUNCTION outbox.keep_waiter(waiter uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -31,7 +41,7 @@ BEGIN
         ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at;
     DELETE FROM outbox.waiters AS w
      WHERE w.id IN (SELECT gone.id FROM outbox.waiters AS gone WHERE gone.expires_at <= now() FOR UPDATE SKIP LOCKED);
-    PERFORM pg_notify('outflow_ended', 'waiter ' || waiter);
+    PERFORM pg_notify('outflow_ended', 'waiter ' || outbox.notice_of(waiter));
 END $$;
 
 CREATE FUNCTION outbox.drop_waiter(waiter uuid) RETURNS void
@@ -52,4 +62,6 @@ CREATE FUNCTION outbox.outcomes(ids uuid[])
 $$;
 
 REVOKE ALL ON outbox.waiters FROM PUBLIC;
-REVOKE ALL ON FUNCTION outbox.tell_waiters(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid), outbox.outcomes(uuid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.notice_of(uuid), outbox.tell_waiters(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid), outbox.outcomes(uuid[]) FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

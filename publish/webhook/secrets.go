@@ -84,7 +84,7 @@ func (s Secrets) For(host string) []Secret {
 
 // ReadSecrets reads lines of the form "host secret [secret…]". Empty lines and
 // lines that begin with # are left out. Errors name the line and repeat nothing of
-// it.
+// it. More than 1 MiB is refused.
 func ReadSecrets(r io.Reader) (map[string][]Secret, error) {
 	hosts := map[string][]Secret{}
 	err := eachLine(r, func(line string) error {

@@ -416,6 +416,7 @@ func TestSecretsOfHosts(t *testing.T) {
 		"a.example.com " + newSecret(3) + " hunter2": "line 1: secret 2: wants whsec_",
 		"a.example.com " + newSecret(3) + "\nA.example.com " + newSecret(3): "line 2: this host has a line already",
 		"a.example.com " + strings.Repeat("x", 70_000):                      "line 1: bufio.Scanner: token too long",
+		strings.Repeat("# a comment\n", 100_000):                            "wants at most 1048576 bytes",
 	} {
 		_, err := webhook.ReadSecrets(strings.NewReader(file))
 		require.ErrorContains(t, err, says)
