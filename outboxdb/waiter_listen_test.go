@@ -234,8 +234,10 @@ func TestAnEndThatBeganBeforeIsHeard(t *testing.T) {
 	holder, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer func() { _ = holder.Rollback(context.Background()) }()
-	_, err = holder.Exec(t.Context(), `SELECT FROM outbox.messages FOR UPDATE`)
+	_, err = holder.Exec(t.Context(), `SELECT pg_advisory_xact_lock(1)`)
 	require.NoError(t, err)
+	execute(t, pool, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$`)
+	execute(t, pool, `CREATE TRIGGER slow BEFORE UPDATE ON outbox.messages FOR EACH ROW EXECUTE FUNCTION slow()`)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := pool.Exec(context.Background(), outboxdb.StatementFinish, []uuid.UUID{id}, []int{1}, []string{"delivered"}, []*string{nil}, []*string{nil}, []int{1})

@@ -105,9 +105,6 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	if err := s.reachDatabase(ctx, p); err != nil {
 		return nil, err
 	}
-	if _, err := p.store.DatabaseID(ctx); err != nil {
-		return nil, err
-	}
 	if c.Temporal.ConnectionOptions.GrpcCompression == nil {
 		// Requests are some hundred bytes: compressing them, the SDK's default, saves nothing.
 		c.Temporal.ConnectionOptions.GrpcCompression = &client.GrpcCompressionNone{}

@@ -78,7 +78,13 @@ func tryOnce(ctx context.Context, try func(context.Context) error) error {
 
 // reachDatabase waits for a database that answers and has the schema.
 func (s startup) reachDatabase(ctx context.Context, p *parts) error {
-	return s.until(ctx, partDatabase, p.store.Ping, databaseRefuses)
+	return s.until(ctx, partDatabase, func(ctx context.Context) error {
+		if err := p.store.Ping(ctx); err != nil {
+			return err
+		}
+		_, err := p.store.DatabaseID(ctx) // it is remembered: no task waits for it
+		return err
+	}, databaseRefuses)
 }
 
 // databaseRefuses reports whether err is the settings' fault: a wrong password, an
