@@ -15,9 +15,10 @@ type address struct{ scheme, host, port, path string }
 var (
 	notPrintable = regexp.MustCompile(`[^!-~]`)
 	authority    = regexp.MustCompile(`^(\[[^\]]*\]|[^:]*)(?::(.*))?$`)
-	portNumber   = regexp.MustCompile(`^(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$`)
-	hostName     = regexp.MustCompile(`^[a-z0-9_]+(?:(?:\.|-+)[a-z0-9_]+)*$`)
-	longLabel    = regexp.MustCompile(`[^.]{64}`)
+	portNumber   = regexp.MustCompile(
+		`^(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$`)
+	hostName  = regexp.MustCompile(`^[a-z0-9_]+(?:(?:\.|-+)[a-z0-9_]+)*$`)
+	longLabel = regexp.MustCompile(`[^.]{64}`)
 	// A name does not end in a number, so what does is read as an IPv4 address:
 	// what 127.1 or 0x7f.1 is, depends on who reads it.
 	endsInNumber = regexp.MustCompile(`(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$`)
@@ -29,9 +30,11 @@ var (
 const octet = `(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])`
 
 var (
-	errPort     = errors.New("a port wants a number from 1 to 65535, without zeros before it")
-	errHost     = errors.New("a host wants labels of 1 to 63 letters, digits, _ and inner hyphens, 253 characters in all, and no dot at its end")
-	errIPv4     = errors.New("a host that ends in a number wants to be an IPv4 address: four numbers from 0 to 255, without zeros before them")
+	errPort = errors.New("a port wants a number from 1 to 65535, without zeros before it")
+	errHost = errors.New("a host wants labels of 1 to 63 letters, digits, _ and inner hyphens, " +
+		"253 characters in all, and no dot at its end")
+	errIPv4 = errors.New("a host that ends in a number wants to be an IPv4 address: four " +
+		"numbers from 0 to 255, without zeros before them")
 	errIPv6     = errors.New("of IPv6 addresses only [::1] can be a host; give the others a name")
 	errPlain    = errors.New("plain http is for localhost, 127.0.0.0/8 and [::1] alone; others want https")
 	errFragment = errors.New("an address wants no fragment")

@@ -8,13 +8,15 @@ import (
 // awsSuffix are the DNS suffixes of AWS's partitions, those for dual stack too.
 // https://docs.aws.amazon.com/general/latest/gr/sqs-service.html and the endpoints
 // in AWS's SDK.
-const awsSuffix = `(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.(?:com\.cn|eu)|c2s\.ic\.gov|sc2s\.sgov\.gov` +
+const awsSuffix = `(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.(?:com\.cn|eu)` +
+	`|c2s\.ic\.gov|sc2s\.sgov\.gov` +
 	`|cloud\.adc-e\.uk|csp\.hci\.ic\.gov|api\.aws(?:\.hci)?\.ic\.gov|api\.aws\.scloud|api\.cloud-aws\.adc-e\.uk)`
 
 // The URLs of queues. The same expressions stand in outbox.canonical_destination;
 // the likes, in outbox.is_destination too.
 var (
-	sqsHost = regexp.MustCompile(`^(?:sqs(?:-fips)?\.([a-z0-9-]+)|[a-z0-9-]+\.sqs(?:-fips)?\.([a-z0-9-]+)\.vpce|([a-z0-9-]+)\.queue)\.` + awsSuffix + `$`)
+	sqsHost = regexp.MustCompile(`^(?:sqs(?:-fips)?\.([a-z0-9-]+)|[a-z0-9-]+\.sqs(?:-fips)?\.([a-z0-9-]+)\.vpce` +
+		`|([a-z0-9-]+)\.queue)\.` + awsSuffix + `$`)
 	// Before regions had names: https://docs.aws.amazon.com/general/latest/gr/sqs-service.html
 	// ("legacy endpoints").
 	firstSQSHost = "queue.amazonaws.com"
@@ -35,8 +37,10 @@ var (
 )
 
 var (
-	errQueueURL = errors.New("it looks like an SQS queue's URL, which wants /ACCOUNT/QUEUE, with 12 digits and no query, " +
-		"on port 443 or 80 of a host such as sqs.eu-west-1.amazonaws.com, or on an emulator; sqs://QUEUE?account=ACCOUNT&region=REGION is the same")
+	errQueueURL = errors.New("it looks like an SQS queue's URL, which wants /ACCOUNT/QUEUE, " +
+		"with 12 digits and no query, " +
+		"on port 443 or 80 of a host such as sqs.eu-west-1.amazonaws.com, or on an emulator; " +
+		"sqs://QUEUE?account=ACCOUNT&region=REGION is the same")
 	errTwoRegions = errors.New("a queue's URL wants one region, and its host and path name two")
 )
 
@@ -51,7 +55,8 @@ func (a address) queue() (d Destination, is bool, err error) {
 	switch {
 	case !pathLike.MatchString(a.path), a.host[0] == '[' && !ipv6Host.MatchString(a.host):
 		return Destination{}, false, nil
-	case a.scheme == SchemeHTTP, emulatorHost.MatchString(a.host), emulatorRegion.MatchString(a.host), regionPath.MatchString(a.path):
+	case a.scheme == SchemeHTTP, emulatorHost.MatchString(a.host),
+		emulatorRegion.MatchString(a.host), regionPath.MatchString(a.path):
 		d, err = a.emulatorQueue()
 		return d, true, err
 	}

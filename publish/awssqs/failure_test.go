@@ -508,7 +508,7 @@ func TestNoConnectionInTimeIsUnavailable(t *testing.T) {
 }
 
 func TestUnusableClientIsUnavailable(t *testing.T) {
-	client := newClient(t, "http://127.0.0.1:1", func(o *sqs.Options) { o.Region, o.BaseEndpoint = "", nil })
+	client := newClient(t, "http://127.0.0.1:1", func(o *sqs.Options) { o.Region, o.BaseEndpoint = "eu west 1", nil })
 	err := publishAll(t, awssqs.New(client), message("sqs://orders", "a"))[0]
 	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
 	assert.ErrorContains(t, err, "nothing was sent; check the endpoint, the region")
