@@ -223,8 +223,8 @@ func TestKeywordsAreCut(t *testing.T) {
 
 // The Web UI reads both as Markdown: what a producer wrote is shown as it is.
 func TestMarkdownIsInert(t *testing.T) {
-	hostile := "https://a.example/[pay](https://evil.example)*x*?a=`<b>\n# b"
-	want := "`https://a.example/[pay](https://evil.example)*x*?a='<b> # b`"
+	hostile := "https://a.example/[pay](https://evil.example)*x*`<b>\n* b"
+	want := "`https://a.example/[pay](https://evil.example)*x*'<b> * b`"
 	assert.Equal(t, "`order-placed` to "+want, workflows.Summary(hostile, "order-placed"))
 	details := workflows.Details(outflow.Record{Message: outflow.Message{Destination: hostile, Type: "a`b"}})
 	assert.Contains(t, details, "* Destination: "+want+"\n")
