@@ -23,14 +23,14 @@ func TestPendingTargets(t *testing.T) {
 		SELECT gen_random_uuid(), d.d, 'a', '{}'
 		  FROM (SELECT 'https://h' || n || '.example/x' AS d FROM generate_series(1, 3000) AS n
 		        UNION ALL SELECT 'https://one.example/hooks/' || n FROM generate_series(1, 500) AS n
-		        UNION ALL SELECT 'https://one.example?n=' || n FROM generate_series(1, 20) AS n
+		        UNION ALL SELECT 'https://one.example/?n=' || n FROM generate_series(1, 20) AS n
 		        UNION ALL SELECT 'https://one.example:8443/hooks' FROM generate_series(1, 2)
 		        UNION ALL SELECT 'sqs://orders' FROM generate_series(1, 2)
 		        UNION ALL SELECT 'rabbitmq://shop/a' UNION ALL SELECT 'rabbitmq://shop/b') AS d`)
 	targets, err := outboxdb.NewOperator(pool).PendingTargets(t.Context(), 3)
 	require.NoError(t, err)
 	assert.Equal(t, []outboxdb.PendingTarget{
-		{Scheme: "https", Destination: "https://one.example/hooks/1", Messages: 520, OfScheme: 3002},
+		{Scheme: "https", Destination: "https://one.example/?n=1", Messages: 520, OfScheme: 3002},
 		{Scheme: "https", Destination: "https://one.example:8443/hooks", Messages: 2, OfScheme: 3002},
 		{Scheme: "https", Destination: "https://h1.example/x", Messages: 1, OfScheme: 3002},
 		{Scheme: "rabbitmq", Destination: "rabbitmq://shop/a", Messages: 2, OfScheme: 1},
