@@ -128,6 +128,9 @@ type Record struct {
 	FinishedAt time.Time
 	// CallbackDue says that the producer is still to be told of the end.
 	CallbackDue bool
+	// Owed is the size in bytes of a payload that is still to be loaded: a large one
+	// is left where it is until it may be sent. 0 says that Payload is whole.
+	Owed int
 }
 
 // Ref returns the reference of the record's current generation.
@@ -186,9 +189,13 @@ type Renewal struct {
 	Lease time.Duration
 	// LastError is the previous attempt's failure; empty leaves the noted one.
 	LastError string
-	// Attempts is added to the record's: this one, which does not count if the
-	// message is held back, and earlier ones that the record does not count yet.
+	// Attempts is added to the record's, beside the attempt that the renewal comes
+	// with: earlier ones that the record does not count yet, or -1 for one that it
+	// counts and that sent nothing.
 	Attempts int
+	// Waits says that no attempt comes with the renewal: it covers a wait. Otherwise
+	// the attempt is counted, unless the message is held back.
+	Waits bool
 	// Lost says that the previous attempt ended without a word: its process may
 	// have died of it.
 	Lost bool

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"time"
 	"unicode/utf8"
 
@@ -243,10 +242,7 @@ func (a *Activities) MarkCallbackFailed(ctx context.Context, in CallbackInput) e
 // callbackDelay is the wait after the given attempt, from 1: the backoff with
 // jitter, or what the destination asked for and a little more.
 func callbackDelay(attempt int32, asked time.Duration) time.Duration {
-	backoff := min(FirstRetry<<min(attempt-1, 10), LastCallbackRetry)
-	backoff += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(backoff))
-	asked = min(asked, AskedCallbackRetry)
-	return max(backoff, asked+time.Duration(rand.Float64()*0.1*float64(asked)))
+	return spread(min(backoffOf(attempt), LastCallbackRetry), asked)
 }
 
 // callbackLease is how long scanners leave a callback to its run, whose next

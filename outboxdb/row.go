@@ -57,6 +57,7 @@ func (r row) record() outflow.Record {
 		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack),
 		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),
 		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt), CallbackDue: r.CallbackDue,
+		Owed: max(r.PayloadBytes-len(r.Payload), 0),
 	}
 }
 
@@ -72,6 +73,7 @@ type columns struct {
 	leasedUntil []time.Time
 	release     []bool
 	lost        []bool
+	waits       []bool
 }
 
 func (c *columns) add(ref outflow.Ref, lastError string, attempts int) {

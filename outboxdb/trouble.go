@@ -22,7 +22,7 @@ const (
 	lastOpening    = 15 * time.Second
 	// longestAsked is the longest time for which a destination may ask to be left
 	// alone altogether.
-	longestAsked = time.Hour
+	longestAsked = outflow.LongestRetryAfter
 	// probeLease is how long a probe may take: a run's next attempt, its publish
 	// and the answer's way here.
 	probeLease = 20 * time.Second

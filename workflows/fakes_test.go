@@ -98,12 +98,19 @@ func (t *table) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, err
 	t.renewals = append(t.renewals, r)
 	if !t.gone && t.row.Generation == r.Generation && t.row.State == outflow.Pending {
 		t.row.Attempts += r.Attempts
+		if !r.Waits {
+			t.row.Attempts++
+		}
 		if r.LastError != "" {
 			t.row.LastError = r.LastError
 		}
 		t.leased = t.now().Add(r.Lease)
 	}
 	return t.read()
+}
+
+func (*table) LoadPayload(context.Context, outflow.Record) ([]byte, error) {
+	return nil, errors.New("not asked for here")
 }
 
 func (t *table) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, error) {
