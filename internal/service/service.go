@@ -7,6 +7,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,10 +33,10 @@ import (
 )
 
 const (
-	// workerStop is how long a stopping worker waits for what it is doing. The
-	// SDK's default of 0 would leave publishes without their marks, and another
-	// worker would publish again.
-	workerStop = 15 * time.Second
+	// workerStop is how long a stopping worker waits for what it is doing, beyond the
+	// longest call that its settings allow. The SDK's default of 0 would leave publishes
+	// without their marks, and another worker would publish again.
+	workerStop = 5 * time.Second
 	// slots are the workflow-task and local-activity slots of a worker: the
 	// SDK's default, and no less than a scanner's messages in flight.
 	slots = 1000
@@ -112,7 +113,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 		return nil, err
 	}
 	p.opts.Refuse = router.Refusal
-	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
+	p.worker = worker.New(p.client, taskQueue(c.Scanner), workerOptions(c, p.fatal))
 	publisher := publish.Watch(router, log)
 	workflows.Register(p.worker, activities.New(p.store, publisher, activities.WithCallbacks(newCallbacks(brokers, publisher))))
 	workflows.RegisterMaintain(p.worker, activities.NewMaintenance(p.store))
@@ -125,22 +126,27 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 
 // publishers are those that the settings ask for.
 func publishers(c config.Config) []publish.Publisher {
-	all := []publish.Publisher{awssqs.New(sqs.NewFromConfig(c.AWS))}
+	all := []publish.Publisher{awssqs.New(sqs.NewFromConfig(c.AWS), awssqs.WithTimeout(c.SQSTimeout))}
 	if c.Webhook.Hosts.Any() {
 		all = append(all, webhook.New(c.Webhook))
 	}
 	return all
 }
 
-func workerOptions(fatal chan<- error) worker.Options {
+func workerOptions(c config.Config, fatal chan<- error) worker.Options {
 	return worker.Options{
-		WorkerStopTimeout:                       workerStop,
+		WorkerStopTimeout:                       stopTimeout(c),
 		MaxConcurrentWorkflowTaskExecutionSize:  slots,
 		MaxConcurrentLocalActivityExecutionSize: slots,
 		WorkflowTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
 		ActivityTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
 		OnFatalError:                            func(err error) { fatal <- err },
 	}
+}
+
+// stopTimeout has room for the longest call of a durable attempt, and for its end.
+func stopTimeout(c config.Config) time.Duration {
+	return max(cmp.Or(c.SQSTimeout, awssqs.DefaultTimeout), cmp.Or(c.Webhook.Timeout, webhook.DefaultTimeout)) + workerStop
 }
 
 // close stops the worker, then lets go of the connections. The spans of what it

@@ -62,7 +62,7 @@ func TestAWebhookIsDelivered(t *testing.T) {
 		rw.Header().Set("X-Request-Id", "request-1")
 	}))
 	t.Cleanup(server.Close)
-	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
 	workflows.Register(run, activities.New(w.store, publish.NewRouter(publishers(webhookConfig(t, server))...)))
 	require.NoError(t, run.Start())
 	t.Cleanup(run.Stop)
