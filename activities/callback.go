@@ -169,7 +169,10 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	if !due {
 		return CallbackResult{Verdict: CallbackNotOwed}, nil
 	}
-	if toldBefore(ctx) != callback.State {
+	told := toldBefore(ctx)
+	stop := beat(ctx, told)
+	defer stop() // a sender may panic
+	if told != callback.State {
 		err = a.tellProducer(inTime, callback, attemptOf(info))
 	}
 	if errors.Is(err, outflow.ErrNoDestination) {
@@ -185,6 +188,7 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 		note.State, note.LastError, note.Lease = outflow.CallbackDue, err.Error(), callbackLease(delay)
 	}
 	noted, notErr := a.store.NoteCallback(inTime, note)
+	stop()
 	switch {
 	case notErr != nil && err != nil:
 		err = outflow.Retryable(fmt.Errorf("%w; %w", err, notErr))

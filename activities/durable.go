@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -36,7 +37,11 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 		}
 		return record, err
 	}
-	stop := beat(ctx, last)
+	var before attemptNote
+	if last != nil {
+		before = *last
+	}
+	stop := beat(ctx, before)
 	result, joined, err := a.flights.do(inTime, ref, func(ctx context.Context) (PublishResult, error) {
 		return a.attempt(ctx, try{ref: ref, look: look, lost: renewal.Lost, traced: attemptOf(info)})
 	})
@@ -109,11 +114,7 @@ func (a *Activities) leaseWait(ctx, inTime context.Context, r outflow.Renewal) (
 // alive: a dead one is noticed after Silence, and not after all the time that an
 // attempt may take. What the attempt before left goes along: should this one leave
 // no word, the next one sees so.
-func beat(ctx context.Context, last *attemptNote) (stop func()) {
-	var note attemptNote
-	if last != nil {
-		note = *last
-	}
+func beat(ctx context.Context, before any) (stop func()) {
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -124,11 +125,11 @@ func beat(ctx context.Context, last *attemptNote) (stop func()) {
 			case <-done:
 				return
 			case <-ticker.C:
-				activity.RecordHeartbeat(ctx, note)
+				activity.RecordHeartbeat(ctx, before)
 			}
 		}
 	}()
-	return func() { close(done); <-stopped }
+	return sync.OnceFunc(func() { close(done); <-stopped })
 }
 
 // attemptNote is what a durable attempt that failed leaves for the next one.

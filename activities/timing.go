@@ -32,8 +32,8 @@ const (
 	// PayloadLoad bounds the load of a large payload in a durable attempt, with the
 	// wait for others to be loaded: 16 MiB over a slow link.
 	PayloadLoad = 25 * time.Second
-	// Silence is how long the engine hears nothing of a durable attempt before it
-	// makes another: its worker is gone. The SDK passes on a beat at least every
+	// Silence is how long the engine hears nothing of a durable attempt, or of one to
+	// tell a producer, before it makes another: its worker is gone. The SDK passes on a beat at least every
 	// 80 % of that time; what ends before the first Beat costs none.
 	Silence = 20 * time.Second
 	Beat    = 3 * time.Second
