@@ -32,7 +32,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"workflows":                   {[]string{".", "activities"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"scanner":                     {[]string{".", "activities", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/coalesce":           {[]string{"."}, nil},
-	"internal/config":             {[]string{".", "publish/webhook", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
+	"internal/config":             {[]string{".", "publish/awssqs", "publish/webhook", "scanner", "workflows"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
 	"internal/migrations":         {nil, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
 	"internal/tracing":            {[]string{"."}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},

@@ -108,7 +108,10 @@ type Record struct {
 	Generation int
 	// Expired says that the expiry had passed, by the database's clock, when
 	// the record was read.
-	Expired         bool
+	Expired bool
+	// ExpiresAfter is how long after that the expiry is; 0 where it had passed, or
+	// there is none.
+	ExpiresAfter    time.Duration
 	CancelRequested bool
 	// Attempts counts the publish attempts that were noted so far. The fast
 	// path's one attempt is noted together with the end.
@@ -194,7 +197,7 @@ type Renewal struct {
 	// counts and that sent nothing.
 	Attempts int
 	// Waits says that no attempt comes with the renewal: it covers a wait. Otherwise
-	// the attempt is counted, unless the message is held back.
+	// the attempt is counted, unless the message is held back, cancelled or expired.
 	Waits bool
 	// Lost says that the previous attempt ended without a word: its process may
 	// have died of it.

@@ -26,8 +26,10 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 	}
 	renewal := renewalOf(ref, in, info.Attempt, last)
 	uncounted := renewal.Attempts
+	var expiresAfter time.Duration
 	look := func(ctx context.Context) (outflow.Record, error) {
 		record, err := a.store.Renew(ctx, renewal)
+		expiresAfter = record.ExpiresAfter
 		switch {
 		case err != nil:
 		case record.HeldBack:
@@ -60,7 +62,7 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 		}
 	}
 	activity.RecordHeartbeat(ctx, note)
-	delay := retryDelay(info.Attempt, outflow.RetryAfter(err))
+	delay := untilExpiry(retryDelay(info.Attempt, outflow.RetryAfter(err)), expiresAfter)
 	if delay > covered(info.Attempt) {
 		a.leaseWait(ctx, inTime, outflow.Renewal{Ref: ref, Lease: waitLease(delay), LastError: note.LastError})
 	}
@@ -71,12 +73,13 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 // still has under way, or has published since, it joins.
 func (a *Activities) putOff(ctx, inTime context.Context, ref outflow.Ref, in PublishInput) (PublishResult, error) {
 	note := attemptNote{Attempt: 1, LastError: in.LastError, Uncounted: in.Attempts}
+	delay := in.Wait
 	wait := func(inTime context.Context) (PublishResult, error) {
 		record, err := a.leaseWait(ctx, inTime, outflow.Renewal{
 			Ref: ref, Lease: waitLease(in.Wait), LastError: in.LastError, Attempts: in.Attempts,
 		})
 		if err == nil {
-			note.Uncounted = 0
+			note.Uncounted, delay = 0, untilExpiry(in.Wait, record.ExpiresAfter)
 			// These are looked at when it is to be sent.
 			record.HeldBack, record.Claims = false, 0
 			if result, done, err := a.withoutSending(inTime, try{ref: ref}, record); done {
@@ -94,9 +97,18 @@ func (a *Activities) putOff(ctx, inTime context.Context, ref outflow.Ref, in Pub
 	}
 	if err != nil {
 		activity.RecordHeartbeat(ctx, note)
-		return PublishResult{}, translateAfter(beforehand(err), in.Wait)
+		return PublishResult{}, translateAfter(beforehand(err), delay)
 	}
 	return result, nil
+}
+
+// untilExpiry ends a wait soon after the message's expiry, 0 for none: its end is
+// written then, and its producer told.
+func untilExpiry(wait, expiresAfter time.Duration) time.Duration {
+	if expiresAfter > 0 {
+		return min(wait, expiresAfter+FirstRetry)
+	}
+	return wait
 }
 
 // leaseWait leases a row past a wait. Without that lease a claim only meets the run,

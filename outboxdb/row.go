@@ -53,6 +53,7 @@ func (r row) record() outflow.Record {
 		},
 		Seq: r.Seq, State: r.State, Generation: r.Generation,
 		Expired:         r.ExpiresIn != nil && *r.ExpiresIn <= 0,
+		ExpiresAfter:    max(deref(r.ExpiresIn), 0),
 		CancelRequested: r.CancelRequested, Attempts: r.Attempts, Claims: r.Claims,
 		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack),
 		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),

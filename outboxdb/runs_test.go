@@ -191,6 +191,7 @@ func TestRenew(t *testing.T) {
 		r := renew(t, id, 1, "")
 		require.True(t, r.CancelRequested)
 		require.True(t, r.Expired)
+		require.Equal(t, 2, r.Attempts, "the earlier ones: nothing is sent")
 	})
 	for name, c := range map[string]struct {
 		set        string

@@ -99,6 +99,24 @@ func TestTheFirstRetryWaits(t *testing.T) {
 	}
 }
 
+// A long wait ends when the message expires, on the fast path's word and on a durable
+// attempt's.
+func TestAWaitEndsWithTheExpiry(t *testing.T) {
+	asksForAnHour := fails(&outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Hour, Err: errReset})
+	for name, script := range map[string][]answer{
+		"asked for on the fast path": {asksForAnHour}, "asked for durably": {fails(errReset), asksForAnHour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRun(t, script...)
+			r.table.row.ExpiresAt = r.env.Now().Add(10 * time.Minute)
+			_, err := r.execute()
+			outcome := failedAs(t, err, workflows.ErrTypeExpired)
+			assert.Equal(t, len(script), outcome.Attempts)
+			assert.Less(t, r.env.Now().Sub(r.began), 11*time.Minute)
+		})
+	}
+}
+
 // Somebody knows better than the wait that was asked for: an operator, or a probe's
 // success.
 func TestTryNowDuringTheFirstWait(t *testing.T) {

@@ -59,6 +59,9 @@ func (t *table) read() (outflow.Record, error) {
 	}
 	r := t.row
 	r.Expired = !r.ExpiresAt.IsZero() && !t.now().Before(r.ExpiresAt)
+	if !r.ExpiresAt.IsZero() {
+		r.ExpiresAfter = max(r.ExpiresAt.Sub(t.now()), 0)
+	}
 	return r, nil
 }
 
@@ -98,7 +101,7 @@ func (t *table) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, err
 	t.renewals = append(t.renewals, r)
 	if !t.gone && t.row.Generation == r.Generation && t.row.State == outflow.Pending {
 		t.row.Attempts += r.Attempts
-		if !r.Waits {
+		if row, _ := t.read(); !r.Waits && !row.Expired && !row.CancelRequested {
 			t.row.Attempts++
 		}
 		if r.LastError != "" {
