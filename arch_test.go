@@ -34,7 +34,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/callbacks":          {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},
 	"internal/coalesce":           {[]string{"."}, nil},
 	"internal/bounded":            {nil, nil},
-	"internal/config":             {[]string{".", "internal/bounded", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc"}},
+	"internal/config":             {[]string{".", "internal/bounded", "publish/awssqs", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc"}},
 	"internal/database":           {nil, []string{"github.com/jackc/pgx/v5"}},
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
 	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},

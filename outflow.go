@@ -109,7 +109,10 @@ type Record struct {
 	Generation int
 	// Expired says that the expiry had passed, by the database's clock, when
 	// the record was read.
-	Expired         bool
+	Expired bool
+	// ExpiresAfter is how long after that the expiry is; 0 where it had passed, or
+	// there is none.
+	ExpiresAfter    time.Duration
 	CancelRequested bool
 	// Attempts counts the publish attempts that were noted so far. The fast
 	// path's one attempt is noted together with the end.
@@ -129,6 +132,9 @@ type Record struct {
 	FinishedAt time.Time
 	// CallbackDue says that the producer is still to be told of the end.
 	CallbackDue bool
+	// Owed is the size in bytes of a payload that is still to be loaded: a large one
+	// is left where it is until it may be sent. 0 says that Payload is whole.
+	Owed int
 }
 
 // Ref returns the reference of the record's current generation.
@@ -191,9 +197,13 @@ type Renewal struct {
 	Lease time.Duration
 	// LastError is the previous attempt's failure; empty leaves the noted one.
 	LastError string
-	// Attempts is added to the record's: this one, which does not count if the
-	// message is held back, and earlier ones that the record does not count yet.
+	// Attempts is added to the record's, beside the attempt that the renewal comes
+	// with: earlier ones that the record does not count yet, or -1 for one that it
+	// counts and that sent nothing.
 	Attempts int
+	// Waits says that no attempt comes with the renewal: it covers a wait. Otherwise
+	// the attempt is counted, unless the message is held back, cancelled or expired.
+	Waits bool
 	// Lost says that the previous attempt ended without a word: its process may
 	// have died of it.
 	Lost bool

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"go.temporal.io/sdk/activity"
@@ -24,10 +25,12 @@ import (
 // method is safe for concurrent use. Renew and Finish write only to a row of
 // the given generation, and return the row as it stands otherwise.
 type Store interface {
+	// What Load, LoadAgain and Renew return may owe its payload, which LoadPayload loads.
 	Load(ctx context.Context, ref outflow.Ref) (outflow.Record, error)
 	// LoadAgain also counts that a process was lost with the run's task.
 	LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record, error)
 	Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, error)
+	LoadPayload(ctx context.Context, r outflow.Record) ([]byte, error)
 	Finish(ctx context.Context, e outflow.Ending) (outflow.Outcome, error)
 	// Yield leaves the row to another run.
 	Yield(ctx context.Context, ref outflow.Ref) error
@@ -102,6 +105,9 @@ type PublishInput struct {
 	// met, for the row.
 	LastError string `json:"lastError,omitempty"`
 	Attempts  int    `json:"attempts,omitempty"`
+	// Wait is how long the first durable attempt puts the next one off, and sends
+	// nothing itself: what the fast path met says so.
+	Wait time.Duration `json:"wait,omitempty"`
 	// Again says that the run's first workflow task was lost, its process with it.
 	Again bool `json:"again,omitempty"`
 }
@@ -126,71 +132,20 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 		return PublishResult{}, translate(err, info.Attempt)
 	}
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
+	if !info.IsLocalActivity {
+		return a.publishDurably(ctx, ref, in, info)
+	}
 	look := func(ctx context.Context) (outflow.Record, error) { return a.store.Load(ctx, ref) }
-	lost := in.Again
-	if lost {
+	if in.Again {
 		look = func(ctx context.Context) (outflow.Record, error) { return a.store.LoadAgain(ctx, ref) }
 	}
-	inTime := ctx
-	if !info.IsLocalActivity {
-		renewal := renewalOf(ref, in, info.Attempt, lastNote(ctx))
-		lost = renewal.Lost
-		look = func(ctx context.Context) (outflow.Record, error) { return a.store.Renew(ctx, renewal) }
-		// A cancel request, a pause or a stopping worker ends ctx. Whoever cancels
-		// waits for the answer, since the broker may have the message.
-		var cancel context.CancelFunc
-		inTime, cancel = context.WithTimeout(context.WithoutCancel(ctx), Durable-answerMargin)
-		defer cancel()
-	}
-	result, joined, err := a.flights.do(inTime, ref, func(ctx context.Context) (PublishResult, error) {
-		return a.attempt(ctx, try{ref, look, info.IsLocalActivity, lost, attemptOf(info)})
+	result, _, err := a.flights.do(ctx, ref, func(ctx context.Context) (PublishResult, error) {
+		return a.attempt(ctx, try{ref, look, true, in.Again, attemptOf(info)})
 	})
-	if err == nil {
-		if joined && info.Attempt == 1 {
-			result.Attempts = in.Attempts // a later attempt comes after one that noted them
-		}
-		return result, nil
+	if err != nil {
+		return PublishResult{}, translate(err, info.Attempt)
 	}
-	if !info.IsLocalActivity {
-		// The next attempt, wherever it runs, notes this on the row. What was not
-		// attempted leaves the last failure as it is.
-		note := attemptNote{Attempt: info.Attempt}
-		if !errors.Is(err, outflow.ErrNotAttempted) {
-			note.LastError = outflow.CleanErrorText(err.Error())
-		}
-		activity.RecordHeartbeat(ctx, note)
-	}
-	return PublishResult{}, translate(err, info.Attempt)
-}
-
-// attemptNote is what a durable attempt that failed leaves for the next one.
-type attemptNote struct {
-	LastError string `json:"lastError"`
-	Attempt   int32  `json:"attempt"`
-}
-
-// renewalOf says what a durable attempt notes: the fast path's failure the
-// first time, then that of the attempt before, or that it left no word.
-func renewalOf(ref outflow.Ref, in PublishInput, attempt int32, last *attemptNote) outflow.Renewal {
-	r := outflow.Renewal{Ref: ref, Lease: leaseFor(attempt), Attempts: 1}
-	switch {
-	case last != nil && (last.Attempt == attempt-1 || attempt == 1): // an operator's reset counts anew
-		r.LastError = last.LastError
-	case attempt == 1:
-		r.LastError, r.Attempts = in.LastError, 1+in.Attempts
-	default:
-		r.Lost = true
-	}
-	return r
-}
-
-// lastNote is what the attempt before left, or nil.
-func lastNote(ctx context.Context) *attemptNote {
-	var last attemptNote
-	if !activity.HasHeartbeatDetails(ctx) || activity.GetHeartbeatDetails(ctx, &last) != nil {
-		return nil
-	}
-	return &last
+	return result, nil
 }
 
 // try is one attempt to come.
@@ -208,13 +163,19 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 	ref := t.ref
 	record, err := t.look(ctx)
 	if err != nil {
-		return PublishResult{}, err
+		return PublishResult{}, beforehand(err)
 	}
 	if result, done, err := a.withoutSending(ctx, t, record); done {
 		if !record.HeldBack { // it may have been chosen to probe
 			a.store.NotTried(record.Destination, ref.ID)
 		}
-		return result, err
+		return result, beforehand(err)
+	}
+	if record.Owed > 0 {
+		if record.Payload, err = a.loadPayload(ctx, record); err != nil {
+			a.store.NotTried(record.Destination, ref.ID)
+			return PublishResult{}, beforehand(err)
+		}
 	}
 	id, inARow, err := a.send(ctx, record, t.traced)
 	if err != nil && t.local && inARow > mostWaiting {
@@ -228,6 +189,29 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 	}
 	return PublishResult{Verdict: Published, BrokerMessageID: id}, nil
 }
+
+// loadPayload leaves the broker's call its time, where the attempt has any to spare.
+func (a *Activities) loadPayload(ctx context.Context, record outflow.Record) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, PayloadLoad)
+	defer cancel()
+	return a.store.LoadPayload(ctx, record)
+}
+
+// beforehand marks what failed before anything was sent. A row that is gone stays so.
+func beforehand(err error) error {
+	if err == nil || errors.Is(err, outflow.ErrNotFound) || errors.Is(err, outflow.ErrNotAttempted) || outflow.IsPermanent(err) {
+		return err
+	}
+	return &beforehandError{err}
+}
+
+// beforehandError is such a failure. Its words are the failure's own.
+type beforehandError struct{ error }
+
+func (e *beforehandError) Unwrap() error { return e.error }
+
+// Is has errors.Is find outflow.ErrNotAttempted.
+func (*beforehandError) Is(target error) bool { return target == outflow.ErrNotAttempted }
 
 // withoutSending says what becomes of a message that is not to be sent now.
 func (a *Activities) withoutSending(ctx context.Context, t try, record outflow.Record) (result PublishResult, done bool, err error) {
@@ -281,7 +265,7 @@ func attemptOf(info activity.Info) tracing.Attempt {
 // run is told when the destination works again: until then it seldom asks, for many
 // runs that ask would take Temporal's time from the healthy.
 func heldBack(r outflow.Record) error {
-	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: max(r.HeldBackFor, AskedRetry), Err: fmt.Errorf(
+	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: max(r.HeldBackFor, heldBackRetry), Err: fmt.Errorf(
 		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again", outflow.ErrNotAttempted, outflow.DisplayDestination(r.Destination))}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
@@ -136,7 +135,10 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	if !due {
 		return CallbackResult{Verdict: CallbackNotOwed}, nil
 	}
-	if toldBefore(ctx) != callback.State {
+	told := toldBefore(ctx)
+	stop := beat(ctx, told)
+	defer stop() // a sender may panic
+	if told != callback.State {
 		err = a.tellProducer(inTime, callback, attemptOf(info))
 	}
 	if errors.Is(err, outflow.ErrNoDestination) {
@@ -152,6 +154,7 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 		note.State, note.LastError, note.Lease = outflow.CallbackDue, err.Error(), callbackLease(delay)
 	}
 	noted, notErr := a.store.NoteCallback(inTime, note)
+	stop()
 	switch {
 	case notErr != nil && err != nil:
 		err = outflow.Retryable(fmt.Errorf("%w; %w", err, notErr))
@@ -212,10 +215,7 @@ func (a *Activities) MarkCallbackFailed(ctx context.Context, in CallbackInput) e
 // callbackDelay is the wait after the given attempt, from 1: the backoff with
 // jitter, or what the destination asked for and a little more.
 func callbackDelay(attempt int32, asked time.Duration) time.Duration {
-	backoff := min(FirstRetry<<min(attempt-1, 10), LastCallbackRetry)
-	backoff += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(backoff))
-	asked = min(asked, AskedCallbackRetry)
-	return max(backoff, asked+time.Duration(rand.Float64()*0.1*float64(asked)))
+	return spread(min(backoffOf(attempt), LastCallbackRetry), asked)
 }
 
 // callbackLease is how long scanners leave a callback to its run, whose next

@@ -94,7 +94,7 @@ func TestHeldBackIsNotSent(t *testing.T) {
 	require.ErrorAs(t, err, &application)
 	assert.Equal(t, ErrTypeNotAttempted, application.Type())
 	assert.False(t, application.NonRetryable())
-	assert.InDelta(t, AskedRetry.Seconds(), application.NextRetryDelay().Seconds(), 0.21*AskedRetry.Seconds(), "it is told when it may try")
+	assert.InDelta(t, heldBackRetry.Seconds(), application.NextRetryDelay().Seconds(), 0.21*heldBackRetry.Seconds(), "it is told when it may try")
 	assert.Contains(t, application.Message(), "sqs://orders takes nothing and is left to one probe at a time")
 	assert.Zero(t, f.sent)
 	assert.Empty(t, f.health, "what was not asked did not fail")
@@ -142,11 +142,12 @@ func TestWhatADurableAttemptNotes(t *testing.T) {
 		last    *attemptNote
 		want    outflow.Renewal
 	}{
-		"the first":                        {1, nil, outflow.Renewal{LastError: "the fast path's", Attempts: 2}},
-		"after one that failed":            {3, &attemptNote{"503", 2}, outflow.Renewal{LastError: "503", Attempts: 1}},
-		"after one that left no word":      {3, &attemptNote{"503", 1}, outflow.Renewal{Attempts: 1, Lost: true}},
-		"after none that left any":         {2, nil, outflow.Renewal{Attempts: 1, Lost: true}},
-		"the first after a person's reset": {1, &attemptNote{"503", 7}, outflow.Renewal{LastError: "503", Attempts: 1}},
+		"the first":                        {1, nil, outflow.Renewal{LastError: "the fast path's", Attempts: 1}},
+		"after one that failed":            {3, &attemptNote{"503", 2, 0}, outflow.Renewal{LastError: "503"}},
+		"after one that sent nothing":      {3, &attemptNote{"503", 2, -1}, outflow.Renewal{LastError: "503", Attempts: -1}},
+		"after one that left no word":      {3, &attemptNote{"503", 1, -1}, outflow.Renewal{Lost: true}},
+		"after none that left any":         {2, nil, outflow.Renewal{Lost: true}},
+		"the first after a person's reset": {1, &attemptNote{"503", 7, 0}, outflow.Renewal{LastError: "503"}},
 	} {
 		c.want.Ref, c.want.Lease = ref, leaseFor(c.attempt)
 		assert.Equal(t, c.want, renewalOf(ref, in, c.attempt, c.last), name)

@@ -40,6 +40,7 @@ type fake struct {
 	health   []string // what was told of destinations
 	reached  bool
 	renewals []outflow.Renewal
+	loadErr  error // of a payload
 	endings  []outflow.Ending
 	yields   []outflow.Ref
 	sent     int
@@ -101,6 +102,10 @@ func (f *fake) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, erro
 	defer f.mu.Unlock()
 	f.renewals = append(f.renewals, r)
 	return f.record, f.lookErr
+}
+
+func (f *fake) LoadPayload(context.Context, outflow.Record) ([]byte, error) {
+	return []byte("large"), f.loadErr
 }
 
 func (f *fake) BeginCallback(_ context.Context, ref outflow.Ref, lease time.Duration) (outflow.Callback, bool, error) {
@@ -234,7 +239,7 @@ func TestDurableAttempt(t *testing.T) {
 		var result PublishResult
 		require.NoError(t, value.Get(&result))
 		assert.Equal(t, published, result, "its own attempts are on the row already")
-		assert.Equal(t, []outflow.Renewal{{Ref: ref, Lease: leaseFor(1), LastError: "reset", Attempts: 2}}, f.renewals)
+		assert.Equal(t, []outflow.Renewal{{Ref: ref, Lease: leaseFor(1), LastError: "reset", Attempts: 1}}, f.renewals)
 		assert.Empty(t, f.loads)
 		assert.Empty(t, *beats)
 	})
@@ -277,6 +282,118 @@ func TestDurableAttempt(t *testing.T) {
 		assert.Equal(t, 1, f.sent)
 		assert.Empty(t, f.renewals)
 		a.flights.forget(ref)
+	})
+}
+
+// An attempt that never came to send is not counted by the next one, whichever way the
+// row was renewed.
+func TestAttemptsThatSendNothing(t *testing.T) {
+	attempt := func(t *testing.T, change func(f *fake)) (notes []attemptNote, err error, f *fake) {
+		f, a, ref := newFake()
+		change(f)
+		var suite testsuite.WorkflowTestSuite
+		env := suite.NewTestActivityEnvironment()
+		env.SetOnActivityHeartbeatListener(func(_ *activityInfo, details encodedValues) {
+			var note attemptNote
+			assert.NoError(t, details.Get(&note))
+			notes = append(notes, note)
+		})
+		env.RegisterActivity(a)
+		_, err = env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, Attempts: 1})
+		return notes, err, f
+	}
+	for name, c := range map[string]struct {
+		change func(f *fake)
+		want   attemptNote
+	}{
+		"the payload did not come":   {func(f *fake) { f.record.Owed, f.loadErr = 1, errors.New("slow") }, attemptNote{"slow", 1, -1}},
+		"the publisher had no time":  {func(f *fake) { f.publish = refuses }, attemptNote{"", 1, -1}},
+		"the row was not renewed":    {func(f *fake) { f.lookErr = errors.New("no database") }, attemptNote{"no database", 1, 1}},
+		"its destination is closed":  {func(f *fake) { f.record.HeldBack = true }, attemptNote{"", 1, 0}},
+		"but one that failed counts": {func(f *fake) { f.publish = down }, attemptNote{"503", 1, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			notes, err, _ := attempt(t, c.change)
+			require.Error(t, err)
+			assert.Equal(t, []attemptNote{c.want}, notes)
+		})
+	}
+}
+
+func refuses(context.Context, outflow.Message) (string, error) { return "", outflow.ErrNotAttempted }
+func down(context.Context, outflow.Message) (string, error) {
+	return "", outflow.Unavailable(errors.New("503"))
+}
+
+// A large payload is loaded only where it is to be sent.
+func TestPayloadThatIsOwed(t *testing.T) {
+	f, a, ref := newFake()
+	f.record.Payload, f.record.Owed = nil, 5
+	f.publish = func(_ context.Context, m outflow.Message) (string, error) { return string(m.Payload), nil }
+	look := func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }
+	result, err := a.attempt(t.Context(), try{ref: ref, look: look})
+	require.NoError(t, err)
+	assert.Equal(t, "large", result.BrokerMessageID)
+
+	f.loadErr = errors.New("it is not loaded")
+	f.record.Expired = true
+	_, err = a.attempt(t.Context(), try{ref: ref, look: look})
+	require.NoError(t, err)
+}
+
+// Waits that are longer than the attempt's lease get one of their own.
+func TestLongWaitsAreLeased(t *testing.T) {
+	for name, change := range map[string]func(f *fake){
+		"asked for": func(f *fake) {
+			f.publish = func(context.Context, outflow.Message) (string, error) {
+				return "", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 30 * time.Minute, Err: errors.New("429")}
+			}
+		},
+		"held back": func(f *fake) { f.record.HeldBack, f.record.HeldBackFor = true, 30*time.Minute },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, a, ref := newFake()
+			change(f)
+			env, _ := environment()
+			env.RegisterActivity(a)
+			_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+			var application *temporal.ApplicationError
+			require.ErrorAs(t, err, &application)
+			assert.GreaterOrEqual(t, application.NextRetryDelay(), 30*time.Minute)
+			require.Len(t, f.renewals, 2)
+			lease := f.renewals[1]
+			assert.True(t, lease.Waits)
+			assert.Zero(t, lease.Attempts)
+			assert.Equal(t, waitLease(application.NextRetryDelay()), lease.Lease)
+		})
+	}
+}
+
+// While an attempt takes long its worker says that it lives, and nothing that the next
+// attempt could take for this one's word.
+func TestALongAttemptBeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, a, ref := newFake()
+		f.publish = func(context.Context, outflow.Message) (string, error) {
+			time.Sleep(outflow.LongestCall)
+			return "", errors.New("503")
+		}
+		var notes []attemptNote
+		var suite testsuite.WorkflowTestSuite
+		env := suite.NewTestActivityEnvironment()
+		env.SetTestTimeout(Durable)
+		env.SetOnActivityHeartbeatListener(func(_ *activityInfo, details encodedValues) {
+			var note attemptNote
+			assert.NoError(t, details.Get(&note))
+			notes = append(notes, note)
+		})
+		env.SetHeartbeatDetails(attemptNote{LastError: "the one before", Attempt: 7})
+		env.RegisterActivity(a)
+		_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+		require.Error(t, err)
+		require.GreaterOrEqual(t, len(notes), 2)
+		assert.Equal(t, attemptNote{LastError: "the one before", Attempt: 7}, notes[0])
+		assert.Equal(t, attemptNote{LastError: "503", Attempt: 1}, notes[len(notes)-1], "the last word is the failure's")
 	})
 }
 

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/outflowhq/outflow"
 )
 
 func TestTimeoutsFitIntoEachOther(t *testing.T) {
@@ -14,21 +16,30 @@ func TestTimeoutsFitIntoEachOther(t *testing.T) {
 	assert.Less(t, BrokerCall, LocalPublish)
 	assert.GreaterOrEqual(t, LocalPublish-BrokerCall, time.Second, "room for a look at the row and a slot")
 	assert.Less(t, LocalPublish, Durable-answerMargin, "a durable attempt has more time than a local one")
-	assert.Greater(t, rememberAck, 10*(FirstRetry+Durable), "an acknowledgement outlives the mark's first retries")
-	assert.LessOrEqual(t, AskedRetry, LastRetry)
+	assert.Greater(t, rememberAck, 10*(FirstRetry+DurableMark), "an acknowledgement outlives the mark's first retries")
+	assert.LessOrEqual(t, heldBackRetry, LastRetry)
+	// A durable attempt: its renewal, a large payload, the longest call, its answer.
+	assert.GreaterOrEqual(t, Durable-answerMargin, 2*time.Second+PayloadLoad+outflow.LongestCall)
+	assert.Greater(t, Silence*2/10, Beat, "the SDK may keep a beat for 80 % of the time")
+	assert.Greater(t, CallbackAttempt-answerMargin, CallbackCall+10*time.Second)
+	assert.Greater(t, CallbackCall, outflow.LongestCall)
 }
 
 // Whatever the attempt and whatever the destination asks for: the lease that an
-// attempt takes is still open when the next one comes, with time to spare.
+// attempt takes, or the one for a longer wait, is still open when the next one comes.
 func TestLeaseIsAlwaysPastTheNextAttempt(t *testing.T) {
 	for attempt := int32(1); attempt <= 1000; attempt++ {
 		lease := leaseFor(attempt)
 		for _, asked := range []time.Duration{-time.Hour, 0, time.Millisecond, time.Second, 59 * time.Second, time.Minute, time.Hour, 1 << 62} {
 			delay := retryDelay(attempt, asked)
-			if delay <= 0 {
+			if delay <= 0 || delay > outflow.LongestRetryAfter*11/10 {
 				t.Fatalf("attempt %d, asked %s: waits %s", attempt, asked, delay)
 			}
-			if spare := lease - Durable - delay; spare < renewMargin {
+			spare := lease - Durable - delay
+			if delay > covered(attempt) {
+				spare = waitLease(delay) - delay
+			}
+			if spare < renewMargin {
 				t.Fatalf("attempt %d, asked %s: the lease of %s leaves %s", attempt, asked, lease, spare)
 			}
 		}
@@ -40,24 +51,25 @@ func TestLeaseIsAlwaysPastTheNextAttempt(t *testing.T) {
 
 func TestRetryDelay(t *testing.T) {
 	for name, c := range map[string]struct {
-		attempt int32
-		asked   time.Duration
-		about   time.Duration
+		attempt     int32
+		asked       time.Duration
+		least, most time.Duration
 	}{
-		"first":                              {1, 0, time.Second},
-		"doubles":                            {4, 0, 8 * time.Second},
-		"up to the last":                     {100, 0, 5 * time.Minute},
-		"never overflows":                    {1 << 30, 0, 5 * time.Minute},
-		"asked for more":                     {1, 30 * time.Second, 30 * time.Second},
-		"asked for too much":                 {1, time.Hour, time.Minute},
-		"asked for less than the backoff is": {8, time.Second, 128 * time.Second},
+		"first":                              {1, 0, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"doubles":                            {4, 0, 6400 * time.Millisecond, 9600 * time.Millisecond},
+		"up to the last":                     {100, 0, 4 * time.Minute, 6 * time.Minute},
+		"never overflows":                    {1 << 30, 0, 4 * time.Minute, 6 * time.Minute},
+		"asked for more":                     {1, 10 * time.Minute, 10 * time.Minute, 11 * time.Minute},
+		"asked for more than the last":       {100, 30 * time.Minute, 30 * time.Minute, 33 * time.Minute},
+		"asked for too much":                 {1, 24 * time.Hour, time.Hour, 66 * time.Minute},
+		"asked for less than the backoff is": {8, time.Second, 102 * time.Second, 154 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			seen := map[time.Duration]bool{}
 			for range 200 {
 				got := retryDelay(c.attempt, c.asked)
-				assert.GreaterOrEqual(t, got, c.about*8/10)
-				assert.LessOrEqual(t, got, c.about*12/10)
+				assert.GreaterOrEqual(t, got, c.least, "what a destination asks for is not cut short")
+				assert.LessOrEqual(t, got, c.most)
 				seen[got] = true
 			}
 			assert.Greater(t, len(seen), 100, "jitter keeps runs apart")

@@ -115,6 +115,7 @@ type known struct {
 	failures   int
 	lastError  string
 	retryAfter time.Duration
+	closing    bool // it asked for a wait that is not written yet
 	telling    bool // a goroutine is at it
 }
 
@@ -231,7 +232,8 @@ func (s *Store) Failed(destination string, err error) (inARow int) {
 	k.inARow++
 	k.grown = 0
 	k.lastError = outflow.CleanErrorText(err.Error())
-	k.retryAfter = min(max(k.retryAfter, outflow.RetryAfter(err)), longestAsked)
+	k.retryAfter = max(k.retryAfter, outflow.RetryAfter(err))
+	k.closing = k.closing || k.retryAfter > 0
 	h.tell(name, k)
 	if h.proven(destination) {
 		return k.inARow
@@ -259,12 +261,17 @@ func (s *Store) Reached(ctx context.Context, destination string) (bool, error) {
 // window is how many messages of a breaker's destinations this process should have in
 // flight: few until it has seen some arrive. A backlog for one that takes nothing then
 // costs Temporal a handful of runs, and one for a destination that works has its whole
-// allowance after two or three answers.
+// allowance after two or three answers. One that asks to be left alone is, before the
+// table says so.
 func (h *destinations) window(name string) int {
-	if k := h.known[name]; k != nil {
+	switch k := h.known[name]; {
+	case k == nil:
+		return firstWindow
+	case k.closing:
+		return 0
+	default:
 		return firstWindow + k.grown
 	}
-	return firstWindow
 }
 
 // newcomersNow is how many messages of new destinations may be claimed now, of as many
@@ -414,7 +421,7 @@ func (h *destinations) tellNext(destination string, k *known) bool {
 	h.mu.Lock()
 	succeeded, answered, failures := k.succeeded, k.answered, k.failures
 	if !succeeded && !answered && failures == 0 {
-		k.telling = false
+		k.telling, k.closing, k.retryAfter = false, false, 0
 		h.mu.Unlock()
 		return false
 	}

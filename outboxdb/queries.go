@@ -295,18 +295,19 @@ const heldBack = `
 	 HAVING count(*) > 0 AND NOT coalesce(bool_or(h.probe_id = m.id AND h.probe_until > now()), false))`
 
 // renew moves the lease past the run's next attempt, notes what the last one met,
-// and counts the attempts, without this one if its destination is held back. The generation keeps a
+// and counts the attempts: earlier ones, and this one if it may send. The generation keeps a
 // superseded run from holding a row that an operator has started anew. An attempt
 // that was lost with its process counts as a claim; one that failed in an orderly
 // way shows that the message kills nobody.
 const renew = lockRows + `
 UPDATE outbox.messages AS m
    SET available_at = now() + r.lease, retrying = true, parked = true,
-       attempts = m.attempts + r.attempts - CASE WHEN ` + heldBack + ` IS NULL THEN 0 ELSE 1 END,
+       attempts = greatest(m.attempts + r.attempts + CASE WHEN NOT r.waits AND NOT m.cancel_requested
+                   AND (m.expires_at > now()) IS NOT FALSE AND ` + heldBack + ` IS NULL THEN 1 ELSE 0 END, 0),
        claims = CASE WHEN r.lost THEN greatest(m.claims, least(m.claims + 1, 5)) WHEN r.last_error IS NOT NULL THEN 0 ELSE m.claims END,
        last_error = coalesce(r.last_error, m.last_error)
-  FROM unnest($1::uuid[], $2::int[], $3::interval[], $4::text[], $5::int[], $6::boolean[])
-       AS r (id, generation, lease, last_error, attempts, lost)
+  FROM unnest($1::uuid[], $2::int[], $3::interval[], $4::text[], $5::int[], $6::boolean[], $7::boolean[])
+       AS r (id, generation, lease, last_error, attempts, lost, waits)
  WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + heldBack + ` AS held_back, ` + failing + `, ` + lookColumns
 

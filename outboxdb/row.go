@@ -53,10 +53,12 @@ func (r row) record() outflow.Record {
 		},
 		Seq: r.Seq, State: r.State, Generation: r.Generation,
 		Expired:         r.ExpiresIn != nil && *r.ExpiresIn <= 0,
+		ExpiresAfter:    max(deref(r.ExpiresIn), 0),
 		CancelRequested: r.CancelRequested, Attempts: r.Attempts, Claims: r.Claims,
 		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack),
 		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),
 		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt), CallbackDue: r.CallbackDue,
+		Owed: max(r.PayloadBytes-len(r.Payload), 0),
 	}
 }
 
@@ -72,6 +74,7 @@ type columns struct {
 	leasedUntil []time.Time
 	release     []bool
 	lost        []bool
+	waits       []bool
 }
 
 func (c *columns) add(ref outflow.Ref, lastError string, attempts int) {

@@ -11,8 +11,8 @@ import (
 
 // Load returns the message as a run may act on it: a row that this process
 // claimed is returned once without another look, while its lease has margin
-// left; any other is read. It returns whatever state and generation the row
-// has, and outflow.ErrNotFound where there is none.
+// left; any other is read, and may owe its payload. It returns whatever state and
+// generation the row has, and outflow.ErrNotFound where there is none.
 func (s *Store) Load(ctx context.Context, ref outflow.Ref) (outflow.Record, error) {
 	if record, ok := s.handoff.take(ref); ok {
 		return record, nil
@@ -21,7 +21,7 @@ func (s *Store) Load(ctx context.Context, ref outflow.Ref) (outflow.Record, erro
 	if err != nil {
 		return outflow.Record{}, fmt.Errorf("loading message %s: %w", ref.ID, err)
 	}
-	return s.whole(ctx, found)
+	return found.Record, nil
 }
 
 // LoadAgain is Load for a run whose process was lost with its workflow task. The
@@ -32,10 +32,10 @@ func (s *Store) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record,
 	if err != nil {
 		return outflow.Record{}, fmt.Errorf("loading message %s again: %w", ref.ID, err)
 	}
-	return s.whole(ctx, found)
+	return found.Record, nil
 }
 
-// Renew notes a durable attempt: it moves the lease, notes the last error and
+// Renew notes a durable attempt, or a wait: it moves the lease, notes the last error and
 // returns the row, which says whether its destination is held back. A row that is
 // final, or of another generation, is returned as it stands, with nothing written.
 func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, error) {
@@ -44,7 +44,7 @@ func (s *Store) Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, e
 	if err != nil {
 		return outflow.Record{}, fmt.Errorf("renewing the lease of message %s: %w", r.ID, err)
 	}
-	return s.whole(ctx, found)
+	return found.Record, nil
 }
 
 // PutBack leaves a message to a later claim, with the words of the attempt that

@@ -147,7 +147,7 @@ func TestRenew(t *testing.T) {
 	store := outboxdb.New(pool)
 	renew := func(t *testing.T, id uuid.UUID, generation int, lastError string) outflow.Record {
 		t.Helper()
-		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: outflow.Ref{ID: id, Generation: generation}, Lease: 2 * time.Hour, LastError: lastError, Attempts: 3})
+		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: outflow.Ref{ID: id, Generation: generation}, Lease: 2 * time.Hour, LastError: lastError, Attempts: 2})
 		require.NoError(t, err)
 		return r
 	}
@@ -165,6 +165,23 @@ func TestRenew(t *testing.T) {
 		require.Equal(t, message("").Payload, r.Payload)
 		require.Equal(t, outflow.Pending, r.State)
 	})
+	t.Run("a wait counts no attempt of its own", func(t *testing.T) {
+		id := row(t, pool, `attempts = 2`)
+		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "429", Attempts: 1, Waits: true})
+		require.NoError(t, err)
+		require.Equal(t, 3, r.Attempts)
+		s := stands(t, pool, id)
+		require.Equal(t, 3, s.Attempts)
+		require.True(t, s.Retrying)
+		require.InDelta(t, 3600, s.LeasedFor, 60)
+		require.Equal(t, "429", *s.LastError)
+	})
+	t.Run("an attempt takes back one that sent nothing", func(t *testing.T) {
+		id := row(t, pool, `attempts = 2`)
+		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour, Attempts: -1})
+		require.NoError(t, err)
+		require.Equal(t, 2, r.Attempts)
+	})
 	t.Run("no error leaves the noted one", func(t *testing.T) {
 		id := row(t, pool, `last_error = 'before'`)
 		require.Equal(t, "before", renew(t, id, 1, "").LastError)
@@ -174,6 +191,7 @@ func TestRenew(t *testing.T) {
 		r := renew(t, id, 1, "")
 		require.True(t, r.CancelRequested)
 		require.True(t, r.Expired)
+		require.Equal(t, 2, r.Attempts, "the earlier ones: nothing is sent")
 	})
 	for name, c := range map[string]struct {
 		set        string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -17,11 +18,9 @@ import (
 // records are the rows that a statement returned, by message ID.
 type records map[uuid.UUID]looked
 
-// looked is a row as a shared statement found it. Its payload is still to be loaded
-// where owed, the payload's size, is not 0.
+// looked is a row as a shared statement found it.
 type looked struct {
 	outflow.Record
-	owed    int
 	written bool // by the statement
 }
 
@@ -73,8 +72,9 @@ func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) result
 			c.add(r.Ref, r.LastError, r.Attempts)
 			c.leases = append(c.leases, r.Lease)
 			c.lost = append(c.lost, r.Lost)
+			c.waits = append(c.waits, r.Waits)
 		}
-		done, err := s.write(ctx, renew, c.ids, c.generations, c.leases, c.lastErrors, c.attempts, c.lost)
+		done, err := s.write(ctx, renew, c.ids, c.generations, c.leases, c.lastErrors, c.attempts, c.lost, c.waits)
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +164,7 @@ func (s *Store) read(ctx context.Context, statement string, args ...any) (record
 	}
 	byID := make(records, len(found))
 	for _, r := range found {
-		byID[r.ID] = looked{Record: r.record(), owed: max(r.PayloadBytes-len(r.Payload), 0)}
+		byID[r.ID] = looked{Record: r.record()}
 		s.destinations.see(r.Destination, r.Failing, r.Proven)
 	}
 	return byID, nil
@@ -178,17 +178,18 @@ type payloadOf struct {
 
 func (p payloadOf) size() int { return p.bytes }
 
-// whole returns a row with its payload.
-func (s *Store) whole(ctx context.Context, l looked) (outflow.Record, error) {
-	if l.owed == 0 {
-		return l.Record, nil
+// LoadPayload returns the payload of a record that owes it. A context with time for it
+// gives a slow link payloadTimeout, any other statementTimeout.
+func (s *Store) LoadPayload(ctx context.Context, r outflow.Record) ([]byte, error) {
+	payloads := s.payloads
+	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > payloadTimeout {
+		payloads = s.slowPayloads
 	}
-	payload, err := s.payloads.Do(ctx, payloadOf{l.ID, l.owed})
+	payload, err := payloads.Do(ctx, payloadOf{r.ID, r.Owed})
 	if err != nil {
-		return outflow.Record{}, fmt.Errorf("loading the payload of message %s: %w", l.ID, err)
+		return nil, fmt.Errorf("loading the %d bytes of payload of message %s: %w", r.Owed, r.ID, err)
 	}
-	l.Payload = payload
-	return l.Record, nil
+	return payload, nil
 }
 
 func (s *Store) loadPayloadsOf(ctx context.Context, asked []payloadOf) []coalesce.Result[[]byte] {

@@ -3,6 +3,7 @@ package outboxdb_test
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -87,12 +88,12 @@ func TestPoisonedBatch(t *testing.T) {
 		ids := enqueue(t, pool, messages("sqs://a", 5)...)
 		renewals := make([]outflow.Renewal, 0, len(ids))
 		for _, id := range ids {
-			renewals = append(renewals, outflow.Renewal{Ref: ref(id), Lease: time.Minute, Attempts: 1})
+			renewals = append(renewals, outflow.Renewal{Ref: ref(id), Lease: time.Minute})
 		}
-		renewals[0].LastError, renewals[4].Attempts = "poison", -1
+		renewals[0].LastError, renewals[4].Attempts = "poison", math.MaxInt32
 		records, errs := store.RenewBatch(t.Context(), renewals...)
 		require.Equal(t, "23514", sqlState(errs[0]))
-		require.Equal(t, "23514", sqlState(errs[4]))
+		require.Equal(t, "22003", sqlState(errs[4]))
 		for i := 1; i < 4; i++ {
 			require.NoError(t, errs[i])
 			require.Equal(t, 1, records[i].Attempts)
@@ -134,7 +135,7 @@ func TestSameIDInABatch(t *testing.T) {
 	require.Equal(t, []outflow.State{"dead", "dead", "delivered", "delivered", "delivered", "delivered", "dead"}, states)
 	require.Equal(t, []int{1, 1, 1, 2, 1, 2, 1}, attempts)
 
-	records, errs := store.RenewBatch(t.Context(), outflow.Renewal{Ref: ref(ids[2]), Attempts: 1}, outflow.Renewal{Ref: ref(ids[2]), Attempts: 1})
+	records, errs := store.RenewBatch(t.Context(), outflow.Renewal{Ref: ref(ids[2])}, outflow.Renewal{Ref: ref(ids[2])})
 	require.Equal(t, []error{nil, nil}, errs)
 	require.Equal(t, outflow.Dead, records[1].State)
 }
@@ -154,7 +155,7 @@ func TestNoDeadlock(t *testing.T) {
 				rand.Shuffle(len(mine), func(i, j int) { mine[i], mine[j] = mine[j], mine[i] })
 				renewals := make([]outflow.Renewal, 0, 200)
 				for _, id := range mine[:200] {
-					renewals = append(renewals, outflow.Renewal{Ref: ref(id), Lease: time.Minute, Attempts: 1})
+					renewals = append(renewals, outflow.Renewal{Ref: ref(id), Lease: time.Minute})
 				}
 				_, errs := store.RenewBatch(t.Context(), renewals...)
 				for _, err := range errs {

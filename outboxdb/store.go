@@ -46,6 +46,10 @@ const (
 	// payloadBytes bounds the large payloads of one statement: many large ones
 	// must not run out of its time together, and again. Two such at once need 50 Mbit/s.
 	payloadBytes = 4 << 20
+	// payloadTimeout is that of a statement for large payloads whose callers have
+	// time, as durable attempts do: 16 MiB need 7 Mbit/s. activities/timing.go has
+	// room for it.
+	payloadTimeout = 20 * time.Second
 )
 
 // Store reads and writes the table for the dispatcher. One Store in a process
@@ -66,6 +70,8 @@ type Store struct {
 	endings  *coalesce.Coalescer[outflow.Ending, looked]
 	returns  *coalesce.Coalescer[giveBack, struct{}]
 	payloads *coalesce.Coalescer[payloadOf, []byte]
+	// slowPayloads are for callers who can wait: no fast path stands behind them.
+	slowPayloads *coalesce.Coalescer[payloadOf, []byte]
 }
 
 // New returns a Store over pool.
@@ -81,6 +87,8 @@ func New(pool *pgxpool.Pool) *Store {
 	large := statementOptions[payloadOf]()
 	large.MaxBytes, large.Size = payloadBytes, payloadOf.size
 	s.payloads = coalesce.New(large, s.loadPayloadsOf)
+	large.Timeout = payloadTimeout
+	s.slowPayloads = coalesce.New(large, s.loadPayloadsOf)
 	return s
 }
 

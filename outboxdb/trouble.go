@@ -20,12 +20,9 @@ const (
 	failuresToOpen = 5
 	firstOpening   = time.Second
 	lastOpening    = 15 * time.Second
-	// longestAsked is the longest time for which a destination may ask to be left
-	// alone altogether.
-	longestAsked = time.Hour
 	// probeLease is how long a probe may take: a run's next attempt, its publish
 	// and the answer's way here.
-	probeLease = 20 * time.Second
+	probeLease = outflow.LongestCall + 10*time.Second
 	// probesAtOnce bounds the destinations that one TakeProbes probes.
 	probesAtOnce = 50
 	// mostRetrying is how many messages of a failing target may be off the fast path,

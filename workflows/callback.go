@@ -78,6 +78,7 @@ func tellProducer(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		ActivityID:             ActivityIDCallback,
 		StartToCloseTimeout:    activities.CallbackAttempt,
+		HeartbeatTimeout:       activities.Silence,
 		ScheduleToCloseTimeout: activities.CallbackAltogether,
 		RetryPolicy: &temporal.RetryPolicy{
 			InitialInterval:    activities.FirstRetry,

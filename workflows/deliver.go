@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
@@ -114,7 +115,7 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 	}
 	in.Again, in.LastError = false, reason(err)
 	if kind := errorType(err); kind != activities.ErrTypeNotAttempted && kind != activities.ErrTypeAnotherOutbox {
-		in.Attempts = 1
+		in.Attempts, in.Wait = 1, waitAfter(err)
 	}
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
 	result, err = d.publishDurably(ctx, in)
@@ -150,8 +151,8 @@ func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInp
 		}
 		// The attempts before have noted themselves; what the last one met, if it was
 		// under way, no later one of the same activity is there to note.
-		in.LastError, in.Attempts = "", 0
-		if errorType(err) != "" {
+		in.LastError, in.Attempts, in.Wait = "", 0, 0
+		if kind := errorType(err); kind != "" && kind != activities.ErrTypeNotAttempted {
 			in.LastError = reason(err)
 		}
 	}
@@ -251,6 +252,16 @@ func errorType(err error) string {
 		return application.Type()
 	}
 	return ""
+}
+
+// waitAfter is how long a failed attempt wants the next one to wait: what the broker
+// may have is not sent again at once either.
+func waitAfter(err error) time.Duration {
+	var application *temporal.ApplicationError
+	if errors.As(err, &application) && application.NextRetryDelay() > 0 {
+		return application.NextRetryDelay()
+	}
+	return activities.FirstRetry
 }
 
 // reason is the publisher's own words, without the SDK's around them.

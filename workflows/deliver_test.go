@@ -41,13 +41,105 @@ func TestRetryThenDelivered(t *testing.T) {
 	assert.Equal(t, 4, outcome.Attempts, "one local and three durable attempts, each counted once")
 	assert.Equal(t, []string{"local Publish", "Publish", "local MarkDelivered"}, r.spy.names)
 
-	require.Len(t, r.table.renewals, 3)
+	require.Len(t, r.table.renewals, 4)
 	first := r.table.renewals[0]
-	assert.Equal(t, 2, first.Attempts, "the first durable attempt notes the fast path's too")
+	assert.True(t, first.Waits, "nothing is sent again at once")
+	assert.Equal(t, 1, first.Attempts, "the fast path's")
 	assert.Equal(t, errReset.Error(), first.LastError)
 	for _, later := range r.table.renewals[1:] {
-		assert.Equal(t, 1, later.Attempts)
+		assert.False(t, later.Waits)
+		assert.Zero(t, later.Attempts, "each counts its own")
 	}
+}
+
+// What the fast path was asked to wait, the first durable attempt to send waits, and a
+// failure that names no time waits about a second: whatever the broker may have.
+func TestTheFirstRetryWaits(t *testing.T) {
+	asks := func(d time.Duration) error {
+		return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: d, Err: errReset}
+	}
+	for name, c := range map[string]struct {
+		err         error
+		least, most time.Duration
+	}{
+		"throttled for ten minutes": {asks(10 * time.Minute), 10 * time.Minute, 11 * time.Minute},
+		"throttled for a day":       {asks(24 * time.Hour), time.Hour, 66 * time.Minute},
+		"unavailable":               {outflow.Unavailable(errReset), 800 * time.Millisecond, 1200 * time.Millisecond},
+		"retryable":                 {outflow.Retryable(errReset), 800 * time.Millisecond, 1200 * time.Millisecond},
+		"of no class":               {errReset, 800 * time.Millisecond, 1200 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRun(t)
+			var at []time.Time
+			r.broker.script = []answer{
+				func(context.Context, outflow.Message) (string, error) {
+					at = append(at, r.env.Now())
+					return "", c.err
+				},
+				func(context.Context, outflow.Message) (string, error) {
+					at = append(at, r.env.Now())
+					assert.True(t, r.table.now().Before(r.table.leased))
+					return "broker-1", nil
+				},
+			}
+			r.env.RegisterDelayedCallback(func() {
+				r.table.mu.Lock()
+				defer r.table.mu.Unlock()
+				assert.Equal(t, errReset.Error(), r.table.row.LastError, "the row says why it waits")
+				assert.Equal(t, 1, r.table.row.Attempts)
+				assert.True(t, r.table.leased.After(r.env.Now().Add(c.least-time.Second/2)), "no claim meets the run meanwhile")
+			}, 500*time.Millisecond)
+			outcome, err := r.execute()
+			require.NoError(t, err)
+			assert.Equal(t, 2, outcome.Attempts)
+			require.Len(t, at, 2)
+			assert.GreaterOrEqual(t, at[1].Sub(at[0]), c.least)
+			assert.LessOrEqual(t, at[1].Sub(at[0]), c.most)
+		})
+	}
+}
+
+// A long wait ends when the message expires, on the fast path's word and on a durable
+// attempt's.
+func TestAWaitEndsWithTheExpiry(t *testing.T) {
+	asksForAnHour := fails(&outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Hour, Err: errReset})
+	for name, script := range map[string][]answer{
+		"asked for on the fast path": {asksForAnHour}, "asked for durably": {fails(errReset), asksForAnHour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRun(t, script...)
+			r.table.row.ExpiresAt = r.env.Now().Add(10 * time.Minute)
+			_, err := r.execute()
+			outcome := failedAs(t, err, workflows.ErrTypeExpired)
+			assert.Equal(t, len(script), outcome.Attempts)
+			assert.Less(t, r.env.Now().Sub(r.began), 11*time.Minute)
+		})
+	}
+}
+
+// Somebody knows better than the wait that was asked for: an operator, or a probe's
+// success.
+func TestTryNowDuringTheFirstWait(t *testing.T) {
+	r := newRun(t, fails(&outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Hour, Err: errReset}), acks)
+	r.env.RegisterDelayedCallback(func() { r.env.SignalWorkflow(workflows.SignalTryNow, nil) }, time.Minute)
+	outcome, err := r.execute()
+	require.NoError(t, err)
+	assert.Equal(t, outflow.Delivered, outcome.State)
+	assert.Equal(t, 2, outcome.Attempts)
+	assert.Equal(t, errReset.Error(), outcome.LastError)
+	assert.Less(t, r.env.Now().Sub(r.began), 2*time.Minute)
+}
+
+// The wait's lease can't be written: the wait is kept all the same, and the attempts
+// are counted later.
+func TestFirstWaitWithoutADatabase(t *testing.T) {
+	r := newRun(t, fails(&outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Hour, Err: errReset}), acks)
+	r.table.before = failsFirst("renew", 1)
+	outcome, err := r.execute()
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, r.env.Now().Sub(r.began), time.Hour)
+	assert.Equal(t, 2, outcome.Attempts)
+	assert.Equal(t, errReset.Error(), outcome.LastError)
 }
 
 // Each attempt notes the failure of the one before, which it learns from the
@@ -61,7 +153,7 @@ func TestEachAttemptNotesTheLastError(t *testing.T) {
 	_, err := r.execute()
 	require.NoError(t, err)
 	var noted []string
-	for _, renewal := range r.table.renewals {
+	for _, renewal := range r.table.renewals[1:] { // the first one waits
 		noted = append(noted, renewal.LastError)
 	}
 	assert.Equal(t, []string{"failure 1", "failure 2", "failure 3", "failure 4"}, noted)
@@ -97,7 +189,7 @@ func TestLeaseReachesTheNextAttempt(t *testing.T) {
 	}
 	_, err := r.execute()
 	require.NoError(t, err)
-	assert.Len(t, r.table.renewals, 40)
+	assert.Len(t, r.table.renewals, 1+2*39+1, "a wait, attempts that each lead to one, the last attempt")
 }
 
 func TestUnavailableHonoursRetryAfter(t *testing.T) {
@@ -115,10 +207,10 @@ func TestUnavailableHonoursRetryAfter(t *testing.T) {
 	_, err := r.execute()
 	require.NoError(t, err)
 	require.Len(t, at, 4)
-	for i := 2; i < 4; i++ {
+	for i := 1; i < 4; i++ {
 		waited := at[i].Sub(at[i-1])
-		assert.GreaterOrEqual(t, waited, asked*8/10)
-		assert.LessOrEqual(t, waited, asked*12/10)
+		assert.GreaterOrEqual(t, waited, asked)
+		assert.LessOrEqual(t, waited, asked*11/10)
 	}
 }
 
@@ -435,7 +527,7 @@ func TestPublishEndedByHand(t *testing.T) {
 		outcome := failedAs(t, err, workflows.ErrTypeDead)
 		assert.Equal(t, outflow.Dead, outcome.State)
 		assert.Equal(t, errReset.Error()+byHand, outcome.LastError)
-		assert.Equal(t, 4, outcome.Attempts)
+		assert.Equal(t, 3, outcome.Attempts, "the first one only waits")
 	})
 	t.Run("failed", func(t *testing.T) {
 		r := newRun(t, fails(errReset))

@@ -59,6 +59,9 @@ func (t *table) read() (outflow.Record, error) {
 	}
 	r := t.row
 	r.Expired = !r.ExpiresAt.IsZero() && !t.now().Before(r.ExpiresAt)
+	if !r.ExpiresAt.IsZero() {
+		r.ExpiresAfter = max(r.ExpiresAt.Sub(t.now()), 0)
+	}
 	return r, nil
 }
 
@@ -101,12 +104,19 @@ func (t *table) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, err
 	t.renewals = append(t.renewals, r)
 	if !t.gone && t.row.Generation == r.Generation && t.row.State == outflow.Pending {
 		t.row.Attempts += r.Attempts
+		if row, _ := t.read(); !r.Waits && !row.Expired && !row.CancelRequested {
+			t.row.Attempts++
+		}
 		if r.LastError != "" {
 			t.row.LastError = r.LastError
 		}
 		t.leased = t.now().Add(r.Lease)
 	}
 	return t.read()
+}
+
+func (*table) LoadPayload(context.Context, outflow.Record) ([]byte, error) {
+	return nil, errors.New("not asked for here")
 }
 
 func (t *table) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, error) {

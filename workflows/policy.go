@@ -50,6 +50,7 @@ func durablePublish(ctx workflow.Context, n int) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		ActivityID:          id,
 		StartToCloseTimeout: activities.Durable,
+		HeartbeatTimeout:    activities.Silence,
 		RetryPolicy:         endlessly,
 		// What is under way may already be published: wait for its answer.
 		WaitForCancellation: true,
@@ -60,7 +61,7 @@ func durablePublish(ctx workflow.Context, n int) workflow.Context {
 func durableMark(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		ActivityID:          ActivityIDMark,
-		StartToCloseTimeout: activities.Durable,
+		StartToCloseTimeout: activities.DurableMark,
 		RetryPolicy:         endlessly,
 		Summary:             "write the end to the row",
 	})

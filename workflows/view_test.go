@@ -145,8 +145,10 @@ func TestActivityOptions(t *testing.T) {
 	assert.Equal(t, "publish to `sqs://orders`", publish.Summary)
 	assert.True(t, publish.WaitForCancellation, "what is under way may already be published")
 	assert.Equal(t, "mark", mark.ActivityID)
+	assert.Equal(t, activities.Durable, publish.StartToCloseTimeout)
+	assert.Equal(t, activities.Silence, publish.HeartbeatTimeout, "a worker that died is noticed before")
+	assert.Equal(t, activities.DurableMark, mark.StartToCloseTimeout)
 	for _, options := range r.spy.regular {
-		assert.Equal(t, activities.Durable, options.StartToCloseTimeout)
 		assert.Zero(t, options.RetryPolicy.MaximumAttempts)
 		assert.Zero(t, options.ScheduleToCloseTimeout)
 		assert.Zero(t, options.ScheduleToStartTimeout)

@@ -43,14 +43,14 @@ const (
 	// SQS, with what SQS takes (World.AnswersIn).
 	onItsWay = 250 * time.Millisecond
 	// givenAway is the least time from a send until Temporal can have given the
-	// attempt, or the run, to another process: a durable attempt sends nothing when
-	// less than a call and a second are left until its timeout.
+	// attempt, or the run, to another process: a fast path sends nothing when less than
+	// a call is left until its timeout, and a run is given out again seconds later.
 	givenAway = activities.BrokerCall + time.Second
 	// wakesFor is how long a process that was stopped goes on with what it had
 	// begun before it meets its own deadlines.
 	wakesFor = activities.LocalPublish
-	// tooLate is when an answer that SQS owes may miss its caller. A call's deadline
-	// is activities.BrokerCall, counted from before its connection is made.
+	// tooLate is when an answer that SQS owes may miss its caller: one of the fast path,
+	// whose call has activities.BrokerCall, counted from before its connection is made.
 	tooLate = activities.BrokerCall - onItsWay
 )
 

@@ -24,6 +24,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 )
@@ -43,6 +44,9 @@ type Config struct {
 	// Webhook says which https destinations are published to: none where it has no
 	// hosts.
 	Webhook webhook.Options
+	// SQSTimeout bounds a request to SQS of a durable attempt; 0 means
+	// awssqs.DefaultTimeout.
+	SQSTimeout time.Duration
 	// Traces says where spans are exported to: nowhere, unless OpenTelemetry's own
 	// variables ask for it.
 	Traces Traces
@@ -109,6 +113,8 @@ var Settings = []Setting{
 	{"OUTFLOW_LOG_LEVEL", "info", "debug, info, warn or error", setLogLevel},
 	{"OUTFLOW_LOG_FORMAT", "text", "text or json", setLogFormat},
 	{"OUTFLOW_HEALTH_ADDRESS", "off", "where /livez and /readyz are answered, such as :8086 or 127.0.0.1:8086", setHealthAddress},
+	{"OUTFLOW_SQS_TIMEOUT", awssqs.DefaultTimeout.String(), "how long SQS has to answer a durable attempt, 1s to 30s; a fast path waits 2.5 s at most", setSQSTimeout},
+	{"OUTFLOW_WEBHOOK_TIMEOUT", webhook.DefaultTimeout.String(), "how long a receiver has to answer a durable attempt or a callback, 1s to 30s; a fast path waits 2.5 s at most", setWebhookTimeout},
 	{"OUTFLOW_WEBHOOK_HOSTS", "none", "hosts that https destinations may name, such as hooks.example.com,*.example.org", setWebhookHosts},
 	{settingWebhookSecretsFile, "none", "file with a line for each host: host whsec_… [whsec_…], all of which sign", setWebhookSecretsFile},
 	{settingWebhookSecret, "none", "whsec_… for every host that has none of its own; several with spaces between them", setWebhookSecret},
@@ -272,6 +278,14 @@ func setPollInterval(c *Config, value string) error {
 
 func setLease(c *Config, value string) error {
 	return setDuration(&c.Scanner.Lease, value, 30*time.Second, time.Hour)
+}
+
+func setSQSTimeout(c *Config, value string) error {
+	return setDuration(&c.SQSTimeout, value, time.Second, outflow.LongestCall)
+}
+
+func setWebhookTimeout(c *Config, value string) error {
+	return setDuration(&c.Webhook.Timeout, value, time.Second, outflow.LongestCall)
 }
 
 func setDuration(into *time.Duration, value string, least, most time.Duration) error {

@@ -63,7 +63,7 @@ func TestDefaults(t *testing.T) {
 func TestEverySettingIsRead(t *testing.T) {
 	c, err := load(t, enough(map[string]string{
 		"OUTFLOW_OUTBOX": "shop", "OUTFLOW_TASK_QUEUE": "shop-queue", "OUTFLOW_POLL_INTERVAL": "1s", "OUTFLOW_IN_FLIGHT": "1000",
-		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
+		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_SQS_TIMEOUT": "20s", "OUTFLOW_WEBHOOK_TIMEOUT": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
 		"OUTFLOW_KEEP_EXPIRED": "36h", "OUTFLOW_KEEP_CANCELLED": "forever", "OUTFLOW_HISTORY": "on",
 		"OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json", "OUTFLOW_HEALTH_ADDRESS": "[::1]:8086",
 		"TEMPORAL_ADDRESS": "temporal.example.com:7233", "TEMPORAL_NAMESPACE": "shop",
@@ -73,6 +73,8 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, "shop", c.Scanner.Outbox)
 	assert.Equal(t, "shop-queue", c.Scanner.TaskQueue)
 	assert.Equal(t, time.Second, c.Scanner.PollInterval)
+	assert.Equal(t, 20*time.Second, c.SQSTimeout)
+	assert.Equal(t, 30*time.Second, c.Webhook.Timeout)
 	assert.Equal(t, 1000, c.Scanner.InFlight)
 	assert.Equal(t, 1000, c.Scanner.PerDestination)
 	assert.Equal(t, 30*time.Second, c.Scanner.Lease)
@@ -138,7 +140,7 @@ func TestAllMistakesAreReportedTogether(t *testing.T) {
 	names := []string{
 		"OUTFLOW_OUTBOX", "OUTFLOW_TASK_QUEUE", "OUTFLOW_POLL_INTERVAL", "OUTFLOW_IN_FLIGHT", "OUTFLOW_PER_DESTINATION",
 		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED", "OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
-		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_WEBHOOK_HOSTS", "OUTFLOW_WEBHOOK_SECRETS_FILE",
+		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_SQS_TIMEOUT", "OUTFLOW_WEBHOOK_TIMEOUT", "OUTFLOW_WEBHOOK_HOSTS", "OUTFLOW_WEBHOOK_SECRETS_FILE",
 		"OUTFLOW_WEBHOOK_SECRET", "OUTFLOW_WEBHOOK_HEADERS_FILE", "OUTFLOW_WEBHOOK_NETWORKS", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "AWS_REGION",
 	}
 	settings := map[string]string{}

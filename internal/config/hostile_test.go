@@ -18,6 +18,7 @@ const (
 	wantsPlain     = `wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit`
 	wantsPoll      = "wants a duration from 10ms to 1m0s, such as 1s or 250ms"
 	wantsLease     = "wants a duration from 30s to 1h0m0s, such as 1s or 250ms"
+	wantsTimeout   = "wants a duration from 1s to 30s, such as 1s or 250ms"
 	wantsCount     = "wants a whole number from 1 to 1000"
 	wantsKeep      = `wants "forever", or a time from 1m to 3650d, such as 36h or 30d`
 	wantsOnOff     = "wants on or off"
@@ -73,6 +74,12 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_POLL_INTERVAL", "１s", wantsPoll + ` (got "１s")`}, // a full-width digit
 	{"OUTFLOW_POLL_INTERVAL", "NaNs", wantsPoll + ` (got "NaNs")`},
 	{"OUTFLOW_POLL_INTERVAL", "1s\x00", wantsPoll + ` (got "1s\x00")`},
+	{"OUTFLOW_SQS_TIMEOUT", "999ms", wantsTimeout + ` (got "999ms")`},
+	{"OUTFLOW_SQS_TIMEOUT", "30.001s", wantsTimeout + ` (got "30.001s")`},
+	{"OUTFLOW_SQS_TIMEOUT", "10", wantsTimeout + ` (got "10")`},
+	{"OUTFLOW_WEBHOOK_TIMEOUT", "0s", wantsTimeout + ` (got "0s")`},
+	{"OUTFLOW_WEBHOOK_TIMEOUT", "1m", wantsTimeout + ` (got "1m")`},
+	{"OUTFLOW_WEBHOOK_TIMEOUT", "-15s", wantsTimeout + ` (got "-15s")`},
 	{"OUTFLOW_LEASE", "29.999s", wantsLease + ` (got "29.999s")`},
 	{"OUTFLOW_LEASE", "1h0.001s", wantsLease + ` (got "1h0.001s")`},
 	{"OUTFLOW_LEASE", "-1m", wantsLease + ` (got "-1m")`},

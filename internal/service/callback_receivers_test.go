@@ -52,7 +52,7 @@ func (n *notes) String() string {
 // c allows.
 func (w *world) workWithWebhooks(c config.Config) {
 	w.Helper()
-	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
 	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks.New(publishers(c), w.broker))))
 	require.NoError(w, run.Start())
 	w.Cleanup(run.Stop)

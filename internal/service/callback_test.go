@@ -22,6 +22,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/callbacks"
+	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -380,7 +381,7 @@ func TestCallbackIsSigned(t *testing.T) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
 	sender := callbacks.New(publishers(webhookConfig(t, server)), w.broker)
 	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(sender)))
 	require.NoError(t, run.Start())

@@ -27,7 +27,7 @@ import (
 func TestMaintainOnSchedule(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
 	workflows.RegisterMaintain(run, activities.NewMaintenance(w.store))
 	require.NoError(t, run.Start())
 	t.Cleanup(run.Stop)

@@ -17,6 +17,7 @@ import (
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/callbacks"
+	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -63,7 +64,7 @@ func TestTwoDatabasesOnOneTaskQueue(t *testing.T) {
 				_, err := w.pool.Exec(t.Context(), `INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at)
 					SELECT gen_random_uuid(), 'sqs://old', 'a', '{}', 'delivered', now() - interval '1 day' FROM generate_series(1, 20)`)
 				require.NoError(t, err)
-				run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+				run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
 				workflows.Register(run, activities.New(w.store, brokers[i], activities.WithCallbacks(callbacks.Sender{HTTPS: w.told})))
 				workflows.RegisterMaintain(run, activities.NewMaintenance(w.store))
 				require.NoError(t, run.Start())

@@ -34,10 +34,10 @@ import (
 )
 
 const (
-	// workerStop is how long a stopping worker waits for what it is doing. The
-	// SDK's default of 0 would leave publishes without their marks, and another
-	// worker would publish again.
-	workerStop = 15 * time.Second
+	// workerStop is how long a stopping worker waits for what it is doing, beyond the
+	// longest call that its settings allow. The SDK's default of 0 would leave publishes
+	// without their marks, and another worker would publish again.
+	workerStop = 5 * time.Second
 	// slots are the workflow-task and local-activity slots of a worker: the
 	// SDK's default, and no less than a scanner's messages in flight.
 	slots = 1000
@@ -128,7 +128,7 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	acts := activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher)), activities.ForOutbox(outbox), activities.LogTo(p.log))
 	// The SDK starts a worker once, so that each try has a new one.
 	err = s.until(ctx, partTemporal, func(context.Context) error {
-		w := worker.New(p.client, taskQueue(c.Scanner), workerOptions(p.fatal))
+		w := worker.New(p.client, taskQueue(c.Scanner), workerOptions(c, p.fatal))
 		workflows.Register(w, acts)
 		workflows.RegisterMaintain(w, activities.NewMaintenance(p.store, activities.MaintainOutbox(outbox)))
 		if err := w.Start(); err != nil {
@@ -145,7 +145,7 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 
 // publishers are those that the settings ask for.
 func publishers(c config.Config) []publish.Publisher {
-	all := []publish.Publisher{awssqs.New(sqs.NewFromConfig(c.AWS))}
+	all := []publish.Publisher{awssqs.New(sqs.NewFromConfig(c.AWS), awssqs.WithTimeout(c.SQSTimeout))}
 	if c.Webhook.Hosts.Any() {
 		all = append(all, webhook.New(c.Webhook))
 	}
@@ -160,15 +160,20 @@ func logSchemes(router *publish.Router, c config.Config, log *slog.Logger) {
 	}
 }
 
-func workerOptions(fatal chan<- error) worker.Options {
+func workerOptions(c config.Config, fatal chan<- error) worker.Options {
 	return worker.Options{
-		WorkerStopTimeout:                       workerStop,
+		WorkerStopTimeout:                       stopTimeout(c),
 		MaxConcurrentWorkflowTaskExecutionSize:  slots,
 		MaxConcurrentLocalActivityExecutionSize: slots,
 		WorkflowTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
 		ActivityTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
 		OnFatalError:                            func(err error) { fatal <- err },
 	}
+}
+
+// stopTimeout has room for the longest call of a durable attempt, and for its end.
+func stopTimeout(c config.Config) time.Duration {
+	return max(cmp.Or(c.SQSTimeout, awssqs.DefaultTimeout), cmp.Or(c.Webhook.Timeout, webhook.DefaultTimeout)) + workerStop
 }
 
 // close stops the worker, then lets go of the connections. The spans of what it

@@ -15,6 +15,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
@@ -90,7 +91,7 @@ func TestAChangedTaskQueueIsSaid(t *testing.T) {
 	w.untilDoctored(control.Fail, "wait for their run: it waits on task queue")
 	assert.Zero(t, w.broker.count())
 
-	run := worker.New(w.client, old, workerOptions(make(chan error, 1)))
+	run := worker.New(w.client, old, workerOptions(config.Config{}, make(chan error, 1)))
 	workflows.Register(run, activities.New(w.store, w.broker))
 	require.NoError(t, run.Start())
 	t.Cleanup(run.Stop)

@@ -72,7 +72,7 @@ func TestTraceFromEndToEnd(t *testing.T) {
 	t.Cleanup(server.Close)
 	brokers := publishers(webhookConfig(t, server))
 	router := publish.NewRouter(brokers...)
-	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
 	workflows.Register(run, activities.New(w.store, router, activities.WithCallbacks(callbacks.New(brokers, router))))
 	require.NoError(t, run.Start())
 	t.Cleanup(run.Stop)

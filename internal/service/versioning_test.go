@@ -13,13 +13,14 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/workflows"
 )
 
 // deploy starts a worker as one build of a deployment, and makes it current.
 func (w *world) deploy(build string) worker.Worker {
 	w.Helper()
-	options := workerOptions(make(chan error, 1))
+	options := workerOptions(config.Config{}, make(chan error, 1))
 	options.DeploymentOptions = worker.DeploymentOptions{
 		UseVersioning: true, Version: worker.WorkerDeploymentVersion{DeploymentName: w.opts.TaskQueue, BuildID: build},
 	}

@@ -70,7 +70,7 @@ func newWorld(t *testing.T) *world {
 // work starts a worker as the programs do, and stops it when the test ends.
 func (w *world) work() {
 	w.Helper()
-	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(make(chan error, 1)))
+	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
 	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks.Sender{HTTPS: w.told})))
 	require.NoError(w, run.Start())
 	w.Cleanup(run.Stop)
@@ -80,7 +80,7 @@ func (w *world) work() {
 // processes would: one runs the workflows, one the regular activities.
 func (w *world) workApart() {
 	w.Helper()
-	workflowsOnly, activitiesOnly := workerOptions(make(chan error, 1)), workerOptions(make(chan error, 1))
+	workflowsOnly, activitiesOnly := workerOptions(config.Config{}, make(chan error, 1)), workerOptions(config.Config{}, make(chan error, 1))
 	workflowsOnly.LocalActivityWorkerOnly = true
 	activitiesOnly.DisableWorkflowWorker = true
 	for _, options := range []worker.Options{workflowsOnly, activitiesOnly} {

@@ -28,7 +28,7 @@ var (
 	throttled = verdict{class: outflow.ClassUnavailable, throttle: true,
 		next: "it is retried; ask AWS for a higher quota if it stays"}
 	denied = verdict{class: outflow.ClassUnavailable,
-		next: "allow sqs:GetQueueUrl, sqs:GetQueueAttributes and sqs:SendMessage in the sender's policy and the queue's"}
+		next: "allow sqs:GetQueueUrl and sqs:SendMessage in the sender's policy and the queue's"}
 	unknownCaller = verdict{class: outflow.ClassUnavailable,
 		next: "check the AWS credentials, the region and this host's clock"}
 	refusedKey = verdict{class: outflow.ClassUnavailable,

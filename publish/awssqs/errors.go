@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,6 +27,7 @@ import (
 type attempt struct {
 	doing string // with the destination
 	sends bool   // the request carries messages
+	size  int    // that of its only message, 0 for several or none
 	// connected: a connection was used. Without one, nothing was sent.
 	connected atomic.Bool
 }
@@ -51,7 +54,7 @@ func (a *attempt) failure(err error) error {
 	case errors.As(err, &op):
 		detail = op.Error() // without the SDK's story around it
 	}
-	return failure(a.doing, v, code, detail, retryAfter(err))
+	return failure(a.doing, v, code, detail, a.size, retryAfter(err))
 }
 
 // verdictOf returns the verdict on an error of the client, and the code it
@@ -98,8 +101,8 @@ func noIdentity(err error) bool {
 }
 
 // entryFailure is the failure of one message in a batch whose others may have
-// been accepted. SQS says it did not accept this one.
-func entryFailure(doing string, e types.BatchResultErrorEntry) error {
+// been accepted. SQS says it did not accept this one, of size bytes.
+func entryFailure(doing string, e types.BatchResultErrorEntry, size int) error {
 	v := judge(aws.ToString(e.Code), 0)
 	code := plainCode(aws.ToString(e.Code))
 	if code == "" {
@@ -108,13 +111,19 @@ func entryFailure(doing string, e types.BatchResultErrorEntry) error {
 	if v == unknown && e.SenderFault {
 		code += " (sender's fault)"
 	}
-	return failure(doing, v, code, aws.ToString(e.Message), 0)
+	return failure(doing, v, code, aws.ToString(e.Message), size, 0)
 }
 
 // failure writes the text. AWS's own words stay out where they may quote the
-// message; what is left of them is the name of the parameter they are about.
-func failure(doing string, v verdict, code, detail string, after time.Duration) error {
-	if v.quotes {
+// message; what is left of them is the name of the parameter they are about, and the
+// queue's size limit. size is the message's, 0 where it says nothing.
+func failure(doing string, v verdict, code, detail string, size int, after time.Duration) error {
+	limit := sizeLimit.FindStringSubmatch(detail)
+	switch {
+	case v.content && size > 0 && limit != nil:
+		detail = fmt.Sprintf("the message has %d bytes with its attributes and encoding, and the queue takes %s", size, limit[1])
+		v.next = fmt.Sprintf("raise the queue's MaximumMessageSize, at most %d, and retry the message; or enqueue a reference to the content instead", maxBytes)
+	case v.quotes:
 		detail = parametersIn(detail)
 	}
 	text := doing + ": " + code
@@ -128,6 +137,9 @@ func failure(doing string, v verdict, code, detail string, after time.Duration) 
 	}
 	return f
 }
+
+// sizeLimit is how SQS says that a message exceeds its queue's MaximumMessageSize.
+var sizeLimit = regexp.MustCompile(`Message must be shorter than (\d{1,9}) bytes`)
 
 // noQueue is the text about a queue that does not exist.
 type noQueue string
@@ -171,8 +183,9 @@ func retryAfter(err error) time.Duration {
 		return 0
 	}
 	value := answer.Response.Header.Get("Retry-After")
-	if seconds, err := strconv.Atoi(value); err == nil && seconds > 0 {
-		return time.Duration(seconds) * time.Second
+	seconds, err := strconv.ParseUint(value, 10, 64)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(seconds, uint64(outflow.LongestRetryAfter/time.Second))) * time.Second
 	}
 	until, err := http.ParseTime(value)
 	if err != nil {
@@ -182,5 +195,5 @@ func retryAfter(err error) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return max(until.Sub(now), 0)
+	return min(max(until.Sub(now), 0), outflow.LongestRetryAfter)
 }

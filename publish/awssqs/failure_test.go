@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -325,13 +326,11 @@ func TestLookupHasItsOwnDeadlineAndIsShared(t *testing.T) {
 	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))
 }
 
-// slowly has every call for a queue, but the sends, take that long.
+// slowly has the lookup of a queue take that long.
 func slowly(t *testing.T, d time.Duration) *broker {
 	b := newBroker(t)
 	b.CreateQueue("", "orders", nil)
-	for _, action := range []string{"GetQueueUrl", "GetQueueAttributes"} {
-		b.Inject(fakesqs.Fault{Action: action, Delay: d})
-	}
+	b.Inject(fakesqs.Fault{Action: "GetQueueUrl", Delay: d})
 	return b
 }
 
@@ -359,32 +358,47 @@ func TestASlowQueueIsLookedUpBesideTheAttempts(t *testing.T) {
 	assert.Len(t, b.sizes(), 1)
 }
 
-// The send has all of its time, however long the lookup took, and the size limit is
-// no reason to wait.
+// The send has all of its time, however long the lookup took.
 func TestASlowLookupTakesNoTimeOfTheSend(t *testing.T) {
 	t.Parallel()
 	b := slowly(t, 800*time.Millisecond)
 	b.Inject(fakesqs.Fault{Action: batch, Delay: 800 * time.Millisecond})
 	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
-	began := time.Now()
 	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))
-	assert.Less(t, time.Since(began), 2300*time.Millisecond, "three answers take 2400 ms")
 	assert.Len(t, b.sizes(), 1)
 }
 
-// A limit that came late counts for the messages that come after it.
-func TestASizeLimitThatComesLateCounts(t *testing.T) {
+// An SQS that answers after three seconds: the fast path has no time for that, and a
+// durable attempt has. Neither takes the other's deadline, though they publish together.
+func TestSQSThatAnswersAfterThreeSeconds(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t)
-	b.CreateQueue("", "small", map[string]string{"MaximumMessageSize": "1024"})
-	b.Inject(fakesqs.Fault{Action: "GetQueueAttributes", Delay: 500 * time.Millisecond})
-	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
-	large := message("sqs://small", strings.Repeat("x", 2000))
-	require.ErrorContains(t, publishAll(t, p, large)[0], "InvalidParameterValue", "SQS's own verdict")
-	require.Eventually(t, func() bool {
-		return strings.Contains(publishAll(t, p, large)[0].Error(), "the queue takes 1024")
-	}, 5*time.Second, 50*time.Millisecond)
-	assert.Len(t, b.Requests("GetQueueAttributes"), 1)
+	b.CreateQueue("", "orders", nil)
+	p := awssqs.New(b.client)
+	noErrors(t, publishAll(t, p, message("sqs://orders", "the queue is known")))
+	b.Inject(fakesqs.Fault{Action: batch, Delay: 3 * time.Second})
+	publish := func(d time.Duration) error { return publishWithin(t, p, d) }
+	var fast error
+	var both sync.WaitGroup
+	both.Go(func() { fast = publish(4 * time.Second) })
+	both.Go(func() { assert.NoError(t, publish(30*time.Second)) })
+	both.Wait()
+	assert.ErrorContains(t, fast, "no answer")
+	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(fast))
+}
+
+// SQS, or what stands before it, names a time beside its refusal.
+func TestAThrottleThatNamesATime(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		"600": 10 * time.Minute, "86400": time.Hour, "99999999999999999999": time.Hour, "soon": 0, "-1": 0,
+	} {
+		b := newBroker(t)
+		b.CreateQueue("", "orders", nil)
+		b.Inject(fakesqs.Fault{Action: batch, Error: &fakesqs.Error{Status: 429, Code: "RequestThrottled", RetryAfter: value}})
+		err := publishAll(t, awssqs.New(b.client, awssqs.WithTimeout(time.Second)), message("sqs://orders", "a"))[0]
+		assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
+		assert.Equal(t, want, outflow.RetryAfter(err), value)
+	}
 }
 
 // Silence is a failure where the lookup before ended in one: else hasty attempts, the

@@ -3,19 +3,22 @@ package awssqs
 import (
 	"container/list"
 	"sync"
+	"time"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/coalesce"
 )
 
-// lane is what is kept for one destination: its coalescer with a request bound
-// of its own, so that a slow queue delays no other, and its queue's address.
+// lane is what is kept for one destination: its coalescers with request bounds of
+// their own, so that a slow queue delays no other, and its queue's address.
 type lane struct {
-	key     string // the canonical destination
-	queue   *lookup
-	batches *coalesce.Coalescer[entry, string]
-	users   int // Publish calls in it
-	place   *list.Element
+	key   string // the canonical destination
+	queue *lookup
+	// Calls of the fast path share no request with those that have more time: its
+	// deadline would suit only some of them.
+	quick, patient *coalesce.Coalescer[entry, string]
+	users          int // Publish calls in it
+	place          *list.Element
 }
 
 // lanes keeps a bounded number of lanes: the least recently used one without a
@@ -68,9 +71,18 @@ func (l *lanes) evict(limit int) {
 }
 
 func (p *Publisher) newLane(key string, d outflow.Destination) *lane {
-	s := &sender{caller: caller{api: p.api, destination: d, timeout: p.timeout}}
-	s.lookup.calls = &s.caller
-	return &lane{key: key, queue: &s.lookup, batches: coalesce.New(coalesce.Options[entry]{
+	queue := &lookup{calls: &caller{api: p.api, destination: d, timeout: p.timeout}}
+	return &lane{
+		key: key, queue: queue,
+		quick:   p.batches(d, queue, min(p.timeout, outflow.QuickCall)),
+		patient: p.batches(d, queue, p.timeout),
+	}
+}
+
+// batches joins messages into requests that take no longer than timeout.
+func (p *Publisher) batches(d outflow.Destination, queue *lookup, timeout time.Duration) *coalesce.Coalescer[entry, string] {
+	s := &sender{caller: caller{api: p.api, destination: d, timeout: timeout}, lookup: queue}
+	return coalesce.New(coalesce.Options[entry]{
 		MaxItems: maxEntries,
 		MaxBytes: maxBytes,
 		Size:     func(e entry) int { return e.size },
@@ -78,6 +90,6 @@ func (p *Publisher) newLane(key string, d outflow.Destination) *lane {
 		// Under load fuller requests are worth four times the wait.
 		BusyLinger: 4 * p.linger,
 		MaxCalls:   p.maxRequests,
-		Timeout:    p.timeout,
-	}, s.send)}
+		Timeout:    timeout,
+	}, s.send)
 }

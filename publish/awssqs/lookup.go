@@ -5,26 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/publish"
 )
 
 // address is what a lookup learnt of a queue.
-type address struct {
-	url string
-	// limit is the queue's own bound on a message's bytes, maxBytes where it is not
-	// told, or not yet.
-	limit atomic.Int64
-}
+type address struct{ url string }
 
 // lookup finds a queue's address and keeps it. Concurrent callers share one lookup,
 // which has its own deadlines and no caller's context: a queue whose answers take
@@ -81,7 +73,7 @@ func (l *lookup) address(ctx context.Context, leave time.Duration, stale *addres
 	case ctx.Err() != nil:
 		return nil, l.notAttempted(ctx.Err())
 	case failing: // said nothing the last time, and is silent still
-		return nil, failure(l.doing(), down, "no answer", "it is waited for beside this attempt", 0)
+		return nil, failure(l.doing(), down, "no answer", "it is waited for beside this attempt", 0, 0)
 	}
 	// A queue that is slow to say where it is does not fail: the next attempt knows.
 	return nil, l.notAttempted(errNotYet)
@@ -99,7 +91,6 @@ func (l *lookup) notAttempted(why error) error {
 }
 
 func (l *lookup) run(p *pending) {
-	keep := false
 	defer func() {
 		if v := recover(); v != nil {
 			// No message is part of it, so it says nothing of any.
@@ -109,15 +100,12 @@ func (l *lookup) run(p *pending) {
 		defer l.mu.Unlock()
 		l.under = nil
 		l.failing = p.err != nil && outflow.ClassOf(p.err) == outflow.ClassUnavailable
-		if keep {
+		if p.err == nil {
 			l.known = p.found
 		}
 		close(p.done)
 	}()
 	p.found, p.err = l.ask()
-	if p.err == nil {
-		keep = l.askLimit(p.found)
-	}
 }
 
 // ask asks SQS where the queue is.
@@ -140,53 +128,7 @@ func (l *lookup) ask() (*address, error) {
 	if aws.ToString(out.QueueUrl) == "" {
 		return nil, outflow.Retryable(fmt.Errorf("%s: the answer has no queue URL (check the endpoint)", l.doing()))
 	}
-	found := &address{url: *out.QueueUrl}
-	found.limit.Store(maxBytes)
-	return found, nil
-}
-
-// askLimit asks for the queue's own size limit, and waits for it a moment. A later
-// answer counts from then on; one that fails later is not asked for again. Not getting
-// it is no reason not to send: SQS itself refuses what is too large. keep is false
-// where it could not be read for now, so that the next call asks again.
-func (l *lookup) askLimit(found *address) (keep bool) {
-	answer := make(chan bool, 1)
-	go func() {
-		keep := true
-		defer func() {
-			_ = recover() // the message is sent all the same
-			answer <- keep
-		}()
-		keep = l.limitOf(found)
-	}()
-	select {
-	case keep = <-answer:
-	case <-time.After(l.calls.least()):
-		keep = true
-	}
-	return keep
-}
-
-// limitOf returns false where the limit may be had a little later.
-func (l *lookup) limitOf(found *address) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), l.calls.timeout)
-	defer cancel()
-	out, err := l.calls.api.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
-		QueueUrl:       &found.url,
-		AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameMaximumMessageSize},
-	}, l.calls.within(l.calls.timeout/2))
-	if err != nil {
-		switch v, _ := verdictOf(err, true); v {
-		case throttled, down, unreachable, unanswered, missing:
-			return false
-		}
-		return true
-	}
-	limit, err := strconv.Atoi(out.Attributes[string(types.QueueAttributeNameMaximumMessageSize)])
-	if err == nil && limit > 0 {
-		found.limit.Store(int64(min(limit, maxBytes)))
-	}
-	return true
+	return &address{url: *out.QueueUrl}, nil
 }
 
 // caller is what every request for one destination shares.

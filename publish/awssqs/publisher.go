@@ -9,9 +9,9 @@
 // Concurrent publishes to one queue share SendMessageBatch requests of up to ten
 // messages and 1 MiB. A destination is a queue's name, with region and account
 // where they are not the client's; its URL is looked up once and again when the
-// queue was recreated. The sender needs the permissions sqs:SendMessage,
-// sqs:GetQueueUrl and, for queues with a size limit of their own,
-// sqs:GetQueueAttributes. Decode is the consumer's side.
+// queue was recreated. A size limit of the queue's own is left to SQS, so that it counts
+// as it is at the moment. The sender needs the permissions sqs:SendMessage and
+// sqs:GetQueueUrl. Decode is the consumer's side.
 //
 //	cfg, err := config.LoadDefaultConfig(ctx) // honours AWS_REGION, AWS_ENDPOINT_URL_SQS, …
 //	publisher := awssqs.New(sqs.NewFromConfig(cfg))
@@ -32,7 +32,6 @@ import (
 // API is what the Publisher needs of a client; *sqs.Client has it.
 type API interface {
 	GetQueueUrl(context.Context, *sqs.GetQueueUrlInput, ...func(*sqs.Options)) (*sqs.GetQueueUrlOutput, error)
-	GetQueueAttributes(context.Context, *sqs.GetQueueAttributesInput, ...func(*sqs.Options)) (*sqs.GetQueueAttributesOutput, error)
 	SendMessageBatch(context.Context, *sqs.SendMessageBatchInput, ...func(*sqs.Options)) (*sqs.SendMessageBatchOutput, error)
 }
 
@@ -76,14 +75,18 @@ func WithMaxRequests(n int) Option {
 	}
 }
 
-// WithTimeout sets how long a request may take with its retries; 2.5 s by default,
-// which stays below the 4 s that the fast path gives to a whole Publish. A queue
-// that is not known yet is looked up before, as long as Publish's context leaves the
-// request its time; the lookup goes on beside, for as long as a request may.
+// DefaultTimeout bounds a request with its retries: 1 MiB at 1 Mbit/s.
+const DefaultTimeout = 10 * time.Second
+
+// WithTimeout sets how long a request may take with its retries: DefaultTimeout by
+// default, outflow.LongestCall at most. Where Publish's context has no time for it, as
+// on the fast path, a request has outflow.QuickCall. A queue that is not known yet is
+// looked up before, as long as the context leaves the request its time; the lookup goes
+// on beside, for as long as a request may.
 func WithTimeout(d time.Duration) Option {
 	return func(s *settings) {
 		if d > 0 {
-			s.timeout = d
+			s.timeout = min(d, outflow.LongestCall)
 		}
 	}
 }
@@ -92,7 +95,7 @@ func WithTimeout(d time.Duration) Option {
 // endpoint, credentials and region are used; its retry settings are not.
 func New(client API, opts ...Option) *Publisher {
 	s := settings{
-		api: client, linger: 5 * time.Millisecond, maxRequests: 8, timeout: 2500 * time.Millisecond,
+		api: client, linger: 5 * time.Millisecond, maxRequests: 8, timeout: DefaultTimeout,
 		// A lane is a few hundred bytes; losing one costs two lookups.
 		maxLanes: 1000,
 	}
@@ -126,18 +129,19 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	}
 	size := sizeOf(e)
 	if size > maxBytes {
-		return "", tooLarge(d, size, maxBytes)
+		return "", tooLarge(d, size)
 	}
 	lane := p.acquire(d)
 	defer p.lanes.release(lane)
-	to, err := lane.queue.address(ctx, p.timeout, nil)
+	batches, call := lane.patient, publish.CallTime(ctx, p.timeout)
+	if call < p.timeout {
+		batches = lane.quick
+	}
+	to, err := lane.queue.address(ctx, call, nil)
 	if err != nil {
 		return "", err
 	}
-	if limit := int(to.limit.Load()); size > limit {
-		return "", tooLarge(d, size, limit)
-	}
-	brokerMessageID, err = lane.batches.Do(ctx, entry{SendMessageBatchRequestEntry: e, size: size, to: to})
+	brokerMessageID, err = batches.Do(ctx, entry{SendMessageBatchRequestEntry: e, size: size, to: to})
 	var classified *outflow.Failure
 	if err != nil && !errors.As(err, &classified) {
 		// Refused before its batch was sealed, or the shared call died.

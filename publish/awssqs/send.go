@@ -29,7 +29,7 @@ type result = coalesce.Result[string]
 // sender makes the shared calls of one destination.
 type sender struct {
 	caller
-	lookup lookup
+	lookup *lookup
 }
 
 // send is the shared call: one batch to the address that was found last. It answers
@@ -91,6 +91,9 @@ func (s *sender) request(ctx context.Context, to *address, batch []entry) (resul
 		in.Entries = append(in.Entries, e.SendMessageBatchRequestEntry)
 	}
 	a := &attempt{doing: doing, sends: true}
+	if len(batch) == 1 {
+		a.size = batch[0].size
+	}
 	out, err := s.api.SendMessageBatch(a.trace(ctx), in, s.options)
 	if err != nil {
 		v, _ = verdictOf(err, a.connected.Load())
@@ -106,7 +109,7 @@ func (s *sender) request(ctx context.Context, to *address, batch []entry) (resul
 	// duplicate is better than a loss.
 	for _, e := range out.Failed {
 		if i, ok := place(e.Id, results); ok {
-			results[i] = result{Err: entryFailure(doing, e)}
+			results[i] = result{Err: entryFailure(doing, e, batch[i].size)}
 		}
 	}
 	return results, v, nil
@@ -138,12 +141,8 @@ func fill(results []result, err error) []result {
 	return results
 }
 
-func tooLarge(d outflow.Destination, size, limit int) error {
-	who, next := "SQS", ""
-	if limit < maxBytes {
-		who, next = "the queue", fmt.Sprintf(", or raise the queue's MaximumMessageSize, at most %d", maxBytes)
-	}
+func tooLarge(d outflow.Destination, size int) error {
 	return outflow.Permanent(fmt.Errorf(
-		"sending to %s: the message has %d bytes with its attributes and encoding, and %s takes %d (enqueue a reference to the content instead%s)",
-		d, size, who, limit, next))
+		"sending to %s: the message has %d bytes with its attributes and encoding, and SQS takes %d (enqueue a reference to the content instead)",
+		d, size, maxBytes))
 }

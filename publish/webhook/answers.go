@@ -16,9 +16,6 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// maxRetryAfter bounds what an answer can ask for.
-const maxRetryAfter = time.Hour
-
 // judge says what an answer means; nil is an acknowledgement. A body is never
 // quoted: it may repeat the payload. docs/webhooks.md has the reasons.
 func judge(to target, resp *http.Response) error {
@@ -60,7 +57,7 @@ func retryAfter(header http.Header) time.Duration {
 	value := header.Get("Retry-After")
 	seconds, err := strconv.ParseUint(value, 10, 64)
 	if err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
+		return time.Duration(min(seconds, uint64(outflow.LongestRetryAfter/time.Second))) * time.Second
 	}
 	until, err := http.ParseTime(value)
 	if err != nil {
@@ -70,7 +67,7 @@ func retryAfter(header http.Header) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return min(max(until.Sub(now), 0), maxRetryAfter)
+	return min(max(until.Sub(now), 0), outflow.LongestRetryAfter)
 }
 
 const (

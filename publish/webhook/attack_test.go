@@ -385,24 +385,44 @@ func TestTheCallersTime(t *testing.T) {
 	})
 }
 
-// TestSendTakesTheCallersTime, longer or shorter; its own only where there is none.
-func TestSendTakesTheCallersTime(t *testing.T) {
+// TestTimeoutEndsASend, however long its caller would wait.
+func TestTimeoutEndsASend(t *testing.T) {
+	a := newAuthority(t)
+	port := serveHTTP(t, a, func(_ http.ResponseWriter, req *http.Request) {
+		_, _ = io.Copy(io.Discard, req.Body) // only then the server sees that the sender left
+		<-req.Context().Done()
+	})
+	p := publisher(t, a, webhook.Options{Timeout: 400 * time.Millisecond})
+	long, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	for _, ctx := range []context.Context{t.Context(), long} {
+		_, err := p.Send(ctx, message(port).Destination, "id", "", []byte(marker), nil)
+		failed(t, err, outflow.ClassUnavailable, "no answer in time")
+		_, err = p.Publish(ctx, message(port))
+		failed(t, err, outflow.ClassUnavailable, "no answer in time")
+	}
+}
+
+// TestAReceiverThatAnswersAfterThreeSeconds is too slow for the fast path, and not for
+// a durable attempt.
+func TestAReceiverThatAnswersAfterThreeSeconds(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	port := serveHTTP(t, a, func(_ http.ResponseWriter, req *http.Request) {
 		select {
-		case <-time.After(800 * time.Millisecond):
+		case <-time.After(3 * time.Second):
 		case <-req.Context().Done():
 		}
 	})
-	p := publisher(t, a, webhook.Options{Timeout: 400 * time.Millisecond})
-	_, err := p.Send(t.Context(), message(port).Destination, "id", "", []byte(marker), nil)
-	failed(t, err, outflow.ClassUnavailable, "no answer in time")
-	long, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	p := publisher(t, a, webhook.Options{})
+	fast, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
-	_, err = p.Send(long, message(port).Destination, "id", "", []byte(marker), nil)
-	require.NoError(t, err)
-	_, err = p.Publish(long, message(port))
+	_, err := p.Publish(fast, message(port))
 	failed(t, err, outflow.ClassUnavailable, "no answer in time")
+	durable, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = p.Publish(durable, message(port))
+	require.NoError(t, err)
 }
 
 // TestErrorsStayShort, whatever the address.

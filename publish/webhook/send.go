@@ -42,8 +42,8 @@ var sendID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
 // A nil error says that the receiver answered with a status from 200 to 299; the
 // answer is also returned with an error that came of its status. Errors have a
 // class, as those of publish.Publisher. The end of ctx ends the call; where nothing
-// was sent by then, the error wraps outflow.ErrNotAttempted. A ctx with a deadline
-// gives the call that much time, 30 s at most, instead of Options.Timeout.
+// was sent by then, the error wraps outflow.ErrNotAttempted. Options.Timeout ends it
+// at the latest.
 func (p *Publisher) Send(ctx context.Context, address, id, contentType string, body []byte, headers map[string]string) (Answer, error) {
 	to, err := parseTarget(address)
 	if err != nil {
@@ -56,11 +56,7 @@ func (p *Publisher) Send(ctx context.Context, address, id, contentType string, b
 	if err != nil {
 		return Answer{}, outflow.Permanent(fmt.Errorf("posting to %s: %w", to, err))
 	}
-	limit := p.timeout
-	if _, ok := ctx.Deadline(); ok {
-		limit = mostTime
-	}
-	deadline, err := p.deadline(ctx, to, limit)
+	deadline, err := p.deadline(ctx, to, p.timeout)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -105,7 +101,7 @@ func (p *Publisher) deadline(ctx context.Context, to target, limit time.Duration
 	case ctx.Err() != nil:
 		return deadline, outflow.Retryable(fmt.Errorf("posting to %s: %w: %w", to, outflow.ErrNotAttempted, context.Cause(ctx)))
 	// One that is cut off may have been received.
-	case time.Until(deadline) < p.timeout/4:
+	case time.Until(deadline) < min(limit, outflow.QuickCall)/4:
 		return deadline, outflow.Retryable(fmt.Errorf("posting to %s: %w: too little time was left", to, outflow.ErrNotAttempted))
 	}
 	return deadline, nil

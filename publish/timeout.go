@@ -1,0 +1,22 @@
+package publish
+
+import (
+	"context"
+	"time"
+
+	"github.com/outflowhq/outflow"
+)
+
+// answerTime is what a call leaves of its caller's time, for the answer's way back.
+const answerTime = time.Second
+
+// CallTime is how long a publisher's call to its broker may take, retries included: the
+// publisher's own timeout, outflow.LongestCall at most, where ctx leaves time for it and
+// a second more. Otherwise, as on the fast path, it is outflow.QuickCall at most.
+func CallTime(ctx context.Context, own time.Duration) time.Duration {
+	own = min(own, outflow.LongestCall)
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < own+answerTime {
+		return min(own, outflow.QuickCall)
+	}
+	return own
+}
