@@ -69,6 +69,7 @@ type Activities struct {
 	sender    CallbackSender
 	owner     *ownership
 	flights   *flights
+	payloads  payloads
 	tracer    tracing.Tracer
 	ends      endLog
 }
@@ -76,7 +77,7 @@ type Activities struct {
 // New returns the activities over a store and a publisher.
 func New(store Store, publisher Publisher, options ...Option) *Activities {
 	a := &Activities{store: store, publisher: publisher, sender: PublishCallbacks(publisher),
-		owner: &ownership{identity: store}, flights: newFlights()}
+		owner: &ownership{identity: store}, flights: newFlights(), payloads: newPayloads()}
 	for _, option := range options {
 		option(a)
 	}
@@ -171,13 +172,16 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 		}
 		return result, beforehand(err)
 	}
-	if record.Owed > 0 {
-		if record.Payload, err = a.loadPayload(ctx, record); err != nil {
-			a.store.NotTried(record.Destination, ref.ID)
-			return PublishResult{}, beforehand(err)
-		}
+	var id string
+	var inARow int
+	loadErr, err := a.withPayload(ctx, record, func(record outflow.Record) (err error) {
+		id, inARow, err = a.send(ctx, record, t.traced)
+		return err
+	})
+	if loadErr != nil {
+		a.store.NotTried(record.Destination, ref.ID)
+		return PublishResult{}, beforehand(loadErr)
 	}
-	id, inARow, err := a.send(ctx, record, t.traced)
 	if err != nil && t.local && inARow > mostWaiting {
 		outcome, putErr := a.store.PutBack(ctx, ref, err.Error())
 		if putErr == nil {
@@ -188,13 +192,6 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 		return PublishResult{}, err
 	}
 	return PublishResult{Verdict: Published, BrokerMessageID: id}, nil
-}
-
-// loadPayload leaves the broker's call its time, where the attempt has any to spare.
-func (a *Activities) loadPayload(ctx context.Context, record outflow.Record) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, PayloadLoad)
-	defer cancel()
-	return a.store.LoadPayload(ctx, record)
 }
 
 // beforehand marks what failed before anything was sent. A row that is gone stays so.
