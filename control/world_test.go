@@ -278,7 +278,7 @@ func TestCancelDuringBackoff(t *testing.T) {
 	})
 	w.start()
 	id := w.enqueue("sqs://orders")
-	w.until(id, func(s outboxdb.Standing) bool { return s.Retrying && s.Attempts >= 2 })
+	w.until(id, func(s outboxdb.Standing) bool { return s.Retrying && s.Attempts >= 1 })
 	began := time.Now()
 	a := w.one(w.desk.Cancel(t.Context(), w.operator, []uuid.UUID{id}, 20*time.Second))
 	assert.Equal(t, Done, a.Verdict, a.Text)
@@ -437,7 +437,7 @@ func TestRetryOfARetryingMessage(t *testing.T) {
 	w := newWorld(t)
 	// So far apart that between two attempts nothing is under way.
 	w.broker.set(func(outflow.Message) error {
-		return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 50 * time.Second, Err: errors.New("throttled")}
+		return &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: 50 * time.Second, Err: errors.New("throttled")}
 	})
 	w.start()
 	id := w.enqueue("sqs://orders")

@@ -53,7 +53,7 @@ func TestDismissOnARealTable(t *testing.T) {
 	assert.Zero(t, exit)
 	assert.Regexp(t, `(?m)^state +dismissed$`, out)
 	assert.Regexp(t, `(?m)^last error +no such queue$`, out)
-	assert.Regexp(t, `audit +\S+ dismiss by ada@host: duplicate\n`, out)
+	assert.Regexp(t, `audit +\S+ dismiss by ada@host \(login outflow\): duplicate\n`, out)
 
 	// No filter takes what was let go, but the one that says so.
 	out, exit = outflowRun("dismiss -state dead -why retired -yes -limit 1000")

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -91,9 +92,12 @@ func settledFile(name string) ([]byte, error) {
 func readFile(name string) ([]byte, error) {
 	text, err := bounded.ReadFile(name, mostOfFile)
 	var large *bounded.TooLargeError
+	var path *fs.PathError
 	switch {
 	case errors.As(err, &large):
 		return nil, fmt.Errorf("wants a file of at most %d bytes", large.Limit)
+	case errors.As(err, &path) && path.Op == "read":
+		return nil, fmt.Errorf("reading the file: %w", reason(err))
 	case err != nil:
 		return nil, fmt.Errorf("wants a file that can be read: %w", reason(err))
 	}

@@ -55,13 +55,17 @@ func session(c *pgxpool.Config, getenv func(string) string) {
 var errReadOnly = errors.New("the server is read-only: it is a standby, as an old primary is after a failover, or default_transaction_read_only is on; " +
 	"name all hosts in the URL, or another target_session_attrs than read-write")
 
-// takesWrites is pgx's target_session_attrs=read-write, with an error that says what to do.
+// takesWrites is target_session_attrs=read-write, with an error that says what to do.
+// pgx's own panics where a server answers with no row.
 func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
-	err := pgconn.ValidateConnectTargetSessionAttrsReadWrite(ctx, conn)
-	if errors.Is(err, pgconn.ErrReadOnlyConnection) {
+	answer := conn.ExecParams(ctx, "SHOW transaction_read_only", nil, nil, nil, nil).Read()
+	if answer.Err != nil {
+		return answer.Err
+	}
+	if len(answer.Rows) > 0 && string(answer.Rows[0][0]) == "on" {
 		return errReadOnly
 	}
-	return err
+	return nil
 }
 
 // pooler remembers whether a pooler stands before the server that refuses settings.

@@ -25,12 +25,21 @@ import (
 
 var errDown = outflow.Unavailable(errors.New("503"))
 
+// afterTheFirst is what a destination asks for: nothing at the nth attempt if that is the
+// first, so that the durable one follows soon, and then a minute.
+func afterTheFirst(n int) time.Duration {
+	if n == 1 {
+		return 0
+	}
+	return time.Minute
+}
+
 // A run in a long backoff that is told to try now does.
 func TestTryNow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.broker.set(func(n int) (string, error) {
-		return "", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Minute, Err: errors.New("503")}
+		return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: afterTheFirst(n), Err: errors.New("503")}
 	})
 	w.work()
 	w.scan()
@@ -85,7 +94,7 @@ func TestTryNowDuringAnAttemptThatFails(t *testing.T) {
 			sending <- struct{}{}
 			<-release
 		}
-		return "", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Minute, Err: fmt.Errorf("503, the %d.", n)}
+		return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: afterTheFirst(n), Err: fmt.Errorf("503, the %d.", n)}
 	})
 	w.work()
 	w.scan()
@@ -186,8 +195,8 @@ func TestTwoStartersMeetOneExpiredLease(t *testing.T) {
 
 	var told atomic.Int64
 	w.broker.set(func(int) (string, error) {
-		if told.Add(1) <= 2 { // the fast path, and the first durable attempt
-			return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: time.Minute, Err: errors.New("not now")}
+		if n := told.Add(1); n <= 2 { // the fast path, and the first durable attempt
+			return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: afterTheFirst(int(n)), Err: errors.New("not now")}
 		}
 		return "broker-2", nil
 	})
