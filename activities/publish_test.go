@@ -288,7 +288,7 @@ func TestDurableAttempt(t *testing.T) {
 // An attempt that never came to send is not counted by the next one, whichever way the
 // row was renewed.
 func TestAttemptsThatSendNothing(t *testing.T) {
-	attempt := func(t *testing.T, change func(f *fake)) (notes []attemptNote, err error, f *fake) {
+	attempt := func(t *testing.T, change func(f *fake)) (notes []attemptNote, err error) {
 		f, a, ref := newFake()
 		change(f)
 		var suite testsuite.WorkflowTestSuite
@@ -300,7 +300,7 @@ func TestAttemptsThatSendNothing(t *testing.T) {
 		})
 		env.RegisterActivity(a)
 		_, err = env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, Attempts: 1})
-		return notes, err, f
+		return notes, err
 	}
 	for name, c := range map[string]struct {
 		change func(f *fake)
@@ -313,7 +313,7 @@ func TestAttemptsThatSendNothing(t *testing.T) {
 		"but one that failed counts": {func(f *fake) { f.publish = down }, attemptNote{"503", 1, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			notes, err, _ := attempt(t, c.change)
+			notes, err := attempt(t, c.change)
 			require.Error(t, err)
 			assert.Equal(t, []attemptNote{c.want}, notes)
 		})
