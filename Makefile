@@ -20,8 +20,8 @@ help: ## list the targets
 build: ## build every program into bin/ (the first time takes some minutes: Temporal's server is among them)
 	@mkdir -p $(BIN)
 	$(STATIC) -o $(BIN)/outflow ./cmd/outflow
-	$(STATIC) -o $(BIN)/outflow-starter ./starter
-	$(STATIC) -o $(BIN)/outflow-worker ./worker
+	$(STATIC) -o $(BIN)/outflow-starter ./cmd/outflow-starter
+	$(STATIC) -o $(BIN)/outflow-worker ./cmd/outflow-worker
 	$(STATIC) -o $(BIN)/signup ./examples/signup
 	$(STATIC) -o $(BIN)/demo ./examples/signup/demo
 	cd devstack && go build -o ../$(BIN)/devstack .
