@@ -80,7 +80,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err := checkSettings(getenv); err != nil {
 		return err
 	}
-	bin, err := findPrograms()
+	programs := []string{"outflow", "outflow-starter", "outflow-worker"}
+	if *own == "" {
+		programs = append(programs, "signup")
+	}
+	bin, err := findPrograms(programs)
 	if err != nil {
 		return err
 	}
@@ -126,14 +130,14 @@ func checkSettings(getenv func(string) string) error {
 }
 
 // findPrograms returns the folder of this program, in which the others must be.
-func findPrograms() (string, error) {
+func findPrograms(names []string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("looking for the other programs: %w", err)
 	}
 	bin := filepath.Dir(self)
 	var missing []string
-	for _, name := range []string{"outflow", "outflow-starter", "outflow-worker", "signup"} {
+	for _, name := range names {
 		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
 			missing = append(missing, name)
 		}
