@@ -49,8 +49,8 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "activities", "control", "internal/callbacks", "internal/config", "internal/telemetry", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc/codes"},
 	},
-	"internal/telemetry": {[]string{"internal/config"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
-	"internal/teststack": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"internal/telemetry":  {[]string{"internal/config"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
+	"internal/teststack":  {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
 	"cmd/outflow-starter": {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow-worker":  {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {

@@ -47,6 +47,7 @@ func TestReadmeAgainstMakeDev(t *testing.T) {
 	delivered(1)
 
 	environment, _, _ := strings.Cut(first, "\n")
+	shell(t, dir, environment+"\nbin/outflow doctor\nbin/outflow-starter -once") // the env file has all that they need
 	sql := filepath.Join(dir, "readme.sql")
 	write(t, sql, block(t, readme, "sql", "outbox.enqueue"), 0o644)
 	shell(t, dir, environment+"\n"+`psql "$DATABASE_URL" -v ON_ERROR_STOP=1 < readme.sql`)
