@@ -19,17 +19,17 @@ help: ## list the targets
 
 build: ## build every program into bin/ (the first time takes some minutes: Temporal's server is among them)
 	@mkdir -p $(BIN)
+	@test -e $(BIN)/devstack || echo "The first build takes some minutes: Temporal's server is compiled into $(BIN)/devstack."
 	$(STATIC) -o $(BIN)/outflow ./cmd/outflow
-	$(STATIC) -o $(BIN)/outflow-starter ./starter
-	$(STATIC) -o $(BIN)/outflow-worker ./worker
+	$(STATIC) -o $(BIN)/outflow-starter ./cmd/outflow-starter
+	$(STATIC) -o $(BIN)/outflow-worker ./cmd/outflow-worker
 	$(STATIC) -o $(BIN)/signup ./examples/signup
 	$(STATIC) -o $(BIN)/demo ./examples/signup/demo
 	cd devstack && go build -o ../$(BIN)/devstack .
 
-dev: build ## start Postgres, Temporal with its Web UI and an SQS endpoint, migrated; stays until Ctrl-C
+dev: build ## start Postgres, Temporal with its Web UI, an SQS endpoint and Outflow, for messages of your own; until Ctrl-C
 	$(BIN)/devstack run --data .devstack/data --env-file .devstack/env \
-	  --queue user-registered --queue welcome-email -- \
-	  bash -c '$(BIN)/outflow migrate up && echo "Ready, with the queues named above, where the examples of README.md go. In another shell: set -a; . .devstack/env; set +a" && exec sleep infinity'
+	  --queue user-registered --queue welcome-email -- $(BIN)/demo -own .devstack/env
 
 demo: build ## start everything and deliver real sign-ups; ONCE=1 ends by itself
 	$(BIN)/devstack run -- $(BIN)/demo $(if $(ONCE),-once)

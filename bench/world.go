@@ -135,11 +135,11 @@ func build(ctx context.Context, into string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"starter", "worker"} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(into, "outflow-"+name), "./"+name)
+	for _, name := range []string{"outflow-starter", "outflow-worker"} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(into, name), "./cmd/"+name)
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "GOWORK=off")
 		if said, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("building the %s: %w\n%s", name, err, said)
+			return fmt.Errorf("building %s: %w\n%s", name, err, said)
 		}
 	}
 	return nil

@@ -26,7 +26,8 @@ Flags:
   --env-file PATH            write the environment there (up: default .devstack/env)
   --queue NAME               make this SQS queue; more than once for more (they live in memory)
   --postgres-port N, --temporal-port N, --ui-port N, --sqs-port N
-                             ports on 127.0.0.1; default 0, a free one
+                             ports on 127.0.0.1; default 0: that of the last stack on the same data where
+                             it is free, else another
   --database-url URL         use this Postgres, not an own one
   --temporal-address H:P     use this Temporal, not an own one
 

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -55,18 +57,11 @@ func TestKilledStackLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestDataOutlivesRestartAndKill(t *testing.T) {
+func TestDataAndPortsOutliveRestartAndKill(t *testing.T) {
 	dir := rootOnly(t)
-	port, err := ports.Free()
-	if err != nil {
-		t.Fatal(err)
-	}
-	args := []string{"up", "--data", "data", "--postgres-port", strings.TrimPrefix(ports.Address(port), ports.Loopback+":")}
+	args := []string{"up", "--data", "data"}
 	first := launch(t, dir, nil, args...)
 	env := first.env(t)
-	if !strings.Contains(env["DATABASE_URL"], ports.Address(port)) {
-		t.Errorf("%s is not on the port that was given, %d", env["DATABASE_URL"], port)
-	}
 	data := postgresDir(t, env["DATABASE_URL"])
 	t.Cleanup(func() {
 		if !strings.HasPrefix(data, dir) { // root, in a folder of its own
@@ -79,7 +74,9 @@ func TestDataOutlivesRestartAndKill(t *testing.T) {
 	}
 
 	second := launch(t, dir, nil, args...)
-	env = second.env(t)
+	if again := second.env(t); !maps.Equal(again, env) {
+		t.Errorf("a restart has another environment: %v, not %v", again, env)
+	}
 	if got := scalar(t, env["DATABASE_URL"], "select word from kept"); got != "once" {
 		t.Errorf("after a restart: %q", got)
 	}
@@ -94,9 +91,50 @@ func TestDataOutlivesRestartAndKill(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	ui := strings.TrimPrefix(env["OUTFLOW_TEMPORAL_UI"], "http://")
+	eventually(t, "the end of the Web UI", func() bool { return closed(ui) })
+	holder, err := net.Listen("tcp", ui)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
 	third := launch(t, dir, nil, args...)
-	if got := scalar(t, third.env(t)["DATABASE_URL"], "select string_agg(word, ' ' order by word) from kept"); got != "once twice" {
+	after := third.env(t)
+	if got := scalar(t, after["DATABASE_URL"], "select string_agg(word, ' ' order by word) from kept"); got != "once twice" {
 		t.Errorf("after a kill: %q", got)
+	}
+	third.end(t, syscall.SIGTERM)
+	if !strings.Contains(third.out.String(), "port "+strings.TrimPrefix(ui, ports.Loopback+":")+" is taken") {
+		t.Errorf("a port that is taken is not said: %s", third.out)
+	}
+	for name, value := range env {
+		if moved := strings.HasSuffix(name, "TEMPORAL_UI"); moved == (after[name] == value) {
+			t.Errorf("%s was %s, and is %s, while the Web UI's port alone was taken", name, value, after[name])
+		}
+	}
+}
+
+// TestAskedPort: a port that somebody asked for is had, or the start fails.
+func TestAskedPort(t *testing.T) {
+	port, err := ports.Free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"up", "--ephemeral", "--postgres-port", strings.TrimPrefix(ports.Address(port), ports.Loopback+":")}
+	other, err := net.Listen("tcp", ports.Address(port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := rootOnly(t)
+	refused := launch(t, dir, nil, args...)
+	if code := refused.wait(t); code != 1 || !strings.Contains(refused.err.String(), "taking port") {
+		t.Errorf("exit code %d: %s", code, refused.err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if env := launch(t, dir, nil, args...).env(t); !strings.Contains(env["DATABASE_URL"], ports.Address(port)) {
+		t.Errorf("%s is not on the port that was given, %d", env["DATABASE_URL"], port)
 	}
 }
 

@@ -24,14 +24,25 @@ const Loopback = "127.0.0.1"
 // Address is the loopback address with the given port.
 func Address(port int) string { return net.JoinHostPort(Loopback, strconv.Itoa(port)) }
 
-// Or returns port, or a free one where it is 0. A given port that is taken is an error that names it.
+// TakenError says that a port which somebody asked for can't be had.
+type TakenError struct {
+	Port int
+	Err  error
+}
+
+func (e *TakenError) Error() string { return fmt.Sprintf("taking port %d: %v", e.Port, e.Err) }
+
+// Unwrap gives the reason.
+func (e *TakenError) Unwrap() error { return e.Err }
+
+// Or returns port, or a free one where it is 0. A given port that is taken is a *TakenError.
 func Or(port int) (int, error) {
 	if port == 0 {
 		return Free()
 	}
 	l, err := net.Listen("tcp", Address(port))
 	if err != nil {
-		return 0, fmt.Errorf("taking port %d: %w", port, err)
+		return 0, &TakenError{port, err}
 	}
 	return port, l.Close()
 }

@@ -71,13 +71,14 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Port, err = ports.Or(o.Port); err != nil {
-		return nil, fmt.Errorf("choosing Postgres's port: %w", err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := clearStale(ctx, o.Dir); err != nil {
 		return nil, err
+	}
+	// Now: an earlier cluster that goes down holds the port until it is gone.
+	if o.Port, err = ports.Or(o.Port); err != nil {
+		return nil, fmt.Errorf("choosing Postgres's port: %w", err)
 	}
 	if err := initialise(ctx, bin, who, o); err != nil {
 		return nil, err

@@ -63,7 +63,7 @@ func isAmbientSetting(kv string) bool {
 	return false
 }
 
-// writeEnv writes the environment in a form that a POSIX shell reads, at once: nobody sees half a file.
+// writeEnv writes the environment in a form that a POSIX shell reads.
 func (s *Stack) writeEnv(path string) error {
 	path, err := absolute(path)
 	if err != nil {
@@ -75,23 +75,28 @@ func (s *Stack) writeEnv(path string) error {
 		name, value, _ := strings.Cut(kv, "=")
 		b.WriteString(name + "=" + shellQuote(value) + "\n")
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".env-")
-	if err != nil {
+	if err := replaceFile(path, []byte(b.String())); err != nil {
 		return fmt.Errorf("writing the env file: %w", err)
 	}
+	s.envFile = path
+	return nil
+}
+
+// replaceFile writes the file at once: nobody sees half of it.
+func replaceFile(path string, content []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-")
+	if err != nil {
+		return err
+	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.WriteString(b.String())
+	_, err = tmp.Write(content)
 	if closeErr := tmp.Close(); err == nil {
 		err = closeErr
 	}
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
-	if err != nil {
-		return fmt.Errorf("writing the env file: %w", err)
-	}
-	s.envFile = path
-	return nil
+	return err
 }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
@@ -117,6 +122,9 @@ func (s *Stack) WriteTable(w io.Writer) error {
 	rows = append(rows, [2]string{"Logs", filepath.Dir(s.folder.logs("postgres"))})
 	if s.envFile != "" {
 		rows = append(rows, [2]string{"Environment", s.envFile})
+	}
+	for _, moved := range s.moved {
+		rows = append(rows, [2]string{"Another port", moved})
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	for _, row := range rows {

@@ -23,7 +23,7 @@ type Options struct {
 	Ephemeral bool
 	// Durable makes Postgres of an ephemeral stack keep every commit through a crash, as it does with a DataDir anyway.
 	Durable bool
-	// Ports on the loopback address; 0 is a free one.
+	// Ports on the loopback address; 0 is that of the last stack on the same DataDir where it is free, else a free one.
 	PostgresPort, TemporalPort, UIPort, QueuePort int
 	// Queues are made when the stack comes up: they live in memory, so each time anew.
 	Queues []string

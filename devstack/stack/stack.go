@@ -29,6 +29,9 @@ type Stack struct {
 	queues   *queues.Server
 
 	databaseURL, temporalAddress, envFile string
+
+	kept  keptPorts // of the data folder's last stack, then this one's
+	moved []string  // says which of them were taken
 }
 
 // Up brings all up, and takes down what it had started where a part fails.
@@ -41,10 +44,16 @@ func Up(ctx context.Context, o Options) (*Stack, error) {
 		return nil, err
 	}
 	s := &Stack{options: o, folder: f}
+	if s.kept, err = f.readPorts(); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
 	for _, start := range []func(context.Context) error{s.startPostgres, s.startQueues, s.startTemporal, s.startUI} {
 		if err := start(ctx); err != nil {
 			return nil, errors.Join(err, s.Down())
 		}
+	}
+	if err := f.writePorts(s.kept); err != nil {
+		return nil, errors.Join(err, s.Down())
 	}
 	if o.EnvFile != "" {
 		if err := s.writeEnv(o.EnvFile); err != nil {
@@ -59,10 +68,15 @@ func (s *Stack) startPostgres(ctx context.Context) error {
 		s.databaseURL = s.options.DatabaseURL
 		return nil
 	}
-	var err error
-	s.postgres, err = postgres.Start(ctx, postgres.Options{
-		Dir: s.folder.postgres, Port: s.options.PostgresPort, LogFile: s.folder.logs("postgres"),
-		Durable: s.options.Durable || !s.options.Ephemeral,
+	err := s.onPort("Postgres", s.options.PostgresPort, &s.kept.Postgres, func(port int) (_ int, err error) {
+		s.postgres, err = postgres.Start(ctx, postgres.Options{
+			Dir: s.folder.postgres, Port: port, LogFile: s.folder.logs("postgres"),
+			Durable: s.options.Durable || !s.options.Ephemeral,
+		})
+		if err != nil {
+			return 0, err
+		}
+		return s.postgres.Port(), nil
 	})
 	if err != nil {
 		return err
@@ -71,8 +85,14 @@ func (s *Stack) startPostgres(ctx context.Context) error {
 	return postgres.EnsureDatabase(ctx, s.postgres.URL("postgres"), Database)
 }
 
-func (s *Stack) startQueues(ctx context.Context) (err error) {
-	s.queues, err = queues.Start(queues.Options{Port: s.options.QueuePort, LogFile: s.folder.logs("queues")})
+func (s *Stack) startQueues(ctx context.Context) error {
+	err := s.onPort("SQS and SNS", s.options.QueuePort, &s.kept.Queues, func(port int) (_ int, err error) {
+		s.queues, err = queues.Start(queues.Options{Port: port, LogFile: s.folder.logs("queues")})
+		if err != nil {
+			return 0, err
+		}
+		return portOf(s.queues.URL())
+	})
 	if err != nil {
 		return err
 	}
@@ -89,20 +109,26 @@ func (s *Stack) startTemporal(ctx context.Context) error {
 		s.temporalAddress = s.options.TemporalAddress
 		return temporal.Prepare(ctx, s.temporalAddress)
 	}
-	var err error
-	s.temporal, err = temporal.Start(ctx, temporal.Options{
-		DatabaseURL: s.databaseURL, Port: s.options.TemporalPort, LogFile: s.folder.logs("temporal"),
+	return s.onPort("Temporal", s.options.TemporalPort, &s.kept.Temporal, func(port int) (_ int, err error) {
+		s.temporal, err = temporal.Start(ctx, temporal.Options{
+			DatabaseURL: s.databaseURL, Port: port, LogFile: s.folder.logs("temporal"),
+		})
+		if err != nil {
+			return 0, err
+		}
+		s.temporalAddress = s.temporal.Address()
+		return portOf("tcp://" + s.temporalAddress)
 	})
-	if err != nil {
-		return err
-	}
-	s.temporalAddress = s.temporal.Address()
-	return nil
 }
 
-func (s *Stack) startUI(ctx context.Context) (err error) {
-	s.ui, err = temporal.StartUI(ctx, s.temporalAddress, s.options.UIPort)
-	return err
+func (s *Stack) startUI(ctx context.Context) error {
+	return s.onPort("Temporal Web UI", s.options.UIPort, &s.kept.UI, func(port int) (_ int, err error) {
+		s.ui, err = temporal.StartUI(ctx, s.temporalAddress, port)
+		if err != nil {
+			return 0, err
+		}
+		return portOf(s.ui.URL())
+	})
 }
 
 // PostgresDone is closed when an own Postgres has ended by itself; nil, which never is, where it is external.

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -131,6 +132,7 @@ func consume(ctx context.Context, pool *pgxpool.Pool, out io.Writer, log *slog.L
 		return err
 	}
 	c := &consumer{pool: pool, queue: client, out: out, log: log}
+	fmt.Fprintf(out, "consuming %s\n", strings.Join(urls, ", "))
 	var running sync.WaitGroup
 	for _, url := range urls {
 		running.Go(func() { c.run(ctx, url) })

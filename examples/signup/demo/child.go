@@ -69,12 +69,23 @@ func (c *child) start() error {
 	return nil
 }
 
+func (c *child) pid() int { return c.cmd.Process.Pid }
+
+// ending says how the process ended, after done; of a failure the last lines, too.
+func (c *child) ending() string {
+	status, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if c.err == nil || ok && status.Signaled() {
+		return c.cmd.ProcessState.String()
+	}
+	return c.cmd.ProcessState.String() + c.lastLines()
+}
+
 // signal signals the process and whatever it has started.
 func (c *child) signal(sig syscall.Signal) {
 	select {
 	case <-c.done: // the number may be another process's by now
 	default:
-		_ = syscall.Kill(-c.cmd.Process.Pid, sig) // gone in between, which done tells
+		_ = syscall.Kill(-c.pid(), sig) // gone in between, which done tells
 	}
 }
 

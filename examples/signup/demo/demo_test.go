@@ -5,10 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -23,14 +23,6 @@ func TestLinesAreWhole(t *testing.T) {
 	assert.Equal(t, []string{"one", "two", ""}, got)
 	l.flush()
 	assert.Equal(t, "three", got[3])
-}
-
-func TestArrivalsAreCountedByMessageID(t *testing.T) {
-	a, id := newArrivals(), uuid.Must(uuid.NewV7())
-	a.see(fmt.Sprintf("welcome e-mail to Ada <ada@example.com>  %s  after   41 ms", id))
-	a.see("no message at all")
-	assert.Equal(t, 1, a.of(id))
-	assert.Zero(t, a.of(uuid.Must(uuid.NewV7())))
 }
 
 func TestEverybodyHasAnAddressOfTheirOwn(t *testing.T) {
@@ -56,6 +48,32 @@ func TestEarlyEndFailsWithTheLastLines(t *testing.T) {
 	assert.NoError(t, f.stop())
 }
 
+// TestEndedProcessIsStartedAgain: whatever its end, once all are ready; and with
+// the arguments that allReady was told.
+func TestEndedProcessIsStartedAgain(t *testing.T) {
+	ctx, fail := context.WithCancelCause(t.Context())
+	var out bytes.Buffer
+	f, first, second := newFamily(&out, io.Discard, fail), newMark("begins 1"), newMark("begins 2")
+	restarted := make(chan struct{}, 1)
+	f.restarted = func() { restarted <- struct{}{} }
+	const script = "echo begins $0; sleep 60 & wait"
+	require.NoError(t, f.start("child", func(line string) { first.see(line); second.see(line) }, "/bin/sh", "-c", script, "1"))
+	waiting, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	require.NoError(t, first.wait(waiting))
+	f.allReady(map[string][]string{"child": {"-c", script, "2"}})
+	before := f.members[0].process
+	before.signal(syscall.SIGKILL)
+	require.NoError(t, second.wait(waiting))
+	<-restarted
+	require.NoError(t, ctx.Err(), "it is no failure")
+	after := f.String()
+	require.NoError(t, f.stop())
+	assert.NotContains(t, after, fmt.Sprint(before.pid()))
+	assert.Contains(t, out.String(), fmt.Sprintf("child    | pid %d ended (signal: killed); starting it again\n", before.pid()))
+	assert.Contains(t, out.String(), "child    | runs again (pid ")
+}
+
 func TestStopEndsWhatRuns(t *testing.T) {
 	ctx, fail := context.WithCancelCause(t.Context())
 	var out bytes.Buffer
@@ -72,7 +90,7 @@ func TestStopEndsWhatRuns(t *testing.T) {
 
 func TestRunRefusesMistakes(t *testing.T) {
 	noSettings := func(string) string { return "" }
-	for _, args := range [][]string{{"now"}, {"-once", "-people", "9"}, {"-time-limit", "0s"}, {"-fast"}} {
+	for _, args := range [][]string{{"now"}, {"-once", "-people", "9"}, {"-time-limit", "0s"}, {"-fast"}, {"-once", "-own", "env"}} {
 		var mistake usageError
 		assert.ErrorAs(t, run(t.Context(), args, noSettings, io.Discard, io.Discard), &mistake, args)
 	}

@@ -5,39 +5,62 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// stopLimit is how long the processes have to end by themselves: a starter or
-// worker finishes what it is publishing, for at most 15 seconds.
-const stopLimit = 20 * time.Second
+const (
+	// stopLimit is how long the processes have to end by themselves: a starter or
+	// worker finishes what it is publishing, for at most 15 seconds.
+	stopLimit = 20 * time.Second
+	// restartAfter is the wait before an ended process is started again. It doubles
+	// up to restartMost while the new ones end within settled of their start.
+	restartAfter = time.Second
+	restartMost  = 30 * time.Second
+	settled      = 10 * time.Second
+)
 
-// earlyEnd is the end of a process that should have gone on.
+// earlyEnd is the end of a process before all were ready.
 type earlyEnd struct{ error }
 
-// family is the demo's child processes. One that ends before stop fails the
-// whole demo.
+// family is the demo's child processes. One that ends before all are ready fails
+// the demo; one that ends later, in whatever way, is started again.
 type family struct {
 	stdout, stderr io.Writer
 	fail           context.CancelCauseFunc
-	members        []*child
+	restarted      func() // called after each restart, if it is set
 
-	mu       sync.Mutex // one line at a time
-	stopping bool
+	printing sync.Mutex // one line at a time
+
+	mu       sync.Mutex
+	members  []*member
+	ready    bool // what ends now is started again
+	stopping chan struct{}
+	keepers  sync.WaitGroup
+}
+
+// member is a program and its present process.
+type member struct {
+	name, path string
+	args       []string
+	see        func(line string)
+	process    *child
 }
 
 func newFamily(stdout, stderr io.Writer, fail context.CancelCauseFunc) *family {
-	return &family{stdout: stdout, stderr: stderr, fail: fail}
+	return &family{stdout: stdout, stderr: stderr, fail: fail, stopping: make(chan struct{})}
 }
 
 // String names the processes.
 func (f *family) String() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var names []string
-	for _, c := range f.members {
-		names = append(names, fmt.Sprintf("%s (pid %d)", c.name, c.cmd.Process.Pid))
+	for _, m := range f.members {
+		names = append(names, fmt.Sprintf("%s (pid %d)", m.name, m.process.pid()))
 	}
 	return strings.Join(names, ", ")
 }
@@ -46,8 +69,8 @@ func (f *family) String() string {
 func (f *family) print(name, line string) { f.printTo(f.stdout, name, line) }
 
 func (f *family) printTo(w io.Writer, name, line string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.printing.Lock()
+	defer f.printing.Unlock()
 	if name != "" {
 		line = fmt.Sprintf("%-8s | %s", name, line)
 	}
@@ -76,52 +99,129 @@ func (f *family) run(ctx context.Context, name, path string, args ...string) err
 // start starts a member. see gets each of its lines; those that are worth it
 // are printed too.
 func (f *family) start(name string, see func(line string), path string, args ...string) error {
-	c := newChild(name, path, args, func(w io.Writer, line string) {
-		see(line)
+	m := &member{name: name, path: path, args: args, see: see}
+	if err := f.launch(m); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.members = append(f.members, m)
+	f.mu.Unlock()
+	f.keepers.Go(func() { f.keep(m) })
+	return nil
+}
+
+// launch starts a process of the member, unless all are to end.
+func (f *family) launch(m *member) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-f.stopping:
+		return nil
+	default:
+	}
+	c := newChild(m.name, m.path, m.args, func(w io.Writer, line string) {
+		m.see(line)
 		if !quiet(line) {
-			f.printTo(w, name, line)
+			f.printTo(w, m.name, line)
 		}
 	})
 	c.out.to, c.errs.to = f.stdout, f.stderr
 	if err := c.start(); err != nil {
 		return err
 	}
-	f.members = append(f.members, c)
-	go func() {
-		<-c.done
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if !f.stopping {
-			f.fail(earlyEnd{fmt.Errorf("%s ended early (%s)%s", name, c.cmd.ProcessState, c.lastLines())})
-		}
-	}()
+	m.process = c
 	return nil
 }
 
 // quiet says that a line is for the record only.
 func quiet(line string) bool {
-	return strings.Contains(line, " level=INFO ") || strings.HasPrefix(line, "listening on ")
+	return strings.Contains(line, " level=INFO ") || strings.HasPrefix(line, "listening on ") || strings.HasPrefix(line, "consuming ")
+}
+
+// allReady ends the time in which the end of a process fails the demo. args are
+// those with which a member's later processes are started.
+func (f *family) allReady(args map[string][]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.members {
+		if later, ok := args[m.name]; ok {
+			m.args = later
+		}
+	}
+	f.ready = true
+}
+
+// keep starts the member again whenever its process ends.
+func (f *family) keep(m *member) {
+	wait := restartAfter
+	for {
+		began, c := time.Now(), m.process // which this goroutine alone changes by now
+		select {
+		case <-c.done:
+		case <-f.stopping:
+			return
+		}
+		f.mu.Lock()
+		ready := f.ready
+		f.mu.Unlock()
+		if !ready {
+			f.fail(earlyEnd{fmt.Errorf("%s ended early (%s)%s", m.name, c.cmd.ProcessState, c.lastLines())})
+			return
+		}
+		if time.Since(began) > settled {
+			wait = restartAfter
+		}
+		f.print(m.name, fmt.Sprintf("pid %d ended (%s); starting it again", c.pid(), c.ending()))
+		if !f.restart(m, wait) {
+			return
+		}
+		wait = min(2*wait, restartMost)
+	}
+}
+
+// restart returns false when all are to end.
+func (f *family) restart(m *member, wait time.Duration) bool {
+	for {
+		select {
+		case <-time.After(wait):
+		case <-f.stopping:
+			return false
+		}
+		err := f.launch(m)
+		if err == nil {
+			break
+		}
+		f.print(m.name, err.Error())
+		wait = restartMost
+	}
+	f.print(m.name, fmt.Sprintf("runs again (pid %d)", m.process.pid()))
+	if f.restarted != nil {
+		f.restarted()
+	}
+	return true
 }
 
 // stop ends all members together: politely, then not.
 func (f *family) stop() error {
 	f.mu.Lock()
-	f.stopping = true
+	close(f.stopping)
+	members := slices.Clone(f.members)
 	f.mu.Unlock()
-	for _, c := range f.members {
-		c.signal(syscall.SIGTERM)
-		c.signal(syscall.SIGCONT) // somebody may have stopped it, to see what happens
+	f.keepers.Wait()
+	for _, m := range members {
+		m.process.signal(syscall.SIGTERM)
+		m.process.signal(syscall.SIGCONT) // somebody may have stopped it, to see what happens
 	}
 	over, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	var errs []error
-	for _, c := range f.members {
+	for _, m := range members {
 		select {
-		case <-c.done:
+		case <-m.process.done:
 		case <-over.Done():
-			c.signal(syscall.SIGKILL)
-			<-c.done
-			errs = append(errs, fmt.Errorf("%s had to be killed: it did not end within %s", c.name, stopLimit))
+			m.process.signal(syscall.SIGKILL)
+			<-m.process.done
+			errs = append(errs, fmt.Errorf("%s had to be killed: it did not end within %s", m.name, stopLimit))
 		}
 	}
 	return errors.Join(errs...)

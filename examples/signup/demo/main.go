@@ -1,9 +1,11 @@
 // Command demo shows Outflow at work: it starts Outflow and the sign-up example
 // as processes, signs people up over HTTP and shows each message arriving. Run
-// it in a devstack: bin/devstack run -- bin/demo.
+// it in a devstack: bin/devstack run -- bin/demo. With -own it runs Outflow
+// alone, for messages of your own: "make dev".
 //
-// The invariant: no process outlives the demo, and exit code 0 of -once means
-// that the table and the consumer agree on every message.
+// The invariant: no process outlives the demo, one that dies is started again,
+// and exit code 0 of -once means that the table and the consumer agree on every
+// message.
 package main
 
 import (
@@ -25,12 +27,14 @@ import (
 const usage = `demo starts Outflow and the sign-up example, signs people up and shows their messages arriving.
 
 Usage:
-  devstack run -- demo [-once] [-people 10] [-time-limit 1m]
+  devstack run -- demo [-once] [-people 10] [-time-limit 2m]
+  devstack run --env-file FILE -- demo -own FILE
 
 Flags:
   -once            sign people up, wait until every message has arrived, and end; exit code 1 if one has not
   -people N        with -once: how many people, at least 10 (two messages each)
-  -time-limit 1m   with -once: how long to wait for the messages
+  -time-limit 2m   with -once: how long it may take; what a killed starter had claimed comes after a minute
+  -own FILE        run starter and worker alone, and say how a shell that reads FILE sends a message
 `
 
 // usageError is a mistake on the command line.
@@ -56,7 +60,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	flags.SetOutput(io.Discard)
 	once := flags.Bool("once", false, "")
 	people := flags.Int("people", 10, "")
-	limit := flags.Duration("time-limit", time.Minute, "")
+	limit := flags.Duration("time-limit", 2*time.Minute, "")
+	own := flags.String("own", "", "")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		_, err := fmt.Fprint(stdout, usage)
@@ -65,6 +70,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return usageError{err}
 	case flags.NArg() > 0:
 		return usageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
+	case *own != "" && *once:
+		return usageError{errors.New("-own signs nobody up: give it or -once")}
 	case *people < 10:
 		return usageError{fmt.Errorf("-people: wants 10 or more (got %d)", *people)}
 	case *limit <= 0:
@@ -73,7 +80,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err := checkSettings(getenv); err != nil {
 		return err
 	}
-	bin, err := findPrograms()
+	programs := []string{"outflow", "outflow-starter", "outflow-worker"}
+	if *own == "" {
+		programs = append(programs, "signup")
+	}
+	bin, err := findPrograms(programs)
 	if err != nil {
 		return err
 	}
@@ -85,14 +96,22 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	d := &demo{
-		bin: bin, pool: pool, arrived: newArrivals(),
+		bin: bin, pool: pool, every: signUpEvery,
 		webUI:  getenv("OUTFLOW_TEMPORAL_UI"),
 		family: newFamily(stdout, stderr, fail),
 	}
-	if *once {
-		return d.finish(ctx, d.once(ctx, *people, *limit))
+	switch {
+	case *own != "":
+		err = d.own(ctx, *own)
+	case *once:
+		err = d.once(ctx, *people, *limit)
+	default:
+		err = d.stay(ctx)
 	}
-	return d.finish(ctx, d.stay(ctx))
+	err = d.finish(ctx, err)
+	fail(nil)
+	d.counting.Wait()
+	return err
 }
 
 // checkSettings wants what devstack sets. The endpoint keeps the demo from
@@ -111,14 +130,14 @@ func checkSettings(getenv func(string) string) error {
 }
 
 // findPrograms returns the folder of this program, in which the others must be.
-func findPrograms() (string, error) {
+func findPrograms(names []string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("looking for the other programs: %w", err)
 	}
 	bin := filepath.Dir(self)
 	var missing []string
-	for _, name := range []string{"outflow", "outflow-starter", "outflow-worker", "signup"} {
+	for _, name := range names {
 		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
 			missing = append(missing, name)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -27,39 +28,74 @@ type demo struct {
 	bin, webUI string
 	pool       *pgxpool.Pool
 	family     *family
-	arrived    *arrivals
-	service    string // the sign-up service's address
+	every      time.Duration // signUpEvery, but in tests
+	service    string        // the sign-up service's address
 	before     before
 	people     int // signed up so far
+
+	recounts chan struct{} // one waits: a process was started again
+	counting sync.WaitGroup
 }
 
 // start brings everything up, the service last.
 func (d *demo) start(ctx context.Context) error {
+	if err := d.startOutflow(ctx); err != nil {
+		return err
+	}
+	consuming, listening := newMark("consuming "), newMark("listening on ")
+	err := errors.Join(
+		d.family.start("consumer", consuming.see, d.program("signup"), "consume"),
+		d.family.start("service", listening.see, d.program("signup"), "serve", "-listen", "127.0.0.1:0"),
+	)
+	if err == nil {
+		err = await(ctx, consuming, listening)
+	}
+	if err != nil {
+		return err
+	}
+	address := listening.rest()
+	d.service = address + "/users"
+	if d.before, err = lookBefore(ctx, d.pool); err != nil {
+		return err
+	}
+	d.recounts = make(chan struct{}, 1)
+	d.family.restarted = func() {
+		select {
+		case d.recounts <- struct{}{}:
+		default: // the count that waits is after this restart, too
+		}
+	}
+	d.counting.Go(func() { d.recount(ctx) })
+	d.family.allReady(map[string][]string{"service": {"serve", "-listen", strings.TrimPrefix(address, "http://")}})
+	return nil
+}
+
+// startOutflow brings up what delivers messages.
+func (d *demo) startOutflow(ctx context.Context) error {
 	if err := d.family.run(ctx, "migrate", d.program("outflow"), "migrate", "up"); err != nil {
 		return err
 	}
-	scanning, working, listening := newMark("msg=scanning"), newMark("msg=working"), newMark("listening on ")
-	for _, err := range []error{
+	scanning, working := newMark("msg=scanning"), newMark("msg=working")
+	err := errors.Join(
 		d.family.start("starter", scanning.see, d.program("outflow-starter")),
 		d.family.start("worker", working.see, d.program("outflow-worker")),
-		d.family.start("consumer", d.arrived.see, d.program("signup"), "consume"),
-		d.family.start("service", listening.see, d.program("signup"), "serve", "-listen", "127.0.0.1:0"),
-	} {
-		if err != nil {
-			return err
-		}
+	)
+	if err != nil {
+		return err
 	}
+	return await(ctx, scanning, working)
+}
+
+// await waits until the programs are ready.
+func await(ctx context.Context, marks ...*mark) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("the programs were not ready within %s", startLimit))
 	defer cancel()
-	for _, m := range []*mark{scanning, working, listening} {
+	for _, m := range marks {
 		if err := m.wait(ctx); err != nil {
 			return err
 		}
 	}
-	d.service = listening.rest() + "/users"
-	var err error
-	d.before, err = lookBefore(ctx, d.pool)
-	return err
+	return nil
 }
 
 func (d *demo) program(name string) string { return filepath.Join(d.bin, name) }
@@ -80,19 +116,29 @@ func (d *demo) once(ctx context.Context, people int, limit time.Duration) error 
 		return err
 	}
 	d.introduce()
-	for range people {
-		if err := d.signUp(ctx); err != nil {
-			return err
-		}
-		time.Sleep(signUpPace)
-	}
 	over := time.After(limit)
+	for signedUp := 0; signedUp < people; {
+		err := d.signUp(ctx)
+		if err == nil {
+			signedUp++
+		} else {
+			d.family.print("demo", err.Error())
+		}
+		select {
+		case <-time.After(signUpPace):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-over:
+			return fmt.Errorf("after %s, %d of %d people are signed up: %w", limit, signedUp, people, err)
+		}
+	}
 	for {
 		t, err := d.tally(ctx)
 		if err != nil {
 			return err
 		}
-		if len(t.Missing) == 0 && t.Enqueued == people*messagesEach {
+		// More than asked for, where the answer of a sign-up was lost.
+		if len(t.Missing) == 0 && t.Enqueued >= people*messagesEach {
 			return nil
 		}
 		select {
@@ -100,7 +146,7 @@ func (d *demo) once(ctx context.Context, people int, limit time.Duration) error 
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-over:
-			return fmt.Errorf("after %s, %d of %d messages are missing:\n%s", limit, len(t.Missing), people*messagesEach, t.report())
+			return fmt.Errorf("after %s, %d of %d messages are missing:\n%s", limit, len(t.Missing), t.Enqueued, t.report())
 		}
 	}
 }
@@ -112,9 +158,10 @@ func (d *demo) stay(ctx context.Context) error {
 	}
 	d.introduce(
 		fmt.Sprintf("    Sign up yourself  curl -d '{\"name\": \"You\", \"email\": \"you@example.com\"}' '%s?wait=1'\n", d.service),
-		fmt.Sprintf("    Stop              Ctrl-C (until then, somebody signs up every %s)\n", signUpEvery),
+		"    Break it          kill -9 one of the pids: it is started again, and nothing is lost\n",
+		fmt.Sprintf("    Stop              Ctrl-C (until then, somebody signs up every %s)\n", d.every),
 	)
-	every := time.NewTicker(signUpEvery)
+	every := time.NewTicker(d.every)
 	defer every.Stop()
 	for {
 		if err := d.signUp(ctx); err != nil && ctx.Err() == nil {

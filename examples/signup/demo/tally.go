@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -16,8 +15,15 @@ const (
 	// ones, and give people new e-mail addresses.
 	lastBefore = `SELECT coalesce((SELECT max(seq) FROM outbox.messages), 0), coalesce((SELECT max(id) FROM users), 0)`
 
-	messagesSince = `SELECT id, type, destination, state, attempts, coalesce(last_error, '') AS last_error
-FROM outbox.messages WHERE seq > $1 ORDER BY seq`
+	// The consumer's tables say what it has handled: a line that it printed is lost
+	// when it dies before the line is read.
+	messagesSince = `SELECT m.id, m.type, m.destination, m.state, m.attempts, coalesce(m.last_error, '') AS last_error,
+	(SELECT count(*) FROM inbox.seen s WHERE s.message_id = m.id) AS handled,
+	(SELECT count(*) FROM emails e WHERE e.message_id = m.id) AS emails
+FROM outbox.messages m WHERE m.seq > $1 ORDER BY m.seq`
+
+	// welcomeEmail is the type of the messages that end in an e-mail.
+	welcomeEmail = "welcome-email"
 )
 
 // before is where the tables stood when the demo began.
@@ -33,38 +39,18 @@ func lookBefore(ctx context.Context, pool *pgxpool.Pool) (b before, err error) {
 	return b, nil
 }
 
-// arrivals counts the messages that the consumer says it has handled.
-type arrivals struct {
-	mu    sync.Mutex
-	times map[uuid.UUID]int
-}
-
-func newArrivals() *arrivals { return &arrivals{times: map[uuid.UUID]int{}} }
-
-// see counts the message ID in a line of the consumer.
-func (a *arrivals) see(line string) {
-	for _, word := range strings.Fields(line) {
-		if id, err := uuid.Parse(word); err == nil {
-			a.mu.Lock()
-			a.times[id]++
-			a.mu.Unlock()
-		}
-	}
-}
-
-func (a *arrivals) of(id uuid.UUID) int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.times[id]
-}
-
 // tally is what the table says of this demo's messages, held against what the
 // consumer has handled.
 type tally struct {
 	Enqueued, Delivered, Dead int
 	// Missing are those that are not delivered, or that the consumer has not
-	// handled exactly once.
+	// handled exactly once. Their places in the table count from 0.
 	Missing []message
+}
+
+// complete says that none of the first n is missing.
+func (t tally) complete(n int) bool {
+	return len(t.Missing) == 0 || t.Missing[0].place >= n
 }
 
 type message struct {
@@ -74,7 +60,19 @@ type message struct {
 	State       string    `db:"state"`
 	Attempts    int       `db:"attempts"`
 	LastError   string    `db:"last_error"`
-	Arrived     int       `db:"-"`
+	Handled     int       `db:"handled"`
+	Emails      int       `db:"emails"`
+
+	place int
+}
+
+// once says that the message has had its effect, and had it once.
+func (m message) once() bool {
+	emails := 0
+	if m.Type == welcomeEmail {
+		emails = 1
+	}
+	return m.State == "delivered" && m.Handled == 1 && m.Emails == emails
 }
 
 func (d *demo) tally(ctx context.Context) (t tally, err error) {
@@ -87,15 +85,15 @@ func (d *demo) tally(ctx context.Context) (t tally, err error) {
 		return t, fmt.Errorf("reading the messages: %w", err)
 	}
 	t.Enqueued = len(messages)
-	for _, m := range messages {
-		m.Arrived = d.arrived.of(m.ID)
+	for place, m := range messages {
 		switch m.State {
 		case "delivered":
 			t.Delivered++
 		case "dead":
 			t.Dead++
 		}
-		if m.State != "delivered" || m.Arrived != 1 {
+		if !m.once() {
+			m.place = place
 			t.Missing = append(t.Missing, m)
 		}
 	}
@@ -116,7 +114,8 @@ func (t tally) String() string {
 func (t tally) report() string {
 	var lines []string
 	for _, m := range t.Missing {
-		line := fmt.Sprintf("  %s  %s to %s: state %s, attempts %d, arrivals %d", m.ID, m.Type, m.Destination, m.State, m.Attempts, m.Arrived)
+		line := fmt.Sprintf("  %s  %s to %s: state %s, attempts %d, handled %d times, %d e-mails",
+			m.ID, m.Type, m.Destination, m.State, m.Attempts, m.Handled, m.Emails)
 		if m.LastError != "" {
 			line += "; last error: " + m.LastError
 		}

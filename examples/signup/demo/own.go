@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// own runs Outflow for the messages of somebody at another shell, until ctx ends.
+func (d *demo) own(ctx context.Context, envFile string) error {
+	if err := d.startOutflow(ctx); err != nil {
+		return err
+	}
+	d.family.allReady(nil)
+	outflow := d.fromHere("outflow")
+	d.family.print("", fmt.Sprintf(`
+Running: %s. One that dies is started again; Ctrl-C stops all.
+
+    Temporal Web UI   %s
+
+In another shell, in this folder, the first message of your own is:
+
+    set -a; . %s; set +a
+    %[4]s send -destination sqs://welcome-email -type user-registered -payload '{"user": 42}'
+    %[4]s status
+`, d.family, d.webUI, envFile, outflow))
+	<-ctx.Done()
+	return nil
+}
+
+// fromHere is how a shell in the working directory calls a program.
+func (d *demo) fromHere(name string) string {
+	path := d.program(name)
+	here, err := filepath.Abs(".")
+	if err != nil {
+		return path
+	}
+	if short, err := filepath.Rel(here, path); err == nil && !strings.HasPrefix(short, "..") {
+		return short
+	}
+	return path
+}
