@@ -223,7 +223,7 @@ func TestNewWarns(t *testing.T) {
 		}, nil},
 		"many in flight": {func(o *dispatcher.Options) { o.Scanner.InFlight = 5000 }, nil},
 		"stop": {func(o *dispatcher.Options) { o.Worker.WorkerStopTimeout = time.Second },
-			[]string{"published twice", "option=WorkerStopTimeout got=1s", "15s"}},
+			[]string{"published twice", "option=WorkerStopTimeout got=1s", "35s"}},
 		"panics": {func(o *dispatcher.Options) { o.Worker.WorkflowPanicPolicy = worker.FailWorkflow },
 			[]string{"published again", "option=WorkflowPanicPolicy"}},
 		"no activities": {func(o *dispatcher.Options) { o.Worker.LocalActivityWorkerOnly = true }, []string{"option=LocalActivityWorkerOnly"}},
