@@ -232,7 +232,7 @@ func TestAnOperatorLimitsTheAttempts(t *testing.T) {
 	_, err := w.client.WorkflowService().UpdateActivityOptions(t.Context(), &workflowservice.UpdateActivityOptionsRequest{
 		Namespace: "default", Execution: &commonpb.WorkflowExecution{WorkflowId: w.workflowID(id)},
 		Activity:        &workflowservice.UpdateActivityOptionsRequest_Id{Id: workflows.ActivityIDPublish},
-		ActivityOptions: &activitypb.ActivityOptions{RetryPolicy: &commonpb.RetryPolicy{MaximumAttempts: 2}},
+		ActivityOptions: &activitypb.ActivityOptions{RetryPolicy: &commonpb.RetryPolicy{MaximumAttempts: 3}},
 		UpdateMask:      &fieldmaskpb.FieldMask{Paths: []string{"retry_policy.maximum_attempts"}},
 	})
 	require.NoError(t, err)
