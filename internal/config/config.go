@@ -103,7 +103,7 @@ var Settings = []Setting{
 	{"OUTFLOW_TASK_QUEUE", "outflow- and OUTFLOW_OUTBOX", "Temporal task queue", setTaskQueue},
 	{"OUTFLOW_POLL_INTERVAL", "250ms", "wait between two looks at an idle table, 10ms to 1m", setPollInterval},
 	{"OUTFLOW_IN_FLIGHT", strconv.Itoa(scanner.DefaultInFlight), "messages in flight in a starter, 1 to 1000", setInFlight},
-	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one destination in flight in a starter, up to OUTFLOW_IN_FLIGHT", setPerDestination},
+	{"OUTFLOW_PER_DESTINATION", "half of OUTFLOW_IN_FLIGHT", "messages of one target (a queue, a host) in flight in a starter, up to OUTFLOW_IN_FLIGHT", setPerDestination},
 	{"OUTFLOW_LEASE", "1m", "how long a claimed message is left alone, 30s to 1h", setLease},
 	{"OUTFLOW_KEEP_DELIVERED", outflow.DefaultRetention().Delivered.String(), "how long delivered messages stay in the table: 1m to 3650d, or forever", setKeepDelivered},
 	{"OUTFLOW_KEEP_DEAD", outflow.DefaultRetention().Dead.String(), "how long dead messages stay", setKeepDead},
