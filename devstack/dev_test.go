@@ -60,6 +60,11 @@ func TestReadmeAgainstMakeDev(t *testing.T) {
 	}
 	delivered(3)
 
+	execute(t, env["DATABASE_URL"], "create role shop; create role ops") // the README's "roles of yours"
+	for _, line := range commands(t, readme) {
+		shell(t, dir, environment+"\nPATH=$PWD/bin:$PATH\n"+line)
+	}
+
 	starter := regexp.MustCompile(`starter \(pid (\d+)\)`).FindStringSubmatch(dev.text())
 	if starter == nil {
 		t.Fatalf("the banner names no starter: %s", dev.text())
@@ -210,6 +215,22 @@ func block(t *testing.T, page, language, text string) string {
 	}
 	t.Fatalf("the README has no block in %s with %q", language, text)
 	return ""
+}
+
+// commands are the lines of the block that prepares an outbox, and the commands with flags in the README's text, but
+// those with an ID to fill in.
+func commands(t *testing.T, readme string) []string {
+	t.Helper()
+	lines := regexp.MustCompile(`(?m)^outflow [^#\n]+`).FindAllString(block(t, readme, "sh", "outflow migrate up"), -1)
+	if len(lines) < 3 {
+		t.Errorf("the README prepares an outbox by %q alone", lines)
+	}
+	for _, m := range regexp.MustCompile("`(outflow [^`…]* -[^`…]*)`").FindAllStringSubmatch(readme, -1) {
+		if !strings.Contains(m[1], " ID") {
+			lines = append(lines, m[1])
+		}
+	}
+	return lines
 }
 
 // shell runs lines as a person at a new shell in dir does.

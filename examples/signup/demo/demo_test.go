@@ -48,6 +48,20 @@ func TestEarlyEndFailsWithTheLastLines(t *testing.T) {
 	assert.NoError(t, f.stop())
 }
 
+// present is the member's process of now.
+func present(t *testing.T, f *family, name string) *child {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.members {
+		if m.name == name {
+			return m.process
+		}
+	}
+	require.FailNow(t, "no such member", name)
+	return nil
+}
+
 // TestEndedProcessIsStartedAgain: whatever its end, once all are ready; and with
 // the arguments that allReady was told.
 func TestEndedProcessIsStartedAgain(t *testing.T) {
@@ -62,7 +76,7 @@ func TestEndedProcessIsStartedAgain(t *testing.T) {
 	defer cancel()
 	require.NoError(t, first.wait(waiting))
 	f.allReady(map[string][]string{"child": {"-c", script, "2"}})
-	before := f.members[0].process
+	before := present(t, f, "child")
 	before.signal(syscall.SIGKILL)
 	require.NoError(t, second.wait(waiting))
 	<-restarted

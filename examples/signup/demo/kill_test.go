@@ -75,13 +75,7 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 	}{
 		{"starter", syscall.SIGKILL}, {"consumer", syscall.SIGKILL}, {"worker", syscall.SIGTERM}, {"service", syscall.SIGTERM},
 	} {
-		d.family.mu.Lock()
-		for _, m := range d.family.members {
-			if m.name == end.name {
-				m.process.signal(end.by)
-			}
-		}
-		d.family.mu.Unlock()
+		present(t, d.family, end.name).signal(end.by)
 		see("| runs again (pid ", i+1)
 		require.Contains(t, said.String(), end.name+strings.Repeat(" ", 9-len(end.name))+"| runs again")
 	}
