@@ -1,7 +1,7 @@
 package outflow
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -32,12 +32,20 @@ func VisibleText(s string) string {
 		case !hidden(r):
 			b.WriteRune(r)
 		case high != unicode.ReplacementChar:
-			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+			escape(&b, high)
+			escape(&b, low)
 		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
+			escape(&b, r)
 		}
 	}
 	return b.String()
+}
+
+// escape writes a UTF-16 code unit as JSON does. Workflow code runs it, so it does
+// without package fmt, which workflowcheck can't follow.
+func escape(b *strings.Builder, unit rune) {
+	digits := strconv.FormatInt(int64(unit), 16)
+	b.WriteString(`\u` + strings.Repeat("0", 4-len(digits)) + digits)
 }
 
 // ignorable are letters and marks that have no form of their own.
