@@ -6,8 +6,8 @@ RUN go mod download
 COPY . .
 ENV CGO_ENABLED=0 GOWORK=off
 RUN go build -trimpath -o /out/outflow ./cmd/outflow \
- && go build -trimpath -o /out/outflow-starter ./cmd/outflow-starter \
- && go build -trimpath -o /out/outflow-worker ./cmd/outflow-worker
+ && go build -trimpath -o /out/outflow-starter ./starter \
+ && go build -trimpath -o /out/outflow-worker ./worker
 
 FROM alpine:3.22.2
 RUN adduser -D -u 65532 outflow

@@ -21,8 +21,8 @@ build: ## build every program into bin/ (the first time takes some minutes: Temp
 	@mkdir -p $(BIN)
 	@test -e $(BIN)/devstack || echo "The first build takes some minutes: Temporal's server is compiled into $(BIN)/devstack."
 	$(STATIC) -o $(BIN)/outflow ./cmd/outflow
-	$(STATIC) -o $(BIN)/outflow-starter ./cmd/outflow-starter
-	$(STATIC) -o $(BIN)/outflow-worker ./cmd/outflow-worker
+	$(STATIC) -o $(BIN)/outflow-starter ./starter
+	$(STATIC) -o $(BIN)/outflow-worker ./worker
 	$(STATIC) -o $(BIN)/signup ./examples/signup
 	$(STATIC) -o $(BIN)/demo ./examples/signup/demo
 	cd devstack && go build -o ../$(BIN)/devstack .

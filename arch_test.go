@@ -49,10 +49,10 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "activities", "control", "internal/callbacks", "internal/config", "internal/telemetry", "outboxdb", "publish", "publish/awssqs", "publish/webhook", "scanner", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc/codes"},
 	},
-	"internal/telemetry":  {[]string{"internal/config"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
-	"internal/teststack":  {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
-	"cmd/outflow-starter": {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"cmd/outflow-worker":  {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"internal/telemetry": {[]string{"internal/config"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
+	"internal/teststack": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
 		[]string{".", "control", "internal/bounded", "internal/config", "internal/program", "outboxdb", "publish/awssqs", "publish/webhook", "workflows"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
@@ -147,7 +147,7 @@ func TestLibrariesLinkNoSDK(t *testing.T) {
 	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows", "scanner", "control", "dispatcher", "cmd/outflow"} {
 		require.Empty(t, heavy("./"+room), room)
 	}
-	require.NotEmpty(t, heavy("./cmd/outflow-starter"), "the list of what is heavy is true")
+	require.NotEmpty(t, heavy("./starter"), "the list of what is heavy is true")
 }
 
 func allowed(room, imported string) bool {

@@ -41,7 +41,7 @@ func TestReadmeInstalls(t *testing.T) {
 	for i := range programs {
 		programs[i] = filepath.Base(programs[i])
 	}
-	require.Equal(t, []string{"outflow", "outflow-starter", "outflow-worker"}, programs)
+	require.Equal(t, []string{"outflow"}, programs)
 
 	shop := filepath.Join(home, "shop")
 	require.NoError(t, os.Mkdir(shop, 0o755))

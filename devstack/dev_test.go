@@ -173,7 +173,7 @@ func buildInto(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	for name, folder := range map[string]string{
-		"outflow": "cmd/outflow", "outflow-starter": "cmd/outflow-starter", "outflow-worker": "cmd/outflow-worker", "demo": "examples/signup/demo",
+		"outflow": "cmd/outflow", "outflow-starter": "starter", "outflow-worker": "worker", "demo": "examples/signup/demo",
 	} {
 		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(bin, name), "./"+folder)
 		build.Dir, build.Env = root, append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")

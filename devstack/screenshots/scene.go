@@ -95,7 +95,7 @@ func (s *scene) build(ctx context.Context, root string) error {
 	if s.folder, err = os.MkdirTemp("", "outflow-screenshots-"); err != nil {
 		return fmt.Errorf("making a folder for the programs: %w", err)
 	}
-	for name, from := range map[string]string{"outflow": "./cmd/outflow", "outflow-starter": "./cmd/outflow-starter", "outflow-worker": "./cmd/outflow-worker"} {
+	for name, from := range map[string]string{"outflow": "./cmd/outflow", "outflow-starter": "./starter", "outflow-worker": "./worker"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(s.folder, name), from)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "GOWORK=off")

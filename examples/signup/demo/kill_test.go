@@ -103,7 +103,7 @@ func buildPrograms(t *testing.T) string {
 	t.Helper()
 	bin := t.TempDir()
 	for name, folder := range map[string]string{
-		"outflow": "cmd/outflow", "outflow-starter": "cmd/outflow-starter", "outflow-worker": "cmd/outflow-worker", "signup": "examples/signup",
+		"outflow": "cmd/outflow", "outflow-starter": "starter", "outflow-worker": "worker", "signup": "examples/signup",
 	} {
 		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(bin, name), "./"+folder)
 		build.Dir, build.Env = "../../..", append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
