@@ -33,7 +33,7 @@ type look struct {
 const counted = `
 SELECT coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint
   FROM pg_stat_statements
- WHERE query LIKE '%SET available_at = now() + $%::interval, claims = m.claims +%' OR query LIKE '%WITH RECURSIVE walk%'`
+ WHERE query LIKE '%SET available_at = now() + $%::interval, parked = %claims = m.claims +%' OR query LIKE '%WITH RECURSIVE targets%'`
 
 const standing = `
 SELECT s.n_live_tup, s.n_dead_tup, pg_table_size(s.relid), pg_indexes_size(s.relid),
