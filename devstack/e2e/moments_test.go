@@ -113,7 +113,9 @@ var (
 		lock, err := m.pool.Begin(m.t.Context())
 		require.NoError(m.t, err)
 		defer func() { _ = lock.Rollback(m.t.Context()) }()
-		_, err = lock.Exec(m.t.Context(), "SELECT FROM outbox.messages WHERE id = ANY ($1) FOR UPDATE", m.ids)
+		_, err = m.pool.Exec(m.t.Context(), slowMarks)
+		require.NoError(m.t, err)
+		_, err = lock.Exec(m.t.Context(), "SELECT pg_advisory_xact_lock(1)")
 		require.NoError(m.t, err)
 		m.reached("at the mark", func() bool {
 			return m.count("EXISTS (SELECT FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid)))", lock.Conn().PgConn().PID()) > 0
@@ -123,6 +125,13 @@ var (
 		m.reached("marked", func() bool { return m.marked() == len(m.ids) })
 	}, notClosed.heal, false}
 )
+
+// slowMarks has each mark of the victim's messages wait for a lock. A lock of the row
+// itself would be passed over.
+const slowMarks = `
+CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$;
+CREATE TRIGGER slow BEFORE UPDATE ON outbox.messages FOR EACH ROW
+    WHEN (NEW.destination = 'sqs://orders' AND OLD.state = 'pending' AND NEW.state = 'delivered') EXECUTE FUNCTION public.slow()`
 
 // TestKilledAtEveryMoment kills the process that has the messages, at each step
 // of docs/guarantees.md in turn. They break their own world only, and so run side
