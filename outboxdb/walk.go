@@ -210,7 +210,7 @@ func (w *walk) moveCursors(found []mark, from, to string) {
 		last[m.Target] = m.Destination
 	}
 	for target := range w.cursors {
-		if target > from && (to == "" || target < outflow.TargetOf(to)) && count[target] < walkWithin {
+		if target >= outflow.TargetOf(from) && (to == "" || target < outflow.TargetOf(to)) && count[target] < walkWithin {
 			delete(w.cursors, target)
 		}
 	}

@@ -131,3 +131,16 @@ func TestWalkLearns(t *testing.T) {
 	require.False(t, w.anyDue())
 	require.Len(t, w.marks, 2)
 }
+
+// A page that ends within a target comes to the target's end on the next page: its
+// cursor goes, and the walk after begins at the target's first destination.
+func TestACursorGoesWhereAPageBeganWithinItsTarget(t *testing.T) {
+	t.Parallel()
+	const target = "https://b.example.org"
+	w := walk{
+		from:    target + "/0080",
+		cursors: map[string]string{target: target + "/0080"},
+	}
+	w.remember([]mark{{Destination: target + "/0090", Target: target, Due: true}})
+	require.Empty(t, w.cursors)
+}
