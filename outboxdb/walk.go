@@ -210,7 +210,8 @@ func (w *walk) moveCursors(found []mark, from, to string) {
 		last[m.Target] = m.Destination
 	}
 	for target := range w.cursors {
-		if target >= outflow.TargetOf(from) && (to == "" || target < outflow.TargetOf(to)) && count[target] < walkWithin {
+		visited := target >= outflow.TargetOf(from) && (to == "" || target < outflow.TargetOf(to))
+		if visited && count[target] < walkWithin {
 			delete(w.cursors, target)
 		}
 	}
