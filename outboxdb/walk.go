@@ -210,7 +210,9 @@ func (w *walk) moveCursors(found []mark, from, to string) {
 		last[m.Target] = m.Destination
 	}
 	for target := range w.cursors {
-		visited := target >= outflow.TargetOf(from) && (to == "" || target < outflow.TargetOf(to))
+		// With the slash, targets compare as their destinations do.
+		visited := target+"/" >= outflow.TargetOf(from)+"/" &&
+			(to == "" || target+"/" < outflow.TargetOf(to)+"/")
 		if visited && count[target] < walkWithin {
 			delete(w.cursors, target)
 		}

@@ -144,3 +144,13 @@ func TestACursorGoesWhereAPageBeganWithinItsTarget(t *testing.T) {
 	w.remember([]mark{{Destination: target + "/0090", Target: target, Due: true}})
 	require.Empty(t, w.cursors)
 }
+
+// https://b.example.org/ sorts before https://b.example/: a page that ends at the former
+// has not come to the latter.
+func TestACursorStaysWhereAPageEndedBeforeItsTarget(t *testing.T) {
+	t.Parallel()
+	cursors := map[string]string{"https://b.example": "https://b.example/0010"}
+	w := walk{cursors: cursors}
+	w.moveCursors(nil, "", "https://b.example.org/0050")
+	require.Equal(t, map[string]string{"https://b.example": "https://b.example/0010"}, w.cursors)
+}
