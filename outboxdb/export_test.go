@@ -60,7 +60,7 @@ var AfterHearing = []string{transactionsUnderWay, dropWaiter}
 
 // Statements are those that the package sends; a list's is put together.
 var Statements = []string{
-	enqueueBatch, schemaReady, dueDestinations, claim, claimAlone, giveBackClaims, load, loadAgain, loadPayloads, loadOutcomes,
+	enqueueBatch, schemaReady, dueDestinations, shutBreakers, claim, claimAlone, giveBackClaims, load, loadAgain, loadPayloads, loadOutcomes,
 	renew, finish, yield, putBack, pendingCounts, tableHealth, heldSnapshots,
 	noteFailures, noteSuccess, noteReached, reachedBefore, unpark, holdBack, closeAbandoned, takeProbes, giveBackProbe, free, takeRecovered, forgetRecovered, retryingOf,
 	purge, move, purgeByHand, moveByHand, purgeAudit, purgeDestinations,

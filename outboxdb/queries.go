@@ -120,6 +120,10 @@ SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS tar
                         WHERE m.state = 'pending' AND m.parked AND m.available_at >= $6::timestamptz AND m.available_at <= now()) AS ripe) AS flags
   LEFT JOIN found AS f ON true`
 
+// shutBreakers are breakers that are open, $1 at most.
+const shutBreakers = `
+SELECT d.destination FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL ORDER BY d.destination LIMIT $1`
+
 // unpark makes up to $2 parked rows claimable whose time has come since $1: a lease is
 // over, or a delayed or put-back message is due.
 const unpark = `

@@ -287,6 +287,7 @@ func tourTrouble(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.Equal(t, id, probes[0].ID)
+	require.Empty(t, claim(t, outboxdb.New(pool), outflow.ClaimRequest{}).Messages)
 	store.NotTried("sqs://down", id)
 	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE probe_until IS NULL)`)
 	_, err = store.Renew(ctx, outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "503", Attempts: 1})

@@ -268,6 +268,52 @@ func TestNewDestinationsShareTheirPart(t *testing.T) {
 	require.Equal(t, 5, byDestination(claim(t, store, req))["sqs://old"])
 }
 
+// New destinations behind an open breaker take no place of another host's, even where
+// few new ones are claimed at once.
+func TestNewDestinationsOfAClosedHostHoldUpNoOther(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	for n := range 12 {
+		store.Failed(fmt.Sprintf("https://a.example.org/%d", n), errAnswered)
+	}
+	waitFor(t, pool, isOpen, "https://a.example.org#new")
+	var behind []outflow.Message
+	for n := range 100 {
+		behind = append(behind, message(fmt.Sprintf("https://a.example.org/%d", n)))
+	}
+	enqueue(t, pool, behind...)
+	healthy := enqueue(t, pool, message("https://b.example.org/x"))
+	req := request()
+	req.Newcomers = 50
+	require.Equal(t, healthy, idsOf(claim(t, store, req)))
+}
+
+// Nor do those of a host that has as many runs off the fast path as it may.
+func TestNewDestinationsOfACappedHostHoldUpNoOther(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, retrying, parked, started, available_at)
+		SELECT gen_random_uuid(), 'https://a.example.org/running/' || n, 'a', '{}', true, true, true, now() + interval '1 hour' FROM generate_series(1, 200) AS n`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since) VALUES ('https://a.example.org', 1, now())`)
+	var capped []outflow.Message
+	for n := range 20 {
+		capped = append(capped, message(fmt.Sprintf("https://a.example.org/%d", n)))
+	}
+	enqueue(t, pool, capped...)
+	healthy := enqueue(t, pool, message("https://b.example.org/x"))
+	req := request()
+	req.Newcomers = 2
+	for range 1000 {
+		if got := claim(t, store, req).Messages; len(got) > 0 {
+			require.Equal(t, healthy[0], got[0].ID)
+			return
+		}
+	}
+	t.Fatal("a healthy host's message was never claimed")
+}
+
 // A breaker with nothing behind it closes.
 func TestAbandonedBreakersClose(t *testing.T) {
 	t.Parallel()

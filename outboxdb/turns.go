@@ -2,6 +2,8 @@ package outboxdb
 
 import (
 	"math"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/outflowhq/outflow"
@@ -35,10 +37,9 @@ func (w *walk) ask(req outflow.ClaimRequest, h *destinations, now time.Time) ask
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t := turns{req: req, breakers: h, room: map[string]int{}, of: map[string]int{}, newcomersRoom: h.newcomersNow(newcomersRoom(req), now)}
-	for i := range w.marks {
-		m := &w.marks[i]
-		if w.walked && !m.Due && (m.covered || !m.Proven) || len(t.list) >= askedDestinations || !t.roomFor(m) {
+	t := turns{req: req, breakers: h, shut: w.shut, room: map[string]int{}, of: map[string]int{}, newcomersRoom: h.newcomersNow(newcomersRoom(req), now)}
+	for _, m := range w.inTurn(&t) {
+		if len(t.list) >= askedDestinations || !t.roomFor(m) {
 			continue
 		}
 		if err := refusal(req, m); err != nil {
@@ -60,21 +61,56 @@ func (w *walk) ask(req outflow.ClaimRequest, h *destinations, now time.Time) ask
 	return a
 }
 
+// inTurn returns the destinations that are worth a claim, in turn. Where there is no room
+// for all that are new, these come last and in any order: some may yield nothing, such as
+// those of a target that has reached its cap, and the same must not be first each time.
+func (w *walk) inTurn(t *turns) []*mark {
+	var all, known, newcomers []*mark
+	for i := range w.marks {
+		m := &w.marks[i]
+		if w.walked && !m.Due && (m.covered || !m.Proven) {
+			continue
+		}
+		all = append(all, m)
+		if t.isNewcomer(m) && !t.isShut(m) {
+			newcomers = append(newcomers, m)
+		} else {
+			known = append(known, m)
+		}
+	}
+	if len(newcomers) <= t.newcomersRoom {
+		return all
+	}
+	rand.Shuffle(len(newcomers), func(i, j int) { newcomers[i], newcomers[j] = newcomers[j], newcomers[i] })
+	return append(known, newcomers...)
+}
+
 // turns are the destinations of one claim, with the room that their breakers leave and
 // how many share it.
 type turns struct {
 	req           outflow.ClaimRequest
 	breakers      *destinations
+	shut          map[string]bool
 	list          []*mark
 	room, of      map[string]int // by breaker
 	newcomersRoom int
 	newcomers     int
+	listedShut    int
 }
 
 func (t *turns) isNewcomer(m *mark) bool { return !m.Proven && !t.breakers.proven(m.Destination) }
 
+// isShut reports whether a breaker of the destination was open when the walk came by. It
+// takes no other's room then: the claim takes no more of it than the probe.
+func (t *turns) isShut(m *mark) bool {
+	return slices.ContainsFunc(t.breakers.names(m.Destination), func(name string) bool { return t.shut[name] })
+}
+
 // roomFor reports whether a message of the destination may be claimed.
 func (t *turns) roomFor(m *mark) bool {
+	if t.isShut(m) {
+		return t.listedShut < askedShut
+	}
 	for _, name := range t.breakers.names(m.Destination) {
 		if _, known := t.room[name]; !known {
 			allowance := t.req.Allowance
@@ -92,6 +128,10 @@ func (t *turns) roomFor(m *mark) bool {
 
 func (t *turns) add(m *mark) {
 	t.list = append(t.list, m)
+	if t.isShut(m) {
+		t.listedShut++
+		return
+	}
 	for _, name := range t.breakers.names(m.Destination) {
 		t.of[name]++
 	}
@@ -102,6 +142,9 @@ func (t *turns) add(m *mark) {
 
 // quota is how many messages of the destination may be claimed.
 func (t *turns) quota(m *mark) int {
+	if t.isShut(m) {
+		return 1 // its breaker may have closed since
+	}
 	quota := t.req.MaxMessages
 	for _, name := range t.breakers.names(m.Destination) {
 		quota = min(quota, t.room[name]/t.of[name])

@@ -25,8 +25,12 @@ const (
 	// load: no page of a walk full of others' destinations pushes them out.
 	rememberedDue    = 1024
 	rememberedServed = 256
-	// askedDestinations bounds one claim's: each costs it three or four lookups.
+	// askedDestinations bounds one claim's: each costs it three or four lookups. Those
+	// behind an open breaker, of which a claim takes no more than the probe, are askedShut
+	// of them at most. rememberedShut bounds the open breakers that a walk remembers.
 	askedDestinations = 400
+	askedShut         = 100
+	rememberedShut    = 1000
 	// A walk may take one part in walkShare of the time, and comes at least
 	// every walkAtLeast. It costs well under a millisecond, except where a held
 	// snapshot makes it crawl over dead rows.
@@ -53,6 +57,7 @@ type walk struct {
 	next    time.Time         // when it is due
 	// What the last walk saw on its way: a breaker to look after, suspects due.
 	troubled, suspects bool
+	shut               map[string]bool // the breakers that were open
 
 	ripeSince time.Time // from here on, by the database's clock, parked rows are looked for
 	allRipe   time.Time // when all of them are
@@ -120,10 +125,33 @@ func (s *Store) walkIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.walk.shut, err = s.shutBreakers(ctx, conn); err != nil {
+		return err
+	}
 	s.destinations.proveAll(found)
 	s.walk.remember(found)
 	s.walk.next = time.Now().Add(min(walkShare*time.Since(began), walkAtLeast))
 	return nil
+}
+
+// shutBreakers asks which breakers are open, if the walk saw that some are.
+func (s *Store) shutBreakers(ctx context.Context, conn *database.Conn) (map[string]bool, error) {
+	if !s.walk.troubled {
+		return nil, nil
+	}
+	rows, err := conn.Query(ctx, shutBreakers, rememberedShut)
+	if err != nil {
+		return nil, err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	shut := make(map[string]bool, len(names))
+	for _, name := range names {
+		shut[name] = true
+	}
+	return shut, nil
 }
 
 // visit runs the walk's statement once. ripe says that there are rows to unpark.
