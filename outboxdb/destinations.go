@@ -103,7 +103,7 @@ func (h *destinations) proven(destination string) bool {
 
 // names are the breakers that a message of a destination meets, its target's last.
 func (h *destinations) names(destination string) []string {
-	return slices.Compact([]string{h.own(destination), outflow.TargetOf(destination)})
+	return slices.Compact([]string{destination, h.own(destination), outflow.TargetOf(destination)})
 }
 
 // Succeeded notes that a message reached its destination. It closes the breakers, and
@@ -124,10 +124,11 @@ func (s *Store) Succeeded(destination string) {
 	k.inARow, k.grown = 0, min(k.grown+windowGrowth, mostGrown)
 	k.reached, k.successes = time.Now(), min(k.successes+1, noteSecond)
 	news := time.Since(k.noted) >= reachedAgain && (whole(destination) || k.successes == noteSecond)
-	if k.failing || k.failures > 0 || news {
-		k.noted, k.failing, k.failures, k.succeeded = time.Now(), false, 0, true
+	if news {
+		k.noted, k.succeeded = time.Now(), true
 		h.tell(destination, k)
 	}
+	h.close(destination, k)
 }
 
 // Answered notes that a destination answered, though it took nothing: it refused one
@@ -143,14 +144,24 @@ func (s *Store) Answered(destination string) {
 	}
 }
 
-// answered closes a breaker, and lets its window grow.
+// answered closes a breaker, and lets its window grow by so many.
 func (h *destinations) answered(name string, growth int) {
 	k := h.of(name)
 	k.inARow, k.grown = 0, min(k.grown+growth, mostGrown)
-	if k.failing || k.failures > 0 {
-		k.failing, k.failures, k.answered = false, 0, true
-		h.tell(name, k)
+	h.close(name, k)
+}
+
+// close has a breaker closed that may be open. A wait that its destination asked for, and
+// that is not written yet, is written all the same.
+func (h *destinations) close(name string, k *known) {
+	if !k.failing && k.failures == 0 {
+		return
 	}
+	k.answered = true
+	if k.failing = k.closing; !k.closing {
+		k.failures = 0
+	}
+	h.tell(name, k)
 }
 
 // NotTried notes that a message came to an end, or to a failure, that says nothing of
@@ -168,31 +179,42 @@ func (s *Store) NotTried(destination string, id uuid.UUID) {
 
 // Failed notes that a destination took nothing: an error of class unavailable. What it
 // answered itself counts for it alone. Where there was no answer, that counts for its
-// target. Several failures and no success between them open a breaker. It returns
-// how many there have been in this process since the last success.
+// target. Several failures and no success between them open a breaker, and so does a wait
+// that it asks for. It returns how many there have been in this process since the last
+// success.
 func (s *Store) Failed(destination string, err error) (inARow int) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	name := outflow.TargetOf(destination)
+	name, wait := outflow.TargetOf(destination), outflow.RetryAfter(err)
 	if own := h.own(destination); outflow.WasAnswered(err) && own != name {
 		h.answered(name, 0)
+		if own != destination && wait > 0 { // it asks for itself alone
+			h.failed(destination, err, wait)
+			wait = min(wait, lastOpening)
+		}
 		name = own
 	}
+	k := h.failed(name, err, wait)
+	if h.proven(destination) {
+		return k.inARow
+	}
+	h.newcomers.inARow++
+	return max(k.inARow, h.newcomers.inARow)
+}
+
+// failed counts a failure for a breaker, with the wait that was asked for.
+func (h *destinations) failed(name string, err error, wait time.Duration) *known {
 	k := h.of(name)
 	k.failing = true
 	k.failures++
 	k.inARow++
 	k.grown = 0
 	k.lastError = outflow.CleanErrorText(err.Error())
-	k.retryAfter = max(k.retryAfter, outflow.RetryAfter(err))
-	k.closing = k.closing || k.retryAfter > 0
+	k.retryAfter = max(k.retryAfter, wait)
+	k.closing = k.closing || wait > 0
 	h.tell(name, k)
-	if h.proven(destination) {
-		return k.inARow
-	}
-	h.newcomers.inARow++
-	return max(k.inARow, h.newcomers.inARow)
+	return k
 }
 
 // Reached reports whether a message has ever reached a destination, as far as the

@@ -16,8 +16,8 @@ const (
 	StatementClaim           = claim
 	StatementPutBack         = putBack
 	StatementClaimAlone      = claimAlone
-	StatementLoadAgain       = loadAgain
 	StatementTakeProbes      = takeProbes
+	StatementLoadAgain       = loadAgain
 	StatementTakeRecovered   = takeRecovered
 	StatementNoteFailures    = noteFailures
 	StatementDueDestinations = dueDestinations

@@ -14,12 +14,14 @@ import (
 // ends that, and leaves the rest for another after a second. $5 and $6 are the first and
 // the longest time that it stays open by itself.
 const noteFailures = `
-INSERT INTO outbox.destinations AS h (destination, failures, failing_since, openings, open_until, last_error)
+INSERT INTO outbox.destinations AS h (destination, failures, failing_since, openings, open_until, asked_until, last_error)
 VALUES ($1, $2, now(), ($2::int >= $4::int OR $7::interval > interval '0')::int,
-        CASE WHEN $2::int >= $4::int OR $7::interval > interval '0' THEN now() + greatest($5::interval, $7::interval) END, $3)
+        CASE WHEN $2::int >= $4::int OR $7::interval > interval '0' THEN now() + greatest($5::interval, $7::interval) END,
+        CASE WHEN $7::interval > interval '0' THEN now() + $7::interval END, $3)
 ON CONFLICT (destination) DO UPDATE
    SET failures = h.failures + $2, last_error = $3,
        failing_since = coalesce(h.failing_since, now()),
+       asked_until = CASE WHEN $7::interval > interval '0' THEN greatest(h.asked_until, now() + $7::interval) ELSE h.asked_until END,
        (openings, open_until, probe_until, recovered_at, told_of, told_id) = (
            SELECT CASE WHEN o.opens THEN h.openings + 1 ELSE h.openings END,
                   CASE WHEN o.opens THEN now() + greatest(least($5::interval * (1 << least(h.openings, 20))::float8, $6::interval), $7::interval)
@@ -44,10 +46,15 @@ INSERT INTO outbox.destinations AS h (destination, delivered_at) VALUES ($1, now
 ON CONFLICT (destination) DO UPDATE
    SET delivered_at = now(), ` + closed
 
-// closed is what a success writes.
-const closed = `failures = 0, failing_since = NULL, openings = 0, open_until = NULL,
-       probe_of = NULL, probe_id = NULL, probe_until = CASE WHEN h.open_until IS NULL THEN h.probe_until END, last_error = NULL,
-       recovered_at = CASE WHEN h.open_until IS NOT NULL THEN now() ELSE h.recovered_at END`
+// closed is what a success writes. Where the destination asked to be left alone, a success
+// before that time is of a message that was sent before: it changes nothing.
+const closed = `(failures, failing_since, openings, open_until, probe_of, probe_id, probe_until, last_error, recovered_at) = (
+    SELECT h.failures, h.failing_since, h.openings, h.open_until, h.probe_of, h.probe_id, h.probe_until, h.last_error, h.recovered_at
+     WHERE h.asked_until > now()
+    UNION ALL
+    SELECT 0, NULL, 0, NULL, NULL, NULL, CASE WHEN h.open_until IS NULL THEN h.probe_until END, NULL,
+           CASE WHEN h.open_until IS NOT NULL THEN now() ELSE h.recovered_at END
+     WHERE (h.asked_until > now()) IS NOT TRUE)`
 
 // reachedBefore reports whether a message has ever reached a destination.
 const reachedBefore = `
@@ -83,7 +90,7 @@ func (h *destinations) tellNext(destination string, k *known) bool {
 		}
 		if !h.wrote(destination, h.write(note, destination)) {
 			h.mu.Lock()
-			k.failing = true
+			k.failing, k.noted = true, time.Time{}
 			h.mu.Unlock()
 		}
 		return true

@@ -35,23 +35,50 @@ const (
 	abandonedEvery = 30 * time.Second
 )
 
+// isNew tells of m.destination that it may probe for the new destinations of its target: no
+// message has reached it, and it is not closed itself, for a wait that it asked for. A
+// scalar, so that no planner hashes all destinations for it.
+const isNew = `(SELECT p.delivered_at IS NOT NULL OR p.open_until IS NOT NULL FROM outbox.destinations AS p WHERE p.destination = m.destination) IS NOT TRUE`
+
+// behind are the destinations of the breaker h with messages that wait without a run, in
+// order. A loose index scan: the backlog of one destination costs as much as one message.
+const behind = behindHead + behindTail
+
+// behindNext are those behind the last probe's destination.
+const behindNext = behindHead + ` AND m.destination > coalesce(h.probe_of, '')` + behindTail
+
+const behindHead = `
+    SELECT m.destination
+      FROM (WITH RECURSIVE turn AS (
+                (SELECT m.destination FROM outbox.messages AS m
+                  WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= h.covers_from AND m.destination < h.covers_before`
+
+const behindTail = `
+                  ORDER BY m.destination LIMIT 1)
+                UNION ALL
+                SELECT next.destination
+                  FROM turn AS t
+                 CROSS JOIN LATERAL (
+                       SELECT m.destination FROM outbox.messages AS m
+                        WHERE m.state = 'pending' AND NOT m.parked AND m.destination > t.destination AND m.destination < h.covers_before
+                        ORDER BY m.destination LIMIT 1) AS next)
+            SELECT t.destination FROM turn AS t) AS m
+     WHERE (h.destination NOT LIKE '%#new' OR ` + isNew + `)`
+
+// mayProbe has "behind" leave out destinations of which no message may be a probe.
+const mayProbe = `
+       AND EXISTS (SELECT FROM outbox.messages AS w
+                    WHERE w.state = 'pending' AND NOT w.parked AND w.destination = m.destination AND w.available_at <= now() AND w.claims < 5)`
+
 // waitingProbe is the message that waits, with no run, and would probe the breaker h: of
 // the next destination behind the last probe's, the newest message. It is the least
-// likely to have expired, and is found past no dead rows. A breaker of new destinations
-// is probed by one of them.
+// likely to have expired, and is found past no dead rows.
 const waitingProbe = `
     SELECT w.destination, w.id, w.generation, w.available_at, false AS running
       FROM (SELECT turn.destination
-              FROM ((SELECT m.destination FROM outbox.messages AS m
-                      WHERE m.state = 'pending' AND NOT m.parked AND m.destination > coalesce(h.probe_of, '')
-                        AND m.destination >= h.covers_from AND m.destination < h.covers_before
-                        AND m.available_at <= now() AND m.claims < 5 AND (h.destination NOT LIKE '%#new' OR ` + deliveredAt + ` IS NULL)
-                      ORDER BY m.destination LIMIT 1)
+              FROM ((` + behindNext + mayProbe + ` LIMIT 1)
                     UNION ALL
-                    (SELECT m.destination FROM outbox.messages AS m
-                      WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= h.covers_from AND m.destination < h.covers_before
-                        AND m.available_at <= now() AND m.claims < 5 AND (h.destination NOT LIKE '%#new' OR ` + deliveredAt + ` IS NULL)
-                      ORDER BY m.destination LIMIT 1)) AS turn
+                    (` + behind + mayProbe + ` LIMIT 1)) AS turn
              LIMIT 1) AS d
      CROSS JOIN LATERAL (
            SELECT m.destination, m.id, m.generation, m.available_at FROM outbox.messages AS m
@@ -62,7 +89,7 @@ const waitingProbe = `
 const runningProbe = `
     SELECT m.destination, m.id, m.generation, m.available_at, true AS running FROM outbox.messages AS m
      WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before
-       AND (h.destination NOT LIKE '%#new' OR ` + deliveredAt + ` IS NULL)`
+       AND (h.destination NOT LIKE '%#new' OR ` + isNew + `)`
 
 // takeProbes chooses, for up to $1 breakers that may be probed, the message that does
 // it, for a lease of $2. A message that waits and one off the fast path take turns:
@@ -103,8 +130,7 @@ const closeAbandoned = `
 UPDATE outbox.destinations AS h
    SET failures = 0, failing_since = NULL, openings = 0, open_until = NULL, probe_of = NULL, probe_id = NULL, probe_until = NULL, last_error = NULL
  WHERE h.open_until < now() - $1::interval AND (h.probe_until IS NULL OR h.probe_until <= now())
-   AND NOT EXISTS (SELECT FROM outbox.messages AS m
-                    WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= h.covers_from AND m.destination < h.covers_before)
+   AND NOT EXISTS (` + behind + `)
    AND NOT EXISTS (SELECT FROM outbox.messages AS m
                     WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before)`
 

@@ -37,7 +37,8 @@ func (w *walk) ask(req outflow.ClaimRequest, h *destinations, now time.Time) ask
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t := turns{req: req, breakers: h, shut: w.shut, room: map[string]int{}, of: map[string]int{}, newcomersRoom: h.newcomersNow(newcomersRoom(req), now)}
+	t := turns{req: req, breakers: h, shut: w.shut, room: map[string]int{}, of: map[string]int{}, ofShut: map[string]int{},
+		newcomersRoom: h.newcomersNow(newcomersRoom(req), now)}
 	for _, m := range w.inTurn(&t) {
 		if len(t.list) >= askedDestinations || !t.roomFor(m) {
 			continue
@@ -92,7 +93,8 @@ type turns struct {
 	breakers      *destinations
 	shut          map[string]bool
 	list          []*mark
-	room, of      map[string]int // by breaker
+	room          map[string]int // by breaker
+	of, ofShut    map[string]int
 	newcomersRoom int
 	newcomers     int
 	listedShut    int
@@ -100,59 +102,77 @@ type turns struct {
 
 func (t *turns) isNewcomer(m *mark) bool { return !m.Proven && !t.breakers.proven(m.Destination) }
 
-// isShut reports whether a breaker of the destination was open when the walk came by. It
-// takes no other's room then: the claim takes no more of it than the probe.
+// isShut reports whether a breaker of the destination was open when the walk came by. The
+// claim takes no more of it than the probe, so it takes no other's room; where the breaker
+// has closed since, it shares the room with others that were shut.
 func (t *turns) isShut(m *mark) bool {
 	return slices.ContainsFunc(t.breakers.names(m.Destination), func(name string) bool { return t.shut[name] })
 }
 
+// roomOf is how many messages of a breaker's destinations may be claimed.
+func (t *turns) roomOf(name string) int {
+	room, known := t.room[name]
+	if !known {
+		allowance := t.req.Allowance
+		if t.req.Ramp {
+			allowance = min(allowance, t.breakers.window(name))
+		}
+		room = allowance - t.req.Open[name]
+		t.room[name] = room
+	}
+	return room
+}
+
 // roomFor reports whether a message of the destination may be claimed.
 func (t *turns) roomFor(m *mark) bool {
-	if t.isShut(m) {
-		return t.listedShut < askedShut
-	}
+	shut := t.isShut(m)
 	for _, name := range t.breakers.names(m.Destination) {
-		if _, known := t.room[name]; !known {
-			allowance := t.req.Allowance
-			if t.req.Ramp {
-				allowance = min(allowance, t.breakers.window(name))
-			}
-			t.room[name] = allowance - t.req.Open[name]
-		}
-		if t.of[name] >= t.room[name] {
+		if t.sharing(shut)[name] >= t.roomOf(name) {
 			return false
 		}
+	}
+	if shut {
+		return t.listedShut < askedShut
 	}
 	return !t.isNewcomer(m) || t.newcomers < t.newcomersRoom
 }
 
+// sharing counts by breaker those that share its room.
+func (t *turns) sharing(shut bool) map[string]int {
+	if shut {
+		return t.ofShut
+	}
+	return t.of
+}
+
 func (t *turns) add(m *mark) {
 	t.list = append(t.list, m)
-	if t.isShut(m) {
-		t.listedShut++
-		return
-	}
+	shut := t.isShut(m)
 	for _, name := range t.breakers.names(m.Destination) {
-		t.of[name]++
+		t.sharing(shut)[name]++
 	}
-	if t.isNewcomer(m) {
+	switch {
+	case shut:
+		t.listedShut++
+	case t.isNewcomer(m):
 		t.newcomers++
 	}
 }
 
 // quota is how many messages of the destination may be claimed.
 func (t *turns) quota(m *mark) int {
-	if t.isShut(m) {
-		return 1 // its breaker may have closed since
-	}
-	quota := t.req.MaxMessages
+	quota, shut := t.req.MaxMessages, t.isShut(m)
 	for _, name := range t.breakers.names(m.Destination) {
-		quota = min(quota, t.room[name]/t.of[name])
+		quota = min(quota, t.roomOf(name)/t.sharing(shut)[name])
 	}
-	if t.isNewcomer(m) {
-		quota = min(quota, t.newcomersRoom/t.newcomers)
+	switch {
+	case !t.isNewcomer(m):
+		return quota
+	case shut:
+		return min(quota, 1)
+	default:
+		return min(quota, t.newcomersRoom/t.newcomers)
 	}
-	return quota
 }
 
 // refusal says why the caller can't send to a destination; its messages are parked then.

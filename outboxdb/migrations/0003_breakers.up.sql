@@ -20,6 +20,7 @@ CREATE TABLE outbox.destinations (
     failing_since timestamptz,
     openings      integer     NOT NULL DEFAULT 0,
     open_until    timestamptz,
+    asked_until   timestamptz,
     probe_of      text        COLLATE "C",
     probe_id      uuid,
     probe_until   timestamptz,
@@ -41,6 +42,7 @@ COMMENT ON TABLE outbox.destinations IS 'Outflow: circuit breakers of destinatio
 COMMENT ON COLUMN outbox.destinations.delivered_at IS 'a message reached it: it exists, and is missed where it does not';
 COMMENT ON COLUMN outbox.destinations.failures IS 'failures since the last success';
 COMMENT ON COLUMN outbox.destinations.open_until IS 'the breaker is open: nothing is sent until then, and after it one probe at a time';
+COMMENT ON COLUMN outbox.destinations.asked_until IS 'the destination asked for no request until then (Retry-After): no success closes the breaker before';
 COMMENT ON COLUMN outbox.destinations.openings IS 'openings of the breaker since the last success';
 COMMENT ON COLUMN outbox.destinations.probe_id IS 'the one message that may be sent while the breaker is open';
 COMMENT ON COLUMN outbox.destinations.probe_of IS 'the destination of that message';
