@@ -54,7 +54,8 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	return s.walk.claimed(messages, problem, asked.refused), nil
 }
 
-// holdBack parks due messages whose destinations the caller refuses.
+// holdBack parks due messages whose destinations the caller refuses, and ends those whose
+// time is over or that somebody cancelled.
 func (s *Store) holdBack(ctx context.Context, refused map[string]error) error {
 	if len(refused) == 0 || time.Since(s.walk.heldBack) < heldBackEvery {
 		return nil
@@ -65,10 +66,26 @@ func (s *Store) holdBack(ctx context.Context, refused map[string]error) error {
 		destinations = append(destinations, destination)
 		reasons = append(reasons, outflow.CleanErrorText(err.Error()))
 	}
-	if _, err := s.pool.Exec(ctx, holdBack, destinations, reasons, heldBackFor, heldBackRows); err != nil {
+	rows, err := s.pool.Query(ctx, holdBack, destinations, reasons, heldBackFor, heldBackRows)
+	if err != nil {
 		return fmt.Errorf("holding back messages of %d destinations: %w", len(destinations), err)
 	}
-	return nil
+	over, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e outflow.Ending, err error) {
+		return e, row.Scan(&e.ID, &e.Generation, &e.State, &e.LastError)
+	})
+	if err != nil {
+		return fmt.Errorf("holding back messages of %d destinations: %w", len(destinations), err)
+	}
+	if len(over) == 0 {
+		return nil
+	}
+	var errs []error
+	for i, result := range s.finishAll(ctx, over) {
+		if result.Err != nil && !errors.Is(result.Err, outflow.ErrNotFound) && !errors.Is(result.Err, errLocked) {
+			errs = append(errs, fmt.Errorf("marking message %s %s: %w", over[i].ID, over[i].State, result.Err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ClaimAlone leases one suspect to this process (see outflow.SuspectClaims), or

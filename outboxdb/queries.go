@@ -141,24 +141,28 @@ UPDATE outbox.messages AS m
  WHERE m.id = r.id`
 
 // holdBack parks up to $4 due rows of the destinations $1 for $3, and says why ($2):
-// this process can't send to them, and a run would find out no more.
+// this process can't send to them, and a run would find out no more. It returns those whose
+// time is over, or that somebody cancelled: no run will ever find them.
 const holdBack = `
 WITH due AS MATERIALIZED (
-    SELECT next.id, d.reason
+    SELECT next.*, d.reason
       FROM unnest($1::text[], $2::text[]) AS d (destination, reason)
      CROSS JOIN LATERAL (
-           SELECT m.id
+           SELECT m.id, m.generation, m.cancel_requested, m.cancel_requested OR (m.expires_at <= now()) IS TRUE AS over
              FROM outbox.messages AS m
             WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination AND m.available_at <= now()
             ORDER BY m.available_at
             LIMIT (SELECT $4::int)
               FOR NO KEY UPDATE SKIP LOCKED) AS next
      LIMIT (SELECT $4::int)
+), held AS (
+    UPDATE outbox.messages AS m
+       SET available_at = least(now() + $3::interval, m.expires_at), parked = true, last_error = d.reason
+      FROM unnest(ARRAY(SELECT id FROM due WHERE NOT over), ARRAY(SELECT reason FROM due WHERE NOT over)) AS d (id, reason)
+     WHERE m.id = d.id
 )
-UPDATE outbox.messages AS m
-   SET available_at = now() + $3::interval, parked = true, last_error = d.reason
-  FROM unnest(ARRAY(SELECT id FROM due), ARRAY(SELECT reason FROM due)) AS d (id, reason)
- WHERE m.id = d.id`
+SELECT d.id, d.generation, CASE WHEN d.cancel_requested THEN 'cancelled' ELSE 'expired' END AS state, d.reason
+  FROM due AS d WHERE d.over`
 
 // claim takes due rows of the given destinations ($1) of the targets $2, each from its
 // low-water mark ($3) and at most its quota ($4), together at most $6 rows and $7 bytes

@@ -237,6 +237,33 @@ func TestRefusedDestinationsWaitAsRows(t *testing.T) {
 	require.ElementsMatch(t, refused[1:], idsOf(claim(t, outboxdb.New(pool), request())))
 }
 
+// A message that waits as a row, because its destination is refused, ends when its time is
+// over, and where somebody cancels it though a run of it may be open. Its producer is told.
+func TestRefusedDestinationsMessagesEnd(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	req := request()
+	req.Refuse = func(string) error { return errors.New("the host is not allowed") }
+	short, withdrawn := message("https://not-allowed.example.org/x"), message("https://not-allowed.example.org/y")
+	short.ExpiresIn, short.Callback = time.Minute, "sqs://replies"
+	ids := enqueue(t, pool, short, withdrawn, message("https://not-allowed.example.org/x"))
+	require.Empty(t, claim(t, store, req).Messages)
+	require.Less(t, stands(t, pool, ids[0]).LeasedFor, 60.0, "not beyond its time")
+
+	execute(t, pool, `UPDATE outbox.messages SET expires_at = now() WHERE id = $1`, ids[0])
+	execute(t, pool, `UPDATE outbox.messages SET cancel_requested = true WHERE id = $1`, ids[1])
+	execute(t, pool, `UPDATE outbox.messages SET available_at = now()`)
+	again := outboxdb.New(pool)
+	got := claim(t, again, req)
+	require.NoError(t, got.Problem)
+	require.Empty(t, got.Messages)
+	require.Equal(t, []string{"expired", "cancelled", "pending"},
+		values[string](t, pool, `SELECT state FROM outbox.messages ORDER BY seq`))
+	require.Equal(t, "the host is not allowed", *stands(t, pool, ids[0]).LastError)
+	require.True(t, value[bool](t, pool, `SELECT callback_state = 'due' FROM outbox.messages WHERE id = $1`, ids[0]))
+}
+
 // Destinations that no message has reached yet share what there is for them; those that
 // have been reached are claimed beside them.
 func TestNewDestinationsShareTheirPart(t *testing.T) {
