@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -25,18 +26,18 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 		return a.putOff(ctx, inTime, ref, in)
 	}
 	renewal := renewalOf(ref, in, info.Attempt, last)
-	uncounted := renewal.Attempts
-	var expiresAfter time.Duration
+	var seen atomic.Pointer[lookedAt] // look may still be under way when this attempt ends
 	look := func(ctx context.Context) (outflow.Record, error) {
 		record, err := a.store.Renew(ctx, renewal)
-		expiresAfter = record.ExpiresAfter
+		at := lookedAt{uncounted: renewal.Attempts, expiresAfter: record.ExpiresAfter}
 		switch {
 		case err != nil:
 		case record.HeldBack:
-			uncounted = 0
+			at.uncounted = 0
 		default: // the row counts this attempt, and it may come to nothing
-			uncounted = -1
+			at.uncounted = -1
 		}
+		seen.Store(&at)
 		return record, err
 	}
 	var before attemptNote
@@ -54,19 +55,29 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 		}
 		return result, nil
 	}
+	at := lookedAt{uncounted: renewal.Attempts}
+	if looked := seen.Load(); looked != nil {
+		at = *looked
+	}
 	note := attemptNote{Attempt: info.Attempt, LastError: outflow.CleanErrorText(err.Error())}
 	if errors.Is(err, outflow.ErrNotAttempted) {
-		note.Uncounted = uncounted
+		note.Uncounted = at.uncounted
 		if before := new(beforehandError); !errors.As(err, &before) {
 			note.LastError = "" // the last failure says more
 		}
 	}
 	activity.RecordHeartbeat(ctx, note)
-	delay := untilExpiry(retryDelay(info.Attempt, outflow.RetryAfter(err)), expiresAfter)
+	delay := untilExpiry(retryDelay(info.Attempt, outflow.RetryAfter(err)), at.expiresAfter)
 	if delay > covered(info.Attempt) {
 		a.leaseWait(ctx, inTime, outflow.Renewal{Ref: ref, Lease: waitLease(delay), LastError: note.LastError})
 	}
 	return PublishResult{}, translateAfter(err, delay)
+}
+
+// lookedAt is what a durable attempt's look at the row says for what comes after it.
+type lookedAt struct {
+	uncounted    int // as attemptNote has it
+	expiresAfter time.Duration
 }
 
 // putOff is the first durable attempt where it only begins a wait. What the fast path

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -17,7 +18,9 @@ import (
 // room, and what waits in vain was not attempted.
 func TestLargePayloadsInHandAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := New(&fake{}, nil)
+		a := New(slowPayload{timeLeft: func(left time.Duration) {
+			assert.Equal(t, PayloadLoad, left, "the wait for room costs none of the load's time")
+		}}, nil)
 		record := outflow.Record{Owed: 16 << 20}
 		var sending, most, sent, late atomic.Int64
 		var attempts sync.WaitGroup
@@ -26,7 +29,7 @@ func TestLargePayloadsInHandAreBounded(t *testing.T) {
 				loadErr, err := a.withPayload(t.Context(), record, func(r outflow.Record) error {
 					assert.Equal(t, "large", string(r.Payload))
 					most.Store(max(most.Load(), sending.Add(1)))
-					time.Sleep(15 * time.Second)
+					time.Sleep(3 * time.Second)
 					sending.Add(-1)
 					sent.Add(1)
 					return errors.New("refused")
@@ -40,7 +43,37 @@ func TestLargePayloadsInHandAreBounded(t *testing.T) {
 		}
 		attempts.Wait()
 		assert.EqualValues(t, payloadBytes/(16<<20), most.Load())
-		assert.EqualValues(t, 8, sent.Load(), "two rounds of four within the time for a payload")
+		assert.EqualValues(t, 8, sent.Load(), "two rounds of four within PayloadRoom")
 		assert.EqualValues(t, 4, late.Load())
+	})
+}
+
+// slowPayload takes a while to load a payload.
+type slowPayload struct {
+	Store
+	takes    time.Duration
+	timeLeft func(time.Duration)
+}
+
+func (s slowPayload) LoadPayload(ctx context.Context, _ outflow.Record) ([]byte, error) {
+	if s.timeLeft != nil {
+		s.timeLeft(timeLeft(ctx))
+	}
+	time.Sleep(s.takes)
+	return []byte("large"), nil
+}
+
+// A payload that took the attempt's time is not sent: the broker's answer would be cut off.
+func TestAPayloadThatTookTheTimeIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), LocalPublish)
+		defer cancel()
+		a := New(slowPayload{takes: LocalPublish - BrokerCall + time.Millisecond}, nil)
+		loadErr, err := a.withPayload(ctx, outflow.Record{Owed: 1 << 20}, func(outflow.Record) error {
+			t.Error("sent")
+			return nil
+		})
+		assert.ErrorIs(t, loadErr, outflow.ErrNotAttempted)
+		assert.NoError(t, err)
 	})
 }

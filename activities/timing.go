@@ -26,12 +26,14 @@ const (
 	LocalMark = 2 * time.Second
 
 	// Durable is the StartToClose timeout of a durable attempt. It holds the row's
-	// renewal, PayloadLoad, and the longest call that settings can ask a publisher
+	// renewal, PayloadRoom, PayloadLoad, and the longest call that settings can ask a publisher
 	// for. It is one length for all settings: a run's next worker may have others.
 	Durable = time.Minute
-	// PayloadLoad bounds the load of a large payload in a durable attempt, with the
-	// wait for others to be loaded: 16 MiB over a slow link.
-	PayloadLoad = 25 * time.Second
+	// PayloadRoom bounds an attempt's wait for other large payloads to be sent.
+	PayloadRoom = 4 * time.Second
+	// PayloadLoad bounds the load of a large payload in a durable attempt. It is a
+	// second more than outboxdb gives a statement for 16 MiB over a slow link.
+	PayloadLoad = 21 * time.Second
 	// Silence is how long the engine hears nothing of a durable attempt, or of one to
 	// tell a producer, before it makes another: its worker is gone. The SDK passes on a beat at least every
 	// 80 % of that time; what ends before the first Beat costs none.

@@ -19,7 +19,7 @@ func TestTimeoutsFitIntoEachOther(t *testing.T) {
 	assert.Greater(t, rememberAck, 10*(FirstRetry+DurableMark), "an acknowledgement outlives the mark's first retries")
 	assert.LessOrEqual(t, heldBackRetry, LastRetry)
 	// A durable attempt: its renewal, a large payload, the longest call, its answer.
-	assert.GreaterOrEqual(t, Durable-answerMargin, 2*time.Second+PayloadLoad+outflow.LongestCall)
+	assert.GreaterOrEqual(t, Durable-answerMargin, 2*time.Second+PayloadRoom+PayloadLoad+outflow.LongestCall)
 	assert.Greater(t, Silence*2/10, Beat, "the SDK may keep a beat for 80 % of the time")
 	assert.Greater(t, CallbackAttempt-answerMargin, CallbackCall+10*time.Second)
 	assert.Greater(t, CallbackCall, outflow.LongestCall)

@@ -127,12 +127,18 @@ RETURNING c.destination, c.id, c.generation, c.available_at, c.running`
 // closeAbandoned closes breakers that have been ready for a probe for $1 and have no
 // message behind them. One that was put back is due again within that time.
 const closeAbandoned = `
-UPDATE outbox.destinations AS h
-   SET failures = 0, failing_since = NULL, openings = 0, open_until = NULL, probe_of = NULL, probe_id = NULL, probe_until = NULL, last_error = NULL
+WITH abandoned AS MATERIALIZED (
+SELECT h.destination FROM outbox.destinations AS h
  WHERE h.open_until < now() - $1::interval AND (h.probe_until IS NULL OR h.probe_until <= now())
    AND NOT EXISTS (` + behind + `)
    AND NOT EXISTS (SELECT FROM outbox.messages AS m
-                    WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before)`
+                    WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before)
+   FOR UPDATE SKIP LOCKED
+)
+UPDATE outbox.destinations AS h
+   SET failures = 0, failing_since = NULL, openings = 0, open_until = NULL, probe_of = NULL, probe_id = NULL, probe_until = NULL, last_error = NULL
+  FROM abandoned AS a
+ WHERE h.destination = a.destination`
 
 // giveBackProbe ends a probe's lease that has shown nothing of its destination: the
 // message had expired, say. Another is chosen at once.

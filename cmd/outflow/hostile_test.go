@@ -92,6 +92,7 @@ func TestHostileCommandLines(t *testing.T) {
 		"retry -state dead ID":        "retry: wants message IDs or a filter, not both",
 		"retry -state dead -limit 0":  "retry: -limit wants 1 or more",
 		"retry -state dead -rate -1":  "retry: -rate wants messages a second",
+		"retry -state dead -rate 0":   "retry: -rate wants messages a second",
 		"retry -state dead -rate NaN": "retry: -rate wants messages a second",
 		"retry -state dead -rate Inf": "retry: -rate wants messages a second",
 		"resend":                      "resend: wants message IDs",

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/outflowhq/outflow"
@@ -69,7 +68,8 @@ func purge(ctx context.Context, t tools, args []string) error {
 	dismissed := flags.Bool("dismissed", false, "")
 	olderThan := spanFlag(flags, "older-than", 0)
 	limit := flags.Int("limit", 0, "")
-	rate := flags.Float64("rate", 0, "")
+	var rate float64
+	rateFlag(flags, &rate)
 	history := flags.Bool("history", false, "")
 	yes := flags.Bool("yes", false, "")
 	asJSON := flags.Bool("json", false, "")
@@ -81,7 +81,7 @@ func purge(ctx context.Context, t tools, args []string) error {
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	p := purging{
 		Purge: outflow.Purge{State: outflow.State(*state), Dismissed: *dismissed, OlderThan: *olderThan, Limit: purgeAtOnce, History: *history},
-		limit: *limit, rate: *rate, by: *by, json: *asJSON,
+		limit: *limit, rate: rate, by: *by, json: *asJSON,
 	}
 	switch {
 	case !p.State.Final():
@@ -92,7 +92,7 @@ func purge(ctx context.Context, t tools, args []string) error {
 		return usageError("purge: wants -older-than")
 	case p.limit < 0:
 		return usageError("purge: -limit wants 0 or more")
-	case !(p.rate >= 0 && p.rate <= math.MaxInt32): // NaN is neither
+	case p.rate < 0:
 		return usageError("purge: -rate wants messages a second")
 	}
 	if !*yes {

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,7 +45,7 @@ func selectionFlags(flags *flag.FlagSet) *selection {
 	s.destination = destinationFlag(flags, "destination")
 	typeFlag(flags, &s.filter.Type)
 	flags.IntVar(&s.limit, "limit", selectAtMost, "")
-	flags.Float64Var(&s.rate, "rate", 0, "")
+	rateFlag(flags, &s.rate)
 	flags.BoolVar(&s.yes, "yes", false, "")
 	flags.BoolVar(&s.json, "json", false, "")
 	return s
@@ -72,7 +71,7 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 	switch {
 	case len(words) > 0 && filtered:
 		return usageError("%s: wants message IDs or a filter, not both", s.command)
-	case !(s.rate >= 0 && s.rate <= math.MaxInt32): // NaN is neither
+	case s.rate < 0:
 		return usageError("%s: -rate wants messages a second", s.command)
 	case len(words) > 0 && s.limit != selectAtMost:
 		return usageError("%s: -limit is for a filter; these are all that is touched", s.command)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/user"
 	"regexp"
@@ -116,6 +117,21 @@ func readID(command string, words []string) (uuid.UUID, error) {
 		return uuid.Nil, err
 	}
 	return ids[0], nil
+}
+
+// rateFlag is a number of messages a second: 0 where it is not given, which is any, and
+// negative where the number is no rate.
+func rateFlag(flags *flag.FlagSet, rate *float64) {
+	flags.Func("rate", "", func(s string) error {
+		n, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return errors.New("wants a number")
+		}
+		if *rate = n; !(n > 0 && n <= math.MaxInt32) { // NaN is neither
+			*rate = -1
+		}
+		return nil
+	})
 }
 
 // destinationFlag is a destination, made canonical.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	neturl "net/url"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -147,6 +150,14 @@ func TestQueueURLAndErrors(t *testing.T) {
 	url := create(ctx, t, c, "orders", nil)
 	if !strings.HasPrefix(url, "http://127.0.0.1:") || !strings.HasSuffix(url, "/"+queues.Account+"/orders") {
 		t.Errorf("the queue's URL is no address that a client can reach: %s", url)
+	}
+	form, err := http.PostForm(*c.Options().BaseEndpoint, neturl.Values{"Action": {"GetQueueUrl"}, "QueueName": {"orders"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer form.Body.Close()
+	if body, err := io.ReadAll(form.Body); err != nil || !strings.Contains(string(body), "<QueueUrl>"+url+"</QueueUrl>") {
+		t.Errorf("by a form: %s (%v), want %s", body, err, url)
 	}
 	found, err := c.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String("orders")})
 	if err != nil || aws.ToString(found.QueueUrl) != url {

@@ -63,7 +63,7 @@ func (t *translator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case isJSON && answer.Code >= http.StatusBadRequest:
 		payload = translateError(header, action, payload)
-	case isJSON:
+	case answer.Code < http.StatusBadRequest:
 		payload = translateAnswer(action, payload)
 	}
 	header.Del("Content-Length")
