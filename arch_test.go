@@ -28,7 +28,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"publish/webhook":             {[]string{".", "publish"}, []string{"github.com/google/uuid"}},
 	"publish/publishtest":         {[]string{".", "publish"}, []string{"github.com/stretchr/testify", "github.com/google/uuid"}},
 	"publish/publishtest/fakesqs": {nil, nil},
-	"activities":                  {[]string{".", "internal/tracing"}, []string{"go.temporal.io/", "golang.org/x/sync/semaphore", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
+	"activities":                  {[]string{".", "internal/tracing"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows":                   {[]string{".", "activities"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"scanner":                     {[]string{".", "activities", "internal/stall", "internal/tracing", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/callbacks":          {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},

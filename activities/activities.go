@@ -69,7 +69,7 @@ type Activities struct {
 	sender    CallbackSender
 	owner     *ownership
 	flights   *flights
-	payloads  payloads
+	payloads  *payloads
 	tracer    tracing.Tracer
 	ends      endLog
 }
@@ -130,6 +130,9 @@ type PublishResult struct {
 func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResult, error) {
 	info := activity.GetInfo(ctx)
 	if err := a.owner.check(ctx, in.Owner); err != nil {
+		if !info.IsLocalActivity {
+			refused(ctx, in, info.Attempt)
+		}
 		return PublishResult{}, translate(err, info.Attempt)
 	}
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
@@ -243,10 +246,34 @@ func (a *Activities) send(ctx context.Context, record outflow.Record, t tracing.
 	ctx, span := a.tracer.Publish(ctx, record, t)
 	err = tracing.ErrNoAnswer
 	defer func() { span.End(err, tracing.FailureType(err)) }()
-	id, err = a.publisher.Publish(ctx, record.Message)
+	untilStop, cancel := whileWorking(ctx)
+	defer cancel()
+	id, err = a.publisher.Publish(untilStop, record.Message)
 	span.Published(id)
 	inARow, err = a.tell(ctx, record, err)
 	return id, inARow, err
+}
+
+// whileWorking is ctx until the worker stops: what a publisher has not sent by then, it
+// leaves to another worker, for this one's time to wait for an answer has begun.
+func whileWorking(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if !activity.IsActivity(ctx) {
+		return ctx, cancel
+	}
+	select {
+	case <-activity.GetWorkerStopChannel(ctx): // a publisher that is called must know at once
+		cancel()
+	default:
+		go func() {
+			select {
+			case <-activity.GetWorkerStopChannel(ctx):
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, cancel
 }
 
 // attemptOf says for a span which attempt this is.

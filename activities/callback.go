@@ -125,8 +125,10 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 		return CallbackResult{}, translate(err, info.Attempt)
 	}
 	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
-	// Who cancels waits for the answer: the producer may have been told by then.
-	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), CallbackAttempt-answerMargin)
+	// Who cancels waits for the answer: the producer may have been told by then. A ctx
+	// that has ended sends no heartbeat.
+	ctx = context.WithoutCancel(ctx)
+	inTime, cancel := context.WithTimeout(ctx, CallbackAttempt-answerMargin)
 	defer cancel()
 	callback, due, err := a.store.BeginCallback(inTime, ref, callbackLease(callbackDelay(info.Attempt, 0)))
 	if err != nil {

@@ -17,13 +17,15 @@ import (
 // path whose failure wants a wait sends nothing: it leases the row past that wait,
 // which is then Temporal's own, seen in the Web UI, until the second attempt.
 func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in PublishInput, info activity.Info) (PublishResult, error) {
-	// A cancel request, a pause or a stopping worker ends ctx. Whoever cancels
-	// waits for the answer, since the broker may have the message.
-	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), Durable-answerMargin)
+	// A cancel request, a pause or a stopping worker ends ctx, and the heartbeats made
+	// with it. Whoever cancels waits for the answer, since the broker may have the message.
+	ctx = context.WithoutCancel(ctx)
+	inTime, cancel := context.WithTimeout(ctx, Durable-answerMargin)
 	defer cancel()
 	last := lastNote(ctx)
-	if in.Wait > 0 && info.Attempt == 1 && last == nil { // an operator's reset does not wait again
-		return a.putOff(ctx, inTime, ref, in)
+	first := info.Attempt == 1 && last == nil // an operator's reset does not wait again
+	if in.Wait > 0 && (first || last != nil && last.Refused) {
+		return a.putOff(ctx, inTime, ref, in, info.Attempt)
 	}
 	renewal := renewalOf(ref, in, info.Attempt, last)
 	var seen atomic.Pointer[lookedAt] // look may still be under way when this attempt ends
@@ -68,6 +70,9 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 	}
 	activity.RecordHeartbeat(ctx, note)
 	delay := untilExpiry(retryDelay(info.Attempt, outflow.RetryAfter(err)), at.expiresAfter)
+	if errors.Is(err, errNoRoom) {
+		delay = min(delay, mostRoomDelay)
+	}
 	if delay > covered(info.Attempt) {
 		a.leaseWait(ctx, inTime, outflow.Renewal{Ref: ref, Lease: waitLease(delay), LastError: note.LastError})
 	}
@@ -82,8 +87,8 @@ type lookedAt struct {
 
 // putOff is the first durable attempt where it only begins a wait. What the fast path
 // still has under way, or has published since, it joins.
-func (a *Activities) putOff(ctx, inTime context.Context, ref outflow.Ref, in PublishInput) (PublishResult, error) {
-	note := attemptNote{Attempt: 1, LastError: in.LastError, Uncounted: in.Attempts}
+func (a *Activities) putOff(ctx, inTime context.Context, ref outflow.Ref, in PublishInput, attempt int32) (PublishResult, error) {
+	note := attemptNote{Attempt: attempt, LastError: in.LastError, Uncounted: in.Attempts}
 	delay := in.Wait
 	wait := func(inTime context.Context) (PublishResult, error) {
 		record, err := a.leaseWait(ctx, inTime, outflow.Renewal{
@@ -111,6 +116,17 @@ func (a *Activities) putOff(ctx, inTime context.Context, ref outflow.Ref, in Pub
 		return PublishResult{}, translateAfter(beforehand(err), delay)
 	}
 	return result, nil
+}
+
+// refused leaves a word for the next attempt where this worker is not the one to make
+// this attempt: no process died of it, and what the fast path met is still to be noted.
+func refused(ctx context.Context, in PublishInput, attempt int32) {
+	note := attemptNote{LastError: in.LastError, Uncounted: in.Attempts, Refused: true}
+	if last := lastNote(ctx); last != nil {
+		note = *last
+	}
+	note.Attempt = attempt
+	activity.RecordHeartbeat(context.WithoutCancel(ctx), note)
 }
 
 // untilExpiry ends a wait soon after the message's expiry, 0 for none: its end is
@@ -162,6 +178,8 @@ type attemptNote struct {
 	// Uncounted is what the row's count of attempts lacks: -1 for one that it counts
 	// and that sent nothing.
 	Uncounted int `json:"uncounted,omitempty"`
+	// Refused says that every attempt so far met a worker that was not to make it.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // renewalOf says what a durable attempt notes: the fast path's failure the

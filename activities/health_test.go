@@ -143,11 +143,11 @@ func TestWhatADurableAttemptNotes(t *testing.T) {
 		want    outflow.Renewal
 	}{
 		"the first":                        {1, nil, outflow.Renewal{LastError: "the fast path's", Attempts: 1}},
-		"after one that failed":            {3, &attemptNote{"503", 2, 0}, outflow.Renewal{LastError: "503"}},
-		"after one that sent nothing":      {3, &attemptNote{"503", 2, -1}, outflow.Renewal{LastError: "503", Attempts: -1}},
-		"after one that left no word":      {3, &attemptNote{"503", 1, -1}, outflow.Renewal{Lost: true}},
+		"after one that failed":            {3, &attemptNote{LastError: "503", Attempt: 2}, outflow.Renewal{LastError: "503"}},
+		"after one that sent nothing":      {3, &attemptNote{LastError: "503", Attempt: 2, Uncounted: -1}, outflow.Renewal{LastError: "503", Attempts: -1}},
+		"after one that left no word":      {3, &attemptNote{LastError: "503", Attempt: 1, Uncounted: -1}, outflow.Renewal{Lost: true}},
 		"after none that left any":         {2, nil, outflow.Renewal{Lost: true}},
-		"the first after a person's reset": {1, &attemptNote{"503", 7, 0}, outflow.Renewal{LastError: "503"}},
+		"the first after a person's reset": {1, &attemptNote{LastError: "503", Attempt: 7}, outflow.Renewal{LastError: "503"}},
 	} {
 		c.want.Ref, c.want.Lease = ref, leaseFor(c.attempt)
 		assert.Equal(t, c.want, renewalOf(ref, in, c.attempt, c.last), name)

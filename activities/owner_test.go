@@ -62,6 +62,56 @@ func TestTasksOfAnotherOutboxAreRefused(t *testing.T) {
 	}
 }
 
+// A refused durable attempt leaves what it was told to the next one: no process was lost,
+// the fast path's attempt is still to be noted, and its wait to be kept.
+func TestARefusedAttemptPassesOnWhatItWasTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		left *attemptNote
+		want attemptNote
+	}{
+		"the first":     {nil, attemptNote{Attempt: 1, LastError: "503", Uncounted: 1, Refused: true}},
+		"a later one":   {&attemptNote{Attempt: 6, LastError: "502", Uncounted: -1}, attemptNote{Attempt: 1, LastError: "502", Uncounted: -1}},
+		"one of a few":  {&attemptNote{Attempt: 2, LastError: "503", Uncounted: 1, Refused: true}, attemptNote{Attempt: 1, LastError: "503", Uncounted: 1, Refused: true}},
+		"after silence": {&attemptNote{}, attemptNote{Attempt: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, a, ref := newFake()
+			ForOutbox("shop")(a)
+			var notes []attemptNote
+			var suite testsuite.WorkflowTestSuite
+			env := suite.NewTestActivityEnvironment()
+			env.SetOnActivityHeartbeatListener(func(_ *activityInfo, details encodedValues) {
+				var note attemptNote
+				assert.NoError(t, details.Get(&note))
+				notes = append(notes, note)
+			})
+			if c.left != nil {
+				env.SetHeartbeatDetails(*c.left)
+			}
+			env.RegisterActivity(a)
+			_, err := env.ExecuteActivity(a.Publish, PublishInput{
+				Owner: Owner{Outbox: "billing"}, MessageID: ref.ID, Generation: 1, LastError: "503", Attempts: 1, Wait: time.Hour,
+			})
+			require.Error(t, err)
+			assert.Equal(t, []attemptNote{c.want}, notes)
+			assert.Zero(t, f.sent)
+		})
+	}
+	t.Run("the next one keeps the wait", func(t *testing.T) {
+		f, a, ref := newFake()
+		var suite testsuite.WorkflowTestSuite
+		env := suite.NewTestActivityEnvironment()
+		env.SetHeartbeatDetails(attemptNote{Attempt: 4, LastError: "503", Uncounted: 1, Refused: true})
+		env.RegisterActivity(a)
+		_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, LastError: "503", Attempts: 1, Wait: time.Hour})
+		require.ErrorContains(t, err, "nothing is sent for 1h")
+		assert.Zero(t, f.sent)
+		require.Len(t, f.renewals, 1)
+		assert.Equal(t, 1, f.renewals[0].Attempts)
+		assert.True(t, f.renewals[0].Waits)
+	})
+}
+
 // The log says it, though not for each task; and where the database can't be asked,
 // the task is tried again.
 func TestRefusedTasksAreWarnedOf(t *testing.T) {

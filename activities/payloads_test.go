@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,10 +22,10 @@ func TestLargePayloadsInHandAreBounded(t *testing.T) {
 		a := New(slowPayload{timeLeft: func(left time.Duration) {
 			assert.Equal(t, PayloadLoad, left, "the wait for room costs none of the load's time")
 		}}, nil)
-		record := outflow.Record{Owed: 16 << 20}
 		var sending, most, sent, late atomic.Int64
 		var attempts sync.WaitGroup
-		for range 12 {
+		for i := range 12 {
+			record := outflow.Record{Message: outflow.Message{Destination: fmt.Sprintf("https://h%d.example/", i)}, Owed: 16 << 20}
 			attempts.Go(func() {
 				loadErr, err := a.withPayload(t.Context(), record, func(r outflow.Record) error {
 					assert.Equal(t, "large", string(r.Payload))
@@ -45,6 +46,36 @@ func TestLargePayloadsInHandAreBounded(t *testing.T) {
 		assert.EqualValues(t, payloadBytes/(16<<20), most.Load())
 		assert.EqualValues(t, 8, sent.Load(), "two rounds of four within PayloadRoom")
 		assert.EqualValues(t, 4, late.Load())
+	})
+}
+
+// However much a slow host has in hand and waiting, on however many paths, others' payloads
+// find room.
+func TestASlowTargetLeavesRoomForOthersPayloads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(slowPayload{}, nil)
+		var attempts sync.WaitGroup
+		send := func(destination string, bytes int, took time.Duration) {
+			attempts.Go(func() {
+				record := outflow.Record{Message: outflow.Message{Destination: destination}, Owed: bytes}
+				loadErr, _ := a.withPayload(t.Context(), record, func(outflow.Record) error { time.Sleep(took); return nil })
+				if took == 0 {
+					assert.NoError(t, loadErr, destination)
+				}
+			})
+		}
+		for i := range 100 {
+			send(fmt.Sprintf("https://slow.example/%d", i), 1<<20, time.Hour)
+			send("https://slow-too.example/", 16<<20, time.Hour)
+		}
+		synctest.Wait()
+		for i := range 10 {
+			send(fmt.Sprintf("sqs://healthy-%d", i), 9000, 0)
+		}
+		send("sqs://healthy", 1<<20, 0)
+		attempts.Wait()
+		assert.Zero(t, a.payloads.held)
+		assert.Empty(t, a.payloads.of)
 	})
 }
 

@@ -306,11 +306,11 @@ func TestAttemptsThatSendNothing(t *testing.T) {
 		change func(f *fake)
 		want   attemptNote
 	}{
-		"the payload did not come":   {func(f *fake) { f.record.Owed, f.loadErr = 1, errors.New("slow") }, attemptNote{"slow", 1, -1}},
-		"the publisher had no time":  {func(f *fake) { f.publish = refuses }, attemptNote{"", 1, -1}},
-		"the row was not renewed":    {func(f *fake) { f.lookErr = errors.New("no database") }, attemptNote{"no database", 1, 1}},
-		"its destination is closed":  {func(f *fake) { f.record.HeldBack = true }, attemptNote{"", 1, 0}},
-		"but one that failed counts": {func(f *fake) { f.publish = down }, attemptNote{"503", 1, 0}},
+		"the payload did not come":   {func(f *fake) { f.record.Owed, f.loadErr = 1, errors.New("slow") }, attemptNote{LastError: "slow", Attempt: 1, Uncounted: -1}},
+		"the publisher had no time":  {func(f *fake) { f.publish = refuses }, attemptNote{LastError: "", Attempt: 1, Uncounted: -1}},
+		"the row was not renewed":    {func(f *fake) { f.lookErr = errors.New("no database") }, attemptNote{LastError: "no database", Attempt: 1, Uncounted: 1}},
+		"its destination is closed":  {func(f *fake) { f.record.HeldBack = true }, attemptNote{LastError: "", Attempt: 1}},
+		"but one that failed counts": {func(f *fake) { f.publish = down }, attemptNote{LastError: "503", Attempt: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			notes, err := attempt(t, c.change)
@@ -395,6 +395,35 @@ func TestALongAttemptBeats(t *testing.T) {
 		assert.Equal(t, attemptNote{LastError: "the one before", Attempt: 7}, notes[0])
 		assert.Equal(t, attemptNote{LastError: "503", Attempt: 1}, notes[len(notes)-1], "the last word is the failure's")
 	})
+}
+
+// A worker that stops while an attempt gets ready to send leaves the message to another
+// one: it would not wait for the whole call.
+func TestAStoppingWorkerBeginsNoCall(t *testing.T) {
+	f, a, ref := newFake()
+	asked := make(chan struct{})
+	f.publish = func(ctx context.Context, _ outflow.Message) (string, error) {
+		close(asked)
+		<-ctx.Done() // as one that has not sent it yet
+		return "", outflow.ErrNotAttempted
+	}
+	stopping := make(chan struct{})
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestActivityEnvironment()
+	env.SetWorkerStopChannel(stopping)
+	env.RegisterActivity(a)
+	go func() {
+		<-asked
+		close(stopping)
+	}()
+	_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+	var failed *temporal.ApplicationError
+	require.ErrorAs(t, err, &failed)
+	assert.Equal(t, ErrTypeNotAttempted, failed.Type())
+
+	f.publish = func(ctx context.Context, _ outflow.Message) (string, error) { return "", ctx.Err() }
+	_, err = env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+	require.ErrorContains(t, err, "context canceled", "a publisher knows it from the start")
 }
 
 // second runs the second attempt of a durable publish, whose first left no word.

@@ -35,10 +35,14 @@ const (
 	// second more than outboxdb gives a statement for 16 MiB over a slow link.
 	PayloadLoad = 21 * time.Second
 	// Silence is how long the engine hears nothing of a durable attempt, or of one to
-	// tell a producer, before it makes another: its worker is gone. The SDK passes on a beat at least every
-	// 80 % of that time; what ends before the first Beat costs none.
+	// tell a producer, before it makes another: its worker is gone. What ends before the
+	// first Beat costs no call.
 	Silence = 20 * time.Second
 	Beat    = 3 * time.Second
+	// HeartbeatThrottle is how long the SDK keeps a beat back at most, for
+	// worker.Options.MaxHeartbeatThrottleInterval. Its default, 80 % of Silence, would
+	// leave a busy Temporal 4 s to take one.
+	HeartbeatThrottle = 5 * time.Second
 	// DurableMark is the StartToClose timeout of a durable attempt to write an end.
 	DurableMark = 10 * time.Second
 	// answerMargin is how long before a StartToClose timeout an attempt gives up, so
@@ -59,7 +63,7 @@ const (
 	// CallbackAttempt is the StartToClose timeout of one attempt to tell a producer:
 	// CallbackCall, which bounds the sender's longest call, and what the row is told
 	// before and after it. Neither has a slot of the fast path.
-	CallbackCall    = outflow.LongestCall + time.Second
+	CallbackCall    = outflow.LongestCall + 2*time.Second
 	CallbackAttempt = 45 * time.Second
 	// CallbackAltogether is when a callback is given up: a receiver that is down
 	// for a night is told in the morning.

@@ -118,7 +118,7 @@ func (o *Options) check() error {
 func (d *Dispatcher) Wake() { d.scanner.Wake() }
 
 // Run delivers until ctx ends. Then it claims no more, waits for what is under way,
-// at most about half a minute, and returns nil. Before that it returns an error
+// at most about a minute, and returns nil. Before that it returns an error
 // where the database can't be reached or lacks the outbox, and where the worker does
 // not start or ends by itself.
 func (d *Dispatcher) Run(ctx context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -49,6 +50,7 @@ func (o *Options) complete() {
 		o.size("MaxConcurrentWorkflowTaskExecutionSize", &w.MaxConcurrentWorkflowTaskExecutionSize)
 		o.size("MaxConcurrentLocalActivityExecutionSize", &w.MaxConcurrentLocalActivityExecutionSize)
 	}
+	w.MaxHeartbeatThrottleInterval = cmp.Or(w.MaxHeartbeatThrottleInterval, activities.HeartbeatThrottle)
 	if w.WorkflowTaskPollerBehavior == nil && w.MaxConcurrentWorkflowTaskPollers == 0 {
 		w.WorkflowTaskPollerBehavior = worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{})
 	}

@@ -2,10 +2,12 @@ package scanner_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/scanner"
 )
@@ -15,7 +17,9 @@ func TestBytesInFlightAreBounded(t *testing.T) {
 	inWorld(t, scanner.Options{BytesInFlight: 1000}, func(w *world) {
 		w.engine.fastPath = 2 * time.Second
 		w.table.payload = make([]byte, 300)
-		w.table.enqueue("sqs://orders", 50)
+		for i := range 50 {
+			w.table.enqueue(fmt.Sprintf("sqs://orders-%d", i), 1)
+		}
 		w.table.batch = 1 // as a claim whose bytes are bounded
 	}, func(w *world) {
 		pass(1500 * time.Millisecond)
@@ -25,6 +29,22 @@ func TestBytesInFlightAreBounded(t *testing.T) {
 		}
 		pass(time.Second)
 		assert.Greater(t, w.engine.count(), 4, "what has ended makes room")
+	})
+}
+
+// Large payloads for a slow host leave room for others' messages.
+func TestASlowTargetsBytesLeaveRoomForOthers(t *testing.T) {
+	inWorld(t, scanner.Options{BytesInFlight: 1000, PerDestination: 50}, func(w *world) {
+		w.engine.fastPath = 12 * time.Second
+		w.table.payload = make([]byte, 100)
+		w.table.enqueue("sqs://slow", 50)
+		w.table.batch = 1
+	}, func(w *world) {
+		pass(5 * time.Second)
+		require.Equal(t, 5, w.engine.count(), "half of the bytes")
+		w.table.enqueue("sqs://healthy", 2)
+		pass(5 * time.Second)
+		assert.Equal(t, 7, w.engine.count())
 	})
 }
 

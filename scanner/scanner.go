@@ -76,7 +76,8 @@ type Options struct {
 	// message has reached yet have a quarter of InFlight together.
 	PerDestination int
 	// BytesInFlight bounds the payloads and headers of the messages in flight, in bytes;
-	// default 64 MiB. One message more may be in flight, whatever its size.
+	// default 64 MiB. One message more may be in flight, whatever its size. No target is
+	// claimed for while it has half of what the others leave.
 	BytesInFlight int
 	// Refuse says why this process can't send to a destination, or nil; publish.Router's
 	// Refusal is one. Its messages wait as rows, with no run, and are looked at again
@@ -153,6 +154,7 @@ type Scanner struct {
 	all       int            // their sum
 	newcomers int            // those of new destinations
 	bytes     int            // their payloads and headers
+	bytesOf   map[string]int // the same by target
 	starting  int            // those whose start has no answer yet
 
 	database  brake // raised by claims
@@ -179,7 +181,7 @@ func New(store Store, c Client, opts Options) *Scanner {
 	return &Scanner{
 		store: store, client: c, opts: opts.withDefaults(), tracer: tracing.Tracer{Provider: opts.TracerProvider},
 		wake: make(chan struct{}, 1), freed: make(chan struct{}, 1),
-		open: make(map[string]int),
+		open: make(map[string]int), bytesOf: make(map[string]int),
 	}
 }
 
@@ -262,6 +264,13 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	s.mu.Lock()
 	room, starting := s.opts.InFlight-s.all, s.starting
 	open := maps.Clone(s.open)
+	for target, own := range s.bytesOf {
+		// A slow target with large payloads leaves room for others: it has half of what
+		// they leave at most, and what one claim brings more.
+		if own >= (s.opts.BytesInFlight-s.bytes+own)/2 {
+			open[target] = max(open[target], s.opts.PerDestination)
+		}
+	}
 	newcomers := max(s.opts.InFlight/newcomersShare, 1) - s.newcomers
 	bytes := min(s.opts.BytesInFlight-s.bytes, s.opts.ClaimBytes)
 	s.mu.Unlock()
@@ -387,6 +396,10 @@ func (s *Scanner) count(m outflow.ClaimedMessage, by int) {
 		s.newcomers += by
 	}
 	s.bytes += by * m.Bytes()
+	target := outflow.TargetOf(m.Destination)
+	if s.bytesOf[target] += by * m.Bytes(); s.bytesOf[target] == 0 {
+		delete(s.bytesOf, target)
+	}
 	s.all += by
 }
 

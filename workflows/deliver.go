@@ -114,7 +114,7 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 		showState(ctx, StateRetrying)
 	}
 	in.Again, in.LastError = false, reason(err)
-	if kind := errorType(err); kind != activities.ErrTypeNotAttempted && kind != activities.ErrTypeAnotherOutbox {
+	if !nothingSent(err) {
 		in.Attempts, in.Wait = 1, waitAfter(err)
 	}
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
@@ -152,7 +152,7 @@ func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInp
 		// The attempts before have noted themselves; what the last one met, if it was
 		// under way, no later one of the same activity is there to note.
 		in.LastError, in.Attempts, in.Wait = "", 0, 0
-		if kind := errorType(err); kind != "" && kind != activities.ErrTypeNotAttempted {
+		if errorType(err) != "" && !nothingSent(err) {
 			in.LastError = reason(err)
 		}
 	}
@@ -243,6 +243,12 @@ func (d *delivery) close(ctx workflow.Context, outcome outflow.Outcome) (outflow
 func isFinalFailure(err error) bool {
 	kind := errorType(err)
 	return kind == activities.ErrTypePermanent || kind == activities.ErrTypeNotFound
+}
+
+// nothingSent reports whether an activity's error says that it attempted nothing.
+func nothingSent(err error) bool {
+	kind := errorType(err)
+	return kind == activities.ErrTypeNotAttempted || kind == activities.ErrTypeAnotherOutbox
 }
 
 // errorType is the type of the application error in err, or "".

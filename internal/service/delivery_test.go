@@ -18,6 +18,7 @@ import (
 	activitypb "go.temporal.io/api/activity/v1"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -173,6 +174,31 @@ func TestCancelDuringADurablePublish(t *testing.T) {
 	r := w.until(id, func(r row) bool { return r.State != outflow.Pending })
 	assert.Equal(t, outflow.Delivered, r.State)
 	assert.Equal(t, 2, r.Attempts)
+	status, _ := w.closed(id)
+	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
+}
+
+// A cancel request, which the first heartbeat brings back, ends no heartbeats: a call that
+// takes longer than activities.Silence is waited for all the same.
+func TestCancelDuringALongPublish(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	sending := make(chan struct{}, 1)
+	w.broker.set(func(n int) (string, error) {
+		if n == 1 {
+			return "", fmt.Errorf("failure %d", n)
+		}
+		sending <- struct{}{}
+		time.Sleep(activities.Silence + 2*activities.HeartbeatThrottle)
+		return "broker-2", nil
+	})
+	w.workApart()
+	w.scan()
+	id := w.enqueue("{}")
+	<-sending
+	require.NoError(t, w.client.CancelWorkflow(t.Context(), w.workflowID(id), ""))
+	r := w.until(id, func(r row) bool { return r.State != outflow.Pending })
+	assert.Equal(t, outflow.Delivered, r.State)
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
 }

@@ -167,6 +167,7 @@ func workerOptions(c config.Config, fatal chan<- error) worker.Options {
 		MaxConcurrentLocalActivityExecutionSize: slots,
 		WorkflowTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
 		ActivityTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
+		MaxHeartbeatThrottleInterval:            activities.HeartbeatThrottle,
 		OnFatalError:                            func(err error) { fatal <- err },
 	}
 }
