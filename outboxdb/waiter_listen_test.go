@@ -134,7 +134,7 @@ func TestWaitPollsWhereNothingIsHeard(t *testing.T) {
 			for _, answers := range all {
 				requireAnswer(t, answers)
 			}
-			assert.Less(t, time.Since(began), 5*time.Second)
+			assert.Less(t, time.Since(began), time.Minute)
 			assert.LessOrEqual(t, looks(tr), 10, "they are asked for together")
 			assert.False(t, w.Hears())
 		})

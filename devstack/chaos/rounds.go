@@ -29,11 +29,12 @@ var healthy = []string{"orders", "letters", "invoices", "events"}
 // measure is what a round found of the healthy queues.
 type measure struct {
 	throughput float64       // messages a second, out of a backlog
+	beside     float64       // those that other destinations took in the same time
 	p99        time.Duration // from enqueue to mark, at a steady rate
 }
 
 func (m measure) String() string {
-	return fmt.Sprintf("%.0f/s, p99 %s", m.throughput, m.p99.Round(time.Millisecond))
+	return fmt.Sprintf("%.0f/s, others %.0f/s, p99 %s", m.throughput, m.beside, m.p99.Round(time.Millisecond))
 }
 
 // series is rounds in turn: without trouble, with it, without, and so on; the last
@@ -105,10 +106,11 @@ func (c *chaos) measureRound(ctx context.Context, f *fleet) (measure, error) {
 	}
 	var m measure
 	var took time.Duration
-	if err := f.Pool.QueryRow(ctx, burstTook, from, healthyDestinations()).Scan(&took); err != nil {
+	var others int
+	if err := f.Pool.QueryRow(ctx, burstTook, from, healthyDestinations()).Scan(&took, &others); err != nil {
 		return m, fmt.Errorf("reading the throughput: %w", err)
 	}
-	m.throughput = burst / took.Seconds()
+	m.throughput, m.beside = burst/took.Seconds(), float64(others)/took.Seconds()
 
 	pause(ctx, settleFor)
 	if from, err = f.moment(ctx); err != nil {
@@ -127,8 +129,13 @@ func (c *chaos) measureRound(ctx context.Context, f *fleet) (measure, error) {
 }
 
 const burstTook = `
-SELECT max(finished_at) - min(enqueued_at) FROM outbox.messages
- WHERE enqueued_at >= $1 AND destination = ANY ($2) AND type = 'burst'`
+WITH burst AS (
+SELECT min(enqueued_at) AS began, max(finished_at) AS ended FROM outbox.messages
+ WHERE enqueued_at >= $1 AND destination = ANY ($2) AND type = 'burst'
+)
+SELECT ended - began, (SELECT count(*) FROM outbox.messages
+                        WHERE state = 'delivered' AND finished_at BETWEEN began AND ended AND destination <> ALL ($2))
+  FROM burst`
 
 const steadyP99 = `
 SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY finished_at - enqueued_at) FROM outbox.messages

@@ -69,7 +69,7 @@ func run(ctx context.Context, databaseURL string) error {
 		Publishers: []publish.Publisher{awssqs.New(sqs.NewFromConfig(aws))},
 		// The shop wakes the scanner after its commits; looking by itself is for what
 		// is due later, and for what a killed process has left.
-		Scanner: scanner.Options{TaskQueue: taskQueue, PollInterval: 2 * time.Second},
+		Scanner: scanner.Options{TaskQueue: taskQueue, PollInterval: 10 * time.Second},
 		// The shop's own workflow and activities, on the same worker.
 		Register: func(w worker.Registry) {
 			w.RegisterWorkflow(PlaceOrder)
