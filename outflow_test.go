@@ -98,3 +98,9 @@ func FuzzCleanErrorText(f *testing.F) {
 		require.LessOrEqual(t, len(got), outflow.MaxErrorText)
 	})
 }
+
+func TestBytesOfAMessage(t *testing.T) {
+	m := outflow.Message{Payload: []byte("12345"), Headers: map[string]string{"name": "value", "n": "日"}}
+	require.Equal(t, 5+len("name")+len("value")+1+3, m.Bytes())
+	require.Zero(t, outflow.Message{}.Bytes())
+}

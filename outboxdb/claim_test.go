@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,6 +128,17 @@ func TestClaim(t *testing.T) {
 		require.Equal(t, ids[3:4], idsOf(rest), "a message as large as the bound is the only one")
 		req.MaxBytes = 1
 		require.Equal(t, ids[4:], idsOf(claim(t, store, req)), "one larger than the bound is not stuck")
+	})
+	t.Run("MaxBytes counts headers", func(t *testing.T) {
+		store := fresh(t)
+		msgs := messages("sqs://a", 4)
+		for i := range msgs {
+			msgs[i].Payload, msgs[i].Headers = []byte("x"), map[string]string{"h": strings.Repeat("x", 100)}
+		}
+		ids := enqueue(t, pool, msgs...)
+		req := request()
+		req.MaxBytes = 150
+		require.Equal(t, ids[:2], idsOf(claim(t, store, req)))
 	})
 	t.Run("nothing asked for", func(t *testing.T) {
 		store := fresh(t)

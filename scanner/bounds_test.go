@@ -48,6 +48,31 @@ func TestASlowTargetsBytesLeaveRoomForOthers(t *testing.T) {
 	})
 }
 
+// New destinations have a quarter of the slots together, and no slot once that is in use.
+func TestNewDestinationsAreClaimedWithinTheirShare(t *testing.T) {
+	inWorld(t, scanner.Options{InFlight: 40}, func(w *world) {
+		w.engine.fastPath = 10 * time.Second
+		w.table.unknown, w.table.batch = "https://", 4
+		for i := range 8 {
+			w.table.enqueue(fmt.Sprintf("https://h%d.example/", i), 1)
+		}
+	}, func(w *world) {
+		pass(5 * time.Second)
+		w.table.enqueue("https://h8.example/", 4)
+		pass(3 * time.Second)
+		var left []int
+		for _, c := range w.table.seen().claims {
+			if left = append(left, c.request.Newcomers); len(left) > 1 && left[len(left)-2] == left[len(left)-1] {
+				left = left[:len(left)-1]
+			}
+		}
+		assert.Equal(t, []int{10, 6, 2, -1}, left, "what is left of ten; -1 is none")
+		pass(10 * time.Second)
+		claims := w.table.seen().claims
+		assert.Equal(t, 10, claims[len(claims)-1].request.Newcomers, "what has ended makes room")
+	})
+}
+
 // Destinations that can't be sent to from here are one line a minute, however many.
 func TestRefusedDestinationsAreLoggedOnceAMinute(t *testing.T) {
 	const line = "messages wait as rows: this process can't send to their destinations"

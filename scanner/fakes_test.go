@@ -48,6 +48,7 @@ type table struct {
 
 	payload []byte // of each message; nil for a short one
 	refused map[string]error
+	unknown string // messages to destinations that begin with it have none that it reached
 
 	suspects  []outflow.Record
 	alone     []int // what was held at each ClaimAlone
@@ -124,6 +125,7 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 		t.claimed++
 		result.Messages = append(result.Messages, outflow.ClaimedMessage{
 			Record: r, LeasedUntil: time.Now().Add(req.Lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled,
+			Newcomer: t.unknown != "" && strings.HasPrefix(r.Destination, t.unknown),
 		})
 		return true
 	})

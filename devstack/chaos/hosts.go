@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/outflowhq/outflow"
@@ -27,19 +28,24 @@ var manyHosts = []struct {
 	name  string
 	onset time.Duration
 	begin func(ctx context.Context, f *fleet, r *faults.Receiver) error
-	end   func(ctx context.Context, f *fleet, r *faults.Receiver) error
+	end   func(ctx context.Context, c *chaos, f *fleet, r *faults.Receiver) error
 }{
-	{"slow-host", slowOnset, onPaths(func(w http.ResponseWriter, r *http.Request) {
+	{"slow-host", slowOnset, slowHost.begin, slowHost.end},
+	{"failing-host", onset, failingHost.begin, failingHost.end},
+	{"refused-hosts", onset, manyDestinations("https://host-%d.example.org/hooks/%d", refusedHosts, 0), withdrawn},
+	{"delayed", 0, manyDestinations("https://host-%d.example.org/hooks/%d", delayedHosts, time.Hour), withdrawn},
+}
+
+var (
+	slowHost = &badHost{answer: func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(2 * time.Second):
 			w.WriteHeader(http.StatusNoContent)
 		case <-r.Context().Done():
 		}
-	}), healed},
-	{"failing-host", onset, onPaths(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), healed},
-	{"refused-hosts", onset, manyDestinations("https://host-%d.example.org/hooks/%d", refusedHosts, 0), withdrawn},
-	{"delayed", 0, manyDestinations("https://host-%d.example.org/hooks/%d", delayedHosts, time.Hour), withdrawn},
-}
+	}}
+	failingHost = &badHost{most: toHost / 2, answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }}
+)
 
 func hostNames() (names []string) {
 	for _, m := range manyHosts {
@@ -48,20 +54,35 @@ func hostNames() (names []string) {
 	return names
 }
 
-// onPaths has a host answer badly, and enqueues messages for it whose paths are all
-// different.
-func onPaths(answer http.HandlerFunc) func(context.Context, *fleet, *faults.Receiver) error {
-	return func(ctx context.Context, f *fleet, r *faults.Receiver) error {
-		r.Behave("/hooks/", answer)
-		round := time.Now().UnixNano()
-		return f.enqueue(ctx, toHost, func(i int) outflow.Message {
-			return outflow.Message{Destination: r.URL(fmt.Sprintf("/hooks/%d/%d", round, i)), Type: "bad", Payload: []byte(`{"bad":true}`)}
-		})
-	}
+// badHost is a host that answers badly.
+type badHost struct {
+	answer http.HandlerFunc
+	most   int64 // requests of a round, while it is bad; 0 is any number
+	asked  atomic.Int64
 }
 
-func healed(ctx context.Context, f *fleet, r *faults.Receiver) error {
+// begin enqueues messages for the host whose paths are all different.
+func (b *badHost) begin(ctx context.Context, f *fleet, r *faults.Receiver) error {
+	b.asked.Store(0)
+	r.Behave("/hooks/", func(w http.ResponseWriter, req *http.Request) { b.asked.Add(1); b.answer(w, req) })
+	round := time.Now().UnixNano()
+	return f.enqueue(ctx, toHost, func(i int) outflow.Message {
+		return outflow.Message{Destination: r.URL(fmt.Sprintf("/hooks/%d/%d", round, i)), Type: "bad", Payload: []byte(`{"bad":true}`)}
+	})
+}
+
+// end has it answer well, waits until it has everything, and counts what it was asked.
+func (b *badHost) end(ctx context.Context, c *chaos, f *fleet, r *faults.Receiver) error {
 	r.Behave("/hooks/", nil)
+	asked := b.asked.Load()
+	var runs int
+	if err := f.Pool.QueryRow(ctx, `SELECT count(*) FROM outbox.messages WHERE destination LIKE 'https:%' AND started AND state = 'pending'`).Scan(&runs); err != nil {
+		return fmt.Errorf("counting runs: %w", err)
+	}
+	c.say("the bad host had %d requests for %d messages; %d runs are open", asked, toHost, runs)
+	if b.most > 0 && asked > b.most {
+		return fmt.Errorf("the bad host had %d requests for %d messages (at most %d)", asked, toHost, b.most)
+	}
 	settling, cancel := context.WithTimeout(ctx, hostsRecovery)
 	defer cancel()
 	return f.awaitNone(settling, "destination LIKE 'https:%' AND state = 'pending'")
@@ -93,7 +114,7 @@ func formatOf(format string) string {
 }
 
 // withdrawn takes messages away that never had a run.
-func withdrawn(ctx context.Context, f *fleet, _ *faults.Receiver) error {
+func withdrawn(ctx context.Context, _ *chaos, f *fleet, _ *faults.Receiver) error {
 	var runs int
 	if err := f.Pool.QueryRow(ctx, `SELECT count(*) FROM outbox.messages WHERE destination LIKE 'https:%' AND started AND state = 'pending'`).Scan(&runs); err != nil {
 		return fmt.Errorf("counting runs: %w", err)
@@ -139,7 +160,7 @@ func hosts(ctx context.Context, c *chaos) error {
 				seen, err := c.measureRound(ctx, f)
 				if err == nil {
 					began := time.Now()
-					err = m.end(ctx, f, r)
+					err = m.end(ctx, c, f, r)
 					c.say("%s: settled after %.1f s", m.name, time.Since(began).Seconds())
 				}
 				return seen, err

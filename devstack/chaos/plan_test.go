@@ -65,7 +65,7 @@ func TestOptions(t *testing.T) {
 }
 
 func TestMedianOfRatios(t *testing.T) {
-	m := func(throughput float64, p99 time.Duration) measure { return measure{throughput, p99} }
+	m := func(throughput float64, p99 time.Duration) measure { return measure{throughput: throughput, p99: p99} }
 	throughput, p99 := series{
 		without: []measure{m(100, 10), m(100, 20), m(10, 100), m(210, 20)},
 		with:    []measure{m(50, 40), m(49.5, 66), m(110, 30)},
