@@ -289,8 +289,13 @@ func attemptOf(info activity.Info) tracing.Attempt {
 // run is told when the destination works again: until then it seldom asks, for many
 // runs that ask would take Temporal's time from the healthy.
 func heldBack(r outflow.Record) error {
+	last := ""
+	if r.LastError != "" {
+		last = "; its last attempt: " + r.LastError
+	}
 	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: max(r.HeldBackFor, heldBackRetry), Err: fmt.Errorf(
-		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again", outflow.ErrNotAttempted, outflow.DisplayDestination(r.Destination))}
+		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again%s",
+		outflow.ErrNotAttempted, outflow.DisplayDestination(r.Destination), last)}
 }
 
 // tell passes on how the destination did, and returns how many messages in a row it

@@ -86,7 +86,7 @@ func TestMissingDestinationWithoutADatabase(t *testing.T) {
 
 func TestHeldBackIsNotSent(t *testing.T) {
 	f, a, ref := newFake()
-	f.record.HeldBack, f.record.HeldBackFor = true, 10*time.Second
+	f.record.HeldBack, f.record.HeldBackFor, f.record.LastError = true, 10*time.Second, "503"
 	env, beats := environment()
 	env.RegisterActivity(a)
 	_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
@@ -95,7 +95,7 @@ func TestHeldBackIsNotSent(t *testing.T) {
 	assert.Equal(t, ErrTypeNotAttempted, application.Type())
 	assert.False(t, application.NonRetryable())
 	assert.InDelta(t, heldBackRetry.Seconds(), application.NextRetryDelay().Seconds(), 0.21*heldBackRetry.Seconds(), "it is told when it may try")
-	assert.Contains(t, application.Message(), "sqs://orders takes nothing and is left to one probe at a time")
+	assert.Contains(t, application.Message(), "sqs://orders takes nothing and is left to one probe at a time; this message is told when it works again; its last attempt: 503")
 	assert.Zero(t, f.sent)
 	assert.Empty(t, f.health, "what was not asked did not fail")
 	assert.Equal(t, []string{""}, *beats, "the row keeps the last real failure")

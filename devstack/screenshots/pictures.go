@@ -67,8 +67,8 @@ func (s *scene) pictures() []picture {
 		}}},
 		{"delivered.png", on(s.delivered, "history"), 980, expect{shows: []string{
 			"COMPLETED " + s.delivered.id, `"state": "delivered"`,
-			"Summary " + s.delivered.message.Type + " to " + s.delivered.message.Destination,
-			"Publish Summary publish to " + s.delivered.message.Destination,
+			"Summary `" + s.delivered.message.Type + "` to `" + s.delivered.message.Destination + "`",
+			"Publish Summary publish to `" + s.delivered.message.Destination + "`",
 		}}},
 		{"failed.png", on(s.failed, "timeline"), 900, expect{shows: []string{
 			"FAILED " + s.failed.id, missingReason, `"type": "` + workflows.ErrTypeDead + `"`, workflows.ActivityMarkDead,

@@ -38,8 +38,8 @@ const (
 	busy    = "sqs://billing"    // answers 503
 	missing = "sqs://crm-import" // was never made
 
-	busyReason    = "The service is temporarily unavailable."
-	missingReason = "The specified queue does not exist."
+	busyReason    = "The service is temporarily unavailable"
+	missingReason = "The specified queue does not exist"
 )
 
 const sceneTimeout = 60 * time.Second
