@@ -18,7 +18,7 @@ const (
 const NoCallback = "none"
 
 // MaxCallbackPayload is the longest payload in bytes that a callback carries. In
-// JSON it is at most twice as long, which leaves room below the 1 MiB of SQS.
+// JSON it is at most three times as long, which leaves room below the 1 MiB of SQS.
 const MaxCallbackPayload = 256 << 10
 
 // Callback is a message's end as its producer is to be told.

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -28,7 +30,7 @@ const CallbackIDHeader = "callback-id"
 type CallbackEvent struct {
 	MessageID   uuid.UUID
 	Type        string // the message's own
-	Destination string // in its canonical form
+	Destination string // as DisplayDestination has it: of an address no query
 	// State is Delivered, Dead, Expired or Cancelled.
 	State State
 	// Generation is 1, and one more for each time that an operator started the
@@ -91,7 +93,8 @@ type callbackBody struct {
 	PayloadOmitted bool   `json:"payloadOmitted,omitempty"`
 }
 
-// MarshalJSON writes the body of a callback.
+// MarshalJSON writes the body of a callback. It has no character that a terminal obeys
+// or hides: see VisibleText.
 func (e CallbackEvent) MarshalJSON() ([]byte, error) {
 	body := callbackBody{
 		MessageID: e.MessageID, Type: e.Type, Destination: e.Destination, State: e.State, Generation: e.Generation,
@@ -108,7 +111,7 @@ func (e CallbackEvent) MarshalJSON() ([]byte, error) {
 	encoder := json.NewEncoder(&encoded)
 	encoder.SetEscapeHTML(false) // it makes six bytes of one
 	err := encoder.Encode(body)
-	return bytes.TrimSuffix(encoded.Bytes(), []byte("\n")), err
+	return []byte(VisibleText(strings.TrimSuffix(encoded.String(), "\n"))), err
 }
 
 // UnmarshalJSON reads the body of a callback.
@@ -137,10 +140,10 @@ func (e *CallbackEvent) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// isPlainText reports whether JSON has at most two bytes for each of payload's,
-// and SQS takes every character. Anything else is sent in base64.
+// isPlainText reports whether MarshalJSON has at most three bytes for each of payload's.
+// Anything else is sent in base64.
 func isPlainText(payload []byte) bool {
 	return utf8.Valid(payload) && !bytes.ContainsFunc(payload, func(r rune) bool {
-		return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == '\uFFFE' || r == '\uFFFF'
+		return unicode.IsControl(r) && r != '\t' && r != '\n' && r != '\r' || r == '\uFFFE' || r == '\uFFFF'
 	})
 }

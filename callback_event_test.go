@@ -63,7 +63,10 @@ func TestCallbackBodyIsDocumented(t *testing.T) {
 }
 
 func TestCallbackPayloadsComeBack(t *testing.T) {
-	for _, payload := range []string{"", `{"a":"<&>"}`, "\xff\x00", "a\x1b", "\uFFFE", "日\r\n"} {
+	for payload, asText := range map[string]bool{
+		"": false, `{"a":"<&>"}`: true, "日\r\n\t": true, "a\u202egpj.exe\u200b": true, "👨\u200d👩\u200d👧": true, "\U000e0041": true,
+		"\xff\x00": false, "a\x1b": false, "\uFFFE": false, "\u202e\u009b2J\x7f": false, "\u009b2J": false, "\x7f": false,
+	} {
 		e := outflow.CallbackEvent{
 			MessageID: uuid.New(), State: outflow.Delivered, Generation: 1, ContentType: "text/plain",
 			Payload: []byte(payload), PayloadOmitted: payload == "",
@@ -73,8 +76,21 @@ func TestCallbackPayloadsComeBack(t *testing.T) {
 		again, err := outflow.DecodeCallback(body)
 		require.NoError(t, err)
 		assert.Equal(t, payload, string(again.Payload), "%s", body)
+		assert.Equal(t, asText, strings.Contains(string(body), `"payload":`), "%s", body)
+		assert.Equal(t, outflow.VisibleText(string(body)), string(body), "nothing that a terminal obeys or hides")
 		assert.Equal(t, e.PayloadOmitted, again.PayloadOmitted)
 		assert.Equal(t, "text/plain", again.ContentType)
+	}
+}
+
+// The longest payload fits into an SQS message, whatever its characters are.
+func TestCallbackPayloadsFit(t *testing.T) {
+	for _, worst := range []string{`"`, "\n", "\x7f", "\u009b", "\u00ad", "\u2028", "\U000e0041", "\xff"} {
+		e := outflow.CallbackEvent{MessageID: uuid.New(), State: outflow.Dead, Generation: 1, LastError: strings.Repeat(`"`, outflow.MaxErrorText)}
+		e.Payload = []byte(strings.Repeat(worst, outflow.MaxCallbackPayload/len(worst)))
+		body, err := e.MarshalJSON()
+		require.NoError(t, err)
+		assert.Less(t, len(body), 3*outflow.MaxCallbackPayload+8<<10, "%q", worst)
 	}
 }
 

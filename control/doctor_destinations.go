@@ -50,7 +50,7 @@ func (e *examination) scheme(ctx context.Context, scheme string, targets []outbo
 	lookup := e.Lookups[scheme]
 	switch why := e.NoLookup[scheme]; {
 	case lookup == nil && why != "":
-		e.say("destinations", Skipped, "", "%d of %s:// are not looked up, such as %s: %s", all, scheme, targets[0].Destination, why)
+		e.say("destinations", Skipped, "", "%d of %s:// are not looked up, such as %s: %s", all, scheme, outflow.DisplayDestination(targets[0].Destination), why)
 		return
 	case lookup == nil:
 		e.say("destinations", Skipped, "", "%d of %s:// are not looked up", all, scheme)

@@ -25,6 +25,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -185,6 +186,32 @@ func TestRunAgain(t *testing.T) {
 		require.NoError(t, <-ended)
 	}
 	require.EqualValues(t, 2, q.n.Load())
+}
+
+// TestWhatIsNotAllowedWaits: messages for a host that no setting allows get no run.
+func TestWhatIsNotAllowedWaits(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	opts, logged := given(t, pool, &counted{queue: takesAll})
+	opts.Publishers = append(opts.Publishers, webhook.New(webhook.Options{}))
+	d, err := dispatcher.New(opts)
+	require.NoError(t, err)
+	var id uuid.UUID
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT outbox.enqueue('https://shop.example/in', 'order-placed', '{}')`).Scan(&id))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	var lastError string
+	eventually(t, func() bool {
+		return pool.QueryRow(t.Context(), `SELECT coalesce(last_error, '') FROM outbox.messages WHERE id = $1`, id).Scan(&lastError) == nil && lastError != ""
+	})
+	stop()
+	require.NoError(t, <-ended)
+	assert.Contains(t, lastError, "the host is not allowed")
+	assert.Contains(t, logged.String(), "the host is not allowed")
+	var started bool
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT started OR state <> 'pending' FROM outbox.messages WHERE id = $1`, id).Scan(&started))
+	assert.False(t, started)
 }
 
 func TestRunWithoutAnOutbox(t *testing.T) {

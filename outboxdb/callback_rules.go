@@ -54,8 +54,9 @@ WITH was AS MATERIALIZED (
  RETURNING c.destination, c.type, c.callback, c.payload
 ), noted AS (
     INSERT INTO outbox.audit (act, destination, who, why, detail)
-    SELECT 'set-callback-rule', nullif(c.destination, ''), $1::text, $2::text, jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-           'type', nullif(c.type, ''), 'callback', c.callback, 'payload', nullif(c.payload, false), 'was', (SELECT callback FROM was)))
+    SELECT 'set-callback-rule', outbox.display_destination(nullif(c.destination, '')), $1::text, $2::text, jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+           'type', nullif(c.type, ''), 'callback', outbox.display_destination(c.callback),
+           'payload', nullif(c.payload, false), 'was', outbox.display_destination((SELECT callback FROM was))))
       FROM changed AS c
 )
 SELECT coalesce((SELECT callback FROM was), '')`
@@ -66,7 +67,8 @@ WITH gone AS (
     DELETE FROM outbox.callback_rules AS c WHERE c.destination = $3::text AND c.type = $4::text RETURNING c.destination, c.type, c.callback
 ), noted AS (
     INSERT INTO outbox.audit (act, destination, who, why, detail)
-    SELECT 'unset-callback-rule', nullif(g.destination, ''), $1::text, $2::text, jsonb_strip_nulls(pg_catalog.jsonb_build_object('type', nullif(g.type, ''), 'was', g.callback))
+    SELECT 'unset-callback-rule', outbox.display_destination(nullif(g.destination, '')), $1::text, $2::text,
+           jsonb_strip_nulls(pg_catalog.jsonb_build_object('type', nullif(g.type, ''), 'was', outbox.display_destination(g.callback)))
       FROM gone AS g
 )
 SELECT count(*) > 0 FROM gone`

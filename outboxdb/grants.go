@@ -76,8 +76,8 @@ const operateRights = `GRANT INSERT, UPDATE, DELETE ON outbox.messages TO %s`
 // which login, is the database's to say.
 const auditRights = `GRANT INSERT (act, message_id, destination, generation, who, why, detail) ON outbox.audit TO %s`
 
-// A redirect takes a queue URL or an ARN as pasted.
-const redirectRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text), outbox.canonical_destination(text) TO %s`
+// A redirect takes a queue URL or an ARN as pasted, and the audit shows no query.
+const destinationNameRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text), outbox.canonical_destination(text), outbox.display_destination(text) TO %s`
 
 // Nobody else needs a right on the rules: enqueue_batch reads them with its owner's.
 const ruleRights = `GRANT INSERT, UPDATE, DELETE ON outbox.callback_rules TO %s`
@@ -85,7 +85,7 @@ const ruleRights = `GRANT INSERT, UPDATE, DELETE ON outbox.callback_rules TO %s`
 var (
 	producerRights   = []string{usageRights, enqueueRights, waitRights}
 	dispatcherRights = []string{usageRights, checkRights, dispatchRights, deliverRights, destinationRights, identityRights, historyRights, auditPurgeRights, waitRights, tellRights}
-	operatorRights   = []string{usageRights, readRights, enqueueRights, redirectRights, operateRights, historyRights, auditRights, ruleRights, waitRights, tellRights}
+	operatorRights   = []string{usageRights, readRights, enqueueRights, destinationNameRights, operateRights, historyRights, auditRights, ruleRights, waitRights, tellRights}
 )
 
 // Statements are the GRANTs, in order, without their semicolons.

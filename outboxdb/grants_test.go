@@ -216,7 +216,7 @@ func TestOperatorRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit.act: INSERT", "audit.destination: INSERT", "audit.detail: INSERT", "audit.generation: INSERT", "audit.message_id: INSERT",
 		"audit.who: INSERT", "audit.why: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
-		"destinations: SELECT", "drop_waiter()", "enqueue()", "enqueue_batch()",
+		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()",
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
 		"outcomes()", "schema: USAGE", "tell_waiters()", "waiters: SELECT",

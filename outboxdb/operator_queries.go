@@ -4,7 +4,8 @@ package outboxdb
 // locks the rows in the order of their IDs, changes those that the act may
 // touch, notes them in outbox.audit, and returns every row as it was found under
 // the lock, with what became of it. So the change and its audit row stand or fall
-// together, and what an answer says is what the act has seen.
+// together, and what an answer says is what the act has seen. The audit outlives the
+// row, so it keeps no query of an address: that may hold a token.
 
 // untouched says of a pending row that no claim was ever made of it: then no run
 // has it and none can have published it.
@@ -37,7 +38,7 @@ WITH locked AS MATERIALIZED (
 	noteAct = `
 ), noted AS (
     INSERT INTO outbox.audit (act, message_id, destination, generation, who, why, detail)
-    SELECT c.act, c.id, c.destination, c.generation, $2::text, $3::text, jsonb_strip_nulls(c.detail) FROM changed AS c
+    SELECT c.act, c.id, outbox.display_destination(c.destination), c.generation, $2::text, $3::text, jsonb_strip_nulls(c.detail) FROM changed AS c
 )`
 	answerAct = `
 SELECT l.*, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS new_state, coalesce(c.generation, l.generation) AS new_generation,
@@ -65,7 +66,7 @@ const retryMessages = beginAct + `
       FROM locked AS l
      WHERE m.id = l.id AND l.state IN ('dead', 'expired', 'cancelled')` + changedColumns + `
        CASE WHEN $4::text IS NULL THEN 'retry' ELSE 'redirect' END AS act,
-       pg_catalog.jsonb_build_object('was', l.phase, 'from', nullif(l.destination, m.destination), 'expiry_dropped', nullif(l.expires_at, m.expires_at)) AS detail` + endAct
+       pg_catalog.jsonb_build_object('was', l.phase, 'from', outbox.display_destination(nullif(l.destination, m.destination)), 'expiry_dropped', nullif(l.expires_at, m.expires_at)) AS detail` + endAct
 
 // yieldWait is how long a message that is started anew beside a run waits for it
 // to make way. A run that yields earlier ends the wait; one that takes longer
@@ -80,7 +81,7 @@ const redirectMessages = beginAct + `
            parked = true, started = false, available_at = greatest(m.due_at, now() + ` + yieldWait + `)
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested AND l.destination <> $4::text` + changedColumns + `
-       'redirect' AS act, pg_catalog.jsonb_build_object('from', l.destination) AS detail` + endAct
+       'redirect' AS act, pg_catalog.jsonb_build_object('from', outbox.display_destination(l.destination)) AS detail` + endAct
 
 // rescheduleMessages makes pending messages due at $4, or in $5; what lies in the
 // past means now. A message can't be due after its expiry.
@@ -147,7 +148,7 @@ const resendMessages = beginAct + `
  RETURNING m.id, m.destination, m.generation
 ), noted AS (
     INSERT INTO outbox.audit (act, message_id, destination, generation, who, why, detail)
-    SELECT a.act, a.message_id, c.destination, CASE a.act WHEN 'send' THEN 1 ELSE l.generation END, $2::text, $3::text, a.detail
+    SELECT a.act, a.message_id, outbox.display_destination(c.destination), CASE a.act WHEN 'send' THEN 1 ELSE l.generation END, $2::text, $3::text, a.detail
       FROM changed AS c
       JOIN unnest($1::uuid[], $4::uuid[]) AS n (id, new_id) ON n.new_id = c.id
       JOIN locked AS l ON l.id = n.id
@@ -164,12 +165,12 @@ SELECT l.*, c.id IS NOT NULL AS done, l.state AS new_state, l.generation AS new_
 // transaction.
 const noteSent = `
 INSERT INTO outbox.audit (act, message_id, destination, generation, who, why)
-SELECT 'send', m.id, m.destination, m.generation, $2, $3 FROM outbox.messages AS m WHERE m.id = $1`
+SELECT 'send', m.id, outbox.display_destination(m.destination), m.generation, $2, $3 FROM outbox.messages AS m WHERE m.id = $1`
 
 // noteTold is the audit row of a telling, which Temporal has taken by then.
 const noteTold = `
 INSERT INTO outbox.audit (act, message_id, destination, generation, who, why)
-VALUES ('try-now', $1, $2, $3, $4, $5)`
+VALUES ('try-now', $1, outbox.display_destination($2), $3, $4, $5)`
 
 // showMessage reads one row; messagePayload its payload alone.
 const (
@@ -247,5 +248,6 @@ SELECT clock_timestamp() AS clock, current_user::text AS role, current_database(
            AND has_table_privilege('outbox.audit', 'SELECT') AND has_any_column_privilege('outbox.audit', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'SELECT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
+           AND has_function_privilege('outbox.display_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS operates,
        pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all`

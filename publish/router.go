@@ -77,17 +77,10 @@ func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageI
 		return "", outflow.Unavailable(fmt.Errorf("publishing to %s: %w", shown, problem))
 	}
 	p := r.publishers[scheme]
-	switch {
-	case p == nil && d.Scheme == outflow.SchemeHTTP:
-		return "", outflow.Permanent(fmt.Errorf(
-			"publishing to %s: no publisher for https:// is configured here, which takes http:// to this machine in development (set OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on, and OUTFLOW_WEBHOOK_HOSTS); or redirect the message", shown))
-	case p == nil && d.Scheme == outflow.SchemeHTTPS:
-		return "", outflow.Permanent(fmt.Errorf(
-			"publishing to %s: no publisher for https:// is configured here (set OUTFLOW_WEBHOOK_HOSTS, and a secret; or redirect the message)", shown))
-	case p == nil:
+	if p == nil {
 		return "", outflow.Permanent(fmt.Errorf(
 			"publishing to %s: no publisher for %s:// is configured here (there is %s); add one, or redirect the message",
-			shown, d.Scheme, r.known()))
+			shown, scheme, r.known()))
 	}
 	defer func() {
 		if v := recover(); v != nil {

@@ -57,8 +57,8 @@ func TestRouterRefusesForGood(t *testing.T) {
 		"unparsable":     {publish.NewRouter(), "orders", []string{"no scheme", "redirect"}},
 		"unknown scheme": {publish.NewRouter(plain{scheme: "sqs"}), "ftp://orders", []string{`unknown scheme "ftp"`, "redirect"}},
 		"no publisher":   {publish.NewRouter(plain{scheme: "sqs"}), "sns://news", []string{"sns://news", "there is sqs", "redirect"}},
-		"no https":       {publish.NewRouter(plain{scheme: "sqs"}), "https://shop.example/", []string{"no publisher for https://", "OUTFLOW_WEBHOOK_HOSTS"}},
-		"plain http":     {publish.NewRouter(plain{scheme: "sqs"}), "http://localhost/", []string{"http://localhost/", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "redirect"}},
+		"no https":       {publish.NewRouter(plain{scheme: "sqs"}), "https://shop.example/", []string{"no publisher for https://", "there is sqs", "redirect"}},
+		"plain http":     {publish.NewRouter(plain{scheme: "sqs"}), "http://localhost/", []string{"http://localhost/: no publisher for https://", "there is sqs", "redirect"}},
 		"a query":        {publish.NewRouter(), "https://shop.example/in?token=hunter2", []string{"publishing to https://shop.example/in: no publisher"}},
 		"no publishers":  {publish.NewRouter(), "sns://news", []string{"there is none"}},
 	} {

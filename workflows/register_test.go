@@ -12,8 +12,20 @@ import (
 	"github.com/outflowhq/outflow/workflows"
 )
 
-// TestRegisterOnAVersionedWorker: the SDK panics at a workflow without a behavior
-// where the worker has no default, which is the SDK's own.
+// registry notes the behavior that each workflow is registered with: one of its own
+// comes before the worker's default.
+type registry struct {
+	worker.Registry
+	behaviors map[string]workflow.VersioningBehavior
+}
+
+func (r registry) RegisterWorkflowWithOptions(w any, options workflow.RegisterOptions) {
+	r.behaviors[options.Name] = options.VersioningBehavior
+	r.Registry.RegisterWorkflowWithOptions(w, options)
+}
+
+// TestRegisterOnAVersionedWorker: the SDK panics at a workflow without a behavior where
+// the worker has no default. A run that is pinned by the default would stop with its version.
 func TestRegisterOnAVersionedWorker(t *testing.T) {
 	c, err := client.NewLazyClient(client.Options{})
 	require.NoError(t, err)
@@ -26,10 +38,15 @@ func TestRegisterOnAVersionedWorker(t *testing.T) {
 				UseVersioning: true, DefaultVersioningBehavior: behavior,
 				Version: worker.WorkerDeploymentVersion{DeploymentName: "shop", BuildID: "1"},
 			}})
+			r := registry{w, map[string]workflow.VersioningBehavior{}}
 			require.NotPanics(t, func() {
-				workflows.Register(w, activities.New(&table{}, &broker{}))
-				workflows.RegisterMaintain(w, activities.NewMaintenance(nil))
+				workflows.Register(r, activities.New(&table{}, &broker{}))
+				workflows.RegisterMaintain(r, activities.NewMaintenance(nil))
 			})
+			require.Equal(t, map[string]workflow.VersioningBehavior{
+				workflows.WorkflowDeliver: workflow.VersioningBehaviorAutoUpgrade, workflows.WorkflowCallback: workflow.VersioningBehaviorAutoUpgrade,
+				workflows.WorkflowMaintain: workflow.VersioningBehaviorAutoUpgrade,
+			}, r.behaviors)
 		})
 	}
 }

@@ -29,7 +29,7 @@ and type counts, then that for its destination, then that for its type, then tha
 all. The URL none is an exception from a wider rule; a producer says none as well.
 What was enqueued before keeps what it has. Whether the URL can be reached is only seen
 when a callback is sent: an https host must be in the starters' and workers'
-OUTFLOW_WEBHOOK_HOSTS and have a secret, else callbacks to it are retried, or fail.
+OUTFLOW_WEBHOOK_HOSTS and have a secret, else callbacks to it are retried for a day.
 
 Flags:
   -destination   for messages to this destination: sqs://orders, a queue URL or an ARN

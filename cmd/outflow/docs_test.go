@@ -25,8 +25,12 @@ const commandsPage = "../../docs/commands.md"
 func TestTheDocsHaveEveryCommandAndFlag(t *testing.T) {
 	page, err := os.ReadFile(commandsPage)
 	require.NoError(t, err)
-	assert.Contains(t, string(page), "```\n"+setupUsage+"```\n")
-	assert.Contains(t, string(page), "### migrate\n\n```\n"+migrateUsage+"```\n")
+	for _, c := range preparing {
+		t.Run(c.name, func(t *testing.T) {
+			assert.Contains(t, string(page), "### "+c.name+"\n\n```\n"+c.usage+"```\n")
+			assert.Contains(t, usage, "outflow "+c.name)
+		})
+	}
 	for _, c := range commands {
 		t.Run(c.name, func(t *testing.T) {
 			assert.Contains(t, string(page), "### "+c.name+"\n\n```\n"+c.usage+"```\n")

@@ -73,16 +73,11 @@ func lookups(ctx context.Context, getenv func(string) string) (by map[string]con
 		by[outflow.SchemeSQS] = awssqs.New(sqs.NewFromConfig(settings)).Check
 	}
 	settings, broken := config.Webhooks(getenv)
-	check := func(context.Context, string) error {
-		return errors.New("no host is allowed (OUTFLOW_WEBHOOK_HOSTS is not set here)")
-	}
-	switch {
-	case broken != nil:
+	if broken != nil {
 		without[outflow.SchemeHTTPS], without[outflow.SchemeHTTP] = "the webhooks' settings are wrong", "the webhooks' settings are wrong"
 		return by, without, broken
-	case settings.Hosts.Any():
-		check = webhook.New(settings).Check
 	}
+	check := webhook.New(settings).Check
 	by[outflow.SchemeHTTPS], by[outflow.SchemeHTTP] = check, check
 	return by, without, nil
 }

@@ -77,22 +77,27 @@ func TestMistakesBringTheFlags(t *testing.T) {
 func TestFiltersThatNameNothingKnown(t *testing.T) {
 	pool := teststack.New(t)
 	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1"}
-	for _, d := range []string{"sqs://typo", "sqs://letters"} {
+	for _, d := range []string{"sqs://typo", "sqs://letters", "https://shop.example/in?token=hunter2", "https://shop.example/in?token=hunter3"} {
 		_, err := pool.Exec(t.Context(), `SELECT outbox.enqueue($1, 'order-placed', '{}')`, d)
 		require.NoError(t, err)
 	}
 	_, err := pool.Exec(t.Context(), `INSERT INTO outbox.destinations (destination, delivered_at) VALUES ('sqs://emptied', now())`)
 	require.NoError(t, err)
+	const query = ": messages there have another query, or none; outflow list -json shows it"
 	for line, says := range map[string]string{
-		"list -destination sqs://tpyo":                         "no message to sqs://tpyo is known here: did you mean sqs://typo?\n",
-		"list -destination sqs://emptied":                      "",
-		"list -state dead -destination sqs://letters":          "",
-		"list -destination sqs://far-away":                     "no message to sqs://far-away is known here\n",
-		"list -type order-plaecd -json":                        "none of the newest messages is of type order-plaecd: did you mean order-placed?\n",
-		"list -state dead -type order-placed":                  "",
-		"retry -state dead -destination sqs://tpyo":            "no message to sqs://tpyo is known here: did you mean sqs://typo?\n0 messages selected\n",
-		"cancel -state pending -type order-palced":             "none of the newest messages is of type order-palced: did you mean order-placed?\n0 messages selected\n",
-		"dismiss -state dead -destination sqs://leters -why x": "no message to sqs://leters is known here: did you mean sqs://letters?\n0 messages selected\n",
+		"list -destination sqs://tpyo":                                        "no message to sqs://tpyo is known here: did you mean sqs://typo?\n",
+		"list -destination sqs://emptied":                                     "",
+		"list -state dead -destination sqs://letters":                         "",
+		"list -destination sqs://far-away":                                    "no message to sqs://far-away is known here\n",
+		"list -type order-plaecd -json":                                       "none of the newest messages is of type order-plaecd: did you mean order-placed?\n",
+		"list -state dead -type order-placed":                                 "",
+		"retry -state dead -destination sqs://tpyo":                           "no message to sqs://tpyo is known here: did you mean sqs://typo?\n0 messages selected\n",
+		"cancel -state pending -type order-palced":                            "none of the newest messages is of type order-palced: did you mean order-placed?\n0 messages selected\n",
+		"dismiss -state dead -destination sqs://leters -why x":                "no message to sqs://leters is known here: did you mean sqs://letters?\n0 messages selected\n",
+		"list -state dead -destination https://shop.example/in?token=hunter2": "",
+		"list -destination https://shop.exmaple/in":                           "no message to https://shop.exmaple/in is known here: did you mean https://shop.example/in?\n",
+		"list -destination https://shop.example/in":                           "no message to https://shop.example/in is known here" + query + "\n",
+		"retry -state dead -destination https://shop.example/in?token=hunter": "no message to https://shop.example/in is known here" + query + "\n0 messages selected\n",
 	} {
 		out, errs, err := with(t, settings, "", line)
 		require.NoError(t, err, line)

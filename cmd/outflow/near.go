@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -78,12 +79,21 @@ func orOf(words []string) string {
 }
 
 // sayUnknown says where a filter that found nothing names what no message is known to
-// have. It is a hint: where it can't be had, the answer stands without it.
+// have. It is a hint: where it can't be had, the answer stands without it. Of an address
+// it shows no query.
 func sayUnknown(ctx context.Context, from lister, f outboxdb.ListFilter, errs io.Writer) {
 	if f.Destination != "" {
 		known, err := from.KnownDestinations(ctx, f.Destination)
 		if err == nil && !slices.Contains(known, f.Destination) {
-			fmt.Fprintf(errs, "no message to %s is known here%s\n", f.Destination, didYouMean(f.Destination, known))
+			for i := range known {
+				known[i] = outflow.DisplayDestination(known[i])
+			}
+			shown := outflow.DisplayDestination(f.Destination)
+			hint := didYouMean(shown, known)
+			if slices.Contains(known, shown) {
+				hint = ": messages there have another query, or none; outflow list -json shows it"
+			}
+			fmt.Fprintf(errs, "no message to %s is known here%s\n", shown, hint)
 		}
 	}
 	if f.Type != "" {

@@ -46,20 +46,14 @@ func (p posted) SendCallback(ctx context.Context, destination, id, contentType s
 	return err
 }
 
-// ErrNoHTTP and ErrNoHTTPS are permanent: nobody here sends to such a URL.
-var (
-	ErrNoHTTP  = errors.New("no https publisher is configured, which takes http to this machine in development: nothing was sent (set OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on, and OUTFLOW_WEBHOOK_HOSTS; then \"outflow callback retry\" sends it)")
-	ErrNoHTTPS = errors.New("no https publisher is configured: nothing was sent (allow its host with OUTFLOW_WEBHOOK_HOSTS, then \"outflow callback retry\" sends it)")
-)
+// ErrNoHTTPS is permanent: nobody here sends to an https or http URL.
+var ErrNoHTTPS = errors.New("no https publisher is configured: nothing was sent (give the dispatcher a webhook.Publisher, then \"outflow callback retry\" sends it)")
 
 // SendCallback sends one callback; see activities.CallbackSender.
 func (c Sender) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {
-	plain := strings.HasPrefix(destination, outflow.SchemeHTTP+"://")
 	switch {
-	case !plain && !strings.HasPrefix(destination, outflow.SchemeHTTPS+"://"):
+	case !strings.HasPrefix(destination, outflow.SchemeHTTP+"://") && !strings.HasPrefix(destination, outflow.SchemeHTTPS+"://"):
 		return c.Others.SendCallback(ctx, destination, id, contentType, body)
-	case c.HTTPS == nil && plain:
-		return outflow.Permanent(ErrNoHTTP)
 	case c.HTTPS == nil:
 		return outflow.Permanent(ErrNoHTTPS)
 	}

@@ -353,12 +353,11 @@ func TestCallbacksBySchemes(t *testing.T) {
 	assert.Equal(t, []string{"1", "4"}, took)
 	_, took = others.seen()
 	assert.Equal(t, []string{"2"}, took)
-	err := callbacks.Sender{Others: others}.SendCallback(t.Context(), "http://localhost:8080/done", "5", "", nil)
-	require.ErrorIs(t, err, callbacks.ErrNoHTTP)
-	assert.True(t, outflow.IsPermanent(err))
-	err = callbacks.Sender{Others: others}.SendCallback(t.Context(), "https://shop.example/done", "3", "", nil)
-	require.ErrorIs(t, err, callbacks.ErrNoHTTPS)
-	assert.True(t, outflow.IsPermanent(err))
+	for _, to := range []string{"http://localhost:8080/done", "https://shop.example/done"} {
+		err := callbacks.Sender{Others: others}.SendCallback(t.Context(), to, "3", "", nil)
+		require.ErrorIs(t, err, callbacks.ErrNoHTTPS)
+		assert.True(t, outflow.IsPermanent(err))
+	}
 }
 
 // Over https a callback is a webhook, signed for its host.

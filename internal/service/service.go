@@ -143,13 +143,10 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	return p, nil
 }
 
-// publishers are those that the settings ask for.
+// publishers are those of every scheme that the settings can ask for: where they allow
+// nothing, messages wait for a setting and do not end dead.
 func publishers(c config.Config) []publish.Publisher {
-	all := []publish.Publisher{awssqs.New(sqs.NewFromConfig(c.AWS), awssqs.WithTimeout(c.SQSTimeout))}
-	if c.Webhook.Hosts.Any() {
-		all = append(all, webhook.New(c.Webhook))
-	}
-	return all
+	return []publish.Publisher{awssqs.New(sqs.NewFromConfig(c.AWS), awssqs.WithTimeout(c.SQSTimeout)), webhook.New(c.Webhook)}
 }
 
 // logSchemes says at the start which destinations are served.
@@ -157,6 +154,9 @@ func logSchemes(router *publish.Router, c config.Config, log *slog.Logger) {
 	log.Info("publishing to these schemes", "schemes", router.Schemes())
 	if c.AWS.Region == "" {
 		log.Info("no AWS region is configured (AWS_REGION): messages to queues wait, unless their destination names its region")
+	}
+	if !c.Webhook.Hosts.Any() {
+		log.Info("no host is allowed (OUTFLOW_WEBHOOK_HOSTS): messages to https:// wait")
 	}
 }
 

@@ -1,14 +1,24 @@
 package service
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
+	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 	"github.com/outflowhq/outflow/publish/webhook"
 )
 
@@ -27,4 +37,33 @@ func TestWorkerWaitsForWhatItIsDoing(t *testing.T) {
 		assert.Greater(t, stop, c.longest+activities.LocalMark, name)
 		assert.Greater(t, stop, activities.LocalPublish+activities.LocalMark, "%s: so does a fast path", name)
 	}
+}
+
+// inProcess answers requests by calling a server, and notes how long each may take.
+type inProcess struct {
+	http.Handler
+	times []time.Duration
+}
+
+func (c *inProcess) Do(req *http.Request) (*http.Response, error) {
+	deadline, _ := req.Context().Deadline()
+	c.times = append(c.times, time.Until(deadline))
+	answer := httptest.NewRecorder()
+	c.ServeHTTP(answer, req)
+	return answer.Result(), nil
+}
+
+// A slow queue has OUTFLOW_SQS_TIMEOUT for each request.
+func TestSQSHasItsTimeout(t *testing.T) {
+	queues := &fakesqs.Server{}
+	queues.CreateQueue("", "orders", nil)
+	synctest.Test(t, func(t *testing.T) {
+		sqs := &inProcess{Handler: queues}
+		c := config.Config{SQSTimeout: 23 * time.Second, AWS: aws.Config{
+			Region: "eu-west-1", HTTPClient: sqs, Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", ""),
+		}}
+		_, err := publish.NewRouter(publishers(c)...).Publish(t.Context(), outflow.Message{ID: uuid.New(), Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
+		require.NoError(t, err)
+		assert.Equal(t, []time.Duration{23 * time.Second, 23 * time.Second}, sqs.times, "the look-up and the message")
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/uuid"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -40,9 +41,18 @@ func webhookConfig(t *testing.T, server *httptest.Server) config.Config {
 	return c
 }
 
+// Without a setting, messages to https wait for one; none ends dead.
 func TestWebhooksArePublishedWhereHostsAreAllowed(t *testing.T) {
-	assert.Equal(t, []string{"sqs"}, publish.NewRouter(publishers(config.Config{})...).Schemes())
-	assert.Equal(t, []string{"https", "sqs"}, publish.NewRouter(publishers(webhookConfig(t, nil))...).Schemes())
+	const to = "https://127.0.0.1/orders"
+	allows := publish.NewRouter(publishers(webhookConfig(t, nil))...)
+	assert.Equal(t, []string{"https", "sqs"}, allows.Schemes())
+	require.NoError(t, allows.Refusal(to))
+	router := publish.NewRouter(publishers(config.Config{})...)
+	_, err := router.Publish(t.Context(), outflow.Message{ID: uuid.New(), Destination: to})
+	for _, err := range []error{router.Refusal(to), err} {
+		require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_HOSTS")
+		assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err))
+	}
 }
 
 // An https destination from the table to its receiver, which is busy at first:

@@ -308,6 +308,7 @@ func TestCertificates(t *testing.T) {
 			_, err := publisher(t, known, webhook.Options{}).Publish(t.Context(), message(l.port()))
 			failed(t, err, outflow.ClassUnavailable, c.says)
 			assert.ErrorContains(t, err, "nothing was sent")
+			assert.False(t, outflow.WasAnswered(err), "it counts for the host")
 			assert.Zero(t, got.Load())
 		})
 	}
@@ -337,8 +338,10 @@ func TestUnreachable(t *testing.T) {
 	closed.Close()
 	_, err := publisher(t, nil, webhook.Options{}).Publish(t.Context(), message(closed.port()))
 	failed(t, err, outflow.ClassUnavailable, "connection refused (nothing was sent")
+	assert.False(t, outflow.WasAnswered(err), "it counts for the host")
 	_, err = publisher(t, nil, webhook.Options{}, "").Publish(t.Context(), message("443"))
 	failed(t, err, outflow.ClassUnavailable, "the host name does not resolve (nothing was sent")
+	assert.False(t, outflow.WasAnswered(err), "it counts for the host")
 }
 
 // TestTheCallersTime: Publish stays for an answer that Send may leave.

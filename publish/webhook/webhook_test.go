@@ -207,6 +207,7 @@ func TestAnswers(t *testing.T) {
 			failed(t, err, class, fmt.Sprintf("posting to https://%s:%s/%d: HTTP status %d", name, port, status, status))
 			assert.Regexp(t, ` \(.+\)$`, err.Error(), "it says what to do")
 			assert.NotErrorIs(t, err, outflow.ErrNoDestination)
+			assert.True(t, outflow.WasAnswered(err), "%d counts for the path, not for its host", status)
 		}
 	}
 }
@@ -283,7 +284,18 @@ func TestWhatIsNotSent(t *testing.T) {
 		_, err := p.Send(t.Context(), c.address+":"+l.port()+"/orders?token=hunter2", "id", "", []byte(marker), nil)
 		failed(t, err, c.class, c.says)
 		assert.ErrorContains(t, err, "/orders", c.what)
+		refusal := p.Refusal(c.address + ":" + l.port() + "/orders?token=hunter2")
+		if c.class == outflow.ClassUnavailable { // a scanner starts no run to find out
+			failed(t, refusal, c.class, c.says)
+		} else {
+			assert.NoError(t, refusal, "%s: no setting mends it, so it ends dead", c.what)
+		}
 		p.Close()
+	}
+	p := webhook.New(o)
+	t.Cleanup(p.Close)
+	for _, sent := range []string{"https://" + name + "/orders", "https://localhost/", "sqs://orders"} {
+		assert.NoError(t, p.Refusal(sent), sent)
 	}
 	assert.Zero(t, l.accepted.Load())
 }

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// stopLimit is how long the processes have to end by themselves: a starter or
-	// worker finishes what it is publishing, for at most 15 seconds.
-	stopLimit = 20 * time.Second
+	// stopLimit is how long the processes have to end by themselves: a worker finishes
+	// what it is doing, for 20 seconds by default, a starter what it has started before.
+	stopLimit = 45 * time.Second
 	// restartAfter is the wait before an ended process is started again. It doubles
 	// up to restartMost while the new ones end within settled of their start.
 	restartAfter = time.Second
