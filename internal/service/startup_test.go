@@ -142,6 +142,15 @@ func TestPartsThatComeUpLate(t *testing.T) {
 	}
 }
 
+// Not everything that speaks the protocol answers.
+func TestAServerThatAnswersNothingIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, Worker, daemonConfig(t, "postgres://app:right@"+askForPassword(t, func() string { return "right" })+"/x?sslmode=disable", "127.0.0.1:1"))
+	require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "looking at the session's settings") }, time.Minute, 10*time.Millisecond)
+	d.stop()
+	require.NoError(t, <-d.ended)
+}
+
 // A daemon that still waits is stopped as any other.
 func TestStopWhileWaiting(t *testing.T) {
 	t.Parallel()
