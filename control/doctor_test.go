@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -309,6 +311,19 @@ func TestExamine(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Thousands of destinations with dead messages are no thousands of findings.
+func TestExamineOfManyDead(t *testing.T) {
+	_, lines := examined(t, func(h *healthy, _ *Patient) {
+		for n := range 100 {
+			h.dead = append(h.dead, outboxdb.PhaseCount{Destination: fmt.Sprintf("sqs://q%d", n), Messages: n + 1, LastError: "gone"})
+		}
+	})
+	lines = slices.DeleteFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "warn dead ") })
+	assert.Len(t, lines, 11)
+	assert.Equal(t, "warn dead sqs://q99: 100 dead, such as: gone", lines[0])
+	assert.Equal(t, "warn dead 4095 more dead for 90 destinations", lines[10])
 }
 
 // cutTwice cuts level, check and text.
