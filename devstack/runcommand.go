@@ -15,8 +15,9 @@ import (
 	"github.com/outflowhq/outflow/devstack/proc"
 )
 
-// graceful is how long a command has to end after a signal was passed on, before it is killed.
-const graceful = 30 * time.Second
+// graceful is how long a command has to end after a signal was passed on, before it is killed: longer than the demo
+// gives its processes, and than the 45 s that a starter or worker may take.
+const graceful = 60 * time.Second
 
 func runCommand(ctx context.Context, args []string, environ func() []string, stdout, stderr io.Writer) error {
 	o, command, err := parseFlags("run", args)
