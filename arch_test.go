@@ -34,11 +34,11 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/callbacks":          {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},
 	"internal/coalesce":           {[]string{"."}, nil},
 	"internal/bounded":            {nil, nil},
-	"internal/config":             {[]string{".", "internal/bounded", "publish/awssqs", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc"}},
+	"internal/config":             {[]string{".", "internal/bounded", "publish/awssqs", "publish/webhook", "scanner"}, []string{"github.com/aws/", "github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc"}},
 	"internal/database":           {nil, []string{"github.com/jackc/pgx/v5"}},
 	"internal/golden":             {nil, []string{"github.com/stretchr/testify"}},
 	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
-	"internal/stall":              {[]string{"activities", "workflows"}, []string{"go.temporal.io/"}},
+	"internal/stall":              {[]string{"activities", "workflows"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"internal/tracing":            {[]string{"."}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/program":            {[]string{".", "internal/config"}, nil},
 	"dispatcher": {

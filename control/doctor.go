@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -172,7 +173,8 @@ func (e *examination) notifications(ctx context.Context) {
 	}
 }
 
-// dead messages wait for an operator: nothing else brings them back.
+// dead messages wait for an operator: nothing else brings them back. The destinations
+// with the most are named.
 func (e *examination) dead(ctx context.Context) {
 	counts, err := e.Database.Dead(ctx)
 	if err != nil {
@@ -183,12 +185,21 @@ func (e *examination) dead(ctx context.Context) {
 		e.say("dead", OK, "", "no dead message waits for somebody")
 		return
 	}
-	for _, c := range counts {
+	slices.SortStableFunc(counts, func(a, b outboxdb.PhaseCount) int { return b.Messages - a.Messages })
+	named := counts[:min(len(counts), mostNamed)]
+	for _, c := range named {
 		shown, fix := outflow.DisplayDestination(c.Destination), "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination)+"; or let them go: outflow dismiss, with the same filter"
 		if shown != c.Destination {
 			fix = "mend the cause, then outflow retry ID: outflow list -state dead shows which; or let them go: outflow dismiss ID"
 		}
 		e.say("dead", Warn, fix, "%s: %d dead, such as: %s", shown, c.Messages, c.LastError)
+	}
+	if others := counts[len(named):]; len(others) > 0 {
+		more := 0
+		for _, c := range others {
+			more += c.Messages
+		}
+		e.say("dead", Warn, "outflow status shows them all", "%d more dead for %d destinations", more, len(others))
 	}
 }
 

@@ -81,7 +81,8 @@ func (e *examination) queue(destination string, err error) {
 	}
 }
 
-// mostNamed bounds the hosts that are named one by one.
+// mostNamed bounds the hosts, and the destinations with dead messages, that are named one
+// by one.
 const mostNamed = 10
 
 // hosts says which ones these settings would not send to.

@@ -30,7 +30,8 @@ type NamespaceHealth interface {
 	// open runs. more says that not all runs were looked at.
 	Elsewhere(ctx context.Context, outbox, taskQueue string) (runs map[string]int, more bool, err error)
 	// Stalled returns why a message's open run does not go on, for certain; what and
-	// remedy are empty where it does, or where there is none.
+	// remedy are empty where it does, or where there is none. A zero database is not
+	// compared with the run's.
 	Stalled(ctx context.Context, outbox string, database uuid.UUID, m outflow.Ref) (what, remedy string, err error)
 }
 
@@ -145,6 +146,10 @@ func (e *examination) runs(ctx context.Context) {
 	messages, err := e.Database.InHand(ctx, examinedRuns)
 	if err != nil {
 		e.say("runs", Warn, askRights, "%v", err)
+		return
+	}
+	if len(messages) > 0 && e.id == uuid.Nil {
+		e.say("runs", Skipped, "", "the database's ID is not known, so nobody can tell whether runs are its own")
 		return
 	}
 	stalled := map[[2]string][]outflow.Ref{}

@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -27,6 +29,7 @@ type healthy struct {
 	inHand       []outflow.Ref
 	inHandErr    error
 	id           uuid.UUID
+	idErr        error
 	schedule     ScheduleFound
 	scheduleErr  error
 	elsewhere    map[string]int
@@ -53,14 +56,19 @@ func (h *healthy) PendingTargets(context.Context, int) ([]outboxdb.PendingTarget
 	return h.targets, h.listing
 }
 func (h *healthy) InHand(context.Context, int) ([]outflow.Ref, error) { return h.inHand, h.inHandErr }
-func (h *healthy) DatabaseID(context.Context) (uuid.UUID, error)      { return h.id, nil }
+func (h *healthy) DatabaseID(context.Context) (uuid.UUID, error)      { return h.id, h.idErr }
 func (h *healthy) Schedule(context.Context, string) (ScheduleFound, error) {
 	return h.schedule, h.scheduleErr
 }
 func (h *healthy) Elsewhere(context.Context, string, string) (map[string]int, bool, error) {
 	return h.elsewhere, false, h.elsewhereErr
 }
-func (h *healthy) Stalled(context.Context, string, uuid.UUID, outflow.Ref) (string, string, error) {
+
+// Stalled finds a run of the database theID.
+func (h *healthy) Stalled(_ context.Context, _ string, database uuid.UUID, _ outflow.Ref) (string, string, error) {
+	if database != theID {
+		return "it is of database " + theID.String(), "end it", nil
+	}
 	if h.stalled == "" {
 		return "", "", h.stalledErr
 	}
@@ -176,6 +184,9 @@ func TestExamine(t *testing.T) {
 		want   string // level, check and part of the text of one finding; nothing else fails or warns
 		remedy string // the whole of it
 	}{
+		"the role may not read the database's ID": {func(h *healthy, _ *Patient) { h.id, h.idErr = uuid.Nil, errAway }, "warn identity connection refused", ask},
+		"nobody has written the database's ID": {func(h *healthy, _ *Patient) { h.id = uuid.Nil },
+			"skip runs the database's ID is not known, so nobody can tell whether runs are its own", ""},
 		"no database setting": {func(_ *healthy, p *Patient) { p.Database, p.DatabaseErr = nil, errors.New("DATABASE_URL: wants") },
 			"fail database DATABASE_URL: wants", "set DATABASE_URL to the application's database"},
 		"the database does not answer": {func(h *healthy, _ *Patient) { h.silent = errAway },
@@ -300,6 +311,19 @@ func TestExamine(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Thousands of destinations with dead messages are no thousands of findings.
+func TestExamineOfManyDead(t *testing.T) {
+	_, lines := examined(t, func(h *healthy, _ *Patient) {
+		for n := range 100 {
+			h.dead = append(h.dead, outboxdb.PhaseCount{Destination: fmt.Sprintf("sqs://q%d", n), Messages: n + 1, LastError: "gone"})
+		}
+	})
+	lines = slices.DeleteFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "warn dead ") })
+	assert.Len(t, lines, 11)
+	assert.Equal(t, "warn dead sqs://q99: 100 dead, such as: gone", lines[0])
+	assert.Equal(t, "warn dead 4095 more dead for 90 destinations", lines[10])
 }
 
 // cutTwice cuts level, check and text.

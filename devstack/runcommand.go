@@ -15,7 +15,8 @@ import (
 	"github.com/outflowhq/outflow/devstack/proc"
 )
 
-// graceful is how long a command has to end after a signal was passed on, before it is killed. A starter may take 45 s.
+// graceful is how long a command has to end after a signal was passed on, before it is
+// killed: longer than the demo gives its processes, and than a starter may take, 45 s.
 const graceful = time.Minute
 
 func runCommand(ctx context.Context, args []string, environ func() []string, stdout, stderr io.Writer) error {

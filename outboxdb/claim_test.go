@@ -2,6 +2,7 @@ package outboxdb_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -530,5 +531,35 @@ func TestPending(t *testing.T) {
 	require.Equal(t, []outboxdb.PendingCounts{
 		{Destination: "sqs://a", Leased: 1, Retrying: 1, LastError: "throttled"},
 		{Destination: "sqs://b", Due: 2, Delayed: 1},
+	}, counts)
+}
+
+// Messages whose destination takes nothing wait, and it is said why.
+func TestPendingOfDestinationsThatTakeNothing(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	putBack := enqueue(t, pool, messages("sqs://a", 2)...)
+	claim(t, store, request())
+	_, err := store.PutBack(t.Context(), ref(putBack[0]), "500")
+	require.NoError(t, err)
+	enqueue(t, pool, message("https://shop.example/in"))
+	refusing := request()
+	refusing.Refuse = func(d string) error {
+		if d != "https://shop.example/in" {
+			return nil
+		}
+		return errors.New("the host is not allowed")
+	}
+	require.Empty(t, claim(t, store, refusing).Messages)
+	enqueue(t, pool, message("https://down.example/a"))
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until, last_error)
+		VALUES ('https://down.example', 5, now(), 1, now(), 'no answer')`)
+	counts, err := store.Pending(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []outboxdb.PendingCounts{
+		{Destination: "https://down.example/a", Waiting: 1, LastError: "no answer"},
+		{Destination: "https://shop.example/in", Waiting: 1, LastError: "the host is not allowed"},
+		{Destination: "sqs://a", Leased: 1, Waiting: 1, LastError: "500"},
 	}, counts)
 }

@@ -16,7 +16,10 @@ type PendingCounts struct {
 	Delayed  int `db:"delayed"`
 	Leased   int `db:"leased"`
 	Retrying int `db:"retrying"`
-	// LastError is one of the retrying messages' last errors.
+	// Waiting messages have no run: a breaker of their destination is open, its last
+	// attempt put them back, or the scanner may not send to it.
+	Waiting int `db:"waiting"`
+	// LastError is the last error of one that is retrying or waits.
 	LastError string `db:"last_error"`
 }
 

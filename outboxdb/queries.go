@@ -371,14 +371,23 @@ UPDATE outbox.messages AS m
  WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
 RETURNING ` + outcomeColumns
 
-// pendingCounts counts what is not final, by destination.
+// pendingCounts counts what is not final, by destination. Rows wait that were put back or
+// held back, which no claim counts and which say why, and those that are due behind an
+// open breaker.
 const pendingCounts = `
-SELECT m.destination,
-       count(*) FILTER (WHERE m.available_at <= now())                                        AS due,
-       count(*) FILTER (WHERE m.available_at > now() AND m.due_at > now() AND NOT m.retrying) AS delayed,
-       count(*) FILTER (WHERE m.available_at > now() AND m.due_at <= now() AND NOT m.retrying) AS leased,
-       count(*) FILTER (WHERE m.available_at > now() AND m.retrying)                          AS retrying,
-       coalesce(max(m.last_error) FILTER (WHERE m.retrying), '')                              AS last_error
-  FROM ` + pendingRows + ` AS m
- GROUP BY m.destination
- ORDER BY m.destination`
+SELECT c.destination, CASE WHEN b.open THEN 0 ELSE c.due END AS due, c.delayed, c.leased, c.retrying,
+       c.waiting + CASE WHEN b.open THEN c.due ELSE 0 END AS waiting, coalesce(c.last_error, b.last_error, '') AS last_error
+  FROM (SELECT m.destination,
+               count(*) FILTER (WHERE m.available_at <= now())                                       AS due,
+               count(*) FILTER (WHERE m.available_at > now() AND m.retrying)                         AS retrying,
+               count(*) FILTER (WHERE m.available_at > now() AND NOT m.retrying AND m.due_at > now()) AS delayed,
+               count(*) FILTER (WHERE m.available_at > now() AND NOT m.retrying AND m.due_at <= now() AND NOT m.waits) AS leased,
+               count(*) FILTER (WHERE m.available_at > now() AND NOT m.retrying AND m.due_at <= now() AND m.waits)     AS waiting,
+               max(m.last_error) FILTER (WHERE m.retrying OR m.waits)                                AS last_error
+          FROM (SELECT p.*, p.claims = 0 AND p.last_error IS NOT NULL AS waits FROM ` + pendingRows + ` AS p) AS m
+         GROUP BY m.destination) AS c
+ CROSS JOIN LATERAL (
+       SELECT count(*) > 0 AS open, max(h.last_error) AS last_error
+         FROM (SELECT c.destination) AS m, outbox.destinations AS h
+        WHERE h.open_until IS NOT NULL AND ` + breakersOf + `) AS b
+ ORDER BY c.destination`

@@ -18,7 +18,7 @@ func main() { program.Main("outflow-starter", run) }
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	flags := program.Flags("outflow-starter", "claims due messages, starts their workflows, and runs their fast paths.")
 	once := flags.Bool("once", false, "deliver what is due, print what is left, and exit")
-	limit := flags.Duration("time-limit", time.Minute, "with -once: how long to wait for durable attempts")
+	limit := flags.Duration("time-limit", time.Minute, "with -once: how long the pass may take, durable attempts included")
 	if err := program.Parse(flags, args, stdout); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -18,7 +19,11 @@ func nearest(word string, known []string) []string {
 	most := min(max(len(word)/3, 1), 3)
 	slips := map[string]int{}
 	for _, k := range known {
-		d := distance(strings.ToLower(word), strings.ToLower(k))
+		longer := utf8.RuneCountInString(k) - utf8.RuneCountInString(word)
+		d := max(longer, -longer) // at least: known destinations are many, and long
+		if d <= most {
+			d = distance(strings.ToLower(word), strings.ToLower(k))
+		}
 		if d > most && len(word) >= 3 && strings.HasPrefix(k, word) {
 			d = most // it was cut short
 		}

@@ -161,18 +161,18 @@ func (s *selection) act(ctx context.Context, t tools, from lister, do func(conte
 	if s.rate > 0 {
 		step = max(1, min(step, int(s.rate)))
 	}
-	var answers []control.Answer
+	verdicts := map[control.Verdict]int{}
 	told := time.Now()
 	for len(ids) > 0 {
 		began := time.Now()
 		some := ids[:min(step, len(ids))]
 		got, err := do(ctx, some)
 		for _, a := range got {
+			verdicts[a.Verdict]++
 			if err := writeAnswer(t.stdout, a, s.json); err != nil {
 				return err
 			}
 		}
-		answers = append(answers, got...)
 		if err != nil {
 			return err
 		}
@@ -187,7 +187,7 @@ func (s *selection) act(ctx context.Context, t tools, from lister, do func(conte
 			}
 		}
 	}
-	return verdictOf(answers)
+	return verdictOf(verdicts, total)
 }
 
 // pace waits until n messages, begun at a time, have taken as long as the rate a
@@ -212,19 +212,15 @@ func writeAnswer(out io.Writer, a control.Answer, asJSON bool) error {
 	return err
 }
 
-// verdictOf sums the answers up: nil where all is done.
-func verdictOf(answers []control.Answer) error {
-	n := map[control.Verdict]int{}
-	for _, a := range answers {
-		n[a.Verdict]++
-	}
+// verdictOf sums the verdicts on so many messages up: nil where all is done.
+func verdictOf(n map[control.Verdict]int, total int) error {
 	switch {
 	case n[control.Failed] > 0:
-		return fmt.Errorf("%d of %d messages: their runs could not be reached", n[control.Failed], len(answers))
+		return fmt.Errorf("%d of %d messages: their runs could not be reached", n[control.Failed], total)
 	case n[control.Undecided] > 0:
-		return program.ExitError{Code: exitUndecided, Err: fmt.Errorf("%d of %d messages: not decided yet", n[control.Undecided], len(answers))}
+		return program.ExitError{Code: exitUndecided, Err: fmt.Errorf("%d of %d messages: not decided yet", n[control.Undecided], total)}
 	case n[control.Refused] > 0:
-		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("%d of %d messages: not done", n[control.Refused], len(answers))}
+		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("%d of %d messages: not done", n[control.Refused], total)}
 	}
 	return nil
 }

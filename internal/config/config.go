@@ -162,6 +162,10 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	return c, nil
 }
 
+// connectTimeout is how long an address has to answer where connect_timeout says
+// nothing: one that swallows packets never does, and pgxpool's default is 2 minutes.
+const connectTimeout = 10 * time.Second
+
 // Database reads the database's settings alone: an operator's command works
 // while the broker's are broken.
 func Database(getenv func(string) string) (*pgxpool.Config, error) {
@@ -175,6 +179,9 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	}
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
+	}
+	if c.ConnConfig.ConnectTimeout <= 0 {
+		c.ConnConfig.ConnectTimeout = connectTimeout
 	}
 	c.BeforeConnect = rotateDatabase(url)
 	session(c, getenv)

@@ -23,7 +23,9 @@ func Temporal(getenv func(string) string) (client.Options, error) {
 
 // temporal also returns the files, which are read again while the program runs.
 func temporal(getenv func(string) string) (client.Options, *engineFiles, error) {
-	files, err := newReread("TEMPORAL_…", func() (engine, error) { return readEngine(getenv) })
+	read := readFile // the first time, as it is
+	files, err := newReread("TEMPORAL_…", func() (engine, error) { return readEngine(getenv, read) })
+	read = settledFile
 	if err != nil {
 		return client.Options{}, nil, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s", brief(err.Error()))
 	}

@@ -1,7 +1,10 @@
 package config
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"net"
 
 	"go.temporal.io/sdk/client"
@@ -16,8 +19,17 @@ type engine struct {
 	apiKey  string
 }
 
-func readEngine(getenv func(string) string) (engine, error) {
-	profile, err := envconfig.LoadClientConfigProfile(envconfig.LoadClientConfigProfileOptions{EnvLookup: lookup(getenv)})
+// readEngine reads the variables, and with read the file that they name, which may be
+// missing.
+func readEngine(getenv func(string) string, read func(name string) ([]byte, error)) (engine, error) {
+	text, err := read(cmp.Or(getenv("TEMPORAL_CONFIG_FILE"), envconfig.DefaultConfigFilePath()))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return engine{}, err
+	}
+	profile, err := envconfig.LoadClientConfigProfile(envconfig.LoadClientConfigProfileOptions{
+		ConfigFileData: append(text, '\n'), // no data would have it read the file
+		EnvLookup:      lookup(getenv),
+	})
 	if err != nil {
 		return engine{}, err
 	}

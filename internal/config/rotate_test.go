@@ -150,8 +150,23 @@ func TestTemporalAPIKeyRotates(t *testing.T) {
 	require.False(t, taken())
 	write("new")
 	require.Eventually(t, taken, time.Minute, 50*time.Millisecond)
+	for range 30 { // longer than an answer is kept, by somebody who still writes
+		began := time.Now()
+		write("ne")
+		kept := taken()
+		require.True(t, kept || time.Since(began) > 900*time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
+	}
+	write("new")
 	require.NoError(t, os.WriteFile(file, []byte("[profile.default\n"), 0o600))
 	require.Never(t, func() bool { return !taken() }, 2*time.Second, 100*time.Millisecond, "what can't be read changes nothing")
+}
+
+func TestTemporalConfigFileIsBounded(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "temporal.toml")
+	require.NoError(t, os.WriteFile(file, bytes.Repeat([]byte("# more\n"), 1<<18), 0o600))
+	_, err := config.Temporal(func(name string) string { return map[string]string{"TEMPORAL_CONFIG_FILE": file}[name] })
+	require.ErrorContains(t, err, "TEMPORAL_CONFIG_FILE: wants a file of at most 1048576 bytes")
 }
 
 // TestWebhookSecretsRotate: a file that is right takes effect, and only a whole one.

@@ -1,14 +1,23 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
-	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/jackc/pgservicefile"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -34,7 +43,7 @@ var (
 func session(c *pgxpool.Config, getenv func(string) string) {
 	maps.Copy(c.ConnConfig.RuntimeParams, sessionSettings)
 	maps.Copy(c.ConnConfig.RuntimeParams, ownSettings)
-	if !strings.Contains(c.ConnString(), "target_session_attrs") && getenv("PGTARGETSESSIONATTRS") == "" {
+	if !choosesServer(c.ConnString(), getenv) {
 		c.ConnConfig.ValidateConnect = takesWrites
 	}
 	next, refused := c.BeforeConnect, new(pooler)
@@ -44,12 +53,39 @@ func session(c *pgxpool.Config, getenv func(string) string) {
 				return err
 			}
 		}
-		if refused.refuses(ctx, config) {
+		refuses, err := refused.refuses(ctx, config)
+		if err != nil {
+			return err
+		}
+		if refuses {
 			config.RuntimeParams = maps.Clone(config.RuntimeParams)
 			maps.DeleteFunc(config.RuntimeParams, func(name, _ string) bool { _, own := ownSettings[name]; return own })
 		}
 		return nil
 	}
+}
+
+// choosesServer reports whether the settings have target_session_attrs: what pgx makes of
+// them does not tell "any" from the default.
+func choosesServer(connString string, getenv func(string) string) bool {
+	said := func(name string) string {
+		m := regexp.MustCompile(`(?:^|[?&\s])` + name + `\s*=\s*'?([^&'\s]+)`).FindStringSubmatch(connString)
+		if m == nil {
+			return ""
+		}
+		value, _ := url.PathUnescape(m[1])
+		return value
+	}
+	if cmp.Or(said("target_session_attrs"), getenv("PGTARGETSESSIONATTRS")) != "" {
+		return true
+	}
+	home, _ := os.UserHomeDir()
+	services, err := pgservicefile.ReadServicefile(cmp.Or(said("servicefile"), getenv("PGSERVICEFILE"), filepath.Join(home, ".pg_service.conf")))
+	if err != nil {
+		return false // pgx has said so, if it wants one
+	}
+	service, err := services.GetService(cmp.Or(said("service"), getenv("PGSERVICE")))
+	return err == nil && service.Settings["target_session_attrs"] != ""
 }
 
 var errReadOnly = errors.New("the server is read-only: it is a standby, as an old primary is after a failover, or default_transaction_read_only is on; " +
@@ -68,29 +104,40 @@ func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// pooler remembers whether a pooler stands before the server that refuses settings.
-type pooler struct {
-	mu             sync.Mutex
-	known, refused bool
-}
+// pooler remembers whether a pooler stands before the server that refuses settings; nil
+// is not known.
+type pooler struct{ refused atomic.Pointer[bool] }
 
-// refuses tries a connection, once in a process. Where it fails for another reason, so
-// does the connection that is about to be made, which says why.
-func (p *pooler) refuses(ctx context.Context, config *pgx.ConnConfig) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.known {
-		return p.refused
+// refuses tries a connection, until one was answered in this process. Those who ask at
+// the same time try each, so that an address which never answers holds up none of the
+// others. An error is why no connection can be made.
+func (p *pooler) refuses(ctx context.Context, config *pgx.ConnConfig) (bool, error) {
+	if known := p.refused.Load(); known != nil {
+		return *known, nil
 	}
 	trial := config.Config.Copy()
 	trial.ValidateConnect, trial.AfterConnect = nil, nil
 	conn, err := pgconn.ConnectConfig(ctx, trial)
-	if err == nil {
-		_ = conn.Close(ctx)
+	refused := refusesSetting(err)
+	if err != nil && !refused {
+		return false, err
 	}
-	p.refused = refusesSetting(err)
-	p.known = err == nil || p.refused
-	return p.refused
+	if err == nil {
+		leave(ctx, conn)
+	}
+	p.refused.Store(&refused)
+	return refused, nil
+}
+
+// leave ends a connection and waits until the server has: the limit of a role's
+// connections counts it until then.
+func leave(ctx context.Context, conn *pgconn.PgConn) {
+	_ = conn.Conn().SetDeadline(time.Now().Add(time.Second))
+	conn.Frontend().Send(&pgproto3.Terminate{})
+	if conn.Frontend().Flush() == nil {
+		_, _ = io.Copy(io.Discard, conn.Conn())
+	}
+	_ = conn.Close(ctx)
 }
 
 // refusesSetting knows PgBouncer's "unsupported startup parameter" (08P01), and the

@@ -61,6 +61,9 @@ func (c *Conn) ask(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking at the session's settings: %w", err)
 	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 6 {
+		return errors.New("looking at the session's settings: the server did not answer with a row of them")
+	}
 	said := results[0].Rows[0]
 	c.session = session{
 		at:       now,

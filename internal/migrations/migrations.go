@@ -201,8 +201,7 @@ func (s Set) lock(ctx context.Context, db *sql.DB) (unlock func(), err error) {
 		return nil, fmt.Errorf("taking the lock: %w", err)
 	}
 	unlock = func() { _ = tx.Rollback() }
-	_, err = tx.ExecContext(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = 0;
-		SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, lockWait.Milliseconds(), s.Lock))
+	_, err = tx.ExecContext(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d; `+noTimeouts+`; SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, lockWait.Milliseconds(), s.Lock))
 	if err != nil {
 		unlock()
 		var said interface{ SQLState() string } // pgx's error, and lib/pq's
@@ -242,7 +241,12 @@ func (s Set) ensureSchema(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-const settings = `SET LOCAL TIME ZONE 'UTC'; SET LOCAL standard_conforming_strings = on; SET LOCAL search_path = pg_catalog`
+// noTimeouts lifts a role's own: an index of a large table takes as long as it takes.
+// transaction_timeout came with PostgreSQL 17.
+const noTimeouts = `SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
+	SELECT pg_catalog.set_config(s.name, '0', true) FROM pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) 'transaction_timeout'`
+
+const settings = `SET LOCAL TIME ZONE 'UTC'; SET LOCAL standard_conforming_strings = on; SET LOCAL search_path = pg_catalog; ` + noTimeouts
 
 func (s Set) runFile(name string) *goose.GoFunc {
 	return &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {

@@ -13,15 +13,20 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-// lookEvery is the wait between two counts of what is left. Counting reads
-// every pending row.
-const lookEvery = 500 * time.Millisecond
+const (
+	// lookEvery is the wait between two counts of what is left. Counting reads
+	// every pending row.
+	lookEvery = 500 * time.Millisecond
+	// lastLook bounds the last count, which a signal does not end.
+	lastLook = 10 * time.Second
+)
 
 // Once delivers what is due, durable attempts included, and makes an attempt at each
-// callback that is due, until nothing is left but delayed messages and callbacks in
-// backoff, or limit is over. It writes what is left to out. What is due and could not
-// even be started is an error. A schedule that is missing is written, one that is
-// there is left as it is.
+// callback that is due, until nothing is left but delayed messages, those that these
+// settings keep from being sent, and callbacks in backoff, or limit is over, or ctx ends.
+// It writes what is left to out. What is due and could not even be started is an error,
+// unless its destination takes nothing. A schedule that is missing is written, one that
+// is there is left as it is.
 func Once(ctx context.Context, c config.Config, limit time.Duration, out io.Writer, log *slog.Logger) error {
 	p, err := open(ctx, c, nameStarter, log)
 	if err != nil {
@@ -42,7 +47,9 @@ func Once(ctx context.Context, c config.Config, limit time.Duration, out io.Writ
 	if err != nil {
 		return err
 	}
-	counts, callbacks, err := p.left(ctx, since)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
+	defer cancel()
+	counts, callbacks, err := p.left(last, since)
 	if err != nil {
 		return err
 	}
@@ -60,15 +67,23 @@ func (p *parts) left(ctx context.Context, since outboxdb.TriedCallbacks) ([]outb
 }
 
 // drained waits until neither due nor started messages are left, nor callbacks
-// without an attempt.
+// without an attempt. Those that this process can't send are not waited for.
 func (p *parts) drained(ctx context.Context, limit time.Duration, since outboxdb.TriedCallbacks) error {
 	over := time.After(limit)
 	for {
 		counts, callbacks, err := p.left(ctx, since)
+		if ctx.Err() != nil {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		if t := total(counts); t.Due+t.Leased+t.Retrying+callbacks.Untried == 0 {
+		for i, c := range counts {
+			if p.opts.Refuse(c.Destination) != nil {
+				counts[i].Waiting = 0
+			}
+		}
+		if t := total(counts); t.Due+t.Leased+t.Retrying+t.Waiting+callbacks.Untried == 0 {
 			return nil
 		}
 		select {
@@ -91,6 +106,7 @@ func total(counts []outboxdb.PendingCounts) outboxdb.PendingCounts {
 		t.Delayed += c.Delayed
 		t.Leased += c.Leased
 		t.Retrying += c.Retrying
+		t.Waiting += c.Waiting
 	}
 	return t
 }
@@ -98,10 +114,10 @@ func total(counts []outboxdb.PendingCounts) outboxdb.PendingCounts {
 // report says what a single pass has left.
 func report(out io.Writer, counts []outboxdb.PendingCounts, callbacks outboxdb.CallbackCounts) error {
 	t := total(counts)
-	fmt.Fprintf(out, "once: left %d in backoff, %d delayed, %d not started\n", t.Retrying, t.Delayed, t.Due+t.Leased)
+	fmt.Fprintf(out, "once: left %d in backoff, %d delayed, %d not started\n", t.Retrying+t.Waiting, t.Delayed, t.Due+t.Leased)
 	for _, c := range counts {
-		if c.Retrying > 0 {
-			fmt.Fprintf(out, "  %s: %d in backoff; last error: %s\n", outflow.DisplayDestination(c.Destination), c.Retrying, c.LastError)
+		if n := c.Retrying + c.Waiting; n > 0 {
+			fmt.Fprintf(out, "  %s: %d in backoff; last error: %s\n", outflow.DisplayDestination(c.Destination), n, c.LastError)
 		}
 	}
 	if callbacks.Backoff+callbacks.Untried > 0 {

@@ -91,6 +91,66 @@ func TestOnceLeavesCallbacksInBackoff(t *testing.T) {
 	assert.Positive(t, w.callback(id).Attempts)
 }
 
+// A message that these settings keep from being sent is in nobody's way, and the report
+// says why.
+func TestOnceLeavesWhatItMayNotSend(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.enqueueMessage(outflow.Message{Destination: "https://shop.example/in", Type: "order-placed", Payload: []byte("{}")})
+	type result struct {
+		out string
+		err error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		out, err := w.once(nil, time.Hour)
+		ended <- result{out, err}
+	}()
+	var got result
+	require.Eventually(t, func() bool {
+		select {
+		case got = <-ended:
+			return true
+		default:
+			return false
+		}
+	}, time.Minute, 10*time.Millisecond, "the pass waits for it")
+	require.NoError(t, got.err)
+	assert.Contains(t, got.out, "once: left 1 in backoff, 0 delayed, 0 not started\n  https://shop.example/in: 1 in backoff; last error: ")
+	assert.Contains(t, got.out, "the host is not allowed")
+	assert.Equal(t, outflow.Pending, w.row(id).State)
+}
+
+// Of messages to a receiver that is down, some wait as runs and the others as rows. None
+// is an error, and a pass that is stopped says so as well.
+func TestOnceLeavesWhatWaitsBehindABreaker(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	server := httptest.NewTLSServer(&posts{status: http.StatusInternalServerError})
+	t.Cleanup(server.Close)
+	const n = 50
+	for range n {
+		w.enqueueMessage(outflow.Message{Destination: server.URL + "/in", Type: "order-placed", Payload: []byte("{}")})
+	}
+	c := configOf(w)
+	c.Webhook = webhookConfig(t, server).Webhook
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var out bytes.Buffer
+	ended := make(chan error, 1)
+	go func() { ended <- Once(ctx, c, time.Hour, &out, w.log) }()
+	w.eventually(func() bool {
+		counts, err := w.store.Pending(t.Context())
+		require.NoError(t, err)
+		c := total(counts)
+		return c.Waiting > 0 && c.Retrying > 0 && c.Waiting+c.Retrying == n
+	}, func() string { return "no breaker opens" })
+	stop()
+	require.NoError(t, <-ended)
+	assert.Contains(t, out.String(), "once: left 50 in backoff, 0 delayed, 0 not started\n  "+server.URL+"/in: 50 in backoff; last error: ")
+	assert.Contains(t, out.String(), "500")
+}
+
 // A pass writes the schedule where there is none, and leaves one that is there.
 func TestOnceLeavesTheScheduleInPlace(t *testing.T) {
 	t.Parallel()

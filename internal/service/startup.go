@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,21 +88,66 @@ func (s startup) reachDatabase(ctx context.Context, p *parts) error {
 	}, databaseRefuses)
 }
 
-// databaseRefuses reports whether err is the settings' fault: a wrong password, an
-// unknown role or database, TLS that the other side does not have or can't prove.
-// A server that starts, is full or has no schema yet is none of these.
-// https://www.postgresql.org/docs/current/errcodes-appendix.html
+// databaseRefuses reports whether err is the settings' fault, for every server and with
+// and without TLS, as the settings allow. The handshake's failure says nothing where it
+// is tried without TLS, too.
 func databaseRefuses(err error) bool {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		switch pg.Code {
-		case "28000", "28P01", "3D000": // role or host, password, database
-			return true
-		case "0A000", "22023", "42704": // runtime parameters that this server does not take
-			return pg.Severity == "FATAL"
+	plain, refused := triedPlain(err), false
+	for _, try := range triesOf(err) {
+		switch {
+		case answerRefuses(try) || !plain && handshakeRefuses(try):
+			refused = true
+		case !handshakeRefuses(try):
+			return false
 		}
+	}
+	return refused
+}
+
+// triesOf are the errors that err joins: pgconn has one for each server, and each way to
+// connect to it.
+func triesOf(err error) (tries []error) {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		if joined, ok := inner.(interface{ Unwrap() []error }); ok {
+			for _, each := range joined.Unwrap() {
+				tries = append(tries, triesOf(each)...)
+			}
+			return tries
+		}
+	}
+	return []error{err}
+}
+
+// triedPlain reports whether a connection without TLS was tried: sslmode=prefer, which is
+// the default, tries TLS first.
+func triedPlain(err error) bool {
+	var connect *pgconn.ConnectError
+	return errors.As(err, &connect) && (connect.Config.TLSConfig == nil ||
+		slices.ContainsFunc(connect.Config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.TLSConfig == nil }))
+}
+
+// answerRefuses reports whether a server's answer is the settings' fault: a wrong
+// password, an unknown role or database. A server that starts, is full or has no schema
+// yet says none of these.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+func answerRefuses(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
 		return false
 	}
+	switch pg.Code {
+	case "28000", "28P01", "3D000": // role or host, password, database
+		return true
+	case "0A000", "22023", "42704": // runtime parameters that this server does not take
+		// The other field is in the server's language. PgBouncer sends that one alone.
+		return cmp.Or(pg.SeverityUnlocalized, pg.Severity) == "FATAL"
+	}
+	return false
+}
+
+// handshakeRefuses reports whether the other side does not have TLS, or can't prove
+// itself, or takes no client like this one.
+func handshakeRefuses(err error) bool {
 	// pgconn has no type for the first; the second is TLS spoken to something else.
 	var record tls.RecordHeaderError
 	return strings.Contains(err.Error(), "server refused TLS connection") || errors.As(err, &record) || certificateRefused(err)

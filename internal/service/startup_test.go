@@ -142,6 +142,15 @@ func TestPartsThatComeUpLate(t *testing.T) {
 	}
 }
 
+// Not everything that speaks the protocol answers.
+func TestAServerThatAnswersNothingIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, Worker, daemonConfig(t, "postgres://app:right@"+askForPassword(t, func() string { return "right" })+"/x?sslmode=disable", "127.0.0.1:1"))
+	require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "looking at the session's settings") }, time.Minute, 10*time.Millisecond)
+	d.stop()
+	require.NoError(t, <-d.ended)
+}
+
 // A daemon that still waits is stopped as any other.
 func TestStopWhileWaiting(t *testing.T) {
 	t.Parallel()
@@ -211,9 +220,91 @@ func TestWhatTheDatabasesAnswersMean(t *testing.T) {
 		tls.RecordHeaderError{Msg: "first record does not look like"}:        true,
 		&net.OpError{Op: "remote error", Err: tls.AlertError(116)}:           true,  // certificate required
 		&net.OpError{Op: "remote error", Err: tls.AlertError(80)}:            false, // internal error
+		// Each server's answer counts, and that of the server's own field for programs.
+		errors.Join(coded("28P01"), coded("57P03")):                                      false,
+		errors.Join(coded("28P01"), fmt.Errorf("again: %w", coded("28000"))):             true,
+		&pgconn.PgError{Severity: "ВАЖНО", SeverityUnlocalized: "FATAL", Code: "42704"}:  true,
+		&pgconn.PgError{Severity: "ОШИБКА", SeverityUnlocalized: "ERROR", Code: "42704"}: false,
 	} {
 		assert.Equal(t, ends, databaseRefuses(fmt.Errorf("connecting: %w", err)), "%v", err)
 	}
+}
+
+// answering is a server of Postgres's protocol that answers a client which asks for TLS
+// with a byte, and one that does not with an error of this code. It ends the connection
+// then, and at once where the code is empty.
+func answering(t *testing.T, toTLS byte, code string) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				b := pgproto3.NewBackend(conn, conn)
+				first, err := b.ReceiveStartupMessage()
+				if _, asks := first.(*pgproto3.SSLRequest); err == nil && asks {
+					_, _ = conn.Write([]byte{toTLS})
+				} else if err == nil && code != "" {
+					b.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: code, Message: "no"})
+					_ = b.Flush()
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// With sslmode=prefer, the default, each server is tried with TLS and without.
+func TestEveryWayToTheDatabaseIsJudged(t *testing.T) {
+	away := newLate(t, "").address
+	for name, c := range map[string]struct {
+		servers []string
+		query   string
+		ends    bool
+	}{
+		"a wrong password, no TLS":                  {[]string{answering(t, 'N', "28P01")}, "", true},
+		"an unknown role, no TLS":                   {[]string{answering(t, 'N', "28000")}, "", true},
+		"no TLS, and it is asked for":               {[]string{answering(t, 'N', "")}, "sslmode=require", true},
+		"no TLS, and the server ends":               {[]string{answering(t, 'N', "")}, "", false},
+		"no TLS, and the server starts":             {[]string{answering(t, 'N', "57P03")}, "", false},
+		"TLS ends, and is wanted":                   {[]string{answering(t, 'S', "28000")}, "", false},
+		"one without the TLS asked for, one away":   {[]string{answering(t, 'N', ""), away}, "sslmode=require", false},
+		"one that starts, one with an unknown role": {[]string{answering(t, 'N', "57P03"), answering(t, 'N', "28000")}, "", false},
+		"two with an unknown role":                  {[]string{answering(t, 'N', "28000"), answering(t, 'N', "28000")}, "", true},
+		"a parameter that it does not take":         {[]string{answering(t, 'N', "42704")}, "sslmode=disable", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := pgconn.Connect(t.Context(), "postgres://app:secret@"+strings.Join(c.servers, ",")+"/x?"+c.query)
+			require.Error(t, err)
+			assert.Equal(t, c.ends, databaseRefuses(fmt.Errorf("looking for the schema: %w", err)), "%v", err)
+		})
+	}
+}
+
+// A standby without TLS, and a URL that does not say so: it may be promoted.
+func TestAStandbyIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	own := pool.Config().ConnConfig
+	_, err := pool.Exec(t.Context(), `ALTER DATABASE `+own.Database+` SET default_transaction_read_only = on`)
+	require.NoError(t, err)
+	c := daemonConfig(t, "postgres://127.0.0.1/x", "127.0.0.1:1")
+	url := fmt.Sprintf("postgres://%s:%s@%s:%d/%s", own.User, own.Password, own.Host, own.Port, own.Database)
+	c.Database, err = config.Database(func(name string) string { return map[string]string{"DATABASE_URL": url}[name] })
+	require.NoError(t, err)
+	d := startDaemon(t, Worker, c)
+	require.Eventually(t, func() bool {
+		return strings.Contains(d.log.String(), "waiting at the start") || len(d.ended) > 0
+	}, time.Minute, 10*time.Millisecond)
+	assert.Contains(t, d.log.String(), "the server is read-only")
+	d.stop()
+	require.NoError(t, <-d.ended)
 }
 
 func TestWhatTemporalsAnswersMean(t *testing.T) {

@@ -88,6 +88,25 @@ func TestEndedProcessIsStartedAgain(t *testing.T) {
 	assert.Contains(t, out.String(), "child    | runs again (pid ")
 }
 
+// Where all are to end, no member is started, and none is said to run again.
+func TestNothingIsStartedDuringAStop(t *testing.T) {
+	ctx, fail := context.WithCancelCause(t.Context())
+	var out bytes.Buffer
+	f := newFamily(&out, io.Discard, fail)
+	f.restarted = func() { t.Error("it was counted again") }
+	close(f.stopping)
+	m := &member{name: "child", path: "/bin/true", process: newChild("child", "/bin/true", nil, nil)}
+	require.NoError(t, m.process.start())
+	<-m.process.done
+	for range 100 { // the end of the wait and that of all are seen in any order
+		require.False(t, f.restart(m, 0))
+	}
+	require.NoError(t, f.start("late", func(string) {}, "/bin/true"))
+	assert.Empty(t, f.members)
+	assert.Empty(t, out.String())
+	require.NoError(t, ctx.Err())
+}
+
 func TestStopEndsWhatRuns(t *testing.T) {
 	ctx, fail := context.WithCancelCause(t.Context())
 	var out bytes.Buffer

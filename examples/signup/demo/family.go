@@ -100,7 +100,7 @@ func (f *family) run(ctx context.Context, name, path string, args ...string) err
 // are printed too.
 func (f *family) start(name string, see func(line string), path string, args ...string) error {
 	m := &member{name: name, path: path, args: args, see: see}
-	if err := f.launch(m); err != nil {
+	if started, err := f.launch(m); !started {
 		return err
 	}
 	f.mu.Lock()
@@ -111,12 +111,12 @@ func (f *family) start(name string, see func(line string), path string, args ...
 }
 
 // launch starts a process of the member, unless all are to end.
-func (f *family) launch(m *member) error {
+func (f *family) launch(m *member) (started bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	select {
 	case <-f.stopping:
-		return nil
+		return false, nil
 	default:
 	}
 	c := newChild(m.name, m.path, m.args, func(w io.Writer, line string) {
@@ -127,10 +127,10 @@ func (f *family) launch(m *member) error {
 	})
 	c.out.to, c.errs.to = f.stdout, f.stderr
 	if err := c.start(); err != nil {
-		return err
+		return false, err
 	}
 	m.process = c
-	return nil
+	return true, nil
 }
 
 // quiet says that a line is for the record only.
@@ -187,9 +187,12 @@ func (f *family) restart(m *member, wait time.Duration) bool {
 		case <-f.stopping:
 			return false
 		}
-		err := f.launch(m)
-		if err == nil {
+		started, err := f.launch(m)
+		if started {
 			break
+		}
+		if err == nil {
+			return false
 		}
 		f.print(m.name, err.Error())
 		wait = restartMost
