@@ -188,9 +188,9 @@ func (e *examination) dead(ctx context.Context) {
 	slices.SortStableFunc(counts, func(a, b outboxdb.PhaseCount) int { return b.Messages - a.Messages })
 	named := counts[:min(len(counts), mostNamed)]
 	for _, c := range named {
-		shown, fix := outflow.DisplayDestination(c.Destination), "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination)+"; or let them go: outflow dismiss, with the same filter"
+		shown, fix := outflow.DisplayDestination(c.Destination), "mend the cause, then outflow retry -state dead -destination "+quote(c.Destination)+"; or let them go: outflow dismiss with the same filter, and -why"
 		if shown != c.Destination {
-			fix = "mend the cause, then outflow retry ID: outflow list -state dead shows which; or let them go: outflow dismiss ID"
+			fix = "mend the cause, then outflow retry ID: outflow list -state dead shows which; or let them go: outflow dismiss -why REASON ID"
 		}
 		e.say("dead", Warn, fix, "%s: %d dead, such as: %s", shown, c.Messages, c.LastError)
 	}

@@ -281,10 +281,10 @@ func TestExamine(t *testing.T) {
 		"runs on another queue": {func(h *healthy, _ *Patient) { h.elsewhere = map[string]int{"old": 4} }, "ok runs 4 runs of outbox outbox are on task queue old, which workers poll", ""},
 		"dead messages": {func(h *healthy, _ *Patient) {
 			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in;a&b", Messages: 3, LastError: "no such queue"}}
-		}, "warn dead https://shop.example/in;a&b: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in;a&b'; or let them go: outflow dismiss, with the same filter"},
+		}, "warn dead https://shop.example/in;a&b: 3 dead, such as: no such queue", "mend the cause, then outflow retry -state dead -destination 'https://shop.example/in;a&b'; or let them go: outflow dismiss with the same filter, and -why"},
 		"dead messages whose destination has a query": {func(h *healthy, _ *Patient) {
 			h.dead = []outboxdb.PhaseCount{{Destination: "https://shop.example/in?token=hunter2", Messages: 3, LastError: "gone"}}
-		}, "warn dead https://shop.example/in: 3 dead, such as: gone", "mend the cause, then outflow retry ID: outflow list -state dead shows which; or let them go: outflow dismiss ID"},
+		}, "warn dead https://shop.example/in: 3 dead, such as: gone", "mend the cause, then outflow retry ID: outflow list -state dead shows which; or let them go: outflow dismiss -why REASON ID"},
 		"the dead can't be counted":    {func(h *healthy, _ *Patient) { h.deadErr = errAway }, "warn dead connection refused", ask},
 		"a pooler drops notifications": {func(h *healthy, _ *Patient) { h.deaf = true }, "warn notify do not arrive", listenOn},
 		"nobody may listen":            {func(h *healthy, _ *Patient) { h.standby = errAway }, "warn notify connection refused", noStandby},

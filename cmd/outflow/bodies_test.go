@@ -610,7 +610,7 @@ func TestCommandsWithTheDatabaseAlone(t *testing.T) {
 	out, errs, exit := outflowRun("", "retry -state dead -destination sqs://orders -limit 5 -rate 1000 -yes -why mended")
 	assert.Zero(t, exit)
 	assert.Equal(t, 5, strings.Count(out, "was dead, pending again"))
-	assert.Contains(t, errs, "5 messages selected, and there are more\n")
+	assert.Contains(t, errs, "messages selected: 5, and there are more\n")
 	var audited int
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.audit WHERE act = 'retry' AND who = 'ada@host' AND why = 'mended' AND generation = 2`).Scan(&audited))
 	assert.Equal(t, 5, audited)

@@ -91,13 +91,13 @@ func TestFiltersThatNameNothingKnown(t *testing.T) {
 		"list -destination sqs://far-away":                                    "no message to sqs://far-away is known here\n",
 		"list -type order-plaecd -json":                                       "none of the newest messages is of type order-plaecd: did you mean order-placed?\n",
 		"list -state dead -type order-placed":                                 "",
-		"retry -state dead -destination sqs://tpyo":                           "no message to sqs://tpyo is known here: did you mean sqs://typo?\n0 messages selected\n",
-		"cancel -state pending -type order-palced":                            "none of the newest messages is of type order-palced: did you mean order-placed?\n0 messages selected\n",
-		"dismiss -state dead -destination sqs://leters -why x":                "no message to sqs://leters is known here: did you mean sqs://letters?\n0 messages selected\n",
+		"retry -state dead -destination sqs://tpyo":                           "no message to sqs://tpyo is known here: did you mean sqs://typo?\nmessages selected: 0\n",
+		"cancel -state pending -type order-palced":                            "none of the newest messages is of type order-palced: did you mean order-placed?\nmessages selected: 0\n",
+		"dismiss -state dead -destination sqs://leters -why x":                "no message to sqs://leters is known here: did you mean sqs://letters?\nmessages selected: 0\n",
 		"list -state dead -destination https://shop.example/in?token=hunter2": "",
 		"list -destination https://shop.exmaple/in":                           "no message to https://shop.exmaple/in is known here: did you mean https://shop.example/in?\n",
 		"list -destination https://shop.example/in":                           "no message to https://shop.example/in is known here" + query + "\n",
-		"retry -state dead -destination https://shop.example/in?token=hunter": "no message to https://shop.example/in is known here" + query + "\n0 messages selected\n",
+		"retry -state dead -destination https://shop.example/in?token=hunter": "no message to https://shop.example/in is known here" + query + "\nmessages selected: 0\n",
 	} {
 		out, errs, err := with(t, settings, "", line)
 		require.NoError(t, err, line)

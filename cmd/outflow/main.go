@@ -132,9 +132,9 @@ func (t tools) run(ctx context.Context, args []string) error {
 // help prints the usage of a command, or of all.
 func (t tools) help(words []string) error {
 	text := usage
-	switch len(words) {
-	case 0:
-	case 1:
+	switch {
+	case len(words) == 0 || len(words) == 1 && (words[0] == "help" || words[0] == "version"):
+	case len(words) == 1:
 		c, err := find(words[0])
 		if err != nil {
 			return err

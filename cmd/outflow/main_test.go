@@ -64,6 +64,11 @@ func TestHelpAndVersion(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, usage, out)
 	}
+	for _, word := range []string{"help", "version"} {
+		out, err := call("", "help", word)
+		require.NoError(t, err)
+		assert.Equal(t, usage, out)
+	}
 	for _, word := range []string{"version", "-version", "--version"} {
 		out, err := call("", word)
 		require.NoError(t, err)

@@ -146,7 +146,7 @@ func (s *selection) messages(ctx context.Context, t tools, from lister) ([]uuid.
 	if len(ids) > 1 && !s.yes {
 		return ids, t.confirm(s.command, fmt.Sprintf("%s %d messages%s?", s.command, len(ids), more))
 	}
-	fmt.Fprintf(t.stderr, "%d messages selected%s\n", len(ids), more)
+	fmt.Fprintf(t.stderr, "messages selected: %d%s\n", len(ids), more)
 	return ids, nil
 }
 
