@@ -67,7 +67,6 @@ const breakersOf = `
 // visits. There is always one row, which also says:
 //   - troubled: a breaker is open, or has closed and its runs are still to be signalled
 //   - suspects: a suspect is due
-//   - ripe: a parked row's time has come, since $6
 const dueDestinations = `
 WITH RECURSIVE targets AS (
     (SELECT m.destination, ` + targetOf + ` AS target
@@ -113,32 +112,14 @@ WITH RECURSIVE targets AS (
 SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS target,
        coalesce(least(f.available_at, now()), now()) AS mark, coalesce(f.available_at <= now(), false) AS due,
        (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = f.destination) IS NOT NULL AS proven,
-       flags.*, now() AS clock
+       flags.*
   FROM (SELECT EXISTS (SELECT FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL) AS troubled,
-               EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()) AS suspects,
-               EXISTS (SELECT FROM outbox.messages AS m
-                        WHERE m.state = 'pending' AND m.parked AND m.available_at >= $6::timestamptz AND m.available_at <= now()) AS ripe) AS flags
+               EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()) AS suspects) AS flags
   LEFT JOIN found AS f ON true`
 
 // shutBreakers are breakers that are open, $1 at most.
 const shutBreakers = `
 SELECT d.destination FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL ORDER BY d.destination LIMIT $1`
-
-// unpark makes up to $2 parked rows claimable whose time has come since $1: a lease is
-// over, or a delayed or put-back message is due.
-const unpark = `
-WITH ripe AS MATERIALIZED (
-    SELECT m.id
-      FROM outbox.messages AS m
-     WHERE m.state = 'pending' AND m.parked AND m.available_at >= $1::timestamptz AND m.available_at <= now()
-     ORDER BY m.available_at
-     LIMIT (SELECT $2::int)
-       FOR NO KEY UPDATE SKIP LOCKED
-)
-UPDATE outbox.messages AS m
-   SET parked = false
-  FROM pg_catalog.unnest(ARRAY(SELECT id FROM ripe)) AS r (id)
- WHERE m.id = r.id`
 
 // holdBack parks up to $4 due rows of the destinations $1 for $3, and says why ($2):
 // this process can't send to them, and a run would find out no more. It returns those whose

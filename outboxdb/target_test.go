@@ -142,9 +142,11 @@ func TestWhatIsNotDueCostsNothing(t *testing.T) {
 	pool := another(t, teststack.New(t), utc)
 	healthy := enqueue(t, pool, message("sqs://zealous"))
 	look := func() int {
-		p := explain(t, pool, "force_generic_plan", outboxdb.StatementDueDestinations, "", outboxdb.WalkDestinations, 32, []string{}, []string{}, "-infinity")
-		require.EqualValues(t, 1, p.Rows)
-		return p.buffers()
+		walk := explain(t, pool, "force_generic_plan", outboxdb.StatementDueDestinations, "", outboxdb.WalkDestinations, 32, []string{}, []string{})
+		unpark := explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, "100 years", 1000, 250, 1000)
+		require.EqualValues(t, 1, walk.Rows)
+		require.EqualValues(t, 1, unpark.Rows)
+		return walk.buffers() + unpark.buffers()
 	}
 	before := look()
 	delayed := make([]outflow.Message, 5000)

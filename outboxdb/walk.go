@@ -36,12 +36,6 @@ const (
 	// snapshot makes it crawl over dead rows.
 	walkShare   = 20
 	walkAtLeast = 5 * time.Second
-	// unparkRows is a chunk of rows whose time has come, unparkChunks how many there are
-	// between two claims. The time of unparkSlack before the last look is looked at again
-	// for short transactions that committed late, and all of it every walkAtLeast.
-	unparkRows   = 1000
-	unparkChunks = 5
-	unparkSlack  = time.Second
 )
 
 // walk is what a Store knows of the claim index between claims.
@@ -59,9 +53,8 @@ type walk struct {
 	troubled, suspects bool
 	shut               map[string]bool // the breakers that were open
 
-	ripeSince time.Time // from here on, by the database's clock, parked rows are looked for
-	allRipe   time.Time // when all of them are
-	heldBack  time.Time // when messages were last held back
+	unpark   unparking
+	heldBack time.Time // when messages were last held back
 }
 
 // mark is a destination's low-water mark: what is due below it is claimed, or
@@ -83,10 +76,8 @@ type mark struct {
 // destination there is one row all the same.
 type sight struct {
 	mark
-	Troubled bool      `db:"troubled"`
-	Suspects bool      `db:"suspects"`
-	Ripe     bool      `db:"ripe"`
-	Clock    time.Time `db:"clock"`
+	Troubled bool `db:"troubled"`
+	Suspects bool `db:"suspects"`
 }
 
 // findDestinations walks the index if it is time to.
@@ -116,12 +107,7 @@ func (s *Store) walkIndex(ctx context.Context) error {
 	}
 	defer conn.Release()
 	began := time.Now() // a new connection's hundreds of milliseconds are not the walk's
-	found, ripe, err := s.visit(ctx, conn)
-	for chunks := 0; err == nil && ripe && chunks < unparkChunks; chunks++ {
-		if _, err = conn.Exec(ctx, unpark, s.walk.ripeSince, unparkRows); err == nil {
-			found, ripe, err = s.visit(ctx, conn)
-		}
-	}
+	found, err := s.visit(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -154,35 +140,29 @@ func (s *Store) shutBreakers(ctx context.Context, conn *database.Conn) (map[stri
 	return shut, nil
 }
 
-// visit runs the walk's statement once. ripe says that there are rows to unpark.
-func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, ripe bool, err error) {
+// visit runs the walk's statement.
+func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, err error) {
 	w := &s.walk
-	if now := time.Now(); now.After(w.allRipe) {
-		w.ripeSince, w.allRipe = time.Time{}, now.Add(walkAtLeast)
-	}
 	targets := slices.Sorted(maps.Keys(w.cursors))
 	cursors := make([]string, 0, len(targets))
 	for _, t := range targets {
 		cursors = append(cursors, w.cursors[t])
 	}
-	rows, err := conn.Query(ctx, dueDestinations, w.from, walkDestinations, walkWithin, targets, cursors, w.ripeSince)
+	rows, err := conn.Query(ctx, dueDestinations, w.from, walkDestinations, walkWithin, targets, cursors)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	seen, err := pgx.CollectRows(rows, pgx.RowToStructByName[sight])
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	for _, one := range seen {
 		if one.Destination != "" {
 			found = append(found, one.mark)
 		}
-		w.troubled, w.suspects, ripe = one.Troubled, one.Suspects, one.Ripe
-		if !ripe {
-			w.ripeSince = one.Clock.Add(-unparkSlack)
-		}
+		w.troubled, w.suspects = one.Troubled, one.Suspects
 	}
-	return found, ripe, nil
+	return found, nil
 }
 
 // remember brings the marks up to what a walk found. A destination it did not
