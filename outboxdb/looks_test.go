@@ -32,4 +32,6 @@ func TestLooksForParkedRows(t *testing.T) {
 	u.looked(slow.Add(time.Second), true, false, false, errors.New("too slow"))
 	require.Equal(t, slow, u.upTo, "nobody has looked at what came since")
 	require.True(t, u.nextAll.After(all.Add(unparkAll)))
+	u.looked(slow.Add(time.Second), false, false, false, errors.New("no connection"))
+	require.False(t, u.nextAll.After(time.Now().Add(unparkAll)), "the database was away")
 }

@@ -115,6 +115,7 @@ func (s *Store) unpark(ctx context.Context) error {
 
 // looked plans the next looks after one that began then. Where one is too slow, the next
 // leaves out what it would have found: what becomes due from now on must not wait for that.
+// Where one at little fails too, the database was away: everything is looked at soon.
 func (u *unparking) looked(began time.Time, all, more, found bool, err error) {
 	now := time.Now()
 	u.next = now.Add(now.Sub(began))
@@ -124,7 +125,7 @@ func (u *unparking) looked(began time.Time, all, more, found bool, err error) {
 	switch {
 	case all && err != nil:
 		u.nextAll = now.Add(unparkAllLater)
-	case all && !more:
+	case err != nil && u.nextAll.After(now.Add(unparkAll)), all && !more:
 		u.nextAll = now.Add(unparkAll)
 	}
 	if !more && (err == nil || !all) || u.upTo.IsZero() {
