@@ -17,6 +17,7 @@ const (
 	StatementPutBack         = putBack
 	StatementClaimAlone      = claimAlone
 	StatementTakeProbes      = takeProbes
+	StatementCloseAbandoned  = closeAbandoned
 	StatementLoadAgain       = loadAgain
 	StatementTakeRecovered   = takeRecovered
 	StatementNoteFailures    = noteFailures

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
@@ -355,6 +356,21 @@ func TestAbandonedBreakersClose(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"sqs://recent", "sqs://waited-for"},
 		values[string](t, pool, `SELECT destination FROM outbox.destinations WHERE open_until IS NOT NULL ORDER BY 1`))
+}
+
+// Where abandoned breakers can't be closed, the others are probed all the same.
+func TestProbesGoOnWhereAbandonedBreakersStay(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	slow := &slow{these: func(data pgx.TraceQueryStartData) bool { return data.SQL == outboxdb.StatementCloseAbandoned }}
+	slow.on.Store(true)
+	opened(t, pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	probeNow(t, pool)
+	probes, err := slow.store(t, pool).TakeProbes(t.Context())
+	require.ErrorContains(t, err, "closing breakers with nothing behind them")
+	require.Len(t, probes, 1)
+	require.Equal(t, id, probes[0].ID)
 }
 
 // A host whose paths are used once each costs no row a path.

@@ -2,6 +2,7 @@ package outboxdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -208,23 +209,22 @@ SELECT p.id, p.generation, p.available_at FROM page AS p ORDER BY p.destination,
 // TakeProbes chooses the messages that probe the breakers which may be probed now, at
 // most one each, and leases the probing to the caller: it signals a running one's run, or
 // frees it where that run is lost. One that waits is this Store's next claim's. Now and
-// then it closes breakers behind which nothing waits.
+// then it closes breakers behind which nothing waits; where that fails, it returns the
+// error beside the probes.
 func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
-	if err := s.closeAbandoned(ctx); err != nil {
-		return nil, err
-	}
+	abandonedErr := s.closeAbandoned(ctx)
 	rows, err := s.pool.Query(ctx, takeProbes, probesAtOnce, probeLease)
 	if err != nil {
-		return nil, fmt.Errorf("choosing probes: %w", err)
+		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
 	}
 	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outflow.Probe, err error) {
 		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("choosing probes: %w", err)
+		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
 	}
 	s.destinations.choose(probes)
-	return probes, nil
+	return probes, abandonedErr
 }
 
 func (s *Store) closeAbandoned(ctx context.Context) error {
