@@ -65,7 +65,8 @@ const breakersOf = `
 // mark from which a claim may start. It begins behind $1, where the last walk stopped,
 // and in the targets $4 behind $5: a host may have more destinations than one walk
 // visits. There is always one row, which also says:
-//   - troubled: a breaker is open, or has closed and its runs are still to be signalled
+//   - troubled: a breaker is open, or has closed and its runs are still to be signalled,
+//     or has failures of long ago to forget
 //   - suspects: a suspect is due
 const dueDestinations = `
 WITH RECURSIVE targets AS (
@@ -113,7 +114,8 @@ SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS tar
        coalesce(least(f.available_at, now()), now()) AS mark, coalesce(f.available_at <= now(), false) AS due,
        (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = f.destination) IS NOT NULL AS proven,
        flags.*
-  FROM (SELECT EXISTS (SELECT FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL) AS troubled,
+  FROM (SELECT EXISTS (SELECT FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL)
+               OR EXISTS (SELECT FROM outbox.destinations AS h WHERE ` + stale + `) AS troubled,
                EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()) AS suspects) AS flags
   LEFT JOIN found AS f ON true`
 

@@ -358,6 +358,56 @@ func TestAbandonedBreakersClose(t *testing.T) {
 		values[string](t, pool, `SELECT destination FROM outbox.destinations WHERE open_until IS NOT NULL ORDER BY 1`))
 }
 
+// The breaker of a host's new paths has nothing to do with runs of paths that messages have
+// reached: they don't keep it open, and are not told when it closes.
+func TestTheBreakerOfNewPathsLeavesTheOthersAlone(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	retrying := func(destination string) uuid.UUID {
+		return row(t, pool, `destination = '`+destination+`', retrying = true, available_at = now() + interval '5 minutes'`)
+	}
+	retrying("https://example.org/customer")
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at) VALUES ('https://example.org/customer', now())`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, recovered_at) VALUES ('https://example.org#new', 0, NULL, now())`)
+	recovered, err := store.TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Len(t, recovered, 1)
+	fresh := retrying("https://example.org/new")
+	told, err := store.Retrying(t.Context(), recovered[0], 10)
+	require.NoError(t, err)
+	require.Len(t, told, 1)
+	require.Equal(t, fresh, told[0].ID)
+
+	open := `UPDATE outbox.destinations SET recovered_at = NULL, probe_until = NULL, failures = 5, failing_since = now(), openings = 1,
+		open_until = now() - interval '3 minutes' WHERE destination = 'https://example.org#new'`
+	execute(t, pool, open)
+	_, err = outboxdb.New(pool).TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.True(t, value[bool](t, pool, isOpen, "https://example.org#new"), "a new path's message waits")
+	execute(t, pool, `DELETE FROM outbox.messages WHERE id = $1`, fresh)
+	execute(t, pool, open)
+	_, err = outboxdb.New(pool).TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.False(t, value[bool](t, pool, isOpen, "https://example.org#new"))
+}
+
+// Failures that opened no breaker, and behind which nothing waits any more, are forgotten.
+func TestStaleFailuresAreForgotten(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	enqueue(t, pool, message("sqs://waited-for"))
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since)
+		VALUES ('https://example.org#new', 2, now() - interval '11 minutes'), ('sqs://waited-for', 2, now() - interval '11 minutes'), ('sqs://recent', 2, now())`)
+	store := outboxdb.New(pool)
+	require.True(t, claim(t, store, request()).Troubled)
+	execute(t, pool, `UPDATE outbox.messages SET parked = false`)
+	_, err := store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"sqs://recent", "sqs://waited-for"},
+		values[string](t, pool, `SELECT destination FROM outbox.destinations WHERE failing_since IS NOT NULL ORDER BY 1`))
+}
+
 // Where abandoned breakers can't be closed, the others are probed all the same.
 func TestProbesGoOnWhereAbandonedBreakersStay(t *testing.T) {
 	t.Parallel()
