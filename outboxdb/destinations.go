@@ -106,6 +106,17 @@ func (h *destinations) names(destination string) []string {
 	return slices.Compact([]string{destination, h.own(destination), outflow.TargetOf(destination)})
 }
 
+// allNames are those of all marks, once each. It takes the lock.
+func (h *destinations) allNames(marks []mark) (all []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range marks {
+		all = append(all, h.names(m.Destination)...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // Succeeded notes that a message reached its destination. It closes the breakers, and
 // costs nothing where there was no failure.
 func (s *Store) Succeeded(destination string) {

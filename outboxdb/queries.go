@@ -119,9 +119,9 @@ SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS tar
                EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()) AS suspects) AS flags
   LEFT JOIN found AS f ON true`
 
-// shutBreakers are breakers that are open, $1 at most.
+// shutBreakers are those of the breakers $1 that are open.
 const shutBreakers = `
-SELECT d.destination FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL ORDER BY d.destination LIMIT $1`
+SELECT d.destination FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL AND d.destination = ANY ($1::text[])`
 
 // holdBack parks up to $4 due rows of the destinations $1 for $3, and says why ($2):
 // this process can't send to them, and a run would find out no more. It returns those whose

@@ -27,10 +27,9 @@ const (
 	rememberedServed = 256
 	// askedDestinations bounds one claim's: each costs it three or four lookups. Those
 	// behind an open breaker, of which a claim takes no more than the probe, are askedShut
-	// of them at most. rememberedShut bounds the open breakers that a walk remembers.
+	// of them at most.
 	askedDestinations = 400
 	askedShut         = 100
-	rememberedShut    = 1000
 	// A walk may take one part in walkShare of the time, and comes at least
 	// every walkAtLeast. It costs well under a millisecond, except where a held
 	// snapshot makes it crawl over dead rows.
@@ -111,21 +110,21 @@ func (s *Store) walkIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.destinations.proveAll(found)
+	s.walk.remember(found)
 	if s.walk.shut, err = s.shutBreakers(ctx, conn); err != nil {
 		return err
 	}
-	s.destinations.proveAll(found)
-	s.walk.remember(found)
 	s.walk.next = time.Now().Add(min(walkShare*time.Since(began), walkAtLeast))
 	return nil
 }
 
-// shutBreakers asks which breakers are open, if the walk saw that some are.
+// shutBreakers asks which breakers of the marks are open, if the walk saw that some are.
 func (s *Store) shutBreakers(ctx context.Context, conn *database.Conn) (map[string]bool, error) {
 	if !s.walk.troubled {
 		return nil, nil
 	}
-	rows, err := conn.Query(ctx, shutBreakers, rememberedShut)
+	rows, err := conn.Query(ctx, shutBreakers, s.destinations.allNames(s.walk.marks))
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +255,8 @@ func trim(marks []mark) []mark {
 	return append(due, others...)
 }
 
-// learn moves the marks to what a claim took, and notes who may have more.
+// learn moves the marks to what a claim took, and notes who may have more. Those that were
+// asked and gave nothing come behind those that were not asked.
 func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 	type taken struct {
 		count int32
@@ -278,23 +278,27 @@ func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 	for i, d := range a.destinations {
 		quotas[d] = a.quotas[i]
 	}
-	var waiting, served []mark
+	var waiting, empty, served []mark
 	for _, m := range w.marks {
 		t := by[m.Destination]
-		if quota, ok := quotas[m.Destination]; ok {
+		quota, wasAsked := quotas[m.Destination]
+		if wasAsked {
 			m.Due = bounded || t.count >= quota
 		}
-		if t.count == 0 {
+		switch {
+		case t.count > 0:
+			if t.upTo.After(m.At) {
+				m.At = t.upTo
+			}
+			m.served = time.Now()
+			served = append(served, m)
+		case wasAsked:
+			empty = append(empty, m)
+		default:
 			waiting = append(waiting, m)
-			continue
 		}
-		if t.upTo.After(m.At) {
-			m.At = t.upTo
-		}
-		m.served = time.Now()
-		served = append(served, m)
 	}
-	w.marks = append(waiting, served...)
+	w.marks = slices.Concat(waiting, empty, served)
 }
 
 // overlooked is how long a destination that the marks lack must wait to be seen.
