@@ -41,9 +41,10 @@ const (
 // scalar, so that no planner hashes all destinations for it.
 const isNew = `(SELECT p.delivered_at IS NOT NULL OR p.open_until IS NOT NULL FROM outbox.destinations AS p WHERE p.destination = m.destination) IS NOT TRUE`
 
-// ofNew leaves out, for the breaker h of a target's new destinations, any m.destination that
-// is not new.
-const ofNew = `(h.destination NOT LIKE '%#new' OR ` + isNew + `)`
+// speaksFor tells whether m.destination says how the breaker h does: for a target's new
+// destinations any that is new, for others any that has not asked for a wait of its own.
+const speaksFor = `CASE WHEN h.destination LIKE '%#new' THEN ` + isNew + `
+              ELSE (SELECT p.asked_until > now() FROM outbox.destinations AS p WHERE p.destination = m.destination) IS NOT TRUE END`
 
 // behind are the destinations of the breaker h with messages that wait without a run, in
 // order. A loose index scan: the backlog of one destination costs as much as one message.
@@ -68,7 +69,7 @@ const behindTail = `
                         WHERE m.state = 'pending' AND NOT m.parked AND m.destination > t.destination AND m.destination < h.covers_before
                         ORDER BY m.destination LIMIT 1) AS next)
             SELECT t.destination FROM turn AS t) AS m
-     WHERE ` + ofNew
+     WHERE ` + speaksFor
 
 // mayProbe has "behind" leave out destinations of which no message may be a probe.
 const mayProbe = `
@@ -94,7 +95,7 @@ const waitingProbe = `
 const runningProbe = `
     SELECT m.destination, m.id, m.generation, m.available_at, true AS running FROM outbox.messages AS m
      WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before
-       AND ` + ofNew
+       AND ` + speaksFor
 
 // takeProbes chooses, for up to $1 breakers that may be probed, the message that does
 // it, for a lease of $2. A message that waits and one off the fast path take turns:
@@ -202,7 +203,7 @@ WITH here AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT m.destination, m.id, m.generation, m.available_at
              FROM outbox.messages AS m
-            WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before AND ` + ofNew + `
+            WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before AND ` + speaksFor + `
               AND (m.destination, m.id) > (h.after_of, h.after)
             ORDER BY m.destination, m.id
             LIMIT $3) AS m

@@ -114,6 +114,38 @@ func TestTheHostsRecoveryEndsNoPathsWait(t *testing.T) {
 	require.Greater(t, r.HeldBackFor, 9*time.Minute)
 }
 
+// Nor does a path probe for its host while its own wait lasts, be its message waiting or off
+// the fast path.
+func TestAPathThatAskedForAWaitIsNoProbeOfItsHost(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	reach(t, store, hook(1))
+	store.Failed(hook(1), err429)
+	waitFor(t, pool, isOpen, hook(1))
+	for n := range 5 {
+		store.Failed(hook(2+n), errSilent)
+	}
+	waitFor(t, pool, isOpen, "https://example.org")
+	enqueue(t, pool, messages(hook(1), 2)...)
+	row(t, pool, `destination = '`+hook(1)+`', retrying = true, available_at = now() + interval '5 minutes'`)
+	probe := func() []outflow.Probe {
+		execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_until = NULL WHERE destination = 'https://example.org'`)
+		probes, err := store.TakeProbes(t.Context())
+		require.NoError(t, err)
+		return probes
+	}
+	for range 4 {
+		require.Empty(t, probe())
+	}
+	other := enqueue(t, pool, message(hook(2)))[0]
+	for range 4 {
+		probes := probe()
+		require.Len(t, probes, 1)
+		require.Equal(t, other, probes[0].ID)
+	}
+}
+
 // The process whose probe succeeds closes the breaker, though it had not heard before that
 // messages reach the path; where the probe shows nothing, it gives the turn back.
 func TestAProbeElsewhereClosesAPathsOwnBreaker(t *testing.T) {
