@@ -158,7 +158,9 @@ SELECT d.id, d.generation, CASE WHEN d.cancel_requested THEN 'cancelled' ELSE 'e
 //     success. $5 is the sum of the quotas of its destinations that come before in $1.
 //     A row whose lease is over does not count: its run is lost. The cap ends ten minutes
 //     after the first failure if the breaker did not open: then the messages are to
-//     blame, not their destination.
+//     blame, not their destination. Where none but a destination's own breaker has counted
+//     failures, and no run of it is off the fast path, one message is taken all the same:
+//     others' runs are not what it waits for.
 //   - Suspects are claimed alone, elsewhere.
 //   - Bytes: the row that crosses the bound is taken, so that a large one is not stuck.
 //     Those behind it are left as they are, and probes come first.
@@ -174,13 +176,18 @@ WITH asked AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT coalesce(bool_or(h.open_until IS NOT NULL), false) AS open,
                   coalesce(bool_or(h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS capped,
+                  coalesce(bool_and(h.destination = m.destination)
+                           FILTER (WHERE h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS alone,
                   pg_catalog.array_agg(h.probe_id) FILTER (WHERE h.open_until IS NOT NULL AND h.probe_until > now()) AS probes
              FROM (SELECT d.destination) AS m, outbox.destinations AS h
             WHERE ` + breakersOf + `) AS b
 ), allowed AS MATERIALIZED (
     SELECT a.destination, a.mark,
            CASE WHEN NOT a.capped THEN a.quota
-                ELSE greatest(0, least(a.quota, $9::int - a.before - (SELECT count(*)
+                ELSE least(a.quota, greatest(
+                     CASE WHEN a.alone AND NOT EXISTS (SELECT FROM outbox.messages AS r
+                                                        WHERE r.retrying AND r.destination = a.destination AND r.available_at > now()) THEN 1 ELSE 0 END,
+                     $9::int - a.before - (SELECT count(*)
                      FROM (SELECT FROM outbox.messages AS r
                             WHERE r.retrying AND r.destination >= CASE WHEN a.target = a.destination THEN a.target ELSE a.target || '/' END
                               AND r.destination < a.target || CASE WHEN a.target = a.destination THEN E'\x01' ELSE '0' END

@@ -136,6 +136,26 @@ func TestTheCapIsTheTargets(t *testing.T) {
 	require.Equal(t, map[string]int{"https://example.org": 10, "https://example.com": 30}, got)
 }
 
+// A path that failed once is not stopped by another's runs: one of its messages is tried.
+func TestAnotherPathsRunsStopNobody(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, retrying, parked, started, available_at)
+		SELECT gen_random_uuid(), 'https://example.org/failing', 'a', '{}', true, true, true, now() + interval '1 hour' FROM generate_series(1, 200) AS n`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, failures, failing_since)
+		VALUES ('https://example.org/failing', now(), 1, now()), ('https://example.org/works', now(), 1, now())`)
+	enqueue(t, pool, messages("https://example.org/failing", 5)...)
+	enqueue(t, pool, messages("https://example.org/works", 5)...)
+	claimed := claim(t, outboxdb.New(pool), request())
+	require.Equal(t, map[string]int{"https://example.org/works": 1}, byDestination(claimed))
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true WHERE id = $1`, claimed.Messages[0].ID)
+	require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages, "it has a run of its own now")
+
+	execute(t, pool, `UPDATE outbox.messages SET retrying = false WHERE id = $1`, claimed.Messages[0].ID)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since) VALUES ('https://example.org', 1, now())`)
+	require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages, "its host fails, too")
+}
+
 // A hundred thousand messages that are not due yet, each to a destination of its own,
 // cost a look at the table nothing.
 func TestWhatIsNotDueCostsNothing(t *testing.T) {
