@@ -19,7 +19,7 @@ func park(t *testing.T, q pgx.Tx, n int, destination, availableIn string) {
 	t.Helper()
 	_, err := q.Exec(t.Context(), `INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at, parked)
 		SELECT gen_random_uuid(), `+destination+`, 'a', '{}', now() + `+availableIn+`, now() + `+availableIn+`, true
-		  FROM generate_series(1, $1::int) AS n`, n)
+		  FROM generate_series(1, $1::int) AS n ORDER BY random()`, n)
 	require.NoError(t, err)
 }
 
@@ -121,4 +121,28 @@ func TestUnparkPlan(t *testing.T) {
 			require.LessOrEqual(t, p.buffers(), 5000)
 		}
 	}
+}
+
+// While a snapshot is held, the rows that were parked and are gone stay in the index. A look
+// at what has just become due passes over those of a few seconds, not over all.
+func TestAHeldSnapshotCostsALookLittle(t *testing.T) {
+	t.Parallel()
+	pool := another(t, teststack.New(t), utc)
+	beginLoad(t, pool)
+	inTx(t, pool, func(tx pgx.Tx) { park(t, tx, 50_000, `'sqs://a'`, `n * interval '-100 ms'`) })
+	holder, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, holder.Rollback(t.Context())) }()
+	require.Equal(t, 50_000, count(t, holder))
+	execute(t, pool, `UPDATE outbox.messages SET state = 'delivered', finished_at = now(), parked = false`)
+	inTx(t, pool, func(tx pgx.Tx) { park(t, tx, 1, `'sqs://a'`, `interval '0'`) })
+	cost := func(within string) int {
+		p := explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, within, 1000, 250, 1000)
+		require.EqualValues(t, 1, p.Rows)
+		return p.buffers()
+	}
+	all, latest := cost("2 hours"), cost("1 minute")
+	t.Logf("%d buffers to look at everything, %d at the last minute", all, latest)
+	require.Greater(t, all, 10_000, "the snapshot holds nothing back: this test shows nothing")
+	require.Less(t, latest, 2000)
 }
