@@ -90,11 +90,23 @@ func TestProbeComesFirst(t *testing.T) {
 	require.Equal(t, []uuid.UUID{probe}, idsOf(claim(t, store, req)))
 }
 
-// slowWalk makes the look for destinations run out of time, while it is on.
-type slowWalk struct{ on atomic.Bool }
+// slow makes statements run out of time, while it is on.
+type slow struct {
+	on    atomic.Bool
+	these func(pgx.TraceQueryStartData) bool
+}
 
-func (s *slowWalk) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if !s.on.Load() || !strings.Contains(data.SQL, "RECURSIVE targets") {
+func slowWalk() *slow {
+	return &slow{these: func(data pgx.TraceQueryStartData) bool { return data.SQL == outboxdb.StatementDueDestinations }}
+}
+
+func (s *slow) store(t *testing.T, pool *pgxpool.Pool) *outboxdb.Store {
+	t.Helper()
+	return outboxdb.New(another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.Tracer = s }))
+}
+
+func (s *slow) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if !s.on.Load() || !s.these(data) {
 		return ctx
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -102,15 +114,15 @@ func (s *slowWalk) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Tr
 	return ctx
 }
 
-func (*slowWalk) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (*slow) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // A snapshot that is held for hours makes the look for new destinations too slow.
 // What is known is claimed all the same, and the log can say so.
 func TestClaimsGoOnWhereTheWalkIsTooSlow(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	slow := &slowWalk{}
-	store := outboxdb.New(another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.Tracer = slow }))
+	slow := slowWalk()
+	store := slow.store(t, pool)
 	enqueue(t, pool, message("sqs://a"))
 	require.Len(t, claim(t, store, request()).Messages, 1)
 	slow.on.Store(true)
@@ -122,7 +134,19 @@ func TestClaimsGoOnWhereTheWalkIsTooSlow(t *testing.T) {
 	require.ErrorContains(t, got.Problem, "finding destinations with due messages")
 	require.Positive(t, got.Overlooked, "what is new waits for the next look")
 
-	fresh := outboxdb.New(another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.Tracer = slow }))
+	// What was delayed needs no walk, be it below the mark or of a destination without one.
+	delayed := message("sqs://a")
+	delayed.DueIn = time.Hour
+	ids = enqueue(t, pool, delayed)
+	delayed.Destination = "sqs://b"
+	ids = append(ids, enqueue(t, pool, delayed)...)
+	execute(t, pool, `UPDATE outbox.messages SET available_at = now() - interval '1 minute' WHERE id = ANY ($1)`, ids)
+	store.WalkNext()
+	got, err = store.Claim(t.Context(), request())
+	require.NoError(t, err)
+	require.Equal(t, ids, idsOf(got))
+
+	fresh := slow.store(t, pool)
 	_, err = fresh.Claim(t.Context(), request())
 	require.ErrorContains(t, err, "finding destinations with due messages", "it knows none yet")
 

@@ -24,20 +24,22 @@ const (
 
 // Claim leases due messages to this process: of each target and destination at most
 // req.Allowance less those open already, oldest first. Concurrent scanners never
-// get the same row. One statement finds the destinations and, where any has due
-// messages, another claims; an idle call is one statement, or none. Where the first is
-// too slow, which a held snapshot makes it, the destinations of before go on.
+// get the same row. A statement makes claimable whose time has come, one finds the
+// destinations and, where any has due messages, another claims; an idle call is the first
+// two, or none. Where one of these is too slow, which a held snapshot makes it, the
+// destinations of before go on.
 func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error) {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
+	unparkErr := s.unpark(ctx)
 	walkErr := s.findDestinations(ctx)
 	if walkErr != nil && len(s.walk.marks) == 0 {
-		return outflow.Claimed{}, walkErr
+		return outflow.Claimed{}, errors.Join(unparkErr, walkErr)
 	}
 	noteErr := s.destinations.takeProblem()
 	probes := s.destinations.takeChosen()
 	asked := s.walk.ask(req, s.destinations, time.Now())
-	problem := errors.Join(walkErr, noteErr, s.holdBack(ctx, asked.refused))
+	problem := errors.Join(unparkErr, walkErr, noteErr, s.holdBack(ctx, asked.refused))
 	if len(asked.destinations) == 0 && len(probes) == 0 {
 		return s.walk.claimed(nil, problem, asked.refused), nil
 	}

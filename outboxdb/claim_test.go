@@ -187,7 +187,7 @@ func TestClaimStatements(t *testing.T) {
 	pool := teststack.New(t)
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
-	walk, take := outboxdb.StatementDueDestinations, outboxdb.StatementClaim
+	unpark, walk, take := outboxdb.StatementUnpark, outboxdb.StatementDueDestinations, outboxdb.StatementClaim
 	ask := func(req outflow.ClaimRequest) []string {
 		statements.take()
 		_, err := store.Claim(t.Context(), req)
@@ -195,17 +195,17 @@ func TestClaimStatements(t *testing.T) {
 		return statements.take()
 	}
 
-	require.Equal(t, []string{walk}, ask(request()), "an empty table")
+	require.Equal(t, []string{unpark, walk}, ask(request()), "an empty table")
 	delayed := message("sqs://later")
 	delayed.DueIn = time.Hour
 	enqueue(t, pool, delayed)
 	store.WalkNext()
-	require.Equal(t, []string{walk}, ask(request()), "nothing is due")
+	require.Equal(t, []string{unpark, walk}, ask(request()), "nothing is due")
 	enqueue(t, pool, messages("sqs://a", 3)...)
 	store.WalkNext()
-	require.Equal(t, []string{walk, take}, ask(request()), "work")
+	require.Equal(t, []string{unpark, walk, take}, ask(request()), "work")
 	store.WalkNext()
-	require.Equal(t, []string{walk}, ask(request()), "idle, with a walk")
+	require.Equal(t, []string{unpark, walk}, ask(request()), "idle, with a walk")
 	store.HoldWalk()
 	require.Equal(t, []string{take}, ask(request()), "idle, between walks")
 	full := request()
@@ -399,6 +399,7 @@ func TestWalkPacing(t *testing.T) {
 	_, err = tx.Exec(t.Context(), `LOCK outbox.messages IN ACCESS EXCLUSIVE MODE`)
 	require.NoError(t, err)
 	store.WalkNext()
+	store.HoldUnparking()
 	began := time.Now()
 	done := make(chan error, 1)
 	go func() {

@@ -93,7 +93,17 @@ func (h *destinations) own(destination string) string {
 	if whole(destination) || h.proven(destination) {
 		return destination
 	}
-	return outflow.TargetOf(destination) + "#new"
+	return newOf(destination)
+}
+
+// newOf is the breaker of the new destinations of a destination's target.
+func newOf(destination string) string { return outflow.TargetOf(destination) + "#new" }
+
+// newThere reports whether the table may count a destination among its target's new ones:
+// a message may have reached it here, and its note is still to come (see noteSecond).
+func (h *destinations) newThere(destination string) bool {
+	k := h.known[destination]
+	return !whole(destination) && (k == nil || k.noted.IsZero())
 }
 
 func (h *destinations) proven(destination string) bool {
@@ -101,9 +111,34 @@ func (h *destinations) proven(destination string) bool {
 	return k != nil && !k.reached.IsZero()
 }
 
-// names are the breakers that a message of a destination meets, its target's last.
+// failing reports whether the table may say of a breaker that it fails.
+func (h *destinations) failing(name string) bool {
+	k := h.known[name]
+	return k != nil && k.failing
+}
+
+// names are the breakers that a message of a destination meets by the table, its target's
+// last.
 func (h *destinations) names(destination string) []string {
-	return slices.Compact([]string{destination, h.own(destination), outflow.TargetOf(destination)})
+	switch {
+	case whole(destination):
+		return []string{destination}
+	case h.newThere(destination):
+		return []string{destination, newOf(destination), outflow.TargetOf(destination)}
+	default:
+		return []string{destination, outflow.TargetOf(destination)}
+	}
+}
+
+// allNames are those of all marks, once each. It takes the lock.
+func (h *destinations) allNames(marks []mark) (all []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range marks {
+		all = append(all, h.names(m.Destination)...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // Succeeded notes that a message reached its destination. It closes the breakers, and
@@ -170,7 +205,7 @@ func (s *Store) NotTried(destination string, id uuid.UUID) {
 	h := s.destinations
 	h.mu.Lock()
 	names := h.names(destination)
-	failing := slices.ContainsFunc(names, func(name string) bool { return h.known[name] != nil && h.known[name].failing })
+	failing := slices.ContainsFunc(names, h.failing)
 	h.mu.Unlock()
 	if failing {
 		go func() { h.wrote(destination, h.write(giveBackProbe, names, id)) }()
@@ -194,6 +229,10 @@ func (s *Store) Failed(destination string, err error) (inARow int) {
 			wait = min(wait, lastOpening)
 		}
 		name = own
+		// Its message may have been the probe of the new ones.
+		if own == destination && h.newThere(destination) && h.failing(newOf(destination)) {
+			h.failed(newOf(destination), err, min(wait, lastOpening))
+		}
 	}
 	k := h.failed(name, err, wait)
 	if h.proven(destination) {
@@ -296,7 +335,7 @@ func (h *destinations) shares(destination string) (names []string, newcomer bool
 
 // prove notes that the table says of a destination that a message has reached it.
 func (h *destinations) prove(destination string) {
-	if k := h.of(destination); k.reached.IsZero() {
+	if k := h.of(destination); k.noted.IsZero() {
 		k.reached, k.noted = time.Now(), time.Now()
 	}
 }

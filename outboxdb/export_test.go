@@ -17,6 +17,7 @@ const (
 	StatementPutBack         = putBack
 	StatementClaimAlone      = claimAlone
 	StatementTakeProbes      = takeProbes
+	StatementCloseAbandoned  = closeAbandoned
 	StatementLoadAgain       = loadAgain
 	StatementTakeRecovered   = takeRecovered
 	StatementNoteFailures    = noteFailures
@@ -91,7 +92,14 @@ func (s *Store) HoldWalk() { s.setWalk(time.Now().Add(time.Hour)) }
 func (s *Store) setWalk(at time.Time) {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
-	s.walk.next, s.walk.allRipe = at, at
+	s.walk.next, s.walk.unpark.next, s.walk.unpark.nextAll = at, at, at
+}
+
+// HoldUnparking keeps every Claim from looking for parked rows.
+func (s *Store) HoldUnparking() {
+	s.walk.mu.Lock()
+	defer s.walk.mu.Unlock()
+	s.walk.unpark.next = time.Now().Add(time.Hour)
 }
 
 // NextWalk says when the next walk is due.

@@ -2,6 +2,7 @@ package outboxdb_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -271,6 +272,21 @@ func TestDestinationThatTakesAFew(t *testing.T) {
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NULL)`)
 	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
 	require.Len(t, claim(t, store, request()).Messages, 3)
+}
+
+// However many breakers are open, destinations behind them take no turn of a healthy one.
+func TestThousandsOfOpenBreakersHoldUpNoHealthyDestination(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, failures, failing_since, openings, open_until)
+		SELECT 'sqs://a-' || lpad(n::text, 4, '0'), now(), 9, now(), 1, now() + interval '1 hour' FROM generate_series(1, 2000) AS n`)
+	var msgs []outflow.Message
+	for n := range 450 {
+		msgs = append(msgs, message(fmt.Sprintf("sqs://a-%04d", 1501+n)))
+	}
+	enqueue(t, pool, msgs...)
+	healthy := enqueue(t, pool, message("sqs://healthy"))
+	require.Equal(t, healthy, idsOf(claim(t, outboxdb.New(pool), request())))
 }
 
 // Scanners that act at once pass over what another one has in hand.

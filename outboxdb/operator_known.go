@@ -49,7 +49,7 @@ WITH RECURSIVE walk AS (
 (SELECT destination FROM walk WHERE destination IS NOT NULL LIMIT $1)
 UNION
 SELECT p.destination
-  FROM (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.parked ORDER BY m.available_at LIMIT 1000) AS p
+  FROM (SELECT m.destination FROM outbox.messages AS m WHERE m.state = 'pending' AND m.parked ORDER BY ` + secondOf + ` LIMIT 1000) AS p
  LIMIT $1`
 
 const knownTypes = `WITH ` + newest + ` SELECT DISTINCT type FROM newest`

@@ -207,7 +207,7 @@ func (q *listQuery) after(c cursor) {
 		q.add("(m.destination, m.available_at) >= (%s::text, %s::timestamptz)", c.Destination, c.At)
 		q.add("(m.destination, m.available_at, m.id) > (%s::text, %s::timestamptz, %s::uuid)", c.Destination, c.At, c.ID)
 	case orderParked:
-		q.add("m.available_at >= %s::timestamptz AND (m.available_at, m.id) > (%s::timestamptz, %s::uuid)", c.At, c.At, c.ID)
+		q.add(secondOf+" >= %s::timestamptz - interval '1 second' AND (m.available_at, m.id) > (%s::timestamptz, %s::uuid)", c.At, c.At, c.ID)
 	case orderRetrying:
 		q.add("(m.destination, m.id) > (%s::text, %s::uuid)", c.Destination, c.ID)
 	}
@@ -222,7 +222,7 @@ func (q *listQuery) statement(limit int) string {
 		orderID:        "m.id DESC",
 		orderFinished:  "m.finished_at DESC, m.id DESC",
 		orderAvailable: "m.destination, m.available_at, m.id",
-		orderParked:    "m.available_at, m.id",
+		orderParked:    secondOf + ", m.available_at, m.id",
 		orderRetrying:  "m.destination, m.id",
 	}[q.order] + fmt.Sprintf(" LIMIT %d", limit)
 }

@@ -114,7 +114,19 @@ func TestThousandsOfRunsAreLeftAlone(t *testing.T) {
 		require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
 	}
 	pass(t, pool, lease-next)
-	require.Len(t, claim(t, outboxdb.New(pool), request()).Messages, runs, "their namespace is lost")
+	require.Equal(t, runs, claimAll(t, outboxdb.New(pool)), "their namespace is lost")
+}
+
+// claimAll claims until there is nothing left.
+func claimAll(t *testing.T, store *outboxdb.Store) (claimed int) {
+	t.Helper()
+	for {
+		n := len(claim(t, store, request()).Messages)
+		if n == 0 {
+			return claimed
+		}
+		claimed += n
+	}
 }
 
 // pass moves all that waits for a time nearer to it.

@@ -169,8 +169,8 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			buffers         int
 			args            []any
 		}{
-			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 250, []any{"", outboxdb.WalkDestinations, 32, []string{}, []string{}, "-infinity"}},
-			{"unpark nothing", outboxdb.StatementUnpark, 0, 20, []any{"-infinity", 1000}},
+			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 250, []any{"", outboxdb.WalkDestinations, 32, []string{}, []string{}}},
+			{"unpark nothing", outboxdb.StatementUnpark, 1, 20, []any{"100 years", 1000, 250, 1000}},
 			{"hold back 20", outboxdb.StatementHoldBack, 0, 600, []any{[]string{"sqs://paused"}, []string{"no"}, "1 minute", 20}},
 			// Each claimed row costs some ten buffers to write anew, in three indexes, and
 			// its destination is looked at twice.

@@ -65,9 +65,9 @@ const breakersOf = `
 // mark from which a claim may start. It begins behind $1, where the last walk stopped,
 // and in the targets $4 behind $5: a host may have more destinations than one walk
 // visits. There is always one row, which also says:
-//   - troubled: a breaker is open, or has closed and its runs are still to be signalled
+//   - troubled: a breaker is open, or has closed and its runs are still to be signalled,
+//     or has failures of long ago to forget
 //   - suspects: a suspect is due
-//   - ripe: a parked row's time has come, since $6
 const dueDestinations = `
 WITH RECURSIVE targets AS (
     (SELECT m.destination, ` + targetOf + ` AS target
@@ -113,32 +113,15 @@ WITH RECURSIVE targets AS (
 SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS target,
        coalesce(least(f.available_at, now()), now()) AS mark, coalesce(f.available_at <= now(), false) AS due,
        (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = f.destination) IS NOT NULL AS proven,
-       flags.*, now() AS clock
-  FROM (SELECT EXISTS (SELECT FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL) AS troubled,
-               EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()) AS suspects,
-               EXISTS (SELECT FROM outbox.messages AS m
-                        WHERE m.state = 'pending' AND m.parked AND m.available_at >= $6::timestamptz AND m.available_at <= now()) AS ripe) AS flags
+       flags.*
+  FROM (SELECT EXISTS (SELECT FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL)
+               OR EXISTS (SELECT FROM outbox.destinations AS h WHERE ` + stale + `) AS troubled,
+               EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()) AS suspects) AS flags
   LEFT JOIN found AS f ON true`
 
-// shutBreakers are breakers that are open, $1 at most.
+// shutBreakers are those of the breakers $1 that are open.
 const shutBreakers = `
-SELECT d.destination FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL ORDER BY d.destination LIMIT $1`
-
-// unpark makes up to $2 parked rows claimable whose time has come since $1: a lease is
-// over, or a delayed or put-back message is due.
-const unpark = `
-WITH ripe AS MATERIALIZED (
-    SELECT m.id
-      FROM outbox.messages AS m
-     WHERE m.state = 'pending' AND m.parked AND m.available_at >= $1::timestamptz AND m.available_at <= now()
-     ORDER BY m.available_at
-     LIMIT (SELECT $2::int)
-       FOR NO KEY UPDATE SKIP LOCKED
-)
-UPDATE outbox.messages AS m
-   SET parked = false
-  FROM pg_catalog.unnest(ARRAY(SELECT id FROM ripe)) AS r (id)
- WHERE m.id = r.id`
+SELECT d.destination FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL AND d.destination = ANY ($1::text[])`
 
 // holdBack parks up to $4 due rows of the destinations $1 for $3, and says why ($2):
 // this process can't send to them, and a run would find out no more. It returns those whose
@@ -175,7 +158,9 @@ SELECT d.id, d.generation, CASE WHEN d.cancel_requested THEN 'cancelled' ELSE 'e
 //     success. $5 is the sum of the quotas of its destinations that come before in $1.
 //     A row whose lease is over does not count: its run is lost. The cap ends ten minutes
 //     after the first failure if the breaker did not open: then the messages are to
-//     blame, not their destination.
+//     blame, not their destination. Where none but a destination's own breaker has counted
+//     failures, and no run of it is off the fast path, one message is taken all the same:
+//     others' runs are not what it waits for.
 //   - Suspects are claimed alone, elsewhere.
 //   - Bytes: the row that crosses the bound is taken, so that a large one is not stuck.
 //     Those behind it are left as they are, and probes come first.
@@ -191,13 +176,18 @@ WITH asked AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT coalesce(bool_or(h.open_until IS NOT NULL), false) AS open,
                   coalesce(bool_or(h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS capped,
+                  coalesce(bool_and(h.destination = m.destination)
+                           FILTER (WHERE h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS alone,
                   pg_catalog.array_agg(h.probe_id) FILTER (WHERE h.open_until IS NOT NULL AND h.probe_until > now()) AS probes
              FROM (SELECT d.destination) AS m, outbox.destinations AS h
             WHERE ` + breakersOf + `) AS b
 ), allowed AS MATERIALIZED (
     SELECT a.destination, a.mark,
            CASE WHEN NOT a.capped THEN a.quota
-                ELSE greatest(0, least(a.quota, $9::int - a.before - (SELECT count(*)
+                ELSE least(a.quota, greatest(
+                     CASE WHEN a.alone AND NOT EXISTS (SELECT FROM outbox.messages AS r
+                                                        WHERE r.retrying AND r.destination = a.destination AND r.available_at > now()) THEN 1 ELSE 0 END,
+                     $9::int - a.before - (SELECT count(*)
                      FROM (SELECT FROM outbox.messages AS r
                             WHERE r.retrying AND r.destination >= CASE WHEN a.target = a.destination THEN a.target ELSE a.target || '/' END
                               AND r.destination < a.target || CASE WHEN a.target = a.destination THEN E'\x01' ELSE '0' END

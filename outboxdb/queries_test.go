@@ -26,7 +26,7 @@ func TestSafetyClauses(t *testing.T) {
 			"WHERE m.state = 'pending' AND NOT m.parked AND m.destination > w.destination", "coalesce(least(f.available_at, now()), now()) AS mark", "LIMIT $2",
 		}},
 		"unpark": {outboxdb.StatementUnpark, []string{
-			"m.state = 'pending' AND m.parked AND m.available_at >= $1::timestamptz AND m.available_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED",
+			"m.destination = v.destination AND m.available_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED",
 		}},
 		"giveBack": {outboxdb.StatementGiveBack, []string{
 			"m.generation = g.generation", "m.finished_at IS NULL", "m.available_at = g.leased_until", "greatest(m.claims - 1, 0)",

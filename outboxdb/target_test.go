@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
@@ -135,6 +136,26 @@ func TestTheCapIsTheTargets(t *testing.T) {
 	require.Equal(t, map[string]int{"https://example.org": 10, "https://example.com": 30}, got)
 }
 
+// A path that failed once is not stopped by another's runs: one of its messages is tried.
+func TestAnotherPathsRunsStopNobody(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, retrying, parked, started, available_at)
+		SELECT gen_random_uuid(), 'https://example.org/failing', 'a', '{}', true, true, true, now() + interval '1 hour' FROM generate_series(1, 200) AS n`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, failures, failing_since)
+		VALUES ('https://example.org/failing', now(), 1, now()), ('https://example.org/works', now(), 1, now())`)
+	enqueue(t, pool, messages("https://example.org/failing", 5)...)
+	enqueue(t, pool, messages("https://example.org/works", 5)...)
+	claimed := claim(t, outboxdb.New(pool), request())
+	require.Equal(t, map[string]int{"https://example.org/works": 1}, byDestination(claimed))
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true WHERE id = $1`, claimed.Messages[0].ID)
+	require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages, "it has a run of its own now")
+
+	execute(t, pool, `UPDATE outbox.messages SET retrying = false WHERE id = $1`, claimed.Messages[0].ID)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since) VALUES ('https://example.org', 1, now())`)
+	require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages, "its host fails, too")
+}
+
 // A hundred thousand messages that are not due yet, each to a destination of its own,
 // cost a look at the table nothing.
 func TestWhatIsNotDueCostsNothing(t *testing.T) {
@@ -142,9 +163,11 @@ func TestWhatIsNotDueCostsNothing(t *testing.T) {
 	pool := another(t, teststack.New(t), utc)
 	healthy := enqueue(t, pool, message("sqs://zealous"))
 	look := func() int {
-		p := explain(t, pool, "force_generic_plan", outboxdb.StatementDueDestinations, "", outboxdb.WalkDestinations, 32, []string{}, []string{}, "-infinity")
-		require.EqualValues(t, 1, p.Rows)
-		return p.buffers()
+		walk := explain(t, pool, "force_generic_plan", outboxdb.StatementDueDestinations, "", outboxdb.WalkDestinations, 32, []string{}, []string{})
+		unpark := explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, "100 years", 1000, 250, 1000)
+		require.EqualValues(t, 1, walk.Rows)
+		require.EqualValues(t, 1, unpark.Rows)
+		return walk.buffers() + unpark.buffers()
 	}
 	before := look()
 	delayed := make([]outflow.Message, 5000)
@@ -353,6 +376,71 @@ func TestAbandonedBreakersClose(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"sqs://recent", "sqs://waited-for"},
 		values[string](t, pool, `SELECT destination FROM outbox.destinations WHERE open_until IS NOT NULL ORDER BY 1`))
+}
+
+// The breaker of a host's new paths has nothing to do with runs of paths that messages have
+// reached: they don't keep it open, and are not told when it closes.
+func TestTheBreakerOfNewPathsLeavesTheOthersAlone(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	retrying := func(destination string) uuid.UUID {
+		return row(t, pool, `destination = '`+destination+`', retrying = true, available_at = now() + interval '5 minutes'`)
+	}
+	retrying("https://example.org/customer")
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at) VALUES ('https://example.org/customer', now())`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, recovered_at) VALUES ('https://example.org#new', 0, NULL, now())`)
+	recovered, err := store.TakeRecovered(t.Context())
+	require.NoError(t, err)
+	require.Len(t, recovered, 1)
+	fresh := retrying("https://example.org/new")
+	told, err := store.Retrying(t.Context(), recovered[0], 10)
+	require.NoError(t, err)
+	require.Len(t, told, 1)
+	require.Equal(t, fresh, told[0].ID)
+
+	open := `UPDATE outbox.destinations SET recovered_at = NULL, probe_until = NULL, failures = 5, failing_since = now(), openings = 1,
+		open_until = now() - interval '3 minutes' WHERE destination = 'https://example.org#new'`
+	execute(t, pool, open)
+	_, err = outboxdb.New(pool).TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.True(t, value[bool](t, pool, isOpen, "https://example.org#new"), "a new path's message waits")
+	execute(t, pool, `DELETE FROM outbox.messages WHERE id = $1`, fresh)
+	execute(t, pool, open)
+	_, err = outboxdb.New(pool).TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.False(t, value[bool](t, pool, isOpen, "https://example.org#new"))
+}
+
+// Failures that opened no breaker, and behind which nothing waits any more, are forgotten.
+func TestStaleFailuresAreForgotten(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	enqueue(t, pool, message("sqs://waited-for"))
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since)
+		VALUES ('https://example.org#new', 2, now() - interval '11 minutes'), ('sqs://waited-for', 2, now() - interval '11 minutes'), ('sqs://recent', 2, now())`)
+	store := outboxdb.New(pool)
+	require.True(t, claim(t, store, request()).Troubled)
+	execute(t, pool, `UPDATE outbox.messages SET parked = false`)
+	_, err := store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"sqs://recent", "sqs://waited-for"},
+		values[string](t, pool, `SELECT destination FROM outbox.destinations WHERE failing_since IS NOT NULL ORDER BY 1`))
+}
+
+// Where abandoned breakers can't be closed, the others are probed all the same.
+func TestProbesGoOnWhereAbandonedBreakersStay(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	slow := &slow{these: func(data pgx.TraceQueryStartData) bool { return data.SQL == outboxdb.StatementCloseAbandoned }}
+	slow.on.Store(true)
+	opened(t, pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	probeNow(t, pool)
+	probes, err := slow.store(t, pool).TakeProbes(t.Context())
+	require.ErrorContains(t, err, "closing breakers with nothing behind them")
+	require.Len(t, probes, 1)
+	require.Equal(t, id, probes[0].ID)
 }
 
 // A host whose paths are used once each costs no row a path.

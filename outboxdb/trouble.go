@@ -2,6 +2,7 @@ package outboxdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -40,6 +41,11 @@ const (
 // scalar, so that no planner hashes all destinations for it.
 const isNew = `(SELECT p.delivered_at IS NOT NULL OR p.open_until IS NOT NULL FROM outbox.destinations AS p WHERE p.destination = m.destination) IS NOT TRUE`
 
+// speaksFor tells whether m.destination says how the breaker h does: for a target's new
+// destinations any that is new, for others any that has not asked for a wait of its own.
+const speaksFor = `CASE WHEN h.destination LIKE '%#new' THEN ` + isNew + `
+              ELSE (SELECT p.asked_until > now() FROM outbox.destinations AS p WHERE p.destination = m.destination) IS NOT TRUE END`
+
 // behind are the destinations of the breaker h with messages that wait without a run, in
 // order. A loose index scan: the backlog of one destination costs as much as one message.
 const behind = behindHead + behindTail
@@ -63,7 +69,7 @@ const behindTail = `
                         WHERE m.state = 'pending' AND NOT m.parked AND m.destination > t.destination AND m.destination < h.covers_before
                         ORDER BY m.destination LIMIT 1) AS next)
             SELECT t.destination FROM turn AS t) AS m
-     WHERE (h.destination NOT LIKE '%#new' OR ` + isNew + `)`
+     WHERE ` + speaksFor
 
 // mayProbe has "behind" leave out destinations of which no message may be a probe.
 const mayProbe = `
@@ -89,7 +95,7 @@ const waitingProbe = `
 const runningProbe = `
     SELECT m.destination, m.id, m.generation, m.available_at, true AS running FROM outbox.messages AS m
      WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before
-       AND (h.destination NOT LIKE '%#new' OR ` + isNew + `)`
+       AND ` + speaksFor
 
 // takeProbes chooses, for up to $1 breakers that may be probed, the message that does
 // it, for a lease of $2. A message that waits and one off the fast path take turns:
@@ -124,15 +130,19 @@ UPDATE outbox.destinations AS h
  WHERE h.destination = c.breaker
 RETURNING c.destination, c.id, c.generation, c.available_at, c.running`
 
+// stale tells of a breaker h that has counted failures, has not opened, and would have by
+// now: its messages have ended, or wait for something else.
+const stale = `h.open_until IS NULL AND h.failing_since < now() - interval '10 minutes'`
+
 // closeAbandoned closes breakers that have been ready for a probe for $1 and have no
-// message behind them. One that was put back is due again within that time.
+// message behind them. One that was put back is due again within that time. Those that
+// are stale forget their failures.
 const closeAbandoned = `
 WITH abandoned AS MATERIALIZED (
 SELECT h.destination FROM outbox.destinations AS h
- WHERE h.open_until < now() - $1::interval AND (h.probe_until IS NULL OR h.probe_until <= now())
+ WHERE (h.open_until < now() - $1::interval AND (h.probe_until IS NULL OR h.probe_until <= now()) OR ` + stale + `)
    AND NOT EXISTS (` + behind + `)
-   AND NOT EXISTS (SELECT FROM outbox.messages AS m
-                    WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before)
+   AND NOT EXISTS (` + runningProbe + `)
    FOR UPDATE SKIP LOCKED
 )
 UPDATE outbox.destinations AS h
@@ -189,12 +199,12 @@ WITH here AS MATERIALIZED (
        FOR UPDATE
 ), page AS MATERIALIZED (
     SELECT m.destination, m.id, m.generation, m.available_at
-      FROM here
+      FROM here AS h
      CROSS JOIN LATERAL (
            SELECT m.destination, m.id, m.generation, m.available_at
              FROM outbox.messages AS m
-            WHERE m.retrying AND m.destination >= here.covers_from AND m.destination < here.covers_before
-              AND (m.destination, m.id) > (here.after_of, here.after)
+            WHERE m.retrying AND m.destination >= h.covers_from AND m.destination < h.covers_before AND ` + speaksFor + `
+              AND (m.destination, m.id) > (h.after_of, h.after)
             ORDER BY m.destination, m.id
             LIMIT $3) AS m
 ), told AS (
@@ -208,23 +218,22 @@ SELECT p.id, p.generation, p.available_at FROM page AS p ORDER BY p.destination,
 // TakeProbes chooses the messages that probe the breakers which may be probed now, at
 // most one each, and leases the probing to the caller: it signals a running one's run, or
 // frees it where that run is lost. One that waits is this Store's next claim's. Now and
-// then it closes breakers behind which nothing waits.
+// then it closes breakers behind which nothing waits; where that fails, it returns the
+// error beside the probes.
 func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
-	if err := s.closeAbandoned(ctx); err != nil {
-		return nil, err
-	}
+	abandonedErr := s.closeAbandoned(ctx)
 	rows, err := s.pool.Query(ctx, takeProbes, probesAtOnce, probeLease)
 	if err != nil {
-		return nil, fmt.Errorf("choosing probes: %w", err)
+		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
 	}
 	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outflow.Probe, err error) {
 		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("choosing probes: %w", err)
+		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
 	}
 	s.destinations.choose(probes)
-	return probes, nil
+	return probes, abandonedErr
 }
 
 func (s *Store) closeAbandoned(ctx context.Context) error {

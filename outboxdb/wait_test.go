@@ -114,6 +114,38 @@ func TestTheHostsRecoveryEndsNoPathsWait(t *testing.T) {
 	require.Greater(t, r.HeldBackFor, 9*time.Minute)
 }
 
+// Nor does a path probe for its host while its own wait lasts, be its message waiting or off
+// the fast path.
+func TestAPathThatAskedForAWaitIsNoProbeOfItsHost(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	reach(t, store, hook(1))
+	store.Failed(hook(1), err429)
+	waitFor(t, pool, isOpen, hook(1))
+	for n := range 5 {
+		store.Failed(hook(2+n), errSilent)
+	}
+	waitFor(t, pool, isOpen, "https://example.org")
+	enqueue(t, pool, messages(hook(1), 2)...)
+	row(t, pool, `destination = '`+hook(1)+`', retrying = true, available_at = now() + interval '5 minutes'`)
+	probe := func() []outflow.Probe {
+		execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_until = NULL WHERE destination = 'https://example.org'`)
+		probes, err := store.TakeProbes(t.Context())
+		require.NoError(t, err)
+		return probes
+	}
+	for range 4 {
+		require.Empty(t, probe())
+	}
+	other := enqueue(t, pool, message(hook(2)))[0]
+	for range 4 {
+		probes := probe()
+		require.Len(t, probes, 1)
+		require.Equal(t, other, probes[0].ID)
+	}
+}
+
 // The process whose probe succeeds closes the breaker, though it had not heard before that
 // messages reach the path; where the probe shows nothing, it gives the turn back.
 func TestAProbeElsewhereClosesAPathsOwnBreaker(t *testing.T) {
@@ -140,6 +172,37 @@ func TestAProbeElsewhereClosesAPathsOwnBreaker(t *testing.T) {
 	probe()
 	elsewhere.Succeeded(hook(1))
 	waitFor(t, pool, `SELECT open_until IS NULL AND probe_until IS NULL FROM outbox.destinations WHERE destination = $1`, hook(1))
+}
+
+// A path that one message has reached here is new by the table, and may probe for the new
+// ones. The breaker of these hears of it.
+func TestAPathThatWasReachedOnceProbesForTheNewOnes(t *testing.T) {
+	t.Parallel()
+	const fresh = "https://example.org#new"
+	for name, c := range map[string]struct {
+		say   func(s *outboxdb.Store, id uuid.UUID)
+		heard string
+	}{
+		"not tried": {func(s *outboxdb.Store, id uuid.UUID) { s.NotTried(hook(1), id) }, `open_until IS NOT NULL AND openings = 1 AND probe_until IS NULL`},
+		"failed":    {func(s *outboxdb.Store, _ uuid.UUID) { s.Failed(hook(1), errAnswered) }, `openings = 2 AND probe_until IS NULL`},
+		"answered":  {func(s *outboxdb.Store, _ uuid.UUID) { s.Answered(hook(1)) }, `open_until IS NULL`},
+		"succeeded": {func(s *outboxdb.Store, _ uuid.UUID) { s.Succeeded(hook(1)) }, `open_until IS NULL`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			store := outboxdb.New(pool)
+			store.Succeeded(hook(1))
+			execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until) VALUES ($1, 9, now(), 1, now())`, fresh)
+			id := enqueue(t, pool, message(hook(1)))[0]
+			probes, err := store.TakeProbes(t.Context())
+			require.NoError(t, err)
+			require.Len(t, probes, 1)
+			require.Equal(t, []uuid.UUID{id}, idsOf(claim(t, store, request())))
+			c.say(store, id)
+			waitFor(t, pool, `SELECT `+c.heard+` FROM outbox.destinations WHERE destination = $1`, fresh)
+		})
+	}
 }
 
 // The backlog of a path that works is not new, however long it is: it takes no probe for

@@ -27,21 +27,14 @@ const (
 	rememberedServed = 256
 	// askedDestinations bounds one claim's: each costs it three or four lookups. Those
 	// behind an open breaker, of which a claim takes no more than the probe, are askedShut
-	// of them at most. rememberedShut bounds the open breakers that a walk remembers.
+	// of them at most.
 	askedDestinations = 400
 	askedShut         = 100
-	rememberedShut    = 1000
 	// A walk may take one part in walkShare of the time, and comes at least
 	// every walkAtLeast. It costs well under a millisecond, except where a held
 	// snapshot makes it crawl over dead rows.
 	walkShare   = 20
 	walkAtLeast = 5 * time.Second
-	// unparkRows is a chunk of rows whose time has come, unparkChunks how many there are
-	// between two claims. The time of unparkSlack before the last look is looked at again
-	// for short transactions that committed late, and all of it every walkAtLeast.
-	unparkRows   = 1000
-	unparkChunks = 5
-	unparkSlack  = time.Second
 )
 
 // walk is what a Store knows of the claim index between claims.
@@ -59,9 +52,8 @@ type walk struct {
 	troubled, suspects bool
 	shut               map[string]bool // the breakers that were open
 
-	ripeSince time.Time // from here on, by the database's clock, parked rows are looked for
-	allRipe   time.Time // when all of them are
-	heldBack  time.Time // when messages were last held back
+	unpark   unparking
+	heldBack time.Time // when messages were last held back
 }
 
 // mark is a destination's low-water mark: what is due below it is claimed, or
@@ -83,10 +75,8 @@ type mark struct {
 // destination there is one row all the same.
 type sight struct {
 	mark
-	Troubled bool      `db:"troubled"`
-	Suspects bool      `db:"suspects"`
-	Ripe     bool      `db:"ripe"`
-	Clock    time.Time `db:"clock"`
+	Troubled bool `db:"troubled"`
+	Suspects bool `db:"suspects"`
 }
 
 // findDestinations walks the index if it is time to.
@@ -116,30 +106,25 @@ func (s *Store) walkIndex(ctx context.Context) error {
 	}
 	defer conn.Release()
 	began := time.Now() // a new connection's hundreds of milliseconds are not the walk's
-	found, ripe, err := s.visit(ctx, conn)
-	for chunks := 0; err == nil && ripe && chunks < unparkChunks; chunks++ {
-		if _, err = conn.Exec(ctx, unpark, s.walk.ripeSince, unparkRows); err == nil {
-			found, ripe, err = s.visit(ctx, conn)
-		}
-	}
+	found, err := s.visit(ctx, conn)
 	if err != nil {
-		return err
-	}
-	if s.walk.shut, err = s.shutBreakers(ctx, conn); err != nil {
 		return err
 	}
 	s.destinations.proveAll(found)
 	s.walk.remember(found)
+	if s.walk.shut, err = s.shutBreakers(ctx, conn); err != nil {
+		return err
+	}
 	s.walk.next = time.Now().Add(min(walkShare*time.Since(began), walkAtLeast))
 	return nil
 }
 
-// shutBreakers asks which breakers are open, if the walk saw that some are.
+// shutBreakers asks which breakers of the marks are open, if the walk saw that some are.
 func (s *Store) shutBreakers(ctx context.Context, conn *database.Conn) (map[string]bool, error) {
 	if !s.walk.troubled {
 		return nil, nil
 	}
-	rows, err := conn.Query(ctx, shutBreakers, rememberedShut)
+	rows, err := conn.Query(ctx, shutBreakers, s.destinations.allNames(s.walk.marks))
 	if err != nil {
 		return nil, err
 	}
@@ -154,35 +139,29 @@ func (s *Store) shutBreakers(ctx context.Context, conn *database.Conn) (map[stri
 	return shut, nil
 }
 
-// visit runs the walk's statement once. ripe says that there are rows to unpark.
-func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, ripe bool, err error) {
+// visit runs the walk's statement.
+func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, err error) {
 	w := &s.walk
-	if now := time.Now(); now.After(w.allRipe) {
-		w.ripeSince, w.allRipe = time.Time{}, now.Add(walkAtLeast)
-	}
 	targets := slices.Sorted(maps.Keys(w.cursors))
 	cursors := make([]string, 0, len(targets))
 	for _, t := range targets {
 		cursors = append(cursors, w.cursors[t])
 	}
-	rows, err := conn.Query(ctx, dueDestinations, w.from, walkDestinations, walkWithin, targets, cursors, w.ripeSince)
+	rows, err := conn.Query(ctx, dueDestinations, w.from, walkDestinations, walkWithin, targets, cursors)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	seen, err := pgx.CollectRows(rows, pgx.RowToStructByName[sight])
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	for _, one := range seen {
 		if one.Destination != "" {
 			found = append(found, one.mark)
 		}
-		w.troubled, w.suspects, ripe = one.Troubled, one.Suspects, one.Ripe
-		if !ripe {
-			w.ripeSince = one.Clock.Add(-unparkSlack)
-		}
+		w.troubled, w.suspects = one.Troubled, one.Suspects
 	}
-	return found, ripe, nil
+	return found, nil
 }
 
 // remember brings the marks up to what a walk found. A destination it did not
@@ -276,7 +255,8 @@ func trim(marks []mark) []mark {
 	return append(due, others...)
 }
 
-// learn moves the marks to what a claim took, and notes who may have more.
+// learn moves the marks to what a claim took, and notes who may have more. Those that were
+// asked and gave nothing come behind those that were not asked.
 func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 	type taken struct {
 		count int32
@@ -298,23 +278,27 @@ func (w *walk) learn(a asked, claimed []claimedRow, maxMessages int) {
 	for i, d := range a.destinations {
 		quotas[d] = a.quotas[i]
 	}
-	var waiting, served []mark
+	var waiting, empty, served []mark
 	for _, m := range w.marks {
 		t := by[m.Destination]
-		if quota, ok := quotas[m.Destination]; ok {
+		quota, wasAsked := quotas[m.Destination]
+		if wasAsked {
 			m.Due = bounded || t.count >= quota
 		}
-		if t.count == 0 {
+		switch {
+		case t.count > 0:
+			if t.upTo.After(m.At) {
+				m.At = t.upTo
+			}
+			m.served = time.Now()
+			served = append(served, m)
+		case wasAsked:
+			empty = append(empty, m)
+		default:
 			waiting = append(waiting, m)
-			continue
 		}
-		if t.upTo.After(m.At) {
-			m.At = t.upTo
-		}
-		m.served = time.Now()
-		served = append(served, m)
 	}
-	w.marks = append(waiting, served...)
+	w.marks = slices.Concat(waiting, empty, served)
 }
 
 // overlooked is how long a destination that the marks lack must wait to be seen.

@@ -113,8 +113,8 @@ func TestWalkLearns(t *testing.T) {
 		w.marks[i].served = time.Time{}
 	}
 	require.Equal(t, []mark{
-		{Destination: "c"}, {Destination: "paused", Due: true}, {Destination: "a", At: at}, {Destination: "b", At: at.Add(time.Second), Due: true},
-	}, w.marks, "who was served goes to the end; b's quota was used up")
+		{Destination: "paused", Due: true}, {Destination: "c"}, {Destination: "a", At: at}, {Destination: "b", At: at.Add(time.Second), Due: true},
+	}, w.marks, "who was asked comes behind who was not, who was served at the end; b's quota was used up")
 
 	// Where the claim as a whole was bounded, nobody who was asked is done.
 	w = walk{marks: []mark{{Destination: "a"}, {Destination: "b"}}}

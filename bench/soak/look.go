@@ -29,11 +29,12 @@ type look struct {
 	vacuums                   int64
 }
 
-// counted is what the claim and the walk before it have read so far.
+// counted is what the claim, the walk and the unparking before it have read so far.
 const counted = `
 SELECT coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint
   FROM pg_stat_statements
- WHERE query LIKE '%SET available_at = now() + $%::interval, parked = %claims = m.claims +%' OR query LIKE '%WITH RECURSIVE targets%'`
+ WHERE query LIKE '%SET available_at = now() + $%::interval, parked = %claims = m.claims +%' OR query LIKE '%WITH RECURSIVE targets%'
+    OR query LIKE '%WITH RECURSIVE visits%'`
 
 const standing = `
 SELECT s.n_live_tup, s.n_dead_tup, pg_table_size(s.relid), pg_indexes_size(s.relid),

@@ -18,7 +18,8 @@ END $$;
 -- RabbitMQ's percent-encoded bytes only UTF-8, no control characters, and none
 -- that need no encoding. An address has its host in lower case, no default port, and
 -- a path; it is not the URL of a queue, nor looks like one. Plain http is for
--- development: its hosts are this machine alone, in one spelling each.
+-- development: its hosts are this machine alone, in one spelling each. A later version may
+-- accept more, and never less: a stored row that it refuses could not be updated any more.
 CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN octet_length(destination) <= 2000 AND CASE split_part(destination, '://', 1)

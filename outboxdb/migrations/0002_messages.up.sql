@@ -66,8 +66,10 @@ CREATE TABLE outbox.messages (
 -- "NOT parked" literally: each of these two indexes knows half of the pending rows.
 CREATE INDEX messages_claim ON outbox.messages (destination, available_at) WHERE state = 'pending' AND NOT parked;
 
--- Leased, delayed and put-back rows, by the time at which a scanner unparks them.
-CREATE INDEX messages_parked ON outbox.messages (available_at) WHERE state = 'pending' AND parked;
+-- Leased, delayed and put-back rows, by the second in which a scanner unparks them, and
+-- in each by destination: however many of one become due together, the others are found.
+CREATE INDEX messages_parked ON outbox.messages (date_bin('1 second'::interval, available_at, '2000-01-01Z'::timestamptz), destination, available_at)
+    WHERE state = 'pending' AND parked;
 
 -- Runs off the fast path, by destination: counted for the cap, told of a recovery.
 CREATE INDEX messages_retrying ON outbox.messages (destination, id) WHERE retrying;

@@ -38,6 +38,10 @@ CREATE TABLE outbox.destinations (
 CREATE INDEX destinations_troubled ON outbox.destinations (destination)
     WHERE open_until IS NOT NULL OR recovered_at IS NOT NULL;
 
+-- Those that have counted failures and have not opened, to forget them in the end.
+CREATE INDEX destinations_failing ON outbox.destinations (failing_since)
+    WHERE open_until IS NULL AND failing_since IS NOT NULL;
+
 COMMENT ON TABLE outbox.destinations IS 'Outflow: circuit breakers of destinations, targets and new destinations';
 COMMENT ON COLUMN outbox.destinations.delivered_at IS 'a message reached it: it exists, and is missed where it does not';
 COMMENT ON COLUMN outbox.destinations.failures IS 'failures since the last success';

@@ -1,0 +1,148 @@
+package outboxdb_test
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb"
+)
+
+// park writes n rows to destinations that the expression makes of n, which become available
+// at what the other makes of it, from now on.
+func park(t *testing.T, q pgx.Tx, n int, destination, availableIn string) {
+	t.Helper()
+	_, err := q.Exec(t.Context(), `INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at, parked)
+		SELECT gen_random_uuid(), `+destination+`, 'a', '{}', now() + `+availableIn+`, now() + `+availableIn+`, true
+		  FROM generate_series(1, $1::int) AS n ORDER BY random()`, n)
+	require.NoError(t, err)
+}
+
+// Whatever becomes due before a healthy destination's message or with it, the first look
+// makes that one claimable.
+func TestWhatHasJustBecomeDuePassesABulk(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ destination, bulk, ok string }{
+		"of one queue, before it":        {`'sqs://down'`, `interval '-10 s'`, `interval '-9 s'`},
+		"of one queue, with it":          {`'sqs://down'`, `interval '-10 s'`, `interval '-10 s'`},
+		"of one queue, at all times":     {`'sqs://down'`, `n * interval '-100 ms'`, `interval '-10 s'`},
+		"of queues, before it":           {`'sqs://down-' || n`, `interval '-10 s'`, `interval '-9 s'`},
+		"of a host's paths, with it":     {`'https://example.org/' || n`, `interval '-10 s'`, `interval '-10 s'`},
+		"of a hundred hosts' paths, too": {`'https://' || n % 100 || '.example.org/' || n`, `interval '-10 s'`, `interval '-9 s'`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			inTx(t, pool, func(tx pgx.Tx) {
+				park(t, tx, 6000, c.destination, c.bulk)
+				park(t, tx, 1, `'sqs://healthy'`, c.ok)
+			})
+			store := outboxdb.New(pool)
+			first := claim(t, store, request())
+			require.Equal(t, 1, byDestination(first)["sqs://healthy"])
+			seen := len(first.Messages)
+			for range 200 {
+				if seen += len(claim(t, store, request()).Messages); seen == 6001 {
+					return
+				}
+			}
+			t.Fatalf("%d of 6001 were claimed", seen)
+		})
+	}
+}
+
+// A row that somebody has locked is passed over, and looked at no more often for it.
+func TestALockedParkedRowHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	watched, statements := traced(t, pool)
+	store := outboxdb.New(watched)
+	var ids []uuid.UUID
+	inTx(t, pool, func(tx pgx.Tx) {
+		park(t, tx, 2, `'sqs://a'`, `n * interval '-1 s'`)
+		ids = values[uuid.UUID](t, tx, `SELECT id FROM outbox.messages ORDER BY available_at`)
+	})
+	unlock := lock(t, pool, ids[0])
+	statements.take()
+	require.Equal(t, ids[1:], idsOf(claim(t, store, request())))
+	require.Len(t, statements.take(), 3, "one look, one walk, one claim")
+	unlock()
+	require.Equal(t, ids[:1], idsOf(claim(t, store, request())))
+}
+
+// A held snapshot makes a look at all parked rows too slow. What becomes due from then on
+// is claimed all the same.
+func TestWhatBecomesDuePassesASlowLook(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	slow := &slow{these: func(data pgx.TraceQueryStartData) bool {
+		return data.SQL == outboxdb.StatementUnpark && data.Args[0] == time.Duration(math.MaxInt64)
+	}}
+	slow.on.Store(true)
+	store := slow.store(t, pool)
+	_, err := store.Claim(t.Context(), request())
+	require.NoError(t, err)
+	inTx(t, pool, func(tx pgx.Tx) { park(t, tx, 1, `'sqs://a'`, `interval '0'`) })
+	require.Eventually(t, func() bool {
+		got, err := store.Claim(t.Context(), request())
+		require.NoError(t, err)
+		return len(got.Messages) == 1
+	}, time.Minute, time.Millisecond)
+}
+
+// Whatever the planner knows, a look reads the rows that it unparks and a probe for each
+// visit, of a bulk as of many destinations.
+func TestUnparkPlan(t *testing.T) {
+	t.Parallel()
+	pool := another(t, teststack.New(t), utc)
+	beginLoad(t, pool)
+	inTx(t, pool, func(tx pgx.Tx) {
+		park(t, tx, 20_000, `'sqs://down'`, `interval '-10 s'`)
+		park(t, tx, 5_000, `'https://' || n % 10 || '.example.org/' || n`, `interval '-20 s'`)
+		park(t, tx, 20_000, `'sqs://later-' || n`, `interval '1 hour'`)
+	})
+	for _, analyze := range []bool{false, true} {
+		if analyze {
+			execute(t, pool, `ANALYZE outbox.messages`)
+		}
+		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			p := explain(t, pool, mode, outboxdb.StatementUnpark, "1 hour", 100, 20, 100)
+			p.each(func(n plan) {
+				require.NotEqual(t, "Seq Scan", n.Node)
+				require.Contains(t, []string{"", "messages_parked", "messages_pkey", "destinations_pkey"}, n.Index)
+			})
+			t.Logf("%d buffers to unpark %.0f destinations' rows", p.buffers(), p.Rows)
+			require.EqualValues(t, 100, p.Rows)
+			require.LessOrEqual(t, p.buffers(), 5000)
+		}
+	}
+}
+
+// While a snapshot is held, the rows that were parked and are gone stay in the index. A look
+// at what has just become due passes over those of a few seconds, not over all.
+func TestAHeldSnapshotCostsALookLittle(t *testing.T) {
+	t.Parallel()
+	pool := another(t, teststack.New(t), utc)
+	beginLoad(t, pool)
+	inTx(t, pool, func(tx pgx.Tx) { park(t, tx, 50_000, `'sqs://a'`, `n * interval '-100 ms'`) })
+	holder, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, holder.Rollback(t.Context())) }()
+	require.Equal(t, 50_000, count(t, holder))
+	execute(t, pool, `UPDATE outbox.messages SET state = 'delivered', finished_at = now(), parked = false`)
+	inTx(t, pool, func(tx pgx.Tx) { park(t, tx, 1, `'sqs://a'`, `interval '0'`) })
+	cost := func(within string) int {
+		p := explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, within, 1000, 250, 1000)
+		require.EqualValues(t, 1, p.Rows)
+		return p.buffers()
+	}
+	all, latest := cost("2 hours"), cost("1 minute")
+	t.Logf("%d buffers to look at everything, %d at the last minute", all, latest)
+	require.Greater(t, all, 10_000, "the snapshot holds nothing back: this test shows nothing")
+	require.Less(t, latest, 2000)
+}
