@@ -110,7 +110,7 @@ func TestHistoryOfOneDelivery(t *testing.T) {
 	require.Contains(t, w.queues.Messages("", "orders")[0].MessageBody, marker)
 }
 
-func TestIdleStarterClaimsOncePerInterval(t *testing.T) {
+func TestIdleStarterLooksOncePerInterval(t *testing.T) {
 	w := newWorld(t)
 	if _, err := w.pool.Exec(t.Context(), "CREATE EXTENSION IF NOT EXISTS pg_stat_statements"); err != nil {
 		t.Fatalf("pg_stat_statements is missing: install Postgres's contrib package: %v", err)
@@ -127,7 +127,8 @@ func TestIdleStarterClaimsOncePerInterval(t *testing.T) {
 	began, before := time.Now(), calls()
 	w.eventually(20*time.Second, "some more looks", func() bool { return calls() >= before+10 })
 	looks, intervals := calls()-before, int(time.Since(began)/(200*time.Millisecond))
-	require.LessOrEqual(t, looks, intervals+1, "statements of an idle starter in %d intervals", intervals)
+	// One for what has become due, one for the destinations.
+	require.LessOrEqual(t, looks, 2*(intervals+1), "statements of an idle starter in %d intervals", intervals)
 }
 
 func TestOnce(t *testing.T) {
