@@ -36,8 +36,8 @@ const secondOf = `date_bin('1 second'::interval, m.available_at, '2000-01-01Z'::
 // in each by a loose index scan, the newest first: at most $2 of them, and of each target
 // at most $3 in a second. These share $4 rows, at least one each. So what has just become
 // due passes whatever others have become due before it or with it, in any number. It
-// returns the destinations with the first time at which a row of each was due. There is
-// always one row, which also says whether there may be more.
+// returns the destinations with the first time at which a row of each was due, the newest
+// first. There is always one row, which also says whether there may be more.
 const unpark = `
 WITH RECURSIVE visits AS (
     (SELECT ` + secondOf + ` AS second, m.destination, ` + targetOf + ` AS target, 1 AS place
@@ -53,7 +53,7 @@ WITH RECURSIVE visits AS (
            SELECT ` + secondOf + ` AS second, m.destination, ` + targetOf + ` AS target
              FROM outbox.messages AS m
             WHERE m.state = 'pending' AND m.parked AND ` + secondOf + ` >= now() - $1::interval
-              AND (` + secondOf + `, m.destination) < (v.second, CASE WHEN v.place < $3::int THEN v.destination ELSE v.target END)
+              AND (` + secondOf + `, m.destination) < (v.second, CASE WHEN v.place < $3::int THEN v.destination ELSE v.target || '/' END)
             ORDER BY ` + secondOf + ` DESC, m.destination DESC
             LIMIT 1) AS next
 ), visited AS MATERIALIZED (
@@ -83,7 +83,8 @@ SELECT coalesce(u.destination, '') AS destination, coalesce(u.target, '') AS tar
   FROM (SELECT s.full OR EXISTS (SELECT FROM ripe AS r GROUP BY r.second, r.destination HAVING count(*) >= s.rows) AS more FROM share AS s) AS f
   LEFT JOIN (SELECT m.destination, ` + targetOf + ` AS target, min(m.available_at) AS mark, ` + deliveredAt + ` IS NOT NULL AS proven
                FROM unparked AS m
-              GROUP BY m.destination) AS u ON true`
+              GROUP BY m.destination) AS u ON true
+ ORDER BY u.mark DESC`
 
 // unparking is what a Store knows of the parked rows between claims.
 type unparking struct {
