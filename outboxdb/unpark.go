@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,8 +37,8 @@ const secondOf = `date_bin('1 second'::interval, m.available_at, '2000-01-01Z'::
 // in each by a loose index scan, the newest first: at most $2 of them, and of each target
 // at most $3 in a second. These share $4 rows, at least one each. So what has just become
 // due passes whatever others have become due before it or with it, in any number. It
-// returns the destinations with the first time at which a row of each was due, the newest
-// first. There is always one row, which also says whether there may be more.
+// returns the destinations with the first time at which a row of each was due. There is
+// always one row, which also says whether there may be more.
 const unpark = `
 WITH RECURSIVE visits AS (
     (SELECT ` + secondOf + ` AS second, m.destination, ` + targetOf + ` AS target, 1 AS place
@@ -83,8 +84,7 @@ SELECT coalesce(u.destination, '') AS destination, coalesce(u.target, '') AS tar
   FROM (SELECT s.full OR EXISTS (SELECT FROM ripe AS r GROUP BY r.second, r.destination HAVING count(*) >= s.rows) AS more FROM share AS s) AS f
   LEFT JOIN (SELECT m.destination, ` + targetOf + ` AS target, min(m.available_at) AS mark, ` + deliveredAt + ` IS NOT NULL AS proven
                FROM unparked AS m
-              GROUP BY m.destination) AS u ON true
- ORDER BY u.mark DESC`
+              GROUP BY m.destination) AS u ON true`
 
 // unparking is what a Store knows of the parked rows between claims.
 type unparking struct {
@@ -134,7 +134,8 @@ func (u *unparking) looked(began time.Time, all, more, found bool, err error) {
 	}
 }
 
-// unparkDue runs the statement. more says that there may be more such rows.
+// unparkDue runs the statement, and returns the destinations that it unparked rows of, the
+// newest first. more says that there may be more such rows.
 func (s *Store) unparkDue(ctx context.Context, within time.Duration) (found []mark, more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, unparkTimeout)
 	defer cancel()
@@ -153,6 +154,7 @@ func (s *Store) unparkDue(ctx context.Context, within time.Duration) (found []ma
 			found = append(found, one.mark)
 		}
 	}
+	slices.SortFunc(found, func(a, b mark) int { return b.At.Compare(a.At) })
 	return found, more, err
 }
 
