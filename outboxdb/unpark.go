@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -53,7 +54,7 @@ WITH RECURSIVE visits AS (
            SELECT ` + secondOf + ` AS second, m.destination, ` + targetOf + ` AS target
              FROM outbox.messages AS m
             WHERE m.state = 'pending' AND m.parked AND ` + secondOf + ` >= now() - $1::interval
-              AND (` + secondOf + `, m.destination) < (v.second, CASE WHEN v.place < $3::int THEN v.destination ELSE v.target END)
+              AND (` + secondOf + `, m.destination) < (v.second, CASE WHEN v.place < $3::int THEN v.destination ELSE v.target || '/' END)
             ORDER BY ` + secondOf + ` DESC, m.destination DESC
             LIMIT 1) AS next
 ), visited AS MATERIALIZED (
@@ -133,7 +134,8 @@ func (u *unparking) looked(began time.Time, all, more, found bool, err error) {
 	}
 }
 
-// unparkDue runs the statement. more says that there may be more such rows.
+// unparkDue runs the statement, and returns the destinations that it unparked rows of, the
+// newest first. more says that there may be more such rows.
 func (s *Store) unparkDue(ctx context.Context, within time.Duration) (found []mark, more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, unparkTimeout)
 	defer cancel()
@@ -152,6 +154,7 @@ func (s *Store) unparkDue(ctx context.Context, within time.Duration) (found []ma
 			found = append(found, one.mark)
 		}
 	}
+	slices.SortFunc(found, func(a, b mark) int { return b.At.Compare(a.At) })
 	return found, more, err
 }
 
