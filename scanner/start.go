@@ -54,7 +54,7 @@ func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
 		s.met(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), workflows.WorkflowDeliver, m.Ref(), err)
 	default:
 		s.temporal.failed()
-		s.opts.Logger.Error("starting a delivery", "message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "error", err)
+		s.opts.Logger.Error("starting a delivery in Temporal", "message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "error", err)
 		s.giveBack(ctx, m, s.store.Release)
 	}
 }

@@ -32,6 +32,7 @@ func TestHostileCommandLines(t *testing.T) {
 		"-time-limit 2562048h":          `invalid value "2562048h" for flag -time-limit: parse error`,
 		"-once -time-limit 0s":          "-time-limit: wants more than 0, such as 1m (got 0s)",
 		"-time-limit -1ns -once":        "-time-limit: wants more than 0, such as 1m (got -1ns)",
+		"-time-limit 1m":                "-time-limit: is for a single pass: give -once beside it",
 		"-once -time-limit=1m trailing": `unexpected argument "trailing"`,
 	} {
 		t.Run(line, func(t *testing.T) {

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"time"
@@ -18,9 +20,14 @@ func main() { program.Main("outflow-starter", run) }
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	flags := program.Flags("outflow-starter", "claims due messages, starts their workflows, and runs their fast paths.")
 	once := flags.Bool("once", false, "deliver what is due, print what is left, and exit")
-	limit := flags.Duration("time-limit", time.Minute, "with -once: how long the pass may take, durable attempts included")
+	limit := flags.Duration("time-limit", time.Minute, "with -once: how long to wait for what is due; what is under way then ends, in 45 s at most")
 	if err := program.Parse(flags, args, stdout); err != nil {
 		return err
+	}
+	limited := false
+	flags.Visit(func(f *flag.Flag) { limited = limited || f.Name == "time-limit" })
+	if limited && !*once {
+		return program.UsageError{Err: errors.New("-time-limit: is for a single pass: give -once beside it")}
 	}
 	if *limit <= 0 {
 		return program.UsageError{Err: fmt.Errorf("-time-limit: wants more than 0, such as 1m (got %s)", *limit)}

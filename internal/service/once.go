@@ -30,6 +30,9 @@ const (
 func Once(ctx context.Context, c config.Config, limit time.Duration, out io.Writer, log *slog.Logger) error {
 	p, err := open(ctx, c, nameStarter, log)
 	if err != nil {
+		if ctx.Err() != nil {
+			return errors.New("the pass was stopped before it began")
+		}
 		return err
 	}
 	defer p.close()
@@ -53,7 +56,7 @@ func Once(ctx context.Context, c config.Config, limit time.Duration, out io.Writ
 	if err != nil {
 		return err
 	}
-	return report(out, counts, callbacks)
+	return report(out, counts, callbacks, ctx.Err() != nil)
 }
 
 // left counts what is not final, and the callbacks that are not told.
@@ -111,8 +114,8 @@ func total(counts []outboxdb.PendingCounts) outboxdb.PendingCounts {
 	return t
 }
 
-// report says what a single pass has left.
-func report(out io.Writer, counts []outboxdb.PendingCounts, callbacks outboxdb.CallbackCounts) error {
+// report says what a single pass has left: at its end, or where it was stopped.
+func report(out io.Writer, counts []outboxdb.PendingCounts, callbacks outboxdb.CallbackCounts, stopped bool) error {
 	t := total(counts)
 	fmt.Fprintf(out, "once: left %d in backoff, %d delayed, %d not started\n", t.Retrying+t.Waiting, t.Delayed, t.Due+t.Leased)
 	for _, c := range counts {
@@ -126,12 +129,19 @@ func report(out io.Writer, counts []outboxdb.PendingCounts, callbacks outboxdb.C
 	if callbacks.Backoff > 0 {
 		fmt.Fprintf(out, "  last error of a callback: %s\n", callbacks.LastError)
 	}
+	until := "within the time limit"
+	if stopped {
+		until = "before the pass was stopped"
+	}
 	var errs []error
 	if t.Due+t.Leased > 0 {
-		errs = append(errs, fmt.Errorf("%d messages are due and were not delivered within the time limit", t.Due+t.Leased))
+		errs = append(errs, fmt.Errorf("%d messages are due and were not delivered %s", t.Due+t.Leased, until))
+	}
+	if n := t.Retrying + t.Waiting; stopped && n > 0 {
+		errs = append(errs, fmt.Errorf("%d messages are in backoff and were not delivered %s", n, until))
 	}
 	if callbacks.Untried > 0 {
-		errs = append(errs, fmt.Errorf("%d callbacks are due and were not tried within the time limit", callbacks.Untried))
+		errs = append(errs, fmt.Errorf("%d callbacks are due and were not tried %s", callbacks.Untried, until))
 	}
 	return errors.Join(errs...)
 }

@@ -146,7 +146,7 @@ func TestOnceLeavesWhatWaitsBehindABreaker(t *testing.T) {
 		return c.Waiting > 0 && c.Retrying > 0 && c.Waiting+c.Retrying == n
 	}, func() string { return "no breaker opens" })
 	stop()
-	require.NoError(t, <-ended)
+	require.EqualError(t, <-ended, "50 messages are in backoff and were not delivered before the pass was stopped")
 	assert.Contains(t, out.String(), "once: left 50 in backoff, 0 delayed, 0 not started\n  "+server.URL+"/in: 50 in backoff; last error: ")
 	assert.Contains(t, out.String(), "500")
 }

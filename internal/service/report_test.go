@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"io"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -32,7 +33,7 @@ func TestReport(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out bytes.Buffer
-			err := report(&out, c.counts, c.owed)
+			err := report(&out, c.counts, c.owed, false)
 			assert.Equal(t, c.out, out.String())
 			if c.err == "" {
 				require.NoError(t, err)
@@ -41,4 +42,14 @@ func TestReport(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A pass that somebody stopped is no success while anything is left to send.
+func TestReportOfAStoppedPass(t *testing.T) {
+	counts := []outboxdb.PendingCounts{{Destination: "sqs://a", Due: 2, Delayed: 1, Retrying: 3, Waiting: 4, LastError: "503"}}
+	err := report(io.Discard, counts, outboxdb.CallbackCounts{Untried: 1}, true)
+	require.EqualError(t, err, "2 messages are due and were not delivered before the pass was stopped\n"+
+		"7 messages are in backoff and were not delivered before the pass was stopped\n"+
+		"1 callbacks are due and were not tried before the pass was stopped")
+	require.NoError(t, report(io.Discard, []outboxdb.PendingCounts{{Delayed: 1}}, outboxdb.CallbackCounts{}, true))
 }
