@@ -243,8 +243,10 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, err)
 	require.Equal(t, awkwardError, counts[0].LastError)
 
+	execute(t, setup, `DELETE FROM outbox.waiters`)
 	waiter := newWaiter(t, pool)
 	answers := wait(t, waiter, id)
+	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.waiters)`) // it has listened by then
 	if pool.Config().ConnConfig.Port == setup.Config().ConnConfig.Port {
 		hears(t, waiter)
 	}
