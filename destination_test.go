@@ -58,6 +58,8 @@ func TestParseDestinationRefuses(t *testing.T) {
 		{"localhost:8080/hook", "no scheme (did you mean http://localhost:8080/hook?)"},
 		{"example.org/hook?token=hunter2", "no scheme (did you mean https://example.org/hook?)"},
 		{"sqs:orders", `a scheme ends in "://" (did you mean sqs://orders?)`},
+		{"sqs//orders", `a scheme ends in "://" (did you mean sqs://orders?)`},
+		{"https///example.org", `a scheme ends in "://" (did you mean https://example.org?)`},
 		{"https:/example.org", `a scheme ends in "://" (did you mean https://example.org?)`},
 		{"SQS://orders", "a scheme is in lower case (did you mean sqs://orders?)"},
 		{"Https://example.org/?token=hunter2", "a scheme is in lower case (did you mean https://example.org/?)"},

@@ -15,6 +15,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// TestReadmeSaysWhichGo: the pages ask for the Go of go.mod.
+func TestReadmeSaysWhichGo(t *testing.T) {
+	module, err := os.ReadFile("go.mod")
+	require.NoError(t, err)
+	wants := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(module)
+	require.NotNil(t, wants)
+	for _, name := range []string{"README.md", "CONTRIBUTING.md"} {
+		page, err := os.ReadFile(name)
+		require.NoError(t, err)
+		require.Contains(t, string(page), " need Go "+string(wants[1])+", make", name)
+	}
+}
+
 // TestReadmeInstalls runs the README's go install and go get against a proxy that
 // serves this checkout as a release, and the libraries from the module cache.
 func TestReadmeInstalls(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 var (
 	loneLocal   = regexp.MustCompile(`^(?:localhost|127\.[0-9.]+)(?::[0-9]+)?(?:[/?]|$)`)
 	loneHost    = regexp.MustCompile(`^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+(?::[0-9]+)?(?:[/?]|$)`)
-	halfScheme  = regexp.MustCompile(`^(sqs|sns|rabbitmq|https|http):/*([^/]|$)`)
+	halfScheme  = regexp.MustCompile(`^(sqs|sns|rabbitmq|https|http)(?::/*|//+)(?:[^/]|$)`)
 	plainWord   = regexp.MustCompile(`^[A-Za-z0-9_.+-]{1,40}$`)
 	rabbitNames = []string{"amqp", "amqps", "rabbit"}
 	schemes     = []string{SchemeSQS, SchemeSNS, SchemeRabbitMQ, SchemeHTTPS, SchemeHTTP}
@@ -23,12 +23,11 @@ var (
 
 // noScheme says why a text without "://" is refused.
 func noScheme(s string) error {
-	switch half := halfScheme.FindStringIndex(s); {
+	switch half := halfScheme.FindStringSubmatch(s); {
 	case strings.HasPrefix(s, "arn:"):
 		return errARN
 	case half != nil:
-		scheme, rest, _ := strings.Cut(s, ":")
-		return fmt.Errorf(`a scheme ends in "://"%s`, didYouMean(scheme+"://"+strings.TrimLeft(rest, "/")))
+		return fmt.Errorf(`a scheme ends in "://"%s`, didYouMean(half[1]+"://"+strings.TrimLeft(s[len(half[1]):], ":/")))
 	case awsName.MatchString(s):
 		return fmt.Errorf("no scheme%s", didYouMean(SchemeSQS+"://"+s))
 	case loneLocal.MatchString(s):

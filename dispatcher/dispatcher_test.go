@@ -21,6 +21,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/dispatcher"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -186,6 +187,35 @@ func TestRunAgain(t *testing.T) {
 		require.NoError(t, <-ended)
 	}
 	require.EqualValues(t, 2, q.n.Load())
+}
+
+// TestScheduleOfAnotherDatabase: who takes the schedule from another database says so.
+func TestScheduleOfAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	first, taken := given(t, teststack.New(t), &counted{queue: takesAll})
+	taker, logged := given(t, teststack.New(t), &counted{queue: takesAll})
+	taker.Scanner.Outbox = first.Scanner.Outbox
+	schedule := first.Client.ScheduleClient().GetHandle(t.Context(), workflows.MaintainID(first.Scanner.Outbox))
+	defer func() { _ = schedule.Delete(context.WithoutCancel(t.Context())) }()
+	for _, opts := range []dispatcher.Options{first, taker} {
+		database, err := outboxdb.New(opts.Pool).DatabaseID(t.Context())
+		require.NoError(t, err)
+		opts.Retention, opts.Namespace = outflow.DefaultRetention(), "default"
+		d, err := dispatcher.New(opts)
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		eventually(t, func() bool {
+			found, err := control.FindSchedule(t.Context(), opts.Client, opts.Namespace, opts.Scanner.Outbox)
+			return err == nil && found.Database == database
+		})
+		stop()
+		require.NoError(t, <-ended)
+	}
+	const said = "the schedule maintains another database"
+	assert.NotContains(t, taken.String(), said)
+	assert.Contains(t, logged.String(), said)
 }
 
 // TestWhatIsNotAllowedWaits: messages for a host that no setting allows get no run.

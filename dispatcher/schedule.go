@@ -53,9 +53,14 @@ func (d *Dispatcher) schedule(ctx context.Context) (stop func()) {
 // scheduled writes the schedule; once it was written, only where it is gone.
 func (d *Dispatcher) scheduled(ctx context.Context, written bool) bool {
 	database, err := d.store.DatabaseID(ctx)
-	if err == nil && written {
-		_, err = control.FindSchedule(ctx, d.opts.Client, d.opts.Namespace, d.opts.Scanner.Outbox)
-		if err == nil {
+	if err == nil {
+		var found control.ScheduleFound
+		found, err = control.FindSchedule(ctx, d.opts.Client, d.opts.Namespace, d.opts.Scanner.Outbox)
+		if found.OfAnother(database) {
+			d.opts.Scanner.Logger.Warn("the schedule maintains another database: two databases that share a namespace need an Options.Scanner.Outbox each (a database that was made anew needs nothing)",
+				"schedule", workflows.MaintainID(d.opts.Scanner.Outbox), "database", database, "other_database", found.Database)
+		}
+		if err == nil && written {
 			return true
 		}
 	}

@@ -27,7 +27,7 @@ func ExampleEnqueue() {
 			return err
 		}
 		_, err = outboxdb.Enqueue(ctx, tx,
-			outflow.Message{Destination: "sqs://registrations", Type: "user-registered", Payload: []byte(`{"name":"Ada"}`)},
+			outflow.Message{Destination: "sqs://welcome-email", Type: "user-registered", Payload: []byte(`{"name":"Ada"}`)},
 			outflow.Message{Destination: "sqs://emails", Type: "welcome-email", Payload: []byte(`{"to":"Ada"}`)},
 		)
 		if err != nil {
@@ -49,7 +49,7 @@ func ExampleEnqueueSQL() {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO users (name) VALUES ($1)`, name); err != nil {
 			return err
 		}
-		_, err = outboxdb.EnqueueSQL(ctx, tx, outflow.Message{Destination: "sqs://registrations", Type: "user-registered", Payload: []byte(`{"name":"Ada"}`)})
+		_, err = outboxdb.EnqueueSQL(ctx, tx, outflow.Message{Destination: "sqs://welcome-email", Type: "user-registered", Payload: []byte(`{"name":"Ada"}`)})
 		if err != nil {
 			return err
 		}

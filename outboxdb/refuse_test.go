@@ -69,6 +69,7 @@ const (
 var badInputs = []input{
 	{name: "no destination", change: destination(""), field: "destination", wants: wantsDestination + `no scheme (got "")`, check: "messages_destination"},
 	{name: "no scheme", change: destination("orders"), field: "destination", wants: wantsDestination + `no scheme (did you mean sqs://orders?) (got "orders")`, check: "messages_destination"},
+	{name: "a scheme without its colon", change: destination("sqs//orders"), field: "destination", wants: wantsDestination + `a scheme ends in "://" (did you mean sqs://orders?) (got "sqs//orders")`, check: "messages_destination"},
 	{name: "an unknown scheme", change: destination("kafka://orders"), field: "destination", wants: wantsDestination + `unknown scheme "kafka" (got "kafka://orders")`, check: "messages_destination"},
 	{name: "a scheme in capitals", change: destination("SQS://orders"), field: "destination", wants: wantsDestination + `a scheme is in lower case (did you mean sqs://orders?) (got "SQS://orders")`, check: "messages_destination"},
 	{name: "a queue without a name", change: destination("sqs://"), field: "destination", wants: wantsDestination + `a name in sqs has 1 to 80`, check: "messages_destination"},

@@ -338,6 +338,10 @@ audit          2026-01-31T08:00:00Z retry by ada (login ops): it is back {"was":
 	out.Reset()
 	require.NoError(t, v.show(t.Context(), f, f, &out))
 	assert.Contains(t, out.String(), "callback       https://shop.example/done failed\nits attempts   4\nits error      410 gone\n")
+	f.message.State, f.runErr = outflow.Expired, control.ErrNoRun
+	out.Reset()
+	require.NoError(t, v.show(t.Context(), f, f, &out))
+	assert.Contains(t, out.String(), "run            none: the message ended without one, or it is past Temporal's retention\n")
 	v.id = uuid.New()
 	err := v.show(t.Context(), f, f, &out)
 	assert.Equal(t, 3, code(err))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"maps"
 	"slices"
 
 	"github.com/google/uuid"
@@ -57,8 +58,12 @@ func callback(ctx context.Context, t tools, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(words) == 0 || !slices.Contains([]string{"retry", "set", "unset", "rules"}, words[0]) {
+	acts := slices.Collect(maps.Keys(callbackActs))
+	switch {
+	case len(words) == 0:
 		return usageError("callback wants retry, set, unset or rules")
+	case !slices.Contains(acts, words[0]):
+		return usageError("callback wants retry, set, unset or rules%s", didYouMean(words[0], acts))
 	}
 	act, words := words[0], words[1:]
 	flags.Visit(func(f *flag.Flag) {

@@ -112,7 +112,7 @@ func TestDoctorLooksAtEveryScheme(t *testing.T) {
 	}
 	out := look()
 	assert.Contains(t, out, "sqs://missing", "it is looked up")
-	assert.Contains(t, out, "https://hooks.example/1: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS", "by default nothing may be sent to")
+	assert.Contains(t, out, "https://hooks.example/1: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, and a secret for it to OUTFLOW_WEBHOOK_SECRETS_FILE)", "by default nothing may be sent to")
 
 	secrets := filepath.Join(t.TempDir(), "secrets")
 	require.NoError(t, os.WriteFile(secrets, []byte("hooks.example whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"), 0o600))

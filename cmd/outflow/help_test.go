@@ -67,7 +67,7 @@ func TestMistakesBringTheFlags(t *testing.T) {
 		assert.NotContains(t, said, "Exit codes")
 	}
 	_, err := call(nowhere, "list", "-detsination", "sqs://orders")
-	require.EqualError(t, err, "list: flag provided but not defined: -detsination: did you mean destination?")
+	require.EqualError(t, err, "list: flag provided but not defined: -detsination: did you mean -destination?")
 	assert.Contains(t, help("status -bound x"), "  -bound  how many")
 	assert.Equal(t, `See "outflow send -help".`, help("send -type a -payload x"))
 	assert.Equal(t, `See "outflow migrate -help".`, help("migrate sideways"))

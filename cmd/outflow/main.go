@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -183,8 +184,8 @@ func mistakenFlag(flags *flag.FlagSet, err error) error {
 	near := ""
 	if name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); unknown {
 		var names []string
-		flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-		near = didYouMean(name, names)
+		flags.VisitAll(func(f *flag.Flag) { names = append(names, "-"+f.Name) })
+		near = didYouMean("-"+name, names)
 	}
 	return usageError("%s: %w%s", flags.Name(), flagError{err}, near)
 }
@@ -228,8 +229,11 @@ func migrate(ctx context.Context, args []string, getenv func(string) string, std
 		_, err := fmt.Fprint(stdout, migrateUsage)
 		return err
 	}
-	if len(args) == 0 || commands[args[0]] == nil {
+	if len(args) == 0 {
 		return usageError("migrate wants up, status or down")
+	}
+	if commands[args[0]] == nil {
+		return usageError("migrate wants up, status or down%s", didYouMean(args[0], slices.Collect(maps.Keys(commands))))
 	}
 	rest := args[1:]
 	if args[0] == "down" {

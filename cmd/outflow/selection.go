@@ -95,12 +95,18 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 	case s.filter.State == outflow.Dead: // somebody has decided that the others are not sent
 		s.filter.Undismissed = true
 	}
-	for _, state := range allowed {
+	wanted := make([]string, len(allowed))
+	for i, state := range allowed {
 		if s.filter.State == state {
 			return nil
 		}
+		wanted[i] = string(state)
 	}
-	return usageError("%s: -state wants one of %v", s.command, allowed)
+	hint := ""
+	if s.command == "retry" && s.filter.State == outflow.Delivered {
+		hint = `: "outflow resend ID…" sends copies of delivered messages`
+	}
+	return usageError("%s: -state wants %s (got %q)%s", s.command, orOf(wanted), s.filter.State, hint)
 }
 
 // lister lists messages, and knows what a filter may have meant; outboxdb.Operator is

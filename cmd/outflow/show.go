@@ -126,6 +126,8 @@ func (v view) show(ctx context.Context, store showStore, runs describer, out io.
 		}
 	}
 	switch run, err := runs.Describe(ctx, v.workflowID); {
+	case errors.Is(err, control.ErrNoRun) && message.State.Final():
+		s.NoRun = "none: the message ended without one, or it is past Temporal's retention"
 	case errors.Is(err, control.ErrNoRun):
 		s.NoRun = "none: not started yet, or past Temporal's retention"
 	case err != nil:

@@ -62,7 +62,7 @@ func TestPrograms(t *testing.T) {
 			said, err := register(quoted)
 			require.NoError(t, err, "%s", said)
 			outboxtest.RequireEnqueued(t, pool, outflow.Message{
-				Destination: "sqs://registrations", Type: "user-registered", ContentType: "application/json",
+				Destination: "sqs://welcome-email", Type: "user-registered", ContentType: "application/json",
 				Payload: []byte(`{"id": 1, "name": "Ada \"O'Hara\" {日} \\n"}`),
 			})
 
@@ -134,14 +134,14 @@ func TestNodesPayloads(t *testing.T) {
 			}
 			require.NoError(t, err, "%s", said)
 			outboxtest.RequireEnqueued(t, pool, outflow.Message{
-				Destination: "sqs://registrations", Type: "user-registered", Payload: []byte(c.payload),
+				Destination: "sqs://welcome-email", Type: "user-registered", Payload: []byte(c.payload),
 			})
 		})
 	}
 }
 
 func nodeLine(parameter, payload string) string {
-	return "await client.query('SELECT outbox.enqueue($1, $2, " + parameter + ")', ['sqs://registrations', 'user-registered', " + payload + "])"
+	return "await client.query('SELECT outbox.enqueue($1, $2, " + parameter + ")', ['sqs://welcome-email', 'user-registered', " + payload + "])"
 }
 
 // installNode installs what package-lock.json says into a folder of the test's own.

@@ -13,7 +13,7 @@ import (
 // registered is the message of a new user.
 func registered(id int64, name string) outflow.Message {
 	return outflow.Message{
-		Destination: "sqs://registrations",
+		Destination: "sqs://welcome-email",
 		Type:        "user-registered",
 		Payload:     fmt.Appendf(nil, `{"id": %d, "name": %q}`, id, name),
 	}

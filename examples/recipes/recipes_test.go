@@ -71,7 +71,7 @@ func TestRecipes(t *testing.T) {
 
 			require.NoError(t, register(t.Context(), "Ada"))
 			outboxtest.RequireEnqueued(t, pool, outflow.Message{
-				Destination: "sqs://registrations", Type: "user-registered", Payload: []byte(`{"id": 1, "name": "Ada"}`),
+				Destination: "sqs://welcome-email", Type: "user-registered", Payload: []byte(`{"id": 1, "name": "Ada"}`),
 			})
 			require.Equal(t, 1, users(t, pool))
 
@@ -124,6 +124,20 @@ func TestReadme(t *testing.T) {
 	}
 }
 
+// TestQueues: "make dev" makes the queues that the page sends to.
+func TestQueues(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	made, err := os.ReadFile("../../Makefile")
+	require.NoError(t, err)
+	queues := regexp.MustCompile(`sqs://([\w-]+)`).FindAllSubmatch(page, -1)
+	require.NotEmpty(t, queues)
+	for _, q := range queues {
+		require.Contains(t, string(made), "--queue "+string(q[1])+" ")
+	}
+}
+
 // TestGenerated: db is what the named version of sqlc wrote.
 func TestGenerated(t *testing.T) {
 	t.Parallel()
@@ -158,7 +172,7 @@ func ofLanguage(t *testing.T, language string) string {
 func requireOne(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	outboxtest.RequireEnqueued(t, pool, outflow.Message{
-		Destination: "sqs://registrations", Type: "user-registered", Payload: []byte(`{"id": 7}`),
+		Destination: "sqs://welcome-email", Type: "user-registered", Payload: []byte(`{"id": 7}`),
 	})
 }
 

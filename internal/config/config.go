@@ -298,7 +298,7 @@ func setWebhookTimeout(c *Config, value string) error {
 func setDuration(into *time.Duration, value string, least, most time.Duration) error {
 	d, err := time.ParseDuration(value)
 	if err != nil || d < least || d > most {
-		return fmt.Errorf("wants a duration from %s to %s, such as 1s or 250ms", least, most)
+		return fmt.Errorf("wants a duration from %s to %s", least, most)
 	}
 	*into = d
 	return nil

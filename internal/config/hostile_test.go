@@ -16,9 +16,9 @@ import (
 
 const (
 	wantsPlain     = `wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit`
-	wantsPoll      = "wants a duration from 10ms to 1m0s, such as 1s or 250ms"
-	wantsLease     = "wants a duration from 30s to 1h0m0s, such as 1s or 250ms"
-	wantsTimeout   = "wants a duration from 1s to 30s, such as 1s or 250ms"
+	wantsPoll      = "wants a duration from 10ms to 1m0s"
+	wantsLease     = "wants a duration from 30s to 1h0m0s"
+	wantsTimeout   = "wants a duration from 1s to 30s"
 	wantsCount     = "wants a whole number from 1 to 1000"
 	wantsKeep      = `wants "forever", or a time from 1m to 3650d, such as 36h or 30d`
 	wantsOnOff     = "wants on or off"

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 
@@ -117,7 +118,10 @@ func Parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 		return flag.ErrHelp
 	}
 	if err != nil {
-		return UsageError{Err: err}
+		var help strings.Builder
+		flags.SetOutput(&help)
+		flags.PrintDefaults()
+		return UsageError{Err: err, Help: fmt.Sprintf("\nFlags:\n%sSee %q.", help.String(), flags.Name()+" -help")}
 	}
 	if flags.NArg() > 0 {
 		return UsageError{Err: fmt.Errorf("unexpected argument %q", flags.Arg(0))}

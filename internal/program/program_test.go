@@ -65,6 +65,7 @@ func TestParse(t *testing.T) {
 			case c.bad != "":
 				require.ErrorAs(t, err, &usage)
 				assert.Contains(t, err.Error(), c.bad)
+				assert.Equal(t, c.name != "an argument", strings.Contains(usage.Help, "  -version\n"), "a mistake in the flags lists them")
 				assert.Empty(t, stdout.String())
 			default:
 				require.NoError(t, err)

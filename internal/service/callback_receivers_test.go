@@ -158,7 +158,7 @@ func TestHostileCallbackReceivers(t *testing.T) {
 		"redirects":      "/redirects: HTTP status 302 Found (redirects are never followed",
 		"is private":     "posting to https://10.11.12.13/done: its address 10.11.12.13 is ",
 		"is metadata":    "posting to https://169.254.169.254/latest/meta-data/: its address 169.254.169.254 is link-local",
-		"is not allowed": "posting to https://evil.example/done: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS",
+		"is not allowed": "posting to https://evil.example/done: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, and a secret for it to OUTFLOW_WEBHOOK_SECRETS_FILE)",
 	} {
 		got := w.untilCallback(ids[what], func(c callback) bool { return c.Error != "" })
 		assert.Equal(t, "due", got.State, "%s: tried again for a day", what)

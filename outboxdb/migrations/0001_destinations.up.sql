@@ -196,8 +196,8 @@ BEGIN
     ELSIF destination IS NULL OR strpos(destination, '://') = 0 THEN
         RETURN CASE
             WHEN destination LIKE 'arn:%' THEN 'an ARN wants arn:aws:sqs:REGION:ACCOUNT:QUEUE or arn:aws:sns:REGION:ACCOUNT:TOPIC'
-            WHEN destination ~ '^(sqs|sns|rabbitmq|https|http):/*([^/]|$)' THEN
-                'a scheme ends in "://"' || outbox.did_you_mean(split_part(destination, ':', 1) || '://' || ltrim(substr(destination, strpos(destination, ':') + 1), '/'))
+            WHEN destination ~ '^(sqs|sns|rabbitmq|https|http)(:/*|//+)([^/]|$)' THEN
+                'a scheme ends in "://"' || outbox.did_you_mean(regexp_replace(destination, '^([a-z]+)[:/]+', '\1://'))
             WHEN destination ~ '^[A-Za-z0-9_-]+(\.fifo)?$' THEN 'no scheme' || outbox.did_you_mean('sqs://' || destination)
             WHEN destination ~ '^(localhost|127\.[0-9.]+)(:[0-9]+)?([/?]|$)' THEN 'no scheme' || outbox.did_you_mean('http://' || destination)
             WHEN destination ~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+(:[0-9]+)?([/?]|$)' THEN 'no scheme' || outbox.did_you_mean('https://' || destination)

@@ -129,7 +129,11 @@ func (p *Publisher) mayConnect(host, at string) error {
 		return nil
 	}
 	if what := p.refused(to.Addr()); what != "" {
-		return &refusedError{address: to.Addr(), what: what + ", and only public addresses are sent to, and the networks of OUTFLOW_WEBHOOK_NETWORKS"}
+		also := "the networks of OUTFLOW_WEBHOOK_NETWORKS"
+		if to.Addr().IsLoopback() { // no list of networks has it
+			also = "localhost where OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on, for development"
+		}
+		return &refusedError{address: to.Addr(), what: what + ", and only public addresses are sent to, and " + also}
 	}
 	return nil
 }

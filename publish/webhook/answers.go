@@ -3,6 +3,7 @@ package webhook
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -123,7 +124,11 @@ func unreached(err error) string {
 	case errors.As(err, &dns):
 		return "looking up the host name went wrong (" + nothingSent + ")"
 	case errors.As(err, &certificate):
-		return "its certificate is not trusted: " + brief(certificate.Err.Error()) + " (" + nothingSent + ")"
+		own := ""
+		if errors.As(err, new(x509.UnknownAuthorityError)) {
+			own = "SSL_CERT_FILE names authorities of your own; "
+		}
+		return "its certificate is not trusted: " + brief(certificate.Err.Error()) + " (" + own + nothingSent + ")"
 	case notAgreed(err):
 		return "TLS 1.2 or later can't be agreed upon (" + nothingSent + ")"
 	case timedOut(err):

@@ -308,6 +308,7 @@ func TestCertificates(t *testing.T) {
 			_, err := publisher(t, known, webhook.Options{}).Publish(t.Context(), message(l.port()))
 			failed(t, err, outflow.ClassUnavailable, c.says)
 			assert.ErrorContains(t, err, "nothing was sent")
+			assert.Equal(t, what == "unknown authority", strings.Contains(err.Error(), "(SSL_CERT_FILE names authorities of your own; nothing was sent"))
 			assert.False(t, outflow.WasAnswered(err), "it counts for the host")
 			assert.Zero(t, got.Load())
 		})

@@ -119,7 +119,7 @@ func (p *Publisher) allowed(to target) ([]Secret, error) {
 		return nil, outflow.Permanent(fmt.Errorf("posting to %s: only https:// is sent to (OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on lets http:// to this machine through, for development; else redirect it)", to))
 	}
 	if !p.hosts.Allow(host) {
-		return nil, outflow.Unavailable(fmt.Errorf("posting to %s: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, or cancel the message)", to))
+		return nil, outflow.Unavailable(fmt.Errorf("posting to %s: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, and a secret for it to OUTFLOW_WEBHOOK_SECRETS_FILE)", to))
 	}
 	secrets := p.secrets(host)
 	unset := func(s Secret) bool { return s.key == nil }

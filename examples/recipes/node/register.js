@@ -9,7 +9,7 @@ export async function register(pool, name) {
     const { rows } = await client.query('INSERT INTO users (name) VALUES ($1) RETURNING id', [name]);
     const payload = { id: Number(rows[0].id), name };
     await client.query('SELECT outbox.enqueue($1, $2, $3::json)',
-      ['sqs://registrations', 'user-registered', JSON.stringify(payload)]);
+      ['sqs://welcome-email', 'user-registered', JSON.stringify(payload)]);
     await client.query('COMMIT');
   } catch (err) {
     await client.query('ROLLBACK');
