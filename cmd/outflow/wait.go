@@ -110,5 +110,9 @@ func waited(m outboxdb.Standing, asJSON bool, out io.Writer) error {
 		reason := strings.TrimPrefix(text(m.LastError), string(m.State)+": ") // its run may say it, too
 		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: %s: %s", m.ID, m.State, short(reason, 300))}
 	}
-	return program.ExitError{Code: exitUndecided, Err: fmt.Errorf("message %s: still pending (%s)", m.ID, m.Phase)}
+	pending := fmt.Errorf("message %s: still pending (%s)", m.ID, m.Phase)
+	if m.LastError != nil {
+		pending = fmt.Errorf("%w: %s", pending, short(*m.LastError, 300))
+	}
+	return program.ExitError{Code: exitUndecided, Err: pending}
 }
