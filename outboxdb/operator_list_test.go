@@ -265,6 +265,7 @@ func TestOperatorPlans(t *testing.T) {
 			"resend":     {outboxdb.StatementResend, []any{ids, "ada", "", newIDs}},
 			"purge":      {outboxdb.StatementPurgeByHand, []any{"delivered", "1 hour", "0001-01-01Z", 20, "ada", ""}},
 			"move":       {outboxdb.StatementMoveByHand, []any{"delivered", "1 hour", "0001-01-01Z", 20, "ada", ""}},
+			"callbacks":  {outboxdb.StatementFailingCallback, nil},
 			"status":     {outboxdb.StatementStatusNewest, []any{"delivered", 100}},
 		} {
 			if name == "status" && statistics == "none" {

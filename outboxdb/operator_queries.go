@@ -195,7 +195,7 @@ const pendingRows = `
 const statusPending = `
 SELECT m.destination, ` + phase + ` AS phase, count(*) AS messages, false AS at_least,
        coalesce(extract(epoch FROM max(now() - m.due_at) FILTER (WHERE m.due_at <= now())), 0)::float8 AS oldest_seconds,
-       coalesce(max(m.last_error) FILTER (WHERE m.retrying OR ` + waits + ` AND m.available_at > now()), '') AS last_error
+       coalesce(max(m.last_error) FILTER (WHERE ` + phase + ` IN ('waiting', 'retrying')), '') AS last_error
   FROM ` + pendingRows + ` AS m
  GROUP BY 1, 2`
 
