@@ -121,6 +121,8 @@ func (d Desk) retried(ctx context.Context, store RetryStore, c outboxdb.Change) 
 		return answer(c, Done, "retrying: %s", text), err
 	case c.Phase == "delayed":
 		return answer(c, Refused, "pending, due at %s: \"outflow reschedule\" changes that", stamp(c.DueAt)), nil
+	case c.Phase == "waiting":
+		return answer(c, Refused, "pending: it waits for its destination until %s; \"outflow show\" says why", stamp(c.AvailableAt)), nil
 	case c.Phase == "leased":
 		return answer(c, Refused, "pending: it is being delivered"), nil
 	}

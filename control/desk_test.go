@@ -76,7 +76,7 @@ func (o *oneRow) Show(context.Context, uuid.UUID) (outboxdb.Standing, error) {
 
 func standing(state outflow.State, phase string) outboxdb.Standing {
 	return outboxdb.Standing{ID: uuid.New(), State: state, Phase: phase, Generation: 1, Retrying: phase == "retrying",
-		DueAt: time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)}
+		DueAt: time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC), AvailableAt: time.Date(2026, 1, 31, 8, 1, 0, 0, time.UTC)}
 }
 
 func TestRetryAnswers(t *testing.T) {
@@ -92,6 +92,7 @@ func TestRetryAnswers(t *testing.T) {
 		"delivered": {standing(outflow.Delivered, "delivered"), false, Refused, `delivered: "outflow resend" sends a copy`, 0},
 		"delayed":   {standing(outflow.Pending, "delayed"), false, Refused, `pending, due at 2026-01-31T08:00:00Z: "outflow reschedule" changes that`, 0},
 		"leased":    {standing(outflow.Pending, "leased"), false, Refused, "pending: it is being delivered", 0},
+		"waiting":   {standing(outflow.Pending, "waiting"), false, Refused, `pending: it waits for its destination until 2026-01-31T08:01:00Z; "outflow show" says why`, 0},
 		"due":       {standing(outflow.Pending, "due"), false, Refused, "pending: it is due and waits for a scanner", 0},
 		"retrying":  {standing(outflow.Pending, "retrying"), false, Failed, "retrying: its run could not be told: connection refused", 1},
 	} {

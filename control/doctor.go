@@ -62,6 +62,10 @@ type DatabaseHealth interface {
 	// Dead counts the dead messages that nobody dismissed, of each destination that
 	// has any.
 	Dead(ctx context.Context) ([]outboxdb.PhaseCount, error)
+	// Failing are the targets whose messages do not go out, those with the most first.
+	Failing(ctx context.Context, limit int) ([]outboxdb.FailingTarget, error)
+	// FailingCallbacks counts the due callbacks whose attempts have failed so far.
+	FailingCallbacks(ctx context.Context) (callbacks int, lastError string, err error)
 }
 
 var _ DatabaseHealth = (*outboxdb.Operator)(nil)
@@ -100,6 +104,10 @@ func Examine(ctx context.Context, p Patient, tell func(Finding)) {
 		}
 	}
 	e.destinations(ctx)
+	if e.ready {
+		e.failing(ctx)
+		e.callbacks(ctx)
+	}
 	e.notifications(ctx)
 }
 
@@ -123,7 +131,11 @@ func (e *examination) database(ctx context.Context) {
 	}
 	migrations, err := e.Database.Migrations(ctx)
 	if err != nil {
-		e.say("database", Fail, "check DATABASE_URL, the server, and its rights", "%v", err)
+		remedy := "check DATABASE_URL and the server"
+		if lacksRight(err) {
+			remedy = askRights
+		}
+		e.say("database", Fail, remedy, "%v", err)
 		return
 	}
 	e.say("database", OK, "", "answers")

@@ -81,8 +81,8 @@ func (e *examination) queue(destination string, err error) {
 	}
 }
 
-// mostNamed bounds the hosts, and the destinations with dead messages, that are named one
-// by one.
+// mostNamed bounds the hosts, and the destinations that fail or have dead messages, that
+// are named one by one.
 const mostNamed = 10
 
 // hosts says which ones these settings would not send to.
@@ -107,6 +107,58 @@ func (e *examination) hosts(ctx context.Context, scheme string, targets []outbox
 	if refused > mostNamed {
 		e.say("destinations", Fail, "the same", "%d pending for %d more hosts of %s:// that are not allowed, or have no secret", waiting, refused-mostNamed, scheme)
 	}
+}
+
+// failing says which destinations take nothing, whatever a look-up says of them: one that
+// is there may be down, or refuse what it is sent.
+func (e *examination) failing(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	targets, err := e.Database.Failing(ctx, mostNamed)
+	if err != nil {
+		e.say("deliveries", Warn, askRights, "%v", err)
+		return
+	}
+	if len(targets) == 0 {
+		e.say("deliveries", OK, "", "no destination of pending messages fails")
+		return
+	}
+	for _, t := range targets {
+		how := "do not go out"
+		if t.FailingSince != nil {
+			how += ", it fails since " + stamp(*t.FailingSince)
+		}
+		if t.Open {
+			how += ", its breaker is open"
+		}
+		e.say("deliveries", Warn, "mend what the text names; outflow status shows each destination", "%s: %d pending %s: %s",
+			outflow.DisplayDestination(t.Target), t.Messages, how, t.LastError)
+	}
+	if more := targets[0].All - len(targets); more > 0 {
+		e.say("deliveries", Warn, "outflow status shows them all", "%d more queues, topics or hosts whose messages do not go out", more)
+	}
+}
+
+// callbacks says whether producers can be told.
+func (e *examination) callbacks(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	n, lastError, err := e.Database.FailingCallbacks(ctx)
+	switch {
+	case err != nil:
+		e.say("callbacks", Warn, askRights, "%v", err)
+	case n > 0:
+		e.say("callbacks", Warn, "mend what the text names; outflow list -callback due shows them", "%d callbacks are due and were tried in vain, such as: %s", n, lastError)
+	default:
+		e.say("callbacks", OK, "", "none was tried in vain")
+	}
+}
+
+// lacksRight reports whether the database refused for want of a right: SQLSTATE 42501,
+// https://www.postgresql.org/docs/current/errcodes-appendix.html.
+func lacksRight(err error) bool {
+	var coded interface{ SQLState() string }
+	return errors.As(err, &coded) && coded.SQLState() == "42501"
 }
 
 // identity is what tasks carry. A database that no daemon has worked on may have none.

@@ -131,6 +131,8 @@ func (e *examination) schedule(ctx context.Context) {
 		e.say("schedule", Warn, "restart a daemon with the OUTFLOW_TASK_QUEUE that is to be", "%s runs on task queue %s, not %s", name, found.TaskQueue, e.TaskQueue)
 	case found.Paused:
 		e.say("schedule", Warn, "temporal schedule toggle --unpause --schedule-id "+quote(name), "%s is paused (%s): nothing is purged", name, found.Note)
+	case e.id == uuid.Nil:
+		e.say("schedule", Skipped, "", "%s is there; this database's ID is not known, so nobody can tell whether it maintains this one", name)
 	default:
 		e.say("schedule", OK, "", "%s maintains the table", name)
 	}

@@ -38,6 +38,10 @@ type healthy struct {
 	stalledErr   error
 	dead         []outboxdb.PhaseCount
 	deadErr      error
+	failing      []outboxdb.FailingTarget
+	failingErr   error
+	told         int // callbacks that were tried in vain
+	toldErr      error
 	deaf         bool
 	standby      error
 	types        map[string]enums.IndexedValueType
@@ -75,7 +79,13 @@ func (h *healthy) Stalled(_ context.Context, _ string, database uuid.UUID, _ out
 	return h.stalled, "mend it", h.stalledErr
 }
 func (h *healthy) Dead(context.Context) ([]outboxdb.PhaseCount, error) { return h.dead, h.deadErr }
-func (h *healthy) Hears(context.Context) (bool, error)                 { return !h.deaf, h.standby }
+func (h *healthy) Failing(context.Context, int) ([]outboxdb.FailingTarget, error) {
+	return h.failing, h.failingErr
+}
+func (h *healthy) FailingCallbacks(context.Context) (int, string, error) {
+	return h.told, "no answer", h.toldErr
+}
+func (h *healthy) Hears(context.Context) (bool, error) { return !h.deaf, h.standby }
 func (h *healthy) SearchAttributes(context.Context) (map[string]enums.IndexedValueType, error) {
 	return h.types, h.refusal
 }
@@ -139,6 +149,8 @@ func TestExamineOfWhatIsWell(t *testing.T) {
 		"ok schedule outbox/maintain maintains the table",
 		"ok runs 1 messages in hand were looked at: none waits for a run that does not go on",
 		"ok destinations sqs://orders is there",
+		"ok deliveries no destination of pending messages fails",
+		"ok callbacks none was tried in vain",
 		"ok notify notifications arrive",
 	}, lines)
 	for _, f := range findings {
@@ -154,7 +166,7 @@ func TestExamineGoesOn(t *testing.T) {
 		"ok temporal localhost:7233, namespace shop answers",
 		"ok attributes OutflowDestination, OutflowType, OutflowState are there",
 		"ok workers task queue outflow-outbox has 1 pollers of workflow tasks, 2 of activities",
-		"ok schedule outbox/maintain maintains the table",
+		"skip schedule outbox/maintain is there; this database's ID is not known, so nobody can tell whether it maintains this one",
 		"skip destinations the table could not be read",
 		"warn notify connection refused",
 	}, lines)
@@ -165,6 +177,8 @@ func TestExamineGoesOn(t *testing.T) {
 		"fail rights connection refused",
 		"fail temporal localhost:7233, namespace shop: connection refused",
 		"ok destinations sqs://orders is there",
+		"ok deliveries no destination of pending messages fails",
+		"ok callbacks none was tried in vain",
 		"ok notify notifications arrive",
 	}, lines)
 }
@@ -177,6 +191,7 @@ func TestExamine(t *testing.T) {
 		listenOn  = "have programs that wait (outboxdb.NewWaiter) listen on a connection past the transaction pooler: outboxdb.ListenOn"
 		identity  = "check the identity's rights in the namespace, and ask again"
 		settle    = "give the daemons what the text names, and this command the same settings"
+		seeStatus = "mend what the text names; outflow status shows each destination"
 		noStandby = "check DATABASE_URL, and that the server is no standby"
 	)
 	for name, c := range map[string]struct {
@@ -190,7 +205,7 @@ func TestExamine(t *testing.T) {
 		"no database setting": {func(_ *healthy, p *Patient) { p.Database, p.DatabaseErr = nil, errors.New("DATABASE_URL: wants") },
 			"fail database DATABASE_URL: wants", "set DATABASE_URL to the application's database"},
 		"the database does not answer": {func(h *healthy, _ *Patient) { h.silent = errAway },
-			"fail database connection refused", "check DATABASE_URL, the server, and its rights"},
+			"fail database connection refused", "check DATABASE_URL and the server"},
 		"a migration is missing": {func(h *healthy, _ *Patient) { h.migrations[0].AppliedAt = time.Time{} },
 			"fail schema not applied by outflow: 0001_destinations", "outflow migrate up (or run the missing files with the tool that runs yours)"},
 		"the role sees nothing": {func(h *healthy, _ *Patient) { h.healthErr = errAway }, "fail rights connection refused", ask},
@@ -271,7 +286,8 @@ func TestExamine(t *testing.T) {
 		"another database's schedule": {func(h *healthy, _ *Patient) { h.schedule.Database = uuid.Max },
 			"fail schedule outbox/maintain maintains database " + uuid.Max.String() + ", and this is database " + theID.String(),
 			"give each database an OUTFLOW_OUTBOX of its own; after a database was made anew, restart the daemons"},
-		"a database without an ID yet": {func(h *healthy, _ *Patient) { h.id = uuid.Nil }, "ok schedule outbox/maintain maintains the table", ""},
+		"a database without an ID yet": {func(h *healthy, _ *Patient) { h.id = uuid.Nil },
+			"skip schedule outbox/maintain is there; this database's ID is not known, so nobody can tell whether it maintains this one", ""},
 		"a run that does not go on": {func(h *healthy, _ *Patient) { h.stalled = "it waits on task queue old" },
 			"fail runs 1 of 1 messages looked at, such as " + theID.String() + ", wait for their run: it waits on task queue old", "mend it"},
 		"runs can't be seen":    {func(h *healthy, _ *Patient) { h.stalledErr = errAway }, "warn runs could not be looked at: connection refused", identity},
@@ -288,7 +304,18 @@ func TestExamine(t *testing.T) {
 		"the dead can't be counted":    {func(h *healthy, _ *Patient) { h.deadErr = errAway }, "warn dead connection refused", ask},
 		"a pooler drops notifications": {func(h *healthy, _ *Patient) { h.deaf = true }, "warn notify do not arrive", listenOn},
 		"nobody may listen":            {func(h *healthy, _ *Patient) { h.standby = errAway }, "warn notify connection refused", noStandby},
-		"nothing pending":              {func(h *healthy, _ *Patient) { h.targets = nil }, "ok destinations no message is pending", ""},
+		"a host that takes nothing": {func(h *healthy, _ *Patient) {
+			since := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
+			h.failing = []outboxdb.FailingTarget{{Target: "https://shop.example", Messages: 6, FailingSince: &since, Open: true, LastError: "HTTP status 503", All: 1}}
+		}, "warn deliveries https://shop.example: 6 pending do not go out, it fails since 2026-01-31T08:00:00Z, its breaker is open: HTTP status 503", seeStatus},
+		"messages that alone fail": {func(h *healthy, _ *Patient) {
+			h.failing = []outboxdb.FailingTarget{{Target: "sqs://orders", Messages: 6, LastError: "too large today", All: 1}}
+		}, "warn deliveries sqs://orders: 6 pending do not go out: too large today", seeStatus},
+		"what fails can't be listed": {func(h *healthy, _ *Patient) { h.failingErr = errAway }, "warn deliveries connection refused", ask},
+		"callbacks tried in vain": {func(h *healthy, _ *Patient) { h.told = 3 }, "warn callbacks 3 callbacks are due and were tried in vain, such as: no answer",
+			"mend what the text names; outflow list -callback due shows them"},
+		"callbacks can't be counted": {func(h *healthy, _ *Patient) { h.toldErr = errAway }, "warn callbacks connection refused", ask},
+		"nothing pending":            {func(h *healthy, _ *Patient) { h.targets = nil }, "ok destinations no message is pending", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			findings, lines := examined(t, c.spoil)
@@ -324,6 +351,31 @@ func TestExamineOfManyDead(t *testing.T) {
 	assert.Len(t, lines, 11)
 	assert.Equal(t, "warn dead sqs://q99: 100 dead, such as: gone", lines[0])
 	assert.Equal(t, "warn dead 4095 more dead for 90 destinations", lines[10])
+}
+
+// Nor are hundreds that fail.
+func TestExamineOfManyThatFail(t *testing.T) {
+	_, lines := examined(t, func(h *healthy, _ *Patient) {
+		h.failing = []outboxdb.FailingTarget{{Target: "sqs://a", Messages: 2, LastError: "gone", All: 700}}
+	})
+	lines = slices.DeleteFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "warn deliveries ") })
+	assert.Equal(t, []string{"warn deliveries sqs://a: 2 pending do not go out: gone",
+		"warn deliveries 699 more queues, topics or hosts whose messages do not go out"}, lines)
+}
+
+// refusedRight is what a driver's error says of itself.
+type refusedRight struct{ error }
+
+func (refusedRight) SQLState() string { return "42501" }
+
+// Who lacks a right is told how to get it, as with any other command.
+func TestExamineWithoutRights(t *testing.T) {
+	for remedy, err := range map[string]error{
+		askRights: fmt.Errorf("reading: %w", refusedRight{errors.New("permission denied")}), "check DATABASE_URL and the server": errAway,
+	} {
+		findings, _ := examined(t, func(h *healthy, _ *Patient) { h.silent = err })
+		assert.Equal(t, Finding{Check: "database", Level: Fail, Text: err.Error(), Remedy: remedy}, findings[0])
+	}
 }
 
 // cutTwice cuts level, check and text.

@@ -39,6 +39,8 @@ const (
 	StatementResend          = resendMessages
 	StatementStatusNewest    = statusNewest
 	StatementDismiss         = dismissMessages
+	StatementFailing         = failingTargets
+	StatementFailingCallback = failingCallbacks
 	StatementBeginCallback   = beginCallback
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks
@@ -67,7 +69,7 @@ var Statements = []string{
 	purge, move, purgeByHand, moveByHand, purgeAudit, purgeDestinations,
 	beginCallback, noteCallback, takeCallbacks, listenEnded, keepWaiter, dropWaiter, transactionsUnderWay, outcomes,
 	retryMessages, redirectMessages, rescheduleMessages, requestCancel, endCancelled, releaseMessages, resendMessages, retryCallbacks,
-	noteSent, noteTold, showMessage, messagePayload, auditOf, statusPending, statusDead, statusNewest, troubledDestinations,
+	noteSent, noteTold, showMessage, messagePayload, auditOf, statusPending, statusDead, statusNewest, troubledDestinations, failingTargets, failingCallbacks,
 	pendingTargets, health, setCallbackRule, unsetCallbackRule, callbackRules, missingRoles,
 }
 

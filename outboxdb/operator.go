@@ -50,8 +50,8 @@ type Standing struct {
 	CallbackAttempts int           `db:"callback_attempts" json:"callbackAttempts,omitempty"`
 	CallbackError    *string       `db:"callback_error" json:"callbackError,omitempty"`
 	State            outflow.State `db:"state" json:"state"`
-	// Phase is the state; for a pending message due, delayed, leased or retrying, for
-	// a dead one that an operator let go dismissed.
+	// Phase is the state; for a pending message due, delayed, leased, waiting or
+	// retrying, for a dead one that an operator let go dismissed.
 	Phase           string     `db:"phase" json:"phase"`
 	Generation      int        `db:"generation" json:"generation"`
 	Claims          int        `db:"claims" json:"claims"`

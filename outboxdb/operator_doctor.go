@@ -3,6 +3,7 @@ package outboxdb
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -81,4 +82,69 @@ func (o *Operator) InHand(ctx context.Context, limit int) ([]outflow.Ref, error)
 		out = append(out, outflow.Ref{ID: r.ID, Generation: r.Generation})
 	}
 	return out, nil
+}
+
+// FailingTarget is a target (a queue, a topic, an exchange, or a webhook's scheme and host
+// with its port) whose messages do not go out.
+type FailingTarget struct {
+	Target string `db:"target"`
+	// Messages are the pending ones of its destinations that fail.
+	Messages int `db:"messages"`
+	// FailingSince is nil where no breaker has counted a failure: a message alone fails,
+	// or the daemons' settings keep it from being sent.
+	FailingSince *time.Time `db:"failing_since"`
+	// Open says that a breaker is open.
+	Open bool `db:"open"`
+	// LastError is one of those of its breakers, else of its messages.
+	LastError string `db:"last_error"`
+	// All is how many such targets there are.
+	All int `db:"all_targets"`
+}
+
+// failingTargets reads every pending row, and of each of their destinations the breakers
+// that it meets.
+const failingTargets = `
+SELECT f.*, count(*) OVER () AS all_targets
+  FROM (SELECT ` + targetOf + ` AS target, sum(m.messages)::bigint AS messages, min(b.failing_since) AS failing_since,
+               bool_or(b.open) AS open, coalesce(max(b.last_error), max(m.last_error), '') AS last_error
+          FROM (SELECT p.destination, count(*) AS messages, max(p.last_error) FILTER (WHERE p.phase IN ('waiting', 'retrying')) AS last_error
+                  FROM (SELECT m.destination, m.last_error, ` + phase + ` AS phase FROM ` + pendingRows + ` AS m) AS p
+                 GROUP BY 1) AS m
+         CROSS JOIN LATERAL (
+               SELECT count(*) > 0 AS fails, min(h.failing_since) AS failing_since,
+                      coalesce(bool_or(h.open_until IS NOT NULL), false) AS open, max(h.last_error) AS last_error
+                 FROM outbox.destinations AS h
+                WHERE (h.failing_since IS NOT NULL OR h.open_until IS NOT NULL) AND ` + breakersOf + `) AS b
+         WHERE b.fails OR m.last_error IS NOT NULL
+         GROUP BY 1) AS f
+ ORDER BY f.messages DESC, f.target
+ LIMIT $1`
+
+// Failing returns the targets whose pending messages do not go out: at most limit, those
+// with the most messages first. It reads every pending row.
+func (o *Operator) Failing(ctx context.Context, limit int) ([]FailingTarget, error) {
+	rows, err := o.pool.Query(ctx, failingTargets, limit)
+	if err != nil {
+		return nil, fmt.Errorf("looking for destinations that fail: %w", err)
+	}
+	targets, err := pgx.CollectRows(rows, pgx.RowToStructByName[FailingTarget])
+	if err != nil {
+		return nil, fmt.Errorf("looking for destinations that fail: %w", err)
+	}
+	return targets, nil
+}
+
+// failingCallbacks reads every due callback along its index.
+const failingCallbacks = `
+SELECT count(*), coalesce(max(m.callback_error), '')
+  FROM outbox.messages AS m
+ WHERE m.callback_state = 'due' AND m.callback_error IS NOT NULL`
+
+// FailingCallbacks counts the callbacks that are still due after attempts that failed;
+// lastError is one of theirs.
+func (o *Operator) FailingCallbacks(ctx context.Context) (callbacks int, lastError string, err error) {
+	if err := o.pool.QueryRow(ctx, failingCallbacks).Scan(&callbacks, &lastError); err != nil {
+		return 0, "", fmt.Errorf("counting callbacks: %w", err)
+	}
+	return callbacks, lastError, nil
 }

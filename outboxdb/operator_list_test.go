@@ -2,8 +2,10 @@ package outboxdb_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -199,6 +201,38 @@ func TestOperatorStatus(t *testing.T) {
 	}, targets)
 }
 
+// Messages that wait without a run are told from those that are being delivered, and it
+// is said why.
+func TestStatusOfWhatWaits(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	o, store := outboxdb.NewOperator(pool), outboxdb.New(pool)
+	putBack := enqueue(t, pool, messages("sqs://a", 2)...)
+	claim(t, store, request())
+	_, err := store.PutBack(t.Context(), ref(putBack[0]), "500")
+	require.NoError(t, err)
+	held := enqueue(t, pool, message("https://shop.example/in"))[0]
+	refusing := request()
+	refusing.Refuse = func(d string) error {
+		if !strings.HasPrefix(d, "https:") {
+			return nil
+		}
+		return errors.New("the host is not allowed")
+	}
+	require.Empty(t, claim(t, store, refusing).Messages)
+
+	counts, _, err := o.Status(t.Context(), 10)
+	require.NoError(t, err)
+	got := map[string]string{}
+	for _, c := range counts {
+		got[c.Destination+" "+c.Phase] = fmt.Sprint(c.Messages, " ", c.LastError)
+	}
+	assert.Equal(t, map[string]string{"sqs://a leased": "1 ", "sqs://a waiting": "1 500", "https://shop.example/in waiting": "1 the host is not allowed"}, got)
+	s, err := o.Show(t.Context(), held)
+	require.NoError(t, err)
+	assert.Equal(t, "waiting", s.Phase)
+}
+
 // An act finds its messages by primary key, whatever the planner knows; a purge
 // takes the oldest along its index.
 func TestOperatorPlans(t *testing.T) {
@@ -231,6 +265,7 @@ func TestOperatorPlans(t *testing.T) {
 			"resend":     {outboxdb.StatementResend, []any{ids, "ada", "", newIDs}},
 			"purge":      {outboxdb.StatementPurgeByHand, []any{"delivered", "1 hour", "0001-01-01Z", 20, "ada", ""}},
 			"move":       {outboxdb.StatementMoveByHand, []any{"delivered", "1 hour", "0001-01-01Z", 20, "ada", ""}},
+			"callbacks":  {outboxdb.StatementFailingCallback, nil},
 			"status":     {outboxdb.StatementStatusNewest, []any{"delivered", 100}},
 		} {
 			if name == "status" && statistics == "none" {

@@ -12,10 +12,15 @@ package outboxdb
 const untouched = `
 	(m.finished_at IS NULL AND NOT m.started AND m.generation = 1)`
 
+// waits tells of a leased row that it was put back or held back: no claim counts, and it
+// says why.
+const waits = `(m.claims = 0 AND m.last_error IS NOT NULL)`
+
 // phase says in one word how a row stands. Every message has exactly one.
 const phase = `
 	CASE WHEN m.dismissed_at IS NOT NULL THEN 'dismissed' WHEN m.finished_at IS NOT NULL THEN m.state WHEN m.retrying THEN 'retrying'
-	     WHEN m.available_at <= now() THEN 'due' WHEN m.due_at > now() THEN 'delayed' ELSE 'leased' END`
+	     WHEN m.available_at <= now() THEN 'due' WHEN m.due_at > now() THEN 'delayed'
+	     WHEN ` + waits + ` THEN 'waiting' ELSE 'leased' END`
 
 // standingColumns are a row without its payload. The lengths in the table's
 // header are enough for payload_bytes.
@@ -190,7 +195,7 @@ const pendingRows = `
 const statusPending = `
 SELECT m.destination, ` + phase + ` AS phase, count(*) AS messages, false AS at_least,
        coalesce(extract(epoch FROM max(now() - m.due_at) FILTER (WHERE m.due_at <= now())), 0)::float8 AS oldest_seconds,
-       coalesce(max(m.last_error) FILTER (WHERE m.retrying), '') AS last_error
+       coalesce(max(m.last_error) FILTER (WHERE ` + phase + ` IN ('waiting', 'retrying')), '') AS last_error
   FROM ` + pendingRows + ` AS m
  GROUP BY 1, 2`
 

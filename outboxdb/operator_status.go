@@ -14,8 +14,8 @@ import (
 // PhaseCount counts the messages of one destination in one phase.
 type PhaseCount struct {
 	Destination string `db:"destination" json:"destination"`
-	// Phase is due, delayed, leased or retrying for pending messages, dismissed for
-	// dead ones that an operator let go, else the final state.
+	// Phase is due, delayed, leased, waiting or retrying for pending messages, dismissed
+	// for dead ones that an operator let go, else the final state.
 	Phase    string `db:"phase" json:"phase"`
 	Messages int    `db:"messages" json:"messages"`
 	// AtLeast says that there are more: counting stopped at its bound.
@@ -23,7 +23,7 @@ type PhaseCount struct {
 	// OldestSeconds is how long the oldest has been due (pending) or dead; zero
 	// where it is not due, and for the other final states.
 	OldestSeconds float64 `db:"oldest_seconds" json:"oldestSeconds,omitempty"`
-	// LastError is one of those of retrying and dead messages.
+	// LastError is one of those of waiting, retrying and dead messages.
 	LastError string `db:"last_error" json:"lastError,omitempty"`
 }
 

@@ -49,10 +49,14 @@ func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...a
 	require.NoError(t, err)
 	defer conn.Release()
 	var out []byte
+	values := ""
+	if len(args) > 0 {
+		values = " (" + literal(args...) + ")"
+	}
 	for _, sql := range []string{
 		`SELECT outbox.tell_waiters('{}'), outbox.outcomes('{}')`,
 		`PREPARE looked_at AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
-		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE looked_at (` + literal(args...) + `)`, `ROLLBACK`, `DEALLOCATE looked_at`,
+		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE looked_at` + values, `ROLLBACK`, `DEALLOCATE looked_at`,
 	} {
 		results, err := conn.Conn().PgConn().Exec(t.Context(), sql).ReadAll()
 		require.NoError(t, err, sql)

@@ -374,7 +374,7 @@ SELECT c.destination, CASE WHEN b.open THEN 0 ELSE c.due END AS due, c.delayed, 
                count(*) FILTER (WHERE m.available_at > now() AND NOT m.retrying AND m.due_at <= now() AND NOT m.waits) AS leased,
                count(*) FILTER (WHERE m.available_at > now() AND NOT m.retrying AND m.due_at <= now() AND m.waits)     AS waiting,
                max(m.last_error) FILTER (WHERE m.retrying OR m.waits)                                AS last_error
-          FROM (SELECT p.*, p.claims = 0 AND p.last_error IS NOT NULL AS waits FROM ` + pendingRows + ` AS p) AS m
+          FROM (SELECT m.*, ` + waits + ` AS waits FROM ` + pendingRows + ` AS m) AS m
          GROUP BY m.destination) AS c
  CROSS JOIN LATERAL (
        SELECT count(*) > 0 AS open, max(h.last_error) AS last_error

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
@@ -106,7 +107,12 @@ func (s *Store) Ping(ctx context.Context) error {
 		return fmt.Errorf("checking the database: %w", err)
 	}
 	var ready bool
-	if err := s.pool.QueryRow(ctx, schemaReady).Scan(&ready); err != nil {
+	err := s.pool.QueryRow(ctx, schemaReady).Scan(&ready)
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.Code == "42501": // insufficient_privilege
+		return fmt.Errorf("checking the outbox schema: %w: \"outflow grants -dispatcher ROLE\" prints the rights that it needs", err)
+	case err != nil:
 		return fmt.Errorf("checking the outbox schema: %w", err)
 	}
 	if !ready {

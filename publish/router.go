@@ -79,7 +79,7 @@ func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageI
 	p := r.publishers[scheme]
 	if p == nil {
 		return "", outflow.Permanent(fmt.Errorf(
-			"publishing to %s: no publisher for %s:// is configured here (there is %s); add one, or redirect the message",
+			"publishing to %s: no publisher for %s:// is configured here (there is %s); redirect the message, or deliver it with a program of your own that has one",
 			shown, scheme, r.known()))
 	}
 	defer func() {

@@ -56,7 +56,7 @@ func TestRouterRefusesForGood(t *testing.T) {
 	}{
 		"unparsable":     {publish.NewRouter(), "orders", []string{"no scheme", "redirect"}},
 		"unknown scheme": {publish.NewRouter(plain{scheme: "sqs"}), "ftp://orders", []string{`unknown scheme "ftp"`, "redirect"}},
-		"no publisher":   {publish.NewRouter(plain{scheme: "sqs"}), "sns://news", []string{"sns://news", "there is sqs", "redirect"}},
+		"no publisher":   {publish.NewRouter(plain{scheme: "sqs"}), "sns://news", []string{"sns://news", "there is sqs", "redirect", "or deliver it with a program of your own that has one"}},
 		"no https":       {publish.NewRouter(plain{scheme: "sqs"}), "https://shop.example/", []string{"no publisher for https://", "there is sqs", "redirect"}},
 		"plain http":     {publish.NewRouter(plain{scheme: "sqs"}), "http://localhost/", []string{"http://localhost/: no publisher for https://", "there is sqs", "redirect"}},
 		"a query":        {publish.NewRouter(), "https://shop.example/in?token=hunter2", []string{"publishing to https://shop.example/in: no publisher"}},

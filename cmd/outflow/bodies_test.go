@@ -61,6 +61,7 @@ func TestShowStatus(t *testing.T) {
 			{Destination: "sqs://a", Phase: "due", Messages: 3, OldestSeconds: 90},
 			{Destination: "sqs://a", Phase: "retrying", Messages: 2, OldestSeconds: 3700, LastError: "throttled"},
 			{Destination: "sqs://b", Phase: "dead", Messages: 1, OldestSeconds: 7, LastError: "no such\nqueue"},
+			{Destination: "sqs://d", Phase: "waiting", Messages: 4, OldestSeconds: 60, LastError: "no AWS region"},
 		},
 		troubled: []outboxdb.Trouble{
 			{Destination: "sqs://a", Failures: 7, FailingSince: &someAt, OpenUntil: ptr(someAt.Add(time.Minute)), Open: true, LastError: "throttled"},
@@ -69,10 +70,11 @@ func TestShowStatus(t *testing.T) {
 	}
 	var out bytes.Buffer
 	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
-	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  RETRYING  OLDEST   DEAD  DISMISSED  EXPIRED  CANCELLED  DELIVERED
-sqs://a      3    0        0       2         1h1m40s  0     0          0        0          0
-sqs://b      0    0        0       0         -        1     0          0        0          9990+
-sqs://c      0    0        0       0         -        0     0          0        0          0
+	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  WAITING  RETRYING  OLDEST   DEAD  DISMISSED  EXPIRED  CANCELLED  DELIVERED
+sqs://a      3    0        0       0        2         1h1m40s  0     0          0        0          0
+sqs://b      0    0        0       0        0         -        1     0          0        0          9990+
+sqs://c      0    0        0       0        0         -        0     0          0        0          0
+sqs://d      0    0        0       4        0         1m0s     0     0          0        0          0
 
 sqs://a: 7 failures since 2026-01-31T08:00:00Z, breaker open until 2026-01-31T08:01:00Z
   throttled
@@ -82,6 +84,9 @@ sqs://b: 1 dead
 
 sqs://c: 1 failures since 2026-01-31T08:00:00Z
   reset
+
+sqs://d: 4 waiting
+  no AWS region
 `, out.String())
 
 	out.Reset()
@@ -92,7 +97,7 @@ sqs://c: 1 failures since 2026-01-31T08:00:00Z
 	}
 	require.NoError(t, json.Unmarshal(out.Bytes(), &document))
 	assert.Equal(t, 10, document.Bound)
-	require.Len(t, document.Destinations, 3)
+	require.Len(t, document.Destinations, 4)
 	assert.Equal(t, 3, document.Destinations[0].Messages["due"].Messages)
 	assert.True(t, document.Destinations[1].Messages["delivered"].AtLeast)
 
@@ -375,8 +380,12 @@ func TestWaitFor(t *testing.T) {
 			})
 		})
 	}
-	f := &fakeMessage{message: standing("due")}
-	err := waitFor(t.Context(), f, f, uuid.New(), time.Minute, false, io.Discard)
+	f := &fakeMessage{message: standing("waiting")}
+	f.message.LastError = ptr("the host is\nnot allowed")
+	err := waitFor(t.Context(), f, f, someID, 0, false, io.Discard)
+	assert.EqualError(t, err, "message "+someID.String()+": still pending (waiting): the host is not allowed")
+	f = &fakeMessage{message: standing("due")}
+	err = waitFor(t.Context(), f, f, uuid.New(), time.Minute, false, io.Discard)
 	assert.Equal(t, 3, code(err))
 	f.waitErr = errors.New("permission denied")
 	err = waitFor(t.Context(), f, f, someID, time.Minute, false, io.Discard)

@@ -68,7 +68,7 @@ func TestDismissOnARealTable(t *testing.T) {
 	assert.Contains(t, out, "no dead message waits for somebody")
 	assert.NotContains(t, out, "warn  dead")
 	out, _ = outflowRun("status")
-	assert.Regexp(t, `(?m)^sqs://q1 +0 +0 +0 +0 +- +0 +75 +0 +0 +0$`, out)
+	assert.Regexp(t, `(?m)^sqs://q1 +0 +0 +0 +0 +0 +- +0 +75 +0 +0 +0$`, out)
 
 	out, exit = outflowRun("dismiss -undo -why mistaken " + id.String())
 	assert.Zero(t, exit)

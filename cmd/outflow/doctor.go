@@ -29,9 +29,12 @@ It checks the database, its schema, this role's rights, the clocks, old snapshot
 messages, notifications, Temporal, its namespace, search attributes and workers, the
 schedule that maintains the table, runs that do not take their messages, and where
 pending messages go: whether queues are there, and webhooks' hosts are allowed by the
-OUTFLOW_WEBHOOK_… settings, which are to be those of the daemons. It changes nothing
-and sends no message. Each check is ok, warn, fail, or skip where it can't be done from
-here.
+OUTFLOW_WEBHOOK_… settings, which are to be those of the daemons. Deliveries and
+callbacks that were tried in vain, or are not tried for want of a setting, are shown with
+an error of theirs. It changes nothing and sends no message. Each check is ok, warn, fail,
+or skip where it can't be done from here.
+
+The database is asked as an operator's role (outflow grants -operator).
 
 Flags:
   -json  a finding a line

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,7 +72,7 @@ func TestDoctor(t *testing.T) {
 	levels, of, err := look()
 	require.NoError(t, err, "%v", of)
 	assert.Equal(t, []string{
-		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "warn schedule", "ok runs", "ok destinations", "ok notify",
+		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "warn schedule", "ok runs", "ok destinations", "ok deliveries", "ok callbacks", "ok notify",
 	}, levels, "%v", of)
 	assert.Equal(t, "sqs://orders is there", of["destinations"].Text)
 	assert.Equal(t, f.settings["TEMPORAL_ADDRESS"]+", namespace "+f.name+" answers", of["temporal"].Text)
@@ -84,6 +86,28 @@ func TestDoctor(t *testing.T) {
 	assert.Contains(t, of["schema"].Text, "not applied by outflow: 0001_destinations, ")
 	assert.Equal(t, "outflow migrate up (or run the missing files with the tool that runs yours)", of["schema"].Remedy)
 	assert.Equal(t, "the table could not be read", of["destinations"].Text)
+}
+
+// A producer's role, which may not read the tables, is told what an operator's role needs.
+func TestDoctorAsAProducer(t *testing.T) {
+	pool := teststack.New(t)
+	role := "producer_of_" + pool.Config().ConnConfig.Database
+	_, err := pool.Exec(t.Context(), `CREATE ROLE `+role)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := pool.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role)
+		require.NoError(t, err)
+	})
+	_, err = call(pool.Config().ConnString(), "grants", "-producer", role, "-apply")
+	require.NoError(t, err)
+	as, err := url.Parse(pool.Config().ConnString())
+	require.NoError(t, err)
+	query := as.Query()
+	query.Set("role", role)
+	as.RawQuery = query.Encode()
+	out, _, err := with(t, map[string]string{"DATABASE_URL": as.String(), "TEMPORAL_ADDRESS": "127.0.0.1:1"}, "", "doctor")
+	require.Error(t, err)
+	assert.Regexp(t, `fail +database +.*permission denied.*\n +→ outflow grants -operator ROLE prints the rights that it needs\n`, out)
 }
 
 // Many webhooks hide no queue. What these settings would not send to is a finding, and

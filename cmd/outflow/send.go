@@ -42,8 +42,9 @@ Flags:
   -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)
   -json          {"id": …} instead of the bare ID
 
-Needs the database alone. Exit codes: 0 enqueued, 1 failure, 2 a mistake on the command
-line or in the message, 3 a message with this ID exists.
+Needs the database alone, as an operator's role (outflow grants -operator): the audit
+notes who sent it. Exit codes: 0 enqueued, 1 failure, 2 a mistake on the command line or
+in the message, 3 a message with this ID exists.
 `
 
 func send(ctx context.Context, t tools, args []string) error {

@@ -175,6 +175,8 @@ func (s shown) write(out io.Writer, onScreen bool) error {
 	switch {
 	case m.FinishedAt != nil:
 		line("ended", "%s", stamp(*m.FinishedAt))
+	case m.Phase == "waiting":
+		line("waits until", "%s", stamp(m.AvailableAt))
 	case m.Phase == "leased" || m.Phase == "retrying":
 		line("leased until", "%s", stamp(m.AvailableAt))
 	}

@@ -27,10 +27,12 @@ Flags:
           count, each (default 10000); a + says that there are more
 
 Due messages wait for a starter, delayed ones for their time, leased ones are being
-delivered, retrying ones wait for or are in a durable attempt. These and dead ones
-are counted exactly, which reads each of them. OLDEST is how long the oldest
-pending one has been due. DISMISSED are dead messages that "outflow dismiss" let go.
-A destination that fails is shown below while messages wait for it.
+delivered. Waiting ones have no run: their destination took nothing, or the starter's
+settings keep them from being sent. Retrying ones wait for or are in a durable attempt.
+All these and dead ones are counted exactly, which reads each of them. OLDEST is how
+long the oldest pending one has been due. DISMISSED are dead messages that "outflow
+dismiss" let go. A destination that fails, or whose messages wait, is shown below with
+its last error.
 Needs the database alone. Exit codes: 0 shown, 1 failure, 2 a mistake on the command line.
 `
 
@@ -108,10 +110,10 @@ func showStatus(ctx context.Context, store statusStore, bound int, asJSON bool, 
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DESTINATION\tDUE\tDELAYED\tLEASED\tRETRYING\tOLDEST\tDEAD\tDISMISSED\tEXPIRED\tCANCELLED\tDELIVERED")
+	fmt.Fprintln(table, "DESTINATION\tDUE\tDELAYED\tLEASED\tWAITING\tRETRYING\tOLDEST\tDEAD\tDISMISSED\tEXPIRED\tCANCELLED\tDELIVERED")
 	for _, d := range all {
 		fmt.Fprint(table, d.Destination)
-		for _, phase := range []string{"due", "delayed", "leased", "retrying", "", "dead", "dismissed", "expired", "cancelled", "delivered"} {
+		for _, phase := range []string{"due", "delayed", "leased", "waiting", "retrying", "", "dead", "dismissed", "expired", "cancelled", "delivered"} {
 			if phase == "" {
 				fmt.Fprint(table, "\t", d.oldest())
 				continue
@@ -164,7 +166,7 @@ func number(c outboxdb.PhaseCount) string {
 
 func (d destinationStatus) oldest() string {
 	seconds := 0.0
-	for _, phase := range []string{"due", "leased", "retrying"} {
+	for _, phase := range []string{"due", "leased", "waiting", "retrying"} {
 		seconds = max(seconds, d.Messages[phase].OldestSeconds)
 	}
 	if seconds == 0 {
@@ -200,7 +202,7 @@ func (d destinationStatus) writeTrouble(out io.Writer) {
 		fmt.Fprintf(out, "\n  %s\n", short(b.LastError, 300))
 		return
 	}
-	for _, phase := range []string{"retrying", "dead"} {
+	for _, phase := range []string{"waiting", "retrying", "dead"} {
 		if c := d.Messages[phase]; c.LastError != "" {
 			fmt.Fprintf(out, "\n%s: %s %s\n  %s\n", d.Destination, number(c), phase, short(c.LastError, 300))
 		}

@@ -26,8 +26,9 @@ Flags:
   -timeout  how long to wait (default 30s); 0 for one look
   -json     the message as it stands then, as outflow list prints it
 
-Needs the database alone. Exit codes: 0 delivered, 1 failure, 2 a mistake on the command
-line, 3 dead, expired, cancelled, or there is no such message, 4 pending after -timeout.
+Needs the database alone, as an operator's role (outflow grants -operator). Exit codes:
+0 delivered, 1 failure, 2 a mistake on the command line, 3 dead, expired, cancelled, or
+there is no such message, 4 pending after -timeout, with the last error if there is one.
 `
 
 func wait(ctx context.Context, t tools, args []string) error {
@@ -110,5 +111,9 @@ func waited(m outboxdb.Standing, asJSON bool, out io.Writer) error {
 		reason := strings.TrimPrefix(text(m.LastError), string(m.State)+": ") // its run may say it, too
 		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: %s: %s", m.ID, m.State, short(reason, 300))}
 	}
-	return program.ExitError{Code: exitUndecided, Err: fmt.Errorf("message %s: still pending (%s)", m.ID, m.Phase)}
+	pending := fmt.Errorf("message %s: still pending (%s)", m.ID, m.Phase)
+	if m.LastError != nil {
+		pending = fmt.Errorf("%w: %s", pending, short(*m.LastError, 300))
+	}
+	return program.ExitError{Code: exitUndecided, Err: pending}
 }
