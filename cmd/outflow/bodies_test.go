@@ -667,3 +667,10 @@ func TestCommandsWithTheDatabaseAlone(t *testing.T) {
 	assert.Equal(t, 1, exit)
 	assert.Contains(t, out, "fail  temporal")
 }
+
+// A host and its new paths have a breaker each, and are told apart.
+func TestBreakerNames(t *testing.T) {
+	assert.Equal(t, "https://shop.example (new paths)", breakerName("https://shop.example#new"))
+	assert.Equal(t, "https://shop.example", breakerName("https://shop.example"))
+	assert.Equal(t, "https://shop.example/in", breakerName("https://shop.example/in?token=hunter2"))
+}

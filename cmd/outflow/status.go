@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -135,7 +136,7 @@ func byDestination(counts []outboxdb.PhaseCount, troubled []outboxdb.Trouble) []
 	all := map[string]*destinationStatus{}
 	at := func(destination string) *destinationStatus {
 		if all[destination] == nil {
-			all[destination] = &destinationStatus{Destination: outflow.DisplayDestination(destination), Messages: map[string]outboxdb.PhaseCount{}}
+			all[destination] = &destinationStatus{Destination: breakerName(destination), Messages: map[string]outboxdb.PhaseCount{}}
 		}
 		return all[destination]
 	}
@@ -155,6 +156,14 @@ func byDestination(counts []outboxdb.PhaseCount, troubled []outboxdb.Trouble) []
 	}
 	slices.SortFunc(sorted, func(a, b destinationStatus) int { return cmp.Compare(a.Destination, b.Destination) })
 	return sorted
+}
+
+// breakerName shows a destination, or the breaker of a host's new paths.
+func breakerName(destination string) string {
+	if host, ok := strings.CutSuffix(destination, "#new"); ok {
+		return outflow.DisplayDestination(host) + " (new paths)"
+	}
+	return outflow.DisplayDestination(destination)
 }
 
 func number(c outboxdb.PhaseCount) string {
