@@ -50,7 +50,7 @@ type problem struct {
 
 // newHandler answers POST /users, at once, or with ?wait=1 when the e-mail is in its
 // queue. The sign-up is committed by then: whatever the wait comes to, it is a 201.
-func newHandler(pool *pgxpool.Pool, waiter *outboxdb.Waiter, log *slog.Logger) http.Handler {
+func newHandler(pool *pgxpool.Pool, waiter *outboxdb.Waiter, within time.Duration, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
 		name, email, problems := readRequest(w, r)
@@ -70,7 +70,7 @@ func newHandler(pool *pgxpool.Pool, waiter *outboxdb.Waiter, log *slog.Logger) h
 		default:
 			created := answer{User: &u, Messages: messages}
 			if r.URL.Query().Get("wait") == "1" {
-				ctx, cancel := context.WithTimeout(ctx, waitWithin)
+				ctx, cancel := context.WithTimeout(ctx, within)
 				defer cancel()
 				outcome, err := waiter.Wait(ctx, messages[1])
 				if err != nil {

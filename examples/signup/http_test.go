@@ -23,12 +23,17 @@ import (
 // newService returns the service's handler on a database of its own.
 func newService(t *testing.T) (http.Handler, *pgxpool.Pool) {
 	t.Helper()
+	return newServiceThatWaits(t, waitWithin)
+}
+
+func newServiceThatWaits(t *testing.T, within time.Duration) (http.Handler, *pgxpool.Pool) {
+	t.Helper()
 	pool := teststack.New(t)
 	_, err := pool.Exec(t.Context(), createUsers)
 	require.NoError(t, err)
 	waiter := outboxdb.NewWaiter(pool)
 	t.Cleanup(waiter.Close)
-	return newHandler(pool, waiter, slog.New(slog.DiscardHandler)), pool
+	return newHandler(pool, waiter, within, slog.New(slog.DiscardHandler)), pool
 }
 
 func post(t *testing.T, service http.Handler, body string) (int, answer) {
@@ -84,7 +89,7 @@ func TestSignUpWritesOneUserAndTwoMessages(t *testing.T) {
 // Who waits is answered when the e-mail's message has its end, or after a while
 // that it has none yet.
 func TestSignUpWaitsForTheEmail(t *testing.T) {
-	service, pool := newService(t)
+	service, pool := newServiceThatWaits(t, time.Minute)
 	dispatched := make(chan error, 1)
 	go func() {
 		for {
@@ -101,6 +106,7 @@ func TestSignUpWaitsForTheEmail(t *testing.T) {
 	assert.Equal(t, http.StatusCreated, status)
 	assert.Equal(t, outflow.Delivered, a.WelcomeEmail)
 
+	service, _ = newServiceThatWaits(t, 100*time.Millisecond)
 	status, a = postTo(t, service, "/users?wait=1", `{"name": "Bob", "email": "bob@example.com"}`)
 	assert.Equal(t, http.StatusCreated, status, "he is signed up all the same")
 	assert.Equal(t, outflow.Pending, a.WelcomeEmail)

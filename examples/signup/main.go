@@ -112,7 +112,7 @@ func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Write
 	}
 	waiter := outboxdb.NewWaiter(pool)
 	defer waiter.Close()
-	return listenAndServe(ctx, address, newHandler(pool, waiter, log), out)
+	return listenAndServe(ctx, address, newHandler(pool, waiter, waitWithin, log), out)
 }
 
 // consume runs one consumer for each queue.
