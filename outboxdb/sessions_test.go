@@ -424,6 +424,10 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	destinations, err := o.PendingTargets(ctx, 10)
 	require.NoError(t, err)
 	require.NotEmpty(t, destinations)
+	_, err = o.Failing(ctx, 10)
+	require.NoError(t, err)
+	_, _, err = o.FailingCallbacks(ctx)
+	require.NoError(t, err)
 
 	rule := outboxdb.CallbackRule{Destination: "sqs://orders", Type: "a", Callback: "https://example.com/'", WithPayload: true}
 	_, err = o.SetCallbackRule(ctx, rule, by)
