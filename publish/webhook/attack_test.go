@@ -394,6 +394,7 @@ func TestTimeoutEndsASend(t *testing.T) {
 	port := serveHTTP(t, a, func(_ http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body) // only then the server sees that the sender left
 		<-req.Context().Done()
+		panic(http.ErrAbortHandler) // a return would be a 200, which may still be heard
 	})
 	p := publisher(t, a, webhook.Options{Timeout: 400 * time.Millisecond})
 	long, cancel := context.WithTimeout(t.Context(), time.Hour)
