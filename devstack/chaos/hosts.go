@@ -42,6 +42,7 @@ var (
 		case <-time.After(2 * time.Second):
 			w.WriteHeader(http.StatusNoContent)
 		case <-r.Context().Done():
+			panic(http.ErrAbortHandler)
 		}
 	}}
 	failingHost = &badHost{most: toHost / 2, answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }}

@@ -23,7 +23,7 @@ var badReceivers = []struct {
 	path   string
 	answer http.HandlerFunc
 }{
-	{"/hangs", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+	{"/hangs", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done(); panic(http.ErrAbortHandler) }},
 	{"/resets", resetConnection},
 	{"/streams", streamWithoutEnd},
 	{"/fails", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }},

@@ -76,6 +76,7 @@ func TestHostileCallbackReceivers(t *testing.T) {
 		"hangs": func(_ http.ResponseWriter, req *http.Request) {
 			select {
 			case <-req.Context().Done():
+				panic(http.ErrAbortHandler)
 			case <-over:
 			}
 		},

@@ -416,6 +416,7 @@ func TestAReceiverThatAnswersAfterThreeSeconds(t *testing.T) {
 		select {
 		case <-time.After(3 * time.Second):
 		case <-req.Context().Done():
+			panic(http.ErrAbortHandler)
 		}
 	})
 	p := publisher(t, a, webhook.Options{})

@@ -80,6 +80,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		select {
 		case <-time.After(publishtest.SlowBy):
 		case <-req.Context().Done():
+			panic(http.ErrAbortHandler)
 		}
 	}
 	if err := r.verifier.Verify(body, req.Header); err != nil {
