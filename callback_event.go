@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 // CallbackType is the type of the message that a callback is, where it goes to a
@@ -111,7 +113,7 @@ func (e CallbackEvent) MarshalJSON() ([]byte, error) {
 	encoder := json.NewEncoder(&encoded)
 	encoder.SetEscapeHTML(false) // it makes six bytes of one
 	err := encoder.Encode(body)
-	return []byte(VisibleText(strings.TrimSuffix(encoded.String(), "\n"))), err
+	return []byte(text.Visible(strings.TrimSuffix(encoded.String(), "\n"))), err
 }
 
 // UnmarshalJSON reads the body of a callback.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 // documentedCallback is the contract's example, and the page behind it.
@@ -77,7 +78,7 @@ func TestCallbackPayloadsComeBack(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, payload, string(again.Payload), "%s", body)
 		assert.Equal(t, asText, strings.Contains(string(body), `"payload":`), "%s", body)
-		assert.Equal(t, outflow.VisibleText(string(body)), string(body), "nothing that a terminal obeys or hides")
+		assert.Equal(t, text.Visible(string(body)), string(body), "nothing that a terminal obeys or hides")
 		assert.Equal(t, e.PayloadOmitted, again.PayloadOmitted)
 		assert.Equal(t, "text/plain", again.ContentType)
 	}
@@ -86,7 +87,7 @@ func TestCallbackPayloadsComeBack(t *testing.T) {
 // The longest payload fits into an SQS message, whatever its characters are.
 func TestCallbackPayloadsFit(t *testing.T) {
 	for _, worst := range []string{`"`, "\n", "\x7f", "\u009b", "\u00ad", "\u2028", "\U000e0041", "\xff"} {
-		e := outflow.CallbackEvent{MessageID: uuid.New(), State: outflow.Dead, Generation: 1, LastError: strings.Repeat(`"`, outflow.MaxErrorText)}
+		e := outflow.CallbackEvent{MessageID: uuid.New(), State: outflow.Dead, Generation: 1, LastError: strings.Repeat(`"`, text.MaxError)}
 		e.Payload = []byte(strings.Repeat(worst, outflow.MaxCallbackPayload/len(worst)))
 		body, err := e.MarshalJSON()
 		require.NoError(t, err)

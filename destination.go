@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 // The schemes of the destinations that Outflow knows.
@@ -66,7 +68,7 @@ func ParseDestination(s string) (Destination, error) {
 	d, err := parseDestination(s)
 	if err != nil {
 		return Destination{}, fmt.Errorf("wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: %w (got %q)",
-			err, abbreviate(DisplayDestination(s)))
+			err, text.Abbreviate(DisplayDestination(s)))
 	}
 	return d, nil
 }

@@ -42,7 +42,7 @@ var ErrNotFound = errors.New("message not found")
 type Failure struct {
 	Class Class
 	// RetryAfter is how long the destination asked to be left alone; zero
-	// where it named no time. More than LongestRetryAfter counts as that.
+	// where it named no time. More than MaxRetryAfter counts as that.
 	RetryAfter time.Duration
 	// Answered says that the destination itself answered: it is there, and whatever
 	// it said was about this message.
@@ -95,11 +95,11 @@ func WasAnswered(err error) bool {
 	return false
 }
 
-// RetryAfter is the wait that the destination asked for, from 0 to LongestRetryAfter.
+// RetryAfter is the wait that the destination asked for, from 0 to MaxRetryAfter.
 func RetryAfter(err error) time.Duration {
 	var f *Failure
 	if errors.As(err, &f) {
-		return min(max(f.RetryAfter, 0), LongestRetryAfter)
+		return min(max(f.RetryAfter, 0), MaxRetryAfter)
 	}
 	return 0
 }

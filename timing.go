@@ -5,14 +5,14 @@ import "time"
 // The times that publishers, activities and the table share. The other timeouts of
 // a delivery follow from these; they stand in activities/timing.go.
 const (
-	// QuickCall is the longest that a publisher gives one call to a broker, retries
+	// FastPathCallTime is the longest that a publisher gives one call to a broker, retries
 	// included, where its context leaves no time for more: on the fast path, which
 	// gives a whole attempt 4 s.
-	QuickCall = 2500 * time.Millisecond
-	// LongestCall is the longest that a publisher's own timeout can be. The Standard
+	FastPathCallTime = 2500 * time.Millisecond
+	// MaxCallTime is the longest that a publisher's own timeout can be. The Standard
 	// Webhooks specification finds 15 to 30 s enough for a receiver.
-	LongestCall = 30 * time.Second
-	// LongestRetryAfter is the longest time for which a destination is left alone
+	MaxCallTime = 30 * time.Second
+	// MaxRetryAfter is the longest time for which a destination is left alone
 	// because it asked for that; a wish for more counts as this.
-	LongestRetryAfter = time.Hour
+	MaxRetryAfter = time.Hour
 )

@@ -19,6 +19,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/tracing"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // Store is the table as the activities use it; outboxdb.Store is one. Every
@@ -26,14 +27,14 @@ import (
 // the given generation, and return the row as it stands otherwise.
 type Store interface {
 	// What Load, LoadAgain and Renew return may owe its payload, which LoadPayload loads.
-	Load(ctx context.Context, ref outflow.Ref) (outflow.Record, error)
+	Load(ctx context.Context, ref outbox.Ref) (outbox.Record, error)
 	// LoadAgain also counts that a process was lost with the run's task.
-	LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record, error)
-	Renew(ctx context.Context, r outflow.Renewal) (outflow.Record, error)
-	LoadPayload(ctx context.Context, r outflow.Record) ([]byte, error)
-	Finish(ctx context.Context, e outflow.Ending) (outflow.Outcome, error)
+	LoadAgain(ctx context.Context, ref outbox.Ref) (outbox.Record, error)
+	Renew(ctx context.Context, r outbox.Renewal) (outbox.Record, error)
+	LoadPayload(ctx context.Context, r outbox.Record) ([]byte, error)
+	Finish(ctx context.Context, e outbox.Ending) (outflow.Outcome, error)
 	// Yield leaves the row to another run.
-	Yield(ctx context.Context, ref outflow.Ref) error
+	Yield(ctx context.Context, ref outbox.Ref) error
 
 	Destinations
 	Callbacks
@@ -53,7 +54,7 @@ type Destinations interface {
 	// Reached reports whether a message has ever reached the destination.
 	Reached(ctx context.Context, destination string) (bool, error)
 	// PutBack leaves a message to a later claim, without a run meanwhile.
-	PutBack(ctx context.Context, ref outflow.Ref, lastError string) (outflow.Outcome, error)
+	PutBack(ctx context.Context, ref outbox.Ref, lastError string) (outflow.Outcome, error)
 }
 
 // Publisher hands one message to its broker; publish.Router is one. A nil error
@@ -135,13 +136,13 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 		}
 		return PublishResult{}, translate(err, info.Attempt)
 	}
-	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
+	ref := outbox.Ref{ID: in.MessageID, Generation: in.Generation}
 	if !info.IsLocalActivity {
 		return a.publishDurably(ctx, ref, in, info)
 	}
-	look := func(ctx context.Context) (outflow.Record, error) { return a.store.Load(ctx, ref) }
+	look := func(ctx context.Context) (outbox.Record, error) { return a.store.Load(ctx, ref) }
 	if in.Again {
-		look = func(ctx context.Context) (outflow.Record, error) { return a.store.LoadAgain(ctx, ref) }
+		look = func(ctx context.Context) (outbox.Record, error) { return a.store.LoadAgain(ctx, ref) }
 	}
 	result, _, err := a.flights.do(ctx, ref, func(ctx context.Context) (PublishResult, error) {
 		return a.attempt(ctx, try{ref, look, true, in.Again, attemptOf(info)})
@@ -154,8 +155,8 @@ func (a *Activities) Publish(ctx context.Context, in PublishInput) (PublishResul
 
 // try is one attempt to come.
 type try struct {
-	ref  outflow.Ref
-	look func(context.Context) (outflow.Record, error)
+	ref  outbox.Ref
+	look func(context.Context) (outbox.Record, error)
 	// local is the fast path's; lost says that the run's process was lost before.
 	local, lost bool
 	// traced is what its span says of it.
@@ -177,7 +178,7 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 	}
 	var id string
 	var inARow int
-	loadErr, err := a.withPayload(ctx, record, func(record outflow.Record) (err error) {
+	loadErr, err := a.withPayload(ctx, record, func(record outbox.Record) (err error) {
 		id, inARow, err = a.send(ctx, record, t.traced)
 		return err
 	})
@@ -214,7 +215,7 @@ func (e *beforehandError) Unwrap() error { return e.error }
 func (*beforehandError) Is(target error) bool { return target == outflow.ErrNotAttempted }
 
 // withoutSending says what becomes of a message that is not to be sent now.
-func (a *Activities) withoutSending(ctx context.Context, t try, record outflow.Record) (result PublishResult, done bool, err error) {
+func (a *Activities) withoutSending(ctx context.Context, t try, record outbox.Record) (result PublishResult, done bool, err error) {
 	ref, outcome := t.ref, record.Outcome()
 	switch {
 	case record.Generation != ref.Generation:
@@ -225,12 +226,12 @@ func (a *Activities) withoutSending(ctx context.Context, t try, record outflow.R
 		return PublishResult{Verdict: Withdrawn, Outcome: outcome}, true, nil
 	case record.Expired:
 		return PublishResult{Verdict: Overdue, Outcome: outcome}, true, nil
-	case record.Claims > outflow.MostClaims:
+	case record.Claims > outbox.MaxClaims:
 		return PublishResult{}, true, outflow.Permanent(fmt.Errorf(
 			"publishing to %s: the process ended without a word %d times while it had this message, the last %d times this one alone"+
 				" (find out what it does to the process, then retry or redirect it)",
-			outflow.DisplayDestination(record.Destination), outflow.MostClaims, outflow.MostClaims-outflow.SuspectClaims))
-	case t.lost && record.Claims >= outflow.SuspectClaims:
+			outflow.DisplayDestination(record.Destination), outbox.MaxClaims, outbox.MaxClaims-outbox.QuarantineClaims))
+	case t.lost && record.Claims >= outbox.QuarantineClaims:
 		return PublishResult{Verdict: SetAside, Outcome: outcome}, true, a.store.Yield(ctx, ref)
 	case record.HeldBack:
 		return PublishResult{}, true, heldBack(record)
@@ -242,7 +243,7 @@ func (a *Activities) withoutSending(ctx context.Context, t try, record outflow.R
 
 // send hands a message to its publisher, under a span of its own, and passes on how
 // that went. inARow is as tell has it.
-func (a *Activities) send(ctx context.Context, record outflow.Record, t tracing.Attempt) (id string, inARow int, err error) {
+func (a *Activities) send(ctx context.Context, record outbox.Record, t tracing.Attempt) (id string, inARow int, err error) {
 	ctx, span := a.tracer.Publish(ctx, record, t)
 	err = tracing.ErrNoAnswer
 	defer func() { span.End(err, tracing.FailureType(err)) }()
@@ -288,7 +289,7 @@ func attemptOf(info activity.Info) tracing.Attempt {
 // heldBack is why a message was not sent whose destination's breaker is open. Its
 // run is told when the destination works again: until then it seldom asks, for many
 // runs that ask would take Temporal's time from the healthy.
-func heldBack(r outflow.Record) error {
+func heldBack(r outbox.Record) error {
 	last := ""
 	if r.LastError != "" {
 		last = "; its last attempt: " + r.LastError
@@ -301,7 +302,7 @@ func heldBack(r outflow.Record) error {
 // tell passes on how the destination did, and returns how many messages in a row it
 // did not take. One that does not exist, and did, is taken to come back: somebody
 // deleted it, and its messages must not die of that.
-func (a *Activities) tell(ctx context.Context, record outflow.Record, err error) (inARow int, _ error) {
+func (a *Activities) tell(ctx context.Context, record outbox.Record, err error) (inARow int, _ error) {
 	destination := record.Destination
 	if errors.Is(err, outflow.ErrNoDestination) && outflow.IsPermanent(err) {
 		reached, unknown := a.store.Reached(ctx, destination)
@@ -363,8 +364,8 @@ func (a *Activities) mark(ctx context.Context, in MarkInput, state outflow.State
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return outflow.Outcome{}, translate(err, activity.GetInfo(ctx).Attempt)
 	}
-	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
-	ending := outflow.Ending{Ref: ref, State: state, BrokerMessageID: in.BrokerMessageID, LastError: in.Reason, Attempts: in.Attempts}
+	ref := outbox.Ref{ID: in.MessageID, Generation: in.Generation}
+	ending := outbox.Ending{Ref: ref, State: state, BrokerMessageID: in.BrokerMessageID, LastError: in.Reason, Attempts: in.Attempts}
 	if state != outflow.Delivered {
 		published, err := a.flights.acknowledged(ctx, ref)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/tracing"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // Callbacks are the rows' callbacks as the activities use them; outboxdb.Store
@@ -21,10 +22,10 @@ import (
 type Callbacks interface {
 	// BeginCallback counts an attempt and leases the callback. due is false where
 	// there is nothing to tell any more.
-	BeginCallback(ctx context.Context, ref outflow.Ref, lease time.Duration) (c outflow.Callback, due bool, err error)
+	BeginCallback(ctx context.Context, ref outbox.Ref, lease time.Duration) (c outbox.Callback, due bool, err error)
 	// NoteCallback writes what an attempt came to; noted is false where the row
 	// takes no such note any more.
-	NoteCallback(ctx context.Context, n outflow.CallbackNote) (noted bool, err error)
+	NoteCallback(ctx context.Context, n outbox.CallbackNote) (noted bool, err error)
 }
 
 // CallbackSender tells producers. A nil error says that the destination took it.
@@ -79,7 +80,7 @@ func (s publishCallbacks) SendCallback(ctx context.Context, destination, id, con
 
 // bodyOf is what a producer is told. The payload stays out unless it was asked for:
 // whoever takes callbacks need not be who may read it.
-func bodyOf(c outflow.Callback) ([]byte, error) {
+func bodyOf(c outbox.Callback) ([]byte, error) {
 	event := outflow.CallbackEvent{
 		MessageID: c.ID, Type: c.Type, Destination: outflow.DisplayDestination(c.Destination), State: c.State, Generation: c.Generation,
 		BrokerMessageID: c.BrokerMessageID, Attempts: c.Attempts,
@@ -124,7 +125,7 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return CallbackResult{}, translate(err, info.Attempt)
 	}
-	ref := outflow.Ref{ID: in.MessageID, Generation: in.Generation}
+	ref := outbox.Ref{ID: in.MessageID, Generation: in.Generation}
 	// Who cancels waits for the answer: the producer may have been told by then. A ctx
 	// that has ended sends no heartbeat.
 	ctx = context.WithoutCancel(ctx)
@@ -147,13 +148,13 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 		err = outflow.Unavailable(err) // a queue for replies may come back; a day bounds the wait
 	}
 	delay := callbackDelay(info.Attempt, outflow.RetryAfter(err))
-	note := outflow.CallbackNote{Ref: ref, Told: callback.State, State: outflow.CallbackSent}
+	note := outbox.CallbackNote{Ref: ref, End: callback.State, State: outbox.CallbackSent}
 	switch {
 	case err == nil:
 	case outflow.IsPermanent(err):
-		note.State, note.LastError = outflow.CallbackFailed, err.Error()
+		note.State, note.LastError = outbox.CallbackFailed, err.Error()
 	default:
-		note.State, note.LastError, note.Lease = outflow.CallbackDue, err.Error(), callbackLease(delay)
+		note.State, note.LastError, note.Lease = outbox.CallbackDue, err.Error(), callbackLease(delay)
 	}
 	noted, notErr := a.store.NoteCallback(inTime, note)
 	stop()
@@ -181,7 +182,7 @@ func toldBefore(ctx context.Context) (told outflow.State) {
 }
 
 // tellProducer sends one callback, under a span of its own.
-func (a *Activities) tellProducer(ctx context.Context, c outflow.Callback, t tracing.Attempt) (err error) {
+func (a *Activities) tellProducer(ctx context.Context, c outbox.Callback, t tracing.Attempt) (err error) {
 	ctx, span := a.tracer.Callback(ctx, c, t)
 	err = tracing.ErrNoAnswer
 	defer func() { span.End(err, tracing.FailureType(err)) }()
@@ -189,7 +190,7 @@ func (a *Activities) tellProducer(ctx context.Context, c outflow.Callback, t tra
 	return err
 }
 
-func (a *Activities) sendCallback(ctx context.Context, c outflow.Callback) error {
+func (a *Activities) sendCallback(ctx context.Context, c outbox.Callback) error {
 	body, err := bodyOf(c)
 	if err != nil {
 		return outflow.Permanent(fmt.Errorf("encoding the callback: %w", err))
@@ -205,8 +206,8 @@ func (a *Activities) MarkCallbackFailed(ctx context.Context, in CallbackInput) e
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return translate(err, activity.GetInfo(ctx).Attempt)
 	}
-	_, err := a.store.NoteCallback(ctx, outflow.CallbackNote{
-		Ref: outflow.Ref{ID: in.MessageID, Generation: in.Generation}, State: outflow.CallbackFailed, LastError: in.Reason,
+	_, err := a.store.NoteCallback(ctx, outbox.CallbackNote{
+		Ref: outbox.Ref{ID: in.MessageID, Generation: in.Generation}, State: outbox.CallbackFailed, LastError: in.Reason,
 	})
 	if err != nil {
 		return translate(err, activity.GetInfo(ctx).Attempt)

@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // sender answers as a test says, and notes what it is asked to send.
@@ -50,7 +51,7 @@ func tell(t *testing.T, f *fake, s *sender) (CallbackResult, *temporal.Applicati
 }
 
 func owing() *fake {
-	return &fake{callback: outflow.Callback{
+	return &fake{callback: outbox.Callback{
 		To: "https://shop.example/done", Destination: "sqs://orders", Type: "order-placed", EnqueuedAt: time.Date(2026, 1, 31, 9, 0, 0, 5000, time.FixedZone("", 3600)),
 		Outcome: outflow.Outcome{
 			ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), State: outflow.Dead, Generation: 2, Attempts: 3,
@@ -70,9 +71,9 @@ func TestCallbackBody(t *testing.T) {
 		`{"messageId":"018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11","type":"order-placed","destination":"sqs://orders","state":"dead","generation":2,` +
 			`"attempts":3,"enqueuedAt":"2026-01-31T08:00:00.000005Z","finishedAt":"2026-01-31T08:00:01Z","lastError":"no such queue"}`,
 	}}, s.sent)
-	ref := outflow.Ref{ID: f.callback.ID, Generation: 2}
-	assert.Equal(t, []outflow.Ref{ref}, f.begun)
-	assert.Equal(t, []outflow.CallbackNote{{Ref: ref, Told: outflow.Dead, State: outflow.CallbackSent}}, f.notes)
+	ref := outbox.Ref{ID: f.callback.ID, Generation: 2}
+	assert.Equal(t, []outbox.Ref{ref}, f.begun)
+	assert.Equal(t, []outbox.CallbackNote{{Ref: ref, End: outflow.Dead, State: outbox.CallbackSent}}, f.notes)
 }
 
 // With the payload, in whichever form JSON has for it, or without one that is too
@@ -119,17 +120,17 @@ func TestCallbackFailures(t *testing.T) {
 		final   bool
 		atLeast time.Duration
 		atMost  time.Duration
-		noted   outflow.CallbackState
+		noted   outbox.CallbackState
 	}{
-		"retryable":     {func(f *fake, s *sender) { s.answer = always(errors.New("reset")) }, ErrTypeRetryable, false, 800 * time.Millisecond, 1200 * time.Millisecond, outflow.CallbackDue},
-		"asked to wait": {func(f *fake, s *sender) { s.answer = always(busy) }, ErrTypeUnavailable, false, 10 * time.Minute, 11 * time.Minute, outflow.CallbackDue},
-		"permanent":     {func(f *fake, s *sender) { s.answer = always(outflow.Permanent(errors.New("404"))) }, ErrTypePermanent, true, 0, 0, outflow.CallbackFailed},
+		"retryable":     {func(f *fake, s *sender) { s.answer = always(errors.New("reset")) }, ErrTypeRetryable, false, 800 * time.Millisecond, 1200 * time.Millisecond, outbox.CallbackDue},
+		"asked to wait": {func(f *fake, s *sender) { s.answer = always(busy) }, ErrTypeUnavailable, false, 10 * time.Minute, 11 * time.Minute, outbox.CallbackDue},
+		"permanent":     {func(f *fake, s *sender) { s.answer = always(outflow.Permanent(errors.New("404"))) }, ErrTypePermanent, true, 0, 0, outbox.CallbackFailed},
 		"permanent, unnoted": {func(f *fake, s *sender) {
 			s.answer = always(outflow.Permanent(errors.New("404")))
 			f.noteErr = errors.New("no database")
-		}, ErrTypeRetryable, false, 1, time.Minute, outflow.CallbackFailed},
-		"told, unnoted":       {func(f *fake, s *sender) { f.noteErr = errors.New("no database") }, ErrTypeRetryable, false, 1, time.Minute, outflow.CallbackSent},
-		"another end by then": {func(f *fake, s *sender) { f.refused = true }, ErrTypeRetryable, false, 1, time.Minute, outflow.CallbackSent},
+		}, ErrTypeRetryable, false, 1, time.Minute, outbox.CallbackFailed},
+		"told, unnoted":       {func(f *fake, s *sender) { f.noteErr = errors.New("no database") }, ErrTypeRetryable, false, 1, time.Minute, outbox.CallbackSent},
+		"another end by then": {func(f *fake, s *sender) { f.refused = true }, ErrTypeRetryable, false, 1, time.Minute, outbox.CallbackSent},
 		"no database at all":  {func(f *fake, s *sender) { f.beginErr = errors.New("no database") }, ErrTypeRetryable, false, 1, time.Minute, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +149,7 @@ func TestCallbackFailures(t *testing.T) {
 			}
 			require.Len(t, f.notes, 1)
 			assert.Equal(t, c.noted, f.notes[0].State)
-			if c.noted == outflow.CallbackDue {
+			if c.noted == outbox.CallbackDue {
 				assert.Greater(t, f.notes[0].Lease, failed.NextRetryDelay()+CallbackAttempt, "scanners leave it to the next attempt")
 			}
 		})
@@ -192,7 +193,7 @@ func TestCallbackDelay(t *testing.T) {
 	}
 	for range 100 {
 		assert.GreaterOrEqual(t, callbackDelay(1, time.Minute), time.Minute)
-		assert.LessOrEqual(t, callbackDelay(1, 48*time.Hour), outflow.LongestRetryAfter*11/10)
+		assert.LessOrEqual(t, callbackDelay(1, 48*time.Hour), outflow.MaxRetryAfter*11/10)
 	}
 }
 
@@ -225,5 +226,5 @@ func TestCallbackToAQueueThatIsGone(t *testing.T) {
 	require.NotNil(t, failed)
 	assert.False(t, failed.NonRetryable())
 	require.Len(t, f.notes, 1)
-	assert.Equal(t, outflow.CallbackDue, f.notes[0].State)
+	assert.Equal(t, outbox.CallbackDue, f.notes[0].State)
 }

@@ -11,12 +11,14 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // publishDurably makes one attempt of a regular activity. The first one after a fast
 // path whose failure wants a wait sends nothing: it leases the row past that wait,
 // which is then Temporal's own, seen in the Web UI, until the second attempt.
-func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in PublishInput, info activity.Info) (PublishResult, error) {
+func (a *Activities) publishDurably(ctx context.Context, ref outbox.Ref, in PublishInput, info activity.Info) (PublishResult, error) {
 	// A cancel request, a pause or a stopping worker ends ctx, and the heartbeats made
 	// with it. Whoever cancels waits for the answer, since the broker may have the message.
 	ctx = context.WithoutCancel(ctx)
@@ -29,7 +31,7 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 	}
 	renewal := renewalOf(ref, in, info.Attempt, last)
 	var seen atomic.Pointer[lookedAt] // look may still be under way when this attempt ends
-	look := func(ctx context.Context) (outflow.Record, error) {
+	look := func(ctx context.Context) (outbox.Record, error) {
 		record, err := a.store.Renew(ctx, renewal)
 		at := lookedAt{uncounted: renewal.Attempts, expiresAfter: record.ExpiresAfter}
 		switch {
@@ -61,7 +63,7 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 	if looked := seen.Load(); looked != nil {
 		at = *looked
 	}
-	note := attemptNote{Attempt: info.Attempt, LastError: outflow.CleanErrorText(err.Error())}
+	note := attemptNote{Attempt: info.Attempt, LastError: text.Clean(err.Error())}
 	if errors.Is(err, outflow.ErrNotAttempted) {
 		note.Uncounted = at.uncounted
 		if before := new(beforehandError); !errors.As(err, &before) {
@@ -74,7 +76,7 @@ func (a *Activities) publishDurably(ctx context.Context, ref outflow.Ref, in Pub
 		delay = min(delay, mostRoomDelay)
 	}
 	if delay > covered(info.Attempt) {
-		a.leaseWait(ctx, inTime, outflow.Renewal{Ref: ref, Lease: waitLease(delay), LastError: note.LastError})
+		a.leaseWait(ctx, inTime, outbox.Renewal{Ref: ref, Lease: waitLease(delay), LastError: note.LastError})
 	}
 	return PublishResult{}, translateAfter(err, delay)
 }
@@ -87,11 +89,11 @@ type lookedAt struct {
 
 // putOff is the first durable attempt where it only begins a wait. What the fast path
 // still has under way, or has published since, it joins.
-func (a *Activities) putOff(ctx, inTime context.Context, ref outflow.Ref, in PublishInput, attempt int32) (PublishResult, error) {
+func (a *Activities) putOff(ctx, inTime context.Context, ref outbox.Ref, in PublishInput, attempt int32) (PublishResult, error) {
 	note := attemptNote{Attempt: attempt, LastError: in.LastError, Uncounted: in.Attempts}
 	delay := in.Wait
 	wait := func(inTime context.Context) (PublishResult, error) {
-		record, err := a.leaseWait(ctx, inTime, outflow.Renewal{
+		record, err := a.leaseWait(ctx, inTime, outbox.Renewal{
 			Ref: ref, Lease: waitLease(in.Wait), LastError: in.LastError, Attempts: in.Attempts,
 		})
 		if err == nil {
@@ -140,7 +142,7 @@ func untilExpiry(wait, expiresAfter time.Duration) time.Duration {
 
 // leaseWait leases a row past a wait. Without that lease a claim only meets the run,
 // so a failure to write it keeps nobody from waiting.
-func (a *Activities) leaseWait(ctx, inTime context.Context, r outflow.Renewal) (outflow.Record, error) {
+func (a *Activities) leaseWait(ctx, inTime context.Context, r outbox.Renewal) (outbox.Record, error) {
 	r.Waits = true
 	record, err := a.store.Renew(inTime, r)
 	if err != nil && !errors.Is(err, outflow.ErrNotFound) {
@@ -184,8 +186,8 @@ type attemptNote struct {
 
 // renewalOf says what a durable attempt notes: the fast path's failure the
 // first time, then that of the attempt before, or that it left no word.
-func renewalOf(ref outflow.Ref, in PublishInput, attempt int32, last *attemptNote) outflow.Renewal {
-	r := outflow.Renewal{Ref: ref, Lease: leaseFor(attempt)}
+func renewalOf(ref outbox.Ref, in PublishInput, attempt int32, last *attemptNote) outbox.Renewal {
+	r := outbox.Renewal{Ref: ref, Lease: leaseFor(attempt)}
 	switch {
 	case last != nil && (last.Attempt == attempt-1 || attempt == 1): // an operator's reset counts anew
 		r.LastError, r.Attempts = last.LastError, last.Uncounted

@@ -7,6 +7,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 // The types of the application errors that the activities return. They stand in
@@ -41,7 +42,7 @@ func translateAfter(err error, delay time.Duration) error {
 	} else {
 		options.NextRetryDelay = delay
 	}
-	return temporal.NewApplicationErrorWithOptions(outflow.CleanErrorText(err.Error()), kind, options)
+	return temporal.NewApplicationErrorWithOptions(text.Clean(err.Error()), kind, options)
 }
 
 func typeOf(err error) string {

@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 func TestTranslate(t *testing.T) {
@@ -55,5 +56,5 @@ func TestTranslateCleansTheText(t *testing.T) {
 	var got *temporal.ApplicationError
 	require.ErrorAs(t, translate(errors.New("a\x00b\xff"+strings.Repeat("x", 10_000)), 1), &got)
 	assert.True(t, strings.HasPrefix(got.Message(), "a\uFFFDb\uFFFDx"))
-	assert.LessOrEqual(t, len(got.Message()), outflow.MaxErrorText)
+	assert.LessOrEqual(t, len(got.Message()), text.MaxError)
 }

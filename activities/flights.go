@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // flights joins the attempts of one (message, generation) within a process, and
@@ -19,7 +20,7 @@ import (
 // local activity again while, or after, the first run of it published.
 type flights struct {
 	mu   sync.Mutex
-	open map[outflow.Ref]*flight
+	open map[outbox.Ref]*flight
 }
 
 type flight struct {
@@ -30,12 +31,12 @@ type flight struct {
 	forgetting *time.Timer
 }
 
-func newFlights() *flights { return &flights{open: make(map[outflow.Ref]*flight)} }
+func newFlights() *flights { return &flights{open: make(map[outbox.Ref]*flight)} }
 
 // do returns the result of an attempt that is under way, or acknowledged and
 // not marked (joined says so); else it starts one. An attempt outlives a caller
 // that leaves: the broker may have the message by then.
-func (f *flights) do(ctx context.Context, ref outflow.Ref, attempt func(context.Context) (PublishResult, error)) (result PublishResult, joined bool, err error) {
+func (f *flights) do(ctx context.Context, ref outbox.Ref, attempt func(context.Context) (PublishResult, error)) (result PublishResult, joined bool, err error) {
 	f.mu.Lock()
 	fl, joined := f.open[ref]
 	if !joined {
@@ -52,7 +53,7 @@ func (f *flights) do(ctx context.Context, ref outflow.Ref, attempt func(context.
 	}
 }
 
-func (f *flights) fly(ctx context.Context, ref outflow.Ref, fl *flight, attempt func(context.Context) (PublishResult, error)) {
+func (f *flights) fly(ctx context.Context, ref outbox.Ref, fl *flight, attempt func(context.Context) (PublishResult, error)) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(LocalPublish)
@@ -77,7 +78,7 @@ func (f *flights) fly(ctx context.Context, ref outflow.Ref, fl *flight, attempt 
 }
 
 // land settles a flight. Only an acknowledgement stays.
-func (f *flights) land(ref outflow.Ref, fl *flight) {
+func (f *flights) land(ref outbox.Ref, fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl.err == nil && fl.result.Verdict == Published {
@@ -91,7 +92,7 @@ func (f *flights) land(ref outflow.Ref, fl *flight) {
 // acknowledged returns the acknowledgement of ref that waits for its mark, or
 // nil. It waits for an attempt that is under way, and errs if that takes
 // longer than ctx.
-func (f *flights) acknowledged(ctx context.Context, ref outflow.Ref) (*PublishResult, error) {
+func (f *flights) acknowledged(ctx context.Context, ref outbox.Ref) (*PublishResult, error) {
 	f.mu.Lock()
 	fl := f.open[ref]
 	f.mu.Unlock()
@@ -111,7 +112,7 @@ func (f *flights) acknowledged(ctx context.Context, ref outflow.Ref) (*PublishRe
 
 // forget drops the acknowledgement of a message whose end is written, or was
 // not in time.
-func (f *flights) forget(ref outflow.Ref) {
+func (f *flights) forget(ref outbox.Ref) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fl := f.open[ref]

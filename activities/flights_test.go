@@ -17,11 +17,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func newRef() outflow.Ref { return outflow.Ref{ID: uuid.Must(uuid.NewV7()), Generation: 1} }
+func newRef() outbox.Ref { return outbox.Ref{ID: uuid.Must(uuid.NewV7()), Generation: 1} }
 
 // attempts is an attempt that takes a second, and counts.
 type attempts struct {
@@ -45,7 +46,7 @@ func (a *attempts) make(ctx context.Context) (PublishResult, error) {
 }
 
 // known are the attempts that are under way or remembered.
-func known(f *flights) []outflow.Ref {
+func known(f *flights) []outbox.Ref {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Collect(maps.Keys(f.open))
@@ -81,7 +82,7 @@ func TestFlightsJoinWhatIsUnderWay(t *testing.T) {
 func TestFlightsOfOtherGenerationsAreOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, a, ref := newFlights(), &attempts{result: published}, newRef()
-		next := outflow.Ref{ID: ref.ID, Generation: 2}
+		next := outbox.Ref{ID: ref.ID, Generation: 2}
 		var wg sync.WaitGroup
 		wg.Go(func() { _, _, _ = f.do(t.Context(), ref, a.make) })
 		wg.Go(func() { _, _, _ = f.do(t.Context(), next, a.make) })

@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // What an attempt tells of its destination, and what it makes of the answer.
@@ -42,7 +43,7 @@ func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 			f, a, ref := newFake()
 			f.reached = c.reached
 			f.publish = func(context.Context, outflow.Message) (string, error) { return "broker-1", c.err }
-			_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
+			_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 			assert.Equal(t, c.told, f.health)
 			if c.err == nil {
 				require.NoError(t, err)
@@ -56,16 +57,16 @@ func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 // A message that is not to be sent shows nothing of its destination, and must not
 // keep the turn to probe it.
 func TestAttemptThatSendsNothing(t *testing.T) {
-	for name, change := range map[string]func(r *outflow.Record){
-		"expired":    func(r *outflow.Record) { r.Expired = true },
-		"cancelled":  func(r *outflow.Record) { r.CancelRequested = true },
-		"ended":      func(r *outflow.Record) { r.State = outflow.Dead },
-		"superseded": func(r *outflow.Record) { r.Generation = 2 },
-		"a killer":   func(r *outflow.Record) { r.Claims = outflow.MostClaims + 1 },
+	for name, change := range map[string]func(r *outbox.Record){
+		"expired":    func(r *outbox.Record) { r.Expired = true },
+		"cancelled":  func(r *outbox.Record) { r.CancelRequested = true },
+		"ended":      func(r *outbox.Record) { r.State = outflow.Dead },
+		"superseded": func(r *outbox.Record) { r.Generation = 2 },
+		"a killer":   func(r *outbox.Record) { r.Claims = outbox.MaxClaims + 1 },
 	} {
 		f, a, ref := newFake()
 		change(&f.record)
-		_, _ = a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
+		_, _ = a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 		assert.Zero(t, f.sent, name)
 		assert.Equal(t, []string{"sqs://orders not tried"}, f.health, name)
 	}
@@ -79,7 +80,7 @@ func TestMissingDestinationWithoutADatabase(t *testing.T) {
 	f.publish = func(context.Context, outflow.Message) (string, error) {
 		return "", outflow.Permanent(outflow.ErrNoDestination)
 	}
-	_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
+	_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 	assert.False(t, outflow.IsPermanent(err))
 	require.ErrorIs(t, err, f.reachErr)
 }
@@ -106,27 +107,27 @@ func TestSuspects(t *testing.T) {
 	attempt := func(t *testing.T, lost bool, claims int) (*fake, PublishResult, error) {
 		f, a, ref := newFake()
 		f.record.Claims = claims
-		result, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }, lost: lost})
+		result, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }, lost: lost})
 		return f, result, err
 	}
-	for _, claims := range []int{1, outflow.SuspectClaims, outflow.MostClaims} {
+	for _, claims := range []int{1, outbox.QuarantineClaims, outbox.MaxClaims} {
 		f, result, err := attempt(t, false, claims)
 		require.NoError(t, err)
 		assert.Equal(t, Published, result.Verdict, "whoever has it alone may try: %d", claims)
 		assert.Equal(t, 1, f.sent)
 	}
-	f, result, err := attempt(t, true, outflow.SuspectClaims-1)
+	f, result, err := attempt(t, true, outbox.QuarantineClaims-1)
 	require.NoError(t, err)
 	assert.Equal(t, Published, result.Verdict)
 	assert.Equal(t, 1, f.sent)
 
-	f, result, err = attempt(t, true, outflow.SuspectClaims)
+	f, result, err = attempt(t, true, outbox.QuarantineClaims)
 	require.NoError(t, err)
 	assert.Equal(t, SetAside, result.Verdict)
 	assert.Zero(t, f.sent)
 	assert.Len(t, f.yields, 1, "it can be claimed at once")
 
-	f, _, err = attempt(t, false, outflow.MostClaims+1)
+	f, _, err = attempt(t, false, outbox.MaxClaims+1)
 	assert.True(t, outflow.IsPermanent(err))
 	assert.EqualError(t, err, "publishing to sqs://orders: the process ended without a word 8 times while it had this message, the last 3 times this one alone"+
 		" (find out what it does to the process, then retry or redirect it)")
@@ -140,14 +141,14 @@ func TestWhatADurableAttemptNotes(t *testing.T) {
 	for name, c := range map[string]struct {
 		attempt int32
 		last    *attemptNote
-		want    outflow.Renewal
+		want    outbox.Renewal
 	}{
-		"the first":                        {1, nil, outflow.Renewal{LastError: "the fast path's", Attempts: 1}},
-		"after one that failed":            {3, &attemptNote{LastError: "503", Attempt: 2}, outflow.Renewal{LastError: "503"}},
-		"after one that sent nothing":      {3, &attemptNote{LastError: "503", Attempt: 2, Uncounted: -1}, outflow.Renewal{LastError: "503", Attempts: -1}},
-		"after one that left no word":      {3, &attemptNote{LastError: "503", Attempt: 1, Uncounted: -1}, outflow.Renewal{Lost: true}},
-		"after none that left any":         {2, nil, outflow.Renewal{Lost: true}},
-		"the first after a person's reset": {1, &attemptNote{LastError: "503", Attempt: 7}, outflow.Renewal{LastError: "503"}},
+		"the first":                        {1, nil, outbox.Renewal{LastError: "the fast path's", Attempts: 1}},
+		"after one that failed":            {3, &attemptNote{LastError: "503", Attempt: 2}, outbox.Renewal{LastError: "503"}},
+		"after one that sent nothing":      {3, &attemptNote{LastError: "503", Attempt: 2, Uncounted: -1}, outbox.Renewal{LastError: "503", Attempts: -1}},
+		"after one that left no word":      {3, &attemptNote{LastError: "503", Attempt: 1, Uncounted: -1}, outbox.Renewal{Lost: true}},
+		"after none that left any":         {2, nil, outbox.Renewal{Lost: true}},
+		"the first after a person's reset": {1, &attemptNote{LastError: "503", Attempt: 7}, outbox.Renewal{LastError: "503"}},
 	} {
 		c.want.Ref, c.want.Lease = ref, leaseFor(c.attempt)
 		assert.Equal(t, c.want, renewalOf(ref, in, c.attempt, c.last), name)
@@ -162,7 +163,7 @@ func TestManyFailuresPutBack(t *testing.T) {
 		f, a, ref := newFake()
 		f.inARow, f.putErr = inARow, putErr
 		f.publish = func(context.Context, outflow.Message) (string, error) { return "", err }
-		result, err := a.attempt(t.Context(), try{ref: ref, local: local, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
+		result, err := a.attempt(t.Context(), try{ref: ref, local: local, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 		return f, result, err
 	}
 	f, result, err := attempt(t, mostWaiting+1, true, down, nil)

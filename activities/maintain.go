@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // How a purge treats the deliveries beside it.
@@ -52,10 +53,10 @@ const (
 // is one statement, and may be repeated. One that is too slow returns an error
 // that is context.DeadlineExceeded.
 type Maintenance interface {
-	PurgeMessages(ctx context.Context, p outflow.Purge) (outflow.Purged, error)
+	PurgeMessages(ctx context.Context, p outbox.Purge) (outbox.Purged, error)
 	PurgeAudit(ctx context.Context, olderThan time.Duration, limit int) (int, error)
 	PurgeDestinations(ctx context.Context, idle time.Duration, limit int) (int, error)
-	TableHealth(ctx context.Context, heldFor time.Duration) (outflow.TableHealth, error)
+	TableHealth(ctx context.Context, heldFor time.Duration) (outbox.TableHealth, error)
 	Identity
 }
 
@@ -90,13 +91,13 @@ type HealthInput struct {
 
 // TableHealth looks at what decides whether the table stays fast, and logs a
 // warning for each snapshot that is held too long.
-func (a *MaintenanceActivities) TableHealth(ctx context.Context, in HealthInput) (outflow.TableHealth, error) {
+func (a *MaintenanceActivities) TableHealth(ctx context.Context, in HealthInput) (outbox.TableHealth, error) {
 	if err := a.owner.check(ctx, in.Owner); err != nil {
-		return outflow.TableHealth{}, err
+		return outbox.TableHealth{}, err
 	}
 	health, err := a.store.TableHealth(ctx, HeldTooLong)
 	if err != nil {
-		return outflow.TableHealth{}, err
+		return outbox.TableHealth{}, err
 	}
 	for _, h := range health.Held {
 		activity.GetLogger(ctx).Warn("a held snapshot keeps the outbox table from being vacuumed", "holder", h.Holder,
@@ -196,14 +197,14 @@ func (p *purging) kinds() []kind {
 		{outflow.Delivered, false, p.retention.Delivered, &p.done.Delivered},
 	} {
 		if s.keep != outflow.Forever {
-			all = append(all, p.messages(outflow.Purge{State: s.state, Dismissed: s.dismissed, OlderThan: time.Duration(s.keep)}, s.count))
+			all = append(all, p.messages(outbox.Purge{State: s.state, Dismissed: s.dismissed, OlderThan: time.Duration(s.keep)}, s.count))
 		}
 	}
 	return all
 }
 
 // messages purges those of a state, each chunk from where the last one stopped.
-func (p *purging) messages(old outflow.Purge, count *int) kind {
+func (p *purging) messages(old outbox.Purge, count *int) kind {
 	old.History = p.retention.History
 	return func(ctx context.Context, limit int) (int, error) {
 		old.Limit = limit

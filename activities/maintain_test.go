@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/testsuite"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // shelf is a table with so many old rows of each kind, whose statements take
@@ -29,9 +30,9 @@ type shelf struct {
 	idle      int
 	perRow    time.Duration
 	fail      func(chunk int) error
-	chunks    []outflow.Purge
+	chunks    []outbox.Purge
 	order     []string
-	health    outflow.TableHealth
+	health    outbox.TableHealth
 	healthIs  error
 	working   time.Duration
 	database  uuid.UUID
@@ -52,7 +53,7 @@ func (s *shelf) work(name string, stored, limit int) (int, error) {
 	return n, nil
 }
 
-func (s *shelf) PurgeMessages(_ context.Context, p outflow.Purge) (outflow.Purged, error) {
+func (s *shelf) PurgeMessages(_ context.Context, p outbox.Purge) (outbox.Purged, error) {
 	s.chunks = append(s.chunks, p)
 	rows, name := s.rows, string(p.State)
 	if p.Dismissed {
@@ -60,10 +61,10 @@ func (s *shelf) PurgeMessages(_ context.Context, p outflow.Purge) (outflow.Purge
 	}
 	n, err := s.work(name, rows[p.State], p.Limit)
 	if err != nil {
-		return outflow.Purged{}, err
+		return outbox.Purged{}, err
 	}
 	rows[p.State] -= n
-	return outflow.Purged{Rows: n, UpTo: p.After.Add(time.Duration(n))}, nil
+	return outbox.Purged{Rows: n, UpTo: p.After.Add(time.Duration(n))}, nil
 }
 
 func (s *shelf) PurgeAudit(_ context.Context, olderThan time.Duration, limit int) (int, error) {
@@ -78,7 +79,7 @@ func (s *shelf) PurgeDestinations(_ context.Context, idle time.Duration, limit i
 	return n, err
 }
 
-func (s *shelf) TableHealth(_ context.Context, heldFor time.Duration) (outflow.TableHealth, error) {
+func (s *shelf) TableHealth(_ context.Context, heldFor time.Duration) (outbox.TableHealth, error) {
 	s.order = append(s.order, "health "+heldFor.String())
 	return s.health, s.healthIs
 }
@@ -247,7 +248,7 @@ func TestPurgeStopsWithItsWorker(t *testing.T) {
 
 func TestTableHealthWarns(t *testing.T) {
 	s := newShelf()
-	s.health = outflow.TableHealth{DeadRows: 7, Held: []outflow.HeldSnapshot{{Holder: "session", PID: 42, Name: "report", Seconds: 3600}}}
+	s.health = outbox.TableHealth{DeadRows: 7, Held: []outbox.HeldSnapshot{{Holder: "session", PID: 42, Name: "report", Seconds: 3600}}}
 	var logged bytes.Buffer
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(sdklog.NewStructuredLogger(slog.New(slog.NewTextHandler(&logged, nil))))
@@ -256,7 +257,7 @@ func TestTableHealthWarns(t *testing.T) {
 	env.RegisterActivityWithOptions(a.TableHealth, activity.RegisterOptions{Name: "TableHealth"})
 	value, err := env.ExecuteActivity("TableHealth", HealthInput{})
 	require.NoError(t, err)
-	var health outflow.TableHealth
+	var health outbox.TableHealth
 	require.NoError(t, value.Get(&health))
 	assert.Equal(t, s.health, health)
 	assert.Equal(t, []string{"health 15m0s"}, s.order)

@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 type (
@@ -43,7 +44,7 @@ func TestMarksWriteTheirOwnEnd(t *testing.T) {
 		outcome, err := mark(t, function, MarkInput{MessageID: ref.ID, Generation: 1, BrokerMessageID: "b", Reason: "why", Attempts: 2})
 		require.NoError(t, err)
 		assert.Equal(t, state, outcome.State)
-		assert.Equal(t, []outflow.Ending{{Ref: ref, State: state, BrokerMessageID: "b", LastError: "why", Attempts: 2}}, f.endings)
+		assert.Equal(t, []outbox.Ending{{Ref: ref, State: state, BrokerMessageID: "b", LastError: "why", Attempts: 2}}, f.endings)
 		assert.Empty(t, f.yields)
 	}
 }
@@ -67,7 +68,7 @@ func TestAckBeatsEveryOtherEnd(t *testing.T) {
 				sent := make(chan error, 1)
 				go func() {
 					_, _, err := a.flights.do(t.Context(), ref, func(ctx context.Context) (PublishResult, error) {
-						return a.attempt(ctx, try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
+						return a.attempt(ctx, try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 					})
 					sent <- err
 				}()
@@ -81,7 +82,7 @@ func TestAckBeatsEveryOtherEnd(t *testing.T) {
 				outcome, err := mark(t, of(a), MarkInput{MessageID: ref.ID, Generation: 1, Reason: "given up", Attempts: 1})
 				require.NoError(t, err)
 				assert.Equal(t, outflow.Delivered, outcome.State)
-				assert.Equal(t, []outflow.Ending{{Ref: ref, State: outflow.Delivered, BrokerMessageID: "broker-1", Attempts: 1}}, f.endings)
+				assert.Equal(t, []outbox.Ending{{Ref: ref, State: outflow.Delivered, BrokerMessageID: "broker-1", Attempts: 1}}, f.endings)
 				assert.Empty(t, known(a.flights), "its end is written")
 			})
 		}
@@ -109,7 +110,7 @@ func TestMarkOfASupersededRun(t *testing.T) {
 	outcome, err := mark(t, a.MarkDelivered, MarkInput{MessageID: ref.ID, Generation: 1})
 	require.NoError(t, err)
 	assert.Equal(t, 2, outcome.Generation)
-	assert.Equal(t, []outflow.Ref{ref}, f.yields)
+	assert.Equal(t, []outbox.Ref{ref}, f.yields)
 
 	f.yieldErr = errors.New("no database")
 	_, err = mark(t, a.MarkDelivered, MarkInput{MessageID: ref.ID, Generation: 1})

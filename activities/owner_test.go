@@ -16,18 +16,19 @@ import (
 	"go.temporal.io/sdk/testsuite"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // Every activity refuses what is for another outbox or another database, before it
 // touches the table: a worker of that outbox gets it later.
 func TestTasksOfAnotherOutboxAreRefused(t *testing.T) {
-	here, ref := uuid.New(), outflow.Ref{ID: uuid.New(), Generation: 1}
+	here, ref := uuid.New(), outbox.Ref{ID: uuid.New(), Generation: 1}
 	for name, owner := range map[string]Owner{
 		"another outbox":   {Outbox: "billing", Database: here},
 		"another database": {Outbox: "shop", Database: uuid.New()},
 		"no database":      {Outbox: "shop"},
 	} {
-		f, s := &fake{database: here, record: outflow.Record{Message: outflow.Message{ID: ref.ID}}}, newShelf()
+		f, s := &fake{database: here, record: outbox.Record{Message: outflow.Message{ID: ref.ID}}}, newShelf()
 		s.rows[outflow.Delivered], s.database = 5, here
 		a := New(f, f, WithCallbacks(&sender{}), ForOutbox("shop"))
 		m := NewMaintenance(s, MaintainOutbox("shop"))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 const (
@@ -71,11 +72,11 @@ func (p *payloads) letGo(target string, n int) {
 // withPayload runs send with the record's payload, which it loads where the record owes
 // it. That takes PayloadRoom and PayloadLoad at most: the broker's call has its time after
 // that. send is not run where the payload can't be had, or came too late for that call.
-func (a *Activities) withPayload(ctx context.Context, record outflow.Record, send func(outflow.Record) error) (loadErr, err error) {
-	if record.Owed == 0 {
+func (a *Activities) withPayload(ctx context.Context, record outbox.Record, send func(outbox.Record) error) (loadErr, err error) {
+	if record.MissingBytes == 0 {
 		return nil, send(record)
 	}
-	target, n := outflow.TargetOf(record.Destination), min(record.Owed, payloadBytes)
+	target, n := outbox.TargetOf(record.Destination), min(record.MissingBytes, payloadBytes)
 	forRoom, cancel := context.WithTimeout(ctx, PayloadRoom)
 	defer cancel()
 	if err := a.payloads.take(forRoom, target, n); err != nil {

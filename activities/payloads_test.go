@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // However many attempts have large payloads, those in hand are bounded; the others wait for
@@ -25,9 +26,9 @@ func TestLargePayloadsInHandAreBounded(t *testing.T) {
 		var sending, most, sent, late atomic.Int64
 		var attempts sync.WaitGroup
 		for i := range 12 {
-			record := outflow.Record{Message: outflow.Message{Destination: fmt.Sprintf("https://h%d.example/", i)}, Owed: 16 << 20}
+			record := outbox.Record{Message: outflow.Message{Destination: fmt.Sprintf("https://h%d.example/", i)}, MissingBytes: 16 << 20}
 			attempts.Go(func() {
-				loadErr, err := a.withPayload(t.Context(), record, func(r outflow.Record) error {
+				loadErr, err := a.withPayload(t.Context(), record, func(r outbox.Record) error {
 					assert.Equal(t, "large", string(r.Payload))
 					most.Store(max(most.Load(), sending.Add(1)))
 					time.Sleep(3 * time.Second)
@@ -57,8 +58,8 @@ func TestASlowTargetLeavesRoomForOthersPayloads(t *testing.T) {
 		var attempts sync.WaitGroup
 		send := func(destination string, bytes int, took time.Duration) {
 			attempts.Go(func() {
-				record := outflow.Record{Message: outflow.Message{Destination: destination}, Owed: bytes}
-				loadErr, _ := a.withPayload(t.Context(), record, func(outflow.Record) error { time.Sleep(took); return nil })
+				record := outbox.Record{Message: outflow.Message{Destination: destination}, MissingBytes: bytes}
+				loadErr, _ := a.withPayload(t.Context(), record, func(outbox.Record) error { time.Sleep(took); return nil })
 				if took == 0 {
 					assert.NoError(t, loadErr, destination)
 				}
@@ -86,7 +87,7 @@ type slowPayload struct {
 	timeLeft func(time.Duration)
 }
 
-func (s slowPayload) LoadPayload(ctx context.Context, _ outflow.Record) ([]byte, error) {
+func (s slowPayload) LoadPayload(ctx context.Context, _ outbox.Record) ([]byte, error) {
 	if s.timeLeft != nil {
 		s.timeLeft(timeLeft(ctx))
 	}
@@ -100,7 +101,7 @@ func TestAPayloadThatTookTheTimeIsNotSent(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), LocalPublish)
 		defer cancel()
 		a := New(slowPayload{takes: LocalPublish - BrokerCall + time.Millisecond}, nil)
-		loadErr, err := a.withPayload(ctx, outflow.Record{Owed: 1 << 20}, func(outflow.Record) error {
+		loadErr, err := a.withPayload(ctx, outbox.Record{MissingBytes: 1 << 20}, func(outbox.Record) error {
 			t.Error("sent")
 			return nil
 		})

@@ -20,12 +20,14 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // fake is a store and a publisher whose answers a test sets.
 type fake struct {
 	mu       sync.Mutex
-	record   outflow.Record
+	record   outbox.Record
 	lookErr  error
 	outcome  outflow.Outcome
 	endErr   error
@@ -35,36 +37,36 @@ type fake struct {
 	inARow   int
 	publish  func(ctx context.Context, m outflow.Message) (string, error)
 
-	loads    []outflow.Ref
-	again    []outflow.Ref
+	loads    []outbox.Ref
+	again    []outbox.Ref
 	health   []string // what was told of destinations
 	reached  bool
-	renewals []outflow.Renewal
+	renewals []outbox.Renewal
 	loadErr  error // of a payload
-	endings  []outflow.Ending
-	yields   []outflow.Ref
+	endings  []outbox.Ending
+	yields   []outbox.Ref
 	sent     int
 
-	callback    outflow.Callback
+	callback    outbox.Callback
 	notOwed     bool
 	beginErr    error
 	noteErr     error
 	refused     bool // NoteCallback finds another row than was told
-	begun       []outflow.Ref
-	notes       []outflow.CallbackNote
+	begun       []outbox.Ref
+	notes       []outbox.CallbackNote
 	database    uuid.UUID
 	databaseErr error
 	leases      []time.Duration
 }
 
-func (f *fake) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error) {
+func (f *fake) Load(_ context.Context, ref outbox.Ref) (outbox.Record, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.loads = append(f.loads, ref)
 	return f.record, f.lookErr
 }
 
-func (f *fake) LoadAgain(_ context.Context, ref outflow.Ref) (outflow.Record, error) {
+func (f *fake) LoadAgain(_ context.Context, ref outbox.Ref) (outbox.Record, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.again = append(f.again, ref)
@@ -84,7 +86,7 @@ func (f *fake) Failed(destination string, err error) int {
 	return f.inARow
 }
 
-func (f *fake) PutBack(_ context.Context, ref outflow.Ref, lastError string) (outflow.Outcome, error) {
+func (f *fake) PutBack(_ context.Context, ref outbox.Ref, lastError string) (outflow.Outcome, error) {
 	f.told("put back: " + lastError)
 	return outflow.Outcome{ID: ref.ID, Generation: ref.Generation, State: outflow.Pending}, f.putErr
 }
@@ -97,32 +99,32 @@ func (f *fake) told(what string) {
 
 func (f *fake) Reached(context.Context, string) (bool, error) { return f.reached, f.reachErr }
 
-func (f *fake) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, error) {
+func (f *fake) Renew(_ context.Context, r outbox.Renewal) (outbox.Record, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renewals = append(f.renewals, r)
 	return f.record, f.lookErr
 }
 
-func (f *fake) LoadPayload(context.Context, outflow.Record) ([]byte, error) {
+func (f *fake) LoadPayload(context.Context, outbox.Record) ([]byte, error) {
 	return []byte("large"), f.loadErr
 }
 
-func (f *fake) BeginCallback(_ context.Context, ref outflow.Ref, lease time.Duration) (outflow.Callback, bool, error) {
+func (f *fake) BeginCallback(_ context.Context, ref outbox.Ref, lease time.Duration) (outbox.Callback, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.begun, f.leases = append(f.begun, ref), append(f.leases, lease)
 	return f.callback, !f.notOwed, f.beginErr
 }
 
-func (f *fake) NoteCallback(_ context.Context, n outflow.CallbackNote) (bool, error) {
+func (f *fake) NoteCallback(_ context.Context, n outbox.CallbackNote) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.notes = append(f.notes, n)
 	return !f.refused && f.noteErr == nil, f.noteErr
 }
 
-func (f *fake) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, error) {
+func (f *fake) Finish(_ context.Context, e outbox.Ending) (outflow.Outcome, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.endings = append(f.endings, e)
@@ -133,7 +135,7 @@ func (f *fake) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, err
 		LastError: e.LastError, Destination: f.record.Destination, Type: f.record.Type}, f.endErr
 }
 
-func (f *fake) Yield(_ context.Context, ref outflow.Ref) error {
+func (f *fake) Yield(_ context.Context, ref outbox.Ref) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.yields = append(f.yields, ref)
@@ -151,9 +153,9 @@ func (f *fake) Publish(ctx context.Context, m outflow.Message) (string, error) {
 	return "broker-1", nil
 }
 
-func newFake() (*fake, *Activities, outflow.Ref) {
+func newFake() (*fake, *Activities, outbox.Ref) {
 	ref := newRef()
-	f := &fake{record: outflow.Record{
+	f := &fake{record: outbox.Record{
 		Message: outflow.Message{ID: ref.ID, Destination: "sqs://orders", Payload: []byte("{}")},
 		State:   outflow.Pending, Generation: 1,
 	}}
@@ -162,22 +164,22 @@ func newFake() (*fake, *Activities, outflow.Ref) {
 
 // The order of an attempt's checks: a later one is not looked at.
 func TestAttemptChecks(t *testing.T) {
-	all := func(r *outflow.Record) { // everything that keeps a message from being sent
+	all := func(r *outbox.Record) { // everything that keeps a message from being sent
 		r.Generation, r.State, r.CancelRequested, r.Expired = 2, outflow.Dead, true, true
 	}
 	for _, c := range []struct {
 		name    string
-		edit    func(r *outflow.Record)
+		edit    func(r *outbox.Record)
 		left    time.Duration
 		verdict Verdict
 	}{
 		{"superseded before all else", all, 0, Superseded},
-		{"an older row is another's too", func(r *outflow.Record) { r.Generation = 0 }, time.Minute, Superseded},
-		{"ended before cancelled", func(r *outflow.Record) { all(r); r.Generation = 1 }, 0, Ended},
-		{"withdrawn before overdue", func(r *outflow.Record) { r.CancelRequested, r.Expired = true, true }, 0, Withdrawn},
-		{"overdue before too late", func(r *outflow.Record) { r.Expired = true }, 0, Overdue},
-		{"too late", func(*outflow.Record) {}, BrokerCall - time.Nanosecond, ""},
-		{"just in time", func(*outflow.Record) {}, BrokerCall, Published},
+		{"an older row is another's too", func(r *outbox.Record) { r.Generation = 0 }, time.Minute, Superseded},
+		{"ended before cancelled", func(r *outbox.Record) { all(r); r.Generation = 1 }, 0, Ended},
+		{"withdrawn before overdue", func(r *outbox.Record) { r.CancelRequested, r.Expired = true, true }, 0, Withdrawn},
+		{"overdue before too late", func(r *outbox.Record) { r.Expired = true }, 0, Overdue},
+		{"too late", func(*outbox.Record) {}, BrokerCall - time.Nanosecond, ""},
+		{"just in time", func(*outbox.Record) {}, BrokerCall, Published},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -185,7 +187,7 @@ func TestAttemptChecks(t *testing.T) {
 				c.edit(&f.record)
 				ctx, cancel := context.WithTimeout(t.Context(), c.left)
 				defer cancel()
-				result, err := a.attempt(ctx, try{ref: ref, look: func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }})
+				result, err := a.attempt(ctx, try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 				assert.Equal(t, c.verdict, result.Verdict)
 				if c.verdict == "" {
 					require.ErrorIs(t, err, outflow.ErrNotAttempted)
@@ -204,7 +206,7 @@ func TestAttemptChecks(t *testing.T) {
 
 func TestAttemptPassesErrorsOn(t *testing.T) {
 	f, a, ref := newFake()
-	look := func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }
+	look := func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }
 	f.lookErr = outflow.ErrNotFound
 	_, err := a.attempt(t.Context(), try{ref: ref, look: look})
 	require.ErrorIs(t, err, outflow.ErrNotFound)
@@ -239,7 +241,7 @@ func TestDurableAttempt(t *testing.T) {
 		var result PublishResult
 		require.NoError(t, value.Get(&result))
 		assert.Equal(t, published, result, "its own attempts are on the row already")
-		assert.Equal(t, []outflow.Renewal{{Ref: ref, Lease: leaseFor(1), LastError: "reset", Attempts: 1}}, f.renewals)
+		assert.Equal(t, []outbox.Renewal{{Ref: ref, Lease: leaseFor(1), LastError: "reset", Attempts: 1}}, f.renewals)
 		assert.Empty(t, f.loads)
 		assert.Empty(t, *beats)
 	})
@@ -256,7 +258,7 @@ func TestDurableAttempt(t *testing.T) {
 		assert.Equal(t, ErrTypeUnavailable, application.Type())
 		require.Len(t, *beats, 1)
 		assert.True(t, strings.HasPrefix((*beats)[0], "the \uFFFD broker's words"))
-		assert.LessOrEqual(t, len((*beats)[0]), outflow.MaxErrorText)
+		assert.LessOrEqual(t, len((*beats)[0]), text.MaxError)
 	})
 	t.Run("it takes the last failure from the attempt before", func(t *testing.T) {
 		f, a, ref := newFake()
@@ -306,7 +308,7 @@ func TestAttemptsThatSendNothing(t *testing.T) {
 		change func(f *fake)
 		want   attemptNote
 	}{
-		"the payload did not come":   {func(f *fake) { f.record.Owed, f.loadErr = 1, errors.New("slow") }, attemptNote{LastError: "slow", Attempt: 1, Uncounted: -1}},
+		"the payload did not come":   {func(f *fake) { f.record.MissingBytes, f.loadErr = 1, errors.New("slow") }, attemptNote{LastError: "slow", Attempt: 1, Uncounted: -1}},
 		"the publisher had no time":  {func(f *fake) { f.publish = refuses }, attemptNote{LastError: "", Attempt: 1, Uncounted: -1}},
 		"the row was not renewed":    {func(f *fake) { f.lookErr = errors.New("no database") }, attemptNote{LastError: "no database", Attempt: 1, Uncounted: 1}},
 		"its destination is closed":  {func(f *fake) { f.record.HeldBack = true }, attemptNote{LastError: "", Attempt: 1}},
@@ -328,9 +330,9 @@ func down(context.Context, outflow.Message) (string, error) {
 // A large payload is loaded only where it is to be sent.
 func TestPayloadThatIsOwed(t *testing.T) {
 	f, a, ref := newFake()
-	f.record.Payload, f.record.Owed = nil, 5
+	f.record.Payload, f.record.MissingBytes = nil, 5
 	f.publish = func(_ context.Context, m outflow.Message) (string, error) { return string(m.Payload), nil }
-	look := func(ctx context.Context) (outflow.Record, error) { return f.Load(ctx, ref) }
+	look := func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }
 	result, err := a.attempt(t.Context(), try{ref: ref, look: look})
 	require.NoError(t, err)
 	assert.Equal(t, "large", result.BrokerMessageID)
@@ -375,7 +377,7 @@ func TestALongAttemptBeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, a, ref := newFake()
 		f.publish = func(context.Context, outflow.Message) (string, error) {
-			time.Sleep(outflow.LongestCall)
+			time.Sleep(outflow.MaxCallTime)
 			return "", errors.New("503")
 		}
 		var notes []attemptNote
@@ -450,7 +452,7 @@ func second(t *testing.T, a *Activities, in PublishInput) PublishResult {
 func TestSecondAttempt(t *testing.T) {
 	t.Run("of a suspect: it is left to a claim that has it alone", func(t *testing.T) {
 		f, a, ref := newFake()
-		f.record.Claims = outflow.SuspectClaims
+		f.record.Claims = outbox.QuarantineClaims
 		assert.Equal(t, SetAside, second(t, a, PublishInput{MessageID: ref.ID, Generation: 1}).Verdict)
 		assert.True(t, f.renewals[0].Lost)
 		assert.Zero(t, f.sent)
@@ -467,7 +469,7 @@ func TestSecondAttempt(t *testing.T) {
 // A run whose process was lost says so at its look, and a suspect goes no further.
 func TestLocalAttemptAgain(t *testing.T) {
 	f, a, ref := newFake()
-	f.record.Claims = outflow.SuspectClaims
+	f.record.Claims = outbox.QuarantineClaims
 	env, _ := environment()
 	env.RegisterActivity(a)
 	value, err := env.ExecuteLocalActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, Again: true})
@@ -475,7 +477,7 @@ func TestLocalAttemptAgain(t *testing.T) {
 	var result PublishResult
 	require.NoError(t, value.Get(&result))
 	assert.Equal(t, SetAside, result.Verdict)
-	assert.Equal(t, []outflow.Ref{ref}, f.again)
+	assert.Equal(t, []outbox.Ref{ref}, f.again)
 	assert.Empty(t, f.loads)
 	assert.Zero(t, f.sent)
 }
@@ -532,7 +534,7 @@ func TestLocalAttemptOnlyLoads(t *testing.T) {
 	f.publish = func(context.Context, outflow.Message) (string, error) { return "", errors.New("reset") }
 	_, err := env.ExecuteLocalActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
 	require.Error(t, err)
-	assert.Equal(t, []outflow.Ref{ref}, f.loads)
+	assert.Equal(t, []outbox.Ref{ref}, f.loads)
 	assert.Empty(t, f.renewals)
 	assert.Empty(t, *beats)
 }

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 const (
@@ -121,7 +122,7 @@ func TestNoSpanWhereNothingIsSent(t *testing.T) {
 		"ended":      func(f *fake) { f.record.State = outflow.Delivered },
 		"cancelled":  func(f *fake) { f.record.CancelRequested = true },
 		"expired":    func(f *fake) { f.record.Expired = true },
-		"given up":   func(f *fake) { f.record.Claims = outflow.MostClaims + 1 },
+		"given up":   func(f *fake) { f.record.Claims = outbox.MaxClaims + 1 },
 		"held back":  func(f *fake) { f.record.HeldBack = true },
 		"not loaded": func(f *fake) { f.lookErr = errors.New("no database") },
 	} {

@@ -16,7 +16,7 @@ const (
 	WorkflowTask = 10 * time.Second
 	// BrokerCall bounds one call to a broker on the fast path, with its own retries.
 	// Publish sends nothing when less than this is left.
-	BrokerCall = outflow.QuickCall
+	BrokerCall = outflow.FastPathCallTime
 	// LocalPublish holds a look at the row and the broker call; one attempt.
 	// Temporal counts the wait for a slot as part of it.
 	LocalPublish = 4 * time.Second
@@ -50,7 +50,7 @@ const (
 	answerMargin = time.Second
 
 	// FirstRetry doubles with each attempt up to LastRetry. A destination may ask
-	// for more: outflow.LongestRetryAfter at most.
+	// for more: outflow.MaxRetryAfter at most.
 	FirstRetry = time.Second
 	LastRetry  = 5 * time.Minute
 	// heldBackRetry is the least wait of a message whose destination's breaker is
@@ -63,7 +63,7 @@ const (
 	// CallbackAttempt is the StartToClose timeout of one attempt to tell a producer:
 	// CallbackCall, which bounds the sender's longest call, and what the row is told
 	// before and after it. Neither has a slot of the fast path.
-	CallbackCall    = outflow.LongestCall + 2*time.Second
+	CallbackCall    = outflow.MaxCallTime + 2*time.Second
 	CallbackAttempt = 45 * time.Second
 	// CallbackAltogether is when a callback is given up: a receiver that is down
 	// for a night is told in the morning.
@@ -95,7 +95,7 @@ func backoffOf(attempt int32) time.Duration { return FirstRetry << min(max(attem
 // backoff. What a destination asked for is never cut short.
 func spread(backoff, asked time.Duration) time.Duration {
 	backoff += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(backoff))
-	asked = min(asked, outflow.LongestRetryAfter)
+	asked = min(asked, outflow.MaxRetryAfter)
 	return max(backoff, asked+time.Duration(rand.Float64()*0.1*float64(asked)))
 }
 

@@ -19,10 +19,10 @@ func TestTimeoutsFitIntoEachOther(t *testing.T) {
 	assert.Greater(t, rememberAck, 10*(FirstRetry+DurableMark), "an acknowledgement outlives the mark's first retries")
 	assert.LessOrEqual(t, heldBackRetry, LastRetry)
 	// A durable attempt: its renewal, a large payload, the longest call, its answer.
-	assert.GreaterOrEqual(t, Durable-answerMargin, 2*time.Second+PayloadRoom+PayloadLoad+outflow.LongestCall)
+	assert.GreaterOrEqual(t, Durable-answerMargin, 2*time.Second+PayloadRoom+PayloadLoad+outflow.MaxCallTime)
 	assert.Greater(t, Silence*2/10, Beat, "the SDK may keep a beat for 80 % of the time")
 	assert.Greater(t, CallbackAttempt-answerMargin, CallbackCall+10*time.Second)
-	assert.GreaterOrEqual(t, CallbackCall, outflow.LongestCall+2*time.Second, "publish.CallTime wants a second beside the call")
+	assert.GreaterOrEqual(t, CallbackCall, outflow.MaxCallTime+2*time.Second, "publish.CallTime wants a second beside the call")
 }
 
 // Whatever the attempt and whatever the destination asks for: the lease that an
@@ -32,7 +32,7 @@ func TestLeaseIsAlwaysPastTheNextAttempt(t *testing.T) {
 		lease := leaseFor(attempt)
 		for _, asked := range []time.Duration{-time.Hour, 0, time.Millisecond, time.Second, 59 * time.Second, time.Minute, time.Hour, 1 << 62} {
 			delay := retryDelay(attempt, asked)
-			if delay <= 0 || delay > outflow.LongestRetryAfter*11/10 {
+			if delay <= 0 || delay > outflow.MaxRetryAfter*11/10 {
 				t.Fatalf("attempt %d, asked %s: waits %s", attempt, asked, delay)
 			}
 			spare := lease - Durable - delay

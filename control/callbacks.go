@@ -5,7 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -37,7 +37,7 @@ func callbackRetried(c outboxdb.Change) Answer {
 		return answer(c, Refused, "it has no callback")
 	case c.CallbackState == nil:
 		return answer(c, Refused, "%s: its callback comes with its end", c.State)
-	case *c.CallbackState == outflow.CallbackSent:
+	case *c.CallbackState == outbox.CallbackSent:
 		return answer(c, Refused, "its producer was told")
 	}
 	return answer(c, Refused, "its callback is due: its run tries it, or a scanner starts one")

@@ -9,13 +9,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
 // CancelStore is the table as Cancel needs it; outboxdb.Operator is one.
 type CancelStore interface {
 	RequestCancel(ctx context.Context, ids []uuid.UUID, by outboxdb.By) ([]outboxdb.Change, error)
-	EndCancelled(ctx context.Context, ref outflow.Ref, by outboxdb.By) (outboxdb.Change, error)
+	EndCancelled(ctx context.Context, ref outbox.Ref, by outboxdb.By) (outboxdb.Change, error)
 	Show(ctx context.Context, id uuid.UUID) (outboxdb.Standing, error)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -57,7 +58,7 @@ func (d Desk) workflowID(id uuid.UUID) string { return workflows.DeliverID(d.Out
 
 // releaser makes a message claimable that has no run.
 type releaser interface {
-	Release(ctx context.Context, ref outflow.Ref, leasedUntil time.Time, by outboxdb.By) (outboxdb.Change, error)
+	Release(ctx context.Context, ref outbox.Ref, leasedUntil time.Time, by outboxdb.By) (outboxdb.Change, error)
 }
 
 // nudge asks the run of a retrying message to look at its row. Where it has none,
@@ -71,7 +72,7 @@ func (d Desk) nudge(ctx context.Context, store releaser, c outboxdb.Change) (tex
 	case !errors.Is(said, ErrNoRun):
 		return "its run could not be told: " + said.Error(), said, nil
 	}
-	_, err = store.Release(ctx, outflow.Ref{ID: c.ID, Generation: c.NewGeneration}, c.NewAvailableAt, d.By)
+	_, err = store.Release(ctx, outbox.Ref{ID: c.ID, Generation: c.NewGeneration}, c.NewAvailableAt, d.By)
 	return "it had no run; the next scanner starts one", said, err
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -53,7 +54,7 @@ func (o *oneRow) NoteTold(_ context.Context, m outboxdb.Standing, _ outboxdb.By)
 	return o.noting
 }
 
-func (o *oneRow) Release(context.Context, outflow.Ref, time.Time, outboxdb.By) (outboxdb.Change, error) {
+func (o *oneRow) Release(context.Context, outbox.Ref, time.Time, outboxdb.By) (outboxdb.Change, error) {
 	panic("only a message without a run is released")
 }
 
@@ -61,7 +62,7 @@ func (o *oneRow) RequestCancel(context.Context, []uuid.UUID, outboxdb.By) ([]out
 	return []outboxdb.Change{o.change()}, nil
 }
 
-func (o *oneRow) EndCancelled(context.Context, outflow.Ref, outboxdb.By) (outboxdb.Change, error) {
+func (o *oneRow) EndCancelled(context.Context, outbox.Ref, outboxdb.By) (outboxdb.Change, error) {
 	panic("only a message without a run is ended")
 }
 

@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -55,7 +56,7 @@ type DatabaseHealth interface {
 	Health(ctx context.Context) (outboxdb.Health, error)
 	PendingTargets(ctx context.Context, limit int) ([]outboxdb.PendingTarget, error)
 	// InHand are pending messages of which a run should be open.
-	InHand(ctx context.Context, limit int) ([]outflow.Ref, error)
+	InHand(ctx context.Context, limit int) ([]outbox.Ref, error)
 	DatabaseID(ctx context.Context) (uuid.UUID, error)
 	// Hears reports whether a notification arrives on a connection that listens.
 	Hears(ctx context.Context) (bool, error)

@@ -12,8 +12,8 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/stall"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -32,7 +32,7 @@ type NamespaceHealth interface {
 	// Stalled returns why a message's open run does not go on, for certain; what and
 	// remedy are empty where it does, or where there is none. A zero database is not
 	// compared with the run's.
-	Stalled(ctx context.Context, outbox string, database uuid.UUID, m outflow.Ref) (what, remedy string, err error)
+	Stalled(ctx context.Context, outbox string, database uuid.UUID, m outbox.Ref) (what, remedy string, err error)
 }
 
 // NewNamespaceHealth returns a namespace as the client, connected for it, sees it.
@@ -83,7 +83,7 @@ func (n namespaceHealth) Elsewhere(ctx context.Context, outbox, taskQueue string
 	return on, len(found.GetNextPageToken()) > 0, nil
 }
 
-func (n namespaceHealth) Stalled(ctx context.Context, outbox string, database uuid.UUID, m outflow.Ref) (what, remedy string, err error) {
+func (n namespaceHealth) Stalled(ctx context.Context, outbox string, database uuid.UUID, m outbox.Ref) (what, remedy string, err error) {
 	p, err := stall.Look(ctx, n.client, stall.Expected{
 		WorkflowID: workflows.DeliverID(outbox, m.ID), Type: workflows.WorkflowDeliver,
 		Input: workflows.DeliverInput{Outbox: outbox, Database: database, MessageID: m.ID, Generation: m.Generation},
@@ -154,7 +154,7 @@ func (e *examination) runs(ctx context.Context) {
 		e.say("runs", Skipped, "", "the database's ID is not known, so nobody can tell whether runs are its own")
 		return
 	}
-	stalled := map[[2]string][]outflow.Ref{}
+	stalled := map[[2]string][]outbox.Ref{}
 	for _, m := range messages {
 		what, remedy, err := e.Namespace.Stalled(ctx, e.Outbox, e.id, m)
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -26,7 +27,7 @@ type healthy struct {
 	health       outboxdb.Health
 	healthErr    error
 	targets      []outboxdb.PendingTarget
-	inHand       []outflow.Ref
+	inHand       []outbox.Ref
 	inHandErr    error
 	id           uuid.UUID
 	idErr        error
@@ -59,8 +60,8 @@ func (h *healthy) Health(context.Context) (outboxdb.Health, error) { return h.he
 func (h *healthy) PendingTargets(context.Context, int) ([]outboxdb.PendingTarget, error) {
 	return h.targets, h.listing
 }
-func (h *healthy) InHand(context.Context, int) ([]outflow.Ref, error) { return h.inHand, h.inHandErr }
-func (h *healthy) DatabaseID(context.Context) (uuid.UUID, error)      { return h.id, h.idErr }
+func (h *healthy) InHand(context.Context, int) ([]outbox.Ref, error) { return h.inHand, h.inHandErr }
+func (h *healthy) DatabaseID(context.Context) (uuid.UUID, error)     { return h.id, h.idErr }
 func (h *healthy) Schedule(context.Context, string) (ScheduleFound, error) {
 	return h.schedule, h.scheduleErr
 }
@@ -69,7 +70,7 @@ func (h *healthy) Elsewhere(context.Context, string, string) (map[string]int, bo
 }
 
 // Stalled finds a run of the database theID.
-func (h *healthy) Stalled(_ context.Context, _ string, database uuid.UUID, _ outflow.Ref) (string, string, error) {
+func (h *healthy) Stalled(_ context.Context, _ string, database uuid.UUID, _ outbox.Ref) (string, string, error) {
 	if database != theID {
 		return "it is of database " + theID.String(), "end it", nil
 	}
@@ -120,7 +121,7 @@ func examined(t *testing.T, spoil func(h *healthy, p *Patient)) (findings []Find
 			migrations: []outboxdb.MigrationStatus{{Version: 1, Name: "0001_destinations", AppliedAt: time.Now()}},
 			health:     outboxdb.Health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true, SeesAll: true, Encoding: "UTF8"},
 			types:      having(attributeNames()...), targets: pending("sqs://orders"), workflows: 1, activities: 2,
-			id: theID, schedule: ScheduleFound{TaskQueue: "outflow-outbox", Database: theID}, inHand: []outflow.Ref{{ID: theID, Generation: 1}},
+			id: theID, schedule: ScheduleFound{TaskQueue: "outflow-outbox", Database: theID}, inHand: []outbox.Ref{{ID: theID, Generation: 1}},
 		}
 		p := Patient{Database: h, Namespace: h, Target: Target{Address: "localhost:7233", Namespace: "shop"}, Outbox: "outbox", TaskQueue: "outflow-outbox",
 			Lookups: map[string]Lookup{"sqs": answers(nil), "https": answers(nil)}}
@@ -221,13 +222,13 @@ func TestExamine(t *testing.T) {
 		"another encoding": {func(h *healthy, _ *Patient) { h.health.Encoding = "LATIN1" },
 			"warn encoding the database's encoding is LATIN1", "keep headers to the characters that it has, or move to a database in UTF8"},
 		"an old snapshot": {func(h *healthy, _ *Patient) {
-			h.health.Snapshots = []outflow.HeldSnapshot{{Holder: "session", Name: "psql", Seconds: 299}, {Holder: "session", Name: "a report", PID: 7, Seconds: 3600}}
+			h.health.Snapshots = []outbox.HeldSnapshot{{Holder: "session", Name: "psql", Seconds: 299}, {Holder: "session", Name: "a report", PID: 7, Seconds: 3600}}
 		}, `warn snapshots session 7 of application "a report", user "" has held a snapshot for 1h0m0s`, "end its transaction, or SELECT pg_terminate_backend(7)"},
 		"a prepared transaction": {func(h *healthy, _ *Patient) {
-			h.health.Snapshots = []outflow.HeldSnapshot{{Holder: "prepared transaction", Name: "tx-1", Seconds: 300}}
+			h.health.Snapshots = []outbox.HeldSnapshot{{Holder: "prepared transaction", Name: "tx-1", Seconds: 300}}
 		}, `warn snapshots prepared transaction "tx-1" has held a snapshot for 5m0s`, "COMMIT PREPARED or ROLLBACK PREPARED it"},
 		"a slot of unknown age": {func(h *healthy, _ *Patient) {
-			h.health.Snapshots = []outflow.HeldSnapshot{{Holder: "replication slot", Name: "standby", Seconds: -1, Transactions: 2_000_000}}
+			h.health.Snapshots = []outbox.HeldSnapshot{{Holder: "replication slot", Name: "standby", Seconds: -1, Transactions: 2_000_000}}
 		}, `warn snapshots replication slot "standby" has held a snapshot for an unknown time`, "let its consumer catch up, or drop it with pg_drop_replication_slot"},
 		"only one's own sessions": {func(h *healthy, _ *Patient) { h.health.SeesAll = false }, "ok snapshots pg_read_all_stats", ""},
 		"no Temporal": {func(_ *healthy, p *Patient) { p.NamespaceErr = errAway },

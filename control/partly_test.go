@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -39,7 +40,7 @@ func (c *cancels) RequestCancel(context.Context, []uuid.UUID, outboxdb.By) ([]ou
 	return c.changes, nil
 }
 
-func (c *cancels) EndCancelled(context.Context, outflow.Ref, outboxdb.By) (outboxdb.Change, error) {
+func (c *cancels) EndCancelled(context.Context, outbox.Ref, outboxdb.By) (outboxdb.Change, error) {
 	return outboxdb.Change{}, errors.New("not asked for here")
 }
 
@@ -89,7 +90,7 @@ type moves struct {
 	releaseErr    error
 }
 
-func (m *moves) Release(context.Context, outflow.Ref, time.Time, outboxdb.By) (outboxdb.Change, error) {
+func (m *moves) Release(context.Context, outbox.Ref, time.Time, outboxdb.By) (outboxdb.Change, error) {
 	return outboxdb.Change{}, m.releaseErr
 }
 

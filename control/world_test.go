@@ -24,6 +24,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
@@ -423,7 +424,7 @@ func TestRetrySupersedesTheOldRun(t *testing.T) {
 	calls := w.broker.calls
 	assert.Equal(t, 2, deliver(1).Generation, "it says how the row stands")
 	assert.Equal(t, calls, w.broker.calls, "and sends nothing")
-	outcome, err := outboxdb.New(w.pool).Finish(t.Context(), outflow.Ending{Ref: outflow.Ref{ID: id, Generation: 1}, State: outflow.Dead, LastError: "again"})
+	outcome, err := outboxdb.New(w.pool).Finish(t.Context(), outbox.Ending{Ref: outbox.Ref{ID: id, Generation: 1}, State: outflow.Dead, LastError: "again"})
 	require.NoError(t, err)
 	assert.Equal(t, outflow.Pending, outcome.State)
 	w.broker.set(nil)

@@ -18,7 +18,7 @@ const (
 	// worker waits that long for what it is doing. With less, or with the SDK's default
 	// of 0, what is published stays unmarked, and another worker publishes it again. It
 	// holds the longest call that a publisher makes, and its mark.
-	StopTimeout = outflow.LongestCall + 5*time.Second
+	StopTimeout = outflow.MaxCallTime + 5*time.Second
 	// Slots are the workflow-task and local-activity slots of a worker, where the
 	// options name none: the SDK's default.
 	Slots = 1000

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -62,7 +62,7 @@ func TestOneExpiredLeaseIsClaimedOnce(t *testing.T) {
 	id := enqueue(t, pool, message("sqs://orders"))[0]
 	for range roundsAtOnce {
 		execute(t, pool, `UPDATE outbox.messages SET claims = 1, available_at = now() - interval '1 second'`)
-		var claimed gathered[outflow.ClaimedMessage]
+		var claimed gathered[outbox.ClaimedMessage]
 		atOnce(t, pool, "outbox.messages", func(store *outboxdb.Store) {
 			store.WalkNext()
 			got, err := store.Claim(t.Context(), request())
@@ -85,7 +85,7 @@ func TestOneProbeAtOnce(t *testing.T) {
 	probed := map[uuid.UUID]bool{}
 	for range roundsAtOnce {
 		probeNow(t, pool)
-		var probes gathered[outflow.Probe]
+		var probes gathered[outbox.Probe]
 		atOnce(t, pool, "outbox.destinations", func(store *outboxdb.Store) {
 			taken, err := store.TakeProbes(t.Context())
 			probes.add(t, taken, err)
@@ -104,7 +104,7 @@ func TestOneTellsOfARecovery(t *testing.T) {
 	opened(t, pool)
 	for range roundsAtOnce {
 		execute(t, pool, `UPDATE outbox.destinations SET failures = 0, failing_since = NULL, openings = 0, open_until = NULL, probe_until = NULL, recovered_at = now()`)
-		var recovered gathered[outflow.Recovered]
+		var recovered gathered[outbox.Recovered]
 		atOnce(t, pool, "outbox.destinations", func(store *outboxdb.Store) {
 			taken, err := store.TakeRecovered(t.Context())
 			recovered.add(t, taken, err)

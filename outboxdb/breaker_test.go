@@ -16,6 +16,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -63,7 +64,7 @@ func TestExpiredMessagesDoNotKeepADestinationClosed(t *testing.T) {
 		require.Len(t, probes, 1, "the one before gave its turn back")
 		m := claim(t, store, request()).Messages
 		require.Len(t, m, 1)
-		_, err = store.Finish(t.Context(), outflow.Ending{Ref: m[0].Ref(), State: outflow.Expired, LastError: "expired"})
+		_, err = store.Finish(t.Context(), outbox.Ending{Ref: m[0].Ref(), State: outflow.Expired, LastError: "expired"})
 		require.NoError(t, err)
 		store.NotTried("sqs://down", m[0].ID)
 		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE probe_until IS NULL)`)
@@ -132,7 +133,7 @@ func TestClaimsGoOnWhereTheWalkIsTooSlow(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ids, idsOf(got))
 	require.ErrorContains(t, got.Problem, "finding destinations with due messages")
-	require.Positive(t, got.Overlooked, "what is new waits for the next look")
+	require.Positive(t, got.NewDestinationsIn, "what is new waits for the next look")
 
 	// What was delayed needs no walk, be it below the mark or of a destination without one.
 	delayed := message("sqs://a")

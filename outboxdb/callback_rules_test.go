@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -130,7 +131,7 @@ func TestCallbackRulesAreForWhatComes(t *testing.T) {
 
 	_, err = o.Redirect(t.Context(), []uuid.UUID{first}, "sqs://elsewhere", ada)
 	require.NoError(t, err)
-	_, err = store.Finish(t.Context(), outflow.Ending{Ref: outflow.Ref{ID: first, Generation: 2}, State: outflow.Delivered})
+	_, err = store.Finish(t.Context(), outbox.Ending{Ref: outbox.Ref{ID: first, Generation: 2}, State: outflow.Delivered})
 	require.NoError(t, err)
 	_, copied, err := o.Resend(t.Context(), first, ada)
 	require.NoError(t, err)

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // callbackDue is part of what every look at a row returns: a run that ends with
@@ -70,8 +72,8 @@ UPDATE outbox.messages AS m
  WHERE m.id = d.id
 RETURNING m.id, m.generation, m.destination, m.type`
 
-func (r row) callback() outflow.Callback {
-	return outflow.Callback{
+func (r row) callback() outbox.Callback {
+	return outbox.Callback{
 		To: deref(r.Callback), Outcome: r.record().Outcome(), Destination: r.Destination, Type: r.Type, EnqueuedAt: r.EnqueuedAt,
 		Trace:       r.Trace,
 		WithPayload: r.CallbackPayload, Payload: r.Payload, ContentType: r.ContentType,
@@ -81,17 +83,17 @@ func (r row) callback() outflow.Callback {
 // BeginCallback counts an attempt to tell a message's producer, keeps scanners
 // from it for lease, and returns what to tell. due is false where there is
 // nothing to tell: the producer was told, or the message was started anew.
-func (s *Store) BeginCallback(ctx context.Context, ref outflow.Ref, lease time.Duration) (c outflow.Callback, due bool, err error) {
+func (s *Store) BeginCallback(ctx context.Context, ref outbox.Ref, lease time.Duration) (c outbox.Callback, due bool, err error) {
 	rows, err := s.pool.Query(ctx, beginCallback, ref.ID, ref.Generation, lease, outflow.MaxCallbackPayload)
 	if err != nil {
-		return outflow.Callback{}, false, fmt.Errorf("beginning the callback of message %s: %w", ref.ID, err)
+		return outbox.Callback{}, false, fmt.Errorf("beginning the callback of message %s: %w", ref.ID, err)
 	}
 	r, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByNameLax[row])
 	if errors.Is(err, pgx.ErrNoRows) {
-		return outflow.Callback{}, false, nil
+		return outbox.Callback{}, false, nil
 	}
 	if err != nil {
-		return outflow.Callback{}, false, fmt.Errorf("beginning the callback of message %s: %w", ref.ID, err)
+		return outbox.Callback{}, false, fmt.Errorf("beginning the callback of message %s: %w", ref.ID, err)
 	}
 	return r.callback(), true, nil
 }
@@ -99,9 +101,9 @@ func (s *Store) BeginCallback(ctx context.Context, ref outflow.Ref, lease time.D
 // NoteCallback writes what an attempt to tell the producer came to. noted is
 // false, and nothing is written, where the callback is not due any more, or where
 // the message was started anew or ended in another way since.
-func (s *Store) NoteCallback(ctx context.Context, n outflow.CallbackNote) (noted bool, err error) {
-	tag, err := s.pool.Exec(ctx, noteCallback, n.ID, n.Generation, orNull(string(n.Told)), string(n.State),
-		orNull(outflow.CleanErrorText(n.LastError)), n.Lease)
+func (s *Store) NoteCallback(ctx context.Context, n outbox.CallbackNote) (noted bool, err error) {
+	tag, err := s.pool.Exec(ctx, noteCallback, n.ID, n.Generation, orNull(string(n.End)), string(n.State),
+		orNull(text.Clean(n.LastError)), n.Lease)
 	if err != nil {
 		return false, fmt.Errorf("noting the callback of message %s as %s: %w", n.ID, n.State, err)
 	}
@@ -110,12 +112,12 @@ func (s *Store) NoteCallback(ctx context.Context, n outflow.CallbackNote) (noted
 
 // TakeCallbacks leases to the caller up to limit due callbacks that no run has in
 // hand, for which it starts runs.
-func (s *Store) TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outflow.DueCallback, error) {
+func (s *Store) TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outbox.DueCallback, error) {
 	rows, err := s.pool.Query(ctx, takeCallbacks, limit, lease)
 	if err != nil {
 		return nil, fmt.Errorf("looking for due callbacks: %w", err)
 	}
-	due, err := pgx.CollectRows(rows, pgx.RowToStructByName[outflow.DueCallback])
+	due, err := pgx.CollectRows(rows, pgx.RowToStructByName[outbox.DueCallback])
 	if err != nil {
 		return nil, fmt.Errorf("looking for due callbacks: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -47,7 +48,7 @@ func withCallback(destination string) outflow.Message {
 func owing(t *testing.T, pool *pgxpool.Pool, state outflow.State) uuid.UUID {
 	t.Helper()
 	id := enqueue(t, pool, withCallback("sqs://orders"))[0]
-	outcome, err := outboxdb.New(pool).Finish(t.Context(), outflow.Ending{Ref: ref(id), State: state, BrokerMessageID: "b-1", LastError: "why", Attempts: 1})
+	outcome, err := outboxdb.New(pool).Finish(t.Context(), outbox.Ending{Ref: ref(id), State: state, BrokerMessageID: "b-1", LastError: "why", Attempts: 1})
 	require.NoError(t, err)
 	require.True(t, outcome.CallbackDue)
 	return id
@@ -60,7 +61,7 @@ func TestFinishOwesACallback(t *testing.T) {
 	for _, state := range []outflow.State{outflow.Delivered, outflow.Dead, outflow.Expired, outflow.Cancelled} {
 		id := owing(t, pool, state)
 		assert.Equal(t, callbackRow{State: "due", DueIn: 1}, callbackOf(t, pool, id), "its run has a minute")
-		again, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: state})
+		again, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: state})
 		require.NoError(t, err)
 		assert.True(t, again.CallbackDue, "whoever asks once more starts it as well")
 		record, err := store.Load(t.Context(), ref(id))
@@ -68,7 +69,7 @@ func TestFinishOwesACallback(t *testing.T) {
 		assert.True(t, record.Outcome().CallbackDue)
 	}
 	none := enqueue(t, pool, message("sqs://orders"))[0]
-	outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(none), State: outflow.Delivered})
+	outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(none), State: outflow.Delivered})
 	require.NoError(t, err)
 	assert.False(t, outcome.CallbackDue)
 	assert.Equal(t, callbackRow{}, callbackOf(t, pool, none))
@@ -78,12 +79,12 @@ func TestCallback(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
-	begin := func(r outflow.Ref) (outflow.Callback, bool) {
+	begin := func(r outbox.Ref) (outbox.Callback, bool) {
 		c, due, err := store.BeginCallback(t.Context(), r, 5*time.Minute)
 		require.NoError(t, err)
 		return c, due
 	}
-	note := func(n outflow.CallbackNote) bool {
+	note := func(n outbox.CallbackNote) bool {
 		noted, err := store.NoteCallback(t.Context(), n)
 		require.NoError(t, err)
 		return noted
@@ -108,7 +109,7 @@ func TestCallback(t *testing.T) {
 				m := withCallback("sqs://orders")
 				m.Payload, m.ContentType, m.CallbackPayload = bytes.Repeat([]byte("x"), size), "text/plain", asked
 				id := enqueue(t, pool, m)[0]
-				_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Delivered})
+				_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered})
 				require.NoError(t, err)
 				c, due := begin(ref(id))
 				require.True(t, due)
@@ -122,22 +123,22 @@ func TestCallback(t *testing.T) {
 	t.Run("a failure is noted, and its lease", func(t *testing.T) {
 		id := owing(t, pool, outflow.Delivered)
 		begin(ref(id))
-		require.True(t, note(outflow.CallbackNote{Ref: ref(id), Told: outflow.Delivered, State: outflow.CallbackDue, LastError: "503\x00", Lease: 3 * time.Minute}))
+		require.True(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: outbox.CallbackDue, LastError: "503\x00", Lease: 3 * time.Minute}))
 		assert.Equal(t, callbackRow{State: "due", Attempts: 1, Error: "503\uFFFD", DueIn: 3}, callbackOf(t, pool, id))
 		begin(ref(id))
 		assert.Equal(t, callbackRow{State: "due", Attempts: 2, Error: "503\uFFFD", DueIn: 5}, callbackOf(t, pool, id))
-		require.True(t, note(outflow.CallbackNote{Ref: ref(id), Told: outflow.Delivered, State: outflow.CallbackSent}))
+		require.True(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: outbox.CallbackSent}))
 		assert.Equal(t, callbackRow{State: "sent", Attempts: 2}, callbackOf(t, pool, id))
 	})
 	t.Run("what is sent or failed takes no attempt and no note", func(t *testing.T) {
-		for _, state := range []outflow.CallbackState{outflow.CallbackSent, outflow.CallbackFailed} {
+		for _, state := range []outbox.CallbackState{outbox.CallbackSent, outbox.CallbackFailed} {
 			id := owing(t, pool, outflow.Delivered)
-			require.True(t, note(outflow.CallbackNote{Ref: ref(id), State: state, LastError: "e"}))
+			require.True(t, note(outbox.CallbackNote{Ref: ref(id), State: state, LastError: "e"}))
 			before := callbackOf(t, pool, id)
 			_, due := begin(ref(id))
 			assert.False(t, due)
-			for _, other := range []outflow.CallbackState{outflow.CallbackDue, outflow.CallbackSent, outflow.CallbackFailed} {
-				assert.False(t, note(outflow.CallbackNote{Ref: ref(id), Told: outflow.Delivered, State: other, LastError: "late"}))
+			for _, other := range []outbox.CallbackState{outbox.CallbackDue, outbox.CallbackSent, outbox.CallbackFailed} {
+				assert.False(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: other, LastError: "late"}))
 			}
 			assert.Equal(t, before, callbackOf(t, pool, id))
 		}
@@ -148,10 +149,10 @@ func TestCallback(t *testing.T) {
 		_, err := outboxdb.NewOperator(pool).Retry(t.Context(), []uuid.UUID{id}, ada)
 		require.NoError(t, err)
 		assert.Equal(t, callbackRow{}, callbackOf(t, pool, id), "pending once more: nothing to tell")
-		sent := outflow.CallbackNote{Ref: ref(id), Told: outflow.Dead, State: outflow.CallbackSent}
+		sent := outbox.CallbackNote{Ref: ref(id), End: outflow.Dead, State: outbox.CallbackSent}
 		assert.False(t, note(sent))
-		second := outflow.Ref{ID: id, Generation: 2}
-		_, err = store.Finish(t.Context(), outflow.Ending{Ref: second, State: outflow.Dead, LastError: "again"})
+		second := outbox.Ref{ID: id, Generation: 2}
+		_, err = store.Finish(t.Context(), outbox.Ending{Ref: second, State: outflow.Dead, LastError: "again"})
 		require.NoError(t, err)
 		assert.False(t, note(sent))
 		_, due := begin(ref(id))
@@ -164,36 +165,36 @@ func TestCallback(t *testing.T) {
 	t.Run("an end that was corrected is told once more", func(t *testing.T) {
 		id := owing(t, pool, outflow.Dead)
 		begin(ref(id))
-		_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b-2"})
+		_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b-2"})
 		require.NoError(t, err)
-		assert.False(t, note(outflow.CallbackNote{Ref: ref(id), Told: outflow.Dead, State: outflow.CallbackSent}))
+		assert.False(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Dead, State: outbox.CallbackSent}))
 		c, due := begin(ref(id))
 		require.True(t, due)
 		assert.Equal(t, id.String()+"_1_delivered", c.CallbackID())
-		require.True(t, note(outflow.CallbackNote{Ref: ref(id), Told: outflow.Delivered, State: outflow.CallbackSent}))
+		require.True(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: outbox.CallbackSent}))
 
 		late := owing(t, pool, outflow.Cancelled)
-		require.True(t, note(outflow.CallbackNote{Ref: ref(late), State: outflow.CallbackSent}))
-		outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(late), State: outflow.Delivered})
+		require.True(t, note(outbox.CallbackNote{Ref: ref(late), State: outbox.CallbackSent}))
+		outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(late), State: outflow.Delivered})
 		require.NoError(t, err)
 		assert.True(t, outcome.CallbackDue, "even where the first was sent")
 	})
 	t.Run("there is no such message", func(t *testing.T) {
 		_, due := begin(ref(uuid.New()))
 		assert.False(t, due)
-		assert.False(t, note(outflow.CallbackNote{Ref: ref(uuid.New()), State: outflow.CallbackSent}))
+		assert.False(t, note(outbox.CallbackNote{Ref: ref(uuid.New()), State: outbox.CallbackSent}))
 	})
 }
 
-func dueCallback(id uuid.UUID) outflow.DueCallback {
-	return outflow.DueCallback{Ref: ref(id), Destination: "sqs://orders", Type: "user-registered"}
+func dueCallback(id uuid.UUID) outbox.DueCallback {
+	return outbox.DueCallback{Ref: ref(id), Destination: "sqs://orders", Type: "user-registered"}
 }
 
 func TestTakeCallbacks(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store, other := outboxdb.New(pool), outboxdb.New(pool)
-	take := func(s *outboxdb.Store, limit int) []outflow.DueCallback {
+	take := func(s *outboxdb.Store, limit int) []outbox.DueCallback {
 		due, err := s.TakeCallbacks(t.Context(), limit, time.Minute)
 		require.NoError(t, err)
 		return due
@@ -206,13 +207,13 @@ func TestTakeCallbacks(t *testing.T) {
 	require.Empty(t, take(store, 10), "their runs have a minute to start them")
 	execute(t, pool, `UPDATE outbox.messages SET callback_due_at = now() - interval '1 s' * array_position($1, id) WHERE id = ANY ($1)`, ids)
 	execute(t, pool, `UPDATE outbox.messages SET callback_due_at = now(), callback_state = 'sent' WHERE id = $1`, sent)
-	require.Equal(t, []outflow.DueCallback{dueCallback(ids[2])}, take(store, 1), "the one that waits longest")
+	require.Equal(t, []outbox.DueCallback{dueCallback(ids[2])}, take(store, 1), "the one that waits longest")
 	inTx(t, pool, func(tx pgx.Tx) {
 		_, err := tx.Exec(t.Context(), `SELECT FROM outbox.messages WHERE id = $1 FOR UPDATE`, ids[0])
 		require.NoError(t, err)
-		require.Equal(t, []outflow.DueCallback{dueCallback(ids[1])}, take(other, 10), "nobody waits for a row that is held")
+		require.Equal(t, []outbox.DueCallback{dueCallback(ids[1])}, take(other, 10), "nobody waits for a row that is held")
 	})
-	require.Equal(t, []outflow.DueCallback{dueCallback(ids[0])}, take(other, 10))
+	require.Equal(t, []outbox.DueCallback{dueCallback(ids[0])}, take(other, 10))
 	require.Empty(t, take(store, 10), "a lease keeps another scanner from them")
 	require.Equal(t, callbackRow{State: "due", DueIn: 1}, callbackOf(t, pool, ids[0]))
 }
@@ -223,7 +224,7 @@ func TestRetryCallbacks(t *testing.T) {
 	store, o := outboxdb.New(pool), outboxdb.NewOperator(pool)
 	failed, due := owing(t, pool, outflow.Dead), owing(t, pool, outflow.Dead)
 	pending := enqueue(t, pool, withCallback("sqs://orders"))[0]
-	_, err := store.NoteCallback(t.Context(), outflow.CallbackNote{Ref: ref(failed), State: outflow.CallbackFailed, LastError: "404"})
+	_, err := store.NoteCallback(t.Context(), outbox.CallbackNote{Ref: ref(failed), State: outbox.CallbackFailed, LastError: "404"})
 	require.NoError(t, err)
 	changes, err := o.RetryCallbacks(t.Context(), []uuid.UUID{failed, due, pending, uuid.New()}, ada)
 	require.NoError(t, err)
@@ -235,10 +236,10 @@ func TestRetryCallbacks(t *testing.T) {
 	assert.Equal(t, callbackRow{State: "due", Error: "404"}, callbackOf(t, pool, failed))
 	again, err := store.TakeCallbacks(t.Context(), 10, time.Minute)
 	require.NoError(t, err)
-	assert.Equal(t, []outflow.DueCallback{dueCallback(failed)}, again, "at once")
+	assert.Equal(t, []outbox.DueCallback{dueCallback(failed)}, again, "at once")
 	assert.Equal(t, []string{`retry-callback 1 ada@host: the queue is back {"error": "404"}`}, audited(t, pool, failed))
 
-	for state, want := range map[outflow.CallbackState]int{outflow.CallbackDue: 2, outflow.CallbackFailed: 0, "": 3} {
+	for state, want := range map[outbox.CallbackState]int{outbox.CallbackDue: 2, outbox.CallbackFailed: 0, "": 3} {
 		page, _, err := o.List(t.Context(), outboxdb.ListFilter{Callback: state, Limit: 10})
 		require.NoError(t, err)
 		assert.Len(t, page, want, "%q", state)

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 const (
@@ -28,13 +30,13 @@ const (
 // destinations and, where any has due messages, another claims; an idle call is the first
 // two, or none. Where one of these is too slow, which a held snapshot makes it, the
 // destinations of before go on.
-func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error) {
+func (s *Store) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Claimed, error) {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
 	unparkErr := s.unpark(ctx)
 	walkErr := s.findDestinations(ctx)
 	if walkErr != nil && len(s.walk.marks) == 0 {
-		return outflow.Claimed{}, errors.Join(unparkErr, walkErr)
+		return outbox.Claimed{}, errors.Join(unparkErr, walkErr)
 	}
 	noteErr := s.destinations.takeProblem()
 	probes := s.destinations.takeChosen()
@@ -47,9 +49,9 @@ func (s *Store) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 		req.MaxMessages, req.MaxBytes, req.Lease, mostRetrying, probes)
 	if err != nil {
 		s.destinations.keepChosen(probes)
-		return outflow.Claimed{Problem: noteErr}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
+		return outbox.Claimed{Problem: noteErr}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
 	}
-	if slices.ContainsFunc(messages, func(m outflow.ClaimedMessage) bool { return m.Newcomer }) {
+	if slices.ContainsFunc(messages, func(m outbox.ClaimedMessage) bool { return m.Newcomer }) {
 		s.destinations.claimedNewcomers(time.Now())
 	}
 	s.walk.learn(asked, rows, req.MaxMessages)
@@ -66,13 +68,13 @@ func (s *Store) holdBack(ctx context.Context, refused map[string]error) error {
 	var destinations, reasons []string
 	for destination, err := range refused {
 		destinations = append(destinations, destination)
-		reasons = append(reasons, outflow.CleanErrorText(err.Error()))
+		reasons = append(reasons, text.Clean(err.Error()))
 	}
 	rows, err := s.pool.Query(ctx, holdBack, destinations, reasons, heldBackFor, heldBackRows)
 	if err != nil {
 		return fmt.Errorf("holding back messages of %d destinations: %w", len(destinations), err)
 	}
-	over, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e outflow.Ending, err error) {
+	over, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e outbox.Ending, err error) {
 		return e, row.Scan(&e.ID, &e.Generation, &e.State, &e.LastError)
 	})
 	if err != nil {
@@ -90,9 +92,9 @@ func (s *Store) holdBack(ctx context.Context, refused map[string]error) error {
 	return errors.Join(errs...)
 }
 
-// ClaimAlone leases one suspect to this process (see outflow.SuspectClaims), or
+// ClaimIsolated leases one suspect to this process (see outbox.QuarantineClaims), or
 // none. The caller has nothing else in flight.
-func (s *Store) ClaimAlone(ctx context.Context, lease time.Duration) ([]outflow.ClaimedMessage, error) {
+func (s *Store) ClaimIsolated(ctx context.Context, lease time.Duration) ([]outbox.ClaimedMessage, error) {
 	messages, _, err := s.take(ctx, lease, claimAlone, lease)
 	if err != nil {
 		return nil, fmt.Errorf("claiming a suspect message: %w", err)
@@ -101,7 +103,7 @@ func (s *Store) ClaimAlone(ctx context.Context, lease time.Duration) ([]outflow.
 }
 
 // take runs a claiming statement, and keeps what it claimed for the runs to come.
-func (s *Store) take(ctx context.Context, lease time.Duration, statement string, args ...any) ([]outflow.ClaimedMessage, []claimedRow, error) {
+func (s *Store) take(ctx context.Context, lease time.Duration, statement string, args ...any) ([]outbox.ClaimedMessage, []claimedRow, error) {
 	began := time.Now()
 	rows, err := s.pool.Query(ctx, statement, args...)
 	if err != nil {
@@ -113,7 +115,7 @@ func (s *Store) take(ctx context.Context, lease time.Duration, statement string,
 	}
 	slices.SortFunc(claimed, func(a, b claimedRow) int { return cmp.Compare(a.Seq, b.Seq) })
 
-	messages := make([]outflow.ClaimedMessage, 0, len(claimed))
+	messages := make([]outbox.ClaimedMessage, 0, len(claimed))
 	holds := make([]*held, 0, len(claimed))
 	for _, r := range claimed {
 		h := &held{record: r.record(), claimed: began, lease: lease, expiresIn: r.ExpiresIn, again: r.claimedBefore(),
@@ -121,7 +123,7 @@ func (s *Store) take(ctx context.Context, lease time.Duration, statement string,
 		holds = append(holds, h)
 		s.destinations.see(r.Destination, r.Failing, r.Proven)
 		shares, newcomer := s.destinations.shares(r.Destination)
-		messages = append(messages, outflow.ClaimedMessage{Record: h.record, LeasedUntil: r.AvailableAt,
+		messages = append(messages, outbox.ClaimedMessage{Record: h.record, LeasedUntil: r.AvailableAt,
 			Shares: shares, Newcomer: newcomer, Taken: h.taken, Settled: h.settled})
 	}
 	s.handoff.put(began, holds)

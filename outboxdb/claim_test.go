@@ -16,6 +16,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -144,10 +145,10 @@ func TestClaim(t *testing.T) {
 	t.Run("nothing asked for", func(t *testing.T) {
 		store := fresh(t)
 		enqueue(t, pool, message("sqs://a"))
-		for _, change := range []func(*outflow.ClaimRequest){
-			func(r *outflow.ClaimRequest) { r.MaxMessages = 0 },
-			func(r *outflow.ClaimRequest) { r.MaxBytes = 0 },
-			func(r *outflow.ClaimRequest) { r.Allowance = 0 },
+		for _, change := range []func(*outbox.ClaimRequest){
+			func(r *outbox.ClaimRequest) { r.MaxMessages = 0 },
+			func(r *outbox.ClaimRequest) { r.MaxBytes = 0 },
+			func(r *outbox.ClaimRequest) { r.Allowance = 0 },
 		} {
 			req := request()
 			change(&req)
@@ -188,7 +189,7 @@ func TestClaimStatements(t *testing.T) {
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
 	unpark, walk, take := outboxdb.StatementUnpark, outboxdb.StatementDueDestinations, outboxdb.StatementClaim
-	ask := func(req outflow.ClaimRequest) []string {
+	ask := func(req outbox.ClaimRequest) []string {
 		statements.take()
 		_, err := store.Claim(t.Context(), req)
 		require.NoError(t, err)
@@ -305,7 +306,7 @@ func TestClaimTurns(t *testing.T) {
 				enqueue(t, pool, messages(d, 100)...)
 			}
 			claim(t, store, small)
-			next := func() outflow.Claimed {
+			next := func() outbox.Claimed {
 				if walks {
 					return claim(t, store, small)
 				}
@@ -367,7 +368,7 @@ func TestClaimManyDestinations(t *testing.T) {
 				claimed := claim(t, store, req)
 				targets := map[string]int{}
 				for d, n := range byDestination(claimed) {
-					targets[outflow.TargetOf(d)] += n
+					targets[outbox.TargetOf(d)] += n
 				}
 				for target, n := range targets {
 					require.LessOrEqual(t, n, c.allowance, target)
@@ -419,18 +420,18 @@ func TestWalkPacing(t *testing.T) {
 	claimed, err := store.Claim(t.Context(), request())
 	require.NoError(t, err)
 	require.Empty(t, claimed.Messages)
-	require.InDelta(t, next, claimed.Overlooked, float64(time.Second))
+	require.InDelta(t, next, claimed.NewDestinationsIn, float64(time.Second))
 	store.WalkNext()
 	claimed = claim(t, store, request())
 	require.Len(t, claimed.Messages, 1)
-	require.Zero(t, claimed.Overlooked)
+	require.Zero(t, claimed.NewDestinationsIn)
 }
 
 func TestGiveBack(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
-	one := func(t *testing.T) outflow.ClaimedMessage {
+	one := func(t *testing.T) outbox.ClaimedMessage {
 		t.Helper()
 		execute(t, pool, `TRUNCATE outbox.messages`)
 		enqueue(t, pool, message("sqs://a"))
@@ -453,7 +454,7 @@ func TestGiveBack(t *testing.T) {
 	})
 	t.Run("released after its lease was moved", func(t *testing.T) {
 		m := one(t)
-		_, err := store.Renew(t.Context(), outflow.Renewal{Ref: m.Ref(), Lease: time.Hour})
+		_, err := store.Renew(t.Context(), outbox.Renewal{Ref: m.Ref(), Lease: time.Hour})
 		require.NoError(t, err)
 		require.NoError(t, store.Release(t.Context(), m))
 		s := stands(t, pool, m.ID)
@@ -476,7 +477,7 @@ func TestGiveBack(t *testing.T) {
 	})
 	t.Run("ended meanwhile", func(t *testing.T) {
 		m := one(t)
-		_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered})
+		_, err := store.Finish(t.Context(), outbox.Ending{Ref: m.Ref(), State: outflow.Delivered})
 		require.NoError(t, err)
 		require.NoError(t, store.Release(t.Context(), m))
 		require.Equal(t, 1, stands(t, pool, m.ID).Claims)
@@ -520,9 +521,9 @@ func TestPending(t *testing.T) {
 	leased := enqueue(t, pool, messages("sqs://a", 3)...)
 	req := request()
 	claim(t, store, req)
-	_, err = store.Renew(t.Context(), outflow.Renewal{Ref: ref(leased[0]), Lease: time.Hour, LastError: "throttled"})
+	_, err = store.Renew(t.Context(), outbox.Renewal{Ref: ref(leased[0]), Lease: time.Hour, LastError: "throttled"})
 	require.NoError(t, err)
-	_, err = store.Finish(t.Context(), outflow.Ending{Ref: ref(leased[1]), State: outflow.Dead})
+	_, err = store.Finish(t.Context(), outbox.Ending{Ref: ref(leased[1]), State: outflow.Dead})
 	require.NoError(t, err)
 	delayed := message("sqs://b")
 	delayed.DueIn = time.Hour

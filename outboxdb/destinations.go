@@ -11,6 +11,8 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/database"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 const (
@@ -85,7 +87,7 @@ func newDestinations(pool *database.Pool) *destinations {
 // The methods below run under the lock, unless they say otherwise.
 
 // whole reports whether a destination is all of its target.
-func whole(destination string) bool { return outflow.TargetOf(destination) == destination }
+func whole(destination string) bool { return outbox.TargetOf(destination) == destination }
 
 // own is the breaker that hears what a destination itself answers: its own, or as
 // long as no message has reached it the one of its target's new destinations.
@@ -97,7 +99,7 @@ func (h *destinations) own(destination string) string {
 }
 
 // newOf is the breaker of the new destinations of a destination's target.
-func newOf(destination string) string { return outflow.TargetOf(destination) + "#new" }
+func newOf(destination string) string { return outbox.TargetOf(destination) + "#new" }
 
 // newThere reports whether the table may count a destination among its target's new ones:
 // a message may have reached it here, and its note is still to come (see noteSecond).
@@ -124,9 +126,9 @@ func (h *destinations) names(destination string) []string {
 	case whole(destination):
 		return []string{destination}
 	case h.newThere(destination):
-		return []string{destination, newOf(destination), outflow.TargetOf(destination)}
+		return []string{destination, newOf(destination), outbox.TargetOf(destination)}
 	default:
-		return []string{destination, outflow.TargetOf(destination)}
+		return []string{destination, outbox.TargetOf(destination)}
 	}
 }
 
@@ -221,7 +223,7 @@ func (s *Store) Failed(destination string, err error) (inARow int) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	name, wait := outflow.TargetOf(destination), outflow.RetryAfter(err)
+	name, wait := outbox.TargetOf(destination), outflow.RetryAfter(err)
 	if own := h.own(destination); outflow.WasAnswered(err) && own != name {
 		h.answered(name, 0)
 		if own != destination && wait > 0 { // it asks for itself alone
@@ -249,7 +251,7 @@ func (h *destinations) failed(name string, err error, wait time.Duration) *known
 	k.failures++
 	k.inARow++
 	k.grown = 0
-	k.lastError = outflow.CleanErrorText(err.Error())
+	k.lastError = text.Clean(err.Error())
 	k.retryAfter = max(k.retryAfter, wait)
 	k.closing = k.closing || wait > 0
 	h.tell(name, k)
@@ -352,7 +354,7 @@ func (h *destinations) proveAll(found []mark) {
 }
 
 // choose keeps the probes that wait for the next claim. It takes the lock.
-func (h *destinations) choose(probes []outflow.Probe) {
+func (h *destinations) choose(probes []outbox.Probe) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range probes {

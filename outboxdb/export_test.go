@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // What the tests, which live in package outboxdb_test, look at inside.
@@ -15,7 +16,7 @@ import (
 const (
 	StatementClaim           = claim
 	StatementPutBack         = putBack
-	StatementClaimAlone      = claimAlone
+	StatementClaimIsolated   = claimAlone
 	StatementTakeProbes      = takeProbes
 	StatementCloseAbandoned  = closeAbandoned
 	StatementLoadAgain       = loadAgain
@@ -129,12 +130,12 @@ func (s *Store) Held() int {
 }
 
 // FinishBatch is one coalesced call of Finish, RenewBatch one of Renew.
-func (s *Store) FinishBatch(ctx context.Context, endings ...outflow.Ending) ([]outflow.Outcome, []error) {
+func (s *Store) FinishBatch(ctx context.Context, endings ...outbox.Ending) ([]outflow.Outcome, []error) {
 	return split(s.finishAll(ctx, slices.Clone(endings)), func(l looked) outflow.Outcome { return l.Outcome() })
 }
 
-func (s *Store) RenewBatch(ctx context.Context, renewals ...outflow.Renewal) ([]outflow.Record, []error) {
-	return split(s.renewAll(ctx, slices.Clone(renewals)), func(l looked) outflow.Record { return l.Record })
+func (s *Store) RenewBatch(ctx context.Context, renewals ...outbox.Renewal) ([]outbox.Record, []error) {
+	return split(s.renewAll(ctx, slices.Clone(renewals)), func(l looked) outbox.Record { return l.Record })
 }
 
 func split[T any](all results, convert func(looked) T) (values []T, errs []error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -150,9 +151,9 @@ func TestDispatcherRights(t *testing.T) {
 	require.NoError(t, store.Release(t.Context(), m[0]))
 	require.NoError(t, store.Uncount(t.Context(), m[1]))
 	require.NoError(t, store.Yield(t.Context(), m[1].Ref()))
-	_, err = store.Renew(t.Context(), outflow.Renewal{Ref: m[2].Ref(), Lease: time.Minute})
+	_, err = store.Renew(t.Context(), outbox.Renewal{Ref: m[2].Ref(), Lease: time.Minute})
 	require.NoError(t, err)
-	_, err = store.Finish(t.Context(), outflow.Ending{Ref: m[3].Ref(), State: outflow.Delivered})
+	_, err = store.Finish(t.Context(), outbox.Ending{Ref: m[3].Ref(), State: outflow.Delivered})
 	require.NoError(t, err)
 	_, err = store.Load(t.Context(), m[3].Ref())
 	require.NoError(t, err)
@@ -163,9 +164,9 @@ func TestDispatcherRights(t *testing.T) {
 
 	_, err = store.LoadAgain(t.Context(), m[0].Ref())
 	require.NoError(t, err)
-	_, err = store.ClaimAlone(t.Context(), time.Minute)
+	_, err = store.ClaimIsolated(t.Context(), time.Minute)
 	require.NoError(t, err)
-	require.NoError(t, store.Free(t.Context(), outflow.Leased{Ref: m[0].Ref(), LeasedUntil: m[0].LeasedUntil}))
+	require.NoError(t, store.Free(t.Context(), outbox.Leased{Ref: m[0].Ref(), LeasedUntil: m[0].LeasedUntil}))
 	for range 5 {
 		store.Failed("sqs://a", errDown)
 	}
@@ -173,7 +174,7 @@ func TestDispatcherRights(t *testing.T) {
 	probeNow(t, pool)
 	_, err = store.TakeProbes(t.Context())
 	require.NoError(t, err)
-	_, err = store.Retrying(t.Context(), outflow.Recovered{Destination: "sqs://a"}, 10)
+	_, err = store.Retrying(t.Context(), outbox.Recovered{Destination: "sqs://a"}, 10)
 	require.NoError(t, err)
 	store.Succeeded("sqs://a")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
@@ -183,10 +184,10 @@ func TestDispatcherRights(t *testing.T) {
 	_, err = store.Reached(t.Context(), "sqs://b")
 	require.NoError(t, err)
 
-	purged, err := store.PurgeMessages(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10, History: true})
+	purged, err := store.PurgeMessages(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10, History: true})
 	require.NoError(t, err)
 	require.Equal(t, 1, purged.Rows)
-	_, err = store.PurgeMessages(t.Context(), outflow.Purge{State: outflow.Dead, Limit: 10})
+	_, err = store.PurgeMessages(t.Context(), outbox.Purge{State: outflow.Dead, Limit: 10})
 	require.NoError(t, err)
 	_, err = store.PurgeAudit(t.Context(), time.Hour, 10)
 	require.NoError(t, err)

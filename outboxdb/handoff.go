@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // leaseMargin is how much of its lease a claimed row must have left to be
@@ -19,11 +20,11 @@ const leaseMargin = 15 * time.Second
 // does not: a run of that claim, whose start had no answer, may have ended it since.
 type handoff struct {
 	mu   sync.Mutex
-	held map[outflow.Ref]*held
+	held map[outbox.Ref]*held
 }
 
 type held struct {
-	record         outflow.Record
+	record         outbox.Record
 	claimed        time.Time // before the claim was sent
 	lease          time.Duration
 	expiresIn      *time.Duration // from the claim
@@ -32,7 +33,7 @@ type held struct {
 	isTaken        bool
 }
 
-func newHandoff() *handoff { return &handoff{held: make(map[outflow.Ref]*held)} }
+func newHandoff() *handoff { return &handoff{held: make(map[outbox.Ref]*held)} }
 
 // put keeps a claimed row and forgets those whose lease has run out: nobody
 // here has taken or settled them, so they run elsewhere or not at all.
@@ -52,12 +53,12 @@ func (h *handoff) put(now time.Time, rows []*held) {
 
 // take returns the claimed row to the first run that asks, if it may be
 // published as it was claimed.
-func (h *handoff) take(ref outflow.Ref) (outflow.Record, bool) {
+func (h *handoff) take(ref outbox.Ref) (outbox.Record, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.held[ref]
 	if r == nil || r.isTaken {
-		return outflow.Record{}, false
+		return outbox.Record{}, false
 	}
 	r.isTaken = true
 	close(r.taken)
@@ -65,21 +66,21 @@ func (h *handoff) take(ref outflow.Ref) (outflow.Record, bool) {
 	r.record.Message = outflow.Message{} // the payload is needed once
 	elapsed := time.Since(r.claimed)
 	if r.again || elapsed > r.lease-leaseMargin {
-		return outflow.Record{}, false
+		return outbox.Record{}, false
 	}
 	record.Expired = r.expiresIn != nil && *r.expiresIn <= elapsed
 	return record, true
 }
 
 // settle lets go of a row: its end is written, or its run has left the fast path.
-func (h *handoff) settle(ref outflow.Ref) {
+func (h *handoff) settle(ref outbox.Ref) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.drop(ref)
 }
 
 // drop runs under the lock.
-func (h *handoff) drop(ref outflow.Ref) {
+func (h *handoff) drop(ref outbox.Ref) {
 	if r := h.held[ref]; r != nil {
 		delete(h.held, ref)
 		close(r.settled)

@@ -10,11 +10,12 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
 // claimOne enqueues m and claims it alone.
-func claimOne(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, m outflow.Message, lease time.Duration) outflow.ClaimedMessage {
+func claimOne(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, m outflow.Message, lease time.Duration) outbox.ClaimedMessage {
 	t.Helper()
 	id := enqueue(t, pool, m)[0]
 	req := request()
@@ -25,7 +26,7 @@ func claimOne(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, m outflow
 		}
 	}
 	require.Fail(t, "not claimed")
-	return outflow.ClaimedMessage{}
+	return outbox.ClaimedMessage{}
 }
 
 func TestLoad(t *testing.T) {
@@ -33,7 +34,7 @@ func TestLoad(t *testing.T) {
 	pool := teststack.New(t)
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
-	loaded := func(t *testing.T, ref outflow.Ref) (outflow.Record, int) {
+	loaded := func(t *testing.T, ref outbox.Ref) (outbox.Record, int) {
 		t.Helper()
 		statements.take()
 		r, err := store.Load(t.Context(), ref)
@@ -57,7 +58,7 @@ func TestLoad(t *testing.T) {
 	})
 	t.Run("another generation than the claimed", func(t *testing.T) {
 		m := claimOne(t, pool, store, message("sqs://a"), time.Minute)
-		r, looks := loaded(t, outflow.Ref{ID: m.ID, Generation: 2})
+		r, looks := loaded(t, outbox.Ref{ID: m.ID, Generation: 2})
 		require.Equal(t, 1, looks)
 		require.Equal(t, 1, r.Generation, "as the row has it")
 		require.False(t, closed(m.Taken))
@@ -136,30 +137,30 @@ func TestSettled(t *testing.T) {
 	store := outboxdb.New(pool)
 	for _, c := range []struct {
 		name   string
-		settle func(t *testing.T, m outflow.ClaimedMessage)
+		settle func(t *testing.T, m outbox.ClaimedMessage)
 	}{
-		{"its end", func(t *testing.T, m outflow.ClaimedMessage) {
-			_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered})
+		{"its end", func(t *testing.T, m outbox.ClaimedMessage) {
+			_, err := store.Finish(t.Context(), outbox.Ending{Ref: m.Ref(), State: outflow.Delivered})
 			require.NoError(t, err)
 		}},
-		{"an end that the row refuses", func(t *testing.T, m outflow.ClaimedMessage) {
+		{"an end that the row refuses", func(t *testing.T, m outbox.ClaimedMessage) {
 			execute(t, pool, `UPDATE outbox.messages SET generation = 2 WHERE id = $1`, m.ID)
-			_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered})
+			_, err := store.Finish(t.Context(), outbox.Ending{Ref: m.Ref(), State: outflow.Delivered})
 			require.NoError(t, err)
 		}},
-		{"a row that is gone", func(t *testing.T, m outflow.ClaimedMessage) {
+		{"a row that is gone", func(t *testing.T, m outbox.ClaimedMessage) {
 			execute(t, pool, `DELETE FROM outbox.messages WHERE id = $1`, m.ID)
-			_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered})
+			_, err := store.Finish(t.Context(), outbox.Ending{Ref: m.Ref(), State: outflow.Delivered})
 			require.ErrorIs(t, err, outflow.ErrNotFound)
 		}},
-		{"a durable attempt", func(t *testing.T, m outflow.ClaimedMessage) {
-			_, err := store.Renew(t.Context(), outflow.Renewal{Ref: m.Ref(), Lease: time.Minute})
+		{"a durable attempt", func(t *testing.T, m outbox.ClaimedMessage) {
+			_, err := store.Renew(t.Context(), outbox.Renewal{Ref: m.Ref(), Lease: time.Minute})
 			require.NoError(t, err)
 		}},
-		{"yielding", func(t *testing.T, m outflow.ClaimedMessage) { require.NoError(t, store.Yield(t.Context(), m.Ref())) }},
-		{"a release", func(t *testing.T, m outflow.ClaimedMessage) { require.NoError(t, store.Release(t.Context(), m)) }},
-		{"an uncounted claim", func(t *testing.T, m outflow.ClaimedMessage) { require.NoError(t, store.Uncount(t.Context(), m)) }},
-		{"forgetting", func(_ *testing.T, m outflow.ClaimedMessage) { store.Forget(m.Ref()) }},
+		{"yielding", func(t *testing.T, m outbox.ClaimedMessage) { require.NoError(t, store.Yield(t.Context(), m.Ref())) }},
+		{"a release", func(t *testing.T, m outbox.ClaimedMessage) { require.NoError(t, store.Release(t.Context(), m)) }},
+		{"an uncounted claim", func(t *testing.T, m outbox.ClaimedMessage) { require.NoError(t, store.Uncount(t.Context(), m)) }},
+		{"forgetting", func(_ *testing.T, m outbox.ClaimedMessage) { store.Forget(m.Ref()) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			execute(t, pool, `TRUNCATE outbox.messages`)
@@ -176,7 +177,7 @@ func TestSettled(t *testing.T) {
 	t.Run("a failed mark leaves it open", func(t *testing.T) {
 		execute(t, pool, `TRUNCATE outbox.messages`)
 		m := claimOne(t, pool, store, message("sqs://a"), time.Minute)
-		_, err := store.Finish(t.Context(), outflow.Ending{Ref: m.Ref(), State: outflow.Delivered, Attempts: -1})
+		_, err := store.Finish(t.Context(), outbox.Ending{Ref: m.Ref(), State: outflow.Delivered, Attempts: -1})
 		require.Error(t, err)
 		require.False(t, closed(m.Settled))
 		store.Forget(m.Ref())

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -158,12 +159,12 @@ func stands(t testing.TB, q queryer, id uuid.UUID) standing {
 }
 
 // request is a claim that nothing bounds.
-func request() outflow.ClaimRequest {
-	return outflow.ClaimRequest{Lease: time.Minute, MaxMessages: 10_000, MaxBytes: 1 << 30, Allowance: 10_000}
+func request() outbox.ClaimRequest {
+	return outbox.ClaimRequest{Lease: time.Minute, MaxMessages: 10_000, MaxBytes: 1 << 30, Allowance: 10_000}
 }
 
 // claim walks and claims.
-func claim(t testing.TB, s *outboxdb.Store, req outflow.ClaimRequest) outflow.Claimed {
+func claim(t testing.TB, s *outboxdb.Store, req outbox.ClaimRequest) outbox.Claimed {
 	t.Helper()
 	s.WalkNext()
 	claimed, err := s.Claim(t.Context(), req)
@@ -171,7 +172,7 @@ func claim(t testing.TB, s *outboxdb.Store, req outflow.ClaimRequest) outflow.Cl
 	return claimed
 }
 
-func idsOf(claimed outflow.Claimed) []uuid.UUID {
+func idsOf(claimed outbox.Claimed) []uuid.UUID {
 	ids := make([]uuid.UUID, 0, len(claimed.Messages))
 	for _, m := range claimed.Messages {
 		ids = append(ids, m.ID)
@@ -179,7 +180,7 @@ func idsOf(claimed outflow.Claimed) []uuid.UUID {
 	return ids
 }
 
-func byDestination(claimed outflow.Claimed) map[string]int {
+func byDestination(claimed outbox.Claimed) map[string]int {
 	n := make(map[string]int)
 	for _, m := range claimed.Messages {
 		n[m.Destination]++
@@ -187,7 +188,7 @@ func byDestination(claimed outflow.Claimed) map[string]int {
 	return n
 }
 
-func ref(id uuid.UUID) outflow.Ref { return outflow.Ref{ID: id, Generation: 1} }
+func ref(id uuid.UUID) outbox.Ref { return outbox.Ref{ID: id, Generation: 1} }
 
 // waitFor waits until sql returns true.
 func waitFor(t testing.TB, q queryer, sql string, args ...any) {

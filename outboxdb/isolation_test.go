@@ -11,6 +11,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -48,9 +49,9 @@ func TestCapIsLiftedWhereTheBreakerDoesNotOpen(t *testing.T) {
 // no failure itself, closes the breaker all the same.
 func TestSuccessOfALoadedMessageIsNews(t *testing.T) {
 	t.Parallel()
-	for name, load := range map[string]func(*outboxdb.Store, outflow.Ref) error{
-		"load":       func(s *outboxdb.Store, r outflow.Ref) error { _, err := s.Load(t.Context(), r); return err },
-		"load again": func(s *outboxdb.Store, r outflow.Ref) error { _, err := s.LoadAgain(t.Context(), r); return err },
+	for name, load := range map[string]func(*outboxdb.Store, outbox.Ref) error{
+		"load":       func(s *outboxdb.Store, r outbox.Ref) error { _, err := s.Load(t.Context(), r); return err },
+		"load again": func(s *outboxdb.Store, r outbox.Ref) error { _, err := s.LoadAgain(t.Context(), r); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -117,7 +118,7 @@ func TestSuspectIsNoProbe(t *testing.T) {
 	_, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, claim(t, store, request()).Messages)
-	alone, err := store.ClaimAlone(t.Context(), time.Minute)
+	alone, err := store.ClaimIsolated(t.Context(), time.Minute)
 	require.NoError(t, err)
 	require.Len(t, alone, 1)
 	require.Equal(t, id, alone[0].ID)
@@ -134,7 +135,7 @@ func TestNewSuspectIsNoProbe(t *testing.T) {
 	probeNow(t, pool)
 	probes, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []outflow.Probe{{Leased: leased(t, pool, ids[1]), Destination: "sqs://down"}}, probes)
+	require.Equal(t, []outbox.Probe{{Leased: leased(t, pool, ids[1]), Destination: "sqs://down"}}, probes)
 }
 
 // A probe is claimed while its time lasts. After it another one may be chosen, and
@@ -307,7 +308,7 @@ func TestNobodyWaitsForAnotherScanner(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	alone, err := store.ClaimAlone(ctx, time.Minute)
+	alone, err := store.ClaimIsolated(ctx, time.Minute)
 	require.NoError(t, err)
 	require.Empty(t, alone)
 	store.WalkNext()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -40,14 +41,14 @@ func TestLockedRow(t *testing.T) {
 	// Writes are those that many messages share: each has one statement for all.
 	for name, write := range map[string]func(context.Context, uuid.UUID) error{
 		"finish": func(ctx context.Context, id uuid.UUID) error {
-			o, err := store.Finish(ctx, outflow.Ending{Ref: ref(id), State: outflow.Delivered, Attempts: 1})
+			o, err := store.Finish(ctx, outbox.Ending{Ref: ref(id), State: outflow.Delivered, Attempts: 1})
 			if err == nil && o.State != outflow.Delivered {
 				t.Errorf("answered wrongly: %+v", o)
 			}
 			return err
 		},
 		"renew": func(ctx context.Context, id uuid.UUID) error {
-			_, err := store.Renew(ctx, outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "503", Attempts: 1})
+			_, err := store.Renew(ctx, outbox.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "503", Attempts: 1})
 			return err
 		},
 		"put back": func(ctx context.Context, id uuid.UUID) error {
@@ -125,7 +126,7 @@ func TestLockedRowThatEnds(t *testing.T) {
 		own, seen := traced(t, pool)
 		store = outboxdb.New(own)
 		go func() {
-			o, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Dead, Attempts: 1})
+			o, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Dead, Attempts: 1})
 			assert.NoError(t, err)
 			answer <- o
 		}()

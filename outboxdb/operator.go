@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/database"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // Operator reads and changes messages for people. Every change goes together
@@ -42,8 +43,8 @@ type Standing struct {
 	Headers      map[string]string `db:"headers" json:"headers,omitempty"`
 	OrderingKey  *string           `db:"ordering_key" json:"orderingKey,omitempty"`
 	// CallbackState is nil where no callback is due or was.
-	Callback      *string                `db:"callback" json:"callback,omitempty"`
-	CallbackState *outflow.CallbackState `db:"callback_state" json:"callbackState,omitempty"`
+	Callback      *string               `db:"callback" json:"callback,omitempty"`
+	CallbackState *outbox.CallbackState `db:"callback_state" json:"callbackState,omitempty"`
 	// CallbackPayload says that the callback carries the payload, too.
 	CallbackPayload bool `db:"callback_payload" json:"callbackPayload,omitempty"`
 	// CallbackAttempts and CallbackError are those of the callback itself.
@@ -73,7 +74,7 @@ type Standing struct {
 }
 
 // Ref returns the reference of the message's generation.
-func (s Standing) Ref() outflow.Ref { return outflow.Ref{ID: s.ID, Generation: s.Generation} }
+func (s Standing) Ref() outbox.Ref { return outbox.Ref{ID: s.ID, Generation: s.Generation} }
 
 // Change is what an act made of one message.
 type Change struct {
@@ -144,7 +145,7 @@ func (o *Operator) RequestCancel(ctx context.Context, ids []uuid.UUID, by By) ([
 // EndCancelled ends a message whose cancel was requested and which has no open
 // run. It does nothing while a lease holds the message, or where it has another
 // generation by now.
-func (o *Operator) EndCancelled(ctx context.Context, ref outflow.Ref, by By) (Change, error) {
+func (o *Operator) EndCancelled(ctx context.Context, ref outbox.Ref, by By) (Change, error) {
 	changes, err := o.act(ctx, "cancelling", endCancelled, []uuid.UUID{ref.ID}, by, ref.Generation)
 	if err != nil {
 		return Change{}, err
@@ -160,7 +161,7 @@ func (o *Operator) RetryCallbacks(ctx context.Context, ids []uuid.UUID, by By) (
 
 // Release makes a message claimable that has no open run, unless its lease or
 // generation has changed since it was looked at.
-func (o *Operator) Release(ctx context.Context, ref outflow.Ref, leasedUntil time.Time, by By) (Change, error) {
+func (o *Operator) Release(ctx context.Context, ref outbox.Ref, leasedUntil time.Time, by By) (Change, error) {
 	changes, err := o.act(ctx, "releasing", releaseMessages, []uuid.UUID{ref.ID}, by, ref.Generation, leasedUntil)
 	if err != nil {
 		return Change{}, err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -87,7 +88,7 @@ func TestDismissedMessagesComeBack(t *testing.T) {
 			return err
 		},
 		"a late acknowledgement": func(id uuid.UUID) error {
-			_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "late"})
+			_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "late"})
 			return err
 		},
 	} {
@@ -122,7 +123,7 @@ func TestPurgeDismissed(t *testing.T) {
 		old := ended(t, pool, outflow.Dead, "90 days", 4)
 		_, err := o.Dismiss(t.Context(), old[:3], ada)
 		require.NoError(t, err)
-		p := outflow.Purge{State: outflow.Dead, Dismissed: true, OlderThan: hour, Limit: 10, History: history}
+		p := outbox.Purge{State: outflow.Dead, Dismissed: true, OlderThan: hour, Limit: 10, History: history}
 		require.Zero(t, purge(t, store, p).Rows, "dismissed just now, however long ago it ended")
 		execute(t, pool, `UPDATE outbox.messages SET dismissed_at = now() - interval '2 hours' WHERE id = ANY ($1)`, old[:2])
 		purged := purge(t, store, p)
@@ -139,7 +140,7 @@ func TestPurgeDismissed(t *testing.T) {
 		require.Equal(t, 1, purged.Rows)
 		require.Equal(t, []string{`{"state": "dead", "messages": 1, "dismissed": true, "older_than": "01:00:00"}`},
 			values[string](t, pool, `SELECT detail::text FROM outbox.audit WHERE act = 'purge'`))
-		_, err = o.Purge(t.Context(), outflow.Purge{State: outflow.Cancelled, Dismissed: true, Limit: 1}, ada)
+		_, err = o.Purge(t.Context(), outbox.Purge{State: outflow.Cancelled, Dismissed: true, Limit: 1}, ada)
 		require.ErrorContains(t, err, "wants dead")
 	}
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // PendingTarget is where pending messages go: a queue, a topic, an exchange, or for
@@ -68,7 +68,7 @@ UNION ALL
 
 // InHand returns pending messages that were claimed, of which a run should be open: at
 // most limit of those that are retried, and of the others. It reads every pending row.
-func (o *Operator) InHand(ctx context.Context, limit int) ([]outflow.Ref, error) {
+func (o *Operator) InHand(ctx context.Context, limit int) ([]outbox.Ref, error) {
 	rows, err := o.pool.Query(ctx, inHand, limit)
 	if err != nil {
 		return nil, fmt.Errorf("listing messages in hand: %w", err)
@@ -77,9 +77,9 @@ func (o *Operator) InHand(ctx context.Context, limit int) ([]outflow.Ref, error)
 	if err != nil {
 		return nil, fmt.Errorf("listing messages in hand: %w", err)
 	}
-	out := make([]outflow.Ref, 0, len(refs))
+	out := make([]outbox.Ref, 0, len(refs))
 	for _, r := range refs {
-		out = append(out, outflow.Ref{ID: r.ID, Generation: r.Generation})
+		out = append(out, outbox.Ref{ID: r.ID, Generation: r.Generation})
 	}
 	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -106,11 +107,11 @@ func TestFailingCallbacks(t *testing.T) {
 	m := message("sqs://orders")
 	m.Callback = "https://shop.example/done"
 	ids := []uuid.UUID{finished(t, pool, m, outflow.Delivered), finished(t, pool, m, outflow.Delivered), finished(t, pool, m, outflow.Delivered)}
-	for i, state := range []outflow.CallbackState{outflow.CallbackDue, outflow.CallbackFailed} {
+	for i, state := range []outbox.CallbackState{outbox.CallbackDue, outbox.CallbackFailed} {
 		_, due, err := store.BeginCallback(t.Context(), ref(ids[i]), time.Minute)
 		require.NoError(t, err)
 		require.True(t, due)
-		noted, err := store.NoteCallback(t.Context(), outflow.CallbackNote{Ref: ref(ids[i]), Told: outflow.Delivered, State: state, LastError: "no answer", Lease: time.Minute})
+		noted, err := store.NoteCallback(t.Context(), outbox.CallbackNote{Ref: ref(ids[i]), End: outflow.Delivered, State: state, LastError: "no answer", Lease: time.Minute})
 		require.NoError(t, err)
 		require.True(t, noted)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // listTimeout bounds one page: a filter that no index knows may have to pass over
@@ -37,7 +38,7 @@ type ListFilter struct {
 	Destination            string // canonical
 	Type                   string
 	// Callback is empty for any.
-	Callback outflow.CallbackState
+	Callback outbox.CallbackState
 	// Since and Until bound the end of final messages and the enqueue of pending
 	// ones; they want a state. An Ago counts back from the database's now.
 	Since, Until Moment
@@ -165,7 +166,7 @@ func newListQuery(f ListFilter, parked bool) *listQuery {
 	}
 	switch f.Callback {
 	case "":
-	case outflow.CallbackDue: // as its index says it
+	case outbox.CallbackDue: // as its index says it
 		q.where = append(q.where, "m.callback_state = 'due'")
 	default:
 		q.add("m.callback_state = %s::text", f.Callback)

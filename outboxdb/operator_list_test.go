@@ -15,6 +15,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -54,7 +55,7 @@ func TestList(t *testing.T) {
 		retrying = append(retrying, enqueue(t, pool, message(fmt.Sprintf("sqs://r%d", i%2)))[0])
 	}
 	for _, m := range claim(t, store, request()).Messages {
-		_, err := store.Renew(t.Context(), outflow.Renewal{Ref: m.Ref(), Lease: time.Minute, LastError: "timeout"})
+		_, err := store.Renew(t.Context(), outbox.Renewal{Ref: m.Ref(), Lease: time.Minute, LastError: "timeout"})
 		require.NoError(t, err)
 	}
 	pending = enqueue(t, pool, messages("sqs://p", 6)...)
@@ -157,7 +158,7 @@ func TestOperatorStatus(t *testing.T) {
 	finished(t, pool, message("sqs://b"), outflow.Dead)
 	retrying := enqueue(t, pool, message("sqs://a"))[0]
 	claim(t, store, request())
-	_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(retrying), Lease: time.Minute, LastError: "timeout"})
+	_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(retrying), Lease: time.Minute, LastError: "timeout"})
 	require.NoError(t, err)
 	enqueue(t, pool, message("sqs://a"))
 	claim(t, store, request())

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // PhaseCount counts the messages of one destination in one phase.
@@ -157,7 +158,7 @@ type Health struct {
 	SeesAll bool `db:"sees_all"`
 	// Snapshots are all that are held, by sessions, prepared transactions and
 	// replication slots: vacuum can't remove what they may still see.
-	Snapshots []outflow.HeldSnapshot `db:"-"`
+	Snapshots []outbox.HeldSnapshot `db:"-"`
 }
 
 // Health looks at the database as this role and this host see it.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -22,7 +23,7 @@ func finished(t testing.TB, pool *pgxpool.Pool, m outflow.Message, state outflow
 	id := enqueue(t, pool, m)[0]
 	store := outboxdb.New(pool)
 	execute(t, pool, `UPDATE outbox.messages SET claims = 1, available_at = now() + interval '1 minute' WHERE id = $1`, id)
-	ending := outflow.Ending{Ref: ref(id), State: state, LastError: "no such queue", Attempts: 1}
+	ending := outbox.Ending{Ref: ref(id), State: state, LastError: "no such queue", Attempts: 1}
 	if state == outflow.Delivered {
 		ending.LastError, ending.BrokerMessageID = "", "broker-1"
 	}
@@ -65,7 +66,7 @@ func TestRetry(t *testing.T) {
 
 		// What the old run sends again changes nothing.
 		for _, late := range []outflow.State{outflow.Dead, outflow.Delivered} {
-			outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: late, LastError: "late", BrokerMessageID: "late"})
+			outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: late, LastError: "late", BrokerMessageID: "late"})
 			require.NoError(t, err)
 			assert.Equal(t, outflow.Pending, outcome.State)
 			assert.Equal(t, 2, outcome.Generation)
@@ -142,7 +143,7 @@ func TestRedirect(t *testing.T) {
 	fresh, claimed := enqueue(t, pool, message("sqs://new"))[0], enqueue(t, pool, message("sqs://old"))[0]
 	execute(t, pool, `UPDATE outbox.messages SET available_at = available_at + interval '1 hour', due_at = due_at + interval '1 hour' WHERE id = $1`, fresh)
 	require.Equal(t, []uuid.UUID{claimed}, idsOf(claim(t, store, request())))
-	_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(claimed), Lease: time.Minute, LastError: "timeout"})
+	_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(claimed), Lease: time.Minute, LastError: "timeout"})
 	require.NoError(t, err)
 
 	changes, err := o.Redirect(t.Context(), []uuid.UUID{claimed, fresh}, "sqs://new", ada)
@@ -157,7 +158,7 @@ func TestRedirect(t *testing.T) {
 	assert.InDelta(t, 5, s.LeasedFor, 5, "the old run has time to make way")
 
 	// The old broker acknowledges.
-	outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "old"})
+	outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "old"})
 	require.NoError(t, err)
 	assert.Equal(t, outflow.Pending, outcome.State)
 	require.NoError(t, store.Yield(t.Context(), ref(claimed)))
@@ -253,7 +254,7 @@ func TestRequestCancel(t *testing.T) {
 	})
 	t.Run("so does another generation", func(t *testing.T) {
 		require.NoError(t, store.Release(t.Context(), lease))
-		c, err := o.EndCancelled(t.Context(), outflow.Ref{ID: claimed, Generation: 2}, ada)
+		c, err := o.EndCancelled(t.Context(), outbox.Ref{ID: claimed, Generation: 2}, ada)
 		require.NoError(t, err)
 		assert.False(t, c.Done)
 	})
@@ -270,7 +271,7 @@ func TestRequestCancel(t *testing.T) {
 		assert.False(t, c.Done)
 	})
 	t.Run("an acknowledgement still wins", func(t *testing.T) {
-		outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "b"})
+		outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "b"})
 		require.NoError(t, err)
 		assert.Equal(t, outflow.Delivered, outcome.State)
 	})
@@ -406,7 +407,7 @@ func TestOperatorPurge(t *testing.T) {
 	execute(t, pool, `UPDATE outbox.messages SET finished_at = now() - interval '2 days' WHERE id = $1`, dead)
 	pending := enqueue(t, pool, message("sqs://orders"))[0]
 
-	p := outflow.Purge{State: outflow.Delivered, OlderThan: 24 * time.Hour, Limit: 3}
+	p := outbox.Purge{State: outflow.Delivered, OlderThan: 24 * time.Hour, Limit: 3}
 	for _, want := range []int{3, 1, 0} {
 		purged, err := o.Purge(t.Context(), p, ada)
 		require.NoError(t, err)
@@ -418,12 +419,12 @@ func TestOperatorPurge(t *testing.T) {
 		values[string](t, pool, `SELECT who || ': ' || why || ': ' || detail FROM outbox.audit WHERE act = 'purge' ORDER BY id`), "nothing deleted, nothing noted")
 	assert.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.history`))
 
-	moved, err := o.Purge(t.Context(), outflow.Purge{State: outflow.Dead, OlderThan: 24 * time.Hour, Limit: 3, History: true}, ada)
+	moved, err := o.Purge(t.Context(), outbox.Purge{State: outflow.Dead, OlderThan: 24 * time.Hour, Limit: 3, History: true}, ada)
 	require.NoError(t, err)
 	assert.Equal(t, 1, moved.Rows)
 	assert.Equal(t, []uuid.UUID{dead}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.history`))
 	assert.Equal(t, 3, value[int](t, pool, `SELECT count(*) FROM outbox.audit WHERE act = 'purge'`))
-	_, err = o.Purge(t.Context(), outflow.Purge{State: outflow.Pending, Limit: 3}, ada)
+	_, err = o.Purge(t.Context(), outbox.Purge{State: outflow.Pending, Limit: 3}, ada)
 	require.ErrorContains(t, err, "wants a final state")
 	assert.Equal(t, 3, count(t, pool))
 }
@@ -464,7 +465,7 @@ func TestOperatorActsWithItsRights(t *testing.T) {
 	require.NoError(t, err)
 	for _, history := range []bool{false, true} {
 		finished(t, pool, message("sqs://orders"), outflow.Delivered)
-		purged, err := o.Purge(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10, History: history}, ada)
+		purged, err := o.Purge(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10, History: history}, ada)
 		require.NoError(t, err)
 		assert.Positive(t, purged.Rows)
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -37,7 +37,7 @@ func TestLongOutageStartsNothingTwice(t *testing.T) {
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT array_agg(id) FROM (SELECT id FROM outbox.messages ORDER BY id LIMIT $1) AS m`, runs).Scan(&retrying))
 	lost := retrying[0]
 	renew := func(id uuid.UUID) {
-		_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: lease, LastError: "503"})
+		_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: lease, LastError: "503"})
 		require.NoError(t, err)
 	}
 	for _, id := range retrying {
@@ -105,7 +105,7 @@ func TestThousandsOfRunsAreLeftAlone(t *testing.T) {
 		errs := make([]error, runs)
 		for i, id := range ids {
 			renewing.Go(func() {
-				_, errs[i] = store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: lease, LastError: "garbled"})
+				_, errs[i] = store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: lease, LastError: "garbled"})
 			})
 		}
 		renewing.Wait()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -42,11 +43,11 @@ func TestManyLargePayloadsOnASlowLink(t *testing.T) {
 		msgs = append(msgs, m)
 	}
 	ids := enqueue(t, pool, msgs...)
-	for name, look := range map[string]func(*outboxdb.Store, outflow.Ref) (outflow.Record, error){
-		"load":       func(s *outboxdb.Store, r outflow.Ref) (outflow.Record, error) { return s.Load(t.Context(), r) },
-		"load again": func(s *outboxdb.Store, r outflow.Ref) (outflow.Record, error) { return s.LoadAgain(t.Context(), r) },
-		"renew": func(s *outboxdb.Store, r outflow.Ref) (outflow.Record, error) {
-			return s.Renew(t.Context(), outflow.Renewal{Ref: r, Lease: time.Minute})
+	for name, look := range map[string]func(*outboxdb.Store, outbox.Ref) (outbox.Record, error){
+		"load":       func(s *outboxdb.Store, r outbox.Ref) (outbox.Record, error) { return s.Load(t.Context(), r) },
+		"load again": func(s *outboxdb.Store, r outbox.Ref) (outbox.Record, error) { return s.LoadAgain(t.Context(), r) },
+		"renew": func(s *outboxdb.Store, r outbox.Ref) (outbox.Record, error) {
+			return s.Renew(t.Context(), outbox.Renewal{Ref: r, Lease: time.Minute})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -58,7 +59,7 @@ func TestManyLargePayloadsOnASlowLink(t *testing.T) {
 			for i, id := range ids {
 				looking.Go(func() {
 					record, err := look(store, ref(id))
-					if err == nil && record.Owed > 0 {
+					if err == nil && record.MissingBytes > 0 {
 						record.Payload, err = store.LoadPayload(quick, record)
 					}
 					switch {
@@ -97,7 +98,7 @@ func TestTheLargestPayloadOnASlowLink(t *testing.T) {
 	store := outboxdb.New(onALink(t, pool, 50_000_000/8))
 	record, err := store.Load(t.Context(), ref(id))
 	require.NoError(t, err)
-	require.Equal(t, len(large.Payload), record.Owed, "a look at the row leaves it where it is")
+	require.Equal(t, len(large.Payload), record.MissingBytes, "a look at the row leaves it where it is")
 
 	durable, cancel := context.WithTimeout(t.Context(), 25*time.Second)
 	defer cancel()

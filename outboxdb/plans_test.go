@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -187,7 +187,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"finish 20", outboxdb.StatementFinish, 20, 500, []any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
 			{"yield", outboxdb.StatementYield, 0, 30, []any{ids[0], 0}},
 			{"put back 20", outboxdb.StatementPutBack, 20, 600, []any{ids, ones, nulls, ones}},
-			{"claim alone", outboxdb.StatementClaimAlone, 0, 30, []any{"1 minute"}},
+			{"claim alone", outboxdb.StatementClaimIsolated, 0, 30, []any{"1 minute"}},
 			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
 			{"load 20", outboxdb.StatementLoad, 20, 120, []any{ids}},
 			{"outcomes 20", outboxdb.StatementOutcomes, 20, 120, []any{ids}},
@@ -246,7 +246,7 @@ func claimBesidePaused(t *testing.T, pool *pgxpool.Pool) {
 		require.Less(t, n, 20*len(got.Messages))
 	}
 	req.Open["sqs://paused"] = 98
-	var paused []outflow.ClaimedMessage
+	var paused []outbox.ClaimedMessage
 	paused = append(paused, claim(t, store, req).Messages...)
 	require.Len(t, paused, 2)
 }

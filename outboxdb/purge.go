@@ -10,6 +10,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/database"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // purgeTimeout is the deadline of one statement of maintenance. A chunk takes
@@ -99,19 +100,19 @@ var (
 // to be told what happened is harmless, too: what is deleted is not found again. A
 // chunk that is too slow, by its own deadline or a timeout of the role or database,
 // ends in an error that is context.DeadlineExceeded: a smaller one may not be.
-func (s *Store) PurgeMessages(ctx context.Context, p outflow.Purge) (outflow.Purged, error) {
+func (s *Store) PurgeMessages(ctx context.Context, p outbox.Purge) (outbox.Purged, error) {
 	return purgeChunk(ctx, s.pool, chosen(p, purge, move, purgeDismissed, moveDismissed), p)
 }
 
 // Purge is Store.PurgeMessages by somebody: what it deletes or moves is noted in
 // the audit, in the same statement.
-func (o *Operator) Purge(ctx context.Context, p outflow.Purge, by By) (outflow.Purged, error) {
+func (o *Operator) Purge(ctx context.Context, p outbox.Purge, by By) (outbox.Purged, error) {
 	statement := chosen(p, purgeByHand, moveByHand, purgeDismissedByHand, moveDismissedByHand)
 	return purgeChunk(ctx, o.pool, statement, p, by.Who, by.Why)
 }
 
 // chosen is the statement for p.
-func chosen(p outflow.Purge, purge, move, purgeDismissed, moveDismissed string) string {
+func chosen(p outbox.Purge, purge, move, purgeDismissed, moveDismissed string) string {
 	switch {
 	case p.Dismissed && p.History:
 		return moveDismissed
@@ -123,25 +124,25 @@ func chosen(p outflow.Purge, purge, move, purgeDismissed, moveDismissed string) 
 	return purge
 }
 
-func purgeChunk(ctx context.Context, pool *database.Pool, statement string, p outflow.Purge, by ...any) (outflow.Purged, error) {
+func purgeChunk(ctx context.Context, pool *database.Pool, statement string, p outbox.Purge, by ...any) (outbox.Purged, error) {
 	if !p.State.Final() {
-		return outflow.Purged{}, fmt.Errorf("purging messages: state: wants a final state (got %q)", p.State)
+		return outbox.Purged{}, fmt.Errorf("purging messages: state: wants a final state (got %q)", p.State)
 	}
 	if p.Dismissed && p.State != outflow.Dead {
-		return outflow.Purged{}, fmt.Errorf("purging messages: state: wants dead for dismissed messages (got %q)", p.State)
+		return outbox.Purged{}, fmt.Errorf("purging messages: state: wants dead for dismissed messages (got %q)", p.State)
 	}
 	if p.Limit < 1 || p.OlderThan < 0 {
-		return outflow.Purged{}, fmt.Errorf("purging %s messages: limit and age: want 1 or more rows and no negative age (got %d and %s)", p.State, p.Limit, p.OlderThan)
+		return outbox.Purged{}, fmt.Errorf("purging %s messages: limit and age: want 1 or more rows and no negative age (got %d and %s)", p.State, p.Limit, p.OlderThan)
 	}
 	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
 	defer cancel()
 	rows, err := pool.Query(ctx, statement, append([]any{string(p.State), p.OlderThan, p.After, p.Limit}, by...)...)
 	if err != nil {
-		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, database.TooSlow(err))
+		return outbox.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, database.TooSlow(err))
 	}
-	purged, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[outflow.Purged])
+	purged, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[outbox.Purged])
 	if err != nil {
-		return outflow.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, database.TooSlow(err))
+		return outbox.Purged{}, fmt.Errorf("purging %s messages: %w", p.State, database.TooSlow(err))
 	}
 	return purged, nil
 }

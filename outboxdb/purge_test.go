@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -29,7 +30,7 @@ func ended(t testing.TB, pool *pgxpool.Pool, state outflow.State, ago string, n 
 		SELECT id FROM inserted ORDER BY finished_at`, string(state), ago, n)
 }
 
-func purge(t testing.TB, store *outboxdb.Store, p outflow.Purge) outflow.Purged {
+func purge(t testing.TB, store *outboxdb.Store, p outbox.Purge) outbox.Purged {
 	t.Helper()
 	purged, err := store.PurgeMessages(t.Context(), p)
 	require.NoError(t, err)
@@ -53,7 +54,7 @@ func TestPurge(t *testing.T) {
 				store := outboxdb.New(pool)
 				old := ended(t, pool, outflow.Delivered, "3 hours", 5)
 				young := ended(t, pool, outflow.Delivered, "30 minutes", 2)
-				p := outflow.Purge{State: outflow.Delivered, OlderThan: hour, Limit: 2, History: history}
+				p := outbox.Purge{State: outflow.Delivered, OlderThan: hour, Limit: 2, History: history}
 				for _, want := range []struct{ rows, left int }{{2, 2}, {2, 4}, {1, 5}, {0, 5}} {
 					purged := purge(t, store, p)
 					require.Equal(t, want.rows, purged.Rows)
@@ -75,7 +76,7 @@ func TestPurge(t *testing.T) {
 					ended(t, pool, state, "3 hours", 3)
 				}
 				for i, state := range all {
-					require.Equal(t, 3, purge(t, store, outflow.Purge{State: state, OlderThan: hour, Limit: 100, History: history}).Rows)
+					require.Equal(t, 3, purge(t, store, outbox.Purge{State: state, OlderThan: hour, Limit: 100, History: history}).Rows)
 					require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state = $1`, string(state)))
 					require.Equal(t, 3*(3-i), count(t, pool))
 				}
@@ -89,7 +90,7 @@ func TestPurge(t *testing.T) {
 				for i, state := range []string{"due", "sent", "failed"} {
 					execute(t, pool, `UPDATE outbox.messages SET callback = 'https://example.com/', callback_state = $2, callback_due_at = now() WHERE id = $1`, owing[i], state)
 				}
-				require.Equal(t, 3, purge(t, store, outflow.Purge{State: outflow.Delivered, Limit: 100, History: history}).Rows)
+				require.Equal(t, 3, purge(t, store, outbox.Purge{State: outflow.Delivered, Limit: 100, History: history}).Rows)
 				require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE id = $1`, owing[0]))
 				require.Equal(t, 2, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE finished_at IS NULL`))
 			})
@@ -102,7 +103,7 @@ func TestPurge(t *testing.T) {
 				defer func() { _ = operator.Rollback(t.Context()) }()
 				_, err = operator.Exec(t.Context(), `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2 WHERE id = $1`, dead[0])
 				require.NoError(t, err)
-				p := outflow.Purge{State: outflow.Dead, OlderThan: hour, Limit: 100, History: history}
+				p := outbox.Purge{State: outflow.Dead, OlderThan: hour, Limit: 100, History: history}
 				require.Equal(t, 2, purge(t, store, p).Rows)
 				require.NoError(t, operator.Commit(t.Context()))
 				require.Zero(t, purge(t, store, p).Rows)
@@ -130,7 +131,7 @@ func TestPurgeMeetsANewStart(t *testing.T) {
 	})
 	purged := 0
 	for n := 2; n > 0; {
-		n = purge(t, store, outflow.Purge{State: outflow.Dead, OlderThan: hour, Limit: 2}).Rows
+		n = purge(t, store, outbox.Purge{State: outflow.Dead, OlderThan: hour, Limit: 2}).Rows
 		purged += n
 	}
 	operator.Wait()
@@ -148,7 +149,7 @@ func TestPurgesAtOnce(t *testing.T) {
 	for range 4 {
 		go func() {
 			store, total := outboxdb.New(pool), 0
-			for p := (outflow.Purge{State: outflow.Delivered, OlderThan: hour, Limit: 50, History: true}); ; {
+			for p := (outbox.Purge{State: outflow.Delivered, OlderThan: hour, Limit: 50, History: true}); ; {
 				purged, err := store.PurgeMessages(t.Context(), p)
 				if err != nil {
 					t.Error(err)
@@ -171,7 +172,7 @@ func TestPurgesAtOnce(t *testing.T) {
 func TestPurgeRefuses(t *testing.T) {
 	t.Parallel()
 	store := outboxdb.New(teststack.New(t))
-	for _, p := range []outflow.Purge{
+	for _, p := range []outbox.Purge{
 		{State: outflow.Pending, Limit: 1}, {State: "", Limit: 1}, {State: outflow.Dead}, {State: outflow.Dead, Limit: 1, OlderThan: -1},
 	} {
 		_, err := store.PurgeMessages(t.Context(), p)
@@ -195,7 +196,7 @@ func TestHistoryHasEveryColumn(t *testing.T) {
 	require.Empty(t, values[string](t, pool, `SELECT key FROM outbox.messages AS m, jsonb_each(to_jsonb(m)) WHERE value = 'null'`), "a column without a value shows nothing")
 	whole := value[string](t, pool, `SELECT to_jsonb(m)::text FROM outbox.messages AS m`)
 	store := outboxdb.New(pool)
-	toHistory := outflow.Purge{State: outflow.Dead, Limit: 10, History: true}
+	toHistory := outbox.Purge{State: outflow.Dead, Limit: 10, History: true}
 	require.Equal(t, 1, purge(t, store, toHistory).Rows)
 	require.Equal(t, whole, value[string](t, pool, `SELECT (to_jsonb(h) - 'moved_at')::text FROM outbox.history AS h`))
 
@@ -271,7 +272,7 @@ func TestMaintenanceRights(t *testing.T) {
 	execute(t, pool, `INSERT INTO outbox.audit (at, act, who) VALUES (now() - interval '2 days', 'retry', 'ada')`)
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at) VALUES ('sqs://idle', now() - interval '2 days')`)
 	for _, history := range []bool{true, false} {
-		require.Equal(t, 1, purge(t, store, outflow.Purge{State: outflow.Delivered, Limit: 1, History: history}).Rows)
+		require.Equal(t, 1, purge(t, store, outbox.Purge{State: outflow.Delivered, Limit: 1, History: history}).Rows)
 	}
 	n, err := store.PurgeAudit(t.Context(), hour, 10)
 	require.NoError(t, err)
@@ -342,7 +343,7 @@ func TestPurgeDoesNotCrawl(t *testing.T) {
 	require.Equal(t, 20_000, count(t, holder))
 
 	store := outboxdb.New(pool)
-	p := outflow.Purge{State: outflow.Delivered, OlderThan: hour, Limit: 1000}
+	p := outbox.Purge{State: outflow.Delivered, OlderThan: hour, Limit: 1000}
 	for range 19 {
 		purged := purge(t, store, p)
 		require.Equal(t, 1000, purged.Rows)
@@ -364,7 +365,7 @@ func TestTableHealth(t *testing.T) {
 	ended(t, pool, outflow.Delivered, "3 hours", 500)
 	execute(t, pool, `DELETE FROM outbox.messages WHERE seq % 2 = 0`)
 	execute(t, pool, `VACUUM ANALYZE outbox.messages`)
-	health := func(heldFor time.Duration) outflow.TableHealth {
+	health := func(heldFor time.Duration) outbox.TableHealth {
 		h, err := store.TableHealth(t.Context(), heldFor)
 		require.NoError(t, err)
 		return h
@@ -377,7 +378,7 @@ func TestTableHealth(t *testing.T) {
 	require.Empty(t, h.Held)
 
 	other := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["application_name"] = "month's report" })
-	held := func(hold ...string) (outflow.HeldSnapshot, string) {
+	held := func(hold ...string) (outbox.HeldSnapshot, string) {
 		conn, err := other.Acquire(t.Context())
 		require.NoError(t, err)
 		defer conn.Release()
@@ -395,7 +396,7 @@ func TestTableHealth(t *testing.T) {
 				return h, h.Advice()
 			}
 		}
-		return outflow.HeldSnapshot{}, ""
+		return outbox.HeldSnapshot{}, ""
 	}
 	got, advice := held(`BEGIN ISOLATION LEVEL REPEATABLE READ`, `SELECT 1`)
 	require.Equal(t, "session", got.Holder)

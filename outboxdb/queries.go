@@ -40,7 +40,7 @@ const outcomeColumns = `
 // schemaReady looks for the oldest and the newest thing that a migration makes.
 const schemaReady = `SELECT to_regclass('outbox.messages') IS NOT NULL AND to_regclass('outbox.identity') IS NOT NULL`
 
-// targetOf is the target of the destination m.destination, as outflow.TargetOf has it.
+// targetOf is the target of the destination m.destination, as outbox.TargetOf has it.
 const targetOf = `coalesce(substring(m.destination FROM '^(?:https?|rabbitmq)://[^/]*'), m.destination)`
 
 // behindTarget is the name behind all destinations of a target t.target: the canonical
@@ -161,7 +161,7 @@ SELECT d.id, d.generation, CASE WHEN d.cancel_requested THEN 'cancelled' ELSE 'e
 //     blame, not their destination. Where none but a destination's own breaker has counted
 //     failures, and no run of it is off the fast path, one message is taken all the same:
 //     others' runs are not what it waits for.
-//   - Suspects are claimed alone, elsewhere.
+//   - QuarantinedDue are claimed alone, elsewhere.
 //   - Bytes: the row that crosses the bound is taken, so that a large one is not stuck.
 //     Those behind it are left as they are, and probes come first.
 //

@@ -9,6 +9,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -46,7 +47,7 @@ func TestReadOnlyConnectionsAreLeft(t *testing.T) {
 	require.ErrorContains(t, got.Problem, "25006")
 	require.ElementsMatch(t, ids, idsOf(got))
 	for _, id := range ids {
-		outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Delivered, Attempts: 1})
+		outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, Attempts: 1})
 		require.NoError(t, err)
 		require.Equal(t, outflow.Delivered, outcome.State)
 	}

@@ -7,6 +7,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // row is one row as recordColumns returns it.
@@ -44,8 +46,8 @@ type row struct {
 	Proven   bool           `db:"proven"`
 }
 
-func (r row) record() outflow.Record {
-	return outflow.Record{
+func (r row) record() outbox.Record {
+	return outbox.Record{
 		Message: outflow.Message{
 			ID: r.ID, Destination: r.Destination, Type: r.Type, Payload: r.Payload, ContentType: r.ContentType,
 			Headers: r.Headers, OrderingKey: deref(r.OrderingKey), DueAt: r.DueAt, ExpiresAt: deref(r.ExpiresAt),
@@ -58,7 +60,7 @@ func (r row) record() outflow.Record {
 		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack),
 		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),
 		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt), CallbackDue: r.CallbackDue,
-		Owed: max(r.PayloadBytes-len(r.Payload), 0),
+		MissingBytes: max(r.PayloadBytes-len(r.Payload), 0),
 	}
 }
 
@@ -77,10 +79,10 @@ type columns struct {
 	waits       []bool
 }
 
-func (c *columns) add(ref outflow.Ref, lastError string, attempts int) {
+func (c *columns) add(ref outbox.Ref, lastError string, attempts int) {
 	c.ids = append(c.ids, ref.ID)
 	c.generations = append(c.generations, int32(ref.Generation))
-	c.lastErrors = append(c.lastErrors, orNull(outflow.CleanErrorText(lastError)))
+	c.lastErrors = append(c.lastErrors, orNull(text.Clean(lastError)))
 	c.attempts = append(c.attempts, int32(attempts))
 }
 

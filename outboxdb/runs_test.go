@@ -13,6 +13,8 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -40,7 +42,7 @@ func TestFinish(t *testing.T) {
 	ends := []outflow.State{outflow.Delivered, outflow.Dead, outflow.Expired, outflow.Cancelled}
 	finish := func(t *testing.T, id uuid.UUID, generation int, state outflow.State) outflow.Outcome {
 		t.Helper()
-		e := outflow.Ending{Ref: outflow.Ref{ID: id, Generation: generation}, State: state, Attempts: 1}
+		e := outbox.Ending{Ref: outbox.Ref{ID: id, Generation: generation}, State: state, Attempts: 1}
 		if state == outflow.Delivered {
 			e.BrokerMessageID = "broker-1"
 		} else {
@@ -118,24 +120,24 @@ func TestFinish(t *testing.T) {
 		require.Equal(t, "pending", stands(t, pool, id).State)
 	})
 	t.Run("no row", func(t *testing.T) {
-		_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(uuid.New()), State: outflow.Dead})
+		_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(uuid.New()), State: outflow.Dead})
 		require.ErrorIs(t, err, outflow.ErrNotFound)
 	})
 	t.Run("no end", func(t *testing.T) {
 		for _, state := range []outflow.State{"", outflow.Pending, "done"} {
-			_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(uuid.New()), State: state})
+			_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(uuid.New()), State: state})
 			require.ErrorContains(t, err, "is not a final state")
 		}
 	})
 	t.Run("texts are cleaned", func(t *testing.T) {
 		id := row(t, pool, pendingRow)
-		o, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Delivered,
+		o, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered,
 			BrokerMessageID: "a\x00b\xff", LastError: "\xff\x00" + strings.Repeat("ä", 2000)})
 		require.NoError(t, err)
 		require.Equal(t, "a\uFFFDb\uFFFD", o.BrokerMessageID)
 		require.True(t, utf8.ValidString(o.LastError))
-		require.LessOrEqual(t, len(o.LastError), outflow.MaxErrorText)
-		require.Greater(t, len(o.LastError), outflow.MaxErrorText-4)
+		require.LessOrEqual(t, len(o.LastError), text.MaxError)
+		require.Greater(t, len(o.LastError), text.MaxError-4)
 		require.True(t, strings.HasPrefix(o.LastError, "\uFFFD\uFFFDä"))
 		require.Equal(t, o.LastError, *stands(t, pool, id).LastError)
 	})
@@ -145,9 +147,9 @@ func TestRenew(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
-	renew := func(t *testing.T, id uuid.UUID, generation int, lastError string) outflow.Record {
+	renew := func(t *testing.T, id uuid.UUID, generation int, lastError string) outbox.Record {
 		t.Helper()
-		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: outflow.Ref{ID: id, Generation: generation}, Lease: 2 * time.Hour, LastError: lastError, Attempts: 2})
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: outbox.Ref{ID: id, Generation: generation}, Lease: 2 * time.Hour, LastError: lastError, Attempts: 2})
 		require.NoError(t, err)
 		return r
 	}
@@ -167,7 +169,7 @@ func TestRenew(t *testing.T) {
 	})
 	t.Run("a wait counts no attempt of its own", func(t *testing.T) {
 		id := row(t, pool, `attempts = 2`)
-		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "429", Attempts: 1, Waits: true})
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "429", Attempts: 1, Waits: true})
 		require.NoError(t, err)
 		require.Equal(t, 3, r.Attempts)
 		s := stands(t, pool, id)
@@ -178,7 +180,7 @@ func TestRenew(t *testing.T) {
 	})
 	t.Run("an attempt takes back one that sent nothing", func(t *testing.T) {
 		id := row(t, pool, `attempts = 2`)
-		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour, Attempts: -1})
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour, Attempts: -1})
 		require.NoError(t, err)
 		require.Equal(t, 2, r.Attempts)
 	})
@@ -215,7 +217,7 @@ func TestRenew(t *testing.T) {
 		})
 	}
 	t.Run("no row", func(t *testing.T) {
-		_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(uuid.New()), Lease: time.Minute})
+		_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(uuid.New()), Lease: time.Minute})
 		require.ErrorIs(t, err, outflow.ErrNotFound)
 	})
 	t.Run("the error is cleaned", func(t *testing.T) {

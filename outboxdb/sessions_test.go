@@ -19,6 +19,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -187,7 +188,7 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	ctx, store := t.Context(), outboxdb.New(pool)
 	require.NoError(t, store.Ping(ctx))
 	want := awkward()
-	same := func(r outflow.Record) {
+	same := func(r outbox.Record) {
 		t.Helper()
 		assert.Equal(t, want.Payload, r.Payload)
 		assert.Equal(t, want.Headers, r.Headers)
@@ -210,16 +211,16 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, store.Release(ctx, claimed.Messages[0]))
 	assert.True(t, value[bool](t, setup, `SELECT available_at <= now() FROM outbox.messages WHERE id = $1`, id))
 	execute(t, setup, `UPDATE outbox.messages SET claims = 5`)
-	alone, err := store.ClaimAlone(ctx, time.Minute)
+	alone, err := store.ClaimIsolated(ctx, time.Minute)
 	require.NoError(t, err)
 	require.Len(t, alone, 1)
 	require.NoError(t, store.Yield(ctx, ref(id)))
 
-	for _, load := range []func() (outflow.Record, error){
-		func() (outflow.Record, error) { return outboxdb.New(pool).Load(ctx, ref(id)) },
-		func() (outflow.Record, error) { return store.LoadAgain(ctx, ref(id)) },
-		func() (outflow.Record, error) {
-			return store.Renew(ctx, outflow.Renewal{Ref: ref(id), Lease: time.Minute, LastError: awkwardError, Attempts: 1})
+	for _, load := range []func() (outbox.Record, error){
+		func() (outbox.Record, error) { return outboxdb.New(pool).Load(ctx, ref(id)) },
+		func() (outbox.Record, error) { return store.LoadAgain(ctx, ref(id)) },
+		func() (outbox.Record, error) {
+			return store.Renew(ctx, outbox.Renewal{Ref: ref(id), Lease: time.Minute, LastError: awkwardError, Attempts: 1})
 		},
 	} {
 		r, err := load()
@@ -250,12 +251,12 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	if pool.Config().ConnConfig.Port == setup.Config().ConnConfig.Port {
 		hears(t, waiter)
 	}
-	outcome, err := store.Finish(ctx, outflow.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b é", Attempts: 1})
+	outcome, err := store.Finish(ctx, outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b é", Attempts: 1})
 	require.NoError(t, err)
 	require.Equal(t, "b é", outcome.BrokerMessageID)
 	require.Equal(t, "b é", requireAnswer(t, answers).BrokerMessageID)
 	waiter.Close()
-	again, err := store.Finish(ctx, outflow.Ending{Ref: ref(id), State: outflow.Dead, LastError: "late", Attempts: 1})
+	again, err := store.Finish(ctx, outbox.Ending{Ref: ref(id), State: outflow.Dead, LastError: "late", Attempts: 1})
 	require.NoError(t, err)
 	require.Equal(t, outflow.Delivered, again.State)
 
@@ -267,7 +268,7 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, err)
 	require.True(t, isDue)
 	require.Len(t, c.Payload, 10_000)
-	noted, err := store.NoteCallback(ctx, outflow.CallbackNote{Ref: ref(id), Told: outflow.Delivered, State: outflow.CallbackFailed, LastError: awkwardError})
+	noted, err := store.NoteCallback(ctx, outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: outbox.CallbackFailed, LastError: awkwardError})
 	require.NoError(t, err)
 	require.True(t, noted)
 	_, err = store.TableHealth(ctx, time.Minute)
@@ -289,10 +290,10 @@ func tourTrouble(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.Equal(t, id, probes[0].ID)
-	require.Empty(t, claim(t, outboxdb.New(pool), outflow.ClaimRequest{}).Messages)
+	require.Empty(t, claim(t, outboxdb.New(pool), outbox.ClaimRequest{}).Messages)
 	store.NotTried("sqs://down", id)
 	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE probe_until IS NULL)`)
-	_, err = store.Renew(ctx, outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "503", Attempts: 1})
+	_, err = store.Renew(ctx, outbox.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "503", Attempts: 1})
 	require.NoError(t, err)
 	store.Succeeded("sqs://down")
 	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
@@ -323,10 +324,10 @@ func tourPurge(t *testing.T, setup, pool *pgxpool.Pool) {
 	for _, history := range []bool{false, true} {
 		ended(t, setup, outflow.Delivered, "3 hours", 3)
 		ended(t, setup, outflow.Delivered, "1 minute", 1)
-		purged, err := store.PurgeMessages(ctx, outflow.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: time.Time{}, Limit: 2, History: history})
+		purged, err := store.PurgeMessages(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: time.Time{}, Limit: 2, History: history})
 		require.NoError(t, err)
 		require.Equal(t, 2, purged.Rows)
-		purged, err = outboxdb.NewOperator(pool).Purge(ctx, outflow.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: purged.UpTo, Limit: 10, History: history}, ada)
+		purged, err = outboxdb.NewOperator(pool).Purge(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: purged.UpTo, Limit: 10, History: history}, ada)
 		require.NoError(t, err)
 		require.Equal(t, 1, purged.Rows)
 	}
@@ -365,7 +366,7 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	one(o.RequestCancel(ctx, ids, by))
 	execute(t, setup, `UPDATE outbox.messages SET available_at = now() - interval '1 s'`)
 	generation := stands(t, setup, id).Generation
-	change, err := o.EndCancelled(ctx, outflow.Ref{ID: id, Generation: generation}, by)
+	change, err := o.EndCancelled(ctx, outbox.Ref{ID: id, Generation: generation}, by)
 	one([]outboxdb.Change{change}, err)
 	one(o.Retry(ctx, ids, by))
 	standing, err := o.Show(ctx, id)
@@ -570,10 +571,10 @@ func TestPurgeUnderTimeouts(t *testing.T) {
 		for _, setting := range []string{"statement_timeout", "lock_timeout"} {
 			hasty := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams[setting] = "50ms" })
 			store := outboxdb.New(hasty)
-			_, err := store.PurgeMessages(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10})
+			_, err := store.PurgeMessages(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10})
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
 			require.ErrorContains(t, err, "canceling statement due to")
-			_, err = outboxdb.NewOperator(hasty).Purge(t.Context(), outflow.Purge{State: outflow.Delivered, Limit: 10, History: true}, ada)
+			_, err = outboxdb.NewOperator(hasty).Purge(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10, History: true}, ada)
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
 			_, err = store.PurgeAudit(t.Context(), time.Hour, 10)
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
@@ -617,7 +618,7 @@ func TestDatabaseEncodings(t *testing.T) {
 			require.Len(t, claimed, 1)
 			require.Equal(t, m.Headers, claimed[0].Headers)
 			require.Equal(t, m.Payload, claimed[0].Payload)
-			outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Dead, LastError: "日 \u20ac \U0001F600", Attempts: 1})
+			outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Dead, LastError: "日 \u20ac \U0001F600", Attempts: 1})
 			require.NoError(t, err)
 			require.Equal(t, `\u65e5 \u20ac \U0001f600`, outcome.LastError)
 			health, err := outboxdb.NewOperator(pool).Health(t.Context())

@@ -24,6 +24,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/inbox"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -76,8 +77,8 @@ func listStatements() (statements []string) {
 	moment := outboxdb.Moment{At: time.Now(), Set: true}
 	ago := outboxdb.Moment{Ago: time.Hour, Set: true}
 	for _, f := range []outboxdb.ListFilter{
-		{}, {State: outflow.Pending, Since: moment, Until: ago, Destination: "sqs://a", Type: "a", Callback: outflow.CallbackDue},
-		{State: outflow.Dead, Since: ago, Until: moment, Callback: outflow.CallbackSent}, {Retrying: true, Since: ago},
+		{}, {State: outflow.Pending, Since: moment, Until: ago, Destination: "sqs://a", Type: "a", Callback: outbox.CallbackDue},
+		{State: outflow.Dead, Since: ago, Until: moment, Callback: outbox.CallbackSent}, {Retrying: true, Since: ago},
 	} {
 		statements = append(statements, outboxdb.ListStatements(f)...)
 	}

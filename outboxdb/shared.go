@@ -13,6 +13,8 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/coalesce"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // records are the rows that a statement returned, by message ID.
@@ -20,7 +22,7 @@ type records map[uuid.UUID]looked
 
 // looked is a row as a shared statement found it.
 type looked struct {
-	outflow.Record
+	outbox.Record
 	written bool // by the statement
 }
 
@@ -31,16 +33,16 @@ var errLocked = errors.New("another session has locked the message's row")
 // unwritten reports whether a row that a statement did not write is as it should be for
 // it: then the row was locked. One that is final, or of another generation, is the
 // answer as it stands.
-func unwritten(r outflow.Ref, l looked) bool {
+func unwritten(r outbox.Ref, l looked) bool {
 	return !l.written && l.Generation == r.Generation && l.State == outflow.Pending
 }
 
 type results = []coalesce.Result[looked]
 
-func (s *Store) loadAll(ctx context.Context, refs []outflow.Ref) results {
-	id := func(r outflow.Ref) uuid.UUID { return r.ID }
-	never := func(outflow.Ref, looked) bool { return false }
-	return answerAll(ctx, refs, id, never, func(ctx context.Context, batch []outflow.Ref) (records, error) {
+func (s *Store) loadAll(ctx context.Context, refs []outbox.Ref) results {
+	id := func(r outbox.Ref) uuid.UUID { return r.ID }
+	never := func(outbox.Ref, looked) bool { return false }
+	return answerAll(ctx, refs, id, never, func(ctx context.Context, batch []outbox.Ref) (records, error) {
 		var c columns
 		for _, r := range batch {
 			c.add(r, "", 0)
@@ -49,9 +51,9 @@ func (s *Store) loadAll(ctx context.Context, refs []outflow.Ref) results {
 	})
 }
 
-func (s *Store) loadAllAgain(ctx context.Context, refs []outflow.Ref) results {
-	id := func(r outflow.Ref) uuid.UUID { return r.ID }
-	return answerAll(ctx, refs, id, unwritten, func(ctx context.Context, batch []outflow.Ref) (records, error) {
+func (s *Store) loadAllAgain(ctx context.Context, refs []outbox.Ref) results {
+	id := func(r outbox.Ref) uuid.UUID { return r.ID }
+	return answerAll(ctx, refs, id, unwritten, func(ctx context.Context, batch []outbox.Ref) (records, error) {
 		var c columns
 		for _, r := range batch {
 			c.add(r, "", 0)
@@ -64,9 +66,9 @@ func (s *Store) loadAllAgain(ctx context.Context, refs []outflow.Ref) results {
 	})
 }
 
-func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) results {
-	id := func(r outflow.Renewal) uuid.UUID { return r.ID }
-	return answerAll(ctx, renewals, id, unwrittenRenewal, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
+func (s *Store) renewAll(ctx context.Context, renewals []outbox.Renewal) results {
+	id := func(r outbox.Renewal) uuid.UUID { return r.ID }
+	return answerAll(ctx, renewals, id, unwrittenRenewal, func(ctx context.Context, batch []outbox.Renewal) (records, error) {
 		var c columns
 		for _, r := range batch {
 			c.add(r.Ref, r.LastError, r.Attempts)
@@ -82,9 +84,9 @@ func (s *Store) renewAll(ctx context.Context, renewals []outflow.Renewal) result
 	})
 }
 
-func (s *Store) putBackAll(ctx context.Context, rows []outflow.Renewal) results {
-	id := func(r outflow.Renewal) uuid.UUID { return r.ID }
-	return answerAll(ctx, rows, id, unwrittenRenewal, func(ctx context.Context, batch []outflow.Renewal) (records, error) {
+func (s *Store) putBackAll(ctx context.Context, rows []outbox.Renewal) results {
+	id := func(r outbox.Renewal) uuid.UUID { return r.ID }
+	return answerAll(ctx, rows, id, unwrittenRenewal, func(ctx context.Context, batch []outbox.Renewal) (records, error) {
 		var c columns
 		for _, r := range batch {
 			c.add(r.Ref, r.LastError, r.Attempts)
@@ -97,18 +99,18 @@ func (s *Store) putBackAll(ctx context.Context, rows []outflow.Renewal) results 
 	})
 }
 
-func (s *Store) finishAll(ctx context.Context, endings []outflow.Ending) results {
-	id := func(e outflow.Ending) uuid.UUID { return e.ID }
-	unwritten := func(e outflow.Ending, l looked) bool {
+func (s *Store) finishAll(ctx context.Context, endings []outbox.Ending) results {
+	id := func(e outbox.Ending) uuid.UUID { return e.ID }
+	unwritten := func(e outbox.Ending, l looked) bool {
 		late := e.State == outflow.Delivered && l.State.Final() && l.State != outflow.Delivered
 		return unwritten(e.Ref, l) || late && !l.written && l.Generation == e.Generation
 	}
-	return answerAll(ctx, endings, id, unwritten, func(ctx context.Context, batch []outflow.Ending) (records, error) {
+	return answerAll(ctx, endings, id, unwritten, func(ctx context.Context, batch []outbox.Ending) (records, error) {
 		var c columns
 		for _, e := range batch {
 			c.add(e.Ref, e.LastError, e.Attempts)
 			c.states = append(c.states, string(e.State))
-			c.brokerIDs = append(c.brokerIDs, orNull(outflow.CleanErrorText(e.BrokerMessageID)))
+			c.brokerIDs = append(c.brokerIDs, orNull(text.Clean(e.BrokerMessageID)))
 		}
 		done, err := s.write(ctx, finish, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts)
 		if err != nil {
@@ -140,7 +142,7 @@ func (s *Store) returnAll(ctx context.Context, claims []giveBack) []coalesce.Res
 	return results
 }
 
-func unwrittenRenewal(r outflow.Renewal, l looked) bool { return unwritten(r.Ref, l) }
+func unwrittenRenewal(r outbox.Renewal, l looked) bool { return unwritten(r.Ref, l) }
 
 // write runs a statement that returns the rows of messages that it wrote.
 func (s *Store) write(ctx context.Context, statement string, args ...any) (records, error) {
@@ -180,14 +182,14 @@ func (p payloadOf) size() int { return p.bytes }
 
 // LoadPayload returns the payload of a record that owes it. A context with time for it
 // gives a slow link payloadTimeout, any other statementTimeout.
-func (s *Store) LoadPayload(ctx context.Context, r outflow.Record) ([]byte, error) {
+func (s *Store) LoadPayload(ctx context.Context, r outbox.Record) ([]byte, error) {
 	payloads := s.payloads
 	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > payloadTimeout {
 		payloads = s.slowPayloads
 	}
-	payload, err := payloads.Do(ctx, payloadOf{r.ID, r.Owed})
+	payload, err := payloads.Do(ctx, payloadOf{r.ID, r.MissingBytes})
 	if err != nil {
-		return nil, fmt.Errorf("loading the %d bytes of payload of message %s: %w", r.Owed, r.ID, err)
+		return nil, fmt.Errorf("loading the %d bytes of payload of message %s: %w", r.MissingBytes, r.ID, err)
 	}
 	return payload, nil
 }

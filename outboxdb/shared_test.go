@@ -15,13 +15,14 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-func endings(ids []uuid.UUID, state outflow.State) []outflow.Ending {
-	all := make([]outflow.Ending, 0, len(ids))
+func endings(ids []uuid.UUID, state outflow.State) []outbox.Ending {
+	all := make([]outbox.Ending, 0, len(ids))
 	for _, id := range ids {
-		all = append(all, outflow.Ending{Ref: ref(id), State: state, LastError: "reason", Attempts: 1})
+		all = append(all, outbox.Ending{Ref: ref(id), State: state, LastError: "reason", Attempts: 1})
 	}
 	return all
 }
@@ -40,7 +41,7 @@ func TestFinishTogether(t *testing.T) {
 	for i, id := range ids {
 		callers.Go(func() {
 			<-start
-			o, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: id.String(), Attempts: i})
+			o, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: id.String(), Attempts: i})
 			switch {
 			case err != nil:
 				t.Error(err)
@@ -86,9 +87,9 @@ func TestPoisonedBatch(t *testing.T) {
 	})
 	t.Run("the same for renewals", func(t *testing.T) {
 		ids := enqueue(t, pool, messages("sqs://a", 5)...)
-		renewals := make([]outflow.Renewal, 0, len(ids))
+		renewals := make([]outbox.Renewal, 0, len(ids))
 		for _, id := range ids {
-			renewals = append(renewals, outflow.Renewal{Ref: ref(id), Lease: time.Minute})
+			renewals = append(renewals, outbox.Renewal{Ref: ref(id), Lease: time.Minute})
 		}
 		renewals[0].LastError, renewals[4].Attempts = "poison", math.MaxInt32
 		records, errs := store.RenewBatch(t.Context(), renewals...)
@@ -117,8 +118,8 @@ func TestSameIDInABatch(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	ids := enqueue(t, pool, messages("sqs://a", 3)...)
-	end := func(id uuid.UUID, generation int, state outflow.State) outflow.Ending {
-		return outflow.Ending{Ref: outflow.Ref{ID: id, Generation: generation}, State: state, Attempts: 1}
+	end := func(id uuid.UUID, generation int, state outflow.State) outbox.Ending {
+		return outbox.Ending{Ref: outbox.Ref{ID: id, Generation: generation}, State: state, Attempts: 1}
 	}
 	outcomes, errs := store.FinishBatch(t.Context(),
 		end(ids[2], 1, outflow.Dead), end(ids[0], 1, outflow.Dead), end(ids[1], 1, outflow.Delivered), end(ids[0], 1, outflow.Delivered),
@@ -135,7 +136,7 @@ func TestSameIDInABatch(t *testing.T) {
 	require.Equal(t, []outflow.State{"dead", "dead", "delivered", "delivered", "delivered", "delivered", "dead"}, states)
 	require.Equal(t, []int{1, 1, 1, 2, 1, 2, 1}, attempts)
 
-	records, errs := store.RenewBatch(t.Context(), outflow.Renewal{Ref: ref(ids[2])}, outflow.Renewal{Ref: ref(ids[2])})
+	records, errs := store.RenewBatch(t.Context(), outbox.Renewal{Ref: ref(ids[2])}, outbox.Renewal{Ref: ref(ids[2])})
 	require.Equal(t, []error{nil, nil}, errs)
 	require.Equal(t, outflow.Dead, records[1].State)
 }
@@ -153,9 +154,9 @@ func TestNoDeadlock(t *testing.T) {
 			mine := slices.Clone(ids)
 			for range 25 {
 				rand.Shuffle(len(mine), func(i, j int) { mine[i], mine[j] = mine[j], mine[i] })
-				renewals := make([]outflow.Renewal, 0, 200)
+				renewals := make([]outbox.Renewal, 0, 200)
 				for _, id := range mine[:200] {
-					renewals = append(renewals, outflow.Renewal{Ref: ref(id), Lease: time.Minute})
+					renewals = append(renewals, outbox.Renewal{Ref: ref(id), Lease: time.Minute})
 				}
 				_, errs := store.RenewBatch(t.Context(), renewals...)
 				for _, err := range errs {
@@ -167,7 +168,7 @@ func TestNoDeadlock(t *testing.T) {
 			}
 			for left := endings(mine, outflow.Delivered); len(left) > 0; {
 				_, errs := store.FinishBatch(t.Context(), left...)
-				var again []outflow.Ending
+				var again []outbox.Ending
 				for i, err := range errs {
 					if errors.Is(err, outboxdb.ErrLocked) {
 						again = append(again, left[i])

@@ -17,6 +17,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -129,7 +130,7 @@ func TestCallbackCarriesTheTrace(t *testing.T) {
 		m := withCallback("sqs://orders")
 		m.Headers = c.headers
 		id := enqueue(t, pool, m)[0]
-		_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref(id), State: outflow.Delivered})
+		_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered})
 		require.NoError(t, err)
 		callback, due, err := store.BeginCallback(t.Context(), ref(id), 0)
 		require.NoError(t, err)

@@ -27,9 +27,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/coalesce"
 	"github.com/outflowhq/outflow/internal/database"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // Bounds of the coalesced statements. 500 rows keep a statement's locks short
@@ -64,11 +64,11 @@ type Store struct {
 	destinations *destinations
 	identity     identity
 
-	loads    *coalesce.Coalescer[outflow.Ref, looked]
-	reloads  *coalesce.Coalescer[outflow.Ref, looked]
-	renewals *coalesce.Coalescer[outflow.Renewal, looked]
-	puttings *coalesce.Coalescer[outflow.Renewal, looked]
-	endings  *coalesce.Coalescer[outflow.Ending, looked]
+	loads    *coalesce.Coalescer[outbox.Ref, looked]
+	reloads  *coalesce.Coalescer[outbox.Ref, looked]
+	renewals *coalesce.Coalescer[outbox.Renewal, looked]
+	puttings *coalesce.Coalescer[outbox.Renewal, looked]
+	endings  *coalesce.Coalescer[outbox.Ending, looked]
 	returns  *coalesce.Coalescer[giveBack, struct{}]
 	payloads *coalesce.Coalescer[payloadOf, []byte]
 	// slowPayloads are for callers who can wait: no fast path stands behind them.
@@ -79,11 +79,11 @@ type Store struct {
 func New(pool *pgxpool.Pool) *Store {
 	writer := database.NewWriter(pool)
 	s := &Store{pool: writer, handoff: newHandoff(), destinations: newDestinations(writer)}
-	s.loads = coalesce.New(statementOptions[outflow.Ref](), s.loadAll)
-	s.reloads = coalesce.New(statementOptions[outflow.Ref](), s.loadAllAgain)
-	s.renewals = coalesce.New(statementOptions[outflow.Renewal](), s.renewAll)
-	s.puttings = coalesce.New(statementOptions[outflow.Renewal](), s.putBackAll)
-	s.endings = coalesce.New(statementOptions[outflow.Ending](), s.finishAll)
+	s.loads = coalesce.New(statementOptions[outbox.Ref](), s.loadAll)
+	s.reloads = coalesce.New(statementOptions[outbox.Ref](), s.loadAllAgain)
+	s.renewals = coalesce.New(statementOptions[outbox.Renewal](), s.renewAll)
+	s.puttings = coalesce.New(statementOptions[outbox.Renewal](), s.putBackAll)
+	s.endings = coalesce.New(statementOptions[outbox.Ending](), s.finishAll)
 	s.returns = coalesce.New(statementOptions[giveBack](), s.returnAll)
 	large := statementOptions[payloadOf]()
 	large.MaxBytes, large.Size = payloadBytes, payloadOf.size

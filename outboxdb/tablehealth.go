@@ -7,8 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/database"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // tableHealth reads the server's statistics, and no row of the table.
@@ -48,20 +48,20 @@ const heldShown = 10
 
 // TableHealth reports what keeps the table fast, or doesn't. Held are the
 // snapshots older than heldFor.
-func (s *Store) TableHealth(ctx context.Context, heldFor time.Duration) (outflow.TableHealth, error) {
+func (s *Store) TableHealth(ctx context.Context, heldFor time.Duration) (outbox.TableHealth, error) {
 	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
 	defer cancel()
 	rows, err := s.pool.Query(ctx, tableHealth)
 	if err != nil {
-		return outflow.TableHealth{}, fmt.Errorf("looking at the table's statistics: %w", err)
+		return outbox.TableHealth{}, fmt.Errorf("looking at the table's statistics: %w", err)
 	}
 	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[statistics])
 	if err != nil {
-		return outflow.TableHealth{}, fmt.Errorf("looking at the table's statistics: %w", err)
+		return outbox.TableHealth{}, fmt.Errorf("looking at the table's statistics: %w", err)
 	}
 	held, err := findSnapshots(ctx, s.pool)
 	if err != nil {
-		return outflow.TableHealth{}, err
+		return outbox.TableHealth{}, err
 	}
 	health := found.health()
 	for _, h := range held {
@@ -75,12 +75,12 @@ func (s *Store) TableHealth(ctx context.Context, heldFor time.Duration) (outflow
 
 // findSnapshots returns all snapshots that are held, those that hold back the most
 // first.
-func findSnapshots(ctx context.Context, pool *database.Pool) ([]outflow.HeldSnapshot, error) {
+func findSnapshots(ctx context.Context, pool *database.Pool) ([]outbox.HeldSnapshot, error) {
 	rows, err := pool.Query(ctx, heldSnapshots)
 	if err != nil {
 		return nil, fmt.Errorf("looking for held snapshots: %w", err)
 	}
-	held, err := pgx.CollectRows(rows, pgx.RowToStructByName[outflow.HeldSnapshot])
+	held, err := pgx.CollectRows(rows, pgx.RowToStructByName[outbox.HeldSnapshot])
 	if err != nil {
 		return nil, fmt.Errorf("looking for held snapshots: %w", err)
 	}
@@ -97,8 +97,8 @@ type statistics struct {
 	LastAutovacuum *time.Time `db:"last_autovacuum"`
 }
 
-func (s statistics) health() outflow.TableHealth {
-	h := outflow.TableHealth{LiveRows: s.LiveRows, DeadRows: s.DeadRows, TableBytes: s.TableBytes, IndexBytes: s.IndexBytes}
+func (s statistics) health() outbox.TableHealth {
+	h := outbox.TableHealth{LiveRows: s.LiveRows, DeadRows: s.DeadRows, TableBytes: s.TableBytes, IndexBytes: s.IndexBytes}
 	if s.LastVacuum != nil {
 		h.LastVacuum = *s.LastVacuum
 	}

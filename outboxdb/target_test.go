@@ -12,6 +12,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -70,7 +71,7 @@ func TestAPathThatAnswers500ClosesNoOther(t *testing.T) {
 	elsewhere := outboxdb.New(pool)
 	others = enqueue(t, pool, message(hook(2)))
 	require.Equal(t, others, idsOf(claim(t, elsewhere, request())), "as every other process sees it")
-	r, err := elsewhere.Renew(t.Context(), outflow.Renewal{Ref: ref(others[0]), Lease: time.Minute})
+	r, err := elsewhere.Renew(t.Context(), outbox.Renewal{Ref: ref(others[0]), Lease: time.Minute})
 	require.NoError(t, err)
 	require.False(t, r.HeldBack)
 }
@@ -101,7 +102,7 @@ func TestNewPathsThatFailAreHeldBackTogether(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.NotEqual(t, "https://example.org/customer", probes[0].Destination)
-	held, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(customer[0]), Lease: time.Minute})
+	held, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(customer[0]), Lease: time.Minute})
 	require.NoError(t, err)
 	require.False(t, held.HeldBack, "what has been reached is not new")
 	require.Equal(t, []uuid.UUID{probes[0].ID}, idsOf(claim(t, elsewhere, request())))
@@ -131,7 +132,7 @@ func TestTheCapIsTheTargets(t *testing.T) {
 	req := request()
 	req.Allowance = 30
 	for d, n := range byDestination(claim(t, store, req)) {
-		got[outflow.TargetOf(d)] += n
+		got[outbox.TargetOf(d)] += n
 	}
 	require.Equal(t, map[string]int{"https://example.org": 10, "https://example.com": 30}, got)
 }
@@ -201,7 +202,7 @@ func TestParkedRowsComeBack(t *testing.T) {
 	for name, putOff := range map[string]func(id uuid.UUID){
 		"claim": func(uuid.UUID) { require.Len(t, claim(t, store, request()).Messages, 1) },
 		"renew": func(id uuid.UUID) {
-			_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour})
+			_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour})
 			require.NoError(t, err)
 		},
 		"put back": func(id uuid.UUID) {
@@ -420,7 +421,7 @@ func TestStaleFailuresAreForgotten(t *testing.T) {
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since)
 		VALUES ('https://example.org#new', 2, now() - interval '11 minutes'), ('sqs://waited-for', 2, now() - interval '11 minutes'), ('sqs://recent', 2, now())`)
 	store := outboxdb.New(pool)
-	require.True(t, claim(t, store, request()).Troubled)
+	require.True(t, claim(t, store, request()).BreakerActive)
 	execute(t, pool, `UPDATE outbox.messages SET parked = false`)
 	_, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -45,9 +46,9 @@ func TestInHand(t *testing.T) {
 	store, o := outboxdb.New(pool), outboxdb.NewOperator(pool)
 	claimed := enqueue(t, pool, messages("sqs://a", 3)...)
 	require.Len(t, claim(t, store, request()).Messages, 3)
-	_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(claimed[0]), Lease: hour})
+	_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(claimed[0]), Lease: hour})
 	require.NoError(t, err)
-	_, err = store.Finish(t.Context(), outflow.Ending{Ref: ref(claimed[1]), State: outflow.Delivered})
+	_, err = store.Finish(t.Context(), outbox.Ending{Ref: ref(claimed[1]), State: outflow.Delivered})
 	require.NoError(t, err)
 	late := message("sqs://a")
 	late.DueAt = value[time.Time](t, pool, `SELECT now() + interval '1 hour'`)

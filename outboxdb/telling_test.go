@@ -23,6 +23,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -163,7 +164,7 @@ func TestOnlyEndsAreTold(t *testing.T) {
 	m := claim(t, store, request()).Messages
 	require.Len(t, m, 3)
 	require.NoError(t, store.Release(t.Context(), m[2]))
-	_, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(ids[0]), Lease: time.Minute, LastError: "throttled"})
+	_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(ids[0]), Lease: time.Minute, LastError: "throttled"})
 	require.NoError(t, err)
 	changes, err := o.RequestCancel(t.Context(), ids[:2], ada)
 	require.NoError(t, err)

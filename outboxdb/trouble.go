@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // The breaker of a destination is a row of outbox.destinations, one for all
@@ -23,7 +24,7 @@ const (
 	lastOpening    = 15 * time.Second
 	// probeLease is how long a probe may take: a run's next attempt, its publish
 	// and the answer's way here.
-	probeLease = outflow.LongestCall + 10*time.Second
+	probeLease = outflow.MaxCallTime + 10*time.Second
 	// probesAtOnce bounds the destinations that one TakeProbes probes.
 	probesAtOnce = 50
 	// mostRetrying is how many messages of a failing target may be off the fast path,
@@ -220,13 +221,13 @@ SELECT p.id, p.generation, p.available_at FROM page AS p ORDER BY p.destination,
 // frees it where that run is lost. One that waits is this Store's next claim's. Now and
 // then it closes breakers behind which nothing waits; where that fails, it returns the
 // error beside the probes.
-func (s *Store) TakeProbes(ctx context.Context) ([]outflow.Probe, error) {
+func (s *Store) TakeProbes(ctx context.Context) ([]outbox.Probe, error) {
 	abandonedErr := s.closeAbandoned(ctx)
 	rows, err := s.pool.Query(ctx, takeProbes, probesAtOnce, probeLease)
 	if err != nil {
 		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
 	}
-	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outflow.Probe, err error) {
+	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outbox.Probe, err error) {
 		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running)
 	})
 	if err != nil {
@@ -248,7 +249,7 @@ func (s *Store) closeAbandoned(ctx context.Context) error {
 
 // Free makes a message claimable whose run is lost, unless its lease has been moved
 // since it was seen.
-func (s *Store) Free(ctx context.Context, m outflow.Leased) error {
+func (s *Store) Free(ctx context.Context, m outbox.Leased) error {
 	if _, err := s.pool.Exec(ctx, free, m.ID, m.Generation, m.LeasedUntil); err != nil {
 		return fmt.Errorf("freeing message %s: %w", m.ID, err)
 	}
@@ -257,12 +258,12 @@ func (s *Store) Free(ctx context.Context, m outflow.Leased) error {
 
 // TakeRecovered leases to the caller some destinations whose breakers closed and
 // whose runs are still to be told.
-func (s *Store) TakeRecovered(ctx context.Context) ([]outflow.Recovered, error) {
+func (s *Store) TakeRecovered(ctx context.Context) ([]outbox.Recovered, error) {
 	rows, err := s.pool.Query(ctx, takeRecovered, probesAtOnce, probeLease)
 	if err != nil {
 		return nil, fmt.Errorf("looking for recovered destinations: %w", err)
 	}
-	recovered, err := pgx.CollectRows(rows, pgx.RowToStructByPos[outflow.Recovered])
+	recovered, err := pgx.CollectRows(rows, pgx.RowToStructByPos[outbox.Recovered])
 	if err != nil {
 		return nil, fmt.Errorf("looking for recovered destinations: %w", err)
 	}
@@ -270,7 +271,7 @@ func (s *Store) TakeRecovered(ctx context.Context) ([]outflow.Recovered, error) 
 }
 
 // ForgetRecovered ends the telling, unless the destination recovered once more.
-func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error {
+func (s *Store) ForgetRecovered(ctx context.Context, r outbox.Recovered) error {
 	if _, err := s.pool.Exec(ctx, forgetRecovered, r.Destination, r.At); err != nil {
 		return fmt.Errorf("ending the recovery of %s: %w", outflow.DisplayDestination(r.Destination), err)
 	}
@@ -280,12 +281,12 @@ func (s *Store) ForgetRecovered(ctx context.Context, r outflow.Recovered) error 
 // Retrying returns the next messages, by ID, of a recovered destination that are off
 // the fast path, limit at most: nobody is given them again until it recovers once
 // more. There are none once something has failed there again.
-func (s *Store) Retrying(ctx context.Context, r outflow.Recovered, limit int) ([]outflow.Leased, error) {
+func (s *Store) Retrying(ctx context.Context, r outbox.Recovered, limit int) ([]outbox.Leased, error) {
 	rows, err := s.pool.Query(ctx, retryingOf, r.Destination, r.At, limit, probeLease)
 	if err != nil {
 		return nil, fmt.Errorf("listing the retrying messages of %s: %w", outflow.DisplayDestination(r.Destination), err)
 	}
-	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m outflow.Leased, err error) {
+	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m outbox.Leased, err error) {
 		return m, row.Scan(&m.ID, &m.Generation, &m.LeasedUntil)
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -112,7 +113,7 @@ func TestBreakerHonoursWhatTheDestinationAsks(t *testing.T) {
 	waitFor(t, pool, isOpen, "sqs://throttled")
 	waitFor(t, pool, isOpen, "sqs://greedy")
 	require.InDelta(t, 20, *breakerOf(t, pool, "sqs://throttled").OpenFor, 10)
-	require.InDelta(t, outflow.LongestRetryAfter.Seconds(), *breakerOf(t, pool, "sqs://greedy").OpenFor, 10)
+	require.InDelta(t, outflow.MaxRetryAfter.Seconds(), *breakerOf(t, pool, "sqs://greedy").OpenFor, 10)
 }
 
 // While all goes well, a destination costs one statement a day.
@@ -158,7 +159,7 @@ func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
 		req := request()
 		req.MaxMessages = 20
 		got := claim(t, outboxdb.New(pool), req)
-		require.True(t, got.Troubled)
+		require.True(t, got.BreakerActive)
 		for destination, n := range byDestination(got) {
 			total[destination] += n
 		}
@@ -173,26 +174,26 @@ func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
 }
 
 // retryingOf are the messages that would be told if the destination recovered.
-func retryingOf(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, destination string) []outflow.Leased {
+func retryingOf(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, destination string) []outbox.Leased {
 	t.Helper()
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, recovered_at) VALUES ($1, '2020-01-01Z')
 		ON CONFLICT (destination) DO UPDATE SET recovered_at = '2020-01-01Z', told_id = NULL`, destination)
 	defer execute(t, pool, `UPDATE outbox.destinations SET recovered_at = NULL`)
 	at := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
-	leased, err := store.Retrying(t.Context(), outflow.Recovered{Destination: destination, At: at}, 10)
+	leased, err := store.Retrying(t.Context(), outbox.Recovered{Destination: destination, At: at}, 10)
 	require.NoError(t, err)
 	return leased
 }
 
 // leased is a message as whoever sees its lease now.
-func leased(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) outflow.Leased {
+func leased(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) outbox.Leased {
 	t.Helper()
-	return outflow.Leased{Ref: ref(id), LeasedUntil: stands(t, pool, id).AvailableAt}
+	return outbox.Leased{Ref: ref(id), LeasedUntil: stands(t, pool, id).AvailableAt}
 }
 
 func TestProbes(t *testing.T) {
 	t.Parallel()
-	probes := func(t *testing.T, store *outboxdb.Store) []outflow.Probe {
+	probes := func(t *testing.T, store *outboxdb.Store) []outbox.Probe {
 		t.Helper()
 		taken, err := store.TakeProbes(t.Context())
 		require.NoError(t, err)
@@ -209,7 +210,7 @@ func TestProbes(t *testing.T) {
 		taken := probes(t, store)
 		require.Len(t, taken, 1)
 		require.Contains(t, ids, taken[0].ID)
-		require.Equal(t, outflow.Probe{Leased: leased(t, pool, taken[0].ID), Destination: "sqs://down"}, taken[0])
+		require.Equal(t, outbox.Probe{Leased: leased(t, pool, taken[0].ID), Destination: "sqs://down"}, taken[0])
 		require.Empty(t, probes(t, outboxdb.New(pool)), "somebody is at it")
 		require.Equal(t, []uuid.UUID{taken[0].ID}, idsOf(claim(t, outboxdb.New(pool), request())))
 		require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
@@ -237,7 +238,7 @@ func TestProbes(t *testing.T) {
 		require.Len(t, retrying, 3)
 		for i := range 4 {
 			probeNow(t, pool)
-			require.Equal(t, []outflow.Probe{{Leased: retrying[i%3], Destination: "sqs://down", Running: true}}, probes(t, store))
+			require.Equal(t, []outbox.Probe{{Leased: retrying[i%3], Destination: "sqs://down", Running: true}}, probes(t, store))
 		}
 		require.Empty(t, claim(t, store, request()).Messages, "the probe is its run's")
 
@@ -252,9 +253,9 @@ func TestProbes(t *testing.T) {
 		hopeless := row(t, pool, `destination = 'sqs://down', retrying = true, available_at = now() + interval '5 minutes'`)
 		waiting := enqueue(t, pool, messages("sqs://down", 2)...)
 		execute(t, pool, `UPDATE outbox.messages SET available_at = now() - interval '1 hour' WHERE id = $1`, waiting[0])
-		for _, want := range []outflow.Probe{{Leased: leased(t, pool, hopeless), Destination: "sqs://down", Running: true}, {Leased: leased(t, pool, waiting[1]), Destination: "sqs://down"}} {
+		for _, want := range []outbox.Probe{{Leased: leased(t, pool, hopeless), Destination: "sqs://down", Running: true}, {Leased: leased(t, pool, waiting[1]), Destination: "sqs://down"}} {
 			probeNow(t, pool)
-			require.Equal(t, []outflow.Probe{want}, probes(t, store))
+			require.Equal(t, []outbox.Probe{want}, probes(t, store))
 		}
 		require.Equal(t, waiting[1:], idsOf(claim(t, store, request())), "the newest: the oldest may have expired")
 		probeNow(t, pool)
@@ -299,8 +300,8 @@ func TestRenewOfWhatIsHeldBack(t *testing.T) {
 	store := opened(t, pool)
 	ids := enqueue(t, pool, messages("sqs://down", 2)...)
 	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
-	renew := func(id uuid.UUID) outflow.Record {
-		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "the last"})
+	renew := func(id uuid.UUID) outbox.Record {
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "the last"})
 		require.NoError(t, err)
 		return r
 	}
@@ -350,7 +351,7 @@ func TestRecoveredIsToldOnce(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := opened(t, pool)
-	take := func() []outflow.Recovered {
+	take := func() []outbox.Recovered {
 		r, err := store.TakeRecovered(t.Context())
 		require.NoError(t, err)
 		return r
@@ -381,37 +382,37 @@ func TestSuspectsAreClaimedAlone(t *testing.T) {
 	execute(t, pool, `UPDATE outbox.messages SET claims = CASE id WHEN $1 THEN 4 ELSE 5 END`, ids[0])
 	got := claim(t, store, request())
 	require.Equal(t, ids[:1], idsOf(got))
-	require.True(t, got.Suspects)
+	require.True(t, got.QuarantinedDue)
 	for _, want := range ids[1:] {
-		alone, err := store.ClaimAlone(t.Context(), time.Minute)
+		alone, err := store.ClaimIsolated(t.Context(), time.Minute)
 		require.NoError(t, err)
 		require.Len(t, alone, 1)
 		require.Equal(t, want, alone[0].ID)
 		require.Equal(t, 6, alone[0].Claims)
 	}
-	alone, err := store.ClaimAlone(t.Context(), time.Minute)
+	alone, err := store.ClaimIsolated(t.Context(), time.Minute)
 	require.NoError(t, err)
 	require.Empty(t, alone)
-	require.False(t, claim(t, store, request()).Suspects, "they are leased")
+	require.False(t, claim(t, store, request()).QuarantinedDue, "they are leased")
 }
 
 func TestWhatCountsAsAClaim(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
-	claims := func(set string, act func(ref outflow.Ref)) int {
+	claims := func(set string, act func(ref outbox.Ref)) int {
 		id := row(t, pool, set)
 		act(ref(id))
 		return stands(t, pool, id).Claims
 	}
-	again := func(r outflow.Ref) {
+	again := func(r outbox.Ref) {
 		got, err := store.LoadAgain(t.Context(), r)
 		require.NoError(t, err)
 		require.Equal(t, r.ID, got.ID)
 	}
-	renew := func(lost bool, lastError string) func(outflow.Ref) {
-		return func(r outflow.Ref) {
-			_, err := store.Renew(t.Context(), outflow.Renewal{Ref: r, Lease: time.Minute, LastError: lastError, Lost: lost})
+	renew := func(lost bool, lastError string) func(outbox.Ref) {
+		return func(r outbox.Ref) {
+			_, err := store.Renew(t.Context(), outbox.Renewal{Ref: r, Lease: time.Minute, LastError: lastError, Lost: lost})
 			require.NoError(t, err)
 		}
 	}
@@ -446,7 +447,7 @@ func TestTwoWeeksOfOutageEndNothing(t *testing.T) {
 	require.Len(t, claim(t, store, request()).Messages, 1)
 	const attempts = 14 * 24
 	for n := range attempts {
-		r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Hour, LastError: fmt.Sprint("503, attempt ", n)})
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour, LastError: fmt.Sprint("503, attempt ", n)})
 		require.NoError(t, err)
 		require.Equal(t, outflow.Pending, r.State)
 	}
@@ -474,7 +475,7 @@ func TestSuspectThatIsPutBack(t *testing.T) {
 	ids := enqueue(t, pool, messages("sqs://down", 2)...)
 	execute(t, pool, `UPDATE outbox.messages SET claims = 5`)
 	for _, want := range ids {
-		alone, err := store.ClaimAlone(t.Context(), time.Minute)
+		alone, err := store.ClaimIsolated(t.Context(), time.Minute)
 		require.NoError(t, err)
 		require.Len(t, alone, 1)
 		require.Equal(t, want, alone[0].ID)
@@ -529,7 +530,7 @@ func TestLostRunInAnOutageIsNoSuspect(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	id := row(t, pool, `retrying = true`)
-	for range 2 * outflow.MostClaims {
+	for range 2 * outbox.MaxClaims {
 		execute(t, pool, `UPDATE outbox.messages SET available_at = now()`)
 		require.Len(t, claim(t, store, request()).Messages, 1)
 		_, err := store.PutBack(t.Context(), ref(id), "503")

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // asked are the arguments of one claim.
@@ -30,7 +30,7 @@ func (a *asked) refuse(destination string, err error) {
 // ask says which destinations a claim should look at, and how far. The room that a
 // breaker's destinations have is shared by those that have their turn, so that one of
 // them can't take it all; that of new destinations likewise.
-func (w *walk) ask(req outflow.ClaimRequest, h *destinations, now time.Time) asked {
+func (w *walk) ask(req outbox.ClaimRequest, h *destinations, now time.Time) asked {
 	var a asked
 	if req.MaxMessages < 1 || req.MaxBytes < 1 {
 		return a
@@ -51,7 +51,7 @@ func (w *walk) ask(req outflow.ClaimRequest, h *destinations, now time.Time) ask
 	}
 	before := map[string]int32{}
 	for _, m := range t.list {
-		target, quota := outflow.TargetOf(m.Destination), int32(t.quota(m))
+		target, quota := outbox.TargetOf(m.Destination), int32(t.quota(m))
 		a.destinations = append(a.destinations, m.Destination)
 		a.targets = append(a.targets, target)
 		a.marks = append(a.marks, m.At)
@@ -89,7 +89,7 @@ func (w *walk) inTurn(t *turns) []*mark {
 // turns are the destinations of one claim, with the room that their breakers leave and
 // how many share it.
 type turns struct {
-	req           outflow.ClaimRequest
+	req           outbox.ClaimRequest
 	breakers      *destinations
 	shut          map[string]bool
 	list          []*mark
@@ -176,7 +176,7 @@ func (t *turns) quota(m *mark) int {
 }
 
 // refusal says why the caller can't send to a destination; its messages are parked then.
-func refusal(req outflow.ClaimRequest, m *mark) error {
+func refusal(req outbox.ClaimRequest, m *mark) error {
 	if req.Refuse == nil {
 		return nil
 	}
@@ -186,7 +186,7 @@ func refusal(req outflow.ClaimRequest, m *mark) error {
 }
 
 // newcomersRoom is how many messages of new destinations may be claimed.
-func newcomersRoom(req outflow.ClaimRequest) int {
+func newcomersRoom(req outbox.ClaimRequest) int {
 	if req.Newcomers == 0 {
 		return math.MaxInt32
 	}

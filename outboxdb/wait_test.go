@@ -10,6 +10,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -108,7 +109,7 @@ func TestTheHostsRecoveryEndsNoPathsWait(t *testing.T) {
 	store.Succeeded(hook(7))
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'https://example.org' AND open_until IS NULL)`)
 	id := enqueue(t, pool, message(hook(1)))[0]
-	r, err := store.Renew(t.Context(), outflow.Renewal{Ref: ref(id), Lease: time.Minute})
+	r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Minute})
 	require.NoError(t, err)
 	require.True(t, r.HeldBack)
 	require.Greater(t, r.HeldBackFor, 9*time.Minute)
@@ -129,7 +130,7 @@ func TestAPathThatAskedForAWaitIsNoProbeOfItsHost(t *testing.T) {
 	waitFor(t, pool, isOpen, "https://example.org")
 	enqueue(t, pool, messages(hook(1), 2)...)
 	row(t, pool, `destination = '`+hook(1)+`', retrying = true, available_at = now() + interval '5 minutes'`)
-	probe := func() []outflow.Probe {
+	probe := func() []outbox.Probe {
 		execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_until = NULL WHERE destination = 'https://example.org'`)
 		probes, err := store.TakeProbes(t.Context())
 		require.NoError(t, err)

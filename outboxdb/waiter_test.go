@@ -16,6 +16,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -94,9 +95,9 @@ func looks(tr *tracer) (n int) {
 
 func deliver(t testing.TB, pool *pgxpool.Pool, ids ...uuid.UUID) {
 	t.Helper()
-	var endings []outflow.Ending
+	var endings []outbox.Ending
 	for _, id := range ids {
-		endings = append(endings, outflow.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "broker-1", Attempts: 1})
+		endings = append(endings, outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "broker-1", Attempts: 1})
 	}
 	_, errs := outboxdb.New(pool).FinishBatch(t.Context(), endings...)
 	for _, err := range errs {

@@ -11,8 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/database"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 const (
@@ -75,8 +75,8 @@ type mark struct {
 // destination there is one row all the same.
 type sight struct {
 	mark
-	Troubled bool `db:"troubled"`
-	Suspects bool `db:"suspects"`
+	BreakerActive  bool `db:"troubled"`
+	QuarantinedDue bool `db:"suspects"`
 }
 
 // findDestinations walks the index if it is time to.
@@ -159,7 +159,7 @@ func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, e
 		if one.Destination != "" {
 			found = append(found, one.mark)
 		}
-		w.troubled, w.suspects = one.Troubled, one.Suspects
+		w.troubled, w.suspects = one.BreakerActive, one.QuarantinedDue
 	}
 	return found, nil
 }
@@ -218,8 +218,8 @@ func (w *walk) moveCursors(found []mark, from, to string) {
 	}
 	for target := range w.cursors {
 		// With the slash, targets compare as their destinations do.
-		visited := target+"/" >= outflow.TargetOf(from)+"/" &&
-			(to == "" || target+"/" < outflow.TargetOf(to)+"/")
+		visited := target+"/" >= outbox.TargetOf(from)+"/" &&
+			(to == "" || target+"/" < outbox.TargetOf(to)+"/")
 		if visited && count[target] < walkWithin {
 			delete(w.cursors, target)
 		}
@@ -315,10 +315,10 @@ func (w *walk) anyDue() bool {
 }
 
 // claimed is the answer to a claim, with what the walk knows.
-func (w *walk) claimed(messages []outflow.ClaimedMessage, problem error, refused map[string]error) outflow.Claimed {
-	return outflow.Claimed{
+func (w *walk) claimed(messages []outbox.ClaimedMessage, problem error, refused map[string]error) outbox.Claimed {
+	return outbox.Claimed{
 		Refused:  refused,
-		Messages: messages, Backlog: w.anyDue(), Overlooked: w.overlooked(), More: w.from != "",
-		Troubled: w.troubled, Suspects: w.suspects, Problem: problem,
+		Messages: messages, Backlog: w.anyDue(), NewDestinationsIn: w.overlooked(), MoreDestinations: w.from != "",
+		BreakerActive: w.troubled, QuarantinedDue: w.suspects, Problem: problem,
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 func due(names ...string) []mark {
@@ -91,7 +91,7 @@ func TestWalkAsks(t *testing.T) {
 	t.Parallel()
 	h := newDestinations(nil)
 	w := walk{marks: append(due("a", "b"), mark{Destination: "later", covered: true}), walked: true}
-	req := outflow.ClaimRequest{MaxMessages: 5, MaxBytes: 1, Allowance: 3, Open: map[string]int{"b": 1}}
+	req := outbox.ClaimRequest{MaxMessages: 5, MaxBytes: 1, Allowance: 3, Open: map[string]int{"b": 1}}
 	require.Equal(t, []string{"a", "b"}, w.ask(req, h, time.Now()).destinations, "after a walk, what it found due")
 	require.Equal(t, []int32{3, 2}, w.ask(req, h, time.Now()).quotas)
 	w.walked = false

@@ -11,12 +11,12 @@ import (
 const answerTime = time.Second
 
 // CallTime is how long a publisher's call to its broker may take, retries included: the
-// publisher's own timeout, outflow.LongestCall at most, where ctx leaves time for it and
-// a second more. Otherwise, as on the fast path, it is outflow.QuickCall at most.
+// publisher's own timeout, outflow.MaxCallTime at most, where ctx leaves time for it and
+// a second more. Otherwise, as on the fast path, it is outflow.FastPathCallTime at most.
 func CallTime(ctx context.Context, own time.Duration) time.Duration {
-	own = min(own, outflow.LongestCall)
+	own = min(own, outflow.MaxCallTime)
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < own+answerTime {
-		return min(own, outflow.QuickCall)
+		return min(own, outflow.FastPathCallTime)
 	}
 	return own
 }

@@ -19,12 +19,12 @@ func TestCallTime(t *testing.T) {
 		own, left, want time.Duration
 	}{
 		{"a durable attempt has the publisher's own", 15 * time.Second, durable, 15 * time.Second},
-		{"the fast path is quick", 15 * time.Second, fast, outflow.QuickCall},
+		{"the fast path is quick", 15 * time.Second, fast, outflow.FastPathCallTime},
 		{"and never slower than the publisher's own", time.Second, fast, time.Second},
-		{"half a minute at most", time.Hour, durable, outflow.LongestCall},
+		{"half a minute at most", time.Hour, durable, outflow.MaxCallTime},
 		{"nobody waits", 15 * time.Second, 0, 15 * time.Second},
 		{"just enough time", 15 * time.Second, 16 * time.Second, 15 * time.Second},
-		{"too little time", 15 * time.Second, 16*time.Second - 1, outflow.QuickCall},
+		{"too little time", 15 * time.Second, 16*time.Second - 1, outflow.FastPathCallTime},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -19,7 +19,7 @@ import (
 // outboxdb.Store has them.
 type Callbacks interface {
 	// TakeCallbacks leases up to limit callbacks that no run has in hand.
-	TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outflow.DueCallback, error)
+	TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outbox.DueCallback, error)
 }
 
 const (
@@ -78,7 +78,7 @@ func (s *Scanner) startCallbacks(ctx context.Context) error {
 
 // startCallback starts a callback's run. One that is running is left to itself;
 // after one that has ended, the row alone decides.
-func (s *Scanner) startCallback(ctx context.Context, due outflow.DueCallback) error {
+func (s *Scanner) startCallback(ctx context.Context, due outbox.DueCallback) error {
 	input, err := s.inputOf(ctx, due.Ref)
 	if err != nil {
 		return err

@@ -12,13 +12,14 @@ import (
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
 
-func dueCallbacks(n int) (due []outflow.DueCallback) {
+func dueCallbacks(n int) (due []outbox.DueCallback) {
 	for _, l := range newLeased(n) {
-		due = append(due, outflow.DueCallback{Ref: l.Ref, Destination: "sqs://orders", Type: "order-placed"})
+		due = append(due, outbox.DueCallback{Ref: l.Ref, Destination: "sqs://orders", Type: "order-placed"})
 	}
 	return due
 }
@@ -75,7 +76,7 @@ func TestCallbacksWithoutSearchAttributes(t *testing.T) {
 
 func TestCallbackThatRunsOrCantBeStarted(t *testing.T) {
 	refs := dueCallbacks(2)
-	id := func(r outflow.DueCallback) string {
+	id := func(r outbox.DueCallback) string {
 		return workflows.CallbackInput{Outbox: outflow.DefaultOutbox, MessageID: r.ID, Generation: 1}.ID()
 	}
 	inWorld(t, scanner.Options{}, func(w *world) {

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -31,14 +32,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // claim is one Claim as it was asked for.
 type claim struct {
 	at      time.Time
-	request outflow.ClaimRequest
+	request outbox.ClaimRequest
 }
 
 // table is outbox.messages in memory, as far as a scanner sees it.
 type table struct {
 	mu    sync.Mutex
-	due   []outflow.Record
-	held  map[outflow.Ref]hold
+	due   []outbox.Record
+	held  map[outbox.Ref]hold
 	err   error
 	slow  time.Duration // what a claim takes
 	wrong bool          // giving back fails
@@ -50,22 +51,22 @@ type table struct {
 	refused map[string]error
 	unknown string // messages to destinations that begin with it have none that it reached
 
-	suspects  []outflow.Record
-	alone     []int // what was held at each ClaimAlone
+	suspects  []outbox.Record
+	alone     []int // what was held at each ClaimIsolated
 	aloneErr  error
 	troubled  bool
-	probes    []outflow.Probe
-	recovered []outflow.Recovered
-	retrying  []outflow.Leased
-	paged     map[outflow.Recovered]int // how many of these were given
-	freed     []outflow.Leased
-	callbacks []outflow.DueCallback
+	probes    []outbox.Probe
+	recovered []outbox.Recovered
+	retrying  []outbox.Leased
+	paged     map[outbox.Recovered]int // how many of these were given
+	freed     []outbox.Leased
+	callbacks []outbox.DueCallback
 	sweeps    []time.Time
 	tended    int
 
 	claims                         []claim
 	claimed                        int
-	released, uncounted, forgotten []outflow.Ref
+	released, uncounted, forgotten []outbox.Ref
 }
 
 type hold struct{ taken, settled chan struct{} }
@@ -73,7 +74,7 @@ type hold struct{ taken, settled chan struct{} }
 var _ scanner.Store = (*table)(nil)
 
 func newTable() *table {
-	return &table{held: map[outflow.Ref]hold{}, paged: map[outflow.Recovered]int{}}
+	return &table{held: map[outbox.Ref]hold{}, paged: map[outbox.Recovered]int{}}
 }
 
 // enqueue makes n messages to a destination due.
@@ -81,7 +82,7 @@ func (t *table) enqueue(destination string, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for range n {
-		t.due = append(t.due, outflow.Record{
+		t.due = append(t.due, outbox.Record{
 			Message: outflow.Message{
 				ID: uuid.Must(uuid.NewV7()), Destination: destination, Type: "order-placed",
 				Payload: []byte(cmp.Or(string(t.payload), "the payload")),
@@ -91,30 +92,30 @@ func (t *table) enqueue(destination string, n int) {
 	}
 }
 
-func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error) {
+func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Claimed, error) {
 	t.mu.Lock()
 	t.claims = append(t.claims, claim{time.Now(), req})
 	slow, err := t.slow, t.err
 	t.mu.Unlock()
 	select {
 	case <-ctx.Done():
-		return outflow.Claimed{}, ctx.Err()
+		return outbox.Claimed{}, ctx.Err()
 	case <-time.After(slow):
 	}
 	if err != nil {
-		return outflow.Claimed{}, err
+		return outbox.Claimed{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if blind := time.Until(t.blind); blind > 0 {
-		return outflow.Claimed{Overlooked: blind}, nil
+		return outbox.Claimed{NewDestinationsIn: blind}, nil
 	}
 	open := maps.Clone(req.Open)
 	if open == nil {
 		open = map[string]int{}
 	}
-	result := outflow.Claimed{Refused: t.refused, Troubled: t.troubled, Suspects: len(t.suspects) > 0, More: t.more > 0, Overlooked: t.more}
-	t.due = slices.DeleteFunc(t.due, func(r outflow.Record) bool {
+	result := outbox.Claimed{Refused: t.refused, BreakerActive: t.troubled, QuarantinedDue: len(t.suspects) > 0, MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
+	t.due = slices.DeleteFunc(t.due, func(r outbox.Record) bool {
 		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch || open[r.Destination] >= req.Allowance {
 			result.Backlog = true
 			return false
@@ -123,7 +124,7 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 		h := hold{make(chan struct{}), make(chan struct{})}
 		t.held[r.Ref()] = h
 		t.claimed++
-		result.Messages = append(result.Messages, outflow.ClaimedMessage{
+		result.Messages = append(result.Messages, outbox.ClaimedMessage{
 			Record: r, LeasedUntil: time.Now().Add(req.Lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled,
 			Newcomer: t.unknown != "" && strings.HasPrefix(r.Destination, t.unknown),
 		})
@@ -132,8 +133,8 @@ func (t *table) Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Cl
 	return result, nil
 }
 
-// ClaimAlone claims the first suspect.
-func (t *table) ClaimAlone(_ context.Context, lease time.Duration) ([]outflow.ClaimedMessage, error) {
+// ClaimIsolated claims the first suspect.
+func (t *table) ClaimIsolated(_ context.Context, lease time.Duration) ([]outbox.ClaimedMessage, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.alone = append(t.alone, len(t.held))
@@ -144,7 +145,7 @@ func (t *table) ClaimAlone(_ context.Context, lease time.Duration) ([]outflow.Cl
 	t.suspects = t.suspects[1:]
 	h := hold{make(chan struct{}), make(chan struct{})}
 	t.held[r.Ref()] = h
-	return []outflow.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled}}, nil
+	return []outbox.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled}}, nil
 }
 
 // theDatabase is the table's.
@@ -152,7 +153,7 @@ var theDatabase = uuid.MustParse("6f757466-6c6f-4077-8000-000000000001")
 
 func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return theDatabase, nil }
 
-func (t *table) TakeProbes(context.Context) ([]outflow.Probe, error) {
+func (t *table) TakeProbes(context.Context) ([]outbox.Probe, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.tended++
@@ -161,22 +162,22 @@ func (t *table) TakeProbes(context.Context) ([]outflow.Probe, error) {
 	return probes, nil
 }
 
-func (t *table) TakeRecovered(context.Context) ([]outflow.Recovered, error) {
+func (t *table) TakeRecovered(context.Context) ([]outbox.Recovered, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.recovered), nil
 }
 
-func (t *table) ForgetRecovered(_ context.Context, r outflow.Recovered) error {
+func (t *table) ForgetRecovered(_ context.Context, r outbox.Recovered) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.recovered = slices.DeleteFunc(t.recovered, func(o outflow.Recovered) bool { return o == r })
+	t.recovered = slices.DeleteFunc(t.recovered, func(o outbox.Recovered) bool { return o == r })
 	t.troubled = len(t.recovered) > 0
 	return nil
 }
 
 // Retrying pages through retrying, which is in the order of the IDs.
-func (t *table) Retrying(_ context.Context, r outflow.Recovered, limit int) ([]outflow.Leased, error) {
+func (t *table) Retrying(_ context.Context, r outbox.Recovered, limit int) ([]outbox.Leased, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	from := min(t.paged[r], len(t.retrying))
@@ -185,7 +186,7 @@ func (t *table) Retrying(_ context.Context, r outflow.Recovered, limit int) ([]o
 	return page, nil
 }
 
-func (t *table) Free(_ context.Context, m outflow.Leased) error {
+func (t *table) Free(_ context.Context, m outbox.Leased) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.freed = append(t.freed, m)
@@ -193,7 +194,7 @@ func (t *table) Free(_ context.Context, m outflow.Leased) error {
 }
 
 // TakeCallbacks leases for good.
-func (t *table) TakeCallbacks(_ context.Context, limit int, _ time.Duration) ([]outflow.DueCallback, error) {
+func (t *table) TakeCallbacks(_ context.Context, limit int, _ time.Duration) ([]outbox.DueCallback, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sweeps = append(t.sweeps, time.Now())
@@ -203,7 +204,7 @@ func (t *table) TakeCallbacks(_ context.Context, limit int, _ time.Duration) ([]
 	return due, nil
 }
 
-func (t *table) Release(ctx context.Context, m outflow.ClaimedMessage) error {
+func (t *table) Release(ctx context.Context, m outbox.ClaimedMessage) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -218,20 +219,20 @@ func (t *table) Release(ctx context.Context, m outflow.ClaimedMessage) error {
 	return nil
 }
 
-func (t *table) Uncount(_ context.Context, m outflow.ClaimedMessage) error {
+func (t *table) Uncount(_ context.Context, m outbox.ClaimedMessage) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.uncounted = append(t.uncounted, m.Ref())
 	return nil
 }
 
-func (t *table) Forget(ref outflow.Ref) {
+func (t *table) Forget(ref outbox.Ref) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.forgotten = append(t.forgotten, ref)
 }
 
-func (t *table) hold(ref outflow.Ref) hold {
+func (t *table) hold(ref outbox.Ref) hold {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.held[ref]
@@ -399,7 +400,7 @@ func (e *engine) run(s start) {
 	e.byDestination[to]++
 	e.mostTo[to] = max(e.mostTo[to], e.byDestination[to])
 	e.mu.Unlock()
-	h := e.table.hold(outflow.Ref{ID: s.input.MessageID, Generation: s.input.Generation})
+	h := e.table.hold(outbox.Ref{ID: s.input.MessageID, Generation: s.input.Generation})
 	time.Sleep(takeover)
 	if !elsewhere {
 		close(h.taken)

@@ -9,8 +9,8 @@ import (
 
 	"go.temporal.io/api/serviceerror"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/stall"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 const (
@@ -95,7 +95,7 @@ func (r *meetings) looked(said bool) {
 
 // met notes a start that met a run, and looks at one that is met again. It changes
 // nothing: the message stays with its run, or without one, as it was.
-func (s *Scanner) met(ctx context.Context, workflowID, workflow string, ref outflow.Ref, err error) {
+func (s *Scanner) met(ctx context.Context, workflowID, workflow string, ref outbox.Ref, err error) {
 	var running *serviceerror.WorkflowExecutionAlreadyStarted
 	if !errors.As(err, &running) {
 		return
@@ -112,7 +112,7 @@ func (s *Scanner) met(ctx context.Context, workflowID, workflow string, ref outf
 }
 
 // lookAt warns of what keeps a run from its message, and reports whether it did.
-func (s *Scanner) lookAt(ctx context.Context, workflowID, workflow string, ref outflow.Ref, others int) (said bool) {
+func (s *Scanner) lookAt(ctx context.Context, workflowID, workflow string, ref outbox.Ref, others int) (said bool) {
 	in, err := s.inputOf(ctx, ref)
 	var problem *stall.Problem
 	if err == nil {

@@ -12,7 +12,7 @@ import (
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 
-	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -44,7 +44,7 @@ func TestARunThatTakesNoMessageIsSaid(t *testing.T) {
 		"an attempt is under way": {&workflowservice.DescribeWorkflowExecutionResponse{WorkflowExecutionInfo: standing(workflows.WorkflowDeliver).WorkflowExecutionInfo}, 3, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var first []outflow.Record
+			var first []outbox.Record
 			inWorld(t, scanner.Options{}, func(w *world) {
 				w.engine.described, w.engine.polled = c.described, c.polled
 				w.engine.reply = func(start) error { return serviceerror.NewWorkflowExecutionAlreadyStarted("running", "", "r") }
@@ -77,7 +77,7 @@ func TestARunThatTakesNoMessageIsSaid(t *testing.T) {
 
 // A new run under the ID is looked at anew.
 func TestAnotherRunIsMetAnew(t *testing.T) {
-	var first []outflow.Record
+	var first []outbox.Record
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.engine.described = standing(workflows.WorkflowDeliver)
 		runs := []string{"a", "b", "c", "c"}

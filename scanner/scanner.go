@@ -27,20 +27,21 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/stall"
 	"github.com/outflowhq/outflow/internal/tracing"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
 // Store is the table as the scanner uses it; outboxdb.Store is one. Every
 // method is safe for concurrent use.
 type Store interface {
-	Claim(ctx context.Context, req outflow.ClaimRequest) (outflow.Claimed, error)
-	// ClaimAlone claims one suspect (see outflow.SuspectClaims), or none.
-	ClaimAlone(ctx context.Context, lease time.Duration) ([]outflow.ClaimedMessage, error)
+	Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Claimed, error)
+	// ClaimIsolated claims one suspect (see outbox.QuarantineClaims), or none.
+	ClaimIsolated(ctx context.Context, lease time.Duration) ([]outbox.ClaimedMessage, error)
 	// Release gives a claim back at once; Uncount leaves its lease.
-	Release(ctx context.Context, m outflow.ClaimedMessage) error
-	Uncount(ctx context.Context, m outflow.ClaimedMessage) error
+	Release(ctx context.Context, m outbox.ClaimedMessage) error
+	Uncount(ctx context.Context, m outbox.ClaimedMessage) error
 	// Forget lets go of what this process keeps for a run of its own.
-	Forget(ref outflow.Ref)
+	Forget(ref outbox.Ref)
 
 	Destinations
 	Callbacks
@@ -71,7 +72,7 @@ type Options struct {
 	// path in this process; default DefaultInFlight. Keep the worker's workflow-task slots
 	// and local-activity slots at least as many (the SDK's default is 1,000).
 	InFlight int
-	// PerDestination bounds those of one target (see outflow.TargetOf), so that a slow
+	// PerDestination bounds those of one target (see outbox.TargetOf), so that a slow
 	// queue or host can't hold every slot; default half of InFlight. Destinations that no
 	// message has reached yet have a quarter of InFlight together.
 	PerDestination int
@@ -201,10 +202,10 @@ func (s *Scanner) Run(ctx context.Context) error {
 		claimed := s.claim(ctx)
 		s.refused.note(s.opts.Logger, claimed.Refused)
 		s.begin(starts, claimed.Messages)
-		if claimed.Troubled || s.owes.Load() {
+		if claimed.BreakerActive || s.owes.Load() {
 			s.tend(ctx)
 		}
-		if claimed.Suspects {
+		if claimed.QuarantinedDue {
 			s.deliverAlone(ctx, starts)
 		}
 		s.sweep(ctx)
@@ -215,7 +216,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 }
 
 // begin starts the runs of claimed messages.
-func (s *Scanner) begin(starts context.Context, messages []outflow.ClaimedMessage) {
+func (s *Scanner) begin(starts context.Context, messages []outbox.ClaimedMessage) {
 	for _, m := range messages {
 		s.take(m)
 		s.running.Go(func() {
@@ -238,7 +239,7 @@ func (s *Scanner) deliverAlone(ctx, starts context.Context) {
 	}
 	inTime, cancel := forAClaim(ctx)
 	defer cancel()
-	claimed, err := s.store.ClaimAlone(inTime, s.opts.Lease)
+	claimed, err := s.store.ClaimIsolated(inTime, s.opts.Lease)
 	if err != nil {
 		s.opts.Logger.Error("claiming a suspect", "error", err)
 	}
@@ -260,7 +261,7 @@ func forAClaim(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // claim asks for as many messages as there are free slots; for one, and only
 // when no start is under way, while Temporal is in trouble.
-func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
+func (s *Scanner) claim(ctx context.Context) outbox.Claimed {
 	s.mu.Lock()
 	room, starting := s.opts.InFlight-s.all, s.starting
 	open := maps.Clone(s.open)
@@ -287,11 +288,11 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 		room = min(room, 1-starting)
 	}
 	if room < 1 { // what is troubled needs no slot to be probed and told
-		return outflow.Claimed{Backlog: true, Troubled: s.troubled && !raised}
+		return outbox.Claimed{Backlog: true, BreakerActive: s.troubled && !raised}
 	}
 	inTime, cancel := forAClaim(ctx)
 	defer cancel()
-	claimed, err := s.store.Claim(inTime, outflow.ClaimRequest{
+	claimed, err := s.store.Claim(inTime, outbox.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room, MaxBytes: bytes,
 		Allowance: s.opts.PerDestination, Open: open, Newcomers: newcomers, Refuse: s.opts.Refuse, Ramp: true,
 	})
@@ -301,7 +302,7 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 	switch {
 	case err == nil:
 		s.database.succeeded()
-		s.troubled = claimed.Troubled
+		s.troubled = claimed.BreakerActive
 	case ctx.Err() == nil:
 		s.database.failed()
 		s.opts.Logger.Error("claiming messages", "error", err)
@@ -310,7 +311,7 @@ func (s *Scanner) claim(ctx context.Context) outflow.Claimed {
 }
 
 // rest waits until the next claim is worth making.
-func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Claimed) {
+func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outbox.Claimed) {
 	if s.database.rest(ctx) || s.temporal.rest(ctx) {
 		return
 	}
@@ -322,10 +323,10 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 	case len(claimed.Messages) > 0:
 		poll = 0
 	}
-	if claimed.Overlooked > 0 && (s.woken || claimed.More) {
+	if claimed.NewDestinationsIn > 0 && (s.woken || claimed.MoreDestinations) {
 		// What somebody woke it for may have been overlooked: the wake stands. And of
 		// many destinations the next look sees others.
-		poll = min(poll, claimed.Overlooked)
+		poll = min(poll, claimed.NewDestinationsIn)
 	} else {
 		s.woken = false
 	}
@@ -347,7 +348,7 @@ func (s *Scanner) rest(ctx context.Context, began time.Time, claimed outflow.Cla
 }
 
 // pollAfter is the wait for the next poll.
-func (s *Scanner) pollAfter(claimed outflow.Claimed) time.Duration {
+func (s *Scanner) pollAfter(claimed outbox.Claimed) time.Duration {
 	by := 0.1
 	if len(claimed.Messages) > 0 {
 		by = -0.5
@@ -357,11 +358,11 @@ func (s *Scanner) pollAfter(claimed outflow.Claimed) time.Duration {
 
 // allBusy reports whether every message is of a target that has many in flight:
 // others' must not wait because of its backlog.
-func (s *Scanner) allBusy(messages []outflow.ClaimedMessage) bool {
+func (s *Scanner) allBusy(messages []outbox.ClaimedMessage) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !slices.ContainsFunc(messages, func(m outflow.ClaimedMessage) bool {
-		return s.open[outflow.TargetOf(m.Destination)] < s.opts.PerDestination/2
+	return !slices.ContainsFunc(messages, func(m outbox.ClaimedMessage) bool {
+		return s.open[outbox.TargetOf(m.Destination)] < s.opts.PerDestination/2
 	})
 }
 
@@ -378,7 +379,7 @@ func (s *Scanner) drain(stopStarts func()) {
 	<-done
 }
 
-func (s *Scanner) take(m outflow.ClaimedMessage) {
+func (s *Scanner) take(m outbox.ClaimedMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count(m, 1)
@@ -386,7 +387,7 @@ func (s *Scanner) take(m outflow.ClaimedMessage) {
 }
 
 // count runs under the lock; by is 1 or -1.
-func (s *Scanner) count(m outflow.ClaimedMessage, by int) {
+func (s *Scanner) count(m outbox.ClaimedMessage, by int) {
 	for _, name := range m.Shares {
 		if s.open[name] += by; s.open[name] == 0 {
 			delete(s.open, name)
@@ -396,7 +397,7 @@ func (s *Scanner) count(m outflow.ClaimedMessage, by int) {
 		s.newcomers += by
 	}
 	s.bytes += by * m.Bytes()
-	target := outflow.TargetOf(m.Destination)
+	target := outbox.TargetOf(m.Destination)
 	if s.bytesOf[target] += by * m.Bytes(); s.bytesOf[target] == 0 {
 		delete(s.bytesOf, target)
 	}
@@ -410,7 +411,7 @@ func (s *Scanner) started() {
 	s.starting--
 }
 
-func (s *Scanner) free(m outflow.ClaimedMessage) {
+func (s *Scanner) free(m outbox.ClaimedMessage) {
 	s.mu.Lock()
 	s.count(m, -1)
 	s.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -52,7 +52,7 @@ func TestDefaults(t *testing.T) {
 		assert.Contains(t, w.engine.seen().starts[0].options.ID, "outbox/")
 		assert.InDelta(t, 4, len(w.table.seen().claims), 1, "every 250 ms")
 		request := w.table.seen().claims[0].request
-		assert.Equal(t, outflow.ClaimRequest{
+		assert.Equal(t, outbox.ClaimRequest{
 			Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{}, Newcomers: 50, Ramp: true,
 		}, request)
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -40,7 +41,7 @@ const (
 
 // deliver starts the run of one message and holds its slot until the fast path
 // is over, here or, as far as can be seen, elsewhere.
-func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
+func (s *Scanner) deliver(ctx context.Context, m outbox.ClaimedMessage) {
 	err := s.startTraced(ctx, m)
 	s.started()
 	switch {
@@ -60,7 +61,7 @@ func (s *Scanner) deliver(ctx context.Context, m outflow.ClaimedMessage) {
 }
 
 // giveBack returns a claim. Where even that fails, the lease runs out.
-func (s *Scanner) giveBack(ctx context.Context, m outflow.ClaimedMessage, give func(context.Context, outflow.ClaimedMessage) error) {
+func (s *Scanner) giveBack(ctx context.Context, m outbox.ClaimedMessage, give func(context.Context, outbox.ClaimedMessage) error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := give(ctx, m); err != nil {
@@ -69,7 +70,7 @@ func (s *Scanner) giveBack(ctx context.Context, m outflow.ClaimedMessage, give f
 }
 
 // watch waits until the run has left the fast path.
-func (s *Scanner) watch(m outflow.ClaimedMessage) {
+func (s *Scanner) watch(m outbox.ClaimedMessage) {
 	patience := takenWithin
 	if s.elsewhere.Load() && rand.IntN(patientOnce) > 0 {
 		patience = takenSoon
@@ -95,7 +96,7 @@ func (s *Scanner) watch(m outflow.ClaimedMessage) {
 }
 
 // startTraced is start under a span. A run that is there already is no failure.
-func (s *Scanner) startTraced(ctx context.Context, m outflow.ClaimedMessage) error {
+func (s *Scanner) startTraced(ctx context.Context, m outbox.ClaimedMessage) error {
 	ctx, span := s.tracer.Start(ctx, m.Record, workflows.DeliverID(s.opts.Outbox, m.ID))
 	runID, err := s.start(ctx, m)
 	running := temporal.IsWorkflowExecutionAlreadyStartedError(err)
@@ -109,7 +110,7 @@ func (s *Scanner) startTraced(ctx context.Context, m outflow.ClaimedMessage) err
 }
 
 // start asks Temporal for the message's run.
-func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) (runID string, err error) {
+func (s *Scanner) start(ctx context.Context, m outbox.ClaimedMessage) (runID string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no answer within %s", startTimeout))
 	defer cancel()
 	in, err := s.inputOf(ctx, m.Ref())
@@ -120,7 +121,7 @@ func (s *Scanner) start(ctx context.Context, m outflow.ClaimedMessage) (runID st
 }
 
 // inputOf is the input of a message's run, and of its callback's.
-func (s *Scanner) inputOf(ctx context.Context, ref outflow.Ref) (workflows.DeliverInput, error) {
+func (s *Scanner) inputOf(ctx context.Context, ref outbox.Ref) (workflows.DeliverInput, error) {
 	database, err := s.store.DatabaseID(ctx)
 	return workflows.DeliverInput{Outbox: s.opts.Outbox, Database: database, MessageID: ref.ID, Generation: ref.Generation}, err
 }
@@ -158,7 +159,7 @@ func (s *Scanner) execute(ctx context.Context, options client.StartWorkflowOptio
 
 // startOptions: two runs of a message never overlap (FAIL), and after one has
 // ended the row alone decides whether there is anything to do (ALLOW_DUPLICATE).
-func (s *Scanner) startOptions(m outflow.ClaimedMessage) client.StartWorkflowOptions {
+func (s *Scanner) startOptions(m outbox.ClaimedMessage) client.StartWorkflowOptions {
 	return client.StartWorkflowOptions{
 		ID:                                       workflows.DeliverID(s.opts.Outbox, m.ID),
 		TaskQueue:                                s.opts.TaskQueue,

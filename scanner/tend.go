@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -16,14 +17,14 @@ import (
 // outboxdb.Store is one. What it takes it holds a short lease on, so that of many
 // scanners one does it.
 type Destinations interface {
-	TakeProbes(ctx context.Context) ([]outflow.Probe, error)
-	TakeRecovered(ctx context.Context) ([]outflow.Recovered, error)
-	ForgetRecovered(ctx context.Context, r outflow.Recovered) error
+	TakeProbes(ctx context.Context) ([]outbox.Probe, error)
+	TakeRecovered(ctx context.Context) ([]outbox.Recovered, error)
+	ForgetRecovered(ctx context.Context, r outbox.Recovered) error
 	// Retrying returns the next ones, each once, and none once the destination has
 	// failed again. It renews the lease.
-	Retrying(ctx context.Context, r outflow.Recovered, limit int) ([]outflow.Leased, error)
+	Retrying(ctx context.Context, r outbox.Recovered, limit int) ([]outbox.Leased, error)
 	// Free makes a message claimable whose run is lost, if it has that lease still.
-	Free(ctx context.Context, m outflow.Leased) error
+	Free(ctx context.Context, m outbox.Leased) error
 }
 
 const (
@@ -104,7 +105,7 @@ func (s *Scanner) tellRecovered(ctx context.Context) error {
 // tellAll has the retrying runs of a destination try now, all of them if it goes on
 // to work. One that can't be told holds up no other: it is owed. Where none can be
 // told it is Temporal that is away, and the telling goes on later.
-func (s *Scanner) tellAll(ctx context.Context, r outflow.Recovered) (told int, err error) {
+func (s *Scanner) tellAll(ctx context.Context, r outbox.Recovered) (told int, err error) {
 	for size := tellFirst; ; size = min(2*size, tellPage) {
 		page, err := s.store.Retrying(ctx, r, size)
 		if err != nil {
@@ -125,7 +126,7 @@ func (s *Scanner) tellAll(ctx context.Context, r outflow.Recovered) (told int, e
 
 // owed is a run that is to be told, and could not be for some time.
 type owed struct {
-	outflow.Leased
+	outbox.Leased
 	since time.Time
 }
 
@@ -137,7 +138,7 @@ func (s *Scanner) tellOwed(ctx context.Context) {
 	for len(again) > 0 {
 		some := again[:min(tellPage, len(again))]
 		again = again[len(some):]
-		var page []outflow.Leased
+		var page []outbox.Leased
 		for _, o := range some {
 			page = append(page, o.Leased)
 		}
@@ -152,7 +153,7 @@ func (s *Scanner) tellOwed(ctx context.Context) {
 
 // tellEach tells many runs, and returns how many could not be told. They are owed,
 // for oweFor from the time that they were to be told; a refusal is final.
-func (s *Scanner) tellEach(ctx context.Context, page []outflow.Leased, since time.Time) (failed int, err error) {
+func (s *Scanner) tellEach(ctx context.Context, page []outbox.Leased, since time.Time) (failed int, err error) {
 	var telling sync.WaitGroup
 	results := make([]error, len(page))
 	for i := range tellAtOnce {
@@ -192,7 +193,7 @@ func isRefusal(err error) bool {
 
 // tell has a run try now. One that Temporal does not know is lost with its
 // namespace, or was ended by somebody: its message is freed for a new one.
-func (s *Scanner) tell(ctx context.Context, m outflow.Leased) error {
+func (s *Scanner) tell(ctx context.Context, m outbox.Leased) error {
 	inTime, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
 	err := s.client.SignalWorkflow(inTime, workflows.DeliverID(s.opts.Outbox, m.ID), "", workflows.SignalTryNow, nil)

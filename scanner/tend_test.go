@@ -13,21 +13,22 @@ import (
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
 
 // newLeased are n messages in the order of their IDs.
-func newLeased(n int) []outflow.Leased {
-	var leased []outflow.Leased
+func newLeased(n int) []outbox.Leased {
+	var leased []outbox.Leased
 	for i := range n {
-		leased = append(leased, outflow.Leased{Ref: outflow.Ref{ID: uuid.New(), Generation: 1}, LeasedUntil: time.Unix(int64(i), 0)})
+		leased = append(leased, outbox.Leased{Ref: outbox.Ref{ID: uuid.New(), Generation: 1}, LeasedUntil: time.Unix(int64(i), 0)})
 	}
-	slices.SortFunc(leased, func(a, b outflow.Leased) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	slices.SortFunc(leased, func(a, b outbox.Leased) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	return leased
 }
 
-func deliverIDs(leased []outflow.Leased) []string {
+func deliverIDs(leased []outbox.Leased) []string {
 	var ids []string
 	for _, r := range leased {
 		ids = append(ids, workflows.DeliverID(outflow.DefaultOutbox, r.ID))
@@ -46,7 +47,7 @@ func TestProbesAreTold(t *testing.T) {
 			return nil
 		}
 		w.table.troubled = true
-		w.table.probes = []outflow.Probe{
+		w.table.probes = []outbox.Probe{
 			{Leased: refs[0], Destination: "sqs://a", Running: true},
 			{Leased: refs[1], Destination: "sqs://b", Running: true},
 			{Leased: refs[2], Destination: "sqs://c"},
@@ -55,14 +56,14 @@ func TestProbesAreTold(t *testing.T) {
 		pass(10 * time.Second)
 		w.stop()
 		assert.Equal(t, deliverIDs(refs[:2]), w.engine.seen().signals, "a new message is claimed as any other")
-		assert.Equal(t, []outflow.Leased{refs[1]}, w.table.freed, "a lost run's message is freed for another")
+		assert.Equal(t, []outbox.Leased{refs[1]}, w.table.freed, "a lost run's message is freed for another")
 		assert.InDelta(t, 9, w.table.tended, 2, "once a second, however often the scanner looks")
 	})
 }
 
 // A new message that was chosen is claimed at once, not at the next poll.
 func TestAProbeWakesTheScanner(t *testing.T) {
-	for name, probes := range map[string][]outflow.Probe{"one": {{Leased: newLeased(1)[0], Destination: "sqs://a"}}, "none": nil} {
+	for name, probes := range map[string][]outbox.Probe{"one": {{Leased: newLeased(1)[0], Destination: "sqs://a"}}, "none": nil} {
 		inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) {
 			w.table.troubled, w.table.probes = true, probes
 		}, func(w *world) {
@@ -121,7 +122,7 @@ func TestTendingNeedsNoSlot(t *testing.T) {
 func TestEveryRunOfARecoveredDestinationIsTold(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.troubled, w.table.retrying = true, newLeased(450)
-		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+		w.table.recovered = []outbox.Recovered{{Destination: "sqs://a", At: time.Now()}}
 	}, func(w *world) {
 		pass(10 * time.Second)
 		w.stop()
@@ -137,7 +138,7 @@ func TestEveryRunOfARecoveredDestinationIsTold(t *testing.T) {
 func TestTellingBeginsWithAFew(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.troubled, w.table.retrying = true, newLeased(450)
-		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+		w.table.recovered = []outbox.Recovered{{Destination: "sqs://a", At: time.Now()}}
 	}, func(w *world) {
 		pass(200 * time.Millisecond)
 		assert.Len(t, w.engine.seen().signals, 10)
@@ -152,7 +153,7 @@ func TestTellingBeginsWithAFew(t *testing.T) {
 func TestTellingIsRepeatedUntilItIsDone(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.troubled, w.table.retrying = true, newLeased(300)
-		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+		w.table.recovered = []outbox.Recovered{{Destination: "sqs://a", At: time.Now()}}
 		away := time.Now().Add(5 * time.Second)
 		w.engine.signalled = func(string) error {
 			if time.Now().Before(away) {
@@ -192,7 +193,7 @@ func TestTellingPassesOverWhatCannotBeTold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, scanner.Options{}, func(w *world) {
 				w.table.troubled, w.table.retrying = true, newLeased(c.runs)
-				w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+				w.table.recovered = []outbox.Recovered{{Destination: "sqs://a", At: time.Now()}}
 				ids := deliverIDs(w.table.retrying)
 				w.engine.signalled = func(id string) error {
 					if slices.Contains(c.bad, slices.Index(ids, id)) {
@@ -230,7 +231,7 @@ func TestTellingPassesOverWhatCannotBeTold(t *testing.T) {
 func TestTellingWaitsForNoAnswerLong(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.troubled, w.table.retrying = true, newLeased(100)
-		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+		w.table.recovered = []outbox.Recovered{{Destination: "sqs://a", At: time.Now()}}
 		w.engine.silent = deliverIDs(w.table.retrying)[0]
 	}, func(w *world) {
 		pass(12 * time.Second)
@@ -244,7 +245,7 @@ func TestTellingWaitsForNoAnswerLong(t *testing.T) {
 func TestTellingGoesOnWithTheOthers(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.troubled, w.table.retrying = true, newLeased(1)
-		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a"}, {Destination: "sqs://b"}}
+		w.table.recovered = []outbox.Recovered{{Destination: "sqs://a"}, {Destination: "sqs://b"}}
 		calls := 0
 		w.engine.signalled = func(string) error {
 			if calls++; calls%2 == 1 { // sqs://a's, as it comes first
@@ -255,7 +256,7 @@ func TestTellingGoesOnWithTheOthers(t *testing.T) {
 	}, func(w *world) {
 		pass(500 * time.Millisecond)
 		w.stop()
-		assert.Equal(t, []outflow.Recovered{{Destination: "sqs://a"}}, w.table.recovered)
+		assert.Equal(t, []outbox.Recovered{{Destination: "sqs://a"}}, w.table.recovered)
 		assert.Equal(t, 1, w.logs.count("a destination works again"), "sqs://b alone is said to")
 	})
 }
@@ -323,7 +324,7 @@ func TestALongTellingGoesOn(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.engine.signalled = func(string) error { time.Sleep(20 * time.Millisecond); return nil }
 		w.table.troubled, w.table.retrying = true, retrying
-		w.table.recovered = []outflow.Recovered{{Destination: "sqs://orders", At: time.Now()}}
+		w.table.recovered = []outbox.Recovered{{Destination: "sqs://orders", At: time.Now()}}
 	}, func(w *world) {
 		pass(5 * time.Minute)
 		w.stop()
@@ -375,7 +376,7 @@ func TestWhatIsOwedHoldsUpNobody(t *testing.T) {
 	var took sync.Map // the runs that were told, by ID
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.troubled, w.table.retrying = true, retrying
-		w.table.recovered = []outflow.Recovered{{Destination: "sqs://a", At: time.Now()}}
+		w.table.recovered = []outbox.Recovered{{Destination: "sqs://a", At: time.Now()}}
 		ids := deliverIDs(retrying)
 		away = time.Now().Add(20 * time.Second)
 		w.engine.signalled = func(id string) error {
@@ -390,10 +391,10 @@ func TestWhatIsOwedHoldsUpNobody(t *testing.T) {
 		pass(30 * time.Second)
 		w.table.set(func(table *table) {
 			assert.Empty(t, table.recovered)
-			table.troubled, table.probes = true, []outflow.Probe{{Leased: probe, Destination: "sqs://b", Running: true}}
+			table.troubled, table.probes = true, []outbox.Probe{{Leased: probe, Destination: "sqs://b", Running: true}}
 		})
 		pass(3 * time.Second)
-		_, probed := took.Load(deliverIDs([]outflow.Leased{probe})[0])
+		_, probed := took.Load(deliverIDs([]outbox.Leased{probe})[0])
 		assert.True(t, probed, "the probe is told beside it")
 		told := 0
 		took.Range(func(any, any) bool { told++; return true })

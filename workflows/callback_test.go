@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -36,7 +37,7 @@ func (r *run) callbackInput() workflows.CallbackInput { return workflows.Callbac
 
 // owes makes the message one that has ended, and whose producer waits.
 func (r *run) owes(state outflow.State) {
-	r.table.change(func(m *outflow.Record) { m.State, m.CallbackDue, m.FinishedAt = state, true, r.began })
+	r.table.change(func(m *outbox.Record) { m.State, m.CallbackDue, m.FinishedAt = state, true, r.began })
 }
 
 // executeCallback runs Callback to its end.
@@ -57,12 +58,12 @@ func TestDeliverStartsTheCallback(t *testing.T) {
 	for name, c := range map[string]struct {
 		message answer
 		state   outflow.State
-		change  func(*outflow.Record)
+		change  func(*outbox.Record)
 	}{
 		"delivered": {message: acks, state: outflow.Delivered},
 		"dead":      {message: fails(outflow.Permanent(errReset)), state: outflow.Dead},
-		"cancelled": {message: acks, state: outflow.Cancelled, change: func(r *outflow.Record) { r.CancelRequested = true }},
-		"expired":   {message: acks, state: outflow.Expired, change: func(r *outflow.Record) { r.ExpiresAt = time.Unix(0, 0) }},
+		"cancelled": {message: acks, state: outflow.Cancelled, change: func(r *outbox.Record) { r.CancelRequested = true }},
+		"expired":   {message: acks, state: outflow.Expired, change: func(r *outbox.Record) { r.ExpiresAt = time.Unix(0, 0) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, _ := newCallbackRun(t, c.message, acks)
@@ -94,7 +95,7 @@ func TestDeliverStartsTheCallback(t *testing.T) {
 	t.Run("another generation's", func(t *testing.T) {
 		r, _ := newCallbackRun(t, acks, acks)
 		r.owes(outflow.Dead)
-		r.table.change(func(m *outflow.Record) { m.Generation = 2 })
+		r.table.change(func(m *outbox.Record) { m.Generation = 2 })
 		started := r.children()
 		_, err := r.execute()
 		require.NoError(t, err)
@@ -142,7 +143,7 @@ func TestCallbackTellsHowItEnded(t *testing.T) {
 			result, err := r.executeCallback()
 			require.NoError(t, err)
 			assert.Equal(t, activities.CallbackResult{Verdict: activities.CallbackTold, Told: state}, result)
-			assert.Equal(t, outflow.CallbackSent, r.table.callback.state)
+			assert.Equal(t, outbox.CallbackSent, r.table.callback.state)
 			require.Equal(t, 1, told.count())
 			m := told.calls[0]
 			assert.Equal(t, []any{replies, outflow.CallbackType, "application/json"}, []any{m.Destination, m.Type, m.ContentType})
@@ -192,7 +193,7 @@ func TestCallbackIsGivenUpAfterADay(t *testing.T) {
 	r.owes(outflow.Dead)
 	_, err := r.executeCallback()
 	failedAs(t, err, workflows.ErrTypeCallbackFailed)
-	assert.Equal(t, outflow.CallbackFailed, r.table.callback.state)
+	assert.Equal(t, outbox.CallbackFailed, r.table.callback.state)
 	assert.Contains(t, r.table.callback.lastErr, "given up: ")
 	assert.Greater(t, told.count(), 100)
 	assert.Less(t, told.count(), 400, "every ten minutes at most")
@@ -206,7 +207,7 @@ func TestCallbackFailsAtOnce(t *testing.T) {
 	failedAs(t, err, workflows.ErrTypeCallbackFailed)
 	assert.ErrorContains(t, err, "404")
 	assert.Equal(t, 1, told.count())
-	assert.Equal(t, outflow.CallbackFailed, r.table.callback.state)
+	assert.Equal(t, outbox.CallbackFailed, r.table.callback.state)
 	assert.Equal(t, "404", r.table.callback.lastErr)
 	assert.Len(t, r.table.callback.notes, 1, "an operator may have made it due again by then")
 	assert.Equal(t, outflow.Delivered, r.table.row.State)
@@ -222,7 +223,7 @@ func TestCallbackThatCantBeNoted(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, activities.CallbackTold, result.Verdict)
 		assert.Equal(t, 1, told.count(), "another attempt only notes it")
-		assert.Equal(t, outflow.CallbackSent, r.table.callback.state)
+		assert.Equal(t, outbox.CallbackSent, r.table.callback.state)
 	})
 	t.Run("failed for good", func(t *testing.T) {
 		r, told := newCallbackRun(t, acks, fails(outflow.Permanent(errReset)))
@@ -231,7 +232,7 @@ func TestCallbackThatCantBeNoted(t *testing.T) {
 		_, err := r.executeCallback()
 		failedAs(t, err, workflows.ErrTypeCallbackFailed)
 		assert.Equal(t, 3, told.count())
-		assert.Equal(t, outflow.CallbackFailed, r.table.callback.state)
+		assert.Equal(t, outbox.CallbackFailed, r.table.callback.state)
 	})
 	t.Run("no database at first", func(t *testing.T) {
 		r, told := newCallbackRun(t, acks, acks)
@@ -247,7 +248,7 @@ func TestCallbackThatCantBeNoted(t *testing.T) {
 func TestCallbackOfACorrectedEnd(t *testing.T) {
 	var r *run
 	r, told := newCallbackRun(t, acks, func(context.Context, outflow.Message) (string, error) {
-		r.table.change(func(m *outflow.Record) { m.State = outflow.Delivered })
+		r.table.change(func(m *outbox.Record) { m.State = outflow.Delivered })
 		return "broker-1", nil
 	})
 	r.owes(outflow.Dead)
@@ -260,11 +261,11 @@ func TestCallbackOfACorrectedEnd(t *testing.T) {
 
 func TestCallbackThatIsNotOwed(t *testing.T) {
 	for name, change := range map[string]func(r *run){
-		"told before":  func(r *run) { r.table.change(func(m *outflow.Record) { m.CallbackDue = false }) },
-		"started anew": func(r *run) { r.table.change(func(m *outflow.Record) { m.Generation = 2 }) },
+		"told before":  func(r *run) { r.table.change(func(m *outbox.Record) { m.CallbackDue = false }) },
+		"started anew": func(r *run) { r.table.change(func(m *outbox.Record) { m.Generation = 2 }) },
 		"purged":       func(r *run) { r.table.gone = true },
 		"pending once more": func(r *run) {
-			r.table.change(func(m *outflow.Record) { m.State, m.CallbackDue = outflow.Pending, false })
+			r.table.change(func(m *outbox.Record) { m.State, m.CallbackDue = outflow.Pending, false })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -287,6 +288,6 @@ func TestCallbackIsCancelled(t *testing.T) {
 	_, err := r.executeCallback()
 	var canceled *temporal.CanceledError
 	require.ErrorAs(t, err, &canceled)
-	assert.Equal(t, outflow.CallbackFailed, r.table.callback.state)
+	assert.Equal(t, outbox.CallbackFailed, r.table.callback.state)
 	assert.Equal(t, "cancelled: the workflow was asked to cancel", r.table.callback.lastErr)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/golden"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -35,7 +36,7 @@ func TestWhyMessagesEndDead(t *testing.T) {
 		}
 	}
 
-	add("its process died, again and again", func(r *run) { r.table.row.Claims = outflow.MostClaims + 1 })
+	add("its process died, again and again", func(r *run) { r.table.row.Claims = outbox.MaxClaims + 1 })
 	add("a publisher of your own panics", func(r *run) {
 		r.broker.script = []answer{func(context.Context, outflow.Message) (string, error) { panic("can't read " + payload) }}
 	})

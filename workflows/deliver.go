@@ -20,6 +20,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 // Register registers Outflow's workflows and activities with a worker. The worker
@@ -276,5 +277,5 @@ func reason(err error) string {
 	if errors.As(err, &application) {
 		return application.Message()
 	}
-	return outflow.CleanErrorText(err.Error())
+	return text.Clean(err.Error())
 }

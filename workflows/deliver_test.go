@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -270,7 +271,7 @@ func TestWithdrawnByAnOperator(t *testing.T) {
 	t.Run("during backoff", func(t *testing.T) {
 		r := newRun(t, fails(errReset))
 		r.env.RegisterDelayedCallback(func() {
-			r.table.change(func(row *outflow.Record) { row.CancelRequested = true })
+			r.table.change(func(row *outbox.Record) { row.CancelRequested = true })
 		}, 10*time.Second)
 		_, err := r.execute()
 		assert.Equal(t, outflow.Cancelled, canceledAs(t, err).State)
@@ -364,7 +365,7 @@ func TestSuperseded(t *testing.T) {
 		assert.Equal(t, 2, outcome.Generation)
 		assert.Zero(t, r.broker.count())
 		assert.Empty(t, r.table.endings)
-		assert.Equal(t, []outflow.Ref{{ID: r.in.MessageID, Generation: 1}}, r.table.yielded)
+		assert.Equal(t, []outbox.Ref{{ID: r.in.MessageID, Generation: 1}}, r.table.yielded)
 	})
 	t.Run("by a start that has ended", func(t *testing.T) {
 		r := newRun(t, acks)
@@ -377,7 +378,7 @@ func TestSuperseded(t *testing.T) {
 	t.Run("during backoff", func(t *testing.T) {
 		r := newRun(t, fails(errReset))
 		r.env.RegisterDelayedCallback(func() {
-			r.table.change(func(row *outflow.Record) { row.Generation, row.Attempts, row.LastError = 2, 0, "" })
+			r.table.change(func(row *outbox.Record) { row.Generation, row.Attempts, row.LastError = 2, 0, "" })
 		}, 10*time.Second)
 		outcome, err := r.execute()
 		require.NoError(t, err)
@@ -390,7 +391,7 @@ func TestSuperseded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRun(t)
 			r.broker.script = []answer{func(ctx context.Context, m outflow.Message) (string, error) {
-				r.table.change(func(row *outflow.Record) { row.Generation = 2 })
+				r.table.change(func(row *outbox.Record) { row.Generation = 2 })
 				return script(ctx, m)
 			}}
 			outcome, err := r.execute()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -27,13 +28,13 @@ import (
 type table struct {
 	mu       sync.Mutex
 	now      func() time.Time
-	row      outflow.Record
+	row      outbox.Record
 	gone     bool
 	leased   time.Time // the lease's end
 	loads    int
-	renewals []outflow.Renewal
-	endings  []outflow.Ending // every Finish that was asked for
-	yielded  []outflow.Ref
+	renewals []outbox.Renewal
+	endings  []outbox.Ending // every Finish that was asked for
+	yielded  []outbox.Ref
 	callback callbackRow
 	// before runs ahead of each statement, outside the lock; its error is the
 	// statement's.
@@ -53,9 +54,9 @@ func (t *table) begin(statement string) error {
 }
 
 // read returns the row as it stands; callers hold mu.
-func (t *table) read() (outflow.Record, error) {
+func (t *table) read() (outbox.Record, error) {
 	if t.gone {
-		return outflow.Record{}, outflow.ErrNotFound
+		return outbox.Record{}, outflow.ErrNotFound
 	}
 	r := t.row
 	r.Expired = !r.ExpiresAt.IsZero() && !t.now().Before(r.ExpiresAt)
@@ -65,9 +66,9 @@ func (t *table) read() (outflow.Record, error) {
 	return r, nil
 }
 
-func (t *table) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error) {
+func (t *table) Load(_ context.Context, ref outbox.Ref) (outbox.Record, error) {
 	if err := t.begin("load"); err != nil {
-		return outflow.Record{}, err
+		return outbox.Record{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,8 +77,8 @@ func (t *table) Load(_ context.Context, ref outflow.Ref) (outflow.Record, error)
 }
 
 // LoadAgain counts as outboxdb's does.
-func (t *table) LoadAgain(ctx context.Context, ref outflow.Ref) (outflow.Record, error) {
-	t.change(func(r *outflow.Record) { r.Claims++ })
+func (t *table) LoadAgain(ctx context.Context, ref outbox.Ref) (outbox.Record, error) {
+	t.change(func(r *outbox.Record) { r.Claims++ })
 	return t.Load(ctx, ref)
 }
 
@@ -86,7 +87,7 @@ func (*table) Answered(string)            {}
 func (*table) NotTried(string, uuid.UUID) {}
 func (*table) Failed(string, error) int   { return 0 }
 
-func (*table) PutBack(context.Context, outflow.Ref, string) (outflow.Outcome, error) {
+func (*table) PutBack(context.Context, outbox.Ref, string) (outflow.Outcome, error) {
 	return outflow.Outcome{}, errors.New("not asked for here")
 }
 
@@ -95,9 +96,9 @@ func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return uuid.Nil, 
 
 func (*table) Reached(context.Context, string) (bool, error) { return false, nil }
 
-func (t *table) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, error) {
+func (t *table) Renew(_ context.Context, r outbox.Renewal) (outbox.Record, error) {
 	if err := t.begin("renew"); err != nil {
-		return outflow.Record{}, err
+		return outbox.Record{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,11 +116,11 @@ func (t *table) Renew(_ context.Context, r outflow.Renewal) (outflow.Record, err
 	return t.read()
 }
 
-func (*table) LoadPayload(context.Context, outflow.Record) ([]byte, error) {
+func (*table) LoadPayload(context.Context, outbox.Record) ([]byte, error) {
 	return nil, errors.New("not asked for here")
 }
 
-func (t *table) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, error) {
+func (t *table) Finish(_ context.Context, e outbox.Ending) (outflow.Outcome, error) {
 	if err := t.begin("finish"); err != nil {
 		return outflow.Outcome{}, err
 	}
@@ -142,44 +143,44 @@ func (t *table) Finish(_ context.Context, e outflow.Ending) (outflow.Outcome, er
 // callbackRow is the row's part that is about its callback.
 type callbackRow struct {
 	attempts int
-	notes    []outflow.CallbackNote // every NoteCallback that was asked for
+	notes    []outbox.CallbackNote // every NoteCallback that was asked for
 	leases   []time.Duration
 	lastErr  string
-	state    outflow.CallbackState // sent or failed
+	state    outbox.CallbackState // sent or failed
 }
 
-func (t *table) BeginCallback(_ context.Context, ref outflow.Ref, lease time.Duration) (outflow.Callback, bool, error) {
+func (t *table) BeginCallback(_ context.Context, ref outbox.Ref, lease time.Duration) (outbox.Callback, bool, error) {
 	if err := t.begin("begin callback"); err != nil {
-		return outflow.Callback{}, false, err
+		return outbox.Callback{}, false, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.gone || t.row.Generation != ref.Generation || !t.row.CallbackDue {
-		return outflow.Callback{}, false, nil
+		return outbox.Callback{}, false, nil
 	}
 	t.callback.attempts++
 	t.callback.leases = append(t.callback.leases, lease)
-	return outflow.Callback{To: t.row.Callback, Outcome: t.row.Outcome(), Destination: t.row.Destination, Type: t.row.Type}, true, nil
+	return outbox.Callback{To: t.row.Callback, Outcome: t.row.Outcome(), Destination: t.row.Destination, Type: t.row.Type}, true, nil
 }
 
-func (t *table) NoteCallback(_ context.Context, n outflow.CallbackNote) (bool, error) {
+func (t *table) NoteCallback(_ context.Context, n outbox.CallbackNote) (bool, error) {
 	if err := t.begin("note callback"); err != nil {
 		return false, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.callback.notes = append(t.callback.notes, n)
-	if t.gone || t.row.Generation != n.Generation || !t.row.CallbackDue || n.Told != "" && n.Told != t.row.State {
+	if t.gone || t.row.Generation != n.Generation || !t.row.CallbackDue || n.End != "" && n.End != t.row.State {
 		return false, nil
 	}
 	t.callback.lastErr = n.LastError
-	if n.State != outflow.CallbackDue {
+	if n.State != outbox.CallbackDue {
 		t.row.CallbackDue, t.callback.state = false, n.State
 	}
 	return true, nil
 }
 
-func (t *table) Yield(_ context.Context, ref outflow.Ref) error {
+func (t *table) Yield(_ context.Context, ref outbox.Ref) error {
 	if err := t.begin("yield"); err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func (t *table) Yield(_ context.Context, ref outflow.Ref) error {
 }
 
 // change edits the row as an operator would.
-func (t *table) change(edit func(r *outflow.Record)) {
+func (t *table) change(edit func(r *outbox.Record)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	edit(&t.row)
@@ -255,7 +256,7 @@ func newRun(t *testing.T, script ...answer) *run {
 	r := &run{
 		t: t, env: env, began: env.Now(), broker: &broker{script: script}, spy: &spy{},
 		in: workflows.DeliverInput{Outbox: "outbox", MessageID: id, Generation: 1},
-		table: &table{now: env.Now, row: outflow.Record{
+		table: &table{now: env.Now, row: outbox.Record{
 			Message: outflow.Message{ID: id, Destination: "sqs://orders", Type: "order-placed", Payload: []byte(payload)},
 			State:   outflow.Pending, Generation: 1,
 		}},

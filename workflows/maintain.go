@@ -8,8 +8,8 @@ import (
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // RegisterMaintain registers the workflow Maintain and its activities.
@@ -23,7 +23,7 @@ func RegisterMaintain(w worker.Registry, m *activities.MaintenanceActivities) {
 type MaintainResult struct {
 	Purged activities.PurgeResult `json:"purged"`
 	// Health is the table's from before the purge.
-	Health outflow.TableHealth `json:"health"`
+	Health outbox.TableHealth `json:"health"`
 	// Warnings are what somebody should do something about.
 	Warnings []string `json:"warnings,omitempty"`
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -25,7 +26,7 @@ import (
 type oldRows struct {
 	mu     sync.Mutex
 	rows   map[outflow.State]int
-	health outflow.TableHealth
+	health outbox.TableHealth
 	before func(statement string) error
 }
 
@@ -41,21 +42,21 @@ func (o *oldRows) begin(statement string) error {
 	return o.before(statement)
 }
 
-func (o *oldRows) PurgeMessages(_ context.Context, p outflow.Purge) (outflow.Purged, error) {
+func (o *oldRows) PurgeMessages(_ context.Context, p outbox.Purge) (outbox.Purged, error) {
 	if err := o.begin("purge"); err != nil {
-		return outflow.Purged{}, err
+		return outbox.Purged{}, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n := min(o.rows[p.State], p.Limit)
 	o.rows[p.State] -= n
-	return outflow.Purged{Rows: n}, nil
+	return outbox.Purged{Rows: n}, nil
 }
 
 func (o *oldRows) PurgeAudit(context.Context, time.Duration, int) (int, error)        { return 0, nil }
 func (o *oldRows) PurgeDestinations(context.Context, time.Duration, int) (int, error) { return 0, nil }
 
-func (o *oldRows) TableHealth(context.Context, time.Duration) (outflow.TableHealth, error) {
+func (o *oldRows) TableHealth(context.Context, time.Duration) (outbox.TableHealth, error) {
 	return o.health, o.begin("health")
 }
 
@@ -75,8 +76,8 @@ func maintain(t *testing.T, table *oldRows, in workflows.MaintainInput) (*testsu
 var aDay = workflows.MaintainInput{Retention: outflow.Retention{Delivered: outflow.Keep(24 * time.Hour), History: true}}
 
 func TestMaintain(t *testing.T) {
-	table := &oldRows{rows: map[outflow.State]int{outflow.Delivered: 30, outflow.Dead: 4}, health: outflow.TableHealth{
-		LiveRows: 5, DeadRows: 6, Held: []outflow.HeldSnapshot{{Holder: "session", PID: 42, Seconds: 901}}}}
+	table := &oldRows{rows: map[outflow.State]int{outflow.Delivered: 30, outflow.Dead: 4}, health: outbox.TableHealth{
+		LiveRows: 5, DeadRows: 6, Held: []outbox.HeldSnapshot{{Holder: "session", PID: 42, Seconds: 901}}}}
 	env, seen := maintain(t, table, aDay)
 	require.NoError(t, env.GetWorkflowError())
 	var result workflows.MaintainResult

@@ -20,6 +20,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -228,7 +229,7 @@ func TestMarkdownIsInert(t *testing.T) {
 	hostile := "https://a.example/[pay](https://evil.example)*x*`<b>\n* b"
 	want := "`https://a.example/[pay](https://evil.example)*x*'<b> * b`"
 	assert.Equal(t, "`order-placed` to "+want, workflows.Summary(hostile, "order-placed"))
-	details := workflows.Details(outflow.Record{Message: outflow.Message{Destination: hostile, Type: "a`b"}})
+	details := workflows.Details(outbox.Record{Message: outflow.Message{Destination: hostile, Type: "a`b"}})
 	assert.Contains(t, details, "* Destination: "+want+"\n")
 	assert.Contains(t, details, "* Type: `a'b`\n")
 	long := workflows.Summary("https://example.com/"+strings.Repeat("*", 2000), strings.Repeat("t", 200))
@@ -239,7 +240,7 @@ func TestMarkdownIsInert(t *testing.T) {
 func TestDetails(t *testing.T) {
 	id := uuid.Must(uuid.NewV7())
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.FixedZone("", 3600))
-	record := outflow.Record{
+	record := outbox.Record{
 		Message:    outflow.Message{ID: id, Destination: "sqs://orders", Type: "order-placed", Payload: []byte(payload), DueAt: at},
 		Generation: 3, EnqueuedAt: at,
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // The wire contract: names that stand in histories, in schedules and in
@@ -180,7 +181,7 @@ func cut(s string, most int) string {
 }
 
 // Details is what the Web UI shows on a run's page, in Temporal's Markdown.
-func Details(r outflow.Record) string {
+func Details(r outbox.Record) string {
 	details := fmt.Sprintf("* Message: `%s`\n* Destination: %s\n* Type: %s\n* Generation: %d\n* Enqueued: %s",
 		r.ID, code(outflow.DisplayDestination(r.Destination)), code(r.Type), r.Generation, moment(r.EnqueuedAt))
 	if !r.DueAt.Equal(r.EnqueuedAt) {

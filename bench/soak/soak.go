@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -100,9 +101,9 @@ func pass(ctx context.Context, pool *pgxpool.Pool, store *outboxdb.Store) (int, 
 	return len(claimed.Messages), finish(ctx, pool, store, claimed)
 }
 
-func claim(ctx context.Context, store *outboxdb.Store) (outflow.Claimed, error) {
+func claim(ctx context.Context, store *outboxdb.Store) (outbox.Claimed, error) {
 	for {
-		claimed, err := store.Claim(ctx, outflow.ClaimRequest{Lease: time.Minute, MaxMessages: claimRows, MaxBytes: 64 << 20, Allowance: claimRows})
+		claimed, err := store.Claim(ctx, outbox.ClaimRequest{Lease: time.Minute, MaxMessages: claimRows, MaxBytes: 64 << 20, Allowance: claimRows})
 		if err != nil || len(claimed.Messages) > 0 {
 			return claimed, err
 		}
@@ -110,11 +111,11 @@ func claim(ctx context.Context, store *outboxdb.Store) (outflow.Claimed, error) 
 	}
 }
 
-func finish(ctx context.Context, pool *pgxpool.Pool, store *outboxdb.Store, claimed outflow.Claimed) error {
+func finish(ctx context.Context, pool *pgxpool.Pool, store *outboxdb.Store, claimed outbox.Claimed) error {
 	var ends errgroup.Group
 	for _, m := range claimed.Messages {
 		ends.Go(func() error {
-			ending := outflow.Ending{Ref: m.Ref(), State: outflow.Delivered, BrokerMessageID: "soak", Attempts: 1}
+			ending := outbox.Ending{Ref: m.Ref(), State: outflow.Delivered, BrokerMessageID: "soak", Attempts: 1}
 			outcome, err := store.Finish(ctx, ending)
 			// On a machine that stalls, a statement may be refused for its deadline. A delivery marks again, too.
 			for try := 1; err != nil && try < marks && ctx.Err() == nil; try++ {
@@ -148,7 +149,7 @@ type purge struct {
 }
 
 func (p *purge) run(ctx context.Context) error {
-	request := outflow.Purge{State: outflow.Delivered, OlderThan: p.keep, Limit: purgeRows}
+	request := outbox.Purge{State: outflow.Delivered, OlderThan: p.keep, Limit: purgeRows}
 	for {
 		began := time.Now()
 		purged, err := p.store.PurgeMessages(ctx, request)

@@ -20,6 +20,7 @@ import (
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -338,7 +339,7 @@ audit          2026-01-31T08:00:00Z retry by ada (login ops): it is back {"was":
 			}
 		})
 	}
-	f.message.Callback, f.message.CallbackState = ptr("https://shop.example/done"), ptr(outflow.CallbackFailed)
+	f.message.Callback, f.message.CallbackState = ptr("https://shop.example/done"), ptr(outbox.CallbackFailed)
 	f.message.CallbackAttempts, f.message.CallbackError = 4, ptr("410 gone")
 	out.Reset()
 	require.NoError(t, v.show(t.Context(), f, f, &out))
@@ -502,17 +503,17 @@ func TestActsOnASelection(t *testing.T) {
 // once.
 type fakePurge struct {
 	left, slow int
-	asked      []outflow.Purge
+	asked      []outbox.Purge
 }
 
-func (f *fakePurge) Purge(_ context.Context, p outflow.Purge, _ outboxdb.By) (outflow.Purged, error) {
+func (f *fakePurge) Purge(_ context.Context, p outbox.Purge, _ outboxdb.By) (outbox.Purged, error) {
 	f.asked = append(f.asked, p)
 	if f.slow > 0 && p.Limit > f.slow {
-		return outflow.Purged{}, fmt.Errorf("purging: %w", context.DeadlineExceeded)
+		return outbox.Purged{}, fmt.Errorf("purging: %w", context.DeadlineExceeded)
 	}
 	n := min(p.Limit, f.left)
 	f.left -= n
-	return outflow.Purged{Rows: n, UpTo: time.Unix(int64(len(f.asked)), 0)}, nil
+	return outbox.Purged{Rows: n, UpTo: time.Unix(int64(len(f.asked)), 0)}, nil
 }
 
 func TestPurgeMessages(t *testing.T) {
@@ -534,12 +535,12 @@ func TestPurgeMessages(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				store, began := &fakePurge{left: c.left, slow: c.slow}, time.Now()
-				p := purging{Purge: outflow.Purge{State: outflow.Dead, OlderThan: time.Hour, Limit: purgeAtOnce, History: true}, limit: c.limit, rate: c.rate}
+				p := purging{Purge: outbox.Purge{State: outflow.Dead, OlderThan: time.Hour, Limit: purgeAtOnce, History: true}, limit: c.limit, rate: c.rate}
 				require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), store, p))
 				var asked []int
 				for i, p := range store.asked {
 					asked = append(asked, p.Limit)
-					assert.Equal(t, outflow.Purge{State: outflow.Dead, OlderThan: time.Hour, History: true}, outflow.Purge{State: p.State, OlderThan: p.OlderThan, History: p.History})
+					assert.Equal(t, outbox.Purge{State: outflow.Dead, OlderThan: time.Hour, History: true}, outbox.Purge{State: p.State, OlderThan: p.OlderThan, History: p.History})
 					if i > 0 && c.slow == 0 {
 						assert.Equal(t, time.Unix(int64(i), 0), p.After, "each goes on where the one before stopped")
 					}
@@ -556,21 +557,21 @@ func TestPurgeMessages(t *testing.T) {
 		for history, want := range map[bool]string{false: "deleted 400\ndeleted 700\n", true: "moved 400\nmoved 700\n"} {
 			synctest.Test(t, func(t *testing.T) {
 				var errs bytes.Buffer
-				p := purging{Purge: outflow.Purge{State: outflow.Dead, Limit: purgeAtOnce, History: history}, rate: 100}
+				p := purging{Purge: outbox.Purge{State: outflow.Dead, Limit: purgeAtOnce, History: history}, rate: 100}
 				require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 850}, p))
 				assert.Equal(t, want, errs.String(), "each time that more than two seconds have passed")
 			})
 		}
 		var errs bytes.Buffer
-		require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 2500}, purging{Purge: outflow.Purge{Limit: purgeAtOnce}}))
+		require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 2500}, purging{Purge: outbox.Purge{Limit: purgeAtOnce}}))
 		assert.Empty(t, errs.String(), "a short one says nothing until it is done")
 	})
 	var out bytes.Buffer
-	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), &fakePurge{left: 3}, purging{Purge: outflow.Purge{Limit: 10}, json: true}))
+	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), &fakePurge{left: 3}, purging{Purge: outbox.Purge{Limit: 10}, json: true}))
 	assert.Equal(t, "{\"deleted\":3}\n", out.String())
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errors.New("Ctrl-C"))
-	err := purgeMessages(stopped, at("", io.Discard, io.Discard), &fakePurge{left: 3}, purging{rate: 1, Purge: outflow.Purge{Limit: 10}})
+	err := purgeMessages(stopped, at("", io.Discard, io.Discard), &fakePurge{left: 3}, purging{rate: 1, Purge: outbox.Purge{Limit: 10}})
 	assert.EqualError(t, err, "stopped after 1 messages: Ctrl-C")
 }
 

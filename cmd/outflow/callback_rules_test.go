@@ -10,6 +10,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -75,11 +76,11 @@ func TestFailedCallbackIsFoundAndRetried(t *testing.T) {
 	quiet := strings.TrimSpace(said("send -destination sqs://orders -type order-placed -payload {} -callback none"))
 	assert.NotContains(t, said("show "+quiet), "callback")
 	store := outboxdb.New(pool)
-	ref := outflow.Ref{ID: uuid.MustParse(id), Generation: 1}
-	_, err := store.Finish(t.Context(), outflow.Ending{Ref: ref, State: outflow.Delivered})
+	ref := outbox.Ref{ID: uuid.MustParse(id), Generation: 1}
+	_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref, State: outflow.Delivered})
 	require.NoError(t, err)
 	assert.Equal(t, "no messages\n", said("list -callback failed"))
-	_, err = store.NoteCallback(t.Context(), outflow.CallbackNote{Ref: ref, State: outflow.CallbackFailed, LastError: "HTTP status 410 Gone"})
+	_, err = store.NoteCallback(t.Context(), outbox.CallbackNote{Ref: ref, State: outbox.CallbackFailed, LastError: "HTTP status 410 Gone"})
 	require.NoError(t, err)
 	assert.Contains(t, said("list -callback failed"), id)
 	assert.Contains(t, said("list -callback failed -json"), `"callbackState":"failed","callbackPayload":true,"callbackError":"HTTP status 410 Gone"`)

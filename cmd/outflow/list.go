@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -59,7 +60,7 @@ func list(ctx context.Context, t tools, args []string) error {
 		return err
 	}
 	filter := outboxdb.ListFilter{
-		State: outflow.State(*state), Retrying: *retrying, Dismissed: *dismissed, Destination: *destination, Type: *messageType, Callback: outflow.CallbackState(*callback),
+		State: outflow.State(*state), Retrying: *retrying, Dismissed: *dismissed, Destination: *destination, Type: *messageType, Callback: outbox.CallbackState(*callback),
 		Since: *since, Until: *until, Limit: *limit, After: *after,
 	}
 	if *dismissed && *state == "" {
@@ -74,7 +75,7 @@ func list(ctx context.Context, t tools, args []string) error {
 		return usageError("list: -retrying messages are pending ones")
 	case (since.Set || until.Set) && filter.State == "" && !*retrying:
 		return usageError("list: -since and -until want -state, -retrying or -dismissed")
-	case !slices.Contains([]outflow.CallbackState{"", outflow.CallbackDue, outflow.CallbackSent, outflow.CallbackFailed}, filter.Callback):
+	case !slices.Contains([]outbox.CallbackState{"", outbox.CallbackDue, outbox.CallbackSent, outbox.CallbackFailed}, filter.Callback):
 		return usageError("list: -callback wants due, sent or failed (got %q)", *callback)
 	case *limit < 1 || *limit > 1000:
 		return usageError("list: -limit wants 1 to 1000")
@@ -120,7 +121,7 @@ func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter,
 		if m.FinishedAt != nil {
 			ended = stamp(*m.FinishedAt)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", m.ID, m.Phase, outflow.DisplayDestination(m.Destination), m.Type, m.Attempts, stamp(m.EnqueuedAt), ended, cmp.Or(short(text(m.LastError), 60), "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", m.ID, m.Phase, outflow.DisplayDestination(m.Destination), m.Type, m.Attempts, stamp(m.EnqueuedAt), ended, cmp.Or(short(orEmpty(m.LastError), 60), "-"))
 	}
 	if err := table.Flush(); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -40,11 +41,11 @@ const purgeAtOnce = 1000
 
 // purging is what to delete.
 type purging struct {
-	outflow.Purge         // its Limit is a chunk's
-	limit         int     // 0: all
-	rate          float64 // a second; 0: any
-	by            outboxdb.By
-	json          bool
+	outbox.Purge         // its Limit is a chunk's
+	limit        int     // 0: all
+	rate         float64 // a second; 0: any
+	by           outboxdb.By
+	json         bool
 }
 
 func (p purging) act() string {
@@ -80,7 +81,7 @@ func purge(ctx context.Context, t tools, args []string) error {
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	p := purging{
-		Purge: outflow.Purge{State: outflow.State(*state), Dismissed: *dismissed, OlderThan: *olderThan, Limit: purgeAtOnce, History: *history},
+		Purge: outbox.Purge{State: outflow.State(*state), Dismissed: *dismissed, OlderThan: *olderThan, Limit: purgeAtOnce, History: *history},
 		limit: *limit, rate: rate, by: *by, json: *asJSON,
 	}
 	switch {
@@ -110,7 +111,7 @@ func purge(ctx context.Context, t tools, args []string) error {
 
 // purgeStore deletes a chunk; outboxdb.Operator is one.
 type purgeStore interface {
-	Purge(ctx context.Context, p outflow.Purge, by outboxdb.By) (outflow.Purged, error)
+	Purge(ctx context.Context, p outbox.Purge, by outboxdb.By) (outbox.Purged, error)
 }
 
 func purgeMessages(ctx context.Context, t tools, store purgeStore, p purging) error {

@@ -4,7 +4,7 @@ import (
 	"io"
 	"unicode/utf8"
 
-	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 // screen is where everything goes that a command says: what producers, receivers and
@@ -18,20 +18,20 @@ type screen struct {
 
 // Write writes the visible form of p. It says that all of p is written, or nothing.
 func (s *screen) Write(p []byte) (int, error) {
-	text := append(s.rest, p...)
-	whole := len(text)
-	for i := 1; i < utf8.UTFMax && i <= len(text); i++ {
-		if last := text[len(text)-i:]; utf8.RuneStart(last[0]) {
+	visible := append(s.rest, p...)
+	whole := len(visible)
+	for i := 1; i < utf8.UTFMax && i <= len(visible); i++ {
+		if last := visible[len(visible)-i:]; utf8.RuneStart(last[0]) {
 			if !utf8.FullRune(last) {
 				whole -= i
 			}
 			break
 		}
 	}
-	if _, err := io.WriteString(s.out, outflow.VisibleText(string(text[:whole]))); err != nil {
+	if _, err := io.WriteString(s.out, text.Visible(string(visible[:whole]))); err != nil {
 		return 0, err
 	}
-	s.rest = append([]byte(nil), text[whole:]...)
+	s.rest = append([]byte(nil), visible[whole:]...)
 	return len(p), nil
 }
 

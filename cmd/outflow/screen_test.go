@@ -14,6 +14,8 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -71,7 +73,7 @@ func TestHostileTextOnATerminal(t *testing.T) {
 	}
 	out, _, err := line(true, "show", id, "-payload")
 	require.NoError(t, err)
-	assert.Contains(t, out, "\n\nline one\n"+outflow.VisibleText(hostileText)+"\n")
+	assert.Contains(t, out, "\n\nline one\n"+text.Visible(hostileText)+"\n")
 	assert.Contains(t, out, `header note`)
 
 	// A program gets what the producer wrote.
@@ -99,21 +101,21 @@ func TestHostileTextInTheTable(t *testing.T) {
 	ids, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}"), Callback: "sqs://replies"})
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
-	outcome, err := store.Finish(t.Context(), outflow.Ending{Ref: outflow.Ref{ID: ids[0], Generation: 1}, State: outflow.Dead, LastError: hostileText})
+	outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: outbox.Ref{ID: ids[0], Generation: 1}, State: outflow.Dead, LastError: hostileText})
 	require.NoError(t, err)
 	shows(t, outcome.LastError, "last_error")
-	assert.Equal(t, outflow.VisibleText(hostileText), outcome.LastError)
+	assert.Equal(t, text.Visible(hostileText), outcome.LastError)
 }
 
 // Characters that come in pieces, as from a table's writer, stay whole.
 func TestScreenTakesPieces(t *testing.T) {
 	var out bytes.Buffer
 	s := &screen{out: &out}
-	const text = "a\u202eb🦉\U000e0041\xff\xc3(ü\n"
-	for i := range len(text) {
-		n, err := io.WriteString(s, text[i:i+1])
+	const given = "a\u202eb🦉\U000e0041\xff\xc3(ü\n"
+	for i := range len(given) {
+		n, err := io.WriteString(s, given[i:i+1])
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 	}
-	assert.Equal(t, outflow.VisibleText(text), out.String())
+	assert.Equal(t, text.Visible(given), out.String())
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/program"
+	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -200,7 +201,7 @@ func (s shown) write(out io.Writer, onScreen bool) error {
 		if m.CallbackPayload {
 			with = " (with the payload)"
 		}
-		line("callback", "%s%s %s", *m.Callback, with, text(m.CallbackState))
+		line("callback", "%s%s %s", *m.Callback, with, orEmpty(m.CallbackState))
 		if m.CallbackAttempts > 0 {
 			line("its attempts", "%d", m.CallbackAttempts)
 		}
@@ -218,7 +219,7 @@ func (s shown) write(out io.Writer, onScreen bool) error {
 	}
 	switch {
 	case s.Payload != "" && onScreen:
-		fmt.Fprintf(out, "\n%s\n", outflow.VisibleText(s.Payload))
+		fmt.Fprintf(out, "\n%s\n", text.Visible(s.Payload))
 	case s.Payload != "":
 		fmt.Fprintf(raw(out), "\n%s\n", s.Payload)
 	case s.PayloadBase64 != nil:

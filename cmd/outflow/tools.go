@@ -28,6 +28,7 @@ import (
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/program"
+	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -373,14 +374,14 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
 // short makes text one line of at most n visible characters.
 func short(s string, n int) string {
-	s = outflow.VisibleText(strings.Join(strings.Fields(s), " "))
+	s = text.Visible(strings.Join(strings.Fields(s), " "))
 	if runes := []rune(s); len(runes) > n {
 		return string(runes[:n-1]) + "…"
 	}
 	return s
 }
 
-func text[T ~string](p *T) string {
+func orEmpty[T ~string](p *T) string {
 	if p == nil {
 		return ""
 	}

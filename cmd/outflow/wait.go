@@ -108,7 +108,7 @@ func waited(m outboxdb.Standing, asJSON bool, out io.Writer) error {
 	case m.State == outflow.Delivered:
 		return nil
 	case m.State.Final():
-		reason := strings.TrimPrefix(text(m.LastError), string(m.State)+": ") // its run may say it, too
+		reason := strings.TrimPrefix(orEmpty(m.LastError), string(m.State)+": ") // its run may say it, too
 		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: %s: %s", m.ID, m.State, short(reason, 300))}
 	}
 	pending := fmt.Errorf("message %s: still pending (%s)", m.ID, m.Phase)

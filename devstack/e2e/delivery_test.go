@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -191,7 +192,7 @@ func TestUnknownQueueEndsDeadAndStopsNobody(t *testing.T) {
 	require.Zero(t, duplicates)
 
 	store := outboxdb.New(w.pool)
-	record, err := store.Load(t.Context(), outflow.Ref{ID: bad[0], Generation: 1})
+	record, err := store.Load(t.Context(), outbox.Ref{ID: bad[0], Generation: 1})
 	require.NoError(t, err)
 	require.Contains(t, record.LastError, "nowhere")
 	runs := w.runs(bad[0].String())

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
@@ -383,5 +384,5 @@ func (a *Ambush) toldBy(s *shot, agent string) (ids []uuid.UUID) {
 }
 
 func callbackID(id uuid.UUID, generation int, state outflow.State) string {
-	return outflow.Callback{Outcome: outflow.Outcome{ID: id, Generation: generation, State: state}}.CallbackID()
+	return outbox.Callback{Outcome: outflow.Outcome{ID: id, Generation: generation, State: state}}.CallbackID()
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // Beside is the heading of the load that an ambush runs beside.
@@ -188,7 +189,7 @@ func (a *Ambush) judge(r *Report, line *Told, id uuid.UUID, row toldRow, arrived
 	if told.received > 1 {
 		line.Twice++
 	}
-	if told.answered == 0 || row.Callback != string(outflow.CallbackSent) {
+	if told.answered == 0 || row.Callback != string(outbox.CallbackSent) {
 		line.Lost++
 		r.blame("%s: %s: its callback is %s, the receiver has seen %d and answered %d: %s", line.Point, id, row.Callback, told.received, told.answered, row.LastError)
 	}

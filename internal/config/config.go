@@ -288,11 +288,11 @@ func setLease(c *Config, value string) error {
 }
 
 func setSQSTimeout(c *Config, value string) error {
-	return setDuration(&c.SQSTimeout, value, time.Second, outflow.LongestCall)
+	return setDuration(&c.SQSTimeout, value, time.Second, outflow.MaxCallTime)
 }
 
 func setWebhookTimeout(c *Config, value string) error {
-	return setDuration(&c.Webhook.Timeout, value, time.Second, outflow.LongestCall)
+	return setDuration(&c.Webhook.Timeout, value, time.Second, outflow.MaxCallTime)
 }
 
 func setDuration(into *time.Duration, value string, least, most time.Duration) error {

@@ -20,8 +20,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 // Run is a program without its process.
@@ -63,7 +63,7 @@ func exitCode(name string, err error, stderr io.Writer) int {
 	var usage UsageError
 	said := ""
 	if err != nil {
-		said = outflow.VisibleText(err.Error()) // it quotes receivers, producers and settings
+		said = text.Visible(err.Error()) // it quotes receivers, producers and settings
 	}
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):

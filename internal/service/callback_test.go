@@ -23,6 +23,7 @@ import (
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -250,8 +251,8 @@ func TestCallbackOfALostNamespace(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	id := w.enqueueCallback(done)
-	ref := outflow.Ref{ID: id, Generation: 1}
-	_, err := w.store.Finish(t.Context(), outflow.Ending{Ref: ref, State: outflow.Delivered, BrokerMessageID: "b", Attempts: 1})
+	ref := outbox.Ref{ID: id, Generation: 1}
+	_, err := w.store.Finish(t.Context(), outbox.Ending{Ref: ref, State: outflow.Delivered, BrokerMessageID: "b", Attempts: 1})
 	require.NoError(t, err)
 	_, due, err := w.store.BeginCallback(t.Context(), ref, 0)
 	require.NoError(t, err)

@@ -79,7 +79,7 @@ func TestTwoDatabasesOnOneTaskQueue(t *testing.T) {
 			run, err := sides[1].client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{
 				ID: workflows.MaintainID(sides[1].opts.Outbox), TaskQueue: sides[1].opts.TaskQueue,
 			}, workflows.WorkflowMaintain, workflows.MaintainInput{
-				Outbox: sides[1].opts.Outbox, Database: sides[1].database(), Retention: outflow.Retention{Delivered: outflow.LeastKeep}})
+				Outbox: sides[1].opts.Outbox, Database: sides[1].database(), Retention: outflow.Retention{Delivered: outflow.MinKeep}})
 			require.NoError(t, err)
 			for i, w := range sides {
 				for _, id := range ids[i] {

@@ -16,6 +16,7 @@ import (
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
@@ -123,7 +124,7 @@ func TestSomebodyElsesRunIsSaid(t *testing.T) {
 			w.scan()
 			w.untilSaid(&logged, id, c.said)
 			w.untilDoctored(control.Fail, strings.ReplaceAll(c.said, `\`, ""))
-			text, _, err := control.NewNamespaceHealth(w.client, client.DefaultNamespace).Stalled(t.Context(), w.opts.Outbox, uuid.Nil, outflow.Ref{ID: id, Generation: 1})
+			text, _, err := control.NewNamespaceHealth(w.client, client.DefaultNamespace).Stalled(t.Context(), w.opts.Outbox, uuid.Nil, outbox.Ref{ID: id, Generation: 1})
 			require.NoError(t, err)
 			assert.NotContains(t, text, "of database", "where nobody knows which one it is to be")
 			require.NoError(t, w.client.TerminateWorkflow(t.Context(), w.workflowID(id), "", "as the log advises"))

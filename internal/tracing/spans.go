@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // The operations, which begin the spans' names. docs/operations.md has the table.
@@ -127,7 +129,7 @@ func (t Tracer) Enqueue(ctx context.Context, msgs []outflow.Message) (context.Co
 }
 
 // Start begins the span of the start of a message's run.
-func (t Tracer) Start(ctx context.Context, m outflow.Record, workflowID string) (context.Context, Span) {
+func (t Tracer) Start(ctx context.Context, m outbox.Record, workflowID string) (context.Context, Span) {
 	ctx, options := into(ctx, m.Headers)
 	_, name := describe(m.Destination)
 	return t.begin(ctx, opStart, systemOutflow, name, trace.SpanKindClient, []attribute.KeyValue{
@@ -154,7 +156,7 @@ func (a Attempt) attributes() []attribute.KeyValue {
 }
 
 // Publish begins the span of one attempt to hand a message to its broker.
-func (t Tracer) Publish(ctx context.Context, m outflow.Record, a Attempt) (context.Context, Span) {
+func (t Tracer) Publish(ctx context.Context, m outbox.Record, a Attempt) (context.Context, Span) {
 	ctx, options := into(ctx, m.Headers)
 	system, name := describe(m.Destination)
 	return t.begin(ctx, opPublish, system, name, trace.SpanKindClient, append(a.attributes(),
@@ -164,7 +166,7 @@ func (t Tracer) Publish(ctx context.Context, m outflow.Record, a Attempt) (conte
 
 // Callback begins the span of one attempt to tell a producer. Its context is the
 // one for the callback to carry.
-func (t Tracer) Callback(ctx context.Context, c outflow.Callback, a Attempt) (context.Context, Span) {
+func (t Tracer) Callback(ctx context.Context, c outbox.Callback, a Attempt) (context.Context, Span) {
 	ctx, options := into(ctx, c.Trace)
 	system, name := describe(c.To)
 	return t.begin(ctx, opCallback, system, name, trace.SpanKindProducer, append(a.attributes(),
@@ -203,7 +205,7 @@ func (s Span) Published(brokerMessageID string) {
 func (s Span) End(err error, errorType string) {
 	if err != nil && s.span.IsRecording() {
 		s.span.SetAttributes(attrErrorType.String(errorType))
-		s.span.SetStatus(codes.Error, outflow.CleanErrorText(err.Error()))
+		s.span.SetStatus(codes.Error, text.Clean(err.Error()))
 	}
 	s.span.End()
 }

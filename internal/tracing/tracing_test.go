@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 const (
@@ -38,8 +39,8 @@ func attributesOf(s sdktrace.ReadOnlySpan) map[string]any {
 	return all
 }
 
-func record(destination string, headers map[string]string) outflow.Record {
-	return outflow.Record{Generation: 2, Message: outflow.Message{
+func record(destination string, headers map[string]string) outbox.Record {
+	return outbox.Record{Generation: 2, Message: outflow.Message{
 		ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Destination: destination, Type: "order-placed", Payload: []byte("the payload"), Headers: headers,
 	}}
 }
@@ -74,7 +75,7 @@ func TestSpansOfAMessage(t *testing.T) {
 		}},
 		"callback orders": {func(t Tracer) (context.Context, Span) {
 			m := record("", nil)
-			return t.Callback(context.Background(), outflow.Callback{
+			return t.Callback(context.Background(), outbox.Callback{
 				To: "sqs://orders", Type: m.Type, Trace: headers, Outcome: outflow.Outcome{ID: m.ID, Generation: 2, State: outflow.Dead},
 			}, attempt)
 		}, trace.SpanKindProducer, map[string]any{
@@ -228,7 +229,7 @@ func TestNoProvider(t *testing.T) {
 		ctx, s = tracer.Enqueue(callers, []outflow.Message{record("sqs://orders", nil).Message})
 		s.End(nil, "")
 		assert.Equal(t, message, Headers(ctx), name)
-		ctx, s = tracer.Callback(t.Context(), outflow.Callback{To: "https://shop.example/", Trace: message}, attempt)
+		ctx, s = tracer.Callback(t.Context(), outbox.Callback{To: "https://shop.example/", Trace: message}, attempt)
 		s.End(nil, "")
 		assert.Equal(t, message, Headers(ctx), "%s: a callback belongs to its message's trace all the same", name)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -72,7 +73,7 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 	var all []Delivery
 	for {
 		store := outboxdb.New(pool) // a new one looks at the whole table
-		claimed, err := store.Claim(t.Context(), outflow.ClaimRequest{Lease: lease, MaxMessages: 1000, MaxBytes: 64 << 20, Allowance: 1000})
+		claimed, err := store.Claim(t.Context(), outbox.ClaimRequest{Lease: lease, MaxMessages: 1000, MaxBytes: 64 << 20, Allowance: 1000})
 		if err != nil {
 			t.Fatal(fmt.Errorf("outboxtest: %w", err))
 		}
@@ -128,7 +129,7 @@ func (p *patient) Publish(ctx context.Context, m outflow.Message) (string, error
 }
 
 // deliver runs the workflow of one message to its end.
-func deliver(t testing.TB, work *activities.Activities, database uuid.UUID, ref outflow.Ref) {
+func deliver(t testing.TB, work *activities.Activities, database uuid.UUID, ref outbox.Ref) {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet{})

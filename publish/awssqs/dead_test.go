@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/golden"
+	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
@@ -105,7 +106,7 @@ func (d death) lastError(t *testing.T) string {
 	}
 	_, err := publish.NewRouter(awssqs.New(api, awssqs.WithLinger(0))).Publish(t.Context(), d.message)
 	require.True(t, outflow.IsPermanent(err), "%s: %v", d.cause, err)
-	return outflow.CleanErrorText(err.Error())
+	return text.Clean(err.Error())
 }
 
 // TestWhyMessagesEndDead pins, for each cause, the text that an operator reads:

@@ -185,7 +185,7 @@ func retryAfter(err error) time.Duration {
 	value := answer.Response.Header.Get("Retry-After")
 	seconds, err := strconv.ParseUint(value, 10, 64)
 	if err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(seconds, uint64(outflow.LongestRetryAfter/time.Second))) * time.Second
+		return time.Duration(min(seconds, uint64(outflow.MaxRetryAfter/time.Second))) * time.Second
 	}
 	until, err := http.ParseTime(value)
 	if err != nil {
@@ -195,5 +195,5 @@ func retryAfter(err error) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return min(max(until.Sub(now), 0), outflow.LongestRetryAfter)
+	return min(max(until.Sub(now), 0), outflow.MaxRetryAfter)
 }

@@ -74,7 +74,7 @@ func (p *Publisher) newLane(key string, d outflow.Destination) *lane {
 	queue := &lookup{calls: &caller{api: p.api, destination: d, timeout: p.timeout}}
 	return &lane{
 		key: key, queue: queue,
-		quick:   p.batches(d, queue, min(p.timeout, outflow.QuickCall)),
+		quick:   p.batches(d, queue, min(p.timeout, outflow.FastPathCallTime)),
 		patient: p.batches(d, queue, p.timeout),
 	}
 }

@@ -79,14 +79,14 @@ func WithMaxRequests(n int) Option {
 const DefaultTimeout = 10 * time.Second
 
 // WithTimeout sets how long a request may take with its retries: DefaultTimeout by
-// default, outflow.LongestCall at most. Where Publish's context has no time for it, as
-// on the fast path, a request has outflow.QuickCall. A queue that is not known yet is
+// default, outflow.MaxCallTime at most. Where Publish's context has no time for it, as
+// on the fast path, a request has outflow.FastPathCallTime. A queue that is not known yet is
 // looked up before, as long as the context leaves the request its time; the lookup goes
 // on beside, for as long as a request may.
 func WithTimeout(d time.Duration) Option {
 	return func(s *settings) {
 		if d > 0 {
-			s.timeout = min(d, outflow.LongestCall)
+			s.timeout = min(d, outflow.MaxCallTime)
 		}
 	}
 }

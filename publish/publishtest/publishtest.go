@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/publish"
 )
 
@@ -109,6 +110,6 @@ func failsAs(t *testing.T, want outflow.Class, err error) {
 	require.Error(t, err)
 	require.Equal(t, want, outflow.ClassOf(err), "%v", err)
 	require.NotContains(t, err.Error(), marker, "an error quotes the payload")
-	require.Less(t, len(err.Error()), outflow.MaxErrorText)
+	require.Less(t, len(err.Error()), text.MaxError)
 	require.False(t, strings.ContainsRune(err.Error(), 0))
 }

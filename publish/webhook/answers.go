@@ -58,7 +58,7 @@ func retryAfter(header http.Header) time.Duration {
 	value := header.Get("Retry-After")
 	seconds, err := strconv.ParseUint(value, 10, 64)
 	if err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(seconds, uint64(outflow.LongestRetryAfter/time.Second))) * time.Second
+		return time.Duration(min(seconds, uint64(outflow.MaxRetryAfter/time.Second))) * time.Second
 	}
 	until, err := http.ParseTime(value)
 	if err != nil {
@@ -68,7 +68,7 @@ func retryAfter(header http.Header) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return min(max(until.Sub(now), 0), outflow.LongestRetryAfter)
+	return min(max(until.Sub(now), 0), outflow.MaxRetryAfter)
 }
 
 const (

@@ -12,6 +12,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/golden"
+	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/webhook"
 )
@@ -38,7 +39,7 @@ func TestWhyMessagesEndDead(t *testing.T) {
 		require.Error(t, err, cause)
 		require.True(t, outflow.IsPermanent(err), "%s: %v", cause, err)
 		failed(t, err, outflow.ClassPermanent, "")
-		all = append(all, golden.Death{Cause: cause, LastError: strings.ReplaceAll(outflow.CleanErrorText(err.Error()), ":"+port, "")})
+		all = append(all, golden.Death{Cause: cause, LastError: strings.ReplaceAll(text.Clean(err.Error()), ":"+port, "")})
 	}
 	to := func(destination string) func(m *outflow.Message) {
 		return func(m *outflow.Message) { m.Destination = destination }

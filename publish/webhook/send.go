@@ -101,7 +101,7 @@ func (p *Publisher) deadline(ctx context.Context, to target, limit time.Duration
 	case ctx.Err() != nil:
 		return deadline, outflow.Retryable(fmt.Errorf("posting to %s: %w: %w", to, outflow.ErrNotAttempted, context.Cause(ctx)))
 	// One that is cut off may have been received.
-	case time.Until(deadline) < min(limit, outflow.QuickCall)/4:
+	case time.Until(deadline) < min(limit, outflow.FastPathCallTime)/4:
 		return deadline, outflow.Retryable(fmt.Errorf("posting to %s: %w: too little time was left", to, outflow.ErrNotAttempted))
 	}
 	return deadline, nil

@@ -75,8 +75,8 @@ type Options struct {
 	// has none. Metadata services never are, whatever it says.
 	Networks Networks
 	// Timeout bounds a Publish and a Send, unless the caller's deadline is earlier; 0
-	// means DefaultTimeout, and more than outflow.LongestCall means that. A Publish
-	// whose caller has no time for it, as on the fast path, has outflow.QuickCall. A
+	// means DefaultTimeout, and more than outflow.MaxCallTime means that. A Publish
+	// whose caller has no time for it, as on the fast path, has outflow.FastPathCallTime. A
 	// connection is made within it, or not at all.
 	Timeout time.Duration
 	// InsecureLoopback lets destinations that name this machine itself
@@ -120,7 +120,7 @@ func New(o Options) *Publisher {
 	if p.timeout <= 0 {
 		p.timeout = DefaultTimeout
 	}
-	p.timeout = min(p.timeout, outflow.LongestCall)
+	p.timeout = min(p.timeout, outflow.MaxCallTime)
 	// One request per connection: a dead connection takes one request with it,
 	// and HTTP/2's own repeats, some of them after the request was sent, are not
 	// there.

@@ -1,4 +1,5 @@
-package outflow
+// Package text makes texts of others fit for a terminal, a log, a history and a column.
+package text
 
 import (
 	"strconv"
@@ -8,21 +9,21 @@ import (
 	"unicode/utf8"
 )
 
-// MaxErrorText is the length in bytes to which CleanErrorText cuts.
-const MaxErrorText = 2000
+// MaxError is the length in bytes to which Clean cuts.
+const MaxError = 2000
 
-// CleanErrorText makes an error text fit for a Postgres text column, a workflow
-// history and a terminal: VisibleText without NUL, at most MaxErrorText bytes.
-func CleanErrorText(s string) string {
-	return cut(VisibleText(strings.ReplaceAll(s, "\x00", "\uFFFD")), MaxErrorText)
+// Clean makes an error text fit for a Postgres text column, a workflow
+// history and a terminal: Visible without NUL, at most MaxError bytes.
+func Clean(s string) string {
+	return cut(Visible(strings.ReplaceAll(s, "\x00", "\uFFFD")), MaxError)
 }
 
-// VisibleText writes the characters that a terminal obeys or hides in the form \u001b,
+// Visible writes the characters that a terminal obeys or hides in the form \u001b,
 // and bytes that are no UTF-8 as U+FFFD. Those characters are the control characters
 // but line feed and tab; what turns the direction of a text, has no width or ends a
 // line; and what Unicode has not assigned. The form is JSON's, so JSON stays JSON. The
 // rest, spaces of every width among it, stays as it is.
-func VisibleText(s string) string {
+func Visible(s string) string {
 	if strings.IndexFunc(s, hidden) < 0 && utf8.ValidString(s) {
 		return s
 	}
@@ -65,8 +66,8 @@ func hidden(r rune) bool {
 	return !unicode.IsPrint(r) || unicode.In(r, ignorable...)
 }
 
-// abbreviate shortens what an error quotes of its input.
-func abbreviate(s string) string { return cut(strings.ToValidUTF8(s, "\uFFFD"), 120) }
+// Abbreviate shortens what an error quotes of its input.
+func Abbreviate(s string) string { return cut(strings.ToValidUTF8(s, "\uFFFD"), 120) }
 
 // cut shortens valid UTF-8 to at most limit bytes, at a character's border.
 func cut(s string, limit int) string {

@@ -1,0 +1,91 @@
+package outbox
+
+import "time"
+
+// ClaimRequest bounds one claim.
+type ClaimRequest struct {
+	// Lease is how long the claimed messages stay unclaimable.
+	Lease time.Duration
+	// MaxMessages and MaxBytes (of payloads and headers) bound the claim. The message that
+	// crosses MaxBytes is still claimed, so that a large message is not stuck. Less than 1
+	// of either claims nothing.
+	MaxMessages int
+	MaxBytes    int
+	// Allowance is how many messages of one target (see TargetOf) this process may have
+	// open at once. Open is how many it has, by the names in ClaimedMessage.Shares.
+	Allowance int
+	Open      map[string]int
+	// Newcomers bounds the messages of destinations that no message has reached yet. 0
+	// means no bound, a negative number none of them.
+	Newcomers int
+	// Refuse says why this process can't send to a destination, or nil. Messages that are
+	// due there are parked for a minute with that reason; no run is started. nil refuses no
+	// destination. It is called under a lock and must be quick.
+	Refuse func(destination string) error
+	// Ramp begins with a few messages of each destination, whatever its Allowance, and
+	// claims more as this process sees messages arrive.
+	Ramp bool
+}
+
+// Claimed is the result of a claim.
+type Claimed struct {
+	// Messages are those that were claimed, in the order of their insertion.
+	Messages []ClaimedMessage
+	// Backlog says that a bound stopped the claim: more messages may be due now, or only
+	// messages of destinations whose allowance is used up.
+	Backlog bool
+	// NewDestinationsIn is the time until a claim next looks for destinations that it does
+	// not know yet. Zero: this one looked.
+	NewDestinationsIn time.Duration
+	// MoreDestinations says that there are more destinations than one look finds. The next
+	// look goes on where this one stopped.
+	MoreDestinations bool
+	// Refused are destinations with due messages that the request refused, and why.
+	Refused map[string]error
+	// Problem is what failed beside the claim, or nil: the look for destinations, or a write
+	// to outbox.destinations. Messages were claimed all the same.
+	Problem error
+	// BreakerActive says that some breaker is open or has just closed, QuarantinedDue that a
+	// quarantined message is due. Both are as the last look for destinations found them.
+	BreakerActive, QuarantinedDue bool
+}
+
+// ClaimedMessage is a message that this process holds a lease on.
+type ClaimedMessage struct {
+	Record
+	// LeasedUntil is the lease's end by the database's clock. It tells this claim from a
+	// later one when the claim is given back.
+	LeasedUntil time.Time
+	// Shares are the names whose allowance the message takes from: its target, its
+	// destination, or the new destinations of its target. Newcomer says that no message has
+	// reached its destination yet.
+	Shares   []string
+	Newcomer bool
+	// Taken is closed when a run in this process took the message over from the claim.
+	// Settled is closed when that run wrote the end or left the fast path, when the claim
+	// was given back, or when its lease is over.
+	Taken, Settled <-chan struct{}
+}
+
+// Leased is a message and its lease, by the database's clock, as it was read. The lease
+// tells it from a later claim.
+type Leased struct {
+	Ref
+	LeasedUntil time.Time
+}
+
+// Probe is the message that may be published while its destination's breaker is open.
+type Probe struct {
+	Leased
+	Destination string
+	// Running says that the message is off the fast path: its run is to be signalled.
+	// Otherwise the next claim takes it.
+	Running bool
+}
+
+// Recovered is a destination whose breaker closed, and when, by the database's clock. Its
+// retrying runs are to be signalled.
+type Recovered struct {
+	Destination string
+	At          time.Time
+}

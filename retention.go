@@ -1,0 +1,82 @@
+package outflow
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Keep is how long final rows stay in the table; zero is for ever, so that what
+// nobody has set deletes nothing. As text, in settings and in Temporal, it is
+// "forever", a number of days such as "30d", or a duration such as "36h".
+type Keep time.Duration
+
+// The bounds of a Keep that is not for ever. A row is kept at least so long that
+// the end of its run can still read it.
+const (
+	Forever Keep = 0
+	MinKeep      = Keep(time.Minute)
+	MaxKeep      = 3650 * day
+)
+
+const day = Keep(24 * time.Hour)
+
+// ParseKeep reads the text of a Keep. The error says what it wants.
+func ParseKeep(text string) (Keep, error) {
+	if text == "forever" {
+		return Forever, nil
+	}
+	var k Keep
+	number, isDays := strings.CutSuffix(text, "d")
+	days, err := strconv.Atoi(number)
+	switch {
+	case isDays && err == nil && days >= 1 && days <= int(MaxKeep/day):
+		k = Keep(days) * day
+	case !isDays:
+		d, _ := time.ParseDuration(text) // zero where it is none, which is too short
+		k = Keep(d)
+	}
+	if k < MinKeep || k > MaxKeep {
+		return 0, errors.New(`wants "forever", or a time from 1m to 3650d, such as 36h or 30d`)
+	}
+	return k, nil
+}
+
+func (k Keep) String() string {
+	switch {
+	case k == Forever:
+		return "forever"
+	case k%day == 0:
+		return fmt.Sprintf("%dd", k/day)
+	}
+	return time.Duration(k).String()
+}
+
+// MarshalText returns what UnmarshalText reads.
+func (k Keep) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads the text as ParseKeep does.
+func (k *Keep) UnmarshalText(text []byte) (err error) {
+	*k, err = ParseKeep(string(text))
+	return err
+}
+
+// Retention says how long final rows stay in outbox.messages, by their state.
+type Retention struct {
+	Delivered Keep `json:"delivered"`
+	// Dead is for all dead rows. A dismissed one goes after Cancelled too, counted
+	// from its dismissal: somebody has decided that it is not sent.
+	Dead      Keep `json:"dead"`
+	Expired   Keep `json:"expired"`
+	Cancelled Keep `json:"cancelled"`
+	// History moves rows to outbox.history instead of deleting them.
+	History bool `json:"history"`
+}
+
+// DefaultRetention keeps what was delivered for a week, what expired or was
+// cancelled for a month, and what is dead until somebody has looked at it.
+func DefaultRetention() Retention {
+	return Retention{Delivered: 7 * day, Dead: Forever, Expired: 30 * day, Cancelled: 30 * day}
+}
