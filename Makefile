@@ -74,7 +74,7 @@ chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isola
 	$(BIN)/chaos -programs $(BIN) -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only $(ONLY)) $(if $(KILLS),-kills $(KILLS)) $(if $(KEEP),-keep)
 
 histories: build ## record workflow histories on a real server, for the replay test; VERSION=v1.2.3 at a release
-	@test "$(VERSION)" = unreleased || test ! -e $(HISTORIES) || { echo "$(HISTORIES) exists: the histories of a release are never recorded anew"; exit 1; }
+	@test "$(VERSION)" = unreleased || test ! -e $(HISTORIES) || { echo "$(HISTORIES) exists: the histories of a release are never recorded again"; exit 1; }
 	@mkdir -p $(HISTORIES)
 	OUTFLOW_RECORD_HISTORIES=$(CURDIR)/$(HISTORIES) CI=true $(BIN)/devstack run -- go test -count=1 ./internal/service
 	go test -count=1 -run TestReplay ./workflows

@@ -17,7 +17,8 @@ func bench(ctx context.Context, s settings, getenv func(string) string, stdout, 
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	fmt.Fprintf(stdout, "%d rounds of %d messages on %d CPUs, variants in turn\n", s.rounds, s.messages, runtime.NumCPU())
+	fmt.Fprintf(stdout, "%d rounds of %d messages on %d CPUs, variants in turn\n", s.rounds, s.messages,
+		runtime.NumCPU())
 	if err := w.describe(ctx, stdout); err != nil {
 		return err
 	}

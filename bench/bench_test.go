@@ -37,7 +37,8 @@ func TestParseReportsMistakesTogether(t *testing.T) {
 	var usage usageError
 	_, err := parse([]string{"-rounds", "0", "-messages", "-1", "-latency", "-1s", "-only", "floor,slow", "more"}, nil)
 	require.ErrorAs(t, err, &usage)
-	for _, part := range []string{"-rounds: wants", "-messages: wants", "-latency: wants", `got "slow"`, `unexpected argument "more"`} {
+	for _, part := range []string{"-rounds: wants", "-messages: wants", "-latency: wants", `got "slow"`,
+		`unexpected argument "more"`} {
 		require.ErrorContains(t, err, part)
 	}
 	_, err = parse([]string{"-wrong"}, nil)
@@ -62,7 +63,8 @@ func TestReport(t *testing.T) {
 		},
 	}
 	var out bytes.Buffer
-	require.NoError(t, report(&out, s, results, []time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond}))
+	require.NoError(t, report(&out, s, results,
+		[]time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond}))
 	require.Regexp(t, `(?m)^ *tracked +50\.0 +2\.00 +0\.00 +0\.00 +0\.00 +2\.00 +0\.50 +3\.00 *$`, out.String())
 	require.Regexp(t, `(?m)^ *tracked/floor +0\.50 +1\.00 +0\.80 *$`, out.String(), "every round is shown")
 	require.Contains(t, out.String(), "p50 20 ms, p95 200 ms, p99 200 ms")
@@ -72,7 +74,8 @@ func TestReport(t *testing.T) {
 
 func TestLatencies(t *testing.T) {
 	at := time.Unix(100, 0)
-	got, err := latencies(map[string]time.Time{"a": at}, map[string]int64{"a": at.Add(30 * time.Millisecond).UnixNano()})
+	got, err := latencies(map[string]time.Time{"a": at},
+		map[string]int64{"a": at.Add(30 * time.Millisecond).UnixNano()})
 	require.NoError(t, err)
 	require.Equal(t, []time.Duration{30 * time.Millisecond}, got)
 	_, err = latencies(map[string]time.Time{"a": at}, nil)

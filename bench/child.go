@@ -68,7 +68,7 @@ func (c *child) died() error {
 
 // stop ends the child as a deployment does, and kills it where that takes too long.
 func (c *child) stop() error {
-	_ = c.Signal(syscall.SIGTERM) // it may be gone; Err tells
+	_ = c.Signal(syscall.SIGTERM) // it may be gone; Err says so
 	select {
 	case <-c.Done():
 	case <-time.After(stopTimeout):
@@ -82,10 +82,10 @@ func (c *child) stop() error {
 	return nil
 }
 
-// tell writes a line of JSON for the parent.
-func tell(out io.Writer, v any) error {
+// reportLine writes a line of JSON for the parent.
+func reportLine(out io.Writer, v any) error {
 	if err := json.NewEncoder(out).Encode(v); err != nil {
-		return fmt.Errorf("telling bench: %w", err)
+		return fmt.Errorf("reporting to bench: %w", err)
 	}
 	return nil
 }

@@ -42,7 +42,8 @@ func TestUsageSumsByPart(t *testing.T) {
 		99: {pid: 99, parent: 1, own: 900 * second},
 	}
 	got := usage(all, 20, 30, []int{40, 41})
-	require.Equal(t, cpu{postgres: 28 * second, temporal: 2 * second, queue: 32 * second, dispatcher: 192 * second}, got)
+	require.Equal(t, cpu{postgres: 28 * second, temporal: 2 * second, queue: 32 * second, dispatcher: 192 * second},
+		got)
 	require.Equal(t, 254*second, got.sum())
 	require.Equal(t, cpu{postgres: 27 * second, temporal: second, queue: 31 * second, dispatcher: 191 * second},
 		got.minus(cpu{second, second, second, second, 0, 0}))

@@ -80,7 +80,8 @@ func (w *world) drainFloor(ctx context.Context, taskQueue string, messages int) 
 }
 
 // drainRows starts the variant's processes, has them deliver a few messages, then the backlog.
-func (w *world) drainRows(ctx context.Context, variant string, source source, taskQueue string, messages int) (r result, err error) {
+func (w *world) drainRows(ctx context.Context, variant string, source source, taskQueue string,
+	messages int) (r result, err error) {
 	conn, err := pgx.Connect(ctx, w.DatabaseURL)
 	if err != nil {
 		return result{}, fmt.Errorf("connecting to the database: %w", err)
@@ -137,7 +138,8 @@ func (w *world) drainRows(ctx context.Context, variant string, source source, ta
 // dispatchers starts the processes of a variant that reads rows.
 func (w *world) dispatchers(variant, taskQueue string) ([]*child, error) {
 	if variant != tracked {
-		c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.DatabaseURL, w.TemporalAddress, taskQueue, w.queues.url)
+		c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.DatabaseURL, w.TemporalAddress, taskQueue,
+			w.queues.url)
 		if err != nil {
 			return nil, err
 		}
@@ -161,7 +163,8 @@ func (w *world) requests(ctx context.Context, messages int) (float64, error) {
 		return 0, err
 	}
 	if stats.Messages != messages || len(stats.Arrived) != messages {
-		return 0, fmt.Errorf("counting what arrived: %d sent, %d different ones, of %d", stats.Messages, len(stats.Arrived), messages)
+		return 0, fmt.Errorf("counting what arrived: %d sent, %d different ones, of %d", stats.Messages,
+			len(stats.Arrived), messages)
 	}
 	return float64(stats.Requests) / float64(messages), nil
 }
@@ -225,7 +228,7 @@ func (w *world) usage(dispatchers []*child) (cpu, error) {
 	return c, err
 }
 
-// rowWrites is how many rows of the application's tables were inserted and updated so far. A server process tells what
+// rowWrites is how many rows of the application's tables were inserted and updated so far. A server process reports what
 // it counted at its end at the latest, so it waits until all of them are gone.
 func (w *world) rowWrites(ctx context.Context) (int64, error) {
 	conn, err := pgx.Connect(ctx, w.DatabaseURL)

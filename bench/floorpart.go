@@ -25,7 +25,7 @@ const (
 	warmup = 50
 )
 
-// floorDone is what floor tells after a drain.
+// floorDone is what floor reports after a drain.
 type floorDone struct{ Seconds float64 }
 
 // floorPart starts empty workflows eagerly, as many at a time as a starter of Outflow has in flight: what Temporal costs
@@ -61,7 +61,7 @@ func floorPart(ctx context.Context, args []string, stdout io.Writer) error {
 	if _, err := f.drain(ctx, "warm", warmup); err != nil {
 		return err
 	}
-	if err := tell(stdout, struct{}{}); err != nil {
+	if err := reportLine(stdout, struct{}{}); err != nil {
 		return err
 	}
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
@@ -71,7 +71,7 @@ func floorPart(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := tell(stdout, floorDone{Seconds: took.Seconds()}); err != nil {
+	if err := reportLine(stdout, floorDone{Seconds: took.Seconds()}); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -84,7 +84,7 @@ type floorRun struct {
 	ran       sync.Map // workflow ID → chan struct{}
 }
 
-// empty does nothing. That it tells of its run is no part of what it decides.
+// empty does nothing. Its report is no part of its decision.
 func (f *floorRun) empty(ctx workflow.Context) error {
 	if ran, ok := f.ran.LoadAndDelete(workflow.GetInfo(ctx).WorkflowExecution.ID); ok {
 		close(ran.(chan struct{}))
@@ -115,7 +115,8 @@ func (f *floorRun) drain(ctx context.Context, name string, n int) (time.Duration
 func (f *floorRun) one(ctx context.Context, id string) error {
 	ran := make(chan struct{})
 	f.ran.Store(id, ran)
-	_, err := f.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: f.taskQueue, EnableEagerStart: true}, "Empty")
+	_, err := f.client.ExecuteWorkflow(ctx,
+		client.StartWorkflowOptions{ID: id, TaskQueue: f.taskQueue, EnableEagerStart: true}, "Empty")
 	if err != nil {
 		return fmt.Errorf("starting an empty workflow: %w", err)
 	}

@@ -18,7 +18,8 @@ const latencyRate = 20
 // latency measures tracked from the answer to the producer's commit to the moment at which the queue service has the
 // message, for a while at a constant rate. Both moments are this machine's clock.
 func (w *world) latency(ctx context.Context, during time.Duration) (_ []time.Duration, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, during+time.Minute, errors.New("the messages were not delivered in time"))
+	ctx, cancel := context.WithTimeoutCause(ctx, during+time.Minute,
+		errors.New("the messages were not delivered in time"))
 	defer cancel()
 	conn, err := pgx.Connect(ctx, w.DatabaseURL)
 	if err != nil {
@@ -63,7 +64,8 @@ func (w *world) latency(ctx context.Context, during time.Duration) (_ []time.Dur
 }
 
 // commitSteadily enqueues single messages, and says when each was committed.
-func commitSteadily(ctx context.Context, conn *pgx.Conn, destination string, during time.Duration) (map[string]time.Time, error) {
+func commitSteadily(ctx context.Context, conn *pgx.Conn, destination string,
+	during time.Duration) (map[string]time.Time, error) {
 	committed := map[string]time.Time{}
 	ticks := time.NewTicker(time.Second / latencyRate)
 	defer ticks.Stop()
@@ -77,7 +79,8 @@ func commitSteadily(ctx context.Context, conn *pgx.Conn, destination string, dur
 		if err != nil {
 			return nil, fmt.Errorf("enqueuing: %w", err)
 		}
-		ids, err := outboxdb.Enqueue(ctx, tx, outflow.Message{Destination: destination, Type: "order-placed", Payload: []byte(payload(len(committed)))})
+		ids, err := outboxdb.Enqueue(ctx, tx,
+			outflow.Message{Destination: destination, Type: "order-placed", Payload: []byte(payload(len(committed)))})
 		if err == nil {
 			err = tx.Commit(ctx)
 		}

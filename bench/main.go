@@ -84,10 +84,11 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	s := settings{}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.Usage = func() {} // a mistake is told by the error
+	fs.Usage = func() {} // the error names the mistake
 	fs.IntVar(&s.rounds, "rounds", 5, "how many times each variant runs")
 	fs.IntVar(&s.messages, "messages", 1000, "messages in each backlog")
-	fs.DurationVar(&s.latency, "latency", 15*time.Second, "how long latency is measured at 20 messages/s; 0 for not at all")
+	fs.DurationVar(&s.latency, "latency", 15*time.Second,
+		"how long latency is measured at 20 messages/s; 0 for not at all")
 	only := fs.String("only", "", "run these variants alone, with commas between: "+strings.Join(variants, ","))
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -71,7 +71,8 @@ func naivePart(eager bool) func(context.Context, []string, io.Writer) error {
 			return fmt.Errorf("connecting to Temporal: %w", err)
 		}
 		defer c.Close()
-		n := &naiveRun{pool: pool, client: c, taskQueue: args[2], eager: eager, sqs: newSQS(args[3]), queueURL: args[3] + "/000000000000/"}
+		n := &naiveRun{pool: pool, client: c, taskQueue: args[2], eager: eager, sqs: newSQS(args[3]),
+			queueURL: args[3] + "/000000000000/"}
 		w := worker.New(c, n.taskQueue, worker.Options{WorkerStopTimeout: 15 * time.Second})
 		w.RegisterWorkflow(naiveDeliver)
 		w.RegisterActivity(n.Send)
@@ -135,7 +136,8 @@ func (n *naiveRun) startAll(ctx context.Context, rows []naiveRow) error {
 	g.SetLimit(inFlight)
 	for _, row := range rows {
 		g.Go(func() error {
-			options := client.StartWorkflowOptions{ID: n.taskQueue + "/" + row.ID.String(), TaskQueue: n.taskQueue, EnableEagerStart: n.eager}
+			options := client.StartWorkflowOptions{ID: n.taskQueue + "/" + row.ID.String(), TaskQueue: n.taskQueue,
+				EnableEagerStart: n.eager}
 			if _, err := n.client.ExecuteWorkflow(ctx, options, naiveDeliver, row); err != nil {
 				return fmt.Errorf("starting the workflow of %s: %w", row.ID, err)
 			}

@@ -23,7 +23,7 @@ const (
 	statsPath = "/bench/stats"
 )
 
-// queueReady is what the queue service's process tells.
+// queueReady is what the queue service's process reports.
 type queueReady struct{ URL string }
 
 // queueStats is what the queue service has seen since its last reset.
@@ -43,7 +43,7 @@ func queuePart(ctx context.Context, _ []string, stdout io.Writer) error {
 	}
 	server := &http.Server{Handler: newQueues()}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
-	if err := tell(stdout, queueReady{URL: "http://" + listener.Addr().String()}); err != nil {
+	if err := reportLine(stdout, queueReady{URL: "http://" + listener.Addr().String()}); err != nil {
 		return err
 	}
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -59,7 +59,8 @@ func report(out io.Writer, s settings, results map[string][]result, latencies []
 	fmt.Fprintln(out)
 	if len(latencies) > 0 {
 		fmt.Fprintf(out, "latency of tracked, commit to queue, %d messages at %d/s: p50 %.0f ms, p95 %.0f ms, p99 %.0f ms\n\n", len(latencies), latencyRate,
-			milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies, 95)), milliseconds(percentile(latencies, 99)))
+			milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies,
+				95)), milliseconds(percentile(latencies, 99)))
 	}
 	for _, name := range names {
 		fmt.Fprintf(out, "ratio %s %.2f\n", name, median(all[name]))

@@ -56,7 +56,8 @@ func payload(i int) string {
 func insertMessages(ctx context.Context, tx pgx.Tx, queue string, n int) error {
 	messages := make([]outflow.Message, 0, n)
 	for i := range n {
-		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: "order-placed", Payload: []byte(payload(i))})
+		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: "order-placed",
+			Payload: []byte(payload(i))})
 	}
 	_, err := outboxdb.Enqueue(ctx, tx, messages...)
 	return err
@@ -67,13 +68,15 @@ func insertNaive(ctx context.Context, tx pgx.Tx, queue string, n int) error {
 	for i := range n {
 		rows = append(rows, []any{uuid.Must(uuid.NewV7()), queue, payload(i)})
 	}
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"naive", "outbox"}, []string{"id", "queue", "body"}, pgx.CopyFromRows(rows))
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"naive", "outbox"}, []string{"id", "queue", "body"},
+		pgx.CopyFromRows(rows))
 	return err
 }
 
 // enqueue writes n rows and commits them, with a call right before the commit. It returns a time of the database's
 // clock that is not after any of them.
-func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, n int, beforeCommit func() error) (time.Time, error) {
+func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, n int,
+	beforeCommit func() error) (time.Time, error) {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("enqueuing: %w", err)
@@ -105,7 +108,8 @@ func (s source) took(ctx context.Context, conn *pgx.Conn, since time.Time, messa
 		return 0, fmt.Errorf("reading when the rows were delivered: %w", err)
 	}
 	if delivered != messages {
-		return 0, fmt.Errorf("reading when the rows were delivered: %d of %d were, at the first try", delivered, messages)
+		return 0, fmt.Errorf("reading when the rows were delivered: %d of %d were, at the first try", delivered,
+			messages)
 	}
 	return seconds, nil
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/outflowhq/outflow/devstack/stack"
 )
 
-// stackReady is what the stack's process tells.
+// stackReady is what the stack's process reports.
 type stackReady struct{ DatabaseURL, TemporalAddress string }
 
 // stackPart holds the devstack, so that the CPU of Temporal is that of one process. Its Postgres keeps every commit.
@@ -17,7 +17,7 @@ func stackPart(ctx context.Context, _ []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	err = tell(stdout, stackReady{DatabaseURL: s.DatabaseURL(), TemporalAddress: s.TemporalAddress()})
+	err = reportLine(stdout, stackReady{DatabaseURL: s.DatabaseURL(), TemporalAddress: s.TemporalAddress()})
 	if err == nil {
 		select {
 		case <-ctx.Done():

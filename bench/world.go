@@ -110,7 +110,7 @@ func (w *world) trackedEnv(taskQueue string) []string {
 	}, w.env...)
 }
 
-// describe says on what a result was measured, as Postgres itself tells it.
+// describe says on what a result was measured, as Postgres reports it.
 func (w *world) describe(ctx context.Context, out io.Writer) error {
 	conn, err := pgx.Connect(ctx, w.DatabaseURL)
 	if err != nil {

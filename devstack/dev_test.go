@@ -41,7 +41,8 @@ func TestReadmeAgainstMakeDev(t *testing.T) {
 	delivered := func(n int) {
 		t.Helper()
 		eventually(t, fmt.Sprint(n, " delivered messages"), func() bool {
-			return scalar(t, env["DATABASE_URL"], "select count(*)::text from outbox.messages where state = 'delivered' and destination = 'sqs://welcome-email'") == strconv.Itoa(n)
+			return scalar(t, env["DATABASE_URL"],
+				"select count(*)::text from outbox.messages where state = 'delivered' and destination = 'sqs://welcome-email'") == strconv.Itoa(n)
 		})
 	}
 	delivered(1)
@@ -54,8 +55,10 @@ func TestReadmeAgainstMakeDev(t *testing.T) {
 	delivered(2)
 
 	program := filepath.Join(dir, "readme.go")
-	write(t, program, fmt.Sprintf(goProgram, block(t, readme, "go", "outboxdb.Enqueue("), block(t, readme, "go", "waiter.Wait(")), 0o644)
-	if out := shell(t, dir, environment+"\ncd "+shellRoot(t)+" && GOWORK=off go run "+program); !strings.Contains(out, "delivered") {
+	write(t, program, fmt.Sprintf(goProgram, block(t, readme, "go", "outboxdb.Enqueue("),
+		block(t, readme, "go", "waiter.Wait(")), 0o644)
+	if out := shell(t, dir, environment+"\ncd "+shellRoot(t)+" && GOWORK=off go run "+program); !strings.Contains(out,
+		"delivered") {
 		t.Errorf("the README's program in Go ended with %s", out)
 	}
 	delivered(3)
@@ -239,7 +242,8 @@ func shell(t *testing.T, dir, lines string) string {
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", lines)
 	cmd.Dir = dir
 	for _, kv := range os.Environ() { // a person has no devstack around
-		if !strings.HasPrefix(kv, "DEVSTACK_") && !strings.HasPrefix(kv, "DATABASE_URL=") && !strings.HasPrefix(kv, "TEMPORAL_") &&
+		if !strings.HasPrefix(kv, "DEVSTACK_") && !strings.HasPrefix(kv, "DATABASE_URL=") &&
+			!strings.HasPrefix(kv, "TEMPORAL_") &&
 			!strings.HasPrefix(kv, "AWS_") && !strings.HasPrefix(kv, "OUTFLOW_") {
 			cmd.Env = append(cmd.Env, kv)
 		}

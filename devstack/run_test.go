@@ -28,13 +28,15 @@ func TestUsageErrorsExitWithTwo(t *testing.T) {
 
 func TestRunGivesItsEnvironmentAndExitCode(t *testing.T) {
 	dir := rootOnly(t)
-	ambient := []string{"DATABASE_URL=ambient", "PGHOST=ambient", "AWS_PROFILE=ambient", "TEMPORAL_API_KEY=ambient", "KEPT=yes"}
+	ambient := []string{"DATABASE_URL=ambient", "PGHOST=ambient", "AWS_PROFILE=ambient", "TEMPORAL_API_KEY=ambient",
+		"KEPT=yes"}
 	i := launch(t, dir, ambient, "run", "--", "sh", "-c", "env; (sleep 600 & echo $! > left); exit 7")
 	if code := i.wait(t); code != 7 {
 		t.Fatalf("exit code %d, want the command's, 7: %s", code, i.err)
 	}
 	out := "\n" + i.out.String()
-	for _, want := range []string{"DATABASE_URL=postgres://", "DEVSTACK_DATABASE_URL=postgres://", "TEMPORAL_ADDRESS=127.0.0.1:",
+	for _, want := range []string{"DATABASE_URL=postgres://", "DEVSTACK_DATABASE_URL=postgres://",
+		"TEMPORAL_ADDRESS=127.0.0.1:",
 		"TEMPORAL_NAMESPACE=default", "AWS_ENDPOINT_URL_SQS=http://127.0.0.1:", "AWS_ENDPOINT_URL_SNS=http://127.0.0.1:",
 		"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=devstack", "OUTFLOW_TEMPORAL_UI=http://127.0.0.1:", "KEPT=yes"} {
 		if !strings.Contains(out, "\n"+want) {
@@ -60,7 +62,8 @@ func TestRunGivesItsEnvironmentAndExitCode(t *testing.T) {
 
 func TestRunPassesSignalsOn(t *testing.T) {
 	dir := rootOnly(t)
-	i := launch(t, dir, nil, "run", "--", "sh", "-c", `trap 'echo caught; exit 3' TERM; touch ready; while :; do sleep 0.05; done`)
+	i := launch(t, dir, nil, "run", "--", "sh", "-c",
+		`trap 'echo caught; exit 3' TERM; touch ready; while :; do sleep 0.05; done`)
 	eventually(t, "the command's start", func() bool {
 		_, err := os.Stat(filepath.Join(dir, "ready"))
 		return err == nil

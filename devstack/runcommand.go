@@ -66,7 +66,7 @@ func supervise(cmd *exec.Cmd, signals <-chan os.Signal, lost <-chan struct{}, st
 	if err != nil {
 		return 0, err
 	}
-	// An error of a signal to the group means that it is gone, which Done tells.
+	// An error of a signal to the group means that it is gone, which Done reports.
 	group := func(sig syscall.Signal) { _ = syscall.Kill(-child.Pid(), sig) }
 	defer group(syscall.SIGKILL)
 	var kill <-chan time.Time

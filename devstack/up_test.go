@@ -100,7 +100,8 @@ func TestDataAndPortsOutliveRestartAndKill(t *testing.T) {
 	defer holder.Close()
 	third := launch(t, dir, nil, args...)
 	after := third.env(t)
-	if got := scalar(t, after["DATABASE_URL"], "select string_agg(word, ' ' order by word) from kept"); got != "once twice" {
+	if got := scalar(t, after["DATABASE_URL"],
+		"select string_agg(word, ' ' order by word) from kept"); got != "once twice" {
 		t.Errorf("after a kill: %q", got)
 	}
 	third.end(t, syscall.SIGTERM)
@@ -120,7 +121,8 @@ func TestAskedPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"up", "--ephemeral", "--postgres-port", strings.TrimPrefix(ports.Address(port), ports.Loopback+":")}
+	args := []string{"up", "--ephemeral", "--postgres-port",
+		strings.TrimPrefix(ports.Address(port), ports.Loopback+":")}
 	other, err := net.Listen("tcp", ports.Address(port))
 	if err != nil {
 		t.Fatal(err)

@@ -4,7 +4,7 @@
 //
 //	cd bench && go run ./soak -messages 5000000
 //
-// The invariants: it runs on a Postgres of its own, on the loopback address, which keeps every commit unless it is told
+// The invariants: it runs on a Postgres of its own, on the loopback address, which keeps every commit unless it is started
 // otherwise; autovacuum is on, as the migrations set it; and what it measures is what the store sends.
 package main
 
@@ -63,7 +63,7 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	s := settings{durable: true}
 	fs := flag.NewFlagSet("soak", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.Usage = func() {} // a mistake is told by the error
+	fs.Usage = func() {} // the error names the mistake
 	fs.IntVar(&s.messages, "messages", 5_000_000, "messages that pass through the table")
 	fs.IntVar(&s.looks, "looks", 20, "how many times along the way it looks at what a claim costs")
 	fs.IntVar(&s.backlog, "backlog", 10_000, "due messages that stand in the table at any time")
@@ -98,7 +98,8 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 		errs = append(errs, fmt.Errorf("-stock: wants 0 or more (got %d)", s.stock))
 	}
 	if s.keep < 0 || s.naptime < 0 {
-		errs = append(errs, fmt.Errorf("-keep and -naptime: want no negative duration (got %s and %s)", s.keep, s.naptime))
+		errs = append(errs, fmt.Errorf("-keep and -naptime: want no negative duration (got %s and %s)", s.keep,
+			s.naptime))
 	}
 	if !(s.bound == 0 || s.bound >= 1 && s.bound <= math.MaxInt32) { // NaN is neither
 		errs = append(errs, fmt.Errorf("-bound: wants 1 or more, or 0 for any (got %g)", s.bound))
@@ -155,7 +156,8 @@ func prepare(ctx context.Context, pool *pgxpool.Pool, s settings) error {
 		return fmt.Errorf("preparing pg_stat_statements, which counts what a claim reads (Debian: postgresql-contrib): %w", err)
 	}
 	if s.naptime > 0 {
-		for _, statement := range []string{fmt.Sprintf(`ALTER SYSTEM SET autovacuum_naptime = '%d ms'`, s.naptime.Milliseconds()), `SELECT pg_reload_conf()`} {
+		for _, statement := range []string{fmt.Sprintf(`ALTER SYSTEM SET autovacuum_naptime = '%d ms'`,
+			s.naptime.Milliseconds()), `SELECT pg_reload_conf()`} {
 			if _, err := pool.Exec(ctx, statement); err != nil {
 				return fmt.Errorf("setting autovacuum_naptime: %w", err)
 			}

@@ -85,7 +85,8 @@ func soak(ctx context.Context, pool *pgxpool.Pool, s settings, out io.Writer) ([
 	if err := purger.Wait(); err != nil {
 		return looks, err
 	}
-	fmt.Fprintf(out, "%d messages passed in %s; %d purged, %.1f µs each\n", passed, time.Since(began).Round(time.Second),
+	fmt.Fprintf(out, "%d messages passed in %s; %d purged, %.1f µs each\n", passed,
+		time.Since(began).Round(time.Second),
 		p.rows, float64(p.took.Microseconds())/float64(max(p.rows, 1)))
 	return append(looks, l), nil
 }
@@ -103,7 +104,8 @@ func pass(ctx context.Context, pool *pgxpool.Pool, store *outboxdb.Store) (int, 
 
 func claim(ctx context.Context, store *outboxdb.Store) (outbox.Claimed, error) {
 	for {
-		claimed, err := store.Claim(ctx, outbox.ClaimRequest{Lease: time.Minute, MaxMessages: claimRows, MaxBytes: 64 << 20, Allowance: claimRows})
+		claimed, err := store.Claim(ctx, outbox.ClaimRequest{Lease: time.Minute, MaxMessages: claimRows,
+			MaxBytes: 64 << 20, Allowance: claimRows})
 		if err != nil || len(claimed.Messages) > 0 {
 			return claimed, err
 		}

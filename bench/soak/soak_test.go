@@ -32,11 +32,14 @@ func TestTheTableStaysFast(t *testing.T) {
 func TestParse(t *testing.T) {
 	s, err := parse(nil, nil)
 	require.NoError(t, err)
-	require.Equal(t, settings{messages: 5_000_000, looks: 20, backlog: 10_000, keep: 10 * time.Second, bound: 1.5, durable: true}, s)
+	require.Equal(t, settings{messages: 5_000_000, looks: 20, backlog: 10_000, keep: 10 * time.Second, bound: 1.5,
+		durable: true}, s)
 	var usage usageError
-	_, err = parse([]string{"-messages", "5", "-looks", "1", "-backlog", "2", "-keep", "-1s", "-bound", "0.5", "more"}, nil)
+	_, err = parse([]string{"-messages", "5", "-looks", "1", "-backlog", "2", "-keep", "-1s", "-bound", "0.5", "more"},
+		nil)
 	require.ErrorAs(t, err, &usage)
-	for _, part := range []string{"-looks: wants", "-backlog: wants", "-keep and -naptime", "-bound: wants 1 or more, or 0 for any (got 0.5)", `unexpected argument "more"`} {
+	for _, part := range []string{"-looks: wants", "-backlog: wants", "-keep and -naptime",
+		"-bound: wants 1 or more, or 0 for any (got 0.5)", `unexpected argument "more"`} {
 		require.ErrorContains(t, err, part)
 	}
 	_, err = parse([]string{"-messages", "19999"}, nil)
@@ -61,10 +64,12 @@ func TestRatio(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	later := func(buffers int64) []look { // a minute each, because other work slows the machine
-		return []look{{buffers: 1000, claim: time.Millisecond}, {buffers: 5000}, {buffers: buffers, claim: time.Minute}, {buffers: buffers, claim: time.Minute}}
+		return []look{{buffers: 1000, claim: time.Millisecond}, {buffers: 5000}, {buffers: buffers, claim: time.Minute},
+			{buffers: buffers, claim: time.Minute}}
 	}
 	require.NoError(t, judge(later(1500), 1.5), "up to the bound")
-	require.EqualError(t, judge(later(1510), 1.5), "a claim touches 1.51 times the pages of the start: the bound is 1.5")
+	require.EqualError(t, judge(later(1510), 1.5),
+		"a claim touches 1.51 times the pages of the start: the bound is 1.5")
 	require.NoError(t, judge(later(1510), 1.6))
 	require.NoError(t, judge(later(1_000_000), 0), "no bound")
 	require.NoError(t, judge(later(10), 1.5), "less is better")

@@ -35,7 +35,8 @@ func callback(ctx context.Context, c *chaos) error {
 	}
 	errs := []error{c.ambush(ctx, a)}
 	for _, agent := range a.Agents {
-		errs = append(errs, agent.Stop(), os.WriteFile(filepath.Join(c.stack.Logs(), "callback-"+agent.ID+".log"), []byte(agent.Said()), 0o644))
+		errs = append(errs, agent.Stop(), os.WriteFile(filepath.Join(c.stack.Logs(), "callback-"+agent.ID+".log"),
+			[]byte(agent.Said()), 0o644))
 	}
 	return errors.Join(append(errs, a.Close())...)
 }

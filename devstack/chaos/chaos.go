@@ -80,7 +80,8 @@ func (f *fleet) close(logs string) error {
 	var errs []error
 	for _, m := range f.members() {
 		errs = append(errs, m.Stop())
-		errs = append(errs, os.WriteFile(filepath.Join(logs, fmt.Sprintf("%s-%s.log", f.Name, m.Name)), []byte(m.Said()), 0o644))
+		errs = append(errs, os.WriteFile(filepath.Join(logs, fmt.Sprintf("%s-%s.log", f.Name, m.Name)),
+			[]byte(m.Said()), 0o644))
 	}
 	f.World.Close()
 	return errors.Join(errs...)

@@ -142,7 +142,8 @@ func (c *chaos) judge(ctx context.Context, f *fleet, causes []faults.Cause) (fau
 	v := faults.Judge(copies, causes)
 	for _, name := range slices.Sorted(maps.Keys(v.Causes)) {
 		if share := v.Causes[name]; share.AtRisk > 0 {
-			c.result("  %s, %d times: %d messages at risk, %d duplicates", name, share.Times, share.AtRisk, share.Duplicates)
+			c.result("  %s, %d times: %d messages at risk, %d duplicates", name, share.Times, share.AtRisk,
+				share.Duplicates)
 		}
 	}
 	c.result("taken twice by SQS %d (of these the FIFO queue dropped %d), at risk %d messages, each counted once; unexplained %d",

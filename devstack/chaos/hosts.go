@@ -45,7 +45,8 @@ var (
 			panic(http.ErrAbortHandler)
 		}
 	}}
-	failingHost = &badHost{most: toHost / 2, answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }}
+	failingHost = &badHost{most: toHost / 2,
+		answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }}
 )
 
 func hostNames() (names []string) {
@@ -68,7 +69,8 @@ func (b *badHost) begin(ctx context.Context, f *fleet, r *faults.Receiver) error
 	r.Behave("/hooks/", func(w http.ResponseWriter, req *http.Request) { b.asked.Add(1); b.answer(w, req) })
 	round := time.Now().UnixNano()
 	return f.enqueue(ctx, toHost, func(i int) outflow.Message {
-		return outflow.Message{Destination: r.URL(fmt.Sprintf("/hooks/%d/%d", round, i)), Type: "bad", Payload: []byte(`{"bad":true}`)}
+		return outflow.Message{Destination: r.URL(fmt.Sprintf("/hooks/%d/%d", round, i)), Type: "bad",
+			Payload: []byte(`{"bad":true}`)}
 	})
 }
 

@@ -37,9 +37,12 @@ type trouble struct {
 }
 
 var troubles = []trouble{
-	failing("down", onset, fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: "try again later"}}),
-	failing("throttled", onset, fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusBadRequest, Code: "ThrottlingException", Message: "Rate exceeded"}}),
-	failing("forbidden", onset, fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusForbidden, Code: "AccessDeniedException", Message: "no policy allows it"}}),
+	failing("down", onset, fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusServiceUnavailable,
+		Code: "ServiceUnavailable", Message: "try again later"}}),
+	failing("throttled", onset, fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusBadRequest,
+		Code: "ThrottlingException", Message: "Rate exceeded"}}),
+	failing("forbidden", onset, fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusForbidden,
+		Code: "AccessDeniedException", Message: "no policy allows it"}}),
 	{"missing", onset,
 		func(f *fleet, queue string) { f.Queues.DeleteQueue("", queue) },
 		func(f *fleet, queue string) { f.Queues.CreateQueue("", queue, nil) }},
@@ -125,7 +128,8 @@ func (i *isolated) count(ctx context.Context) error {
 // hold notes a bound that is broken: the other measurements are made all the same.
 func (c *chaos) hold(name string, throughput, p99 float64) {
 	if throughput < leastThroughput {
-		c.broken = append(c.broken, fmt.Sprintf("%s: healthy throughput %.2f (at least %.1f)", name, throughput, leastThroughput))
+		c.broken = append(c.broken, fmt.Sprintf("%s: healthy throughput %.2f (at least %.1f)", name, throughput,
+			leastThroughput))
 	}
 	c.holdP99(name, p99)
 }
@@ -176,6 +180,7 @@ func (i *isolated) beside(ctx context.Context, t trouble, queue string) (measure
 		i.leftovers(ctx, i.chaos)
 		return m, fmt.Errorf("%s: not drained %s after it was healed: %w", t.name, recovery, err)
 	}
-	i.say("%s: %d waited when the round began; drained %.1f s after it was healed", t.name, waiting, time.Since(cause.To).Seconds())
+	i.say("%s: %d waited when the round began; drained %.1f s after it was healed", t.name, waiting,
+		time.Since(cause.To).Seconds())
 	return m, nil
 }

@@ -59,9 +59,14 @@ var kinds = []kind{
 	{"roll-starter", "starter", 0, 0, roll, nil, nothingTwice},
 	{"stall-starter", "starter", 3 * second, 15 * second,
 		func(h *hazard, s strike) error { return pick(h.starters, s).Signal(syscall.SIGSTOP) },
-		func(_ context.Context, h *hazard, s strike) error { return pick(h.starters, s).Signal(syscall.SIGCONT) }, ofAStarter},
-	{"kill-temporal", "engine", 0, 4 * second, func(h *hazard, _ strike) error { return h.stack.Temporal.Kill() }, startTemporal, ofTheEngine},
-	{"crash-temporals-postgres", "engine", 0, 4 * second, func(h *hazard, _ strike) error { return h.stack.EngineStore.Crash() },
+		func(_ context.Context, h *hazard, s strike) error {
+			return pick(h.starters,
+				s).Signal(syscall.SIGCONT)
+		}, ofAStarter},
+	{"kill-temporal", "engine", 0, 4 * second, func(h *hazard, _ strike) error { return h.stack.Temporal.Kill() },
+		startTemporal, ofTheEngine},
+	{"crash-temporals-postgres", "engine", 0, 4 * second,
+		func(h *hazard, _ strike) error { return h.stack.EngineStore.Crash() },
 		func(ctx context.Context, h *hazard, s strike) error {
 			if err := h.stack.EngineStore.Start(ctx); err != nil {
 				return err
@@ -74,7 +79,8 @@ var kinds = []kind{
 			}
 		}, ofTheEngine},
 	// It keeps every commit, and a mark whose answer is lost is written.
-	{"crash-postgres", "database", 0, 4 * second, func(h *hazard, _ strike) error { return h.stack.Application.Crash() },
+	{"crash-postgres", "database", 0, 4 * second,
+		func(h *hazard, _ strike) error { return h.stack.Application.Crash() },
 		func(ctx context.Context, h *hazard, _ strike) error { return h.stack.Application.Start(ctx) }, nothingTwice},
 
 	onLink("cut-postgres", "link to postgres", postgres, (*faults.Link).Cut, nothingTwice),
@@ -84,7 +90,8 @@ var kinds = []kind{
 	onLink("swallow-temporal", "link to temporal", temporal, (*faults.Link).Swallow, ofTheEngine),
 	onLink("swallow-sqs", "link to sqs", sqs, (*faults.Link).Swallow, ofLostAnswers),
 	onLink("deafen-postgres", "link to postgres", postgres, (*faults.Link).Deafen, nothingTwice),
-	onLink("deafen-temporal", "link to temporal", temporal, (*faults.Link).Deafen, duplicates{risk: faults.EngineLost, after: silence}),
+	onLink("deafen-temporal", "link to temporal", temporal, (*faults.Link).Deafen,
+		duplicates{risk: faults.EngineLost, after: silence}),
 	// What is sent on a deaf connection later does not arrive.
 	onLink("deafen-sqs", "link to sqs", sqs, (*faults.Link).Deafen, duplicates{risk: faults.AnswersLost, atOnce: true}),
 	onLink("slow-postgres", "link to postgres", postgres, slow, nothingTwice),
@@ -95,8 +102,10 @@ var kinds = []kind{
 	onLink("reset-postgres", "link to postgres", postgres, (*faults.Link).Reset, nothingTwice),
 	onLink("reset-temporal", "link to temporal", temporal, (*faults.Link).Reset, ofTheEngine),
 
-	atSQS("sqs-503", fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: "try again later"}}),
-	atSQS("sqs-throttles", fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusBadRequest, Code: "ThrottlingException", Message: "Rate exceeded"}}),
+	atSQS("sqs-503", fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusServiceUnavailable,
+		Code: "ServiceUnavailable", Message: "try again later"}}),
+	atSQS("sqs-throttles", fakesqs.Fault{Error: &fakesqs.Error{Status: http.StatusBadRequest,
+		Code: "ThrottlingException", Message: "Rate exceeded"}}),
 	atSQS("sqs-slow", fakesqs.Fault{Delay: 1200 * time.Millisecond}),
 	// SQS itself knows which answers it cut off.
 	{"lost-acks", "sqs", 0, 0, loseAcks, nil, nothingTwice},
@@ -124,7 +133,8 @@ func roll(h *hazard, s strike) error {
 	m, began := pick(h.starters, s), time.Now()
 	if err := m.Terminate(); err != nil {
 		h.say("roll-starter: it ended with: %v", err)
-		h.cause(faults.Cause{Name: "roll-starter that ended badly", Risk: faults.ProcessLost, From: began, To: time.Now(), Caller: m.Name})
+		h.cause(faults.Cause{Name: "roll-starter that ended badly", Risk: faults.ProcessLost, From: began,
+			To: time.Now(), Caller: m.Name})
 	}
 	return nil
 }

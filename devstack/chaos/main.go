@@ -80,9 +80,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Float64Var(&o.minutes, "minutes", 10, "length of the scenario random; that of outage is 5 at most, of signup 3")
+	flags.Float64Var(&o.minutes, "minutes", 10,
+		"length of the scenario random; that of outage is 5 at most, of signup 3")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides what breaks when; 0 takes one by chance")
-	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(), ", ")+"), a kind of fault for random, or a trouble for isolation or hosts, to keep to")
+	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(),
+		", ")+"), a kind of fault for random, or a trouble for isolation or hosts, to keep to")
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs; a failure keeps them too")
 	flags.StringVar(&o.programs, "programs", "bin", "folder of Outflow's programs")
 	flags.IntVar(&o.rate, "rate", 40, "messages a second")

@@ -23,8 +23,8 @@ const (
 
 	// A queue that is back is seen by its next probe, 15 s away at most (lastOpening),
 	// or, where that one is lost, when its lease of 20 s is over (probeLease); the
-	// telling of its runs has a lease of 20 s, too. Then its backlog goes at what a
-	// busy laptop does at least, in messages a second.
+	// signals to its runs have a lease of 20 s, too. Then its backlog goes at the least
+	// rate of a busy laptop, in messages a second.
 	probed       = 15*time.Second + 20*time.Second + 20*time.Second
 	slowestDrain = 25
 
@@ -40,7 +40,8 @@ var out = []struct {
 	queue  string
 	answer fakesqs.Error
 }{
-	{"down", fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: "try again later"}},
+	{"down", fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable",
+		Message: "try again later"}},
 	{"throttled", fakesqs.Error{Status: http.StatusBadRequest, Code: "ThrottlingException", Message: "Rate exceeded"}},
 }
 
@@ -89,7 +90,8 @@ func (o *outageRun) run(ctx context.Context) error {
 	errs = append(errs, err)
 	rest, err := waiting.Tally(ctx, out[0].queue, out[1].queue)
 	errs = append(errs, err)
-	o.result("enqueued %d, delivered %d, lost %d, duplicates %d, time to drain %s at the end", tally.Enqueued+rest.Enqueued,
+	o.result("enqueued %d, delivered %d, lost %d, duplicates %d, time to drain %s at the end",
+		tally.Enqueued+rest.Enqueued,
 		tally.Delivered+rest.Delivered, tally.Lost+rest.Lost, tally.Duplicates+rest.Duplicates, drained.Round(10*time.Millisecond))
 	_, err = o.judge(ctx, o.fleet, o.causes)
 	errs = append(errs, o.holdLost(tally), o.holdLost(rest), err)
@@ -135,7 +137,8 @@ func (o *outageRun) outOfOrder(ctx context.Context) error {
 	defer cancel()
 	now := time.Now()
 	err = o.awaitNone(draining, "state = 'pending' AND enqueued_at < $1", healed)
-	o.say("healed: time to drain %s, for %d that waited (at most %s), with the load going on", time.Since(now).Round(10*time.Millisecond), backlog, within)
+	o.say("healed: time to drain %s, for %d that waited (at most %s), with the load going on",
+		time.Since(now).Round(10*time.Millisecond), backlog, within)
 	if err != nil {
 		o.leftovers(ctx, o.chaos)
 	}
@@ -153,12 +156,15 @@ SELECT count(*), count(*) FILTER (WHERE state = 'pending' AND enqueued_at < now(
 func (o *outageRun) healthyDid(ctx context.Context, since time.Time) error {
 	var n, late int
 	var p99, longest time.Duration
-	if err := o.Pool.QueryRow(ctx, healthyMeanwhile, since, healthyDestinations()).Scan(&n, &late, &p99, &longest); err != nil {
+	if err := o.Pool.QueryRow(ctx, healthyMeanwhile, since, healthyDestinations()).Scan(&n, &late, &p99,
+		&longest); err != nil {
 		return fmt.Errorf("reading how the healthy did: %w", err)
 	}
-	o.result("healthy meanwhile: %d messages, p99 %s, longest time without a delivery %s, %d late at its end", n, p99.Round(time.Millisecond), longest.Round(time.Millisecond), late)
+	o.result("healthy meanwhile: %d messages, p99 %s, longest time without a delivery %s, %d late at its end", n,
+		p99.Round(time.Millisecond), longest.Round(time.Millisecond), late)
 	if late > 0 || longest > longestPause || n == 0 {
-		return fmt.Errorf("healthy destinations did not go on beside the outage: %d late, %s without a delivery", late, longest)
+		return fmt.Errorf("healthy destinations did not go on beside the outage: %d late, %s without a delivery", late,
+			longest)
 	}
 	return nil
 }
@@ -171,10 +177,12 @@ SELECT count(*), count(*) FILTER (WHERE attempts = 0), coalesce(sum(attempts), 0
 // many they are.
 func (o *outageRun) waits(ctx context.Context, destination string) (int, error) {
 	var n, untouched, attempts, most, retrying int
-	if err := o.Pool.QueryRow(ctx, whatWaits, destination).Scan(&n, &untouched, &attempts, &most, &retrying); err != nil {
+	if err := o.Pool.QueryRow(ctx, whatWaits, destination).Scan(&n, &untouched, &attempts, &most,
+		&retrying); err != nil {
 		return 0, fmt.Errorf("reading what waits for %s: %w", destination, err)
 	}
-	o.result("%s: %d wait, %d of them untouched, %d as runs; attempts %d in all, %d at most", destination, n, untouched, retrying, attempts, most)
+	o.result("%s: %d wait, %d of them untouched, %d as runs; attempts %d in all, %d at most", destination, n, untouched,
+		retrying, attempts, most)
 	if n == 0 || float64(untouched) < untouchedShare*float64(n) {
 		return n, fmt.Errorf("%s: of %d that wait only %d have spent no attempt", destination, n, untouched)
 	}
@@ -196,7 +204,8 @@ func (o *outageRun) silences(ctx context.Context) error {
 		{o.SQS, faults.AnswersLost, 0, 0},
 	} {
 		cause := func(from time.Time, after time.Duration) {
-			o.causes = append(o.causes, faults.Cause{Name: "silence of " + l.link.Name, Risk: l.risk, From: from, To: time.Now().Add(after)})
+			o.causes = append(o.causes, faults.Cause{Name: "silence of " + l.link.Name, Risk: l.risk, From: from,
+				To: time.Now().Add(after)})
 		}
 		from := time.Now()
 		errs = append(errs, l.link.Deafen())
@@ -208,7 +217,8 @@ func (o *outageRun) silences(ctx context.Context) error {
 		pause(ctx, swallowsFor)
 		errs = append(errs, l.link.Heal())
 		cause(from, l.after)
-		errs = append(errs, o.flows(ctx, fmt.Sprintf("everything to %s was swallowed for %s", l.link.Name, swallowsFor)))
+		errs = append(errs, o.flows(ctx, fmt.Sprintf("everything to %s was swallowed for %s", l.link.Name,
+			swallowsFor)))
 	}
 	return errors.Join(errs...)
 }
@@ -224,7 +234,8 @@ func (o *outageRun) flows(ctx context.Context, after string) error {
 	waiting, cancel := context.WithTimeout(ctx, flowsWithin)
 	defer cancel()
 	err = o.awaitNone(waiting, "state = 'pending' AND enqueued_at < $1", since.Add(sample))
-	o.say("%s: the load goes on; all of its next %s is delivered after %s", after, sample, time.Since(began).Round(100*time.Millisecond))
+	o.say("%s: the load goes on; all of its next %s is delivered after %s", after, sample,
+		time.Since(began).Round(100*time.Millisecond))
 	if err != nil {
 		o.leftovers(ctx, o.chaos)
 	}

@@ -8,20 +8,20 @@ import (
 )
 
 func TestSeedAndLengthDecideThePlan(t *testing.T) {
-	told := func(seed uint64, length time.Duration) (lines []string) {
+	linesOf := func(seed uint64, length time.Duration) (lines []string) {
 		for _, s := range plan(seed, length, kinds) {
 			lines = append(lines, fmt.Sprint(s.at, s.kind.name, s.lasts, s.which))
 		}
 		return lines
 	}
-	first := told(1, 10*time.Minute)
-	if !slices.Equal(first, told(1, 10*time.Minute)) {
+	first := linesOf(1, 10*time.Minute)
+	if !slices.Equal(first, linesOf(1, 10*time.Minute)) {
 		t.Error("one seed, two plans")
 	}
-	if slices.Equal(first, told(2, 10*time.Minute)) {
+	if slices.Equal(first, linesOf(2, 10*time.Minute)) {
 		t.Error("two seeds, one plan")
 	}
-	if short := told(1, time.Minute); len(short) == 0 || !slices.Equal(short, first[:len(short)]) {
+	if short := linesOf(1, time.Minute); len(short) == 0 || !slices.Equal(short, first[:len(short)]) {
 		t.Error("a shorter run is not the beginning of a longer one")
 	}
 }
@@ -46,7 +46,8 @@ func TestPlanHasEveryKindAndEndsCalm(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for _, bad := range [][]string{{"-minutes", "0"}, {"-only", "nothing"}, {"-rate", "0"}, {"-rounds", "0"}, {"-kills", "0"}, {"-seed", "x"}} {
+	for _, bad := range [][]string{{"-minutes", "0"}, {"-only", "nothing"}, {"-rate", "0"}, {"-rounds", "0"},
+		{"-kills", "0"}, {"-seed", "x"}} {
 		if _, err := parse(bad, t.Output()); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}

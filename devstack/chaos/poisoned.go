@@ -36,7 +36,8 @@ func unsendable(n int) []byte {
 // poisonAmong is the nth poisonous message: of each kind in turn.
 func poisonAmong(n int) outflow.Message {
 	queue := "sqs://" + queues[n%len(queues)]
-	m := outflow.Message{Destination: queue, Type: fatal, ContentType: "text/plain", Payload: fmt.Appendf(nil, "poison %d", n)}
+	m := outflow.Message{Destination: queue, Type: fatal, ContentType: "text/plain",
+		Payload: fmt.Appendf(nil, "poison %d", n)}
 	switch n % 4 {
 	case 0:
 		m.Destination = "sqs://nowhere"
@@ -97,7 +98,8 @@ func (h *hazard) arrivedPoison() map[uuid.UUID]arrival {
 			var n int
 			_, err := fmt.Sscanf(string(body), "%d:", &n)
 			sound := err == nil && bytes.Equal(body, unsendable(n)) ||
-				bytes.HasPrefix(body, []byte("poison ")) && e.MessageAttributes[awssqs.AttributeHeaders].StringValue == `{"note":"bell \u0007"}`
+				bytes.HasPrefix(body, []byte("poison ")) &&
+					e.MessageAttributes[awssqs.AttributeHeaders].StringValue == `{"note":"bell \u0007"}`
 			found[id] = arrival{a.n + 1, sound && (a.n == 0 || a.intact)}
 		}
 	}

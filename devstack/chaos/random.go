@@ -72,14 +72,16 @@ func (h *hazard) run(ctx context.Context, length time.Duration, strikes []strike
 	}
 	tally.Drain, tally.InFlight = drained, int(h.met.Load()+h.lostAcks.Load())
 	h.result("%s", tally)
-	h.result("in flight at kills: %d leased or retrying, %d whose acknowledgement was lost", h.met.Load(), h.lostAcks.Load())
+	h.result("in flight at kills: %d leased or retrying, %d whose acknowledgement was lost", h.met.Load(),
+		h.lostAcks.Load())
 	errs := []error{drainErr, h.holdLost(tally), h.holdPoison(ctx, poison)}
 	if asked := float64(h.rate) * length.Seconds(); float64(tally.Enqueued) < leastLoad*asked {
 		errs = append(errs, fmt.Errorf("%d messages were enqueued, of %.0f that were asked for: the machine is too slow for this rate", tally.Enqueued, asked))
 	}
 	verdict, err := h.judge(ctx, h.fleet, h.causes)
 	if verdict.Duplicates > tally.InFlight {
-		errs = append(errs, fmt.Errorf("%d duplicates, and only %d were in flight at a fault", verdict.Duplicates, tally.InFlight))
+		errs = append(errs, fmt.Errorf("%d duplicates, and only %d were in flight at a fault", verdict.Duplicates,
+			tally.InFlight))
 	}
 	return errors.Join(append(errs, err)...)
 }

@@ -14,8 +14,8 @@ import (
 const (
 	// toReceivers is how many messages a second have callbacks: one to each receiver.
 	toReceivers = 4
-	// toldAfter bounds the wait for callbacks whose receivers are good again.
-	toldAfter = 45 * time.Second
+	// callbacksAfter bounds the wait for callbacks whose receivers are good again.
+	callbacksAfter = 45 * time.Second
 )
 
 // badReceivers are ways in which a receiver of callbacks is bad.
@@ -94,7 +94,7 @@ func (c *chaos) besideReceivers(ctx context.Context, f *fleet, r *faults.Receive
 			r.Behave(b.path, b.answer)
 		}
 	}
-	load := f.StartTellingLoad(toReceivers, "sqs://told", addresses...)
+	load := f.StartCallbackLoad(toReceivers, "sqs://with-callback", addresses...)
 	pause(ctx, onset)
 	m, err := c.measureRound(ctx, f)
 	load.Stop()
@@ -109,7 +109,7 @@ func (c *chaos) besideReceivers(ctx context.Context, f *fleet, r *faults.Receive
 
 const callbackCounts = `
 SELECT count(*) FILTER (WHERE callback_state = 'due'), coalesce(sum(callback_attempts), 0) FROM outbox.messages
- WHERE destination = 'sqs://told'`
+ WHERE destination = 'sqs://with-callback'`
 
 // settleCallbacks waits until the receivers, good again, have every callback.
 // What is in a long backoff would disturb the next round, and is withdrawn.
@@ -121,12 +121,12 @@ func (c *chaos) settleCallbacks(ctx context.Context, f *fleet, bad bool) error {
 	if bad {
 		c.say("receivers: %d callbacks due at the end of a bad round, %d attempts so far", due, attempts)
 	}
-	settling, cancel := context.WithTimeout(ctx, toldAfter)
+	settling, cancel := context.WithTimeout(ctx, callbacksAfter)
 	defer cancel()
 	if f.awaitNone(settling, "callback_state = 'due'") == nil {
 		return nil
 	}
-	c.say("receivers: not all told %s after they were good again; the rest is withdrawn", toldAfter)
+	c.say("receivers: not every callback arrived within %s of recovery; the rest is withdrawn", callbacksAfter)
 	_, err := f.Pool.Exec(ctx, "UPDATE outbox.messages SET callback_state = 'failed', callback_due_at = NULL WHERE callback_state = 'due'")
 	return err
 }

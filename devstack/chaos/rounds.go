@@ -56,7 +56,8 @@ func (s series) ratios() (throughput, p99 float64) {
 
 // compare measures rounds without and with a trouble in turn, and prints their
 // ratios.
-func (c *chaos) compare(name string, without, with func(round int) (measure, error)) (throughput, p99 float64, err error) {
+func (c *chaos) compare(name string, without,
+	with func(round int) (measure, error)) (throughput, p99 float64, err error) {
 	before, err := without(0)
 	if err != nil {
 		return 0, 0, err
@@ -96,7 +97,8 @@ func (c *chaos) measureRound(ctx context.Context, f *fleet) (measure, error) {
 		return measure{}, err
 	}
 	err = f.enqueue(ctx, burst, func(i int) outflow.Message {
-		return outflow.Message{Destination: "sqs://" + healthy[i%len(healthy)], Type: "burst", Payload: []byte(`{"burst":true}`)}
+		return outflow.Message{Destination: "sqs://" + healthy[i%len(healthy)], Type: "burst",
+			Payload: []byte(`{"burst":true}`)}
 	})
 	if err != nil {
 		return measure{}, err
@@ -165,7 +167,8 @@ func (f *fleet) awaitHealthy(ctx context.Context) error {
 func (f *fleet) awaitNone(ctx context.Context, condition string, args ...any) error {
 	for {
 		var n int
-		if err := f.Pool.QueryRow(ctx, "SELECT count(*) FROM outbox.messages WHERE "+condition, args...).Scan(&n); err != nil {
+		if err := f.Pool.QueryRow(ctx, "SELECT count(*) FROM outbox.messages WHERE "+condition,
+			args...).Scan(&n); err != nil {
 			return fmt.Errorf("waiting until there is no row with %s: %d are left: %w", condition, n, err)
 		}
 		if n == 0 {

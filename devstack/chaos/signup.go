@@ -88,7 +88,7 @@ func (h *hazard) signUps(ctx context.Context, length time.Duration, strikes []st
 	}
 	load := h.StartSignUps(max(h.rate/signUpShare, 1), url)
 	err = h.strikeAll(ctx, length, strikes)
-	// At the least this one: it shows that there was something to tell apart.
+	// At least this bound: it shows that deduplication had something to do.
 	err = errors.Join(err, killBeforeDelete(h, strike{}))
 	load.Stop()
 	if err != nil {

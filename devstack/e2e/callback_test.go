@@ -12,7 +12,7 @@ import (
 )
 
 // A process dies at each point between publish, mark and callback: every producer
-// is told, and no callback makes a message go out again. "make chaos ONLY=callback"
+// is notified, and no callback makes a message go out again. "make chaos ONLY=callback"
 // does it a hundred times.
 func TestKilledBetweenPublishMarkAndCallback(t *testing.T) {
 	t.Parallel()
@@ -29,7 +29,8 @@ func TestKilledBetweenPublishMarkAndCallback(t *testing.T) {
 	})
 	load := a.StartLoad(6)
 	t.Cleanup(load.Stop)
-	require.NoError(t, a.Run(t.Context(), faults.Moments[:len(faults.Points)], len(faults.Points), 500*time.Millisecond, t.Logf))
+	require.NoError(t, a.Run(t.Context(), faults.Moments[:len(faults.Points)], len(faults.Points), 500*time.Millisecond,
+		t.Logf))
 	load.Stop()
 	report, err := a.Settle(t.Context(), load)
 	require.NoError(t, err)
@@ -69,10 +70,12 @@ func TestKilledBetweenPublishMarkAndCallback(t *testing.T) {
 func (w *world) sendOnceMore() {
 	w.t.Helper()
 	var id string
-	require.NoError(w.t, w.pool.QueryRow(w.t.Context(), "SELECT id::text FROM outbox.messages WHERE state = 'delivered' ORDER BY seq LIMIT 1").Scan(&id))
+	require.NoError(w.t, w.pool.QueryRow(w.t.Context(),
+		"SELECT id::text FROM outbox.messages WHERE state = 'delivered' ORDER BY seq LIMIT 1").Scan(&id))
 	body := `{"QueueUrl": "http://sqs/000000000000/orders", "Entries": [{"Id": "0", "MessageBody": "{}",
 		"MessageAttributes": {"outflow-message-id": {"DataType": "String", "StringValue": "` + id + `"}}}]}`
-	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, "http://"+w.SQS.Address(), strings.NewReader(body))
+	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, "http://"+w.SQS.Address(),
+		strings.NewReader(body))
 	require.NoError(w.t, err)
 	request.Header.Set("X-Amz-Target", "AmazonSQS.SendMessageBatch")
 	answer, err := http.DefaultClient.Do(request)

@@ -62,7 +62,8 @@ func TestLeaseExpiresBesideALiveRun(t *testing.T) {
 	ids := w.enqueue(1, to("sqs://orders"))
 	w.start("outflow-worker")
 	w.start("outflow-starter")
-	w.eventually(30*time.Second, "the run is off its fast path", func() bool { return w.count("retrying AND attempts >= 2") == 1 })
+	w.eventually(30*time.Second, "the run is off its fast path",
+		func() bool { return w.count("retrying AND attempts >= 2") == 1 })
 
 	// Its lease runs out while the run waits for its next attempt.
 	_, err := w.pool.Exec(t.Context(), "UPDATE outbox.messages SET available_at = now() WHERE id = $1", ids[0])
@@ -85,7 +86,8 @@ func TestHistoryOfOneDelivery(t *testing.T) {
 	const marker = "payload-marker-7f3a91"
 	w.start("outflow-starter")
 	ids := w.enqueue(1, func(int) outflow.Message {
-		return outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"secret":"` + marker + `"}`)}
+		return outflow.Message{Destination: "sqs://orders", Type: "order-placed",
+			Payload: []byte(`{"secret":"` + marker + `"}`)}
 	})
 	w.eventually(30*time.Second, "delivered", func() bool { return w.count("state = 'delivered'") == 1 })
 	var outcome outflow.Outcome
@@ -186,7 +188,10 @@ func TestUnknownQueueEndsDeadAndStopsNobody(t *testing.T) {
 	good := w.enqueue(50, to("sqs://orders"))
 	bad := w.enqueue(1, to("sqs://nowhere"))
 	w.start("outflow-starter")
-	w.eventually(time.Minute, "all ended", func() bool { return w.count("state = 'delivered'") == 50 && w.count("state = 'dead'") == 1 })
+	w.eventually(time.Minute, "all ended", func() bool {
+		return w.count("state = 'delivered'") == 50 &&
+			w.count("state = 'dead'") == 1
+	})
 	missing, duplicates := w.tally("orders", good)
 	require.Zero(t, missing)
 	require.Zero(t, duplicates)
@@ -210,7 +215,8 @@ func hits(exported, text string) int {
 	for shift := range 3 {
 		encoded := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", shift) + text))
 		// Without the characters that also depend on the neighbours.
-		n += strings.Count(exported, strings.TrimRight(encoded, "=")[4*min(shift, 1):len(strings.TrimRight(encoded, "="))-2])
+		n += strings.Count(exported, strings.TrimRight(encoded,
+			"=")[4*min(shift, 1):len(strings.TrimRight(encoded, "="))-2])
 	}
 	return n
 }

@@ -30,10 +30,12 @@ func TestTerminatedRunIsStartedAnew(t *testing.T) {
 	id := w.enqueue(1, to("sqs://orders"))[0]
 	w.start("outflow-worker")
 	w.start("outflow-starter")
-	w.eventually(30*time.Second, "the run is off its fast path", func() bool { return w.count("retrying AND attempts >= 1") == 1 })
+	w.eventually(30*time.Second, "the run is off its fast path",
+		func() bool { return w.count("retrying AND attempts >= 1") == 1 })
 	require.NoError(t, w.client.TerminateWorkflow(t.Context(), w.workflowID(id), "", "by a test"))
 	w.queues.Heal("")
-	require.Equal(t, 1, w.count("state = 'pending' AND available_at > now()"), "the row is held by a lease that nobody renews")
+	require.Equal(t, 1, w.count("state = 'pending' AND available_at > now()"),
+		"the row is held by a lease that nobody renews")
 
 	w.endLeases()
 	w.eventually(30*time.Second, "delivered by another run", func() bool { return w.count("state = 'delivered'") == 1 })
@@ -126,7 +128,8 @@ func freshNamespace(t *testing.T, w *world) string {
 	_, err := w.client.WorkflowService().RegisterNamespace(t.Context(), &workflowservice.RegisterNamespaceRequest{
 		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour)})
 	require.NoError(t, err)
-	c, err := client.NewLazyClient(client.Options{HostPort: shared.Temporal.Address(), Namespace: name, Logger: quiet{}})
+	c, err := client.NewLazyClient(client.Options{HostPort: shared.Temporal.Address(), Namespace: name,
+		Logger: quiet{}})
 	require.NoError(t, err)
 	defer c.Close()
 	w.eventually(30*time.Second, "the namespace takes starts", func() bool {

@@ -79,7 +79,8 @@ func (f *fault) flows(within time.Duration) {
 	})
 	f.eventually(within, "the load goes on by itself", func() bool {
 		var n int
-		err := f.pool.QueryRow(f.t.Context(), "SELECT count(*) FROM outbox.messages WHERE state = 'delivered' AND enqueued_at > $1", since).Scan(&n)
+		err := f.pool.QueryRow(f.t.Context(),
+			"SELECT count(*) FROM outbox.messages WHERE state = 'delivered' AND enqueued_at > $1", since).Scan(&n)
 		return err == nil && n > rate
 	})
 	f.t.Logf("flowing %s after the fault", time.Since(began).Round(10*time.Millisecond))
@@ -153,7 +154,8 @@ func TestRollingRestarts(t *testing.T) {
 	f.settle(30*time.Second, false)
 	const longest = 5 * time.Second
 	var slowest time.Duration
-	require.NoError(t, f.pool.QueryRow(t.Context(), "SELECT max(finished_at - enqueued_at) FROM outbox.messages").Scan(&slowest))
+	require.NoError(t, f.pool.QueryRow(t.Context(),
+		"SELECT max(finished_at - enqueued_at) FROM outbox.messages").Scan(&slowest))
 	t.Logf("the slowest delivery took %s from enqueue to mark", slowest)
 	require.LessOrEqual(t, slowest, longest, "no delivery stalls during the rolling")
 }

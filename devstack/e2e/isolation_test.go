@@ -14,7 +14,8 @@ func TestBrokenDestinationHurtsOnlyItself(t *testing.T) {
 	w.start("outflow-starter")
 	w.start("outflow-starter")
 	slowest := func() (s time.Duration) {
-		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT coalesce(percentile_disc(0.99) WITHIN GROUP (ORDER BY finished_at - enqueued_at), interval '0')
+		require.NoError(t, w.pool.QueryRow(t.Context(),
+			`SELECT coalesce(percentile_disc(0.99) WITHIN GROUP (ORDER BY finished_at - enqueued_at), interval '0')
 			FROM outbox.messages WHERE destination = 'sqs://up' AND state = 'delivered'`).Scan(&s))
 		return s
 	}
@@ -22,9 +23,11 @@ func TestBrokenDestinationHurtsOnlyItself(t *testing.T) {
 		_, err := w.pool.Exec(t.Context(), "DELETE FROM outbox.messages WHERE destination = 'sqs://up' AND state = 'delivered'")
 		require.NoError(t, err)
 		load := w.StartLoad(rate, "sqs://up")
-		w.eventually(30*time.Second, "a steady flow", func() bool { return w.count("destination = 'sqs://up' AND state = 'delivered'") > 8*rate })
+		w.eventually(30*time.Second, "a steady flow",
+			func() bool { return w.count("destination = 'sqs://up' AND state = 'delivered'") > 8*rate })
 		load.Stop()
-		w.eventually(10*time.Second, "all of it", func() bool { return w.count("destination = 'sqs://up' AND state = 'pending'") == 0 })
+		w.eventually(10*time.Second, "all of it",
+			func() bool { return w.count("destination = 'sqs://up' AND state = 'pending'") == 0 })
 		return slowest()
 	}
 	deliver() // warm
@@ -39,7 +42,8 @@ func TestBrokenDestinationHurtsOnlyItself(t *testing.T) {
 	})
 	beside := deliver()
 	untouched := w.count("destination = 'sqs://down' AND attempts = 0 AND claims = 0")
-	t.Logf("p99 of healthy deliveries: %s alone, %s beside a broken destination; %d of its %d messages untouched", alone, beside, untouched, n)
+	t.Logf("p99 of healthy deliveries: %s alone, %s beside a broken destination; %d of its %d messages untouched",
+		alone, beside, untouched, n)
 	require.Less(t, beside, max(3*alone, 5*time.Second))
 	require.Greater(t, untouched, n/3, "what the queue never saw spends nothing")
 	require.Less(t, len(w.queues.Requests("SendMessageBatch", "SendMessage", "GetQueueUrl")), 2000)
@@ -75,6 +79,7 @@ func TestDeletedQueueIsWaitedFor(t *testing.T) {
 
 func (w *world) breakerIsOpen() (open bool) {
 	w.t.Helper()
-	require.NoError(w.t, w.pool.QueryRow(w.t.Context(), "SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)").Scan(&open))
+	require.NoError(w.t, w.pool.QueryRow(w.t.Context(),
+		"SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)").Scan(&open))
 	return open
 }

@@ -22,10 +22,13 @@ func TestLinkFaults(t *testing.T) {
 		}
 	}
 	for name, run := range map[string]func(*testing.T, *fault){
-		"half-open connections to Postgres": halfOpen(func(f *fault) *faults.Link { return f.Postgres }, 30*time.Second, false),
+		"half-open connections to Postgres": halfOpen(func(f *fault) *faults.Link { return f.Postgres }, 30*time.Second,
+			false),
 		// gRPC notices a silent connection by its keepalive: 30 s, and 15 s for the answer.
-		"half-open connections to Temporal": halfOpen(func(f *fault) *faults.Link { return f.Temporal }, 60*time.Second, true),
-		"half-open connections to SQS":      halfOpen(func(f *fault) *faults.Link { return f.SQS }, 30*time.Second, true),
+		"half-open connections to Temporal": halfOpen(func(f *fault) *faults.Link { return f.Temporal }, 60*time.Second,
+			true),
+		"half-open connections to SQS": halfOpen(func(f *fault) *faults.Link { return f.SQS }, 30*time.Second,
+			true),
 		"SQS is unavailable, then throttles": func(t *testing.T, f *fault) {
 			f.meet()
 			f.Queues.Inject(fakesqs503(""))

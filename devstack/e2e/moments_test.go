@@ -49,7 +49,7 @@ type step struct {
 	mayRepeat bool
 }
 
-// lease is OUTFLOW_LEASE: so long that it mends nothing, but where nothing else
+// lease is OUTFLOW_LEASE: so long that it recovers nothing, but where nothing else
 // would.
 func (s step) lease() (setting string, repairedWithin time.Duration) {
 	if s.name == claimed.name {
@@ -63,7 +63,8 @@ var (
 		require.NoError(m.t, m.Temporal.Swallow())
 		m.begin()
 		m.reached("claimed", func() bool {
-			return m.count("id = ANY ($1) AND state = 'pending' AND claims = 1 AND available_at > now()", m.ids) == messagesAtOnce
+			return m.count("id = ANY ($1) AND state = 'pending' AND claims = 1 AND available_at > now()",
+				m.ids) == messagesAtOnce
 		})
 	}, func(m *moment) { require.NoError(m.t, m.Temporal.Heal()) }, false}
 
@@ -118,7 +119,8 @@ var (
 		_, err = lock.Exec(m.t.Context(), "SELECT pg_advisory_xact_lock(1)")
 		require.NoError(m.t, err)
 		m.reached("at the mark", func() bool {
-			return m.count("EXISTS (SELECT FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid)))", lock.Conn().PgConn().PID()) > 0
+			return m.count("EXISTS (SELECT FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid)))",
+				lock.Conn().PgConn().PID()) > 0
 		})
 		require.NoError(m.t, m.Temporal.Swallow())
 		require.NoError(m.t, lock.Rollback(m.t.Context()))
@@ -169,7 +171,7 @@ func TestWorkerKilledAtEveryMoment(t *testing.T) {
 	}
 }
 
-// A payload that ends every process which sends it: it is given three lonely
+// A payload that ends every process which sends it: it is given three isolated
 // tries, ends dead with the reason, and takes nobody with it.
 func TestPayloadThatKillsItsProcess(t *testing.T) {
 	t.Parallel()
@@ -218,7 +220,8 @@ func TestPayloadThatKillsItsProcess(t *testing.T) {
 	require.EqualValues(t, 3, kills.Load(), "tries")
 	require.Zero(t, others.Load(), "messages in flight beside it when it killed")
 	var reason string
-	require.NoError(t, w.pool.QueryRow(t.Context(), "SELECT last_error FROM outbox.messages WHERE id = $1", killer).Scan(&reason))
+	require.NoError(t, w.pool.QueryRow(t.Context(), "SELECT last_error FROM outbox.messages WHERE id = $1",
+		killer).Scan(&reason))
 	require.Contains(t, reason, "the process ended without a word 8 times while it had this message, the last 3 times this one alone")
 	w.eventually(time.Minute, "all others are delivered", func() bool { return w.count("state = 'delivered'") == 50 })
 	lost, duplicates := w.report("orders", ids, died)
@@ -262,7 +265,8 @@ func offTheFastPath(t *testing.T) *moment {
 func (m *moment) takeUp(program string) {
 	m.t.Helper()
 	m.victim = m.start(program)
-	require.NoError(m.t, m.client.SignalWorkflow(m.t.Context(), m.workflowID(m.ids[0]), "", workflows.SignalTryNow, nil))
+	require.NoError(m.t, m.client.SignalWorkflow(m.t.Context(), m.workflowID(m.ids[0]), "", workflows.SignalTryNow,
+		nil))
 }
 
 // startLoad begins the load, and returns when it flows.

@@ -16,12 +16,13 @@ import (
 func TestOneBadEntryOfABatch(t *testing.T) {
 	w := newWorld(t)
 	const poisoned = `{"number":3}`
-	w.queues.Inject(fakesqs.Fault{Queue: "orders", Action: "SendMessageBatch", EntryError: func(e fakesqs.Entry) *fakesqs.Error {
-		if e.MessageBody != poisoned {
-			return nil
-		}
-		return &fakesqs.Error{Code: "InvalidMessageContents", SenderFault: true, Message: "refused by a test"}
-	}})
+	w.queues.Inject(fakesqs.Fault{Queue: "orders", Action: "SendMessageBatch",
+		EntryError: func(e fakesqs.Entry) *fakesqs.Error {
+			if e.MessageBody != poisoned {
+				return nil
+			}
+			return &fakesqs.Error{Code: "InvalidMessageContents", SenderFault: true, Message: "refused by a test"}
+		}})
 	// Which messages share a request is up to the moment: ten at a time, until the
 	// bad one had company.
 	w.start("outflow-starter")
@@ -33,7 +34,8 @@ func TestOneBadEntryOfABatch(t *testing.T) {
 		ids = append(ids, ten...)
 		w.eventually(30*time.Second, "all ended", func() bool { return w.count("finished_at IS NOT NULL") == 10*tens })
 		require.Equal(t, 9*tens, w.count("state = 'delivered'"))
-		require.Equal(t, 1, w.count("state = 'dead' AND id = $1 AND last_error LIKE '%InvalidMessageContents%'", ten[3]))
+		require.Equal(t, 1, w.count("state = 'dead' AND id = $1 AND last_error LIKE '%InvalidMessageContents%'",
+			ten[3]))
 		missing, duplicates := w.tally("orders", ids)
 		require.Equal(t, tens, missing, "the refused ones")
 		require.Zero(t, duplicates)
@@ -61,16 +63,19 @@ func TestPoisonStopsNobody(t *testing.T) {
 
 	message := func(destination string, payload []byte, headers map[string]string) func(int) outflow.Message {
 		return func(int) outflow.Message {
-			return outflow.Message{Destination: destination, Type: "poison", Payload: payload, ContentType: "text/plain", Headers: headers}
+			return outflow.Message{Destination: destination, Type: "poison", Payload: payload,
+				ContentType: "text/plain", Headers: headers}
 		}
 	}
 	control := []byte("bell \a, null \x00, and no UTF-8 \xff")
 	w.enqueue(10, message("sqs://nowhere", []byte("unknown queue"), nil))
 	w.enqueue(10, message("sqs://small", bytes.Repeat([]byte("x"), 1025), nil))
 	w.enqueue(10, message("sqs://orders", control, nil))
-	w.enqueue(10, message("sqs://orders", []byte("control characters in a header"), map[string]string{"note": "bell \a"}))
+	w.enqueue(10, message("sqs://orders", []byte("control characters in a header"),
+		map[string]string{"note": "bell \a"}))
 	w.enqueue(10, message("sqs://orders", []byte("many headers"), map[string]string{"long": strings.Repeat("x", 8000)}))
-	w.eventually(30*time.Second, "every poison has ended", func() bool { return w.count("type = 'poison' AND state = 'pending'") == 0 })
+	w.eventually(30*time.Second, "every poison has ended",
+		func() bool { return w.count("type = 'poison' AND state = 'pending'") == 0 })
 	began := time.Now()
 	w.eventually(10*time.Second, "the neighbours go on", func() bool {
 		return w.count("type <> 'poison' AND state = 'delivered' AND enqueued_at > $1", began) > rate

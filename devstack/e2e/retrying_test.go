@@ -20,7 +20,8 @@ func TestWorkersGoOnWithoutAStarter(t *testing.T) {
 	ids := w.enqueue(n, to("sqs://orders"))
 	w.start(faults.Worker)
 	starters := []*faults.Program{w.start(faults.Starter), w.start(faults.Starter)}
-	w.eventually(time.Minute, "all retry behind the open breaker", func() bool { return w.breakerIsOpen() && w.count("retrying") == n })
+	w.eventually(time.Minute, "all retry behind the open breaker",
+		func() bool { return w.breakerIsOpen() && w.count("retrying") == n })
 	for _, p := range starters {
 		w.kill(p)
 	}
@@ -90,7 +91,8 @@ func TestRetryingOutlivesWhatDies(t *testing.T) {
 func (m *moment) betweenAttempts() bool {
 	for _, id := range m.ids {
 		d, err := m.client.DescribeWorkflowExecution(m.t.Context(), m.workflowID(id), "")
-		if err != nil || len(d.PendingActivities) != 1 || d.PendingActivities[0].State != enums.PENDING_ACTIVITY_STATE_SCHEDULED {
+		if err != nil || len(d.PendingActivities) != 1 ||
+			d.PendingActivities[0].State != enums.PENDING_ACTIVITY_STATE_SCHEDULED {
 			return false
 		}
 	}

@@ -63,7 +63,8 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 			m := keepBusy(t)
 			p := m.victim
 			require.NoError(t, p.Signal(syscall.SIGTERM))
-			m.eventually(5*time.Second, "it is stopping", func() bool { return strings.Contains(p.Output.String(), "stopping") })
+			m.eventually(5*time.Second, "it is stopping",
+				func() bool { return strings.Contains(p.Output.String(), "stopping") })
 			select {
 			case <-p.Done():
 				t.Fatal("it has ended already: the second signal proves nothing")

@@ -27,7 +27,8 @@ func TestSignUpsGetOneEmailEach(t *testing.T) {
 	require.NoError(t, err)
 	url := "http://" + ports.Address(port)
 	consumers := map[string]*faults.Member{}
-	for name, args := range map[string][]string{"service": {"serve", "-listen", ports.Address(port)}, "consumer": {"consume"}} {
+	for name, args := range map[string][]string{"service": {"serve", "-listen", ports.Address(port)},
+		"consumer": {"consume"}} {
 		m, err := faults.SuperviseAs(name, binaries, faults.SignUp, w.env, args...)
 		require.NoError(t, err)
 		consumers[name] = m

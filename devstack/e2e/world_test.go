@@ -112,7 +112,8 @@ func (w *world) enqueue(n int, make func(i int) outflow.Message) []uuid.UUID {
 // to returns a maker of small messages to one destination.
 func to(destination string) func(int) outflow.Message {
 	return func(i int) outflow.Message {
-		return outflow.Message{Destination: destination, Type: "numbered", Payload: fmt.Appendf(nil, `{"number":%d}`, i)}
+		return outflow.Message{Destination: destination, Type: "numbered",
+			Payload: fmt.Appendf(nil, `{"number":%d}`, i)}
 	}
 }
 
@@ -120,7 +121,8 @@ func to(destination string) func(int) outflow.Message {
 func (w *world) count(condition string, args ...any) int {
 	w.t.Helper()
 	var n int
-	err := w.pool.QueryRow(context.WithoutCancel(w.t.Context()), "SELECT count(*) FROM outbox.messages WHERE "+condition, args...).Scan(&n)
+	err := w.pool.QueryRow(context.WithoutCancel(w.t.Context()),
+		"SELECT count(*) FROM outbox.messages WHERE "+condition, args...).Scan(&n)
 	require.NoError(w.t, err)
 	return n
 }
@@ -151,7 +153,8 @@ func (w *world) report(queue string, ids []uuid.UUID, began time.Time) (lost, du
 	w.t.Helper()
 	took := time.Since(began).Round(10 * time.Millisecond)
 	lost, duplicates = w.tally(queue, ids)
-	w.t.Logf("enqueued %d, delivered %d, lost %d, duplicates %d, time to drain %s", len(ids), len(ids)-lost, lost, duplicates, took)
+	w.t.Logf("enqueued %d, delivered %d, lost %d, duplicates %d, time to drain %s", len(ids), len(ids)-lost, lost,
+		duplicates, took)
 	return lost, duplicates
 }
 
@@ -167,18 +170,21 @@ func (quiet) Error(string, ...any) {}
 
 // fakesqs503 makes a queue answer that the service is unavailable.
 func fakesqs503(queue string) fakesqs.Fault {
-	return fakesqs.Fault{Queue: queue, Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: "try again later"}}
+	return fakesqs.Fault{Queue: queue, Error: &fakesqs.Error{Status: http.StatusServiceUnavailable,
+		Code: "ServiceUnavailable", Message: "try again later"}}
 }
 
 // refusesEntries makes the queue orders refuse each message, and not all of them:
 // they are retried one by one, and its breaker stays closed.
-var refusesEntries = fakesqs.Fault{Queue: "orders", EntryError: func(fakesqs.Entry) *fakesqs.Error { return &fakesqs.Error{Code: "InternalError"} }}
+var refusesEntries = fakesqs.Fault{Queue: "orders",
+	EntryError: func(fakesqs.Entry) *fakesqs.Error { return &fakesqs.Error{Code: "InternalError"} }}
 
 // history returns the events of a message's newest run.
 func (w *world) history(id string) []*history.HistoryEvent {
 	w.t.Helper()
 	var events []*history.HistoryEvent
-	iterator := w.client.GetWorkflowHistory(w.t.Context(), w.name+"/"+id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	iterator := w.client.GetWorkflowHistory(w.t.Context(), w.name+"/"+id, "", false,
+		enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for iterator.HasNext() {
 		e, err := iterator.Next()
 		require.NoError(w.t, err)

@@ -35,11 +35,11 @@ func (w *World) Hire(s *Stack, r *Receiver, programs, program string, number int
 	query := database.Query()
 	query.Set("application_name", a.ID)
 	database.Host, database.RawQuery = w.Postgres.Address(), query.Encode()
-	told, err := r.EnvOf(a.ID)
+	receiver, err := r.EnvOf(a.ID)
 	if err != nil {
 		return nil, err
 	}
-	env := append(w.Env(), told...)
+	env := append(w.Env(), receiver...)
 	env = append(env,
 		"DATABASE_URL="+database.String(), "AWS_REGION="+a.ID, "TEMPORAL_ADDRESS="+a.Temporal.Address(),
 		// What a killed process held comes back when its lease runs out; 30 s is the least.

@@ -33,7 +33,7 @@ const (
 	preferring = 3 * time.Second        // how long an agent of the wanted kind is waited for
 	missed     = time.Minute            // a moment that nobody has reached by then
 	watchEvery = 20 * time.Millisecond
-	// A slow machine is given time: while more than that are to be delivered or told,
+	// A slow machine is given time: while more than that are to be delivered or have a callback due,
 	// no shot and no load is added. It is about what kills leave behind in half a minute.
 	mostOwed   = 150
 	mostMisses = 3
@@ -130,20 +130,21 @@ func (a *Ambush) Close() error {
 
 // StartLoad enqueues rate messages with callbacks a second beside the shots.
 func (a *Ambush) StartLoad(rate int) *Load {
-	l := &Load{message: telling("sqs://"+orders, a.Receiver.URL("/beside")), full: a.busy}
+	l := &Load{message: withCallbacks("sqs://"+orders, a.Receiver.URL("/beside")), full: a.busy}
 	return a.World.start(l, rate)
 }
 
 // busy reports whether the machine has enough to do.
 func (a *Ambush) busy() bool {
-	n, err := a.World.owed(context.Background())
+	n, err := a.World.unfinished(context.Background())
 	return err != nil || n > mostOwed
 }
 
 // Run kills at the moments in turn, so many times in all, one every so often: what
-// a kill leaves behind is mended while others follow. A moment that nobody came to
+// a kill leaves behind recovers while others follow. A moment that nobody came to
 // is said and tried again, a few times.
-func (a *Ambush) Run(ctx context.Context, moments []Moment, kills int, every time.Duration, say func(format string, args ...any)) error {
+func (a *Ambush) Run(ctx context.Context, moments []Moment, kills int, every time.Duration,
+	say func(format string, args ...any)) error {
 	for done, misses := 0, 0; done < kills; {
 		began, at := time.Now(), moments[done%len(moments)]
 		struck, victim, err := a.strike(ctx, at)
@@ -216,7 +217,8 @@ func (a *Ambush) fire(ctx context.Context, s *shot) error {
 	var messages []outflow.Message
 	for i, id := range s.ids {
 		messages = append(messages, outflow.Message{
-			ID: id, Destination: "sqs://" + s.queue, Type: s.messageType(), Payload: fmt.Appendf(nil, `{"number":%d}`, i), Callback: a.Receiver.URL(s.path()),
+			ID: id, Destination: "sqs://" + s.queue, Type: s.messageType(), Payload: fmt.Appendf(nil, `{"number":%d}`,
+				i), Callback: a.Receiver.URL(s.path()),
 		})
 	}
 	err := pgx.BeginFunc(ctx, a.World.Pool, func(tx pgx.Tx) error {
@@ -256,7 +258,8 @@ func (a *Ambush) agent(id string) *Agent {
 
 // choose waits until an agent is at the moment, of the program if one comes soon,
 // and returns the one that has most there. counts names them all.
-func (a *Ambush) choose(ctx context.Context, program string, counts func() (map[string]int, error)) (*Agent, int, error) {
+func (a *Ambush) choose(ctx context.Context, program string,
+	counts func() (map[string]int, error)) (*Agent, int, error) {
 	began, first := time.Now(), time.Time{}
 	for {
 		found, err := counts()
@@ -269,7 +272,8 @@ func (a *Ambush) choose(ctx context.Context, program string, counts func() (map[
 			if agent == nil || !agent.is(program) && time.Since(began) < preferring {
 				continue
 			}
-			if best == nil || agent.is(program) && !best.is(program) || agent.is(program) == best.is(program) && n > found[best.ID] {
+			if best == nil || agent.is(program) && !best.is(program) || agent.is(program) == best.is(program) &&
+				n > found[best.ID] {
 				best = agent
 			}
 		}
@@ -310,13 +314,15 @@ func (a *Ambush) until(ctx context.Context, condition string, ids []uuid.UUID, m
 			return nil
 		}
 		if restErr := rest(ctx); restErr != nil {
-			return fmt.Errorf("waiting for %d rows with %s, of which there are %d: %w", many, condition, n, errors.Join(restErr, err))
+			return fmt.Errorf("waiting for %d rows with %s, of which there are %d: %w", many, condition, n,
+				errors.Join(restErr, err))
 		}
 	}
 }
 
 func (a *Ambush) count(ctx context.Context, condition string, ids []uuid.UUID) (n int, err error) {
-	err = a.World.Pool.QueryRow(ctx, "SELECT count(*) FROM outbox.messages WHERE id = ANY ($1) AND "+condition, ids).Scan(&n)
+	err = a.World.Pool.QueryRow(ctx, "SELECT count(*) FROM outbox.messages WHERE id = ANY ($1) AND "+condition,
+		ids).Scan(&n)
 	return n, err
 }
 
@@ -326,7 +332,7 @@ func (a *Ambush) refuses(from string) bool {
 	return a.refusing.Load() && agent != nil && agent.is(Starter)
 }
 
-// finalOf tells which messages have ended.
+// finalOf returns the messages that have ended.
 const finalOf = `SELECT id FROM outbox.messages WHERE id = ANY ($1) AND finished_at IS NOT NULL`
 
 // sending notes each copy that SQS is about to take, and whether its row was final

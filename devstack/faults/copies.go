@@ -49,7 +49,7 @@ const (
 	// wakesFor is how long a process that was stopped goes on with what it had
 	// begun before it meets its own deadlines.
 	wakesFor = activities.LocalPublish
-	// tooLate is when an answer that SQS owes may miss its caller: one of the fast path,
+	// tooLate is when an answer of SQS may miss its caller: one of the fast path,
 	// whose call has activities.BrokerCall, counted from before its connection is made.
 	tooLate = activities.BrokerCall - onItsWay
 )
@@ -203,7 +203,8 @@ func (v *Verdict) judge(c *Copy, causes []Cause, atRisk map[string]bool) {
 	}
 	if len(explains) == 0 {
 		const clock = "15:04:05.000"
-		v.Unexplained = append(v.Unexplained, fmt.Sprintf("%s to %s: taken from %s at %s, answered at %s, and from %s at %s; settled at %s",
-			c.ID, c.Queue, c.Caller, c.Received.Format(clock), c.Answered.Format(clock), c.next.Caller, c.next.Received.Format(clock), c.settled.Format(clock)))
+		v.Unexplained = append(v.Unexplained,
+			fmt.Sprintf("%s to %s: taken from %s at %s, answered at %s, and from %s at %s; settled at %s",
+				c.ID, c.Queue, c.Caller, c.Received.Format(clock), c.Answered.Format(clock), c.next.Caller, c.next.Received.Format(clock), c.settled.Format(clock)))
 	}
 }

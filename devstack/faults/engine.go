@@ -28,21 +28,21 @@ const engineTimeout = 3 * time.Minute
 // Temporal's server is that program once more, in a process that can be killed.
 // In any other process it does nothing.
 func ServeEngine() {
-	told := os.Getenv(asEngine)
-	if told == "" {
+	options := os.Getenv(asEngine)
+	if options == "" {
 		return
 	}
 	os.Unsetenv(asEngine)
-	if err := serveEngine(told); err != nil {
+	if err := serveEngine(options); err != nil {
 		fmt.Fprintln(os.Stderr, "temporal:", err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serveEngine(told string) error {
+func serveEngine(options string) error {
 	var o temporal.Options
-	if err := json.Unmarshal([]byte(told), &o); err != nil {
+	if err := json.Unmarshal([]byte(options), &o); err != nil {
 		return fmt.Errorf("reading what to start: %w", err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -52,7 +52,7 @@ func serveEngine(told string) error {
 		return err
 	}
 	if _, err := fmt.Println(engineReady); err != nil {
-		return fmt.Errorf("telling that it is ready: %w", err)
+		return fmt.Errorf("reporting readiness: %w", err)
 	}
 	<-ctx.Done()
 	return server.Stop()
@@ -84,9 +84,9 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("finding this program: %w", err)
 	}
-	told, err := json.Marshal(e.options)
+	options, err := json.Marshal(e.options)
 	if err != nil {
-		return fmt.Errorf("telling Temporal what to start: %w", err)
+		return fmt.Errorf("encoding the options of Temporal: %w", err)
 	}
 	log, err := os.OpenFile(e.options.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -95,7 +95,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	defer log.Close()
 	said, says := io.Pipe()
 	cmd := exec.Command(self)
-	cmd.Env = []string{asEngine + "=" + string(told), "PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir()}
+	cmd.Env = []string{asEngine + "=" + string(options), "PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir()}
 	cmd.Stdout, cmd.Stderr = says, log
 	if e.process, err = proc.Start(cmd, syscall.SIGKILL); err != nil {
 		return err
@@ -119,9 +119,11 @@ func (e *Engine) Start(ctx context.Context) error {
 	case <-ready:
 		return nil
 	case <-p.Done():
-		return fmt.Errorf("starting Temporal: %w (log: %s)", errors.Join(errors.New("it ended"), p.Err()), e.options.LogFile)
+		return fmt.Errorf("starting Temporal: %w (log: %s)", errors.Join(errors.New("it ended"), p.Err()),
+			e.options.LogFile)
 	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("starting Temporal: not ready: %w (log: %s)", ctx.Err(), e.options.LogFile), e.Kill())
+		return errors.Join(fmt.Errorf("starting Temporal: not ready: %w (log: %s)", ctx.Err(), e.options.LogFile),
+			e.Kill())
 	}
 }
 

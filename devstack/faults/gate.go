@@ -14,7 +14,7 @@ type gate int
 const (
 	gateMark  gate = 1 + iota // the broker has acknowledged, the row is being marked
 	gateBegin                 // the callback's run is about to send
-	gateNote                  // the receiver has answered, the row is being told so
+	gateNote                  // the receiver has answered, its row is being updated
 )
 
 // buildGates puts triggers on the table that take a shared lock, named by gate and

@@ -46,17 +46,17 @@ func (w *World) StartLoadOf(rate int, message func(n int) outflow.Message) *Load
 	return w.start(&Load{message: message}, rate)
 }
 
-// StartTellingLoad is StartLoad to one destination, with callbacks to each
+// StartCallbackLoad is StartLoad to one destination, with callbacks to each
 // address in turn.
-func (w *World) StartTellingLoad(rate int, destination string, callbacks ...string) *Load {
-	return w.StartLoadOf(rate, telling(destination, callbacks...))
+func (w *World) StartCallbackLoad(rate int, destination string, callbacks ...string) *Load {
+	return w.StartLoadOf(rate, withCallbacks(destination, callbacks...))
 }
 
 func numbered(n int, destination string) outflow.Message {
 	return outflow.Message{Destination: destination, Type: "numbered", Payload: fmt.Appendf(nil, `{"number":%d}`, n)}
 }
 
-func telling(destination string, callbacks ...string) func(n int) outflow.Message {
+func withCallbacks(destination string, callbacks ...string) func(n int) outflow.Message {
 	return func(n int) outflow.Message {
 		m := numbered(n, destination)
 		m.Callback = callbacks[n%len(callbacks)]

@@ -42,7 +42,8 @@ func Supervise(folder, program string, env []string, args ...string) (*Member, e
 // SuperviseAs gives the member a name, with which its requests to SQS are signed.
 func SuperviseAs(name, folder, program string, env []string, args ...string) (*Member, error) {
 	m := &Member{
-		Name: name, folder: folder, program: program, env: append(env[:len(env):len(env)], "AWS_ACCESS_KEY_ID="+name), args: args,
+		Name: name, folder: folder, program: program, env: append(env[:len(env):len(env)],
+			"AWS_ACCESS_KEY_ID="+name), args: args,
 		stop: make(chan struct{}), gone: make(chan struct{}),
 	}
 	if err := m.launch(); err != nil {

@@ -111,7 +111,7 @@ func (h *Hold) senders() (map[string]int, error) {
 
 // afterTheNote takes Temporal from an agent whose notes wait at their gate, opens
 // it, and kills the agent when the rows say that they were sent: the engine never
-// heard. (An answer is told to the engine before the row, so no earlier.)
+// heard. (An answer goes to the engine before it goes to the row, so no earlier.)
 func afterTheNote(ctx context.Context, a *Ambush, s *shot) (string, error) {
 	g, err := a.World.closeGate(ctx, gateNote, s.number)
 	if err != nil {

@@ -22,7 +22,8 @@ const (
 // Build builds the root module's programs into a folder, as they are shipped,
 // so that no stale binary is tested. root is the root module's folder.
 func Build(root, into string) error {
-	for name, folder := range map[string]string{"outflow": "./cmd/outflow", Starter: "./starter", Worker: "./worker", SignUp: "./examples/signup"} {
+	for name, folder := range map[string]string{"outflow": "./cmd/outflow", Starter: "./starter", Worker: "./worker",
+		SignUp: "./examples/signup"} {
 		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(into, name), folder)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")

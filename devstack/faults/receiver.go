@@ -97,7 +97,8 @@ func (r *Receiver) certify() (tls.Certificate, error) {
 	}
 	r.authorityFile = file.Name()
 	defer file.Close()
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.Encode(file, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.Encode(file,
+		&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 func newSecret() string {
@@ -109,7 +110,7 @@ func newSecret() string {
 // URL is where a callback is sent to; path begins with a slash.
 func (r *Receiver) URL(path string) string { return r.server.URL + path }
 
-// Env is what programs are told so that they call it.
+// Env is the environment with which programs call it.
 func (r *Receiver) Env() []string {
 	return []string{
 		"OUTFLOW_WEBHOOK_HOSTS=127.0.0.1", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on",

@@ -27,7 +27,7 @@ func (w *World) OnSending(f func(Sending) (answered func())) { w.tap.Store(&f) }
 
 var signedFor = regexp.MustCompile(`Credential=[^/]*/[0-9]{8}/([^/]+)/`)
 
-// tapped tells the tap of a request, and returns what is to be called after the
+// tapped reports a request to the tap, and returns the function to call after the
 // answer, or nil, and how late that is to be.
 func (w *World) tapped(r *http.Request) (answered func(), late time.Duration) {
 	tap, lateFor := w.tap.Load(), w.lateFor.Load()

@@ -168,7 +168,7 @@ type Emails struct {
 	// Strangers are e-mails to nobody who is a user, or of no welcome message.
 	Strangers int `db:"strangers"`
 	// Again are welcome messages that the consumer handled more than once: what it
-	// had to tell apart by the message ID.
+	// had to deduplicate by the message ID.
 	Again int `db:"again"`
 	// Posted are all sign-ups; Forgotten were confirmed and are no users.
 	Posted    int `db:"-"`
@@ -227,7 +227,7 @@ func (e Emails) Wrong() string {
 	case e.Users == 0:
 		return "nobody signed up"
 	case e.Again == 0:
-		return "the consumer met no message twice, so that it had nothing to tell apart"
+		return "the consumer met no message twice, so that deduplication had nothing to do"
 	}
 	return ""
 }

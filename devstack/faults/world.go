@@ -58,7 +58,8 @@ func NewWorld(ctx context.Context, s *Stack, name string) (_ *World, err error) 
 		name, upstream string
 		into           **Link
 	}{
-		{"postgres", w.Pool.Config().ConnConfig.Host + fmt.Sprintf(":%d", w.Pool.Config().ConnConfig.Port), &w.Postgres},
+		{"postgres", w.Pool.Config().ConnConfig.Host + fmt.Sprintf(":%d", w.Pool.Config().ConnConfig.Port),
+			&w.Postgres},
 		{"temporal", s.Temporal.Address(), &w.Temporal},
 		{"sqs", strings.TrimPrefix(w.sqs.URL, "http://"), &w.SQS},
 	} {
@@ -95,7 +96,7 @@ func (w *World) serveSQS(out http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Env is all that the programs are told: every address is a link's. Nothing of
+// Env is the whole environment of the programs: every address is that of a link. Nothing of
 // this process's own environment reaches them but where programs are.
 func (w *World) Env() []string {
 	database, _ := url.Parse(w.URL) // it is our own

@@ -160,7 +160,7 @@ func runInitdb(ctx context.Context, bin string, who *account, logFile string, ar
 	select {
 	case <-p.Done():
 	case <-ctx.Done():
-		_ = p.Signal(syscall.SIGKILL) // it may have ended by itself; Err tells
+		_ = p.Signal(syscall.SIGKILL) // it may have ended by itself; Err says so
 	}
 	if err := p.Err(); err != nil {
 		return fmt.Errorf("making a Postgres cluster: %w: %s", errors.Join(err, ctx.Err()), tail(logFile))

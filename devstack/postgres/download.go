@@ -36,7 +36,8 @@ func downloaded(who *account) (string, error) {
 	}
 	unpacked := filepath.Join(tmp, "unpacked")
 	db := embedded.NewDatabase(embedded.DefaultConfig().Version(embedded.V17).Port(uint32(port)).Logger(io.Discard).
-		CachePath(filepath.Join(tmp, "archive")).BinariesPath(unpacked).RuntimePath(filepath.Join(tmp, "run")).DataPath(filepath.Join(tmp, "data")))
+		CachePath(filepath.Join(tmp, "archive")).BinariesPath(unpacked).RuntimePath(filepath.Join(tmp,
+		"run")).DataPath(filepath.Join(tmp, "data")))
 	startErr := db.Start()
 	if startErr == nil {
 		if err := db.Stop(); err != nil {

@@ -32,7 +32,8 @@ func (c *Cluster) launch(ctx context.Context, bin string, who *account) error {
 	if err != nil {
 		return fmt.Errorf("reading the end of Postgres's log: %w", err)
 	}
-	cmd := exec.Command(filepath.Join(bin, "postgres"), append([]string{"-D", c.options.Dir}, settings(c.options, bin)...)...)
+	cmd := exec.Command(filepath.Join(bin, "postgres"),
+		append([]string{"-D", c.options.Dir}, settings(c.options, bin)...)...)
 	cmd.Dir, cmd.Env = "/", childEnv()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = who.attr()
@@ -118,7 +119,8 @@ func EnsureDatabase(ctx context.Context, url, name string) error {
 	}
 	defer conn.Close(ctx)
 	var exists bool
-	if err := conn.QueryRow(ctx, "select exists (select from pg_database where datname = $1)", name).Scan(&exists); err != nil {
+	if err := conn.QueryRow(ctx, "select exists (select from pg_database where datname = $1)",
+		name).Scan(&exists); err != nil {
 		return fmt.Errorf("looking for database %s: %w", name, err)
 	}
 	if exists {

@@ -14,8 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// clearStale makes postmaster.pid tell the truth. Postgres itself believes the file as soon as any process has that ID,
-// which in a container is likely. A postmaster of this folder that still runs is waited for: it was told to end when its
+// clearStale corrects postmaster.pid. Postgres itself believes the file as soon as any process has that ID,
+// which in a container is likely. A postmaster of this folder that still runs is waited for: it ends with its
 // devstack died.
 func clearStale(ctx context.Context, dir string) error {
 	file := filepath.Join(dir, "postmaster.pid")
@@ -41,7 +41,7 @@ func clearStale(ctx context.Context, dir string) error {
 	}
 }
 
-// isPostmaster tells whether process pid is a server of the data folder. Without /proc any living process counts.
+// isPostmaster reports whether process pid is a server of the data folder. Without /proc any living process counts.
 func isPostmaster(pid int, dir string) bool {
 	if pid <= 1 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 		return false

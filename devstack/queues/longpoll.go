@@ -60,7 +60,7 @@ func (t *translator) queueWait(name string) time.Duration {
 	return t.waits[name]
 }
 
-// hasVisible tells whether a receive would get something, or an error at once: a queue that is not there ends the wait.
+// hasVisible reports whether a receive would return at once: with a message, or with an error because the queue is gone.
 func hasVisible(name string) bool {
 	models.SyncQueues.RLock()
 	defer models.SyncQueues.RUnlock()

@@ -42,7 +42,8 @@ func startServer(t *testing.T) (context.Context, *sqs.Client, *queues.Server) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithRegion(queues.Region), config.WithSharedConfigFiles(nil), config.WithSharedCredentialsFiles(nil),
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithRegion(queues.Region), config.WithSharedConfigFiles(nil),
+		config.WithSharedCredentialsFiles(nil),
 		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider("fake", "fake", "")))
 	if err != nil {
 		t.Fatal(err)
@@ -80,12 +81,15 @@ func create(ctx context.Context, t *testing.T, c *sqs.Client, name string, attri
 }
 
 // send sends n messages in one batch and checks that the answer lists each.
-func send(ctx context.Context, t *testing.T, c *sqs.Client, url string, n int, edit func(int, *types.SendMessageBatchRequestEntry)) {
+func send(ctx context.Context, t *testing.T, c *sqs.Client, url string, n int,
+	edit func(int, *types.SendMessageBatchRequestEntry)) {
 	t.Helper()
 	var entries []types.SendMessageBatchRequestEntry
 	for i := range n {
-		e := types.SendMessageBatchRequestEntry{Id: aws.String(fmt.Sprint(i)), MessageBody: aws.String(fmt.Sprintf("body %d", i)),
-			MessageAttributes: map[string]types.MessageAttributeValue{"outflow-id": {DataType: aws.String("String"), StringValue: aws.String(fmt.Sprint(i))}}}
+		e := types.SendMessageBatchRequestEntry{Id: aws.String(fmt.Sprint(i)),
+			MessageBody: aws.String(fmt.Sprintf("body %d", i)),
+			MessageAttributes: map[string]types.MessageAttributeValue{"outflow-id": {DataType: aws.String("String"),
+				StringValue: aws.String(fmt.Sprint(i))}}}
 		if edit != nil {
 			edit(i, &e)
 		}
@@ -102,7 +106,8 @@ func send(ctx context.Context, t *testing.T, c *sqs.Client, url string, n int, e
 
 func receive(ctx context.Context, t *testing.T, c *sqs.Client, url string, wait int32) []types.Message {
 	t.Helper()
-	out, err := c.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{QueueUrl: aws.String(url), MaxNumberOfMessages: 10, WaitTimeSeconds: wait,
+	out, err := c.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{QueueUrl: aws.String(url), MaxNumberOfMessages: 10,
+		WaitTimeSeconds:       wait,
 		MessageAttributeNames: []string{"All"}})
 	if err != nil {
 		t.Fatal(err)
@@ -115,29 +120,35 @@ func TestBatchesListTheirEntries(t *testing.T) {
 	url := create(ctx, t, c, "orders", nil)
 	send(ctx, t, c, url, 10, nil)
 	messages := receive(ctx, t, c, url, 5)
-	if len(messages) != 10 || aws.ToString(messages[3].Body) != "body 3" || aws.ToString(messages[3].MessageAttributes["outflow-id"].StringValue) != "3" {
+	if len(messages) != 10 || aws.ToString(messages[3].Body) != "body 3" ||
+		aws.ToString(messages[3].MessageAttributes["outflow-id"].StringValue) != "3" {
 		t.Fatalf("received %d messages: %+v", len(messages), messages)
 	}
 	var entries []types.DeleteMessageBatchRequestEntry
 	for i, m := range messages {
-		entries = append(entries, types.DeleteMessageBatchRequestEntry{Id: aws.String(fmt.Sprint(i)), ReceiptHandle: m.ReceiptHandle})
+		entries = append(entries, types.DeleteMessageBatchRequestEntry{Id: aws.String(fmt.Sprint(i)),
+			ReceiptHandle: m.ReceiptHandle})
 	}
 	out, err := c.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: aws.String(url), Entries: entries})
 	if err != nil || len(out.Successful) != 10 || len(out.Failed) != 0 {
 		t.Fatalf("deleting: %+v, %v", out, err)
 	}
-	attributes, err := c.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{QueueUrl: aws.String(url), AttributeNames: []types.QueueAttributeName{"All"}})
-	if err != nil || attributes.Attributes["ApproximateNumberOfMessages"] != "0" || attributes.Attributes["MaximumMessageSize"] != "1048576" {
+	attributes, err := c.GetQueueAttributes(ctx,
+		&sqs.GetQueueAttributesInput{QueueUrl: aws.String(url), AttributeNames: []types.QueueAttributeName{"All"}})
+	if err != nil || attributes.Attributes["ApproximateNumberOfMessages"] != "0" ||
+		attributes.Attributes["MaximumMessageSize"] != "1048576" {
 		t.Errorf("attributes of the emptied queue: %+v, %v", attributes, err)
 	}
 }
 
 func TestFIFOQueueDeduplicates(t *testing.T) {
 	ctx, c := start(t)
-	url := create(ctx, t, c, "orders.fifo", map[string]string{"FifoQueue": "true", "ContentBasedDeduplication": "false"})
+	url := create(ctx, t, c, "orders.fifo",
+		map[string]string{"FifoQueue": "true", "ContentBasedDeduplication": "false"})
 	for range 2 {
 		send(ctx, t, c, url, 2, func(i int, e *types.SendMessageBatchRequestEntry) {
-			e.MessageGroupId, e.MessageDeduplicationId = aws.String(fmt.Sprintf("group %d", i)), aws.String(fmt.Sprintf("id %d", i))
+			e.MessageGroupId, e.MessageDeduplicationId = aws.String(fmt.Sprintf("group %d",
+				i)), aws.String(fmt.Sprintf("id %d", i))
 		})
 	}
 	if got := receive(ctx, t, c, url, 0); len(got) != 2 {
@@ -151,12 +162,14 @@ func TestQueueURLAndErrors(t *testing.T) {
 	if !strings.HasPrefix(url, "http://127.0.0.1:") || !strings.HasSuffix(url, "/"+queues.Account+"/orders") {
 		t.Errorf("the queue's URL is no address that a client can reach: %s", url)
 	}
-	form, err := http.PostForm(*c.Options().BaseEndpoint, neturl.Values{"Action": {"GetQueueUrl"}, "QueueName": {"orders"}})
+	form, err := http.PostForm(*c.Options().BaseEndpoint,
+		neturl.Values{"Action": {"GetQueueUrl"}, "QueueName": {"orders"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer form.Body.Close()
-	if body, err := io.ReadAll(form.Body); err != nil || !strings.Contains(string(body), "<QueueUrl>"+url+"</QueueUrl>") {
+	if body, err := io.ReadAll(form.Body); err != nil ||
+		!strings.Contains(string(body), "<QueueUrl>"+url+"</QueueUrl>") {
 		t.Errorf("by a form: %s (%v), want %s", body, err, url)
 	}
 	found, err := c.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String("orders")})
@@ -188,7 +201,8 @@ func TestQueueURLAndErrors(t *testing.T) {
 	}
 	var entries []types.SendMessageBatchRequestEntry
 	for range 11 {
-		entries = append(entries, types.SendMessageBatchRequestEntry{Id: aws.String("same"), MessageBody: aws.String("x")})
+		entries = append(entries, types.SendMessageBatchRequestEntry{Id: aws.String("same"),
+			MessageBody: aws.String("x")})
 	}
 	_, err = c.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{QueueUrl: aws.String(url), Entries: entries})
 	if !errors.As(err, new(*types.TooManyEntriesInBatchRequest)) {
@@ -228,10 +242,12 @@ func TestQueuesAreMadeAndUsedAtOnce(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for j := range 20 {
-				if _, err := c.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: aws.String(fmt.Sprintf("q-%d-%d", i, j))}); err != nil {
+				if _, err := c.CreateQueue(ctx,
+					&sqs.CreateQueueInput{QueueName: aws.String(fmt.Sprintf("q-%d-%d", i, j))}); err != nil {
 					t.Error(err)
 				}
-				if _, err := c.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: aws.String(url), MessageBody: aws.String("x")}); err != nil {
+				if _, err := c.SendMessage(ctx,
+					&sqs.SendMessageInput{QueueUrl: aws.String(url), MessageBody: aws.String("x")}); err != nil {
 					t.Error(err)
 				}
 			}

@@ -84,7 +84,8 @@ func configure(port int) {
 		Host: ports.Loopback, Port: strconv.Itoa(port), Region: Region, AccountID: Account,
 		EnableDuplicates: true, // means: look at deduplication IDs
 		// SQS's defaults: 30 s, 1 MiB, four days.
-		QueueAttributeDefaults: models.EnvQueueAttributes{VisibilityTimeout: 30, MaximumMessageSize: 1 << 20, MessageRetentionPeriod: 4 * 24 * 3600},
+		QueueAttributeDefaults: models.EnvQueueAttributes{VisibilityTimeout: 30, MaximumMessageSize: 1 << 20,
+			MessageRetentionPeriod: 4 * 24 * 3600},
 	}
 }
 

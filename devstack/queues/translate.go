@@ -102,7 +102,8 @@ func translateAnswer(action string, payload []byte) []byte {
 	switch action {
 	case "CreateQueue", "GetQueueUrl", "ListQueues":
 		// goaws puts the region before the host, which makes a name of 127.0.0.1 that nothing resolves.
-		return bytes.ReplaceAll(payload, []byte("http://"+Region+"."+ports.Loopback+":"), []byte("http://"+ports.Loopback+":"))
+		return bytes.ReplaceAll(payload, []byte("http://"+Region+"."+ports.Loopback+":"),
+			[]byte("http://"+ports.Loopback+":"))
 	case "SendMessageBatch", "DeleteMessageBatch":
 		var answer map[string]json.RawMessage
 		if json.Unmarshal(payload, &answer) != nil {

@@ -22,7 +22,7 @@ var binaries = []string{"chromium", "chromium-browser", "google-chrome"}
 
 const callTimeout = 20 * time.Second
 
-// browser is a headless Chromium that is told what to do in its DevTools
+// browser is a headless Chromium that takes commands by its DevTools
 // protocol, over a pair of pipes: no port is open for others to use.
 // https://chromedevtools.github.io/devtools-protocol/
 type browser struct {

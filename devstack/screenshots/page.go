@@ -31,7 +31,8 @@ func (b *browser) newPage(ctx context.Context, script string) (*page, error) {
 		return nil, err
 	}
 	var attached struct{ SessionID string }
-	if err := b.call(ctx, "", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &attached); err != nil {
+	if err := b.call(ctx, "", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true},
+		&attached); err != nil {
 		return nil, err
 	}
 	p := &page{browser: b, session: attached.SessionID, timeout: pageTimeout}
@@ -55,7 +56,8 @@ func (p *page) call(ctx context.Context, method string, params map[string]any, r
 }
 
 func (p *page) resize(ctx context.Context, height int) error {
-	return p.call(ctx, "Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}, nil)
+	return p.call(ctx, "Emulation.setDeviceMetricsOverride",
+		map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}, nil)
 }
 
 func (p *page) open(ctx context.Context, url string) error {
@@ -76,7 +78,8 @@ func (p *page) eval(ctx context.Context, expression string, value any) error {
 		ExceptionDetails *struct{ Text string }
 	}
 	answer.Result.Value = value
-	err := p.call(ctx, "Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true, "awaitPromise": true}, &answer)
+	err := p.call(ctx, "Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true,
+		"awaitPromise": true}, &answer)
 	if err == nil && answer.ExceptionDetails != nil {
 		err = fmt.Errorf("in the page: %s", answer.ExceptionDetails.Text)
 	}
@@ -136,7 +139,8 @@ func (p *page) show(ctx context.Context, what, url string, e expect) error {
 		case err != nil:
 			return fmt.Errorf("%s: %w", what, err)
 		default:
-			return fmt.Errorf("%s: after %s the page %s has %s. All that it says: %s", what, p.timeout, url, strings.Join(unmet, ", and "), text)
+			return fmt.Errorf("%s: after %s the page %s has %s. All that it says: %s", what, p.timeout, url,
+				strings.Join(unmet, ", and "), text)
 		}
 	}
 }

@@ -20,7 +20,8 @@ const (
 	menuKey    = "navOpen"
 )
 
-var columns = []string{"Status", workflows.AttributeType.GetName(), workflows.AttributeDestination.GetName(), "Workflow ID", "Type"}
+var columns = []string{"Status", workflows.AttributeType.GetName(), workflows.AttributeDestination.GetName(),
+	"Workflow ID", "Type"}
 
 // settings is the script that sets them.
 func settings() (string, error) {
@@ -35,7 +36,8 @@ func settings() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("writing the columns: %w", err)
 	}
-	return fmt.Sprintf("localStorage.setItem(%q, %q); localStorage.setItem(%q, 'false')", columnsKey, value, menuKey), nil
+	return fmt.Sprintf("localStorage.setItem(%q, %q); localStorage.setItem(%q, 'false')", columnsKey, value,
+		menuKey), nil
 }
 
 const listPath = "/namespaces/" + temporal.Namespace + "/workflows"
@@ -55,7 +57,8 @@ func (s *scene) pictures() []picture {
 		return listPath + "/" + url.PathEscape(d.id) + "/" + d.run + "/" + tab
 	}
 	row := func(status string, d delivery) string {
-		return strings.Join([]string{status, d.message.Type, d.message.Destination, d.id, workflows.WorkflowDeliver}, " ")
+		return strings.Join([]string{status, d.message.Type, d.message.Destination, d.id, workflows.WorkflowDeliver},
+			" ")
 	}
 	return []picture{
 		{"retrying.png", on(s.retrying, "pending-activities"), 820, expect{
@@ -63,7 +66,8 @@ func (s *scene) pictures() []picture {
 			match: regexp.MustCompile(`Attempt [2-9] / UNLIMITED`),
 		}},
 		{"list.png", listPath, 680, expect{shows: []string{
-			strings.Join(columns, " "), row("COMPLETED", s.delivered), row("RUNNING", s.retrying), row("FAILED", s.failed), row("CANCELED", s.cancelled),
+			strings.Join(columns, " "), row("COMPLETED", s.delivered), row("RUNNING", s.retrying), row("FAILED",
+				s.failed), row("CANCELED", s.cancelled),
 		}}},
 		{"delivered.png", on(s.delivered, "history"), 980, expect{shows: []string{
 			"COMPLETED " + s.delivered.id, `"state": "delivered"`,
@@ -71,7 +75,8 @@ func (s *scene) pictures() []picture {
 			"Publish Summary publish to `" + s.delivered.message.Destination + "`",
 		}}},
 		{"failed.png", on(s.failed, "timeline"), 900, expect{shows: []string{
-			"FAILED " + s.failed.id, missingReason, `"type": "` + workflows.ErrTypeDead + `"`, workflows.ActivityMarkDead,
+			"FAILED " + s.failed.id, missingReason, `"type": "` + workflows.ErrTypeDead +
+				`"`, workflows.ActivityMarkDead,
 		}}},
 	}
 }
@@ -83,9 +88,11 @@ type view struct {
 }
 
 var views = []view{
-	{"Retrying", `OutflowState="retrying" AND ExecutionStatus="Running"`, func(s *scene) delivery { return s.retrying }},
+	{"Retrying", `OutflowState="retrying" AND ExecutionStatus="Running"`,
+		func(s *scene) delivery { return s.retrying }},
 	{"Failed", `WorkflowType="Deliver" AND ExecutionStatus="Failed"`, func(s *scene) delivery { return s.failed }},
-	{"Cancelled", `WorkflowType="Deliver" AND ExecutionStatus="Canceled"`, func(s *scene) delivery { return s.cancelled }},
+	{"Cancelled", `WorkflowType="Deliver" AND ExecutionStatus="Canceled"`,
+		func(s *scene) delivery { return s.cancelled }},
 }
 
 // path is the link without the Web UI's address. The name makes it one of the

@@ -95,7 +95,8 @@ func (s *scene) build(ctx context.Context, root string) error {
 	if s.folder, err = os.MkdirTemp("", "outflow-screenshots-"); err != nil {
 		return fmt.Errorf("making a folder for the programs: %w", err)
 	}
-	for name, from := range map[string]string{"outflow": "./cmd/outflow", "outflow-starter": "./starter", "outflow-worker": "./worker"} {
+	for name, from := range map[string]string{"outflow": "./cmd/outflow", "outflow-starter": "./starter",
+		"outflow-worker": "./worker"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(s.folder, name), from)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "GOWORK=off")
@@ -115,7 +116,8 @@ func (s *scene) bringUp(ctx context.Context) error {
 		return fmt.Errorf("opening the database: %w", err)
 	}
 	quiet := sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))
-	if s.client, err = client.DialContext(ctx, client.Options{HostPort: s.stack.TemporalAddress(), Logger: quiet}); err != nil {
+	if s.client, err = client.DialContext(ctx,
+		client.Options{HostPort: s.stack.TemporalAddress(), Logger: quiet}); err != nil {
 		return fmt.Errorf("connecting to Temporal: %w", err)
 	}
 	return nil
@@ -169,13 +171,15 @@ func (s *scene) startPrograms(ctx context.Context) error {
 }
 
 func (s *scene) env() []string {
-	return append(s.stack.ChildEnv(os.Environ()), "AWS_ENDPOINT_URL_SQS=http://"+s.server.Addr, "AWS_EC2_METADATA_DISABLED=true")
+	return append(s.stack.ChildEnv(os.Environ()), "AWS_ENDPOINT_URL_SQS=http://"+s.server.Addr,
+		"AWS_EC2_METADATA_DISABLED=true")
 }
 
 // play enqueues a small shop's messages and waits until each stands as its
 // picture wants it.
 func (s *scene) play(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, sceneTimeout, fmt.Errorf("the deliveries did not come that far within %s", sceneTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, sceneTimeout,
+		fmt.Errorf("the deliveries did not come that far within %s", sceneTimeout))
 	defer cancel()
 	for _, step := range []struct {
 		kind, destination, payload string
@@ -190,7 +194,8 @@ func (s *scene) play(ctx context.Context) error {
 		{"order-cancelled", alsoOK, `{"order":7002}`, nil},
 		{"user-registered", takes, `{"user":42}`, &s.delivered},
 	} {
-		m := outflow.Message{ID: uuid.Must(uuid.NewV7()), Type: step.kind, Destination: step.destination, Payload: []byte(step.payload)}
+		m := outflow.Message{ID: uuid.Must(uuid.NewV7()), Type: step.kind, Destination: step.destination,
+			Payload: []byte(step.payload)}
 		if err := s.enqueue(ctx, m); err != nil {
 			return err
 		}

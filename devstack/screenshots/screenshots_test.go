@@ -22,7 +22,8 @@ func TestUnmet(t *testing.T) {
 		text  string
 		wants []string
 	}{
-		"all there":    {expect{shows: []string{"a", "b c"}, match: regexp.MustCompile("[d-f]"), hides: []string{"z"}}, "a b c d", nil},
+		"all there": {expect{shows: []string{"a", "b c"}, match: regexp.MustCompile("[d-f]"), hides: []string{"z"}},
+			"a b c d", nil},
 		"text lacks":   {expect{shows: []string{"a", "x"}}, "a", []string{`no "x"`}},
 		"no match":     {expect{match: regexp.MustCompile("[x-z]")}, "a", []string{`nothing like "[x-z]"`}},
 		"not its own":  {expect{hides: []string{"a"}}, "a", []string{`"a", which does not belong there`}},
@@ -83,7 +84,8 @@ func TestPage(t *testing.T) {
 	p, err := b.newPage(t.Context(), `localStorage.setItem("who", "reader")`)
 	require.NoError(t, err)
 
-	require.NoError(t, p.show(t.Context(), "the greeting", server.URL, expect{shows: []string{"Hello, reader"}}), "it waits for what comes later")
+	require.NoError(t, p.show(t.Context(), "the greeting", server.URL, expect{shows: []string{"Hello, reader"}}),
+		"it waits for what comes later")
 	file := filepath.Join(t.TempDir(), "page.png")
 	require.NoError(t, p.capture(t.Context(), file))
 	data, err := os.ReadFile(file)
@@ -103,5 +105,6 @@ func TestPage(t *testing.T) {
 	closed = true
 	require.NoError(t, b.close())
 	assert.NoDirExists(t, b.profile)
-	assert.Error(t, p.open(t.Context(), server.URL), "a browser that has ended answers nothing, and nobody waits for it")
+	assert.Error(t, p.open(t.Context(), server.URL),
+		"a browser that has ended answers nothing, and nobody waits for it")
 }

@@ -44,7 +44,8 @@ func openFolder(o Options) (*folder, error) {
 		return nil, fmt.Errorf("opening the lock of %s: %w", path, err)
 	}
 	if err := tryLock(f.lock); err != nil {
-		return nil, errors.Join(fmt.Errorf("locking %s: another devstack runs on it, or it can't be locked: %w", path, err), f.lock.Close())
+		return nil, errors.Join(fmt.Errorf("locking %s: another devstack runs on it, or it can't be locked: %w", path,
+			err), f.lock.Close())
 	}
 	if f.postgres, err = postgresFolder(path); err != nil {
 		return nil, errors.Join(err, f.lock.Close())
@@ -149,7 +150,7 @@ func sweep(base string) error {
 	return nil
 }
 
-// remove takes a folder away in which a Postgres that was just told to end may still write.
+// remove takes a folder away in which a Postgres that was just stopped may still write.
 func remove(dir string) error {
 	for deadline := time.Now().Add(removeTimeout); ; time.Sleep(20 * time.Millisecond) {
 		if err := os.RemoveAll(dir); err == nil || time.Now().After(deadline) {

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// DefaultDir holds the data and the env file of a stack that was not told otherwise.
+// DefaultDir holds the data and the env file of a stack unless an option names another folder.
 const DefaultDir = ".devstack"
 
 // Options says what to bring up. The zero value is a stack with data in DefaultDir, on free ports.
@@ -25,7 +25,7 @@ type Options struct {
 	Durable bool
 	// Ports on the loopback address; 0 is that of the last stack on the same DataDir where it is free, else a free one.
 	PostgresPort, TemporalPort, UIPort, QueuePort int
-	// Queues are made when the stack comes up: they live in memory, so each time anew.
+	// Queues are made when the stack comes up: they live in memory, so they are made at each start.
 	Queues []string
 	// EnvFile is written when all is up, and removed by Down; "" is none.
 	EnvFile string
@@ -44,7 +44,8 @@ func (o *Options) validate() error {
 	if !o.Ephemeral && o.DataDir == "" {
 		o.DataDir = DefaultDir
 	}
-	for name, port := range map[string]int{"--postgres-port": o.PostgresPort, "--temporal-port": o.TemporalPort, "--ui-port": o.UIPort, "--sqs-port": o.QueuePort} {
+	for name, port := range map[string]int{"--postgres-port": o.PostgresPort, "--temporal-port": o.TemporalPort,
+		"--ui-port": o.UIPort, "--sqs-port": o.QueuePort} {
 		if port < 0 || port > 65535 {
 			errs = append(errs, fmt.Errorf("%s: %d is no port (0 is a free one)", name, port))
 		}

@@ -105,7 +105,8 @@ func checkStart(ctx context.Context, t *testing.T, s *stack.Stack) {
 		t.Fatal(err)
 	}
 	defer w.Stop()
-	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "check", TaskQueue: queue, EnableEagerStart: true,
+	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "check", TaskQueue: queue,
+		EnableEagerStart: true,
 		TypedSearchAttributes: sdk.NewSearchAttributes(destination.ValueSet("sqs://orders"),
 			sdk.NewSearchAttributeKeyKeyword("OutflowType").ValueSet("user-registered"), state.ValueSet("pending"))}, "Check")
 	if err != nil {
@@ -137,7 +138,8 @@ func checkManyStarts(ctx context.Context, t *testing.T, s *stack.Stack) {
 	const n, atOnce = 1000, 100
 	began := time.Now()
 	each(t, n, atOnce, func(i int) error {
-		_, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: fmt.Sprintf("many-%d", i), TaskQueue: "nobody", EnableEagerStart: true,
+		_, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: fmt.Sprintf("many-%d", i), TaskQueue: "nobody",
+			EnableEagerStart:      true,
 			TypedSearchAttributes: sdk.NewSearchAttributes(destination.ValueSet("sqs://many"))}, "Nothing")
 		return err
 	})

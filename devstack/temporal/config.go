@@ -83,7 +83,8 @@ func (n network) of(service primitives.ServiceName) int {
 	}[service]
 }
 
-func serverOptions(store store, n network, dynamic dynamicconfig.Client, logger serverLogger) ([]temporal.ServerOption, error) {
+func serverOptions(store store, n network, dynamic dynamicconfig.Client,
+	logger serverLogger) ([]temporal.ServerOption, error) {
 	c := serverConfig(store, n)
 	hosts := map[primitives.ServiceName]static.Hosts{}
 	for _, name := range temporal.DefaultServices {

@@ -53,7 +53,8 @@ func Prepare(ctx context.Context, address string) error {
 	}{
 		{"registering namespace " + Namespace, func(ctx context.Context) error { return register(ctx, workflows) }},
 		{"adding search attributes", func(ctx context.Context) error { return addAttributes(ctx, operator) }},
-		{"probing a start with search attributes", func(ctx context.Context) error { return probeStart(ctx, workflows) }},
+		{"probing a start with search attributes",
+			func(ctx context.Context) error { return probeStart(ctx, workflows) }},
 	} {
 		if err := until(ctx, step.do); err != nil {
 			return fmt.Errorf("%s: %w", step.doing, err)
@@ -69,7 +70,8 @@ func awaitListed(ctx context.Context, c workflowservice.WorkflowServiceClient, q
 	ctx, cancel := context.WithTimeout(ctx, cleanTimeout)
 	defer cancel()
 	_ = until(ctx, func(ctx context.Context) error {
-		list, err := c.ListWorkflowExecutions(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: Namespace, Query: query})
+		list, err := c.ListWorkflowExecutions(ctx,
+			&workflowservice.ListWorkflowExecutionsRequest{Namespace: Namespace, Query: query})
 		if listed := len(list.GetExecutions()) > 0; err == nil && listed != want {
 			err = fmt.Errorf("listed by %s: %t", query, listed)
 		}
@@ -109,7 +111,8 @@ func addAttributes(ctx context.Context, c operatorservice.OperatorServiceClient)
 	for _, name := range Attributes {
 		types[name] = enumspb.INDEXED_VALUE_TYPE_KEYWORD
 	}
-	_, err := c.AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: Namespace, SearchAttributes: types})
+	_, err := c.AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: Namespace,
+		SearchAttributes: types})
 	if status.Code(err) == codes.AlreadyExists {
 		return nil
 	}
@@ -141,7 +144,8 @@ func probeStart(ctx context.Context, c workflowservice.WorkflowServiceClient) er
 	return errors.Join(err, deleteProbe(ctx, c, run))
 }
 
-func answerProbe(ctx context.Context, c workflowservice.WorkflowServiceClient, started *workflowservice.StartWorkflowExecutionResponse) error {
+func answerProbe(ctx context.Context, c workflowservice.WorkflowServiceClient,
+	started *workflowservice.StartWorkflowExecutionResponse) error {
 	_, err := c.RespondWorkflowTaskCompleted(ctx, &workflowservice.RespondWorkflowTaskCompletedRequest{
 		Namespace: Namespace, TaskToken: started.GetEagerWorkflowTask().GetTaskToken(), Identity: probe,
 		Commands: []*commandpb.Command{
@@ -155,10 +159,12 @@ func answerProbe(ctx context.Context, c workflowservice.WorkflowServiceClient, s
 
 // deleteProbe keeps the Web UI's list clean: it asks for the deletion and waits until the run is gone.
 func deleteProbe(ctx context.Context, c workflowservice.WorkflowServiceClient, run *commonpb.WorkflowExecution) error {
-	_, err := c.DeleteWorkflowExecution(ctx, &workflowservice.DeleteWorkflowExecutionRequest{Namespace: Namespace, WorkflowExecution: run})
+	_, err := c.DeleteWorkflowExecution(ctx,
+		&workflowservice.DeleteWorkflowExecutionRequest{Namespace: Namespace, WorkflowExecution: run})
 	var gone *serviceerror.NotFound
 	for err == nil {
-		if _, err = c.DescribeWorkflowExecution(ctx, &workflowservice.DescribeWorkflowExecutionRequest{Namespace: Namespace, Execution: run}); err == nil {
+		if _, err = c.DescribeWorkflowExecution(ctx,
+			&workflowservice.DescribeWorkflowExecutionRequest{Namespace: Namespace, Execution: run}); err == nil {
 			time.Sleep(retryEvery) // ctx, which each call looks at, ends the loop
 		}
 	}
@@ -172,7 +178,8 @@ func probeAttributes(value string) *commonpb.SearchAttributes {
 	fields := map[string]*commonpb.Payload{}
 	for _, name := range Attributes {
 		fields[name] = &commonpb.Payload{
-			Metadata: map[string][]byte{"encoding": []byte("json/plain"), "type": []byte("Keyword")}, Data: []byte(`"` + value + `"`),
+			Metadata: map[string][]byte{"encoding": []byte("json/plain"),
+				"type": []byte("Keyword")}, Data: []byte(`"` + value + `"`),
 		}
 	}
 	return &commonpb.SearchAttributes{IndexedFields: fields}

@@ -27,10 +27,11 @@ func StartUI(ctx context.Context, address string, port int) (*UI, error) {
 	if err != nil {
 		return nil, fmt.Errorf("choosing the Web UI's port: %w", err)
 	}
-	ui := &UI{url: "http://" + ports.Address(port), server: server.NewServer(server_options.WithConfigProvider(&config.Config{
-		TemporalGRPCAddress: address, Host: ports.Loopback, Port: port, EnableUI: true, DefaultNamespace: Namespace,
-		CORS: config.CORS{CookieInsecure: true}, HideLogs: true, DisableNewsFetch: true,
-	}))}
+	ui := &UI{url: "http://" + ports.Address(port),
+		server: server.NewServer(server_options.WithConfigProvider(&config.Config{
+			TemporalGRPCAddress: address, Host: ports.Loopback, Port: port, EnableUI: true, DefaultNamespace: Namespace,
+			CORS: config.CORS{CookieInsecure: true}, HideLogs: true, DisableNewsFetch: true,
+		}))}
 	go func() { _ = ui.server.Start() }() // it ends the process by itself where it can't listen, and returns nil else
 	if err := until(ctx, ui.answers); err != nil {
 		ui.server.Stop()

@@ -20,8 +20,8 @@ const Beside = "load beside it"
 // killSeen is how much later than its sender's death a copy may be seen to arrive.
 const killSeen = time.Second
 
-// Told is what became of the messages of one point.
-type Told struct {
+// PointResult is what became of the messages of one point.
+type PointResult struct {
 	Point string
 	// Kills and Struck are the processes killed there, and the messages that they
 	// had at that moment.
@@ -39,14 +39,14 @@ type Told struct {
 	Republished, AfterMark, Unexplained int
 }
 
-func (t Told) String() string {
+func (t PointResult) String() string {
 	return fmt.Sprintf("%-28s  kills %3d (starters %d, workers %d), struck %4d, enqueued %5d, delivered %5d, lost callbacks %d, sent more than once %d, republished %d, after the mark %d",
 		t.Point, t.Kills, t.Killed[Starter], t.Killed[Worker], t.Struck, t.Enqueued, t.Delivered, t.Lost, t.Twice, t.Republished, t.AfterMark)
 }
 
 // Report is the end of an ambush: a line for each point and for the load.
 type Report struct {
-	Lines []Told
+	Lines []PointResult
 	// Wrong are the first few of the things that may not be.
 	Wrong []string
 	wrong int
@@ -73,11 +73,11 @@ func (r *Report) Err() error {
 	return errors.Join(errs...)
 }
 
-// owed counts the messages that have not ended and the callbacks that are due.
-func (w *World) owed(ctx context.Context) (n int, err error) {
+// unfinished counts the messages that have not ended and the callbacks that are due.
+func (w *World) unfinished(ctx context.Context) (n int, err error) {
 	err = w.Pool.QueryRow(ctx, "SELECT count(*) FROM outbox.messages WHERE state = 'pending' OR callback_state = 'due'").Scan(&n)
 	if err != nil {
-		return 0, fmt.Errorf("counting what is owed: %w", err)
+		return 0, fmt.Errorf("counting unfinished messages: %w", err)
 	}
 	return n, nil
 }
@@ -86,13 +86,13 @@ func (w *World) owed(ctx context.Context) (n int, err error) {
 func (w *World) drainCallbacks(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	for {
-		n, err := w.owed(ctx)
+		n, err := w.unfinished(ctx)
 		if err == nil && n == 0 {
 			return time.Since(began), nil
 		}
 		select {
 		case <-ctx.Done():
-			return time.Since(began), fmt.Errorf("draining: %d messages or callbacks are still owed (%w)", n, ctx.Err())
+			return time.Since(began), fmt.Errorf("draining: %d messages or callbacks are still unfinished (%w)", n, ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -112,7 +112,7 @@ func (a *Ambush) Settle(ctx context.Context, load *Load) (*Report, error) {
 
 // report compares what was committed with the table, the queues and the receiver.
 func (a *Ambush) report(ctx context.Context, load *Load) (*Report, error) {
-	rows, err := a.World.toldRows(ctx)
+	rows, err := a.World.callbackRows(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (a *Ambush) report(ctx context.Context, load *Load) (*Report, error) {
 	r := &Report{}
 	arrived := a.World.Arrivals(orders, retried)
 	for _, point := range append(append([]string{}, Points...), Beside) {
-		line := Told{Point: point, Killed: map[string]int{}}
+		line := PointResult{Point: point, Killed: map[string]int{}}
 		var ids []uuid.UUID
 		for _, s := range a.shots {
 			if s.Point != point || !s.fired {
@@ -151,8 +151,8 @@ func (a *Ambush) report(ctx context.Context, load *Load) (*Report, error) {
 	return r, nil
 }
 
-// toldRow is what a report reads of each message.
-type toldRow struct {
+// callbackRow is what a report reads of each message.
+type callbackRow struct {
 	ID         uuid.UUID     `db:"id"`
 	State      outflow.State `db:"state"`
 	Generation int           `db:"generation"`
@@ -160,17 +160,17 @@ type toldRow struct {
 	LastError  string        `db:"last_error"`
 }
 
-func (w *World) toldRows(ctx context.Context) (map[uuid.UUID]toldRow, error) {
+func (w *World) callbackRows(ctx context.Context) (map[uuid.UUID]callbackRow, error) {
 	found, err := w.Pool.Query(ctx, `SELECT id, state, generation, coalesce(callback_state, 'none') AS callback_state,
 		concat_ws('; ', last_error, callback_error) AS last_error FROM outbox.messages`)
 	if err != nil {
 		return nil, fmt.Errorf("reading how the messages ended: %w", err)
 	}
-	rows, err := pgx.CollectRows(found, pgx.RowToStructByName[toldRow])
+	rows, err := pgx.CollectRows(found, pgx.RowToStructByName[callbackRow])
 	if err != nil {
 		return nil, fmt.Errorf("reading how the messages ended: %w", err)
 	}
-	byID := map[uuid.UUID]toldRow{}
+	byID := map[uuid.UUID]callbackRow{}
 	for _, row := range rows {
 		byID[row.ID] = row
 	}
@@ -178,20 +178,21 @@ func (w *World) toldRows(ctx context.Context) (map[uuid.UUID]toldRow, error) {
 }
 
 // judge counts one message into its line.
-func (a *Ambush) judge(r *Report, line *Told, id uuid.UUID, row toldRow, arrived int) {
+func (a *Ambush) judge(r *Report, line *PointResult, id uuid.UUID, row callbackRow, arrived int) {
 	line.Enqueued++
 	if row.State == outflow.Delivered && arrived > 0 {
 		line.Delivered++
 	} else {
 		r.blame("%s: %s: state %q, arrived %d times, %s", line.Point, id, row.State, arrived, row.LastError)
 	}
-	told := a.Receiver.of(callbackID(id, row.Generation, row.State))
-	if told.received > 1 {
+	seen := a.Receiver.of(callbackID(id, row.Generation, row.State))
+	if seen.received > 1 {
 		line.Twice++
 	}
-	if told.answered == 0 || row.Callback != string(outbox.CallbackSent) {
+	if seen.answered == 0 || row.Callback != string(outbox.CallbackSent) {
 		line.Lost++
-		r.blame("%s: %s: its callback is %s, the receiver has seen %d and answered %d: %s", line.Point, id, row.Callback, told.received, told.answered, row.LastError)
+		r.blame("%s: %s: its callback is %s, the receiver has seen %d and answered %d: %s", line.Point, id,
+			row.Callback, seen.received, seen.answered, row.LastError)
 	}
 	line.Republished += max(arrived-1, 0)
 	if arrived > 1 && line.Point != NotMarked && line.Point != Beside {
@@ -207,7 +208,8 @@ func (a *Ambush) judge(r *Report, line *Told, id uuid.UUID, row toldRow, arrived
 			r.blame("%s: %s: sent by %s when its row was final", line.Point, id, c.from)
 		case i > 0 && !a.diedBetween(copies[i-1], c):
 			line.Unexplained++
-			r.blame("%s: %s: sent by %s, and again by %s, with no death between", line.Point, id, copies[i-1].from, c.from)
+			r.blame("%s: %s: sent by %s, and again by %s, with no death between", line.Point, id, copies[i-1].from,
+				c.from)
 		}
 	}
 }
