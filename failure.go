@@ -47,6 +47,12 @@ type Failure struct {
 	// Answered says that the destination itself answered: it is there, and whatever
 	// it said was about this message.
 	Answered bool
+	// CutShort says that the call ended after FastPathCallTime, while the publisher waited for
+	// the answer to a request that the destination may have. The publisher's own timeout
+	// is longer. Such a destination counts as slow, not as failing: its messages leave
+	// the fast path, and the next call has the whole timeout. A connection that was not
+	// made in that time is no such call.
+	CutShort bool
 	Err      error
 }
 
@@ -89,6 +95,17 @@ func IsPermanent(err error) bool { return err != nil && ClassOf(err) == ClassPer
 func WasAnswered(err error) bool {
 	for f := new(Failure); errors.As(err, &f); err = f.Err {
 		if f.Answered {
+			return true
+		}
+	}
+	return false
+}
+
+// WasCutShort reports whether err is of a call that was ended before its publisher's own
+// timeout: the destination may have the message, and may be about to say so.
+func WasCutShort(err error) bool {
+	for f := new(Failure); errors.As(err, &f); err = f.Err {
+		if f.CutShort {
 			return true
 		}
 	}

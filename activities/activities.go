@@ -49,6 +49,10 @@ type Destinations interface {
 	Answered(destination string)
 	// NotTried says that a message showed nothing of it.
 	NotTried(destination string, id uuid.UUID)
+	// Took says how long it took to acknowledge a message. CutShort says that a call was
+	// ended while it may have been about to: see outflow.Failure.
+	Took(destination string, took time.Duration)
+	CutShort(destination string)
 	// Failed returns how many failures there were here since the last success.
 	Failed(destination string, err error) (inARow int)
 	// Reached reports whether a message has ever reached the destination.
@@ -171,7 +175,8 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 		return PublishResult{}, beforehand(err)
 	}
 	if result, done, err := a.withoutSending(ctx, t, record); done {
-		if !record.HeldBack { // it may have been chosen to probe
+		// It may have been chosen to probe, and still is where a durable attempt follows.
+		if !record.HeldBack && !errors.Is(err, errSlowTarget) {
 			a.store.NotTried(record.Destination, ref.ID)
 		}
 		return result, beforehand(err)
@@ -214,6 +219,10 @@ func (e *beforehandError) Unwrap() error { return e.error }
 // Is has errors.Is find outflow.ErrNotAttempted.
 func (*beforehandError) Is(target error) bool { return target == outflow.ErrNotAttempted }
 
+// errSlowTarget is why the fast path sends nothing to a slow target: its call would be cut
+// short, and the message sent again.
+var errSlowTarget = fmt.Errorf("%w on the fast path: the target takes longer to answer than the %s that a call has there", outflow.ErrNotAttempted, BrokerCall)
+
 // withoutSending says what becomes of a message that is not to be sent now.
 func (a *Activities) withoutSending(ctx context.Context, t try, record outbox.Record) (result PublishResult, done bool, err error) {
 	ref, outcome := t.ref, record.Outcome()
@@ -235,6 +244,9 @@ func (a *Activities) withoutSending(ctx context.Context, t try, record outbox.Re
 		return PublishResult{Verdict: SetAside, Outcome: outcome}, true, a.store.Yield(ctx, ref)
 	case record.HeldBack:
 		return PublishResult{}, true, heldBack(record)
+	// A suspect is tried here, with nothing else in flight: a durable attempt is not.
+	case t.local && record.SlowTarget && record.Claims < outbox.QuarantineClaims:
+		return PublishResult{}, true, fmt.Errorf("%w: %s", errSlowTarget, outflow.DisplayDestination(outbox.TargetOf(record.Destination)))
 	case timeLeft(ctx) < BrokerCall:
 		return PublishResult{}, true, outflow.ErrNotAttempted
 	}
@@ -249,8 +261,12 @@ func (a *Activities) send(ctx context.Context, record outbox.Record, t tracing.A
 	defer func() { span.End(err, tracing.FailureType(err)) }()
 	untilStop, cancel := whileWorking(ctx)
 	defer cancel()
+	began := time.Now()
 	id, err = a.publisher.Publish(untilStop, record.Message)
 	span.Published(id)
+	if err == nil {
+		a.store.Took(record.Destination, time.Since(began))
+	}
 	inARow, err = a.tell(ctx, record, err)
 	return id, inARow, err
 }
@@ -316,6 +332,9 @@ func (a *Activities) tell(ctx context.Context, record outbox.Record, err error) 
 	switch {
 	case err == nil:
 		a.store.Succeeded(destination)
+	case outflow.WasCutShort(err):
+		// The run goes on durably: where this message is a probe, it stays the probe.
+		a.store.CutShort(destination)
 	case outflow.ClassOf(err) == outflow.ClassUnavailable && !errors.Is(err, outflow.ErrNotAttempted):
 		inARow = a.store.Failed(destination, err)
 	case outflow.WasAnswered(err):

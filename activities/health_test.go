@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -20,6 +21,7 @@ func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 	errDown := outflow.Unavailable(errors.New("503"))
 	answered := &outflow.Failure{Class: outflow.ClassRetryable, Answered: true, Err: errors.New("400")}
 	gone := &outflow.Failure{Class: outflow.ClassPermanent, Answered: true, Err: fmt.Errorf("no such queue: %w", outflow.ErrNoDestination)}
+	cut := &outflow.Failure{Class: outflow.ClassUnavailable, CutShort: true, Err: errors.New("no answer in time")}
 	untried, said := []string{"sqs://orders not tried"}, []string{"sqs://orders answered"}
 	for name, c := range map[string]struct {
 		err     error
@@ -29,6 +31,7 @@ func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 	}{
 		"acknowledged":                {nil, false, []string{"sqs://orders succeeded"}, ""},
 		"unavailable":                 {errDown, false, []string{"sqs://orders failed: 503"}, outflow.ClassUnavailable},
+		"cut short":                   {fmt.Errorf("sending: %w", cut), false, []string{"sqs://orders cut short"}, outflow.ClassUnavailable},
 		"unavailable, never sent":     {outflow.Unavailable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), false, untried, outflow.ClassUnavailable},
 		"retryable says nothing":      {outflow.Retryable(errors.New("odd")), false, untried, outflow.ClassRetryable},
 		"retryable, answered":         {outflow.Retryable(fmt.Errorf("sending: %w", answered)), false, said, outflow.ClassRetryable},
@@ -100,6 +103,52 @@ func TestHeldBackIsNotSent(t *testing.T) {
 	assert.Zero(t, f.sent)
 	assert.Empty(t, f.health, "what was not asked did not fail")
 	assert.Equal(t, []string{""}, *beats, "the row keeps the last real failure")
+}
+
+// The fast path sends nothing to a slow target, and shows nothing of it: the durable attempt
+// that follows has the broker's whole time, without a wait.
+func TestSlowTargetIsLeftToADurableAttempt(t *testing.T) {
+	f, a, ref := newFake()
+	f.record.SlowTarget = true
+	env, _ := environment()
+	env.RegisterActivity(a)
+	_, err := env.ExecuteLocalActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+	var application *temporal.ApplicationError
+	require.ErrorAs(t, err, &application)
+	assert.Equal(t, ErrTypeNotAttempted, application.Type())
+	assert.Equal(t, "not attempted: nothing was sent on the fast path: the target takes longer to answer than the 2.5s that a call has there: sqs://orders", application.Message())
+	assert.Zero(t, f.sent)
+	assert.Empty(t, f.health, "a probe stays the probe")
+
+	_, err = env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
+	require.NoError(t, err)
+	assert.Equal(t, 1, f.sent)
+
+	for name, change := range map[string]func(r *outbox.Record){
+		"a suspect is tried with nothing else in flight": func(r *outbox.Record) { r.Claims = outbox.QuarantineClaims },
+		"one that is not slow":                           func(r *outbox.Record) { r.SlowTarget = false },
+	} {
+		f, a, ref := newFake()
+		f.record.SlowTarget = true
+		change(&f.record)
+		_, err := a.attempt(t.Context(), try{ref: ref, local: true, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+		require.NoError(t, err, name)
+		assert.Equal(t, 1, f.sent, name)
+	}
+}
+
+// An answer that took longer than the fast path has is noted with the success.
+func TestLateAnswerIsNoted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, a, ref := newFake()
+		f.publish = func(context.Context, outflow.Message) (string, error) {
+			time.Sleep(3 * time.Second)
+			return "broker-1", nil
+		}
+		_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+		require.NoError(t, err)
+		assert.Equal(t, []string{"sqs://orders took 3s", "sqs://orders succeeded"}, f.health)
+	})
 }
 
 // A message with which one process after the other died.
@@ -181,6 +230,7 @@ func TestManyFailuresPutBack(t *testing.T) {
 		"the first ones wait as runs":    {mostWaiting, true, down, nil},
 		"a durable attempt is a run":     {mostWaiting + 1, false, down, nil},
 		"a failure of this message only": {0, true, outflow.Retryable(errors.New("odd")), nil},
+		"a call that was cut short":      {mostWaiting + 1, true, &outflow.Failure{Class: outflow.ClassUnavailable, CutShort: true, Err: errors.New("no answer")}, nil},
 		"what can't be put back":         {mostWaiting + 1, true, down, errors.New("no database")},
 	} {
 		_, _, err := attempt(t, c.inARow, c.local, c.err, c.putErr)

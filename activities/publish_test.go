@@ -75,6 +75,13 @@ func (f *fake) LoadAgain(_ context.Context, ref outbox.Ref) (outbox.Record, erro
 
 func (f *fake) Succeeded(destination string) { f.told(destination + " succeeded") }
 func (f *fake) Answered(destination string)  { f.told(destination + " answered") }
+func (f *fake) CutShort(destination string)  { f.told(destination + " cut short") }
+func (f *fake) Took(destination string, took time.Duration) {
+	if took > outflow.FastPathCallTime {
+		f.told(destination + " took " + took.String())
+	}
+}
+
 func (f *fake) NotTried(destination string, id uuid.UUID) {
 	if id == f.record.ID {
 		f.told(destination + " not tried")

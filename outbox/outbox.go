@@ -58,8 +58,11 @@ type Record struct {
 	// HeldBack says that the destination's breaker is open, and that this message is not
 	// its probe. Nothing is sent to the destination for HeldBackFor more. Only Renew sets
 	// them.
-	HeldBack        bool
-	HeldBackFor     time.Duration
+	HeldBack    bool
+	HeldBackFor time.Duration
+	// SlowTarget says that the target has lately taken longer than outflow.FastPathCallTime
+	// to answer: the message is left to a durable attempt. Claims and loads set it.
+	SlowTarget      bool
 	BrokerMessageID string
 	LastError       string
 	EnqueuedAt      time.Time

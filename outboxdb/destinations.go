@@ -23,6 +23,18 @@ const (
 	noteTries = 3
 	// reachedAgain is how often a process says that a destination exists.
 	reachedAgain = 24 * time.Hour
+	// slowFor is how long a target counts as slow after an answer that was late, and
+	// cutShortFor after a call that was cut short, for which this process may be to blame.
+	// A process says so once in slowAgain.
+	slowFor     = 10 * time.Minute
+	cutShortFor = time.Minute
+	slowAgain   = time.Minute
+	// A late answer weighs lateWeight, and a quick one takes 1 away. A target is slow from
+	// slowWeight: three in a row, or more than one in ten of many. One answer in thousands
+	// that is late must not take the others off the fast path.
+	lateWeight = 10
+	slowWeight = 30
+	maxWeight  = 100
 	// mostKnown bounds what a process remembers of breakers: https destinations can be
 	// many. What it forgets it asks or says again.
 	mostKnown = 10_000
@@ -64,6 +76,10 @@ type known struct {
 	failing   bool      // the table may say that it is failing
 	inARow    int       // failures since the last success
 	grown     int       // how far its window has opened beyond firstWindow
+
+	weight    int           // of late answers, see lateWeight
+	slowUntil time.Time     // as this process noted last
+	slowFor   time.Duration // to be told
 
 	succeeded  bool // to be told, and before the failures
 	answered   bool // the same, where no message reached it
@@ -179,6 +195,50 @@ func (s *Store) Answered(destination string) {
 	for _, name := range h.names(destination) {
 		h.answered(name, 0)
 	}
+}
+
+// Took notes how long a destination took to acknowledge a message. A target whose answers
+// are late is slow: its messages leave the fast path unsent. It stays so as long as they
+// take more than half of what a call has there.
+func (s *Store) Took(destination string, took time.Duration) {
+	h := s.destinations
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	target := outbox.TargetOf(destination)
+	quick := took < outflow.FastPathCallTime/2
+	k := h.known[target]
+	switch {
+	case quick && k != nil:
+		k.weight = max(k.weight-1, 0)
+	case took > outflow.FastPathCallTime:
+		k = h.of(target)
+		k.weight = min(k.weight+lateWeight, maxWeight)
+	}
+	if !quick && k != nil {
+		h.slow(target, k, slowFor)
+	}
+}
+
+// CutShort notes that a call to a destination was ended after outflow.FastPathCallTime. That is no
+// failure, for it may have been about to answer.
+func (s *Store) CutShort(destination string) {
+	h := s.destinations
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	target := outbox.TargetOf(destination)
+	k := h.of(target)
+	k.weight = min(k.weight+lateWeight, maxWeight)
+	h.slow(target, k, cutShortFor)
+}
+
+// slow has a target noted as slow, if enough of its answers were late.
+func (h *destinations) slow(target string, k *known, length time.Duration) {
+	until := time.Now().Add(length)
+	if k.weight < slowWeight || until.Sub(k.slowUntil) < slowAgain {
+		return
+	}
+	k.slowUntil, k.slowFor = until, length
+	h.tell(target, k)
 }
 
 // answered closes a breaker, and lets its window grow by so many.

@@ -56,6 +56,11 @@ const closed = `(failures, failing_since, openings, open_until, probe_of, probe_
            CASE WHEN h.open_until IS NOT NULL THEN now() ELSE h.recovered_at END
      WHERE (h.asked_until > now()) IS NOT TRUE)`
 
+// noteSlow says that a target ($1) is slow for the time $2 from now, at least.
+const noteSlow = `
+INSERT INTO outbox.destinations AS h (destination, slow_until) VALUES ($1, now() + $2::interval)
+ON CONFLICT (destination) DO UPDATE SET slow_until = greatest(h.slow_until, now() + $2::interval)`
+
 // reachedBefore reports whether a message has ever reached a destination.
 const reachedBefore = `
 SELECT EXISTS (SELECT FROM outbox.destinations AS h WHERE h.destination = $1 AND h.delivered_at IS NOT NULL)`
@@ -75,14 +80,19 @@ func (h *destinations) tell(destination string, k *known) {
 // tellNext writes one thing and reports whether there may be another. It takes the lock.
 func (h *destinations) tellNext(destination string, k *known) bool {
 	h.mu.Lock()
-	succeeded, answered, failures := k.succeeded, k.answered, k.failures
-	if !succeeded && !answered && failures == 0 {
+	slow, succeeded, answered, failures := k.slowFor, k.succeeded, k.answered, k.failures
+	if slow == 0 && !succeeded && !answered && failures == 0 {
 		k.telling, k.closing, k.retryAfter = false, false, 0
 		h.mu.Unlock()
 		return false
 	}
-	k.succeeded, k.answered = false, false
+	k.slowFor, k.succeeded, k.answered = 0, false, false
 	h.mu.Unlock()
+	if slow > 0 && !h.wrote(destination, h.write(noteSlow, destination, slow)) {
+		h.mu.Lock()
+		k.slowUntil = time.Time{}
+		h.mu.Unlock()
+	}
 	if succeeded || answered {
 		note := noteSuccess
 		if succeeded {
@@ -93,6 +103,9 @@ func (h *destinations) tellNext(destination string, k *known) bool {
 			k.failing, k.noted = true, time.Time{}
 			h.mu.Unlock()
 		}
+		return true
+	}
+	if failures == 0 {
 		return true
 	}
 	time.Sleep(failuresLinger)

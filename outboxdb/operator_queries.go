@@ -230,12 +230,13 @@ SELECT n.destination, $1::text AS phase, count(*) FILTER (WHERE n.place <= $2) A
                  LIMIT $2::bigint + 1) AS f) AS n
  GROUP BY 1`
 
-// troubledDestinations are the breakers that failures keep open, or that count some,
-// and the destinations that each covers.
+// troubledDestinations are the breakers that failures keep open, or that count some, and
+// slow targets, with the destinations that each covers.
 const troubledDestinations = `
-SELECT d.destination, d.covers_from, d.covers_before, d.failures, d.failing_since, d.open_until, coalesce(d.open_until > now(), false) AS open, coalesce(d.last_error, '') AS last_error
+SELECT d.destination, d.covers_from, d.covers_before, d.failures, d.failing_since, d.open_until, coalesce(d.open_until > now(), false) AS open, coalesce(d.last_error, '') AS last_error,
+       CASE WHEN d.slow_until > now() THEN d.slow_until END AS slow_until
   FROM outbox.destinations AS d
- WHERE d.failing_since IS NOT NULL OR d.open_until IS NOT NULL`
+ WHERE d.failing_since IS NOT NULL OR d.open_until IS NOT NULL OR d.slow_until > now()`
 
 // health is what a doctor asks of the database in one look.
 const health = `

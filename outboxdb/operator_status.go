@@ -28,7 +28,7 @@ type PhaseCount struct {
 	LastError string `db:"last_error" json:"lastError,omitempty"`
 }
 
-// Trouble is what a destination's breaker says while it fails.
+// Trouble is what a destination's breaker says while it fails, or while its target is slow.
 type Trouble struct {
 	Destination  string     `db:"destination" json:"destination"`
 	Failures     int        `db:"failures" json:"failures"`
@@ -37,6 +37,9 @@ type Trouble struct {
 	// Open says that nothing but a probe is sent there right now.
 	Open      bool   `db:"open" json:"open"`
 	LastError string `db:"last_error" json:"lastError,omitempty"`
+	// SlowUntil is how long the target counts as slow: its messages leave the fast path
+	// unsent, and are sent with the publisher's whole timeout.
+	SlowUntil *time.Time `db:"slow_until" json:"slowUntil,omitempty"`
 	// The destinations from the first up to the second, without it, are the breaker's.
 	CoversFrom   string `db:"covers_from" json:"-"`
 	CoversBefore string `db:"covers_before" json:"-"`
@@ -60,7 +63,7 @@ func waitedFor(troubled []Trouble, counts []PhaseCount) []Trouble {
 
 // Status counts all pending and dead messages, and of delivered, expired, cancelled
 // and dismissed ones the newest bound each, by destination. It also returns the
-// destinations that fail while messages wait for them. It reads every pending and
+// destinations that fail, or are slow, while messages wait for them. It reads every pending and
 // dead row: a question for people, not for a loop.
 func (o *Operator) Status(ctx context.Context, bound int) (counts []PhaseCount, troubled []Trouble, err error) {
 	err = pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {

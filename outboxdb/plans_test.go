@@ -189,7 +189,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"put back 20", outboxdb.StatementPutBack, 20, 600, []any{ids, ones, nulls, ones}},
 			{"claim alone", outboxdb.StatementClaimIsolated, 0, 30, []any{"1 minute"}},
 			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
-			{"load 20", outboxdb.StatementLoad, 20, 120, []any{ids}},
+			{"load 20", outboxdb.StatementLoad, 20, 160, []any{ids}},
 			{"outcomes 20", outboxdb.StatementOutcomes, 20, 120, []any{ids}},
 		} {
 			t.Run(mode+"/"+c.name, func(t *testing.T) {

@@ -147,6 +147,11 @@ WITH due AS MATERIALIZED (
 SELECT d.id, d.generation, CASE WHEN d.cancel_requested THEN 'cancelled' ELSE 'expired' END AS state, d.reason
   FROM due AS d WHERE d.over`
 
+// mayAwaitAnswer tells of a run off the fast path that it may be waiting for a slow target's
+// answer: it has not failed again and again, and none of its breakers is open.
+const mayAwaitAnswer = `m.attempts <= 3 AND (
+                           SELECT count(*) FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL AND ` + breakersOf + `) = 0`
+
 // claim takes due rows of the given destinations ($1) of the targets $2, each from its
 // low-water mark ($3) and at most its quota ($4), together at most $6 rows and $7 bytes
 // of payload and headers, for a lease of $8. Beside them it takes the messages $10 that
@@ -161,7 +166,10 @@ SELECT d.id, d.generation, CASE WHEN d.cancel_requested THEN 'cancelled' ELSE 'e
 //     blame, not their destination. Where none but a destination's own breaker has counted
 //     failures, and no run of it is off the fast path, one message is taken all the same:
 //     others' runs are not what it waits for.
-//   - QuarantinedDue are claimed alone, elsewhere.
+//   - Slow: a target that is slow has the same cap, for its messages are all off the fast
+//     path. Of a slow target alone only the runs count that may be waiting for its answer:
+//     what waits for something else must not keep its slots.
+//   - Quarantined messages are claimed in isolation, elsewhere.
 //   - Bytes: the row that crosses the bound is taken, so that a large one is not stuck.
 //     Those behind it are left as they are, and probes come first.
 //
@@ -175,24 +183,30 @@ WITH asked AS MATERIALIZED (
       FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::int[]) AS d (destination, target, mark, quota, before)
      CROSS JOIN LATERAL (
            SELECT coalesce(bool_or(h.open_until IS NOT NULL), false) AS open,
-                  coalesce(bool_or(h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS capped,
+                  coalesce(bool_or(h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS troubled,
+                  coalesce(bool_or(h.slow_until > now() AND h.destination = d.target), false) AS slow,
                   coalesce(bool_and(h.destination = m.destination)
                            FILTER (WHERE h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'), false) AS alone,
                   pg_catalog.array_agg(h.probe_id) FILTER (WHERE h.open_until IS NOT NULL AND h.probe_until > now()) AS probes
              FROM (SELECT d.destination) AS m, outbox.destinations AS h
             WHERE ` + breakersOf + `) AS b
+), capped AS MATERIALIZED (
+    SELECT t.target, t.troubled,
+           (SELECT count(*)
+              FROM (SELECT FROM outbox.messages AS m
+                     WHERE m.retrying AND m.destination >= CASE WHEN t.whole THEN t.target ELSE t.target || '/' END
+                       AND m.destination < t.target || CASE WHEN t.whole THEN E'\x01' ELSE '0' END
+                       AND m.available_at > now() AND (t.troubled OR ` + mayAwaitAnswer + `)
+                     ORDER BY m.destination, m.id LIMIT $9) AS few) AS runs
+      FROM (SELECT a.target, a.troubled, bool_and(a.target = a.destination) AS whole
+              FROM asked AS a WHERE NOT a.open AND (a.troubled OR a.slow) GROUP BY a.target, a.troubled) AS t
 ), allowed AS MATERIALIZED (
     SELECT a.destination, a.mark,
-           CASE WHEN NOT a.capped THEN a.quota
+           CASE WHEN NOT a.troubled AND NOT a.slow THEN a.quota
                 ELSE least(a.quota, greatest(
                      CASE WHEN a.alone AND NOT EXISTS (SELECT FROM outbox.messages AS r
                                                         WHERE r.retrying AND r.destination = a.destination AND r.available_at > now()) THEN 1 ELSE 0 END,
-                     $9::int - a.before - (SELECT count(*)
-                     FROM (SELECT FROM outbox.messages AS r
-                            WHERE r.retrying AND r.destination >= CASE WHEN a.target = a.destination THEN a.target ELSE a.target || '/' END
-                              AND r.destination < a.target || CASE WHEN a.target = a.destination THEN E'\x01' ELSE '0' END
-                              AND r.available_at > now()
-                            ORDER BY r.destination, r.id LIMIT $9) AS few))) END AS quota
+                     $9::int - a.before - (SELECT c.runs FROM capped AS c WHERE c.target = a.target AND c.troubled = a.troubled))) END AS quota
       FROM asked AS a
      WHERE NOT a.open
 ), due AS MATERIALIZED (
@@ -225,7 +239,7 @@ UPDATE outbox.messages AS m
   FROM unnest(ARRAY(SELECT id FROM fitting), ARRAY(SELECT available_at FROM fitting), ARRAY(SELECT started FROM fitting))
        AS f (id, was_available_at, was_started)
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, ` + failing + `, ` + recordColumns
+RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, ` + failing + `, ` + slowTarget + `, ` + recordColumns
 
 // claimAlone takes the due suspect with the lowest ID, for a lease of $1. Its
 // process must have nothing else in flight.
@@ -258,7 +272,7 @@ RETURNING m.id, m.state, m.generation`
 
 // load reads rows as they stand, and whether a success would be news to others:
 // the run may have been claimed by another process.
-const load = `SELECT ` + failing + `, ` + lookColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
+const load = `SELECT ` + failing + `, ` + slowTarget + `, ` + lookColumns + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
 
 // loadPayloads reads what lookColumns leave. A payload never changes, so it needs no
 // guard.
@@ -275,7 +289,12 @@ UPDATE outbox.messages AS m
    SET claims = greatest(m.claims, least(m.claims + 1, 5))
   FROM unnest($1::uuid[], $2::int[]) AS r (id, generation)
  WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation AND m.finished_at IS NULL
-RETURNING ` + failing + `, ` + lookColumns
+RETURNING ` + failing + `, ` + slowTarget + `, ` + lookColumns
+
+// slowTarget says that the row's target is slow. A scalar, so that no planner hashes all
+// destinations for it.
+const slowTarget = `
+	coalesce((SELECT p.slow_until > now() FROM outbox.destinations AS p WHERE p.destination = ` + targetOf + `), false) AS slow_target`
 
 // failing says that a breaker of the row's destination has counted failures and no
 // success since; proven that a message has reached the destination, where that is not the

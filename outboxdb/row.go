@@ -41,9 +41,10 @@ type row struct {
 	// PayloadBytes is the payload's size where the statement may have left it out.
 	PayloadBytes int `db:"payload_bytes"`
 	// Only some statements look at the destination.
-	HeldBack *time.Duration `db:"held_back"`
-	Failing  bool           `db:"failing"`
-	Proven   bool           `db:"proven"`
+	HeldBack   *time.Duration `db:"held_back"`
+	SlowTarget bool           `db:"slow_target"`
+	Failing    bool           `db:"failing"`
+	Proven     bool           `db:"proven"`
 }
 
 func (r row) record() outbox.Record {
@@ -57,7 +58,7 @@ func (r row) record() outbox.Record {
 		Expired:         r.ExpiresIn != nil && *r.ExpiresIn <= 0,
 		ExpiresAfter:    max(deref(r.ExpiresIn), 0),
 		CancelRequested: r.CancelRequested, Attempts: r.Attempts, Claims: r.Claims,
-		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack),
+		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack), SlowTarget: r.SlowTarget,
 		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),
 		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt), CallbackDue: r.CallbackDue,
 		MissingBytes: max(r.PayloadBytes-len(r.Payload), 0),

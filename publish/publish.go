@@ -38,7 +38,8 @@ type Publisher interface {
 	// what an operator can do, and never carries the payload. Where the
 	// destination does not exist, it wraps outflow.ErrNoDestination. Where it was
 	// the destination that refused this message, its outflow.Failure says Answered:
-	// others need not wait for it to come back.
+	// others need not wait for it to come back. Where CallTime cut the call short of the
+	// publisher's own timeout, and the broker may have the request, it says CutShort.
 	//
 	// A panic is a permanent failure of its message: see PanicError. A publisher
 	// that shares requests sends each message of one that panicked again alone,

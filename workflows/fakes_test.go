@@ -84,6 +84,8 @@ func (t *table) LoadAgain(ctx context.Context, ref outbox.Ref) (outbox.Record, e
 
 func (*table) Succeeded(string)           {}
 func (*table) Answered(string)            {}
+func (*table) Took(string, time.Duration) {}
+func (*table) CutShort(string)            {}
 func (*table) NotTried(string, uuid.UUID) {}
 func (*table) Failed(string, error) int   { return 0 }
 

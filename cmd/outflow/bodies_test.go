@@ -66,6 +66,7 @@ func TestShowStatus(t *testing.T) {
 		},
 		troubled: []outboxdb.Trouble{
 			{Destination: "sqs://a", Failures: 7, FailingSince: &someAt, OpenUntil: ptr(someAt.Add(time.Minute)), Open: true, LastError: "throttled"},
+			{Destination: "sqs://d", SlowUntil: &someAt},
 			{Destination: "sqs://c", Failures: 1, FailingSince: &someAt, LastError: "reset"},
 		},
 	}
@@ -85,6 +86,8 @@ sqs://b: 1 dead
 
 sqs://c: 1 failures since 2026-01-31T08:00:00Z
   reset
+
+sqs://d: slow to answer until 2026-01-31T08:00:00Z, or longer: messages leave the fast path unsent
 
 sqs://d: 4 waiting
   no AWS region

@@ -197,11 +197,12 @@ func age(seconds float64) string {
 
 // writeTrouble says what the breaker and the messages say of a destination.
 func (d destinationStatus) writeTrouble(out io.Writer) {
-	if b := d.Trouble; b != nil {
+	if b := d.Trouble; b != nil && b.SlowUntil != nil {
+		fmt.Fprintf(out, "\n%s: slow to answer until %s, or longer: messages leave the fast path unsent\n", d.Destination, stamp(*b.SlowUntil))
+	}
+	if b := d.Trouble; b != nil && b.FailingSince != nil {
 		fmt.Fprintf(out, "\n%s: %d failures", d.Destination, b.Failures)
-		if b.FailingSince != nil {
-			fmt.Fprintf(out, " since %s", stamp(*b.FailingSince))
-		}
+		fmt.Fprintf(out, " since %s", stamp(*b.FailingSince))
 		switch {
 		case b.Open:
 			fmt.Fprintf(out, ", breaker open until %s", stamp(*b.OpenUntil))

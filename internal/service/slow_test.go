@@ -136,6 +136,67 @@ func TestASlowBrokerIsSentFewCopies(t *testing.T) {
 	}
 }
 
+// A receiver that answers after three seconds is slow, and does not fail. The first messages
+// are cut off on the fast path and sent once more; all others are received once, many at the
+// same time. No breaker counts anything.
+func TestASlowReceiverIsNoFailingOne(t *testing.T) {
+	t.Parallel()
+	const first, others = 20, 300 // the first ones are as many as a process begins with
+	w := newWorld(t)
+	var mu sync.Mutex
+	var copies, now, most int
+	copiesOf := map[string]int{}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		mu.Lock()
+		copies++
+		copiesOf[req.Header.Get("webhook-id")]++
+		now++
+		most = max(most, now)
+		mu.Unlock()
+		time.Sleep(3 * time.Second)
+		mu.Lock()
+		now--
+		mu.Unlock()
+	}))
+	t.Cleanup(server.Close)
+	w.publishing(webhookConfig(t, server))
+	delivered := func(ids []uuid.UUID) {
+		t.Helper()
+		for _, id := range ids {
+			w.until(id, func(r row) bool { return r.State == outflow.Delivered })
+		}
+	}
+	cut := w.enqueueTo(server.URL+"/orders", []byte("{}"), first)
+	w.eventually(func() bool {
+		var slow bool
+		err := w.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = $1 AND slow_until > now())`, server.URL).Scan(&slow)
+		return err == nil && slow
+	}, func() string { return "it is not slow" })
+	began := time.Now()
+	ids := w.enqueueTo(server.URL+"/orders", []byte("{}"), others/2)
+	ids = append(ids, w.enqueueTo(server.URL+"/refunds", []byte("{}"), others/2)...)
+	delivered(ids)
+	t.Logf("%d messages in %s, %d at once at most", others, time.Since(began).Round(time.Millisecond), most)
+	delivered(cut)
+
+	mu.Lock()
+	defer mu.Unlock()
+	for _, id := range ids {
+		assert.Equal(t, 1, copiesOf[id.String()])
+		r := w.row(id)
+		assert.Equal(t, 1, r.Attempts)
+	}
+	for _, id := range cut {
+		assert.LessOrEqual(t, copiesOf[id.String()], 2)
+	}
+	assert.LessOrEqual(t, copies, others+2*first)
+	assert.GreaterOrEqual(t, most, 100, "many at once")
+	var counted bool
+	require.NoError(t, w.pool.QueryRow(t.Context(), `
+		SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures > 0 OR failing_since IS NOT NULL OR openings > 0 OR recovered_at IS NOT NULL)`).Scan(&counted))
+	assert.False(t, counted, "no breaker counts a failure")
+}
+
 // waiting returns a message's durable activity once it waits for its second attempt.
 func (w *world) waiting(id uuid.UUID) (pending *workflowpb.PendingActivityInfo) {
 	w.Helper()

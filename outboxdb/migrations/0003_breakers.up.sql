@@ -5,8 +5,8 @@ SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('
 --   https://host[:port]      a target: every destination of a host, or an exchange. What
 --                            a connection says (refused, no answer, TLS, name) is its
 --   https://host#new         the destinations of a target that no message has reached yet
--- A row is written when its breaker counts a failure, and when a message first reached a
--- destination.
+-- A row is written when its breaker counts a failure, when a message first reached a
+-- destination, and that of a target also when it answers slowly.
 CREATE TABLE outbox.destinations (
     destination   text        COLLATE "C" NOT NULL PRIMARY KEY,
     -- The destinations from the first name up to the second, without it: canonical
@@ -29,6 +29,7 @@ CREATE TABLE outbox.destinations (
     told_of       text        COLLATE "C",
     told_id       uuid,
     last_error    text,
+    slow_until    timestamptz,
     CONSTRAINT destinations_counts  CHECK (failures >= 0 AND openings >= 0),
     CONSTRAINT destinations_open    CHECK ((open_until IS NULL) = (openings = 0)),
     CONSTRAINT destinations_failing CHECK (open_until IS NULL OR failing_since IS NOT NULL)
@@ -53,6 +54,7 @@ COMMENT ON COLUMN outbox.destinations.probe_of IS 'the destination of that messa
 COMMENT ON COLUMN outbox.destinations.recovered_at IS 'the breaker closed; its retrying runs are still to be told';
 COMMENT ON COLUMN outbox.destinations.probes IS 'probes so far: those that wait and those that are retried take turns';
 COMMENT ON COLUMN outbox.destinations.told_id IS 'the last of its retrying runs that was told of this recovery, by destination (told_of) and ID';
+COMMENT ON COLUMN outbox.destinations.slow_until IS 'the target takes longer to answer than the fast path has: until then its messages leave it unsent';
 
 REVOKE ALL ON outbox.destinations FROM PUBLIC;
 

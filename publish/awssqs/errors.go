@@ -39,7 +39,7 @@ func (a *attempt) trace(ctx context.Context) context.Context {
 }
 
 // failure is the failure of every message of a request that failed as a whole.
-func (a *attempt) failure(err error) error {
+func (a *attempt) failure(err error) *outflow.Failure {
 	v, code := verdictOf(err, a.connected.Load())
 	if v == unanswered && !a.sends {
 		v = down
@@ -117,7 +117,7 @@ func entryFailure(doing string, e types.BatchResultErrorEntry, size int) error {
 // failure writes the text. AWS's own words stay out where they may quote the
 // message; what is left of them is the name of the parameter they are about, and the
 // queue's size limit. size is the message's, 0 where it says nothing.
-func failure(doing string, v verdict, code, detail string, size int, after time.Duration) error {
+func failure(doing string, v verdict, code, detail string, size int, after time.Duration) *outflow.Failure {
 	limit := sizeLimit.FindStringSubmatch(detail)
 	switch {
 	case v.content && size > 0 && limit != nil:

@@ -385,6 +385,15 @@ func TestSQSThatAnswersAfterThreeSeconds(t *testing.T) {
 	both.Wait()
 	assert.ErrorContains(t, fast, "no answer")
 	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(fast))
+	assert.True(t, outflow.WasCutShort(fast), "it was about to answer")
+
+	// Where the publisher's own timeout is over, the queue fails.
+	impatient := awssqs.New(b.client, awssqs.WithTimeout(2*time.Second))
+	for _, d := range []time.Duration{4 * time.Second, 30 * time.Second} {
+		err := publishWithin(t, impatient, d)
+		assert.ErrorContains(t, err, "no answer")
+		assert.False(t, outflow.WasCutShort(err))
+	}
 }
 
 // SQS, or what stands before it, names a time beside its refusal.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -30,6 +31,8 @@ type result = coalesce.Result[string]
 type sender struct {
 	caller
 	lookup *lookup
+	// quick says that its calls end before the publisher's own timeout.
+	quick bool
 }
 
 // send is the shared call: one batch to the address that was found last. It answers
@@ -97,7 +100,9 @@ func (s *sender) request(ctx context.Context, to *address, batch []entry) (resul
 	out, err := s.api.SendMessageBatch(a.trace(ctx), in, s.options)
 	if err != nil {
 		v, _ = verdictOf(err, a.connected.Load())
-		return results, v, a.failure(err)
+		f := a.failure(err)
+		f.CutShort = s.quick && v == unanswered && errors.Is(ctx.Err(), context.DeadlineExceeded)
+		return results, v, f
 	}
 	fill(results, outflow.Retryable(fmt.Errorf("%s: the answer leaves this message out (it is sent again with the same message ID)", doing)))
 	for _, e := range out.Successful {

@@ -78,7 +78,7 @@ const (
 
 // noAnswer is the failure of a request without an answer. The transport's own
 // words stay out where they may quote what the other side sent.
-func noAnswer(to target, err, ended error, connected bool) error {
+func noAnswer(to target, err, ended error, connected, quick bool) error {
 	doing := "posting to " + to.String()
 	if errors.Is(ended, context.Canceled) {
 		if !connected {
@@ -87,7 +87,10 @@ func noAnswer(to target, err, ended error, connected bool) error {
 		return outflow.Retryable(fmt.Errorf("%s: the caller left (%s): %w", doing, maybeSent, ended))
 	}
 	if connected {
-		return outflow.Unavailable(fmt.Errorf("%s: %s (%s)", doing, silence(err), maybeSent))
+		return &outflow.Failure{
+			Class: outflow.ClassUnavailable, CutShort: quick && errors.Is(ended, context.DeadlineExceeded),
+			Err: fmt.Errorf("%s: %s (%s)", doing, silence(err), maybeSent),
+		}
 	}
 	return outflow.Unavailable(fmt.Errorf("%s: %s", doing, unreached(err)))
 }

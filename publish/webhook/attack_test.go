@@ -402,8 +402,10 @@ func TestTimeoutEndsASend(t *testing.T) {
 	for _, ctx := range []context.Context{t.Context(), long} {
 		_, err := p.Send(ctx, message(port).Destination, "id", "", []byte(marker), nil)
 		failed(t, err, outflow.ClassUnavailable, "no answer in time")
+		assert.False(t, outflow.WasCutShort(err))
 		_, err = p.Publish(ctx, message(port))
 		failed(t, err, outflow.ClassUnavailable, "no answer in time")
+		assert.False(t, outflow.WasCutShort(err), "it had the publisher's whole timeout")
 	}
 }
 
@@ -424,10 +426,23 @@ func TestAReceiverThatAnswersAfterThreeSeconds(t *testing.T) {
 	defer cancel()
 	_, err := p.Publish(fast, message(port))
 	failed(t, err, outflow.ClassUnavailable, "no answer in time")
+	assert.True(t, outflow.WasCutShort(err), "it was about to answer")
 	durable, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, err = p.Publish(durable, message(port))
 	require.NoError(t, err)
+}
+
+// TestAConnectionThatIsNotMadeInTime is a failure, however little time there was.
+func TestAConnectionThatIsNotMadeInTime(t *testing.T) {
+	t.Parallel()
+	port := listen(t, nil, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }).port() // no handshake
+	p := publisher(t, newAuthority(t), webhook.Options{})
+	fast, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	_, err := p.Publish(fast, message(port))
+	failed(t, err, outflow.ClassUnavailable, "no connection in time (nothing was sent")
+	assert.False(t, outflow.WasCutShort(err))
 }
 
 // TestErrorsStayShort, whatever the address.

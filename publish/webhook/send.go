@@ -62,7 +62,7 @@ func (p *Publisher) Send(ctx context.Context, address, id, contentType string, b
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	return p.post(ctx, to, id, header, body)
+	return p.post(ctx, to, id, header, body, false)
 }
 
 // target is where a request goes.
@@ -130,8 +130,9 @@ func (p *Publisher) allowed(to target) ([]Secret, error) {
 }
 
 // post makes one request. A round trip of the transport, no client: redirects are
-// not followed, and no cookie is kept.
-func (p *Publisher) post(ctx context.Context, to target, id string, header http.Header, body []byte) (Answer, error) {
+// not followed, and no cookie is kept. quick says that ctx ends before the publisher's own
+// timeout.
+func (p *Publisher) post(ctx context.Context, to target, id string, header http.Header, body []byte, quick bool) (Answer, error) {
 	secrets, err := p.allowed(to)
 	if err != nil {
 		return Answer{}, err
@@ -159,7 +160,7 @@ func (p *Publisher) post(ctx context.Context, to target, id string, header http.
 	req.Header = header
 	resp, err := p.transport.RoundTrip(req)
 	if err != nil {
-		return Answer{}, noAnswer(to, err, ctx.Err(), connected.Load())
+		return Answer{}, noAnswer(to, err, ctx.Err(), connected.Load(), quick)
 	}
 	defer drain(resp.Body, cancel)
 	answer := Answer{Status: resp.StatusCode}

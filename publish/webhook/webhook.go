@@ -172,14 +172,15 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	if err != nil {
 		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w (enqueue a corrected one)", m.ID, to, err))
 	}
-	deadline, err := p.deadline(ctx, to, publish.CallTime(ctx, p.timeout))
+	call := publish.CallTime(ctx, p.timeout)
+	deadline, err := p.deadline(ctx, to, call)
 	if err != nil {
 		return "", err
 	}
 	// From here on nobody may leave: the receiver may have the message.
 	posting, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
-	answer, err := p.post(posting, to, m.ID.String(), header, m.Payload)
+	answer, err := p.post(posting, to, m.ID.String(), header, m.Payload, call < p.timeout)
 	return answer.RequestID, err
 }
 
