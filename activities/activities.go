@@ -244,7 +244,7 @@ func (a *Activities) withoutSending(ctx context.Context, t try, record outbox.Re
 		return PublishResult{Verdict: SetAside, Outcome: outcome}, true, a.store.Yield(ctx, ref)
 	case record.HeldBack:
 		return PublishResult{}, true, heldBack(record)
-	// A suspect is tried here, with nothing else in flight: a durable attempt is not.
+	// A quarantined message is tried here, in isolation: a durable attempt is not isolated.
 	case t.local && record.SlowTarget && record.Claims < outbox.QuarantineClaims:
 		return PublishResult{}, true, fmt.Errorf("%w: %s", errSlowTarget, outflow.DisplayDestination(outbox.TargetOf(record.Destination)))
 	case timeLeft(ctx) < BrokerCall:

@@ -125,8 +125,8 @@ func TestSlowTargetIsLeftToADurableAttempt(t *testing.T) {
 	assert.Equal(t, 1, f.sent)
 
 	for name, change := range map[string]func(r *outbox.Record){
-		"a suspect is tried with nothing else in flight": func(r *outbox.Record) { r.Claims = outbox.QuarantineClaims },
-		"one that is not slow":                           func(r *outbox.Record) { r.SlowTarget = false },
+		"a quarantined message is tried with nothing else in flight": func(r *outbox.Record) { r.Claims = outbox.QuarantineClaims },
+		"one that is not slow": func(r *outbox.Record) { r.SlowTarget = false },
 	} {
 		f, a, ref := newFake()
 		f.record.SlowTarget = true

@@ -97,7 +97,7 @@ func (n namespaceHealth) Stalled(ctx context.Context, outbox string, database uu
 const (
 	startBoth    = "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace"
 	askIdentity  = "check the identity's rights in the namespace, and ask again"
-	anotherQueue = "start outflow-worker with OUTFLOW_TASK_QUEUE=%s until these have ended (\"Another task queue\" in docs/operations.md)"
+	anotherQueue = "start outflow-worker with OUTFLOW_TASK_QUEUE=%s until these have ended (\"Another task queue\" in docs/running.md)"
 )
 
 func (e *examination) pollers(ctx context.Context) {

@@ -55,16 +55,18 @@ func TestReadmeAgainstMakeDev(t *testing.T) {
 	delivered(2)
 
 	program := filepath.Join(dir, "readme.go")
-	write(t, program, fmt.Sprintf(goProgram, block(t, readme, "go", "outboxdb.Enqueue("),
-		block(t, readme, "go", "waiter.Wait(")), 0o644)
-	if out := shell(t, dir, environment+"\ncd "+shellRoot(t)+" && GOWORK=off go run "+program); !strings.Contains(out,
-		"delivered") {
+	waiting := readRoot(t, "docs/waiting.md")
+	write(t, program, fmt.Sprintf(goProgram,
+		block(t, readme, "go", "outboxdb.Enqueue("), block(t, waiting, "go", "waiter.Wait(")), 0o644)
+	out := shell(t, dir, environment+"\ncd "+shellRoot(t)+" && GOWORK=off go run "+program)
+	if !strings.Contains(out, "delivered") {
 		t.Errorf("the README's program in Go ended with %s", out)
 	}
 	delivered(3)
 
 	execute(t, env["DATABASE_URL"], "create role shop; create role ops") // the README's "roles of yours"
-	for _, line := range commands(t, readme) {
+	pages := readme + waiting + readRoot(t, "docs/breakers.md") + readRoot(t, "docs/troubleshooting.md")
+	for _, line := range commands(t, readme, pages) {
 		shell(t, dir, environment+"\nPATH=$PWD/bin:$PATH\n"+line)
 	}
 
@@ -220,17 +222,19 @@ func block(t *testing.T, page, language, text string) string {
 	return ""
 }
 
-// commands are the lines of the block that prepares an outbox, and the commands with flags in the README's text, but
-// those with an ID to fill in.
-func commands(t *testing.T, readme string) []string {
+// commands are the lines of the README's block that prepares an outbox and of the block that retries dead messages, and
+// the commands with flags in the pages' text, but those with an ID or a role to fill in.
+func commands(t *testing.T, readme, pages string) []string {
 	t.Helper()
 	lines := regexp.MustCompile(`(?m)^outflow [^#\n]+`).FindAllString(block(t, readme, "sh", "outflow migrate up"), -1)
 	if len(lines) < 3 {
 		t.Errorf("the README prepares an outbox by %q alone", lines)
 	}
-	for _, m := range regexp.MustCompile("`(outflow [^`…]* -[^`…]*)`").FindAllStringSubmatch(readme, -1) {
-		if !strings.Contains(m[1], " ID") {
-			lines = append(lines, m[1])
+	lines = append(lines, strings.TrimSpace(block(t, pages, "sh", "outflow retry -state dead")))
+	for _, m := range regexp.MustCompile("`(outflow [^`…]*\\s-[^`…]*)`").FindAllStringSubmatch(pages, -1) {
+		line := strings.Join(strings.Fields(m[1]), " ")
+		if !strings.Contains(line, " ID") && !strings.Contains(line, " ROLE") {
+			lines = append(lines, line)
 		}
 	}
 	return lines

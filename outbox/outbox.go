@@ -60,8 +60,8 @@ type Record struct {
 	// them.
 	HeldBack    bool
 	HeldBackFor time.Duration
-	// SlowTarget says that the target has lately taken longer than outflow.FastPathCallTime
-	// to answer: the message is left to a durable attempt. Claims and loads set it.
+	// SlowTarget says that the destination's target takes longer to answer than
+	// FastPathCallTime: the message is left to a durable attempt. Only claims and loads set it.
 	SlowTarget      bool
 	BrokerMessageID string
 	LastError       string

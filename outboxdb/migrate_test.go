@@ -93,7 +93,7 @@ func TestMigrations(t *testing.T) {
 }
 
 // What keeps the tables fast is set by the migrations, not left to the server
-// (docs/operations.md says what it buys).
+// (docs/retention.md says what it buys).
 func TestTheTablesSettings(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

@@ -256,7 +256,7 @@ func TestPurgeDestinations(t *testing.T) {
 		values[string](t, pool, `SELECT destination FROM outbox.destinations ORDER BY 1`))
 }
 
-// The rights that docs/operations.md lists for maintenance are enough, beside
+// The rights that docs/rights.md lists for maintenance are enough, beside
 // those of the dispatcher.
 func TestMaintenanceRights(t *testing.T) {
 	t.Parallel()
@@ -411,7 +411,7 @@ func TestTableHealth(t *testing.T) {
 }
 
 // A role that may not see other roles' sessions knows their age only from what
-// they hold back; docs/operations.md names the right that it wants.
+// they hold back; docs/retention.md names the right that it needs.
 func TestTableHealthWithoutRights(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

@@ -47,7 +47,7 @@ func traced(ctx context.Context, msgs []outflow.Message, write func(context.Cont
 	return written, err
 }
 
-// refusalType is the type of a failed enqueue, as docs/operations.md has it.
+// refusalType is the type of a failed enqueue, as docs/tracing.md has it.
 func refusalType(err error) string {
 	var invalid *outflow.InvalidMessageError
 	var duplicate *outflow.DuplicateIDError

@@ -80,9 +80,9 @@ func TestGrants(t *testing.T) {
 	require.NoError(t, err, "what is printed is what psql takes")
 }
 
-// TestOperationsShowsTheGrants keeps the page in step with the command.
-func TestOperationsShowsTheGrants(t *testing.T) {
-	page, err := os.ReadFile("../../docs/operations.md")
+// TestThePageShowsTheGrants keeps the page in step with the command.
+func TestThePageShowsTheGrants(t *testing.T) {
+	page, err := os.ReadFile("../../docs/rights.md")
 	require.NoError(t, err)
 	_, shown, found := strings.Cut(string(page), "```\n$ outflow grants -producer shop -dispatcher outflow -operator ops\n")
 	require.True(t, found)

@@ -81,7 +81,7 @@ func (s *scene) pictures() []picture {
 	}
 }
 
-// view is a link to a filtered list. These stand in the README.
+// view is a link to a filtered list. These stand in docs/web-ui.md.
 type view struct {
 	name, query string
 	of          func(*scene) delivery

@@ -33,7 +33,7 @@ func TestUnmet(t *testing.T) {
 	}
 }
 
-// The README's links.
+// The links of docs/web-ui.md.
 func TestViewPaths(t *testing.T) {
 	var paths []string
 	for _, v := range views {

@@ -48,7 +48,7 @@ func TestAVersionedRunGoesOnWithTheNextBuild(t *testing.T) {
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	_, history := w.closed(id)
 	assert.Equal(t, 1, count(history, enums.EVENT_TYPE_WORKFLOW_TASK_STARTED))
-	assert.True(t, history.GetEvents()[0].GetWorkflowExecutionStartedEventAttributes().GetEagerExecutionAccepted(), "docs/operations.md says so")
+	assert.True(t, history.GetEvents()[0].GetWorkflowExecutionStartedEventAttributes().GetEagerExecutionAccepted(), "docs/running.md says so")
 
 	w.broker.set(func(int) (string, error) { return "", outflow.Unavailable(errors.New("down")) })
 	id = w.enqueue("through both")

@@ -181,7 +181,7 @@ func (l look) unpolled(ctx context.Context, kind enums.TaskQueueType) (*Problem,
 		tasks = "activities"
 	}
 	return &Problem{Certain: true, Text: fmt.Sprintf("it waits on task queue %q, from which no worker takes %s", name, tasks),
-		Remedy: "start outflow-worker with OUTFLOW_TASK_QUEUE=" + name + " until its runs have ended (\"Another task queue\" in docs/operations.md)"}, nil
+		Remedy: "start outflow-worker with OUTFLOW_TASK_QUEUE=" + name + " until its runs have ended (\"Another task queue\" in docs/running.md)"}, nil
 }
 
 // isForeign reports whether a worker of another outbox had the last attempt.

@@ -17,7 +17,7 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// The operations, which begin the spans' names. docs/operations.md has the table.
+// The operations, which begin the spans' names. docs/tracing.md lists them.
 const (
 	opEnqueue  = "enqueue"
 	opStart    = "start"

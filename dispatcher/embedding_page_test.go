@@ -8,10 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestReadme: the snippet is the Example's code, which is compiled.
-func TestReadme(t *testing.T) {
+// TestEmbeddingPage: the snippet is the Example's code, which is compiled.
+func TestEmbeddingPage(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../README.md")
+	page, err := os.ReadFile("../docs/embedding.md")
 	require.NoError(t, err)
 	code, err := os.ReadFile("example_test.go")
 	require.NoError(t, err)
