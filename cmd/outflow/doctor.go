@@ -10,13 +10,10 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
-
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/control"
+	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/config"
-	"github.com/outflowhq/outflow/publish/awssqs"
-	"github.com/outflowhq/outflow/publish/webhook"
+	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -70,19 +67,21 @@ func doctor(ctx context.Context, t tools, args []string) error {
 // lookups are those that the settings allow, by scheme; without says why one is missing.
 func lookups(ctx context.Context, getenv func(string) string) (by map[string]control.Lookup, without map[string]string, broken error) {
 	by, without = map[string]control.Lookup{}, map[string]string{}
-	if settings, err := config.AWS(ctx, getenv); err != nil {
-		without[outflow.SchemeSQS] = strings.ReplaceAll(err.Error(), "\n", "; ")
-	} else {
-		by[outflow.SchemeSQS] = awssqs.New(sqs.NewFromConfig(settings)).Check
+	for _, b := range brokers.Load(ctx, getenv) {
+		broken = errors.Join(broken, b.SettingsErr)
+		for _, scheme := range b.Schemes {
+			checker, ok := b.Publisher.(publish.Checker)
+			switch {
+			case ok:
+				by[scheme] = checker.Check
+			case b.SettingsErr != nil:
+				without[scheme] = "its settings are wrong"
+			case b.ClientErr != nil:
+				without[scheme] = strings.ReplaceAll(b.ClientErr.Error(), "\n", "; ")
+			}
+		}
 	}
-	settings, broken := config.Webhooks(getenv)
-	if broken != nil {
-		without[outflow.SchemeHTTPS], without[outflow.SchemeHTTP] = "the webhooks' settings are wrong", "the webhooks' settings are wrong"
-		return by, without, broken
-	}
-	check := webhook.New(settings).Check
-	by[outflow.SchemeHTTPS], by[outflow.SchemeHTTP] = check, check
-	return by, without, nil
+	return by, without, broken
 }
 
 // examine prints what the doctor finds, and fails where a check does.

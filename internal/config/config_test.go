@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/publish"
 )
 
 // load loads settings with nothing else in the environment. pgx and the AWS SDK
@@ -36,6 +39,19 @@ func load(t *testing.T, settings map[string]string) (config.Config, error) {
 	return config.Load(context.Background(), func(name string) string { return settings[name] })
 }
 
+// broker returns the broker of a scheme.
+func broker(t *testing.T, c config.Config, scheme string) brokers.Broker {
+	t.Helper()
+	for _, b := range c.Brokers {
+		if slices.Contains(b.Schemes, scheme) {
+			require.NotNil(t, b.Publisher)
+			return b
+		}
+	}
+	t.Fatalf("no broker for %s://", scheme)
+	return brokers.Broker{}
+}
+
 // enough are the settings that have no default.
 func enough(more map[string]string) map[string]string {
 	settings := map[string]string{"DATABASE_URL": "postgres://app@db.example.com:5432/shop", "AWS_REGION": "eu-west-1"}
@@ -50,7 +66,8 @@ func TestDefaults(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "db.example.com", c.Database.ConnConfig.Host)
 	assert.Equal(t, "outflow", c.Database.ConnConfig.RuntimeParams["application_name"])
-	assert.Equal(t, "eu-west-1", c.AWS.Region)
+	assert.Empty(t, broker(t, c, "sqs").Waiting, "there is a region")
+	require.NoError(t, publish.NewRouter(brokers.Publishers(c.Brokers)...).Refusal("sqs://orders"))
 	assert.Empty(t, c.Temporal.HostPort, "the SDK's own default: localhost:7233")
 	assert.Zero(t, c.Scanner, "a zero field takes the scanner's default")
 	assert.Equal(t, outflow.Retention{
@@ -73,8 +90,8 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, "shop", c.Scanner.Outbox)
 	assert.Equal(t, "shop-queue", c.Scanner.TaskQueue)
 	assert.Equal(t, time.Second, c.Scanner.PollInterval)
-	assert.Equal(t, 20*time.Second, c.SQSTimeout)
-	assert.Equal(t, 30*time.Second, c.Webhook.Timeout)
+	assert.Equal(t, 20*time.Second, broker(t, c, "sqs").Timeout)
+	assert.Equal(t, 30*time.Second, broker(t, c, "https").Timeout)
 	assert.Equal(t, 1000, c.Scanner.InFlight)
 	assert.Equal(t, 1000, c.Scanner.PerDestination)
 	assert.Equal(t, 30*time.Second, c.Scanner.Lease)
@@ -166,7 +183,8 @@ func TestPasswordsAreNotShown(t *testing.T) {
 func TestNoRegionIsWanted(t *testing.T) {
 	c, err := load(t, enough(map[string]string{"AWS_REGION": ""}))
 	require.NoError(t, err)
-	assert.Empty(t, c.AWS.Region)
+	assert.Contains(t, broker(t, c, "sqs").Waiting, "no AWS region is configured (AWS_REGION)")
+	require.ErrorContains(t, publish.NewRouter(brokers.Publishers(c.Brokers)...).Refusal("sqs://orders"), "AWS_REGION")
 }
 
 // An operator's command works while the broker's settings are broken.
@@ -199,4 +217,20 @@ func TestLogger(t *testing.T) {
 	out.Reset()
 	c.Logger(&out).Info("hello", "n", 1)
 	assert.Contains(t, out.String(), `msg=hello n=1`)
+}
+
+// What help shows as the default may be written down.
+func TestDefaultsOfNothing(t *testing.T) {
+	written := map[string]string{}
+	for _, s := range config.Settings {
+		if s.Default == "none" || s.Default == "off" {
+			written[s.Name] = s.Default
+		}
+	}
+	require.Len(t, written, 8)
+	c, err := load(t, enough(written))
+	require.NoError(t, err)
+	assert.Contains(t, broker(t, c, "https").Waiting, "no host is allowed")
+	assert.Empty(t, c.HealthAddress)
+	assert.False(t, c.Retention.History)
 }

@@ -38,6 +38,9 @@ const (
 	percentEncoded = "failed to parse as URL (percent-encode what is neither letter nor digit in the user name and the password)"
 )
 
+// goodSecret is the base64 of 32 bytes.
+const goodSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
 // long is beyond every bound; errors repeat only a part of it.
 var (
 	long     = strings.Repeat("9", 5000)

@@ -11,6 +11,8 @@ import (
 	"go.temporal.io/sdk/contrib/envconfig"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+
+	"github.com/outflowhq/outflow/internal/settings"
 )
 
 // engine is what Temporal's variables and files say.
@@ -42,11 +44,11 @@ func readEngine(getenv func(string) string, read func(name string) ([]byte, erro
 func rotateTemporal(options *client.Options, r *engineFiles) {
 	if options.Credentials != nil {
 		options.Credentials = client.NewAPIKeyDynamicCredentials(func(context.Context) (string, error) {
-			return r.get().apiKey, nil
+			return r.Get().apiKey, nil
 		})
 	}
 	if options.HeadersProvider != nil {
-		options.HeadersProvider = headers(func() headersProvider { return r.get().options.HeadersProvider })
+		options.HeadersProvider = headers(func() headersProvider { return r.Get().options.HeadersProvider })
 	}
 	if options.ConnectionOptions.TLS != nil {
 		dial := grpc.WithTransportCredentials(handshakes{credentials.NewTLS(options.ConnectionOptions.TLS), r})
@@ -54,7 +56,7 @@ func rotateTemporal(options *client.Options, r *engineFiles) {
 	}
 }
 
-type engineFiles = reread[engine]
+type engineFiles = settings.Reloaded[engine]
 
 // headersProvider is the SDK's, which it does not name.
 type headersProvider interface {
@@ -79,7 +81,7 @@ type handshakes struct {
 func (h handshakes) ClientHandshake(
 	ctx context.Context, authority string, conn net.Conn,
 ) (net.Conn, credentials.AuthInfo, error) {
-	now := h.files.get().options.ConnectionOptions.TLS
+	now := h.files.Get().options.ConnectionOptions.TLS
 	if now == nil { // never without what was asked for at the start
 		return h.TransportCredentials.ClientHandshake(ctx, authority, conn)
 	}

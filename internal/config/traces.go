@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow/internal/bounded"
+	"github.com/outflowhq/outflow/internal/settings"
 )
 
 // Traces says where spans go, by OpenTelemetry's own variables.
@@ -109,7 +110,7 @@ func exporterWanted(getenv func(string) string) (bool, error) {
 	case strings.EqualFold(value, "true"):
 		disabled = true
 	default:
-		errs = append(errs, fmt.Errorf("%s: wants true or false (got %s)", settingSDKDisabled, quote(value)))
+		errs = append(errs, fmt.Errorf("%s: wants true or false (got %s)", settingSDKDisabled, settings.Quote(value)))
 	}
 	on := getenv(settingOTLP+"ENDPOINT") != "" || getenv(settingOTLPTraces+"ENDPOINT") != ""
 	switch value := getenv(settingTracesExporter); value {
@@ -119,7 +120,7 @@ func exporterWanted(getenv func(string) string) (bool, error) {
 	case "none":
 		on = false
 	default:
-		errs = append(errs, fmt.Errorf("%s: wants otlp or none (got %s)", settingTracesExporter, quote(value)))
+		errs = append(errs, fmt.Errorf("%s: wants otlp or none (got %s)", settingTracesExporter, settings.Quote(value)))
 	}
 	if disabled {
 		return false, nil // whatever the others say
@@ -134,7 +135,7 @@ type reader struct {
 }
 
 func (r *reader) note(name, wants, value string) {
-	r.errs = append(r.errs, fmt.Errorf("%s: %s (got %s)", name, wants, quote(value)))
+	r.errs = append(r.errs, fmt.Errorf("%s: %s (got %s)", name, wants, settings.Quote(value)))
 }
 
 // either returns the variable for traces alone, or else that for all signals.
@@ -226,7 +227,7 @@ func (r *reader) secure(t *Traces) {
 		text, err := bounded.ReadFile(file, mostCertificates)
 		own.RootCAs = x509.NewCertPool()
 		if err != nil {
-			r.errs = append(r.errs, fmt.Errorf("%s: wants a file that can be read: %w", name, reason(err)))
+			r.errs = append(r.errs, fmt.Errorf("%s: wants a file that can be read: %w", name, settings.WithoutPath(err)))
 		} else if !own.RootCAs.AppendCertsFromPEM(text) {
 			r.errs = append(r.errs, fmt.Errorf("%s: wants a file with certificates in PEM", name))
 		}

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/outflowhq/outflow/internal/settings"
 )
 
 const ownPrefix = "OUTFLOW_"
@@ -32,7 +34,7 @@ func Unknown(getenv func(string) string) []string {
 		if !strings.HasPrefix(upper, ownPrefix) || slices.Contains(known, name) || injected.MatchString(name) || getenv(name) == "" {
 			continue
 		}
-		warning := brief(name) + ": no setting has this name"
+		warning := settings.Brief(name) + ": no setting has this name"
 		if near := nearest(upper, known); near != "" {
 			warning += "; did you mean " + near + "?"
 		}

@@ -64,7 +64,7 @@ func TestUnknownVariablesAreWarnedOf(t *testing.T) {
 // Every variable that the programs' sources name is known.
 func TestEveryVariableIsKnown(t *testing.T) {
 	found := 0
-	for _, folder := range []string{"../../cmd/outflow", "../../starter", "../../worker", "../service", "../program", "."} {
+	for _, folder := range []string{"../../cmd/outflow", "../../starter", "../../worker", "../service", "../program", "../brokers", "."} {
 		files, err := filepath.Glob(filepath.Join(folder, "*.go"))
 		require.NoError(t, err)
 		for _, file := range files {

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -97,11 +98,7 @@ func Flags(name, does string) *flag.FlagSet {
 // WriteSettings lists every setting with its default.
 func WriteSettings(out io.Writer) {
 	table := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "  DATABASE_URL\t\tthe application's Postgres (or PGHOST, PGDATABASE, …)")
-	fmt.Fprintln(table, "  TEMPORAL_ADDRESS\tlocalhost:7233\tTemporal's frontend; also TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_…")
-	fmt.Fprintln(table, "  AWS_REGION\t\tand AWS's other variables and files; AWS_ENDPOINT_URL_SQS for an emulator")
-	fmt.Fprintln(table, "  OTEL_EXPORTER_OTLP_ENDPOINT\tnone\twhere spans go, such as http://localhost:4318; also OpenTelemetry's other variables for traces")
-	for _, s := range config.Settings {
+	for _, s := range slices.Concat(config.Ecosystem, config.Settings) {
 		fmt.Fprintf(table, "  %s\t%s\t%s\n", s.Name, s.Default, s.Meaning)
 	}
 	_ = table.Flush()

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/uuid"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
@@ -49,11 +51,11 @@ func (n *notes) String() string {
 }
 
 // workWithWebhooks is work with callbacks that are really posted, to the hosts that
-// c allows.
-func (w *world) workWithWebhooks(c config.Config) {
+// o allows.
+func (w *world) workWithWebhooks(o webhook.Options) {
 	w.Helper()
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks.New(publishers(c), w.broker))))
+	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks.New(brokers.Publishers(brokersOf(aws.Config{}, o)), w.broker))))
 	require.NoError(w, run.Start())
 	w.Cleanup(run.Stop)
 }
@@ -123,10 +125,10 @@ func TestHostileCallbackReceivers(t *testing.T) {
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	c := webhookConfig(t, server)
-	c.Webhook.Hosts, err = webhook.ParseHosts("127.0.0.1, 10.11.12.13, 169.254.169.254")
+	o := webhookOptions(t, server)
+	o.Hosts, err = webhook.ParseHosts("127.0.0.1, 10.11.12.13, 169.254.169.254")
 	require.NoError(t, err)
-	w.workWithWebhooks(c)
+	w.workWithWebhooks(o)
 	w.scan()
 	t.Cleanup(func() { close(over) })
 
@@ -206,19 +208,19 @@ func TestCallbackToThisMachine(t *testing.T) {
 		requests <- req.Header.Get("webhook-id")
 	}))
 	t.Cleanup(server.Close)
-	off := webhookConfig(t, nil)
-	off.Webhook.InsecureLoopback = false
+	off := webhookOptions(t, nil)
+	off.InsecureLoopback = false
 	for what, c := range map[string]struct {
-		config config.Config
-		says   string
+		options webhook.Options
+		says    string
 	}{
-		"on":       {webhookConfig(t, nil), ""},
+		"on":       {webhookOptions(t, nil), ""},
 		"off":      {off, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
-		"no hosts": {config.Config{}, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
+		"no hosts": {webhook.Options{}, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := newWorld(t)
-			w.workWithWebhooks(c.config)
+			w.workWithWebhooks(c.options)
 			w.scan()
 			id := w.enqueueCallback(server.URL + "/done")
 			if c.says == "" {

@@ -16,6 +16,7 @@ import (
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish/webhook"
 )
 
 // lines is a log that a test reads while it is written.
@@ -49,7 +50,7 @@ func TestADeadMessageIsInTheLog(t *testing.T) {
 
 	logged := &lines{}
 	c := config.Config{
-		Database: w.pool.Config(), Scanner: w.opts, AWS: aws.Config{Region: "eu-west-1"},
+		Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"}, webhook.Options{}),
 		Temporal: client.Options{HostPort: teststack.Temporal(t)},
 	}
 	ctx, stop := context.WithCancel(t.Context())

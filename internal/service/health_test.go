@@ -29,6 +29,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 )
 
@@ -266,8 +267,8 @@ func TestStarterIsNotReadyWhileItDrains(t *testing.T) {
 		HealthAddress: "127.0.0.1:0",
 		Database:      database,
 		Temporal:      client.Options{HostPort: address},
-		AWS: aws.Config{Region: "eu-west-1", BaseEndpoint: aws.String(queue.URL),
-			Credentials: credentials.NewStaticCredentialsProvider("AKIAFAKE", "fake", "")},
+		Brokers: brokersOf(aws.Config{Region: "eu-west-1", BaseEndpoint: aws.String(queue.URL),
+			Credentials: credentials.NewStaticCredentialsProvider("AKIAFAKE", "fake", "")}, webhook.Options{}),
 		Scanner: scanner.Options{Outbox: name, TaskQueue: name, PollInterval: 20 * time.Millisecond},
 	}
 	log := &announced{}

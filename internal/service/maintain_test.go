@@ -19,6 +19,7 @@ import (
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -94,7 +95,7 @@ func TestProgramsScheduleMaintenance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			c := config.Config{
-				Database: w.pool.Config(), Scanner: w.opts, AWS: aws.Config{Region: "eu-west-1"}, Retention: outflow.DefaultRetention(),
+				Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"}, webhook.Options{}), Retention: outflow.DefaultRetention(),
 				Temporal: client.Options{HostPort: teststack.Temporal(t)},
 			}
 			ctx, stop := context.WithCancel(t.Context())

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -50,7 +51,7 @@ func (w *world) cancelled(callback string, attempts int, dueIn time.Duration) uu
 func (w *world) once(server *httptest.Server, limit time.Duration) (string, error) {
 	w.Helper()
 	c := configOf(w)
-	c.Webhook = webhookConfig(w.T, server).Webhook
+	c.Brokers = brokersOf(aws.Config{Region: "eu-west-1"}, webhookOptions(w.T, server))
 	var out bytes.Buffer
 	err := Once(w.Context(), c, limit, &out, w.log)
 	return out.String(), err
@@ -133,7 +134,7 @@ func TestOnceLeavesWhatWaitsBehindABreaker(t *testing.T) {
 		w.enqueueMessage(outflow.Message{Destination: server.URL + "/in", Type: "order-placed", Payload: []byte("{}")})
 	}
 	c := configOf(w)
-	c.Webhook = webhookConfig(t, server).Webhook
+	c.Brokers = brokersOf(aws.Config{Region: "eu-west-1"}, webhookOptions(t, server))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var out bytes.Buffer

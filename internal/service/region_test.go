@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
@@ -49,10 +50,10 @@ func TestAStarterWithoutARegion(t *testing.T) {
 	t.Cleanup(hooks.Close)
 	queues := httptest.NewServer(&fakesqs.Server{AutoCreate: true})
 	t.Cleanup(queues.Close)
-	c := webhookConfig(t, hooks)
+	var c config.Config
 	c.Database, c.Scanner, c.Temporal = w.pool.Config(), w.opts, client.Options{HostPort: teststack.Temporal(t)}
 	c.Retention = outflow.Retention{}
-	c.AWS = aws.Config{BaseEndpoint: aws.String(queues.URL), Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", "")}
+	c.Brokers = brokersOf(aws.Config{BaseEndpoint: aws.String(queues.URL), Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", "")}, webhookOptions(t, hooks))
 
 	tx, err := w.pool.Begin(t.Context())
 	require.NoError(t, err)

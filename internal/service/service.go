@@ -15,20 +15,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.temporal.io/sdk/client"
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/telemetry"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
-	"github.com/outflowhq/outflow/publish/awssqs"
-	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -116,8 +114,8 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	if p.client, err = s.dial(ctx, c.Temporal); err != nil {
 		return nil, err
 	}
-	brokers := publishers(c)
-	router := publish.NewRouter(brokers...)
+	publishers := brokers.Publishers(c.Brokers)
+	router := publish.NewRouter(publishers...)
 	if err := router.Err(); err != nil {
 		return nil, err
 	}
@@ -125,7 +123,7 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	logSchemes(router, c, log)
 	outbox := outboxName(c.Scanner)
 	publisher := publish.Watch(router, log)
-	acts := activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(brokers, publisher)), activities.ForOutbox(outbox), activities.LogTo(p.log))
+	acts := activities.New(p.store, publisher, activities.WithCallbacks(callbacks.New(publishers, publisher)), activities.ForOutbox(outbox), activities.LogTo(p.log))
 	// The SDK starts a worker once, so that each try has a new one.
 	err = s.until(ctx, partTemporal, func(context.Context) error {
 		w := worker.New(p.client, taskQueue(c.Scanner), workerOptions(c, p.fatal))
@@ -143,20 +141,13 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	return p, nil
 }
 
-// publishers are those of every scheme that the settings can ask for: where they allow
-// nothing, messages wait for a setting and do not end dead.
-func publishers(c config.Config) []publish.Publisher {
-	return []publish.Publisher{awssqs.New(sqs.NewFromConfig(c.AWS), awssqs.WithTimeout(c.SQSTimeout)), webhook.New(c.Webhook)}
-}
-
 // logSchemes says at the start which destinations are served.
 func logSchemes(router *publish.Router, c config.Config, log *slog.Logger) {
 	log.Info("publishing to these schemes", "schemes", router.Schemes())
-	if c.AWS.Region == "" {
-		log.Info("no AWS region is configured (AWS_REGION): messages to queues wait, unless their destination names its region")
-	}
-	if !c.Webhook.Hosts.Any() {
-		log.Info("no host is allowed (OUTFLOW_WEBHOOK_HOSTS): messages to https:// wait")
+	for _, b := range c.Brokers {
+		if b.Waiting != "" {
+			log.Info(b.Waiting)
+		}
 	}
 }
 
@@ -174,7 +165,11 @@ func workerOptions(c config.Config, fatal chan<- error) worker.Options {
 
 // stopTimeout has room for the longest call of a durable attempt, and for its end.
 func stopTimeout(c config.Config) time.Duration {
-	return max(cmp.Or(c.SQSTimeout, awssqs.DefaultTimeout), cmp.Or(c.Webhook.Timeout, webhook.DefaultTimeout)) + workerStop
+	var longest time.Duration
+	for _, b := range c.Brokers {
+		longest = max(longest, b.Timeout)
+	}
+	return longest + workerStop
 }
 
 // close stops the worker, then lets go of the connections. The spans of what it

@@ -15,6 +15,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
@@ -33,7 +34,7 @@ func TestWorkerWaitsForWhatItIsDoing(t *testing.T) {
 		"slow webhooks": {0, 25 * time.Second, 25 * time.Second},
 		"all are quick": {time.Second, 2 * time.Second, 2 * time.Second},
 	} {
-		stop := workerOptions(config.Config{SQSTimeout: c.sqs, Webhook: webhook.Options{Timeout: c.webhook}}, nil).WorkerStopTimeout
+		stop := workerOptions(config.Config{Brokers: []brokers.Broker{brokers.SQS(aws.Config{}, c.sqs), brokers.Webhooks(webhook.Options{Timeout: c.webhook})}}, nil).WorkerStopTimeout
 		assert.Greater(t, stop, c.longest+activities.LocalMark, name)
 		assert.Greater(t, stop, activities.LocalPublish+activities.LocalMark, "%s: so does a fast path", name)
 	}
@@ -59,10 +60,10 @@ func TestSQSHasItsTimeout(t *testing.T) {
 	queues.CreateQueue("", "orders", nil)
 	synctest.Test(t, func(t *testing.T) {
 		sqs := &inProcess{Handler: queues}
-		c := config.Config{SQSTimeout: 23 * time.Second, AWS: aws.Config{
+		b := brokers.SQS(aws.Config{
 			Region: "eu-west-1", HTTPClient: sqs, Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", ""),
-		}}
-		_, err := publish.NewRouter(publishers(c)...).Publish(t.Context(), outflow.Message{ID: uuid.New(), Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
+		}, 23*time.Second)
+		_, err := publish.NewRouter(b.Publisher).Publish(t.Context(), outflow.Message{ID: uuid.New(), Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
 		require.NoError(t, err)
 		assert.Equal(t, []time.Duration{23 * time.Second, 23 * time.Second}, sqs.times, "the look-up and the message")
 	})

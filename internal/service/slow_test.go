@@ -25,6 +25,7 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -124,10 +125,10 @@ func TestASlowBrokerIsSentFewCopies(t *testing.T) {
 			server.Listener = slowLink{server.Listener, c.bytesPerSecond}
 			server.Start()
 			t.Cleanup(server.Close)
-			w.publishing(config.Config{AWS: aws.Config{
+			w.publishing(config.Config{Brokers: brokersOf(aws.Config{
 				Region: "eu-west-1", BaseEndpoint: &server.URL,
 				Credentials: credentials.NewStaticCredentialsProvider("AKIAFAKE", "fake", ""),
-			}})
+			}, webhook.Options{})})
 			id := w.enqueueTo("sqs://orders", c.payload, 1)[0]
 			r := w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 			assert.Equal(t, 2, r.Attempts)

@@ -27,6 +27,7 @@ import (
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 )
 
@@ -74,7 +75,7 @@ func daemonConfig(t *testing.T, databaseURL, temporal string) config.Config {
 	name := "test-" + uuid.NewString()
 	return config.Config{
 		HealthAddress: "127.0.0.1:0", Database: database, Temporal: client.Options{HostPort: temporal},
-		AWS:     aws.Config{Region: "eu-west-1"},
+		Brokers: brokersOf(aws.Config{Region: "eu-west-1"}, webhook.Options{}),
 		Scanner: scanner.Options{Outbox: name, TaskQueue: name, PollInterval: 20 * time.Millisecond},
 	}
 }

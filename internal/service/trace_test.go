@@ -36,6 +36,7 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -138,8 +139,8 @@ func TestTraceCollectorThatHangs(t *testing.T) {
 	c := config.Config{
 		Database: database,
 		Temporal: client.Options{HostPort: address},
-		AWS: aws.Config{Region: "eu-west-1", BaseEndpoint: aws.String(queue.URL),
-			Credentials: credentials.NewStaticCredentialsProvider("AKIAFAKE", "fake", "")},
+		Brokers: brokersOf(aws.Config{Region: "eu-west-1", BaseEndpoint: aws.String(queue.URL),
+			Credentials: credentials.NewStaticCredentialsProvider("AKIAFAKE", "fake", "")}, webhook.Options{}),
 		Scanner: scanner.Options{Outbox: name, TaskQueue: name, PollInterval: 20 * time.Millisecond},
 		Traces: config.Traces{
 			Endpoint: &url.URL{Scheme: "http", Host: hanging.Addr().String(), Path: "/v1/traces"}, Timeout: 10 * time.Second,

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/uuid"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
@@ -29,16 +31,21 @@ import (
 
 const webhookSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
-func webhookConfig(t *testing.T, server *httptest.Server) config.Config {
+func webhookOptions(t *testing.T, server *httptest.Server) webhook.Options {
 	hosts, err := webhook.ParseHosts("127.0.0.1")
 	require.NoError(t, err)
 	secrets, err := webhook.ParseSecrets(webhookSecret)
 	require.NoError(t, err)
-	c := config.Config{Webhook: webhook.Options{Hosts: hosts, Secrets: webhook.Secrets{Default: secrets}.For, InsecureLoopback: true}}
+	o := webhook.Options{Hosts: hosts, Secrets: webhook.Secrets{Default: secrets}.For, InsecureLoopback: true}
 	if server != nil {
-		c.Webhook.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+		o.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	}
-	return c
+	return o
+}
+
+// webhookConfig is a config with the webhooks of webhookOptions.
+func webhookConfig(t *testing.T, server *httptest.Server) config.Config {
+	return config.Config{Brokers: brokersOf(aws.Config{}, webhookOptions(t, server))}
 }
 
 // Without a setting, messages to https wait for one; none ends dead.
@@ -47,7 +54,7 @@ func TestWebhooksArePublishedWhereHostsAreAllowed(t *testing.T) {
 	allows := publish.NewRouter(publishers(webhookConfig(t, nil))...)
 	assert.Equal(t, []string{"https", "sqs"}, allows.Schemes())
 	require.NoError(t, allows.Refusal(to))
-	router := publish.NewRouter(publishers(config.Config{})...)
+	router := publish.NewRouter(brokers.Publishers(brokersOf(aws.Config{}, webhook.Options{}))...)
 	_, err := router.Publish(t.Context(), outflow.Message{ID: uuid.New(), Destination: to})
 	for _, err := range []error{router.Refusal(to), err} {
 		require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_HOSTS")

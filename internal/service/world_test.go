@@ -26,10 +26,13 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -268,8 +271,16 @@ func (b *broker) set(answer func(n int) (string, error)) {
 
 func (n *notes) logger() *slog.Logger { return slog.New(slog.NewTextHandler(n, nil)) }
 
+// brokersOf are the brokers that the programs have.
+func brokersOf(account aws.Config, hooks webhook.Options) []brokers.Broker {
+	return []brokers.Broker{brokers.SQS(account, 0), brokers.Webhooks(hooks)}
+}
+
+// publishers are those of c's brokers.
+func publishers(c config.Config) []publish.Publisher { return brokers.Publishers(c.Brokers) }
+
 // configOf is what the programs are given for the world.
 func configOf(w *world) config.Config {
-	return config.Config{Database: w.pool.Config(), Scanner: w.opts, AWS: aws.Config{Region: "eu-west-1"},
+	return config.Config{Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"}, webhook.Options{}),
 		Retention: outflow.DefaultRetention(), Temporal: client.Options{HostPort: teststack.Temporal(w.T)}}
 }

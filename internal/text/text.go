@@ -69,6 +69,15 @@ func hidden(r rune) bool {
 // Abbreviate shortens what an error quotes of its input.
 func Abbreviate(s string) string { return cut(strings.ToValidUTF8(s, "\uFFFD"), 120) }
 
+// Limit makes s valid UTF-8 of at most limit characters, and "…" where it was longer.
+func Limit(s string, limit int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if runes := []rune(s); len(runes) > limit {
+		return string(runes[:limit]) + "…"
+	}
+	return s
+}
+
 // cut shortens valid UTF-8 to at most limit bytes, at a character's border.
 func cut(s string, limit int) string {
 	if len(s) <= limit {

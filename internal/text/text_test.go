@@ -68,3 +68,9 @@ func FuzzClean(f *testing.F) {
 		require.LessOrEqual(t, len(got), text.MaxError)
 	})
 }
+
+func TestLimit(t *testing.T) {
+	require.Equal(t, "äöü", text.Limit("äöü", 3))
+	require.Equal(t, "äö…", text.Limit("äöü", 2))
+	require.Equal(t, "a\uFFFD", text.Limit("a\xff", 2))
+}

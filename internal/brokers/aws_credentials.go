@@ -1,4 +1,4 @@
-package config
+package brokers
 
 import (
 	"context"
@@ -9,18 +9,17 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/middleware"
 )
 
-// resolveEvery bounds how often AWS's chain is gone through again.
+// resolveEvery bounds how often credentials are looked for again.
 const resolveEvery = 15 * time.Second
 
-// chain is AWS's default chain of credentials. It is gone through again after a
-// refusal, or where it had none: the SDK reads files once, and keeps what has no
-// expiry for the life of the process.
-type chain struct {
+// credentialChain is AWS's default chain of credentials. It looks for credentials again
+// after a refusal, and where it found none: the SDK reads files once, and keeps
+// credentials without an expiry for the life of the process.
+type credentialChain struct {
 	load    func(context.Context) (aws.CredentialsProvider, error)
 	current atomic.Pointer[aws.CredentialsProvider]
 	stale   atomic.Bool
@@ -29,15 +28,14 @@ type chain struct {
 	resolved  time.Time
 }
 
-var _ aws.CredentialsProvider = (*chain)(nil)
+var _ aws.CredentialsProvider = (*credentialChain)(nil)
 
-// rotateAWS gives c credentials that follow their files. It leaves credentials alone
-// that c does not have, as with a configuration for no region.
-func rotateAWS(c *aws.Config, again func(context.Context) (aws.Config, error)) {
+// followFiles gives c credentials that follow their files, where c has credentials.
+func followFiles(c *aws.Config, again func(context.Context) (aws.Config, error)) {
 	if c.Credentials == nil {
 		return
 	}
-	credentials := &chain{load: func(ctx context.Context) (aws.CredentialsProvider, error) {
+	credentials := &credentialChain{load: func(ctx context.Context) (aws.CredentialsProvider, error) {
 		fresh, err := again(ctx)
 		if err != nil || fresh.Credentials == nil {
 			return nil, err
@@ -51,7 +49,7 @@ func rotateAWS(c *aws.Config, again func(context.Context) (aws.Config, error)) {
 }
 
 // Retrieve returns the credentials in use. Their own cache renews what expires.
-func (c *chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
+func (c *credentialChain) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	c.resolve(ctx)
 	credentials, err := (*c.current.Load()).Retrieve(ctx)
 	if err != nil {
@@ -60,9 +58,9 @@ func (c *chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	return credentials, err
 }
 
-// resolve goes through the chain again, where that is due. What it finds must work
-// before it takes the place of what is in use. Others go on meanwhile.
-func (c *chain) resolve(ctx context.Context) {
+// resolve looks for credentials again, where that is due. New ones must work before they
+// replace those in use. Other requests go on meanwhile.
+func (c *credentialChain) resolve(ctx context.Context) {
 	if !c.stale.Load() || !c.resolving.TryLock() {
 		return
 	}
@@ -81,12 +79,12 @@ func (c *chain) resolve(ctx context.Context) {
 	}
 }
 
-// watch looks at what AWS answers.
-func (c *chain) watch(stack *middleware.Stack) error {
+// watch has look see every answer of AWS.
+func (c *credentialChain) watch(stack *middleware.Stack) error {
 	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("OutflowRefusedCredentials", c.look), middleware.Before)
 }
 
-func (c *chain) look(
+func (c *credentialChain) look(
 	ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler,
 ) (out middleware.DeserializeOutput, metadata middleware.Metadata, err error) {
 	out, metadata, err = next.HandleDeserialize(ctx, in)
@@ -96,8 +94,8 @@ func (c *chain) look(
 	return out, metadata, err
 }
 
-// refusedCallers are the codes by which AWS refuses credentials. AccessDenied is one of
-// them where a file changes to another role.
+// refusedCallers are the codes by which AWS refuses credentials. AccessDenied is among
+// them because a file may change to another role.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
 var refusedCallers = map[string]bool{
 	"AccessDenied": true, "AccessDeniedException": true, "NotAuthorized": true, "AuthFailure": true,
@@ -116,5 +114,3 @@ func refusesCaller(err error) bool {
 	code = code[strings.LastIndexByte(code, '#')+1:] // without the service's namespace
 	return refusedCallers[code]
 }
-
-func loadAWS(ctx context.Context) (aws.Config, error) { return awsconfig.LoadDefaultConfig(ctx) }

@@ -1,4 +1,4 @@
-package config
+package brokers
 
 import (
 	"context"
@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// One queue's policy that refuses must cost the others nothing: the chain is gone
-// through now and then, and what does not work takes no other's place.
-func TestAChainIsGoneThroughNowAndThen(t *testing.T) {
+// One queue's policy that refuses must cost the others nothing: credentials are looked
+// for now and then, and those that do not work replace no others.
+func TestCredentialsAreLookedForNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := func(name string, err error) aws.CredentialsProvider {
 			return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -23,11 +23,11 @@ func TestAChainIsGoneThroughNowAndThen(t *testing.T) {
 		}
 		loads, next := 0, key("broken", errors.New("STS is away"))
 		c := aws.Config{Credentials: key("first", nil)}
-		rotateAWS(&c, func(context.Context) (aws.Config, error) {
+		followFiles(&c, func(context.Context) (aws.Config, error) {
 			loads++
 			return aws.Config{Credentials: next}, nil
 		})
-		own := c.Credentials.(*chain)
+		own := c.Credentials.(*credentialChain)
 		for range 600 { // a minute
 			own.stale.Store(true)
 			got, err := c.Credentials.Retrieve(t.Context())
