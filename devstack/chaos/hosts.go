@@ -37,7 +37,8 @@ var manyHosts = []struct {
 }
 
 var (
-	slowHost = &badHost{answer: func(w http.ResponseWriter, r *http.Request) {
+	// A host that is slow and answers is sent few copies.
+	slowHost = &badHost{most: toHost + toHost/10, answer: func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(2 * time.Second):
 			w.WriteHeader(http.StatusNoContent)
