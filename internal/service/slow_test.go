@@ -191,7 +191,7 @@ func TestASlowReceiverIsNoFailingOne(t *testing.T) {
 		assert.LessOrEqual(t, copiesOf[id.String()], 2)
 	}
 	assert.LessOrEqual(t, copies, others+2*first)
-	assert.GreaterOrEqual(t, most, 100, "many at once")
+	assert.Greater(t, most, first, "more at once than a failing one has")
 	var counted bool
 	require.NoError(t, w.pool.QueryRow(t.Context(), `
 		SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures > 0 OR failing_since IS NOT NULL OR openings > 0 OR recovered_at IS NOT NULL)`).Scan(&counted))
