@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/webhook"
 )
@@ -28,20 +29,17 @@ func TestStoppingTable(t *testing.T) {
 	for _, row := range row.FindAllStringSubmatch(string(page), -1) {
 		starter, worker = append(starter, secondsOf(row[1])), append(worker, secondsOf(row[2]))
 	}
-	source := programSource(t)
-	fastPath := constant(t, source, "takenWithin") + activities.WorkflowTask
-	longest := max(awssqs.DefaultTimeout, webhook.DefaultTimeout) + constant(t, source, "workerStop")
-	spans, probes := constant(t, source, "stopWithin"), constant(t, source, "healthStop")
+	longest := max(awssqs.DefaultTimeout, webhook.DefaultTimeout)
 	var s, w []int
 	for _, step := range []struct{ starter, worker time.Duration }{
 		{0, 0},
-		{constant(t, source, "claimGrace"), 0},
-		{constant(t, source, "startTimeout") / 2, 0},
-		{fastPath, 0},
-		{0, activities.LocalPublish + activities.LocalMark + time.Second}, // a second for the task's own calls
-		{longest, longest},
-		{spans, spans},
-		{probes, probes},
+		{timing.StopClaim, 0},
+		{timing.StopStarts, 0},
+		{timing.StopFastPaths, 0},
+		{0, timing.StopTasks},
+		{longest + timing.StopCalls, longest + timing.StopCalls},
+		{timing.StopSpans, timing.StopSpans},
+		{timing.StopProbes, timing.StopProbes},
 	} {
 		s, w = append(s, int(step.starter.Seconds())), append(w, int(step.worker.Seconds()))
 	}
@@ -49,7 +47,9 @@ func TestStoppingTable(t *testing.T) {
 	assert.Equal(t, w, worker)
 	of, ofWorker := sum(s[:len(s)-1]), sum(w[:len(w)-1])
 	assert.Contains(t, string(page), fmt.Sprintf("| **sum** | **%d s** | **%d s** |", of, ofWorker))
-	slower := int((30*time.Second - max(awssqs.DefaultTimeout, webhook.DefaultTimeout)).Seconds())
+	assert.InDelta(t, timing.StopStarter(longest).Seconds(), of, 0)
+	assert.InDelta(t, timing.StopWorker(longest).Seconds(), ofWorker, 0)
+	slower := int((outflow.MaxCallTime - longest).Seconds())
 	assert.Contains(t, strings.Join(strings.Fields(string(page)), " "),
 		fmt.Sprintf("With a timeout of 30 s the sums are %d s and %d s.", of+slower, ofWorker+slower))
 }
@@ -64,20 +64,6 @@ func sum(numbers []int) (total int) {
 		total += n
 	}
 	return total
-}
-
-// constant is a duration in seconds that a package keeps for itself.
-func constant(t *testing.T, source, name string) time.Duration {
-	t.Helper()
-	definition := regexp.MustCompile(`(?m)^\s*(?:const )?` + name + `\s+=\s+(?:(\d+) \* )?time\.Second$`)
-	found := definition.FindAllStringSubmatch(source, -1)
-	require.Len(t, found, 1, "the constant %s: rename it here too", name)
-	if found[0][1] == "" {
-		return time.Second
-	}
-	n, err := strconv.Atoi(found[0][1])
-	require.NoError(t, err)
-	return time.Duration(n) * time.Second
 }
 
 // programSource is the Go of the programs, without tests.

@@ -3,7 +3,7 @@ package outflow
 import "time"
 
 // The times that publishers, activities and the table share. The other timeouts of
-// a delivery follow from these; they stand in activities/timing.go.
+// a delivery follow from these; they stand in internal/timing.
 const (
 	// FastPathCallTime is the longest that a publisher gives one call to a broker, retries
 	// included, where its context leaves no time for more: on the fast path, which

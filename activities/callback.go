@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -104,8 +105,8 @@ type CallbackInput struct {
 // CallbackResult is the result of Callback.
 type CallbackResult struct {
 	Verdict CallbackVerdict `json:"verdict"`
-	// Told is the end that the producer was told.
-	Told outflow.State `json:"told,omitempty"`
+	// Reported is the end that the callback reported.
+	Reported outflow.State `json:"reported,omitempty"`
 }
 
 // CallbackVerdict is what a callback came to.
@@ -113,8 +114,8 @@ type CallbackVerdict string
 
 // The verdicts of a callback.
 const (
-	CallbackTold    CallbackVerdict = "told"
-	CallbackNotOwed CallbackVerdict = "not owed" // told before, or the message was started anew
+	CallbackSent   CallbackVerdict = "sent"
+	CallbackNotDue CallbackVerdict = "not due" // sent before, or the message was started again
 )
 
 // Callback makes one attempt to tell a message's producer how it ended. What it
@@ -129,14 +130,14 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	// Who cancels waits for the answer: the producer may have been told by then. A ctx
 	// that has ended sends no heartbeat.
 	ctx = context.WithoutCancel(ctx)
-	inTime, cancel := context.WithTimeout(ctx, CallbackAttempt-answerMargin)
+	inTime, cancel := context.WithTimeout(ctx, timing.CallbackAttempt-timing.AnswerMargin)
 	defer cancel()
 	callback, due, err := a.store.BeginCallback(inTime, ref, callbackLease(callbackDelay(info.Attempt, 0)))
 	if err != nil {
 		return CallbackResult{}, translateAfter(err, callbackDelay(info.Attempt, 0))
 	}
 	if !due {
-		return CallbackResult{Verdict: CallbackNotOwed}, nil
+		return CallbackResult{Verdict: CallbackNotDue}, nil
 	}
 	told := toldBefore(ctx)
 	stop := beat(ctx, told)
@@ -170,7 +171,7 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	if err != nil {
 		return CallbackResult{}, translateAfter(err, delay)
 	}
-	return CallbackResult{Verdict: CallbackTold, Told: callback.State}, nil
+	return CallbackResult{Verdict: CallbackSent, Reported: callback.State}, nil
 }
 
 // toldBefore is the end that an earlier attempt told and could not note, or "".
@@ -195,7 +196,7 @@ func (a *Activities) sendCallback(ctx context.Context, c outbox.Callback) error 
 	if err != nil {
 		return outflow.Permanent(fmt.Errorf("encoding the callback: %w", err))
 	}
-	ctx, cancel := context.WithTimeout(ctx, CallbackCall)
+	ctx, cancel := context.WithTimeout(ctx, timing.CallbackCall)
 	defer cancel()
 	return a.sender.SendCallback(ctx, c.To, c.CallbackID(), "application/json", body)
 }
@@ -218,11 +219,11 @@ func (a *Activities) MarkCallbackFailed(ctx context.Context, in CallbackInput) e
 // callbackDelay is the wait after the given attempt, from 1: the backoff with
 // jitter, or what the destination asked for and a little more.
 func callbackDelay(attempt int32, asked time.Duration) time.Duration {
-	return spread(min(backoffOf(attempt), LastCallbackRetry), asked)
+	return timing.CallbackBackoff.Delay(attempt, asked)
 }
 
 // callbackLease is how long scanners leave a callback to its run, whose next
 // attempt comes after delay.
 func callbackLease(delay time.Duration) time.Duration {
-	return CallbackAttempt + delay + delay/2 + renewMargin
+	return timing.CallbackAttempt + delay + delay/2 + timing.LeaseMargin
 }

@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -65,7 +66,7 @@ func TestCallbackBody(t *testing.T) {
 	f, s := owing(), &sender{}
 	result, failed := tell(t, f, s)
 	require.Nil(t, failed)
-	assert.Equal(t, CallbackResult{Verdict: CallbackTold, Told: outflow.Dead}, result)
+	assert.Equal(t, CallbackResult{Verdict: CallbackSent, Reported: outflow.Dead}, result)
 	assert.Equal(t, []sentCallback{{
 		"https://shop.example/done", "018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11_2_dead", "application/json",
 		`{"messageId":"018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11","type":"order-placed","destination":"sqs://orders","state":"dead","generation":2,` +
@@ -150,7 +151,7 @@ func TestCallbackFailures(t *testing.T) {
 			require.Len(t, f.notes, 1)
 			assert.Equal(t, c.noted, f.notes[0].State)
 			if c.noted == outbox.CallbackDue {
-				assert.Greater(t, f.notes[0].Lease, failed.NextRetryDelay()+CallbackAttempt, "scanners leave it to the next attempt")
+				assert.Greater(t, f.notes[0].Lease, failed.NextRetryDelay()+timing.CallbackAttempt, "scanners leave it to the next attempt")
 			}
 		})
 	}
@@ -158,12 +159,12 @@ func TestCallbackFailures(t *testing.T) {
 
 func always(err error) func(context.Context) error { return func(context.Context) error { return err } }
 
-func TestCallbackNotOwed(t *testing.T) {
+func TestCallbackNotDue(t *testing.T) {
 	f, s := owing(), &sender{}
 	f.notOwed = true
 	result, failed := tell(t, f, s)
 	require.Nil(t, failed)
-	assert.Equal(t, CallbackNotOwed, result.Verdict)
+	assert.Equal(t, CallbackNotDue, result.Verdict)
 	assert.Empty(t, s.sent)
 	assert.Empty(t, f.notes)
 }
@@ -175,19 +176,19 @@ func TestCallbackDeadlines(t *testing.T) {
 	s.answer = func(ctx context.Context) error { left = timeLeft(ctx); return nil }
 	_, failed := tell(t, f, s)
 	require.Nil(t, failed)
-	assert.LessOrEqual(t, left, CallbackCall)
-	assert.Less(t, CallbackCall+answerMargin, CallbackAttempt)
+	assert.LessOrEqual(t, left, timing.CallbackCall)
+	assert.Less(t, timing.CallbackCall+timing.AnswerMargin, timing.CallbackAttempt)
 }
 
 func TestCallbackDelay(t *testing.T) {
-	for attempt, least := range map[int32]time.Duration{1: time.Second, 5: 16 * time.Second, 11: LastCallbackRetry, 2000: LastCallbackRetry} {
+	for attempt, least := range map[int32]time.Duration{1: time.Second, 5: 16 * time.Second, 11: timing.CallbackBackoff.Max, 2000: timing.CallbackBackoff.Max} {
 		seen := map[time.Duration]bool{}
 		for range 100 {
 			d := callbackDelay(attempt, 0)
 			seen[d] = true
 			assert.GreaterOrEqual(t, d, least*8/10)
 			assert.LessOrEqual(t, d, least*12/10)
-			assert.Greater(t, callbackLease(d), d+CallbackAttempt+renewMargin/2)
+			assert.Greater(t, callbackLease(d), d+timing.CallbackAttempt+timing.LeaseMargin/2)
 		}
 		assert.Greater(t, len(seen), 50, "jitter")
 	}

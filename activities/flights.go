@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -56,7 +57,7 @@ func (f *flights) do(ctx context.Context, ref outbox.Ref, attempt func(context.C
 func (f *flights) fly(ctx context.Context, ref outbox.Ref, fl *flight, attempt func(context.Context) (PublishResult, error)) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		deadline = time.Now().Add(LocalPublish)
+		deadline = time.Now().Add(timing.LocalPublish)
 	}
 	own, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
@@ -69,7 +70,7 @@ func (f *flights) fly(ctx context.Context, ref outbox.Ref, fl *flight, attempt f
 			if failure, ok := p.(runtime.Error); ok {
 				said = failure.Error()
 			}
-			fl.err = outflow.Permanent(fmt.Errorf("publishing panicked: %s (the log has the stack; mend the publisher and retry the message, or correct the message and enqueue it again)", said))
+			fl.err = outflow.Permanent(fmt.Errorf("publishing panicked: %s (the log has the stack; fix the publisher and retry the message, or correct the message and enqueue it again)", said))
 		}
 		f.land(ref, fl)
 	}()
@@ -82,7 +83,7 @@ func (f *flights) land(ref outbox.Ref, fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl.err == nil && fl.result.Verdict == Published {
-		fl.forgetting = time.AfterFunc(rememberAck, func() { f.forget(ref) })
+		fl.forgetting = time.AfterFunc(timing.KeepAcknowledgement, func() { f.forget(ref) })
 	} else {
 		delete(f.open, ref)
 	}

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -100,7 +101,7 @@ func TestFlightsRememberAnAckUntilItsMark(t *testing.T) {
 		for range 3 {
 			_, _, err := f.do(t.Context(), ref, a.make)
 			require.NoError(t, err)
-			time.Sleep(rememberAck / 4)
+			time.Sleep(timing.KeepAcknowledgement / 4)
 		}
 		assert.Equal(t, 1, a.made)
 		f.forget(ref)
@@ -140,7 +141,7 @@ func TestFlightsForgetAnAckThatNobodyMarks(t *testing.T) {
 		f, a, ref := newFlights(), &attempts{result: published}, newRef()
 		_, _, err := f.do(t.Context(), ref, a.make)
 		require.NoError(t, err)
-		time.Sleep(rememberAck - time.Nanosecond)
+		time.Sleep(timing.KeepAcknowledgement - time.Nanosecond)
 		synctest.Wait()
 		assert.Contains(t, known(f), ref)
 		time.Sleep(time.Nanosecond)
@@ -221,7 +222,7 @@ func TestFlightsEndWithoutADeadlineToo(t *testing.T) {
 			return PublishResult{}, ctx.Err()
 		})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.Equal(t, LocalPublish, time.Since(began))
+		assert.Equal(t, timing.LocalPublish, time.Since(began))
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -30,23 +31,6 @@ const (
 
 	// HeldTooLong is the age from which a held snapshot is worth a warning.
 	HeldTooLong = 15 * time.Minute
-)
-
-// The timeouts of maintenance, which nobody waits for.
-const (
-	// PurgeFor is how long one Purge goes on; the next run of the schedule, some
-	// minutes later, takes over.
-	PurgeFor = 4 * time.Minute
-	// PurgeAttempt adds the longest chunk and its pause.
-	PurgeAttempt = PurgeFor + 2*time.Minute
-	// PurgeAltogether bounds the retries: a later run does better.
-	PurgeAltogether = 10 * time.Minute
-	// PurgeHeartbeat notices a dead worker. Beats come at least every restPiece.
-	PurgeHeartbeat = 30 * time.Second
-	restPiece      = 5 * time.Second
-	// Look is one attempt to look at the table's health, LookAltogether all of them.
-	Look           = 15 * time.Second
-	LookAltogether = time.Minute
 )
 
 // Maintenance is the table as a purge uses it; outboxdb.Store is one. Each call
@@ -141,7 +125,7 @@ func (a *MaintenanceActivities) Purge(ctx context.Context, in PurgeInput) (Purge
 	}
 	p.done.More = false
 	kinds := p.kinds()
-	for over := a.clock.Now().Add(PurgeFor); len(kinds) > 0; {
+	for over := a.clock.Now().Add(timing.Purge); len(kinds) > 0; {
 		if !a.clock.Now().Before(over) {
 			p.done.More = true
 			return p.done, nil
@@ -251,9 +235,9 @@ var errStopping = errors.New("the worker stops; another one goes on")
 
 // rest waits, with a heartbeat now and then.
 func (p *purging) rest(ctx context.Context, d time.Duration) error {
-	for ; d > 0; d -= restPiece {
+	for ; d > 0; d -= timing.PurgeHeartbeatInterval {
 		select {
-		case <-p.clock.After(min(d, restPiece)):
+		case <-p.clock.After(min(d, timing.PurgeHeartbeatInterval)):
 			activity.RecordHeartbeat(ctx, p.done)
 		case <-activity.GetWorkerStopChannel(ctx):
 			return errStopping

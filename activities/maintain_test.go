@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/testsuite"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -186,8 +187,8 @@ func TestPurgeRests(t *testing.T) {
 			took := s.clock.now.Sub(began)
 			t.Logf("%d rows in %s, %s of it at work", result.Delivered, took, s.working)
 			assert.LessOrEqual(t, s.working, took/purgeShare)
-			assert.GreaterOrEqual(t, took, PurgeFor)
-			assert.Less(t, took, PurgeFor+30*time.Second, "one chunk and its rest more")
+			assert.GreaterOrEqual(t, took, timing.Purge)
+			assert.Less(t, took, timing.Purge+30*time.Second, "one chunk and its rest more")
 			last := s.chunks[len(s.chunks)-1].Limit
 			assert.LessOrEqual(t, time.Duration(last)*perRow, slowChunk, "chunks have become small enough")
 		})

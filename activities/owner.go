@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 )
 
 // Owner says which outbox a task is for. Outboxes that share a namespace and a task
@@ -29,13 +30,10 @@ type Identity interface {
 
 var errAnotherOutbox = errors.New("not attempted here")
 
-// mostAnotherDelay keeps the wait short: of the workers that poll a shared task queue,
-// some are the right ones.
-const mostAnotherDelay = 5 * time.Second
-
-// anotherDelay is the wait after a refusal.
+// anotherDelay is the wait after a refusal. It is short: of the workers that poll a shared task
+// queue, some are the right ones.
 func anotherDelay(attempt int32) time.Duration {
-	return min(retryDelay(attempt, 0), mostAnotherDelay)
+	return min(retryDelay(attempt, 0), timing.MaxForeignDelay)
 }
 
 // warnForeign is how often a process warns of tasks that are not its own.

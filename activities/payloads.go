@@ -5,20 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
 
-const (
-	// payloadBytes bounds the large payloads that the attempts of a process hold at once:
-	// a thousand activity slots with 16 MiB each would take all of a machine's memory. What
-	// a starter claims has a bound of its own (scanner.Options.BytesInFlight).
-	payloadBytes = 64 << 20
-	// mostRoomDelay is the longest wait of a durable attempt that found no room.
-	mostRoomDelay = 5 * time.Second
-)
+// payloadBytes bounds the large payloads that the attempts of a process hold at once:
+// a thousand activity slots with 16 MiB each would take all of a machine's memory. What
+// a starter claims has a bound of its own (scanner.Options.BytesInFlight).
+const payloadBytes = 64 << 20
 
 var errNoRoom = errors.New("waiting for other large payloads to be sent")
 
@@ -77,18 +73,18 @@ func (a *Activities) withPayload(ctx context.Context, record outbox.Record, send
 		return nil, send(record)
 	}
 	target, n := outbox.TargetOf(record.Destination), min(record.MissingBytes, payloadBytes)
-	forRoom, cancel := context.WithTimeout(ctx, PayloadRoom)
+	forRoom, cancel := context.WithTimeout(ctx, timing.PayloadRoom)
 	defer cancel()
 	if err := a.payloads.take(forRoom, target, n); err != nil {
 		return err, nil
 	}
 	defer a.payloads.letGo(target, n)
-	inTime, cancel := context.WithTimeout(ctx, PayloadLoad)
+	inTime, cancel := context.WithTimeout(ctx, timing.PayloadLoad)
 	defer cancel()
 	if record.Payload, loadErr = a.store.LoadPayload(inTime, record); loadErr != nil {
 		return loadErr, nil
 	}
-	if timeLeft(ctx) < BrokerCall {
+	if timeLeft(ctx) < timing.FastPathCall {
 		return outflow.ErrNotAttempted, nil
 	}
 	return nil, send(record)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -21,7 +22,7 @@ import (
 func TestLargePayloadsInHandAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := New(slowPayload{timeLeft: func(left time.Duration) {
-			assert.Equal(t, PayloadLoad, left, "the wait for room costs none of the load's time")
+			assert.Equal(t, timing.PayloadLoad, left, "the wait for room costs none of the load's time")
 		}}, nil)
 		var sending, most, sent, late atomic.Int64
 		var attempts sync.WaitGroup
@@ -45,7 +46,7 @@ func TestLargePayloadsInHandAreBounded(t *testing.T) {
 		}
 		attempts.Wait()
 		assert.EqualValues(t, payloadBytes/(16<<20), most.Load())
-		assert.EqualValues(t, 8, sent.Load(), "two rounds of four within PayloadRoom")
+		assert.EqualValues(t, 8, sent.Load(), "two rounds of four within timing.PayloadRoom")
 		assert.EqualValues(t, 4, late.Load())
 	})
 }
@@ -98,9 +99,9 @@ func (s slowPayload) LoadPayload(ctx context.Context, _ outbox.Record) ([]byte, 
 // A payload that took the attempt's time is not sent: the broker's answer would be cut off.
 func TestAPayloadThatTookTheTimeIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), LocalPublish)
+		ctx, cancel := context.WithTimeout(t.Context(), timing.LocalPublish)
 		defer cancel()
-		a := New(slowPayload{takes: LocalPublish - BrokerCall + time.Millisecond}, nil)
+		a := New(slowPayload{takes: timing.LocalPublish - timing.FastPathCall + time.Millisecond}, nil)
 		loadErr, err := a.withPayload(ctx, outbox.Record{MissingBytes: 1 << 20}, func(outbox.Record) error {
 			t.Error("sent")
 			return nil

@@ -549,7 +549,7 @@ func TestLocalAttemptOnlyLoads(t *testing.T) {
 // A payload that makes its publisher panic is given up, and does not get into
 // Temporal by way of the panic's text.
 func TestPanicInThePublisher(t *testing.T) {
-	const whatToDo = " (the log has the stack; mend the publisher and retry the message, or correct the message and enqueue it again)"
+	const whatToDo = " (the log has the stack; fix the publisher and retry the message, or correct the message and enqueue it again)"
 	for name, c := range map[string]struct {
 		panics func(payload []byte)
 		says   string

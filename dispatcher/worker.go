@@ -8,7 +8,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -19,6 +19,9 @@ const (
 	// of 0, what is published stays unmarked, and another worker publishes it again. It
 	// holds the longest call that a publisher makes, and its mark.
 	StopTimeout = outflow.MaxCallTime + 5*time.Second
+	// HeartbeatThrottle is the MaxHeartbeatThrottleInterval of such a worker. With the SDK's
+	// default, a busy Temporal takes a slow publish for a crashed one.
+	HeartbeatThrottle = timing.HeartbeatThrottle
 	// Slots are the workflow-task and local-activity slots of a worker, where the
 	// options name none: the SDK's default.
 	Slots = 1000
@@ -50,7 +53,7 @@ func (o *Options) complete() {
 		o.size("MaxConcurrentWorkflowTaskExecutionSize", &w.MaxConcurrentWorkflowTaskExecutionSize)
 		o.size("MaxConcurrentLocalActivityExecutionSize", &w.MaxConcurrentLocalActivityExecutionSize)
 	}
-	w.MaxHeartbeatThrottleInterval = cmp.Or(w.MaxHeartbeatThrottleInterval, activities.HeartbeatThrottle)
+	w.MaxHeartbeatThrottleInterval = cmp.Or(w.MaxHeartbeatThrottleInterval, HeartbeatThrottle)
 	if w.WorkflowTaskPollerBehavior == nil && w.MaxConcurrentWorkflowTaskPollers == 0 {
 		w.WorkflowTaskPollerBehavior = worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{})
 	}

@@ -48,8 +48,8 @@ const (
 	// must not run out of its time together, and again. Two such at once need 50 Mbit/s.
 	payloadBytes = 4 << 20
 	// payloadTimeout is that of a statement for large payloads whose callers have
-	// time, as durable attempts do: 16 MiB need 7 Mbit/s. activities/timing.go has
-	// room for it.
+	// time, as durable attempts do: 16 MiB need 7 Mbit/s. internal/timing has room
+	// for it (PayloadLoad).
 	payloadTimeout = 20 * time.Second
 )
 

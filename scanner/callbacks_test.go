@@ -24,8 +24,8 @@ func dueCallbacks(n int) (due []outbox.DueCallback) {
 	return due
 }
 
-// An idle table, too, is looked at for callbacks, once in five seconds, and every
-// one that is found is started, however many there are.
+// An idle scanner, too, looks for callbacks once in five seconds. It starts every one that it
+// finds, however many there are.
 func TestDueCallbacksAreStarted(t *testing.T) {
 	refs := dueCallbacks(250)
 	inWorld(t, scanner.Options{Outbox: "shop", TaskQueue: "tasks"}, func(w *world) {
@@ -44,12 +44,12 @@ func TestDueCallbacksAreStarted(t *testing.T) {
 			assert.Equal(t, workflows.StartAttributes("sqs://orders", "order-placed"), o.TypedSearchAttributes, "as its delivery had them")
 		}
 		slices.Sort(started)
-		assert.Equal(t, wanted, started, "in the first sweep")
+		assert.Equal(t, wanted, started, "in the first round")
 		var before int
-		w.table.set(func(t *table) { before = len(t.sweeps) })
+		w.table.set(func(t *table) { before = len(t.callbackRounds) })
 		pass(time.Minute)
 		w.stop()
-		assert.InDelta(t, 12, len(w.table.sweeps)-before, 1)
+		assert.InDelta(t, 12, len(w.table.callbackRounds)-before, 1)
 	})
 }
 
@@ -70,7 +70,7 @@ func TestCallbacksWithoutSearchAttributes(t *testing.T) {
 		}
 		assert.Len(t, plain, 50)
 		assert.LessOrEqual(t, len(w.engine.seen().callbacks), 58, "later ones go without at once")
-		assert.Equal(t, 1, w.logs.total(), "it is said once")
+		assert.Equal(t, 1, w.logs.total(), "it is logged once")
 	})
 }
 
@@ -91,6 +91,6 @@ func TestCallbackThatRunsOrCantBeStarted(t *testing.T) {
 		pass(time.Minute)
 		w.stop()
 		assert.Len(t, w.engine.seen().callbacks, 2)
-		assert.Equal(t, 1, w.logs.count("starting callbacks"), "of the second alone; its lease runs out")
+		assert.Equal(t, 1, w.logs.count("starting callbacks"), "only of the second one; its lease ends by itself")
 	})
 }

@@ -43,26 +43,26 @@ type table struct {
 	err   error
 	slow  time.Duration // what a claim takes
 	wrong bool          // giving back fails
-	batch int           // at most so many a claim, as a bound in bytes makes it
-	blind time.Time     // until then, claims overlook everything
-	more  time.Duration // there are more destinations, which the next look sees after that
+	batch int           // at most so many in a claim, as a bound in bytes makes it
+	blind time.Time     // until then, claims see no destination
+	more  time.Duration // there are more destinations, which a claim sees after that
 
 	payload []byte // of each message; nil for a short one
 	refused map[string]error
-	unknown string // messages to destinations that begin with it have none that it reached
+	unknown string // no message has reached destinations that begin with it
 
-	suspects  []outbox.Record
-	alone     []int // what was held at each ClaimIsolated
-	aloneErr  error
-	troubled  bool
-	probes    []outbox.Probe
-	recovered []outbox.Recovered
-	retrying  []outbox.Leased
-	paged     map[outbox.Recovered]int // how many of these were given
-	freed     []outbox.Leased
-	callbacks []outbox.DueCallback
-	sweeps    []time.Time
-	tended    int
+	quarantined    []outbox.Record
+	isolated       []int // what was held at each ClaimIsolated
+	isolatedErr    error
+	breakerActive  bool
+	probes         []outbox.Probe
+	recovered      []outbox.Recovered
+	retrying       []outbox.Leased
+	paged          map[outbox.Recovered]int // how many of these were given
+	freed          []outbox.Leased
+	callbacks      []outbox.DueCallback
+	callbackRounds []time.Time
+	recoveries     int
 
 	claims                         []claim
 	claimed                        int
@@ -114,7 +114,7 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	if open == nil {
 		open = map[string]int{}
 	}
-	result := outbox.Claimed{Refused: t.refused, BreakerActive: t.troubled, QuarantinedDue: len(t.suspects) > 0, MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
+	result := outbox.Claimed{Refused: t.refused, BreakerActive: t.breakerActive, QuarantinedDue: len(t.quarantined) > 0, MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
 	t.due = slices.DeleteFunc(t.due, func(r outbox.Record) bool {
 		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch || open[r.Destination] >= req.Allowance {
 			result.Backlog = true
@@ -133,16 +133,16 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	return result, nil
 }
 
-// ClaimIsolated claims the first suspect.
+// ClaimIsolated claims the first quarantined message.
 func (t *table) ClaimIsolated(_ context.Context, lease time.Duration) ([]outbox.ClaimedMessage, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.alone = append(t.alone, len(t.held))
-	if len(t.suspects) == 0 || t.aloneErr != nil {
-		return nil, t.aloneErr
+	t.isolated = append(t.isolated, len(t.held))
+	if len(t.quarantined) == 0 || t.isolatedErr != nil {
+		return nil, t.isolatedErr
 	}
-	r := t.suspects[0]
-	t.suspects = t.suspects[1:]
+	r := t.quarantined[0]
+	t.quarantined = t.quarantined[1:]
 	h := hold{make(chan struct{}), make(chan struct{})}
 	t.held[r.Ref()] = h
 	return []outbox.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled}}, nil
@@ -156,7 +156,7 @@ func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return theDatabas
 func (t *table) TakeProbes(context.Context) ([]outbox.Probe, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tended++
+	t.recoveries++
 	probes := t.probes
 	t.probes = nil
 	return probes, nil
@@ -172,7 +172,7 @@ func (t *table) ForgetRecovered(_ context.Context, r outbox.Recovered) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.recovered = slices.DeleteFunc(t.recovered, func(o outbox.Recovered) bool { return o == r })
-	t.troubled = len(t.recovered) > 0
+	t.breakerActive = len(t.recovered) > 0
 	return nil
 }
 
@@ -197,7 +197,7 @@ func (t *table) Free(_ context.Context, m outbox.Leased) error {
 func (t *table) TakeCallbacks(_ context.Context, limit int, _ time.Duration) ([]outbox.DueCallback, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sweeps = append(t.sweeps, time.Now())
+	t.callbackRounds = append(t.callbackRounds, time.Now())
 	n := min(limit, len(t.callbacks))
 	due := t.callbacks[:n:n]
 	t.callbacks = t.callbacks[n:]
@@ -287,21 +287,21 @@ type engine struct {
 	refused   error                         // to those with search attributes
 	described *workflowservice.DescribeWorkflowExecutionResponse
 	polled    int // the pollers of every task queue
-	looks     []string
+	checks    []string
 
 	starts         []start
 	signals        []string
 	callbacks      []client.StartWorkflowOptions
-	open, most     int
+	open, maxOpen  int
 	byDestination  map[string]int
-	mostTo         map[string]int
+	maxTo          map[string]int
 	starting, peak int
 }
 
 func newEngine(t *table) *engine {
 	return &engine{
 		table: t, latency: 2 * time.Millisecond, takeover: time.Millisecond, fastPath: 10 * time.Millisecond,
-		byDestination: map[string]int{}, mostTo: map[string]int{},
+		byDestination: map[string]int{}, maxTo: map[string]int{},
 	}
 }
 
@@ -352,7 +352,7 @@ func (e *engine) startCallback(options client.StartWorkflowOptions, in workflows
 func (e *engine) DescribeWorkflowExecution(_ context.Context, workflowID, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.looks = append(e.looks, workflowID)
+	e.checks = append(e.checks, workflowID)
 	if e.described == nil {
 		return nil, serviceerror.NewNotFound("no such run")
 	}
@@ -396,9 +396,9 @@ func (e *engine) run(s start) {
 	elsewhere, takeover, fastPath := e.elsewhere, e.takeover, e.fastPath
 	to := s.options.StaticSummary
 	e.open++
-	e.most = max(e.most, e.open)
+	e.maxOpen = max(e.maxOpen, e.open)
 	e.byDestination[to]++
-	e.mostTo[to] = max(e.mostTo[to], e.byDestination[to])
+	e.maxTo[to] = max(e.maxTo[to], e.byDestination[to])
 	e.mu.Unlock()
 	h := e.table.hold(outbox.Ref{ID: s.input.MessageID, Generation: s.input.Generation})
 	time.Sleep(takeover)
@@ -419,7 +419,7 @@ func (e *engine) run(s start) {
 func (e *engine) seen() *engine {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), callbacks: slices.Clone(e.callbacks), open: e.open, most: e.most, mostTo: maps.Clone(e.mostTo), peak: e.peak, looks: slices.Clone(e.looks)}
+	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), callbacks: slices.Clone(e.callbacks), open: e.open, maxOpen: e.maxOpen, maxTo: maps.Clone(e.maxTo), peak: e.peak, checks: slices.Clone(e.checks)}
 }
 
 func (e *engine) set(edit func(*engine)) {

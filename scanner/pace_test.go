@@ -35,7 +35,7 @@ func TestAnIdleScannerClaimsOncePerInterval(t *testing.T) {
 }
 
 // Under a steady load scanners that began together do not stay in step.
-func TestLooksThatFindSomethingAreSpread(t *testing.T) {
+func TestClaimsThatFindMessagesAreSpread(t *testing.T) {
 	const poll = 250 * time.Millisecond
 	inWorld(t, scanner.Options{PollInterval: poll}, nil, func(w *world) {
 		for range 400 {
@@ -56,7 +56,7 @@ func TestLooksThatFindSomethingAreSpread(t *testing.T) {
 	})
 }
 
-func TestWakeLooksAtOnce(t *testing.T) {
+func TestWakeClaimsAtOnce(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: time.Minute}, nil, func(w *world) {
 		pass(10 * time.Second)
 		require.Len(t, w.table.seen().claims, 1)
@@ -69,7 +69,7 @@ func TestWakeLooksAtOnce(t *testing.T) {
 		pass(10 * time.Second)
 		// One at the start, one at once; while the calls went on, the scanner may
 		// have taken one more of them, and one more may have been left.
-		assert.LessOrEqual(t, len(w.table.seen().claims), 4, "many calls make few looks")
+		assert.LessOrEqual(t, len(w.table.seen().claims), 4, "many calls make few claims")
 	})
 }
 
@@ -84,7 +84,7 @@ func TestWakeDuringAClaimIsNotLost(t *testing.T) {
 }
 
 // A claim that does not look for new destinations has not answered the wake.
-func TestWakeStandsWhileSomethingIsOverlooked(t *testing.T) {
+func TestWakeStaysUntilNewDestinationsAreSeen(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: time.Minute}, nil, func(w *world) {
 		pass(10 * time.Second)
 		w.table.set(func(t *table) { t.blind = time.Now().Add(2 * time.Second) })
@@ -95,15 +95,15 @@ func TestWakeStandsWhileSomethingIsOverlooked(t *testing.T) {
 		pass(1100 * time.Millisecond)
 		assert.Equal(t, 1, w.engine.count())
 		before := len(w.table.seen().claims)
-		assert.LessOrEqual(t, before, 4, "it waits for as long as it was told")
+		assert.LessOrEqual(t, before, 4, "it waits until a claim sees new destinations")
 		pass(30 * time.Second)
 		assert.Len(t, w.table.seen().claims, before, "the wake is answered")
 	})
 }
 
-// A slot that comes free, and what a claim has overlooked, are no reason to look
-// again where nobody waits.
-func TestNothingIsLookedForInVain(t *testing.T) {
+// A slot that comes free, and destinations that a claim has not seen, are no reason to claim again
+// where no message waits.
+func TestAnIdleScannerDoesNotLookInVain(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.enqueue("sqs://orders", 1) }, func(w *world) {
 		pass(30 * time.Second)
 		assert.Equal(t, 1, w.engine.count())
@@ -202,7 +202,7 @@ func TestNoSlotNoClaim(t *testing.T) {
 	})
 }
 
-func TestStartsThatFailBrake(t *testing.T) {
+func TestFailedStartsRaiseBackpressure(t *testing.T) {
 	exhausted := serviceerror.NewResourceExhausted(enums.RESOURCE_EXHAUSTED_CAUSE_RPS_LIMIT, "rps limit exceeded")
 	inWorld(t, scanner.Options{InFlight: 50, PerDestination: 50}, func(w *world) {
 		w.table.enqueue("sqs://orders", 200)
@@ -227,7 +227,7 @@ func TestStartsThatFailBrake(t *testing.T) {
 			assert.Equal(t, 1, c.request.MaxMessages, "a probe is one message")
 		}
 
-		// The first success lifts it, without waiting out a pause.
+		// The first success ends it, without waiting for the end of a pause.
 		w.engine.set(func(e *engine) { e.reply = nil })
 		from := w.engine.count()
 		var first time.Time
@@ -281,14 +281,14 @@ func TestOneProbeAtATime(t *testing.T) {
 	})
 }
 
-func TestClaimsThatFailBrake(t *testing.T) {
+func TestFailedClaimsRaiseBackpressure(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) { w.table.err = errNo }, func(w *world) {
 		pass(2 * time.Minute)
 		assert.LessOrEqual(t, len(w.table.seen().claims), 15)
 		assert.GreaterOrEqual(t, len(w.table.seen().claims), 10)
 		assert.Equal(t, len(w.table.seen().claims), w.logs.count("claiming messages"))
 
-		// One that works lifts it, though there is nothing to start.
+		// A claim that works ends it, though there is nothing to start.
 		w.table.set(func(t *table) { t.err = nil })
 		pass(20 * time.Second)
 		began := time.Now()
@@ -298,7 +298,7 @@ func TestClaimsThatFailBrake(t *testing.T) {
 		pass(300 * time.Millisecond)
 		assert.Equal(t, 1, w.engine.count())
 
-		// The next trouble begins with a short pause again.
+		// The next failure begins with a short pause again.
 		w.table.set(func(t *table) { t.err = errNo })
 		began = time.Now()
 		pass(1500 * time.Millisecond)
@@ -306,9 +306,8 @@ func TestClaimsThatFailBrake(t *testing.T) {
 	})
 }
 
-// A table that is idle while Temporal is braked is still looked at: the first
-// message to come is the probe.
-func TestBrakedAndIdle(t *testing.T) {
+// An idle scanner still claims under Temporal's backpressure: the next message is the probe.
+func TestBackpressureOfAnIdleScanner(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.enqueue("sqs://orders", 1)
 		w.engine.reply = func(start) error { return errNo }

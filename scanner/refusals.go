@@ -7,38 +7,40 @@ import (
 	"time"
 )
 
-// refusals are destinations that this process can't send to. They are logged together
-// once in refusalsEvery: ten thousand of them are one line.
+const (
+	// refusalsInterval lies between two lines about refused destinations.
+	refusalsInterval = time.Minute
+	// maxRefusals bounds the destinations that are remembered between two lines, maxRefusalReasons
+	// the reasons of a line: each reason names its host.
+	maxRefusals       = 10_000
+	maxRefusalReasons = 5
+)
+
+// refusals are destinations that this process can't send to. One line a minute has them all: ten
+// thousand of them are one line.
 type refusals struct {
-	reasons map[string]bool
-	found   map[string]bool
-	next    time.Time
+	reasons      map[string]bool
+	destinations map[string]bool
+	next         time.Time
 }
 
-// note logs the refused destinations, if it is time to.
+// note adds refused destinations, and logs them when it is time to.
 func (r *refusals) note(log *slog.Logger, refused map[string]error) {
 	for destination, err := range refused {
-		if r.found == nil {
-			r.found, r.reasons = map[string]bool{}, map[string]bool{}
+		if r.destinations == nil {
+			r.destinations, r.reasons = map[string]bool{}, map[string]bool{}
 		}
-		if len(r.found) < mostRefusals {
-			r.found[destination] = true
+		if len(r.destinations) < maxRefusals {
+			r.destinations[destination] = true
 		}
-		if len(r.reasons) < shownRefusals {
+		if len(r.reasons) < maxRefusalReasons {
 			r.reasons[err.Error()] = true
 		}
 	}
-	if len(r.found) == 0 || time.Now().Before(r.next) {
+	if len(r.destinations) == 0 || time.Now().Before(r.next) {
 		return
 	}
 	log.Warn("messages wait as rows: this process can't send to their destinations",
-		"destinations", len(r.found), "reasons", slices.Sorted(maps.Keys(r.reasons)))
-	*r = refusals{next: time.Now().Add(refusalsEvery)}
+		"destinations", len(r.destinations), "reasons", slices.Sorted(maps.Keys(r.reasons)))
+	*r = refusals{next: time.Now().Add(refusalsInterval)}
 }
-
-const (
-	// mostRefusals bounds what is remembered between two lines, and shownRefusals the
-	// reasons of a line: each names its host.
-	mostRefusals  = 10_000
-	shownRefusals = 5
-)

@@ -11,7 +11,7 @@ import (
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 
-	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
@@ -28,7 +28,7 @@ func TestStartOptions(t *testing.T) {
 		o := s.options
 		assert.Equal(t, "shop/"+id.String(), o.ID)
 		assert.Equal(t, "queue", o.TaskQueue)
-		assert.Equal(t, activities.WorkflowTask, o.WorkflowTaskTimeout)
+		assert.Equal(t, timing.WorkflowTask, o.WorkflowTaskTimeout)
 		assert.Equal(t, enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, o.WorkflowIDReusePolicy)
 		assert.Equal(t, enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL, o.WorkflowIDConflictPolicy)
 		assert.True(t, o.WorkflowExecutionErrorWhenAlreadyStarted)
@@ -74,9 +74,9 @@ func TestBoundsHold(t *testing.T) {
 	}, func(w *world) {
 		pass(30 * time.Second)
 		assert.Equal(t, 600, w.engine.count())
-		assert.Equal(t, 20, w.engine.seen().most, "the slots are used, and no more")
-		for to, most := range w.engine.seen().mostTo {
-			assert.Equal(t, 8, most, "%s", to)
+		assert.Equal(t, 20, w.engine.seen().maxOpen, "the slots are used, and no more")
+		for to, n := range w.engine.seen().maxTo {
+			assert.Equal(t, 8, n, "%s", to)
 		}
 		for _, c := range w.table.seen().claims {
 			sum := 0
@@ -155,7 +155,7 @@ func TestRunsThatGoElsewhere(t *testing.T) {
 
 // A process that was merely slow for a while finds its way back: its runs take
 // over later than the short patience allows, but not than the long one.
-func TestPatienceComesBack(t *testing.T) {
+func TestASlowProcessSeesItsRunsAgain(t *testing.T) {
 	inWorld(t, scanner.Options{InFlight: 1, PerDestination: 1}, func(w *world) {
 		w.engine.takeover = 1500 * time.Millisecond
 		w.table.enqueue("sqs://orders", 1)
@@ -181,7 +181,7 @@ func TestARunIsOpenAlready(t *testing.T) {
 		assert.Len(t, w.table.seen().uncounted, 3)
 		assert.Empty(t, w.table.seen().released)
 		assert.Equal(t, 3, w.engine.count())
-		assert.GreaterOrEqual(t, len(w.table.seen().claims), 7, "nothing is braked")
+		assert.GreaterOrEqual(t, len(w.table.seen().claims), 7, "there is no backpressure")
 		assert.Equal(t, 200, w.table.seen().claims[len(w.table.seen().claims)-1].request.MaxMessages)
 		assert.Zero(t, w.logs.total())
 	})
@@ -208,7 +208,7 @@ func TestSearchAttributesThatTheNamespaceLacks(t *testing.T) {
 		w.table.enqueue("sqs://orders", 1)
 		pass(time.Second)
 		last := w.engine.seen().starts[len(w.engine.seen().starts)-1]
-		assert.NotZero(t, last.options.TypedSearchAttributes.Size(), "it looks again after a while")
+		assert.NotZero(t, last.options.TypedSearchAttributes.Size(), "it tries again after a while")
 	})
 }
 
@@ -228,14 +228,14 @@ func TestAnotherInvalidArgument(t *testing.T) {
 	})
 }
 
-func TestAGiveBackThatFailsIsLeftToItsLease(t *testing.T) {
+func TestAFailedGiveBackIsLeftToItsLease(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.table.enqueue("sqs://orders", 1)
 		w.table.wrong = true
 		w.engine.reply = func(start) error { return errors.New("unavailable") }
 	}, func(w *world) {
 		pass(time.Second)
-		assert.Equal(t, 1, w.logs.count("giving a claim back; its lease will run out"))
+		assert.Equal(t, 1, w.logs.count("giving a claim back; its lease will end by itself"))
 		w.stop()
 	})
 }

@@ -5,97 +5,104 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
-	"github.com/google/uuid"
-	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
 
-// Identity tells this database from every other one; outboxdb.Store has it, and
-// reads it once.
-type Identity interface {
-	DatabaseID(ctx context.Context) (uuid.UUID, error)
-}
-
 const (
 	// startTimeout bounds one start with the SDK's own retries.
 	startTimeout = 10 * time.Second
-	// takenWithin is how soon an eagerly started run takes its message over.
-	// takenSoon is the patience once runs are seen to go elsewhere; one in
-	// patientOnce still waits the whole time, so that a process which was merely
-	// slow finds its way back, and its bounds with it.
-	takenWithin = time.Second
-	takenSoon   = 20 * time.Millisecond
-	patientOnce = 16
-	// settledWithin bounds the fast path: one workflow task.
-	settledWithin = activities.WorkflowTask
+	// giveBackTimeout bounds the statement that gives a claim back.
+	giveBackTimeout = 5 * time.Second
+	// Once runs are seen to go to other processes, a slot waits only remoteTakeOver for them. One
+	// slot in fullWaitOnceIn still waits timing.TakeOver, so that a process which was merely slow
+	// sees its own runs again.
+	remoteTakeOver = 20 * time.Millisecond
+	fullWaitOnceIn = 16
+	// plainFor is how long starts go without search attributes after a refusal.
+	plainFor = time.Minute
 )
 
-// deliver starts the run of one message and holds its slot until the fast path
-// is over, here or, as far as can be seen, elsewhere.
+// startAll starts the runs of claimed messages in the background.
+func (s *Scanner) startAll(starts context.Context, messages []outbox.ClaimedMessage) {
+	for _, m := range messages {
+		s.slots.take(m)
+		s.running.Go(func() {
+			defer s.slots.free(m)
+			s.deliver(starts, m)
+		})
+	}
+}
+
+// deliver starts the run of one message. It holds the message's slot until the fast path is over,
+// here or, as far as can be seen, in another process.
 func (s *Scanner) deliver(ctx context.Context, m outbox.ClaimedMessage) {
 	err := s.startTraced(ctx, m)
-	s.started()
+	s.slots.started()
 	switch {
 	case err == nil:
 		s.temporal.succeeded()
-		s.watch(m)
+		s.awaitFastPath(m)
 	case temporal.IsWorkflowExecutionAlreadyStartedError(err):
-		// A live run met an expired lease. It goes on; the claim did not count.
+		// The lease had ended beside a live run. The run goes on, and the claim does not count.
 		s.temporal.succeeded()
 		s.giveBack(ctx, m, s.store.Uncount)
-		s.met(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), workflows.WorkflowDeliver, m.Ref(), err)
+		s.noteCollision(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), workflows.WorkflowDeliver, m.Ref(), err)
 	default:
 		s.temporal.failed()
-		s.opts.Logger.Error("starting a delivery in Temporal", "message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "error", err)
+		s.opts.Logger.Error("starting a delivery in Temporal",
+			"message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "error", err)
 		s.giveBack(ctx, m, s.store.Release)
 	}
 }
 
-// giveBack returns a claim. Where even that fails, the lease runs out.
-func (s *Scanner) giveBack(ctx context.Context, m outbox.ClaimedMessage, give func(context.Context, outbox.ClaimedMessage) error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+// giveBack returns a claim. Where even that fails, the lease ends by itself.
+func (s *Scanner) giveBack(
+	ctx context.Context, m outbox.ClaimedMessage, give func(context.Context, outbox.ClaimedMessage) error,
+) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTimeout)
 	defer cancel()
 	if err := give(ctx, m); err != nil {
-		s.opts.Logger.Warn("giving a claim back; its lease will run out", "message", m.ID, "error", err)
+		s.opts.Logger.Warn("giving a claim back; its lease will end by itself", "message", m.ID, "error", err)
 	}
 }
 
-// watch waits until the run has left the fast path.
-func (s *Scanner) watch(m outbox.ClaimedMessage) {
-	patience := takenWithin
-	if s.elsewhere.Load() && rand.IntN(patientOnce) > 0 {
-		patience = takenSoon
+// awaitFastPath waits until the run has ended or left the fast path.
+func (s *Scanner) awaitFastPath(m outbox.ClaimedMessage) {
+	takeOver := timing.TakeOver
+	if s.remotely.Load() && rand.IntN(fullWaitOnceIn) > 0 {
+		takeOver = remoteTakeOver
 	}
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(takeOver)
 	defer timer.Stop()
 	select {
 	case <-m.Taken:
-		s.elsewhere.Store(false)
+		s.remotely.Store(false)
 	case <-m.Settled:
-		s.elsewhere.Store(false)
+		s.remotely.Store(false)
 		return
 	case <-timer.C:
-		s.elsewhere.Store(true)
+		s.remotely.Store(true)
 		s.store.Forget(m.Ref())
 		return
 	}
-	timer.Reset(settledWithin)
+	timer.Reset(timing.WorkflowTask)
 	select {
 	case <-m.Settled:
 	case <-timer.C:
 	}
 }
 
-// startTraced is start under a span. A run that is there already is no failure.
+// startTraced is start with a span. A run that is open already is no failure.
 func (s *Scanner) startTraced(ctx context.Context, m outbox.ClaimedMessage) error {
 	ctx, span := s.tracer.Start(ctx, m.Record, workflows.DeliverID(s.opts.Outbox, m.ID))
 	runID, err := s.start(ctx, m)
@@ -117,39 +124,45 @@ func (s *Scanner) start(ctx context.Context, m outbox.ClaimedMessage) (runID str
 	if err != nil {
 		return "", err
 	}
-	return s.withAttributes(ctx, s.startOptions(m), m.Destination, m.Type, workflows.WorkflowDeliver, in)
+	options := workflows.DeliverOptions(s.opts.Outbox, s.opts.TaskQueue, m.Record)
+	return s.execute(ctx, options, workflows.WorkflowDeliver, in)
 }
 
-// inputOf is the input of a message's run, and of its callback's.
+// inputOf returns the input of a message's run, and of its callback's.
 func (s *Scanner) inputOf(ctx context.Context, ref outbox.Ref) (workflows.DeliverInput, error) {
 	database, err := s.store.DatabaseID(ctx)
-	return workflows.DeliverInput{Outbox: s.opts.Outbox, Database: database, MessageID: ref.ID, Generation: ref.Generation}, err
+	return workflows.DeliverInput{
+		Outbox: s.opts.Outbox, Database: database, MessageID: ref.ID, Generation: ref.Generation,
+	}, err
 }
 
-// withAttributes starts a run with the search attributes of its message. The
-// namespace may not know them; then the start is repeated without.
-func (s *Scanner) withAttributes(ctx context.Context, options client.StartWorkflowOptions, destination, messageType, workflow string, in any) (runID string, err error) {
-	if s.plain.now() {
-		return s.execute(ctx, options, workflow, in)
-	}
-	options.TypedSearchAttributes = workflows.StartAttributes(destination, messageType)
-	runID, err = s.execute(ctx, options, workflow, in)
-	var invalid *serviceerror.InvalidArgument
-	if !errors.As(err, &invalid) {
-		return runID, err
+// execute starts a run. A namespace that lacks the search attributes refuses it: then it starts
+// the run without them.
+func (s *Scanner) execute(
+	ctx context.Context, options client.StartWorkflowOptions, workflow string, in any,
+) (runID string, err error) {
+	withAttributes := !s.plain.active()
+	if withAttributes {
+		runID, err = s.executeOnce(ctx, options, workflow, in)
+		var invalid *serviceerror.InvalidArgument
+		if !errors.As(err, &invalid) {
+			return runID, err
+		}
 	}
 	options.TypedSearchAttributes = temporal.SearchAttributes{}
-	runID, plainErr := s.execute(ctx, options, workflow, in)
+	runID, plainErr := s.executeOnce(ctx, options, workflow, in)
 	if plainErr != nil {
-		return "", plainErr // they were not to blame, or not alone
+		return "", plainErr // the attributes were not the cause, or not the only one
 	}
-	if s.plain.begin() {
+	if withAttributes && s.plain.begin() {
 		s.opts.Logger.Warn("Temporal refused the search attributes; starting without them for a while", "error", err)
 	}
 	return runID, nil
 }
 
-func (s *Scanner) execute(ctx context.Context, options client.StartWorkflowOptions, workflow string, in any) (runID string, err error) {
+func (s *Scanner) executeOnce(
+	ctx context.Context, options client.StartWorkflowOptions, workflow string, in any,
+) (runID string, err error) {
 	run, err := s.client.ExecuteWorkflow(ctx, options, workflow, in)
 	if err != nil || run == nil {
 		return "", err
@@ -157,18 +170,25 @@ func (s *Scanner) execute(ctx context.Context, options client.StartWorkflowOptio
 	return run.GetRunID(), nil
 }
 
-// startOptions: two runs of a message never overlap (FAIL), and after one has
-// ended the row alone decides whether there is anything to do (ALLOW_DUPLICATE).
-func (s *Scanner) startOptions(m outbox.ClaimedMessage) client.StartWorkflowOptions {
-	return client.StartWorkflowOptions{
-		ID:                                       workflows.DeliverID(s.opts.Outbox, m.ID),
-		TaskQueue:                                s.opts.TaskQueue,
-		WorkflowTaskTimeout:                      activities.WorkflowTask,
-		WorkflowIDReusePolicy:                    enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
-		WorkflowIDConflictPolicy:                 enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
-		WorkflowExecutionErrorWhenAlreadyStarted: true,
-		EnableEagerStart:                         true,
-		StaticSummary:                            workflows.Summary(m.Destination, m.Type),
-		StaticDetails:                            workflows.Details(m.Record),
-	}
+// plainStarts remembers that the namespace refused the search attributes.
+type plainStarts struct {
+	mu    sync.Mutex
+	until time.Time
+}
+
+func (p *plainStarts) active() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.until)
+}
+
+// begin makes starts go without search attributes for plainFor, and reports whether they had them
+// before.
+func (p *plainStarts) begin() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	begun := now.After(p.until)
+	p.until = now.Add(plainFor)
+	return begun
 }

@@ -22,15 +22,15 @@ const replies = "sqs://replies"
 
 // newCallbackRun is a run of a message that asks for a callback.
 func newCallbackRun(t *testing.T, message answer, callbacks ...answer) (*run, *broker) {
-	told := &broker{script: callbacks}
+	receiver := &broker{script: callbacks}
 	r := newRun(t, func(ctx context.Context, m outflow.Message) (string, error) {
 		if m.Destination == replies {
-			return told.Publish(ctx, m)
+			return receiver.Publish(ctx, m)
 		}
 		return message(ctx, m)
 	})
 	r.table.row.Callback = replies
-	return r, told
+	return r, receiver
 }
 
 func (r *run) callbackInput() workflows.CallbackInput { return workflows.CallbackInput(r.in) }
@@ -126,26 +126,26 @@ func TestDeliverGoesOnWithoutItsCallback(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, outflow.Delivered, outcome.State)
 
-	r, told := newCallbackRun(t, acks, acks)
+	r, receiver := newCallbackRun(t, acks, acks)
 	r.spy.noChildren = temporal.NewApplicationError("running already", "")
 	outcome, err = r.execute()
 	require.NoError(t, err)
 	assert.Equal(t, outflow.Delivered, outcome.State)
-	assert.Zero(t, told.count())
+	assert.Zero(t, receiver.count())
 	assert.True(t, r.table.row.CallbackDue, "for a scanner")
 }
 
 func TestCallbackTellsHowItEnded(t *testing.T) {
 	for _, state := range []outflow.State{outflow.Delivered, outflow.Dead, outflow.Expired, outflow.Cancelled} {
 		t.Run(string(state), func(t *testing.T) {
-			r, told := newCallbackRun(t, acks, acks)
+			r, receiver := newCallbackRun(t, acks, acks)
 			r.owes(state)
 			result, err := r.executeCallback()
 			require.NoError(t, err)
-			assert.Equal(t, activities.CallbackResult{Verdict: activities.CallbackTold, Told: state}, result)
+			assert.Equal(t, activities.CallbackResult{Verdict: activities.CallbackSent, Reported: state}, result)
 			assert.Equal(t, outbox.CallbackSent, r.table.callback.state)
-			require.Equal(t, 1, told.count())
-			m := told.calls[0]
+			require.Equal(t, 1, receiver.count())
+			m := receiver.calls[0]
 			assert.Equal(t, []any{replies, outflow.CallbackType, "application/json"}, []any{m.Destination, m.Type, m.ContentType})
 			assert.Equal(t, map[string]string{"callback-id": r.in.MessageID.String() + "_1_" + string(state)}, m.Headers)
 			var body map[string]any
@@ -161,16 +161,16 @@ func TestCallbackTellsHowItEnded(t *testing.T) {
 // keeps scanners away until the next.
 func TestCallbackIsRetried(t *testing.T) {
 	busy := &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 30 * time.Minute, Err: errors.New("503")}
-	r, told := newCallbackRun(t, acks, append(times(4, fails(errReset)), fails(busy), acks)...)
+	r, receiver := newCallbackRun(t, acks, append(times(4, fails(errReset)), fails(busy), acks)...)
 	r.owes(outflow.Delivered)
 	result, err := r.executeCallback()
 	require.NoError(t, err)
-	assert.Equal(t, activities.CallbackTold, result.Verdict)
+	assert.Equal(t, activities.CallbackSent, result.Verdict)
 	assert.Equal(t, 6, r.table.callback.attempts)
-	assert.Equal(t, 6, told.count())
+	assert.Equal(t, 6, receiver.count())
 	assert.Empty(t, r.table.callback.lastErr)
 	var ids []string
-	for _, m := range told.calls {
+	for _, m := range receiver.calls {
 		ids = append(ids, m.ID.String()+m.Headers["callback-id"])
 	}
 	assert.Equal(t, times2(ids[0], 6), ids, "it is the same callback each time")
@@ -189,24 +189,24 @@ func times2(s string, n int) (all []string) {
 }
 
 func TestCallbackIsGivenUpAfterADay(t *testing.T) {
-	r, told := newCallbackRun(t, acks, fails(outflow.Unavailable(errReset)))
+	r, receiver := newCallbackRun(t, acks, fails(outflow.Unavailable(errReset)))
 	r.owes(outflow.Dead)
 	_, err := r.executeCallback()
 	failedAs(t, err, workflows.ErrTypeCallbackFailed)
 	assert.Equal(t, outbox.CallbackFailed, r.table.callback.state)
 	assert.Contains(t, r.table.callback.lastErr, "given up: ")
-	assert.Greater(t, told.count(), 100)
-	assert.Less(t, told.count(), 400, "every ten minutes at most")
+	assert.Greater(t, receiver.count(), 100)
+	assert.Less(t, receiver.count(), 400, "every ten minutes at most")
 	assert.InDelta(t, 24, r.env.Now().Sub(r.began).Hours(), 1)
 }
 
 func TestCallbackFailsAtOnce(t *testing.T) {
-	r, told := newCallbackRun(t, acks, fails(outflow.Permanent(errors.New("404"))))
+	r, receiver := newCallbackRun(t, acks, fails(outflow.Permanent(errors.New("404"))))
 	r.owes(outflow.Delivered)
 	_, err := r.executeCallback()
 	failedAs(t, err, workflows.ErrTypeCallbackFailed)
 	assert.ErrorContains(t, err, "404")
-	assert.Equal(t, 1, told.count())
+	assert.Equal(t, 1, receiver.count())
 	assert.Equal(t, outbox.CallbackFailed, r.table.callback.state)
 	assert.Equal(t, "404", r.table.callback.lastErr)
 	assert.Len(t, r.table.callback.notes, 1, "an operator may have made it due again by then")
@@ -215,67 +215,67 @@ func TestCallbackFailsAtOnce(t *testing.T) {
 
 // A verdict that could not be written is not lost, nor is the callback sent again.
 func TestCallbackThatCantBeNoted(t *testing.T) {
-	t.Run("told", func(t *testing.T) {
-		r, told := newCallbackRun(t, acks, acks)
+	t.Run("sent", func(t *testing.T) {
+		r, receiver := newCallbackRun(t, acks, acks)
 		r.owes(outflow.Delivered)
 		r.table.before = failsFirst("note callback", 3)
 		result, err := r.executeCallback()
 		require.NoError(t, err)
-		assert.Equal(t, activities.CallbackTold, result.Verdict)
-		assert.Equal(t, 1, told.count(), "another attempt only notes it")
+		assert.Equal(t, activities.CallbackSent, result.Verdict)
+		assert.Equal(t, 1, receiver.count(), "another attempt only notes it")
 		assert.Equal(t, outbox.CallbackSent, r.table.callback.state)
 	})
 	t.Run("failed for good", func(t *testing.T) {
-		r, told := newCallbackRun(t, acks, fails(outflow.Permanent(errReset)))
+		r, receiver := newCallbackRun(t, acks, fails(outflow.Permanent(errReset)))
 		r.owes(outflow.Delivered)
 		r.table.before = failsFirst("note callback", 2)
 		_, err := r.executeCallback()
 		failedAs(t, err, workflows.ErrTypeCallbackFailed)
-		assert.Equal(t, 3, told.count())
+		assert.Equal(t, 3, receiver.count())
 		assert.Equal(t, outbox.CallbackFailed, r.table.callback.state)
 	})
 	t.Run("no database at first", func(t *testing.T) {
-		r, told := newCallbackRun(t, acks, acks)
+		r, receiver := newCallbackRun(t, acks, acks)
 		r.owes(outflow.Delivered)
 		r.table.before = failsFirst("begin callback", 5)
 		_, err := r.executeCallback()
 		require.NoError(t, err)
-		assert.Equal(t, 1, told.count())
+		assert.Equal(t, 1, receiver.count())
 	})
 }
 
 // Told dead, and delivered all the same: the producer learns that, too.
 func TestCallbackOfACorrectedEnd(t *testing.T) {
 	var r *run
-	r, told := newCallbackRun(t, acks, func(context.Context, outflow.Message) (string, error) {
+	r, receiver := newCallbackRun(t, acks, func(context.Context, outflow.Message) (string, error) {
 		r.table.change(func(m *outbox.Record) { m.State = outflow.Delivered })
 		return "broker-1", nil
 	})
 	r.owes(outflow.Dead)
 	result, err := r.executeCallback()
 	require.NoError(t, err)
-	assert.Equal(t, outflow.Delivered, result.Told)
-	require.Equal(t, 2, told.count())
-	assert.NotEqual(t, told.calls[0].ID, told.calls[1].ID, "nobody takes the second for the first")
+	assert.Equal(t, outflow.Delivered, result.Reported)
+	require.Equal(t, 2, receiver.count())
+	assert.NotEqual(t, receiver.calls[0].ID, receiver.calls[1].ID, "nobody takes the second for the first")
 }
 
 func TestCallbackThatIsNotOwed(t *testing.T) {
 	for name, change := range map[string]func(r *run){
-		"told before":  func(r *run) { r.table.change(func(m *outbox.Record) { m.CallbackDue = false }) },
-		"started anew": func(r *run) { r.table.change(func(m *outbox.Record) { m.Generation = 2 }) },
-		"purged":       func(r *run) { r.table.gone = true },
+		"sent before":   func(r *run) { r.table.change(func(m *outbox.Record) { m.CallbackDue = false }) },
+		"started again": func(r *run) { r.table.change(func(m *outbox.Record) { m.Generation = 2 }) },
+		"purged":        func(r *run) { r.table.gone = true },
 		"pending once more": func(r *run) {
 			r.table.change(func(m *outbox.Record) { m.State, m.CallbackDue = outflow.Pending, false })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, told := newCallbackRun(t, acks, acks)
+			r, receiver := newCallbackRun(t, acks, acks)
 			r.owes(outflow.Dead)
 			change(r)
 			result, err := r.executeCallback()
 			require.NoError(t, err)
-			assert.Equal(t, activities.CallbackNotOwed, result.Verdict)
-			assert.Zero(t, told.count())
+			assert.Equal(t, activities.CallbackNotDue, result.Verdict)
+			assert.Zero(t, receiver.count())
 			assert.Empty(t, r.table.callback.notes)
 		})
 	}

@@ -1,74 +1,36 @@
 // Package workflows holds Deliver, the workflow of one message, and the names
 // that stand in histories.
 //
-// The invariant: a run ends only after the row says how the message ended (or is
-// left to another run: a later generation's, or one that has it alone), and what the row says is how the
-// run ends: Completed for delivered, Failed for dead and expired, Canceled for
-// cancelled. The workflow carries no payload and no destination.
+// The invariant: a run ends only after the row says how the message ended, or after the row was
+// left to another run: a later generation's, or that of a claim in isolation. The run ends as the
+// row says: Completed for delivered, Failed for dead and expired, Canceled for cancelled. The
+// workflow carries no payload and no destination.
 package workflows
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"time"
 
-	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
-	"github.com/outflowhq/outflow/internal/text"
 )
-
-// Register registers Outflow's workflows and activities with a worker. The worker
-// may use Worker Versioning (worker.DeploymentOptions), with or without a default
-// behavior: all of Outflow's workflows are auto-upgraded.
-//
-// Package dispatcher makes a worker and registers with it. A worker of your own
-// wants a WorkerStopTimeout of dispatcher.StopTimeout at least: the SDK's default of
-// 0 leaves what is published unmarked, and another worker publishes it again.
-func Register(w worker.Registry, a *activities.Activities) {
-	w.RegisterWorkflowWithOptions(Deliver, registered(WorkflowDeliver))
-	w.RegisterWorkflowWithOptions(Callback, registered(WorkflowCallback))
-	for name, function := range map[string]any{
-		ActivityPublish:            a.Publish,
-		ActivityMarkDelivered:      a.MarkDelivered,
-		ActivityMarkDead:           a.MarkDead,
-		ActivityMarkExpired:        a.MarkExpired,
-		ActivityMarkCancelled:      a.MarkCancelled,
-		ActivityCallback:           a.Callback,
-		ActivityMarkCallbackFailed: a.MarkCallbackFailed,
-	} {
-		w.RegisterActivityWithOptions(function, activity.RegisterOptions{Name: name})
-	}
-}
-
-// registered are the options of each of our workflows. A versioned worker wants a
-// behavior, and it is auto-upgrade. A run may retry for days, for as long as its
-// destination is down: pinned, it would keep its deployment version from draining,
-// and stop for good with that version's last worker. Our own changes replay the
-// recorded histories of earlier versions, with or without Worker Versioning.
-func registered(name string) workflow.RegisterOptions {
-	return workflow.RegisterOptions{Name: name, VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade}
-}
 
 // Status answers the query delivery-status.
 type Status struct {
 	// Phase is "publishing", "retrying", "marking" or "ended".
 	Phase      string `json:"phase"`
 	Generation int    `json:"generation"`
-	// LastError is why the run left the fast path, or how it ended.
+	// LastError is why the run left the fast path, or why it ended.
 	LastError string `json:"lastError,omitempty"`
 	// Outcome is the row's, once the run has ended.
 	Outcome *outflow.Outcome `json:"outcome,omitempty"`
 }
 
-// Deliver takes one message to its end and returns what its row says then. A
-// run that an operator's new start has superseded returns the row as it stands,
-// with its later generation.
+// Deliver takes one message to its end and returns its row. A run that an operator's act has
+// superseded returns the row as it is, with its later generation.
 func Deliver(ctx workflow.Context, in DeliverInput) (outflow.Outcome, error) {
 	d := &delivery{in: in, status: Status{Phase: "publishing", Generation: in.Generation}}
 	err := workflow.SetQueryHandler(ctx, QueryDeliveryStatus, func() (Status, error) { return d.status, nil })
@@ -94,16 +56,18 @@ func Deliver(ctx workflow.Context, in DeliverInput) (outflow.Outcome, error) {
 type delivery struct {
 	in     DeliverInput
 	status Status
-	// attempts are those that the row does not count yet.
+	// attempts are publish attempts that the row does not count yet.
 	attempts int
 }
 
-// publish tries the fast path once, then goes on durably until the message is
-// out, can't be published, or is cancelled.
+// publish tries the fast path once. Then it goes on durably until the message is published, can't
+// be published, or is cancelled.
 func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, error) {
 	var a *activities.Activities
 	var result activities.PublishResult
-	in := activities.PublishInput{Owner: d.in.owner(), MessageID: d.in.MessageID, Generation: d.in.Generation, Again: taskWasLost(ctx)}
+	in := activities.PublishInput{
+		Owner: d.in.owner(), MessageID: d.in.MessageID, Generation: d.in.Generation, Again: taskWasLost(ctx),
+	}
 
 	d.attempts = 1
 	err := workflow.ExecuteLocalActivity(localPublish(ctx), a.Publish, in).Get(ctx, &result)
@@ -120,38 +84,32 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 	}
 	d.status.Phase, d.status.LastError = "retrying", in.LastError
 	result, err = d.publishDurably(ctx, in)
-	d.attempts = result.Attempts // the durable attempts note themselves
+	d.attempts = result.Attempts // durable attempts count themselves on the row
 	return result, err
 }
 
-// publishDurably leaves the waiting between attempts to Temporal, and starts anew
-// when it is told to try now.
-func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInput) (result activities.PublishResult, err error) {
+// publishDurably leaves the waits between attempts to Temporal. A signal to try now ends a wait:
+// the activity is cancelled, and a new one begins with an attempt at once.
+func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInput) (activities.PublishResult, error) {
 	var a *activities.Activities
-	tryNow := workflow.GetSignalChannel(ctx, SignalTryNow)
 	for n := 1; ; n++ {
-		waiting, stopWaiting := workflow.WithCancel(ctx)
-		publishing := workflow.ExecuteActivity(durablePublish(waiting, n), a.Publish, in)
-		told := false
-		workflow.NewSelector(ctx).
-			AddFuture(publishing, func(workflow.Future) {}).
-			AddReceive(tryNow, func(c workflow.ReceiveChannel, _ bool) {
-				told = true
-				for c.ReceiveAsync(nil) { // once for all that came
-				}
-				stopWaiting()
-			}).
-			Select(ctx)
-		err = publishing.Get(ctx, &result) // an attempt under way ends first
-		stopWaiting()
-		if !told || err == nil || isFinalFailure(err) || ctx.Err() != nil {
+		cancellable, cancel := workflow.WithCancel(ctx)
+		publishing := workflow.ExecuteActivity(durablePublish(cancellable, n), a.Publish, in)
+		signalled := d.awaitOrSignal(ctx, publishing)
+		if signalled {
+			cancel()
+		}
+		var result activities.PublishResult
+		err := publishing.Get(ctx, &result) // an attempt under way ends first
+		cancel()
+		if !signalled || err == nil || isFinalFailure(err) || ctx.Err() != nil {
 			return result, err
 		}
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
 			return result, workflow.NewContinueAsNewError(ctx, WorkflowDeliver, d.in)
 		}
-		// The attempts before have noted themselves; what the last one met, if it was
-		// under way, no later one of the same activity is there to note.
+		// Earlier attempts are on the row. The error of an attempt that was running when the
+		// signal came is passed on here: the next activity can't see it.
 		in.LastError, in.Attempts, in.Wait = "", 0, 0
 		if errorType(err) != "" && !nothingSent(err) {
 			in.LastError = reason(err)
@@ -159,31 +117,46 @@ func (d *delivery) publishDurably(ctx workflow.Context, in activities.PublishInp
 	}
 }
 
-// taskWasLost reports whether the run's first workflow task is not its first: a
-// task that times out with its process, or is refused, leaves events behind.
+// awaitOrSignal waits for the activity's end or a signal to try now. It takes every signal that has
+// come by then, and reports whether there was one.
+func (d *delivery) awaitOrSignal(ctx workflow.Context, publishing workflow.Future) (signalled bool) {
+	workflow.NewSelector(ctx).
+		AddFuture(publishing, func(workflow.Future) {}).
+		AddReceive(workflow.GetSignalChannel(ctx, SignalTryNow), func(c workflow.ReceiveChannel, _ bool) {
+			signalled = true
+			for c.ReceiveAsync(nil) { // the first one is still in the channel
+			}
+		}).
+		Select(ctx)
+	return signalled
+}
+
+// taskWasLost reports whether an earlier workflow task of a new run failed or timed out, as with
+// its process: such a task leaves events behind.
 func taskWasLost(ctx workflow.Context) bool {
 	const started, scheduled, taskStarted = 1, 1, 1
 	return workflow.GetInfo(ctx).GetCurrentHistoryLength() > started+scheduled+taskStarted
 }
 
-// showState lets the Web UI's filters find the run. A namespace may lack the
-// search attributes; then the run was started without them, and sets none. One that
-// lacks this attribute alone refuses the whole task, each time: a run whose first
-// task was lost, for whatever reason, goes without it.
+// showState lets the Web UI's filters find the run. Where the namespace lacks the search
+// attributes, the run was started without them and sets none. A namespace that only lacks OutflowState
+// refuses the whole task, each time: a run whose first task was lost sets none either.
 func showState(ctx workflow.Context, state string) {
 	if _, ok := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeDestination); !ok {
 		return
 	}
 	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(state)); err != nil {
-		workflow.GetLogger(ctx).Warn("showing how the run stands", "state", state, "error", err) // it goes on all the same
+		workflow.GetLogger(ctx).Warn("setting the search attribute OutflowState; the delivery goes on",
+			"state", state, "error", err)
 	}
 }
 
-// end writes the end that the attempts came to, and turns what the row says
-// into the run's own end.
+// end writes the message's end to its row, and ends the run as the row then says.
 func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, err error) (outflow.Outcome, error) {
 	var a *activities.Activities
-	in := activities.MarkInput{Owner: d.in.owner(), MessageID: d.in.MessageID, Generation: d.in.Generation, Attempts: d.attempts}
+	in := activities.MarkInput{
+		Owner: d.in.owner(), MessageID: d.in.MessageID, Generation: d.in.Generation, Attempts: d.attempts,
+	}
 	var mark any
 	switch {
 	case errorType(err) == activities.ErrTypeNotFound:
@@ -193,19 +166,21 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 	case err != nil && (ctx.Err() != nil || temporal.IsCanceledError(err)):
 		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: the workflow was asked to cancel", 0
 	case err != nil:
-		// By itself an activity without a limit of attempts does not give up. An
-		// operator can make it: fail or complete it by hand, or limit its attempts.
-		mark, in.Reason = a.MarkDead, reason(err)+" (the activity was ended, or limited, by hand: mend the cause, then retry or redirect the message)"
+		// An activity with unlimited attempts does not give up by itself. An operator can fail it,
+		// or limit its attempts.
+		mark, in.Reason = a.MarkDead, reason(err)+byHand
 	case result.Verdict == activities.Published:
 		mark, in.BrokerMessageID = a.MarkDelivered, result.BrokerMessageID
 	case result.Verdict == activities.Overdue:
 		mark, in.Reason, in.Attempts = a.MarkExpired, "expired: it was not published before its expiry", 0
 	case result.Verdict == activities.Withdrawn:
 		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: an operator asked for it", 0
-	case result.Verdict == activities.Ended, result.Verdict == activities.Superseded, result.Verdict == activities.SetAside:
-		return d.close(ctx, result.Outcome) // the row says it already, or is another run's
+	case result.Verdict == activities.Ended,
+		result.Verdict == activities.Superseded,
+		result.Verdict == activities.SetAside:
+		return d.close(ctx, result.Outcome) // the row has ended, or is left to another run
 	default: // completed by hand
-		mark, in.Reason = a.MarkDead, fmt.Sprintf("the activity was completed by hand, with the verdict %q (if the broker has no such message, retry or redirect it)", result.Verdict)
+		mark, in.Reason = a.MarkDead, fmt.Sprintf(completedByHand, result.Verdict)
 	}
 	d.status.Phase = "marking"
 	// A cancel request must not keep the end from being written.
@@ -219,8 +194,15 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 	return d.close(ctx, outcome)
 }
 
-// close makes the run end as the row did, once the callback that the row asks for
-// is on its way.
+// The reasons of messages that an operator ended by way of their activity.
+const (
+	byHand = " (an operator failed the activity or limited its attempts:" +
+		" fix the cause, then retry or redirect the message)"
+	completedByHand = "an operator completed the activity, with the verdict %q" +
+		" (if the broker has no such message, retry or redirect it)"
+)
+
+// close ends the run as the row says, after it has started the callback that the row asks for.
 func (d *delivery) close(ctx workflow.Context, outcome outflow.Outcome) (outflow.Outcome, error) {
 	if outcome.Generation != d.in.Generation {
 		return outcome, nil
@@ -237,45 +219,4 @@ func (d *delivery) close(ctx workflow.Context, outcome outflow.Outcome) (outflow
 		return outcome, temporal.NewCanceledError(outcome)
 	}
 	return outcome, nil
-}
-
-// isFinalFailure reports whether an activity's error says that no later attempt
-// can succeed.
-func isFinalFailure(err error) bool {
-	kind := errorType(err)
-	return kind == activities.ErrTypePermanent || kind == activities.ErrTypeNotFound
-}
-
-// nothingSent reports whether an activity's error says that it attempted nothing.
-func nothingSent(err error) bool {
-	kind := errorType(err)
-	return kind == activities.ErrTypeNotAttempted || kind == activities.ErrTypeAnotherOutbox
-}
-
-// errorType is the type of the application error in err, or "".
-func errorType(err error) string {
-	var application *temporal.ApplicationError
-	if errors.As(err, &application) {
-		return application.Type()
-	}
-	return ""
-}
-
-// waitAfter is how long a failed attempt wants the next one to wait: what the broker
-// may have is not sent again at once either.
-func waitAfter(err error) time.Duration {
-	var application *temporal.ApplicationError
-	if errors.As(err, &application) && application.NextRetryDelay() > 0 {
-		return application.NextRetryDelay()
-	}
-	return activities.FirstRetry
-}
-
-// reason is the publisher's own words, without the SDK's around them.
-func reason(err error) string {
-	var application *temporal.ApplicationError
-	if errors.As(err, &application) {
-		return application.Message()
-	}
-	return text.Clean(err.Error())
 }

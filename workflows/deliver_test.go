@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -498,7 +499,7 @@ func TestLocalPublishTimesOutAndTheAckComesLate(t *testing.T) {
 
 func TestNotAttemptedIsNoAttempt(t *testing.T) {
 	r := newRun(t, acks)
-	r.spy.localTimeout = activities.BrokerCall - time.Second
+	r.spy.localTimeout = timing.FastPathCall - time.Second
 	outcome, err := r.execute()
 	require.NoError(t, err)
 	assert.Equal(t, 1, r.broker.count())
@@ -520,7 +521,7 @@ func TestLoadThatFailsGoesOnDurably(t *testing.T) {
 // "temporal activity update-options --retry-maximum-attempts", "… fail" and
 // "… complete". None of these is a cancel, and none may leave the row open.
 func TestPublishEndedByHand(t *testing.T) {
-	const byHand = " (the activity was ended, or limited, by hand: mend the cause, then retry or redirect the message)"
+	const byHand = " (an operator failed the activity or limited its attempts: fix the cause, then retry or redirect the message)"
 	t.Run("its attempts limited", func(t *testing.T) {
 		r := newRun(t, fails(errReset))
 		r.spy.attempts = 3
@@ -548,7 +549,7 @@ func TestPublishEndedByHand(t *testing.T) {
 	})
 }
 
-// An attempt that is under way when the run is told ends first: it may publish.
+// An attempt that is under way when the run is signalled ends first: it may publish.
 func TestTryNowDuringAnAttempt(t *testing.T) {
 	var r *run
 	r = newRun(t, fails(outflow.Unavailable(errReset)), func(context.Context, outflow.Message) (string, error) {
@@ -561,7 +562,7 @@ func TestTryNowDuringAnAttempt(t *testing.T) {
 	assert.Equal(t, 2, r.broker.count())
 }
 
-// A cancel request beats a telling: the run does not start anew.
+// A cancel request beats a signal: the run begins no new activity.
 func TestCancelAfterTryNow(t *testing.T) {
 	r := newRun(t, fails(outflow.Unavailable(errReset)))
 	r.env.RegisterDelayedCallback(func() {

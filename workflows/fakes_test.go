@@ -323,7 +323,7 @@ type spy struct {
 	localTimeout time.Duration
 	// attempts limits the attempts as an operator's update-options would.
 	attempts int32
-	// child is told of every child workflow; noChildren keeps them from starting.
+	// child is called for every child workflow; noChildren keeps them from starting.
 	child      func(id string)
 	noChildren error
 

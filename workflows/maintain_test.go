@@ -18,6 +18,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -92,8 +93,8 @@ func TestMaintain(t *testing.T) {
 	health, purge := seen.regular[0], seen.regular[1]
 	assert.Equal(t, "health", health.ActivityID)
 	assert.Equal(t, "purge", purge.ActivityID)
-	assert.Equal(t, activities.PurgeHeartbeat, purge.HeartbeatTimeout)
-	assert.Greater(t, purge.StartToCloseTimeout, activities.PurgeFor)
+	assert.Equal(t, timing.PurgeHeartbeatTimeout, purge.HeartbeatTimeout)
+	assert.Greater(t, purge.StartToCloseTimeout, timing.Purge)
 	assert.Greater(t, purge.ScheduleToCloseTimeout, purge.StartToCloseTimeout)
 	assert.Positive(t, health.ScheduleToCloseTimeout, "nobody waits for ever")
 }
@@ -122,7 +123,7 @@ func TestMaintainWithoutHealth(t *testing.T) {
 	require.NoError(t, env.GetWorkflowResult(&result))
 	assert.Equal(t, 30, result.Purged.Delivered)
 	require.Len(t, result.Warnings, 1)
-	assert.Contains(t, result.Warnings[0], "looking at the table's health: ")
+	assert.Contains(t, result.Warnings[0], "reading the table's health: ")
 }
 
 // A purge that never succeeds ends the run as failed, within its bound.

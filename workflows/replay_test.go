@@ -14,7 +14,7 @@ import (
 // TestReplay holds the code against histories of real runs, one per path. A
 // failure here means that the change breaks the runs that are open when it is
 // deployed: use workflow.GetVersion. "make histories VERSION=v1.2.3" records
-// those of a release under its name, once; they are never recorded anew.
+// those of a release under its name, once; they are never recorded again.
 func TestReplay(t *testing.T) {
 	files, err := filepath.Glob("testdata/*/*.json")
 	require.NoError(t, err)

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -133,7 +133,7 @@ func TestActivityOptions(t *testing.T) {
 	require.NoError(t, err)
 
 	require.Len(t, r.spy.local, 2)
-	for i, timeout := range []time.Duration{activities.LocalPublish, activities.LocalMark} {
+	for i, timeout := range []time.Duration{timing.LocalPublish, timing.LocalMark} {
 		assert.Equal(t, timeout, r.spy.local[i].ScheduleToCloseTimeout)
 		assert.EqualValues(t, 1, r.spy.local[i].RetryPolicy.MaximumAttempts, "what fails locally goes on durably")
 	}
@@ -146,9 +146,9 @@ func TestActivityOptions(t *testing.T) {
 	assert.Equal(t, "publish to `sqs://orders`", publish.Summary)
 	assert.True(t, publish.WaitForCancellation, "what is under way may already be published")
 	assert.Equal(t, "mark", mark.ActivityID)
-	assert.Equal(t, activities.Durable, publish.StartToCloseTimeout)
-	assert.Equal(t, activities.Silence, publish.HeartbeatTimeout, "a worker that died is noticed before")
-	assert.Equal(t, activities.DurableMark, mark.StartToCloseTimeout)
+	assert.Equal(t, timing.DurablePublish, publish.StartToCloseTimeout)
+	assert.Equal(t, timing.HeartbeatTimeout, publish.HeartbeatTimeout, "a worker that died is noticed before")
+	assert.Equal(t, timing.DurableMark, mark.StartToCloseTimeout)
 	for _, options := range r.spy.regular {
 		assert.Zero(t, options.RetryPolicy.MaximumAttempts)
 		assert.Zero(t, options.ScheduleToCloseTimeout)

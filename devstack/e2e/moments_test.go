@@ -307,7 +307,7 @@ func (m *moment) allArrived() bool {
 
 func (m *moment) reached(what string, holds func() bool) {
 	m.t.Helper()
-	m.eventually(time.Minute, what, holds) // a task that a stopping worker was handed comes again after activities.Silence
+	m.eventually(time.Minute, what, holds) // a task that a stopping worker was handed comes again after timing.HeartbeatTimeout
 }
 
 func (m *moment) marked() int { return m.count("id = ANY ($1) AND state = 'delivered'", m.ids) }

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
@@ -45,13 +45,13 @@ const (
 	// givenAway is the least time from a send until Temporal can have given the
 	// attempt, or the run, to another process: a fast path sends nothing when less than
 	// a call is left until its timeout, and a run is given out again seconds later.
-	givenAway = activities.BrokerCall + time.Second
+	givenAway = timing.FastPathCall + time.Second
 	// wakesFor is how long a process that was stopped goes on with what it had
 	// begun before it meets its own deadlines.
-	wakesFor = activities.LocalPublish
+	wakesFor = timing.LocalPublish
 	// tooLate is when an answer of SQS may miss its caller: one of the fast path,
-	// whose call has activities.BrokerCall, counted from before its connection is made.
-	tooLate = activities.BrokerCall - onItsWay
+	// whose call has timing.FastPathCall, counted from before its connection is made.
+	tooLate = timing.FastPathCall - onItsWay
 )
 
 // Copy is a message as SQS took it once. The same message may come again, and

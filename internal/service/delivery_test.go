@@ -18,7 +18,7 @@ import (
 	activitypb "go.temporal.io/api/activity/v1"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -179,7 +179,7 @@ func TestCancelDuringADurablePublish(t *testing.T) {
 }
 
 // A cancel request, which the first heartbeat brings back, ends no heartbeats: a call that
-// takes longer than activities.Silence is waited for all the same.
+// takes longer than timing.HeartbeatTimeout is waited for all the same.
 func TestCancelDuringALongPublish(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -189,7 +189,7 @@ func TestCancelDuringALongPublish(t *testing.T) {
 			return "", fmt.Errorf("failure %d", n)
 		}
 		sending <- struct{}{}
-		time.Sleep(activities.Silence + 2*activities.HeartbeatThrottle)
+		time.Sleep(timing.HeartbeatTimeout + 2*timing.HeartbeatThrottle)
 		return "broker-2", nil
 	})
 	w.workApart()
@@ -264,7 +264,7 @@ func TestAnOperatorLimitsTheAttempts(t *testing.T) {
 	require.NoError(t, err)
 	r := w.until(id, func(r row) bool { return r.State != outflow.Pending })
 	assert.Equal(t, outflow.Dead, r.State)
-	assert.Equal(t, "failure 3 (the activity was ended, or limited, by hand: mend the cause, then retry or redirect the message)", r.LastError)
+	assert.Equal(t, "failure 3 (an operator failed the activity or limited its attempts: fix the cause, then retry or redirect the message)", r.LastError)
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, status)
 }

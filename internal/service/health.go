@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+
+	"github.com/outflowhq/outflow/internal/timing"
 )
 
 const (
@@ -20,8 +22,6 @@ const (
 	// checkAgain is how old an answer may be: probes, however many, don't take
 	// the deliveries' connections.
 	checkAgain = time.Second
-	// healthStop bounds how long an answer under way may hold up the end.
-	healthStop = 3 * time.Second
 	// requestLimit is how long a caller may take to ask.
 	requestLimit = 5 * time.Second
 	// sayAgainUnready is how often the log says of a part that stays unready why.
@@ -138,7 +138,7 @@ func (h *health) close() {
 	if h == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), healthStop)
+	ctx, cancel := context.WithTimeout(context.Background(), timing.StopProbes)
 	defer cancel()
 	if h.server.Shutdown(ctx) != nil {
 		_ = h.server.Close()

@@ -25,6 +25,7 @@ import (
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/telemetry"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/scanner"
@@ -32,10 +33,6 @@ import (
 )
 
 const (
-	// workerStop is how long a stopping worker waits for what it is doing, beyond the
-	// longest call that its settings allow. The SDK's default of 0 would leave publishes
-	// without their marks, and another worker would publish again.
-	workerStop = 5 * time.Second
 	// slots are the workflow-task and local-activity slots of a worker: the
 	// SDK's default, and no less than a scanner's messages in flight.
 	slots = 1000
@@ -158,18 +155,19 @@ func workerOptions(c config.Config, fatal chan<- error) worker.Options {
 		MaxConcurrentLocalActivityExecutionSize: slots,
 		WorkflowTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
 		ActivityTaskPollerBehavior:              worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{}),
-		MaxHeartbeatThrottleInterval:            activities.HeartbeatThrottle,
+		MaxHeartbeatThrottleInterval:            timing.HeartbeatThrottle,
 		OnFatalError:                            func(err error) { fatal <- err },
 	}
 }
 
-// stopTimeout has room for the longest call of a durable attempt, and for its end.
+// stopTimeout has room for the longest call of a durable attempt, and for its end. The SDK's
+// default of 0 leaves publishes without their marks, and another worker publishes again.
 func stopTimeout(c config.Config) time.Duration {
 	var longest time.Duration
 	for _, b := range c.Brokers {
 		longest = max(longest, b.Timeout)
 	}
-	return longest + workerStop
+	return longest + timing.StopCalls
 }
 
 // close stops the worker, then lets go of the connections. The spans of what it

@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
@@ -35,8 +35,8 @@ func TestWorkerWaitsForWhatItIsDoing(t *testing.T) {
 		"all are quick": {time.Second, 2 * time.Second, 2 * time.Second},
 	} {
 		stop := workerOptions(config.Config{Brokers: []brokers.Broker{brokers.SQS(aws.Config{}, c.sqs), brokers.Webhooks(webhook.Options{Timeout: c.webhook})}}, nil).WorkerStopTimeout
-		assert.Greater(t, stop, c.longest+activities.LocalMark, name)
-		assert.Greater(t, stop, activities.LocalPublish+activities.LocalMark, "%s: so does a fast path", name)
+		assert.Greater(t, stop, c.longest+timing.LocalMark, name)
+		assert.Greater(t, stop, timing.LocalPublish+timing.LocalMark, "%s: so does a fast path", name)
 	}
 }
 

@@ -84,7 +84,7 @@ func TestAChangedTaskQueueIsSaid(t *testing.T) {
 	w.opts.TaskQueue, w.opts.Logger = old+"-new", logged.logger()
 	w.work()
 	w.scan()
-	w.untilSaid(&logged, id, "a run does not take its message")
+	w.untilSaid(&logged, id, "a message waits: the run under its workflow ID makes no progress")
 	assert.Contains(t, logged.String(), "it waits on task queue")
 	assert.Contains(t, logged.String(), old)
 	assert.Contains(t, logged.String(), "OUTFLOW_TASK_QUEUE="+old)

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
-	"time"
 
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel"
@@ -23,10 +22,8 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/timing"
 )
-
-// stopWithin bounds the last export.
-const stopWithin = 5 * time.Second
 
 // Spans are a process's, on their way out. The nil Spans exports nothing.
 type Spans struct {
@@ -72,7 +69,7 @@ func (s *Spans) Stop() {
 		return
 	}
 	otel.SetTracerProvider(noop.NewTracerProvider())
-	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), timing.StopSpans)
 	defer cancel()
 	if err := s.provider.Shutdown(ctx); err != nil {
 		_ = s.exporter.next.Shutdown(ctx) // cuts off a request that hangs

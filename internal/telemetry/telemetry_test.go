@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/timing"
 )
 
 func TestMain(m *testing.M) {
@@ -168,7 +169,7 @@ func TestACollectorThatIsAway(t *testing.T) {
 			makeSpans(t, 50)
 			began = time.Now()
 			s.Stop()
-			assert.Less(t, time.Since(began), stopWithin+15*time.Second)
+			assert.Less(t, time.Since(began), timing.StopSpans+15*time.Second)
 			assert.LessOrEqual(t, failures(), 1, "%s", said)
 			assert.Contains(t, said.String(), "lost=1050", "none is lost in silence")
 			assert.Less(t, strings.Count(said.String(), "\n"), 5, "%s", said)

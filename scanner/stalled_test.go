@@ -17,7 +17,7 @@ import (
 	"github.com/outflowhq/outflow/workflows"
 )
 
-const stalls = "a run does not take its message, which waits"
+const stalledLine = "a message waits: the run under its workflow ID makes no progress"
 
 // standing is an open run that waits for a worker.
 func standing(workflow string) *workflowservice.DescribeWorkflowExecutionResponse {
@@ -30,15 +30,15 @@ func standing(workflow string) *workflowservice.DescribeWorkflowExecutionRespons
 	}
 }
 
-// A lease that ends twice beside a run: the scanner looks once, and says what it found.
-func TestARunThatTakesNoMessageIsSaid(t *testing.T) {
+// A lease ends twice beside a run: the scanner checks the run once, and logs why it is stalled.
+func TestAStalledRunIsLogged(t *testing.T) {
 	for name, c := range map[string]struct {
 		described *workflowservice.DescribeWorkflowExecutionResponse
 		polled    int
-		said      int
+		logged    int
 	}{
 		"no worker":               {standing(workflows.WorkflowDeliver), 0, 1},
-		"somebody else's":         {standing("Report"), 3, 1},
+		"another outbox's":        {standing("Report"), 3, 1},
 		"no free worker":          {standing(workflows.WorkflowDeliver), 3, 1},
 		"it has ended meanwhile":  {nil, 3, 0},
 		"an attempt is under way": {&workflowservice.DescribeWorkflowExecutionResponse{WorkflowExecutionInfo: standing(workflows.WorkflowDeliver).WorkflowExecutionInfo}, 3, 0},
@@ -52,22 +52,22 @@ func TestARunThatTakesNoMessageIsSaid(t *testing.T) {
 				first = slices.Clone(w.table.due)
 			}, func(w *world) {
 				pass(time.Second)
-				assert.Empty(t, w.engine.seen().looks, "a live run meets an expired lease once, now and then")
+				assert.Empty(t, w.engine.seen().checks, "a live run meets an expired lease once, now and then")
 				w.table.set(func(t *table) { t.due = slices.Clone(first) })
 				pass(time.Second)
-				assert.Len(t, w.engine.seen().looks, 1)
-				assert.Equal(t, c.said, w.logs.count(stalls))
+				assert.Len(t, w.engine.seen().checks, 1)
+				assert.Equal(t, c.logged, w.logs.count(stalledLine))
 				for range 6 {
 					w.table.set(func(t *table) { t.due = slices.Clone(first) })
 					pass(5 * time.Second)
 				}
-				assert.Equal(t, c.said, w.logs.count(stalls), "once a minute")
-				if c.said > 0 {
+				assert.Equal(t, c.logged, w.logs.count(stalledLine), "once a minute")
+				if c.logged > 0 {
 					w.table.set(func(t *table) { t.due = slices.Clone(first) })
 					pass(31 * time.Second)
 					w.table.set(func(t *table) { t.due = slices.Clone(first) })
 					pass(time.Second)
-					assert.Equal(t, 2, w.logs.count(stalls), "it goes on")
+					assert.Equal(t, 2, w.logs.count(stalledLine), "it is logged again")
 				}
 				assert.Empty(t, w.table.seen().released, "no lease is cut short by it")
 			})
@@ -75,8 +75,8 @@ func TestARunThatTakesNoMessageIsSaid(t *testing.T) {
 	}
 }
 
-// A new run under the ID is looked at anew.
-func TestAnotherRunIsMetAnew(t *testing.T) {
+// A new run under the ID begins a new count.
+func TestAnotherRunUnderTheIDIsNotStalled(t *testing.T) {
 	var first []outbox.Record
 	inWorld(t, scanner.Options{}, func(w *world) {
 		w.engine.described = standing(workflows.WorkflowDeliver)
@@ -91,10 +91,10 @@ func TestAnotherRunIsMetAnew(t *testing.T) {
 	}, func(w *world) {
 		pass(time.Second)
 		for n := range 3 {
-			assert.Empty(t, w.engine.seen().looks, n)
+			assert.Empty(t, w.engine.seen().checks, n)
 			w.table.set(func(t *table) { t.due = slices.Clone(first) })
 			pass(time.Second)
 		}
-		assert.Len(t, w.engine.seen().looks, 1)
+		assert.Len(t, w.engine.seen().checks, 1)
 	})
 }
