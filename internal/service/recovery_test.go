@@ -289,11 +289,15 @@ func TestStartWhoseAnswerIsLost(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
+	var calls atomic.Int64
 	lossy := starts{w.client, func(next func() (client.WorkflowRun, error)) (client.WorkflowRun, error) {
+		if calls.Add(1) > 1 { // a second claim that meets the run would lease the row for a minute
+			return nil, context.DeadlineExceeded
+		}
 		_, err := next()
 		require.NoError(t, err)
 		<-sending
-		stop() // a second claim here would meet the run, and lease the row for a minute
+		stop()
 		return nil, context.DeadlineExceeded
 	}}
 	go func() { ended <- scanner.New(w.store, lossy, w.opts).Run(ctx) }()
