@@ -41,22 +41,14 @@ type Store interface {
 	Identity
 }
 
-// Destinations is told how destinations do, so that Renew holds back what goes to
-// those that take nothing. Every method is safe for concurrent use.
+// Destinations are the circuit breakers of destinations. Every method is safe for concurrent use.
 type Destinations interface {
-	Succeeded(destination string)
-	// Answered says that it answered, though it took nothing.
-	Answered(destination string)
-	// NotTried says that a message showed nothing of it.
-	NotTried(destination string, id uuid.UUID)
-	// Took says how long it took to acknowledge a message. CutShort says that a call was
-	// ended while it may have been about to: see outflow.Failure.
-	Took(destination string, took time.Duration)
-	CutShort(destination string)
-	// Failed returns how many failures there were here since the last success.
-	Failed(destination string, err error) (inARow int)
-	// Reached reports whether a message has ever reached the destination.
-	Reached(ctx context.Context, destination string) (bool, error)
+	// Observe notes how an attempt to publish the message id ended. Renew then holds back what goes
+	// to a destination whose breaker is open. It returns how many attempts in this process have
+	// failed since the destination's last success.
+	Observe(destination string, id uuid.UUID, o outbox.Observation) (consecutiveFailures int)
+	// Known reports whether a message has ever reached the destination.
+	Known(ctx context.Context, destination string) (bool, error)
 	// PutBack leaves a message to a later claim, without a run meanwhile.
 	PutBack(ctx context.Context, ref outbox.Ref, lastError string) (outflow.Outcome, error)
 }
@@ -177,21 +169,21 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 	if result, done, err := a.withoutSending(ctx, t, record); done {
 		// It may have been chosen to probe, and still is where a durable attempt follows.
 		if !record.HeldBack && !errors.Is(err, errSlowTarget) {
-			a.store.NotTried(record.Destination, ref.ID)
+			a.store.Observe(record.Destination, ref.ID, outbox.Observation{Err: outflow.ErrNotAttempted})
 		}
 		return result, beforehand(err)
 	}
 	var id string
-	var inARow int
+	var consecutiveFailures int
 	loadErr, err := a.withPayload(ctx, record, func(record outbox.Record) (err error) {
-		id, inARow, err = a.send(ctx, record, t.traced)
+		id, consecutiveFailures, err = a.send(ctx, record, t.traced)
 		return err
 	})
 	if loadErr != nil {
-		a.store.NotTried(record.Destination, ref.ID)
+		a.store.Observe(record.Destination, ref.ID, outbox.Observation{Err: outflow.ErrNotAttempted})
 		return PublishResult{}, beforehand(loadErr)
 	}
-	if err != nil && t.local && inARow > mostWaiting {
+	if err != nil && t.local && consecutiveFailures > mostWaiting {
 		outcome, putErr := a.store.PutBack(ctx, ref, err.Error())
 		if putErr == nil {
 			return PublishResult{Verdict: SetAside, Outcome: outcome}, nil
@@ -205,7 +197,8 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 
 // beforehand marks what failed before anything was sent. A row that is gone stays so.
 func beforehand(err error) error {
-	if err == nil || errors.Is(err, outflow.ErrNotFound) || errors.Is(err, outflow.ErrNotAttempted) || outflow.IsPermanent(err) {
+	if err == nil || errors.Is(err, outflow.ErrNotFound) || errors.Is(err, outflow.ErrNotAttempted) ||
+		outflow.IsPermanent(err) {
 		return err
 	}
 	return &beforehandError{err}
@@ -224,7 +217,8 @@ func (*beforehandError) Is(target error) bool { return target == outflow.ErrNotA
 var errSlowTarget = fmt.Errorf("%w on the fast path: the target takes longer to answer than the %s that a call has there", outflow.ErrNotAttempted, BrokerCall)
 
 // withoutSending says what becomes of a message that is not to be sent now.
-func (a *Activities) withoutSending(ctx context.Context, t try, record outbox.Record) (result PublishResult, done bool, err error) {
+func (a *Activities) withoutSending(ctx context.Context, t try,
+	record outbox.Record) (result PublishResult, done bool, err error) {
 	ref, outcome := t.ref, record.Outcome()
 	switch {
 	case record.Generation != ref.Generation:
@@ -246,7 +240,8 @@ func (a *Activities) withoutSending(ctx context.Context, t try, record outbox.Re
 		return PublishResult{}, true, heldBack(record)
 	// A quarantined message is tried here, in isolation: a durable attempt is not isolated.
 	case t.local && record.SlowTarget && record.Claims < outbox.QuarantineClaims:
-		return PublishResult{}, true, fmt.Errorf("%w: %s", errSlowTarget, outflow.DisplayDestination(outbox.TargetOf(record.Destination)))
+		return PublishResult{}, true, fmt.Errorf("%w: %s", errSlowTarget,
+			outflow.DisplayDestination(outbox.TargetOf(record.Destination)))
 	case timeLeft(ctx) < BrokerCall:
 		return PublishResult{}, true, outflow.ErrNotAttempted
 	}
@@ -254,8 +249,9 @@ func (a *Activities) withoutSending(ctx context.Context, t try, record outbox.Re
 }
 
 // send hands a message to its publisher, under a span of its own, and passes on how
-// that went. inARow is as tell has it.
-func (a *Activities) send(ctx context.Context, record outbox.Record, t tracing.Attempt) (id string, inARow int, err error) {
+// that went. consecutiveFailures is as observe has it.
+func (a *Activities) send(ctx context.Context, record outbox.Record,
+	t tracing.Attempt) (id string, consecutiveFailures int, err error) {
 	ctx, span := a.tracer.Publish(ctx, record, t)
 	err = tracing.ErrNoAnswer
 	defer func() { span.End(err, tracing.FailureType(err)) }()
@@ -264,11 +260,8 @@ func (a *Activities) send(ctx context.Context, record outbox.Record, t tracing.A
 	began := time.Now()
 	id, err = a.publisher.Publish(untilStop, record.Message)
 	span.Published(id)
-	if err == nil {
-		a.store.Took(record.Destination, time.Since(began))
-	}
-	inARow, err = a.tell(ctx, record, err)
-	return id, inARow, err
+	consecutiveFailures, err = a.observe(ctx, record, outbox.Observation{Err: err, Took: time.Since(began)})
+	return id, consecutiveFailures, err
 }
 
 // whileWorking is ctx until the worker stops: what a publisher has not sent by then, it
@@ -299,7 +292,8 @@ func attemptOf(info activity.Info) tracing.Attempt {
 	if info.IsLocalActivity {
 		path = "fast"
 	}
-	return tracing.Attempt{WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID, Number: info.Attempt, Path: path}
+	return tracing.Attempt{WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID,
+		Number: info.Attempt, Path: path}
 }
 
 // heldBack is why a message was not sent whose destination's breaker is open. Its
@@ -310,39 +304,32 @@ func heldBack(r outbox.Record) error {
 	if r.LastError != "" {
 		last = "; its last attempt: " + r.LastError
 	}
-	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: max(r.HeldBackFor, heldBackRetry), Err: fmt.Errorf(
-		"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again%s",
-		outflow.ErrNotAttempted, outflow.DisplayDestination(r.Destination), last)}
+	return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: max(r.HeldBackFor, heldBackRetry),
+		Err: fmt.Errorf(
+			"%w: %s takes nothing and is left to one probe at a time; this message is told when it works again%s",
+			outflow.ErrNotAttempted, outflow.DisplayDestination(r.Destination), last)}
 }
 
-// tell passes on how the destination did, and returns how many messages in a row it
-// did not take. One that does not exist, and did, is taken to come back: somebody
+// observe has the destination's breaker note how a publish ended, and returns the destination's
+// consecutive failures. One that does not exist, and did, is taken to come back: somebody
 // deleted it, and its messages must not die of that.
-func (a *Activities) tell(ctx context.Context, record outbox.Record, err error) (inARow int, _ error) {
+func (a *Activities) observe(
+	ctx context.Context, record outbox.Record, o outbox.Observation,
+) (consecutiveFailures int, err error) {
 	destination := record.Destination
-	if errors.Is(err, outflow.ErrNoDestination) && outflow.IsPermanent(err) {
-		reached, unknown := a.store.Reached(ctx, destination)
+	if errors.Is(o.Err, outflow.ErrNoDestination) && outflow.IsPermanent(o.Err) {
+		known, unknown := a.store.Known(ctx, destination)
 		if unknown != nil {
-			return 0, outflow.Retryable(fmt.Errorf("%w; %w", err, unknown))
+			return 0, outflow.Retryable(fmt.Errorf("%w; %w", o.Err, unknown))
 		}
-		if reached {
-			err = outflow.Unavailable(fmt.Errorf("%w; messages have reached it before, so they wait for it", err))
+		if known {
+			o.Err = outflow.Unavailable(
+				fmt.Errorf("%w; messages have reached it before, so they wait for it", o.Err))
 		}
 	}
-	switch {
-	case err == nil:
-		a.store.Succeeded(destination)
-	case outflow.WasCutShort(err):
-		// The run goes on durably: where this message is a probe, it stays the probe.
-		a.store.CutShort(destination)
-	case outflow.ClassOf(err) == outflow.ClassUnavailable && !errors.Is(err, outflow.ErrNotAttempted):
-		inARow = a.store.Failed(destination, err)
-	case outflow.WasAnswered(err):
-		a.store.Answered(destination)
-	default:
-		a.store.NotTried(destination, record.ID)
-	}
-	return inARow, err
+	// After a call that was cut short, the run goes on durably: where this message is a probe, it
+	// stays the probe.
+	return a.store.Observe(destination, record.ID, o), o.Err
 }
 
 // MarkInput is the input of the Mark activities.
@@ -384,7 +371,8 @@ func (a *Activities) mark(ctx context.Context, in MarkInput, state outflow.State
 		return outflow.Outcome{}, translate(err, activity.GetInfo(ctx).Attempt)
 	}
 	ref := outbox.Ref{ID: in.MessageID, Generation: in.Generation}
-	ending := outbox.Ending{Ref: ref, State: state, BrokerMessageID: in.BrokerMessageID, LastError: in.Reason, Attempts: in.Attempts}
+	ending := outbox.Ending{Ref: ref, State: state, BrokerMessageID: in.BrokerMessageID, LastError: in.Reason,
+		Attempts: in.Attempts}
 	if state != outflow.Delivered {
 		published, err := a.flights.acknowledged(ctx, ref)
 		if err != nil {

@@ -20,33 +20,43 @@ import (
 func TestAttemptTellsHowTheDestinationDid(t *testing.T) {
 	errDown := outflow.Unavailable(errors.New("503"))
 	answered := &outflow.Failure{Class: outflow.ClassRetryable, Answered: true, Err: errors.New("400")}
-	gone := &outflow.Failure{Class: outflow.ClassPermanent, Answered: true, Err: fmt.Errorf("no such queue: %w", outflow.ErrNoDestination)}
+	gone := &outflow.Failure{Class: outflow.ClassPermanent, Answered: true,
+		Err: fmt.Errorf("no such queue: %w", outflow.ErrNoDestination)}
 	cut := &outflow.Failure{Class: outflow.ClassUnavailable, CutShort: true, Err: errors.New("no answer in time")}
-	untried, said := []string{"sqs://orders not tried"}, []string{"sqs://orders answered"}
+	inconclusive, rejected := []string{"sqs://orders inconclusive"}, []string{"sqs://orders rejected"}
 	for name, c := range map[string]struct {
-		err     error
-		reached bool
-		told    []string
-		class   outflow.Class
+		err   error
+		known bool
+		told  []string
+		class outflow.Class
 	}{
-		"acknowledged":                {nil, false, []string{"sqs://orders succeeded"}, ""},
-		"unavailable":                 {errDown, false, []string{"sqs://orders failed: 503"}, outflow.ClassUnavailable},
-		"cut short":                   {fmt.Errorf("sending: %w", cut), false, []string{"sqs://orders cut short"}, outflow.ClassUnavailable},
-		"unavailable, never sent":     {outflow.Unavailable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), false, untried, outflow.ClassUnavailable},
-		"retryable says nothing":      {outflow.Retryable(errors.New("odd")), false, untried, outflow.ClassRetryable},
-		"retryable, answered":         {outflow.Retryable(fmt.Errorf("sending: %w", answered)), false, said, outflow.ClassRetryable},
-		"the message's own fault":     {outflow.Permanent(errors.New("too large")), true, untried, outflow.ClassPermanent},
-		"refused by the destination":  {outflow.Permanent(fmt.Errorf("sending: %w", answered)), true, said, outflow.ClassPermanent},
-		"never there":                 {gone, false, said, outflow.ClassPermanent},
-		"deleted":                     {gone, true, []string{"sqs://orders failed: no such queue: the destination does not exist; messages have reached it before, so they wait for it"}, outflow.ClassUnavailable},
-		"missing for another reason":  {outflow.Retryable(outflow.ErrNoDestination), true, untried, outflow.ClassRetryable},
-		"not attempted for other why": {outflow.ErrNotAttempted, false, untried, outflow.ClassRetryable},
+		"acknowledged": {nil, false, []string{"sqs://orders acknowledged"}, ""},
+		"unavailable":  {errDown, false, []string{"sqs://orders failed: 503"}, outflow.ClassUnavailable},
+		"cut short": {fmt.Errorf("sending: %w", cut), false, []string{"sqs://orders cut short"},
+			outflow.ClassUnavailable},
+		"unavailable, never sent": {outflow.Unavailable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), false,
+			inconclusive, outflow.ClassUnavailable},
+		"retryable says nothing": {outflow.Retryable(errors.New("odd")), false, inconclusive,
+			outflow.ClassRetryable},
+		"retryable, answered": {outflow.Retryable(fmt.Errorf("sending: %w", answered)), false, rejected,
+			outflow.ClassRetryable},
+		"the message's own fault": {outflow.Permanent(errors.New("too large")), true, inconclusive,
+			outflow.ClassPermanent},
+		"refused by the destination": {outflow.Permanent(fmt.Errorf("sending: %w", answered)), true, rejected,
+			outflow.ClassPermanent},
+		"never there": {gone, false, rejected, outflow.ClassPermanent},
+		"deleted": {gone, true,
+			[]string{"sqs://orders failed: no such queue: the destination does not exist; messages have reached it before, so they wait for it"}, outflow.ClassUnavailable},
+		"missing for another reason": {outflow.Retryable(outflow.ErrNoDestination), true, inconclusive,
+			outflow.ClassRetryable},
+		"not attempted for other why": {outflow.ErrNotAttempted, false, inconclusive, outflow.ClassRetryable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, a, ref := newFake()
-			f.reached = c.reached
+			f.known = c.known
 			f.publish = func(context.Context, outflow.Message) (string, error) { return "broker-1", c.err }
-			_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+			_, err := a.attempt(t.Context(),
+				try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 			assert.Equal(t, c.told, f.health)
 			if c.err == nil {
 				require.NoError(t, err)
@@ -69,9 +79,10 @@ func TestAttemptThatSendsNothing(t *testing.T) {
 	} {
 		f, a, ref := newFake()
 		change(&f.record)
-		_, _ = a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+		_, _ = a.attempt(t.Context(), try{ref: ref,
+			look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 		assert.Zero(t, f.sent, name)
-		assert.Equal(t, []string{"sqs://orders not tried"}, f.health, name)
+		assert.Equal(t, []string{"sqs://orders inconclusive"}, f.health, name)
 	}
 }
 
@@ -79,13 +90,14 @@ func TestAttemptThatSendsNothing(t *testing.T) {
 // long as nobody can answer it, no message dies of it.
 func TestMissingDestinationWithoutADatabase(t *testing.T) {
 	f, a, ref := newFake()
-	f.reachErr = errors.New("no database")
+	f.knownErr = errors.New("no database")
 	f.publish = func(context.Context, outflow.Message) (string, error) {
 		return "", outflow.Permanent(outflow.ErrNoDestination)
 	}
-	_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+	_, err := a.attempt(t.Context(), try{ref: ref,
+		look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 	assert.False(t, outflow.IsPermanent(err))
-	require.ErrorIs(t, err, f.reachErr)
+	require.ErrorIs(t, err, f.knownErr)
 }
 
 func TestHeldBackIsNotSent(t *testing.T) {
@@ -98,8 +110,10 @@ func TestHeldBackIsNotSent(t *testing.T) {
 	require.ErrorAs(t, err, &application)
 	assert.Equal(t, ErrTypeNotAttempted, application.Type())
 	assert.False(t, application.NonRetryable())
-	assert.InDelta(t, heldBackRetry.Seconds(), application.NextRetryDelay().Seconds(), 0.21*heldBackRetry.Seconds(), "it is told when it may try")
-	assert.Contains(t, application.Message(), "sqs://orders takes nothing and is left to one probe at a time; this message is told when it works again; its last attempt: 503")
+	assert.InDelta(t, heldBackRetry.Seconds(), application.NextRetryDelay().Seconds(), 0.21*heldBackRetry.Seconds(),
+		"it is told when it may try")
+	assert.Contains(t, application.Message(),
+		"sqs://orders takes nothing and is left to one probe at a time; this message is told when it works again; its last attempt: 503")
 	assert.Zero(t, f.sent)
 	assert.Empty(t, f.health, "what was not asked did not fail")
 	assert.Equal(t, []string{""}, *beats, "the row keeps the last real failure")
@@ -131,7 +145,8 @@ func TestSlowTargetIsLeftToADurableAttempt(t *testing.T) {
 		f, a, ref := newFake()
 		f.record.SlowTarget = true
 		change(&f.record)
-		_, err := a.attempt(t.Context(), try{ref: ref, local: true, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+		_, err := a.attempt(t.Context(), try{ref: ref, local: true,
+			look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 		require.NoError(t, err, name)
 		assert.Equal(t, 1, f.sent, name)
 	}
@@ -145,9 +160,10 @@ func TestLateAnswerIsNoted(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			return "broker-1", nil
 		}
-		_, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+		_, err := a.attempt(t.Context(), try{ref: ref,
+			look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 		require.NoError(t, err)
-		assert.Equal(t, []string{"sqs://orders took 3s", "sqs://orders succeeded"}, f.health)
+		assert.Equal(t, []string{"sqs://orders took 3s", "sqs://orders acknowledged"}, f.health)
 	})
 }
 
@@ -156,7 +172,8 @@ func TestSuspects(t *testing.T) {
 	attempt := func(t *testing.T, lost bool, claims int) (*fake, PublishResult, error) {
 		f, a, ref := newFake()
 		f.record.Claims = claims
-		result, err := a.attempt(t.Context(), try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }, lost: lost})
+		result, err := a.attempt(t.Context(), try{ref: ref,
+			look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }, lost: lost})
 		return f, result, err
 	}
 	for _, claims := range []int{1, outbox.QuarantineClaims, outbox.MaxClaims} {
@@ -192,12 +209,16 @@ func TestWhatADurableAttemptNotes(t *testing.T) {
 		last    *attemptNote
 		want    outbox.Renewal
 	}{
-		"the first":                        {1, nil, outbox.Renewal{LastError: "the fast path's", Attempts: 1}},
-		"after one that failed":            {3, &attemptNote{LastError: "503", Attempt: 2}, outbox.Renewal{LastError: "503"}},
-		"after one that sent nothing":      {3, &attemptNote{LastError: "503", Attempt: 2, Uncounted: -1}, outbox.Renewal{LastError: "503", Attempts: -1}},
-		"after one that left no word":      {3, &attemptNote{LastError: "503", Attempt: 1, Uncounted: -1}, outbox.Renewal{Lost: true}},
-		"after none that left any":         {2, nil, outbox.Renewal{Lost: true}},
-		"the first after a person's reset": {1, &attemptNote{LastError: "503", Attempt: 7}, outbox.Renewal{LastError: "503"}},
+		"the first": {1, nil, outbox.Renewal{LastError: "the fast path's", Attempts: 1}},
+		"after one that failed": {3, &attemptNote{LastError: "503", Attempt: 2},
+			outbox.Renewal{LastError: "503"}},
+		"after one that sent nothing": {3, &attemptNote{LastError: "503", Attempt: 2, Uncounted: -1},
+			outbox.Renewal{LastError: "503", Attempts: -1}},
+		"after one that left no word": {3, &attemptNote{LastError: "503", Attempt: 1, Uncounted: -1},
+			outbox.Renewal{Lost: true}},
+		"after none that left any": {2, nil, outbox.Renewal{Lost: true}},
+		"the first after a person's reset": {1, &attemptNote{LastError: "503", Attempt: 7},
+			outbox.Renewal{LastError: "503"}},
 	} {
 		c.want.Ref, c.want.Lease = ref, leaseFor(c.attempt)
 		assert.Equal(t, c.want, renewalOf(ref, in, c.attempt, c.last), name)
@@ -208,11 +229,13 @@ func TestWhatADurableAttemptNotes(t *testing.T) {
 // others as rows.
 func TestManyFailuresPutBack(t *testing.T) {
 	down := outflow.Unavailable(errors.New("503"))
-	attempt := func(t *testing.T, inARow int, local bool, err, putErr error) (*fake, PublishResult, error) {
+	attempt := func(t *testing.T, consecutiveFailures int, local bool, err, putErr error) (*fake, PublishResult,
+		error) {
 		f, a, ref := newFake()
-		f.inARow, f.putErr = inARow, putErr
+		f.consecutiveFailures, f.putErr = consecutiveFailures, putErr
 		f.publish = func(context.Context, outflow.Message) (string, error) { return "", err }
-		result, err := a.attempt(t.Context(), try{ref: ref, local: local, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+		result, err := a.attempt(t.Context(), try{ref: ref, local: local,
+			look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
 		return f, result, err
 	}
 	f, result, err := attempt(t, mostWaiting+1, true, down, nil)
@@ -222,18 +245,19 @@ func TestManyFailuresPutBack(t *testing.T) {
 	assert.Equal(t, "put back: 503", f.health[1])
 
 	for name, c := range map[string]struct {
-		inARow int
-		local  bool
-		err    error
-		putErr error
+		consecutiveFailures int
+		local               bool
+		err                 error
+		putErr              error
 	}{
 		"the first ones wait as runs":    {mostWaiting, true, down, nil},
 		"a durable attempt is a run":     {mostWaiting + 1, false, down, nil},
 		"a failure of this message only": {0, true, outflow.Retryable(errors.New("odd")), nil},
-		"a call that was cut short":      {mostWaiting + 1, true, &outflow.Failure{Class: outflow.ClassUnavailable, CutShort: true, Err: errors.New("no answer")}, nil},
-		"what can't be put back":         {mostWaiting + 1, true, down, errors.New("no database")},
+		"a call that was cut short": {mostWaiting + 1, true,
+			&outflow.Failure{Class: outflow.ClassUnavailable, CutShort: true, Err: errors.New("no answer")}, nil},
+		"what can't be put back": {mostWaiting + 1, true, down, errors.New("no database")},
 	} {
-		_, _, err := attempt(t, c.inARow, c.local, c.err, c.putErr)
+		_, _, err := attempt(t, c.consecutiveFailures, c.local, c.err, c.putErr)
 		assert.Equal(t, c.err, err, name)
 	}
 }

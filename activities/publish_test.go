@@ -26,21 +26,21 @@ import (
 
 // fake is a store and a publisher whose answers a test sets.
 type fake struct {
-	mu       sync.Mutex
-	record   outbox.Record
-	lookErr  error
-	outcome  outflow.Outcome
-	endErr   error
-	yieldErr error
-	reachErr error
-	putErr   error
-	inARow   int
-	publish  func(ctx context.Context, m outflow.Message) (string, error)
+	mu                  sync.Mutex
+	record              outbox.Record
+	lookErr             error
+	outcome             outflow.Outcome
+	endErr              error
+	yieldErr            error
+	knownErr            error
+	putErr              error
+	consecutiveFailures int
+	publish             func(ctx context.Context, m outflow.Message) (string, error)
 
 	loads    []outbox.Ref
 	again    []outbox.Ref
 	health   []string // what was told of destinations
-	reached  bool
+	known    bool
 	renewals []outbox.Renewal
 	loadErr  error // of a payload
 	endings  []outbox.Ending
@@ -73,24 +73,24 @@ func (f *fake) LoadAgain(_ context.Context, ref outbox.Ref) (outbox.Record, erro
 	return f.record, f.lookErr
 }
 
-func (f *fake) Succeeded(destination string) { f.told(destination + " succeeded") }
-func (f *fake) Answered(destination string)  { f.told(destination + " answered") }
-func (f *fake) CutShort(destination string)  { f.told(destination + " cut short") }
-func (f *fake) Took(destination string, took time.Duration) {
-	if took > outflow.FastPathCallTime {
-		f.told(destination + " took " + took.String())
+func (f *fake) Observe(destination string, id uuid.UUID, o outbox.Observation) int {
+	switch kind := o.Kind(); kind {
+	case outbox.Acknowledged:
+		if o.Took > outflow.FastPathCallTime {
+			f.told(destination + " took " + o.Took.String())
+		}
+		f.told(destination + " acknowledged")
+	case outbox.DestinationFailed:
+		f.told(destination + " failed: " + o.Err.Error())
+		return f.consecutiveFailures
+	case outbox.Inconclusive:
+		if id == f.record.ID {
+			f.told(destination + " inconclusive")
+		}
+	default:
+		f.told(destination + " " + string(kind))
 	}
-}
-
-func (f *fake) NotTried(destination string, id uuid.UUID) {
-	if id == f.record.ID {
-		f.told(destination + " not tried")
-	}
-}
-
-func (f *fake) Failed(destination string, err error) int {
-	f.told(destination + " failed: " + err.Error())
-	return f.inARow
+	return 0
 }
 
 func (f *fake) PutBack(_ context.Context, ref outbox.Ref, lastError string) (outflow.Outcome, error) {
@@ -104,7 +104,7 @@ func (f *fake) told(what string) {
 	f.health = append(f.health, what)
 }
 
-func (f *fake) Reached(context.Context, string) (bool, error) { return f.reached, f.reachErr }
+func (f *fake) Known(context.Context, string) (bool, error) { return f.known, f.knownErr }
 
 func (f *fake) Renew(_ context.Context, r outbox.Renewal) (outbox.Record, error) {
 	f.mu.Lock()

@@ -30,23 +30,23 @@ func recorded() (*tracetest.SpanRecorder, Option) {
 
 func TestPublishIsASpan(t *testing.T) {
 	for name, c := range map[string]struct {
-		err    error
-		inARow int
-		errors string
-		local  bool
+		err                 error
+		consecutiveFailures int
+		errors              string
+		local               bool
 	}{
 		"fast":                       {local: true},
 		"durable":                    {},
 		"permanent":                  {err: outflow.Permanent(errors.New("too large")), errors: "permanent"},
 		"unavailable":                {err: outflow.Unavailable(errors.New("503")), errors: "unavailable", local: true},
-		"unavailable, and set aside": {err: outflow.Unavailable(errors.New("503")), inARow: mostWaiting + 1, errors: "unavailable", local: true},
+		"unavailable, and set aside": {err: outflow.Unavailable(errors.New("503")), consecutiveFailures: mostWaiting + 1, errors: "unavailable", local: true},
 		"without a class":            {err: errors.New("reset"), errors: "retryable"},
 		"nothing was sent after all": {err: outflow.Retryable(outflow.ErrNotAttempted), errors: "not_attempted"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spans, option := recorded()
 			f, _, ref := newFake()
-			f.inARow = c.inARow
+			f.consecutiveFailures = c.consecutiveFailures
 			f.record.Headers = map[string]string{"traceparent": traceparent}
 			var under trace.SpanContext
 			f.publish = func(ctx context.Context, m outflow.Message) (string, error) {
@@ -58,7 +58,7 @@ func TestPublishIsASpan(t *testing.T) {
 			env, _ := environment()
 			if c.local {
 				_, err := env.ExecuteLocalActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
-				assert.Equal(t, c.err != nil && c.inARow == 0, err != nil)
+				assert.Equal(t, c.err != nil && c.consecutiveFailures == 0, err != nil)
 			} else {
 				env.RegisterActivity(a)
 				_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
@@ -89,7 +89,7 @@ func TestPublishIsASpan(t *testing.T) {
 func TestTheClassOfAPublishSpan(t *testing.T) {
 	spans, option := recorded()
 	f, _, ref := newFake()
-	f.reached = true
+	f.known = true
 	f.publish = func(context.Context, outflow.Message) (string, error) {
 		return "", outflow.Permanent(outflow.ErrNoDestination)
 	}

@@ -37,12 +37,12 @@ func TestOneHopelessMessageKeepsNothingClosed(t *testing.T) {
 		tries[probes[0].ID]++
 		if probes[0].ID != hopeless {
 			require.Equal(t, []uuid.UUID{probes[0].ID}, idsOf(claim(t, store, request())))
-			store.Succeeded("sqs://down")
+			acknowledge(store, "sqs://down")
 			waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
 			require.Len(t, claim(t, store, request()).Messages, len(healthy)-1)
 			return
 		}
-		store.Failed("sqs://down", errDown)
+		fail(store, "sqs://down", errDown)
 		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until > now())`)
 	}
 	t.Fatalf("still closed to all others after %v", tries)
@@ -66,7 +66,7 @@ func TestExpiredMessagesDoNotKeepADestinationClosed(t *testing.T) {
 		require.Len(t, m, 1)
 		_, err = store.Finish(t.Context(), outbox.Ending{Ref: m[0].Ref(), State: outflow.Expired, LastError: "expired"})
 		require.NoError(t, err)
-		store.NotTried("sqs://down", m[0].ID)
+		inconclusive(store, "sqs://down", m[0].ID)
 		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE probe_until IS NULL)`)
 	}
 	fresh := enqueue(t, pool, message("sqs://down"))[0]
@@ -163,7 +163,7 @@ func TestNotesThatCantBeWrittenAreTold(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	execute(t, pool, `ALTER TABLE outbox.destinations ADD CONSTRAINT nothing_goes CHECK (false) NOT VALID`)
-	store.Failed("sqs://down", errors.New("503"))
+	fail(store, "sqs://down", errors.New("503"))
 	require.Eventually(t, func() bool {
 		got, err := store.Claim(t.Context(), request())
 		require.NoError(t, err)

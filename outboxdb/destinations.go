@@ -159,12 +159,33 @@ func (h *destinations) allNames(marks []mark) (all []string) {
 	return slices.Compact(all)
 }
 
-// Succeeded notes that a message reached its destination. It closes the breakers, and
-// costs nothing where there was no failure.
-func (s *Store) Succeeded(destination string) {
+// Observe notes how an attempt to publish the message id ended, and returns how many attempts in
+// this process have failed since the destination's last success. It costs a statement where the
+// breaker changes, and none while all goes well. Statements run in the background.
+func (s *Store) Observe(destination string, id uuid.UUID, o outbox.Observation) (consecutiveFailures int) {
 	h := s.destinations
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	switch o.Kind() {
+	case outbox.Acknowledged:
+		h.took(destination, o.Took)
+		h.acknowledged(destination)
+	case outbox.DestinationFailed:
+		return h.destinationFailed(destination, o.Err)
+	case outbox.MessageRejected:
+		for _, name := range h.names(destination) {
+			h.answered(name, 0)
+		}
+	case outbox.CallCutShort:
+		h.cutShort(destination)
+	case outbox.Inconclusive:
+		h.inconclusive(destination, id)
+	}
+	return 0
+}
+
+// acknowledged notes that a message reached its destination. It closes the breakers.
+func (h *destinations) acknowledged(destination string) {
 	if !h.proven(destination) {
 		h.newcomers.inARow = 0
 	}
@@ -184,26 +205,10 @@ func (s *Store) Succeeded(destination string) {
 	h.close(destination, k)
 }
 
-// Answered notes that a destination answered, though it took nothing: it refused one
-// message, or said that it is not there. What else is meant for it need not wait for
-// a better answer. It closes breakers that an outage had opened, and does not say
-// that a message has reached it.
-func (s *Store) Answered(destination string) {
-	h := s.destinations
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, name := range h.names(destination) {
-		h.answered(name, 0)
-	}
-}
-
-// Took notes how long a destination took to acknowledge a message. A target whose answers
-// are late is slow: its messages leave the fast path unsent. It stays so as long as they
-// take more than half of what a call has there.
-func (s *Store) Took(destination string, took time.Duration) {
-	h := s.destinations
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// took weighs the time that a destination took to acknowledge a message. A target whose answers are
+// late is slow: its messages leave the fast path unsent. It stays slow as long as answers take more
+// than half of what a call has on the fast path.
+func (h *destinations) took(destination string, took time.Duration) {
 	target := outbox.TargetOf(destination)
 	quick := took < outflow.FastPathCallTime/2
 	k := h.known[target]
@@ -219,16 +224,46 @@ func (s *Store) Took(destination string, took time.Duration) {
 	}
 }
 
-// CutShort notes that a call to a destination was ended after outflow.FastPathCallTime. That is no
-// failure, for it may have been about to answer.
-func (s *Store) CutShort(destination string) {
-	h := s.destinations
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// cutShort weighs a call that was ended after outflow.FastPathCallTime. It is no failure: the answer
+// may have been on its way.
+func (h *destinations) cutShort(destination string) {
 	target := outbox.TargetOf(destination)
 	k := h.of(target)
 	k.weight = min(k.weight+lateWeight, maxWeight)
 	h.slow(target, k, cutShortFor)
+}
+
+// inconclusive has another probe chosen where the message was the probe of an open breaker.
+func (h *destinations) inconclusive(destination string, id uuid.UUID) {
+	names := h.names(destination)
+	if slices.ContainsFunc(names, h.failing) {
+		go func() { h.wrote(destination, h.write(giveBackProbe, names, id)) }()
+	}
+}
+
+// destinationFailed counts a failure. What a destination answered itself counts for it alone. A
+// failure without an answer counts for its target. Several failures without a success between them
+// open a breaker, and so does a wait that the destination asks for.
+func (h *destinations) destinationFailed(destination string, err error) (consecutiveFailures int) {
+	name, wait := outbox.TargetOf(destination), outflow.RetryAfter(err)
+	if own := h.own(destination); outflow.WasAnswered(err) && own != name {
+		h.answered(name, 0)
+		if own != destination && wait > 0 { // it asks for itself alone
+			h.failed(destination, err, wait)
+			wait = min(wait, lastOpening)
+		}
+		name = own
+		// Its message may have been the probe of the new ones.
+		if own == destination && h.newThere(destination) && h.failing(newOf(destination)) {
+			h.failed(newOf(destination), err, min(wait, lastOpening))
+		}
+	}
+	k := h.failed(name, err, wait)
+	if h.proven(destination) {
+		return k.inARow
+	}
+	h.newcomers.inARow++
+	return max(k.inARow, h.newcomers.inARow)
 }
 
 // slow has a target noted as slow, if enough of its answers were late.
@@ -261,49 +296,6 @@ func (h *destinations) close(name string, k *known) {
 	h.tell(name, k)
 }
 
-// NotTried notes that a message came to an end, or to a failure, that says nothing of
-// its destination. Where it was the probe of an open breaker, another one is.
-func (s *Store) NotTried(destination string, id uuid.UUID) {
-	h := s.destinations
-	h.mu.Lock()
-	names := h.names(destination)
-	failing := slices.ContainsFunc(names, h.failing)
-	h.mu.Unlock()
-	if failing {
-		go func() { h.wrote(destination, h.write(giveBackProbe, names, id)) }()
-	}
-}
-
-// Failed notes that a destination took nothing: an error of class unavailable. What it
-// answered itself counts for it alone. Where there was no answer, that counts for its
-// target. Several failures and no success between them open a breaker, and so does a wait
-// that it asks for. It returns how many there have been in this process since the last
-// success.
-func (s *Store) Failed(destination string, err error) (inARow int) {
-	h := s.destinations
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	name, wait := outbox.TargetOf(destination), outflow.RetryAfter(err)
-	if own := h.own(destination); outflow.WasAnswered(err) && own != name {
-		h.answered(name, 0)
-		if own != destination && wait > 0 { // it asks for itself alone
-			h.failed(destination, err, wait)
-			wait = min(wait, lastOpening)
-		}
-		name = own
-		// Its message may have been the probe of the new ones.
-		if own == destination && h.newThere(destination) && h.failing(newOf(destination)) {
-			h.failed(newOf(destination), err, min(wait, lastOpening))
-		}
-	}
-	k := h.failed(name, err, wait)
-	if h.proven(destination) {
-		return k.inARow
-	}
-	h.newcomers.inARow++
-	return max(k.inARow, h.newcomers.inARow)
-}
-
 // failed counts a failure for a breaker, with the wait that was asked for.
 func (h *destinations) failed(name string, err error, wait time.Duration) *known {
 	k := h.of(name)
@@ -318,9 +310,9 @@ func (h *destinations) failed(name string, err error, wait time.Duration) *known
 	return k
 }
 
-// Reached reports whether a message has ever reached a destination, as far as the
+// Known reports whether a message has ever reached a destination, as far as the
 // table remembers. It takes the lock.
-func (s *Store) Reached(ctx context.Context, destination string) (bool, error) {
+func (s *Store) Known(ctx context.Context, destination string) (bool, error) {
 	s.destinations.mu.Lock()
 	here := s.destinations.proven(destination)
 	s.destinations.mu.Unlock()

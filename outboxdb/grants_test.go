@@ -168,7 +168,7 @@ func TestDispatcherRights(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, store.Free(t.Context(), outbox.Leased{Ref: m[0].Ref(), LeasedUntil: m[0].LeasedUntil}))
 	for range 5 {
-		store.Failed("sqs://a", errDown)
+		fail(store, "sqs://a", errDown)
 	}
 	waitFor(t, pool, isOpen, "sqs://a")
 	probeNow(t, pool)
@@ -176,12 +176,12 @@ func TestDispatcherRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.Retrying(t.Context(), outbox.Recovered{Destination: "sqs://a"}, 10)
 	require.NoError(t, err)
-	store.Succeeded("sqs://a")
+	acknowledge(store, "sqs://a")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
 	recovered, err := store.TakeRecovered(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
-	_, err = store.Reached(t.Context(), "sqs://b")
+	_, err = store.Known(t.Context(), "sqs://b")
 	require.NoError(t, err)
 
 	purged, err := store.PurgeMessages(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10, History: true})

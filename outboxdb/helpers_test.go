@@ -2,6 +2,7 @@ package outboxdb_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -226,4 +227,37 @@ func literal(args ...any) string {
 		}
 	}
 	return strings.Join(parts, ", ")
+}
+
+// acknowledge, fail, reject, cutShort and inconclusive observe one attempt to publish.
+func acknowledge(s *outboxdb.Store, destination string) {
+	s.Observe(destination, uuid.Nil, outbox.Observation{})
+}
+
+// acknowledgeAfter is acknowledge where the broker took so long.
+func acknowledgeAfter(s *outboxdb.Store, destination string, took time.Duration) {
+	s.Observe(destination, uuid.Nil, outbox.Observation{Took: took})
+}
+
+func fail(s *outboxdb.Store, destination string, err error) (consecutiveFailures int) {
+	if outflow.ClassOf(err) != outflow.ClassUnavailable {
+		err = outflow.Unavailable(err)
+	}
+	return s.Observe(destination, uuid.Nil, outbox.Observation{Err: err})
+}
+
+func reject(s *outboxdb.Store, destination string) {
+	s.Observe(destination, uuid.Nil, outbox.Observation{Err: &outflow.Failure{
+		Class: outflow.ClassPermanent, Answered: true, Err: errors.New("400"),
+	}})
+}
+
+func cutShort(s *outboxdb.Store, destination string) {
+	s.Observe(destination, uuid.Nil, outbox.Observation{Err: &outflow.Failure{
+		Class: outflow.ClassUnavailable, CutShort: true, Err: errors.New("no answer in time"),
+	}})
+}
+
+func inconclusive(s *outboxdb.Store, destination string, id uuid.UUID) {
+	s.Observe(destination, id, outbox.Observation{Err: outflow.ErrNotAttempted})
 }

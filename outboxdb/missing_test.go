@@ -14,19 +14,19 @@ func TestMissingDestinationHasNoOpenBreaker(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := opened(t, pool)
-	store.Answered("sqs://down")
+	reject(store, "sqs://down")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://down' AND open_until IS NULL)`)
 	b := breakerOf(t, pool, "sqs://down")
 	require.Zero(t, b.Failures)
 	require.Zero(t, b.Openings)
 	require.True(t, b.Recovered, "its retrying runs are told")
 	require.False(t, b.Reached, "no message has reached it")
-	reached, err := store.Reached(t.Context(), "sqs://down")
+	reached, err := store.Known(t.Context(), "sqs://down")
 	require.NoError(t, err)
 	require.False(t, reached)
 
-	store.Answered("sqs://nowhere")
-	store.Succeeded("sqs://fine") // by then it would be there, too
+	reject(store, "sqs://nowhere")
+	acknowledge(store, "sqs://fine") // by then it would be there, too
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://fine')`)
 	var known bool
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://nowhere')`).Scan(&known))

@@ -61,7 +61,7 @@ func TestLongOutageStartsNothingTwice(t *testing.T) {
 				require.NoError(t, err)
 			}
 			if len(chosen) > 0 {
-				s.Failed("sqs://down", errDown)
+				fail(s, "sqs://down", errDown)
 				waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until > now())`)
 			}
 		}
@@ -79,7 +79,7 @@ func TestLongOutageStartsNothingTwice(t *testing.T) {
 	waits := value[bool](t, pool, `SELECT available_at <= now() FROM outbox.messages WHERE id = $1`, lost)
 	require.True(t, waits || started[lost] > 0, "nobody has it: it waits as a row, or probes")
 
-	store.Succeeded("sqs://down")
+	acknowledge(store, "sqs://down")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
 	recovered, err := store.TakeRecovered(t.Context())
 	require.NoError(t, err)

@@ -1,6 +1,7 @@
 package outboxdb_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -37,34 +38,34 @@ func TestSlowTarget(t *testing.T) {
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
 	for range 2 {
-		store.CutShort("https://shop.example/hooks/1")
+		cutShort(store, "https://shop.example/hooks/1")
 	}
-	for range 20 {
-		store.Took("https://shop.example/hooks/2", time.Millisecond)
+	for n := range 20 { // each path once, of which the table has no note
+		acknowledgeAfter(store, fmt.Sprintf("https://shop.example/quick/%d", n), time.Millisecond)
 	}
 	for range 2 {
-		store.CutShort("https://shop.example/hooks/2")
+		cutShort(store, "https://shop.example/hooks/2")
 	}
 	require.Empty(t, statements.take(), "a few among many are not slowness")
 
-	store.CutShort("https://shop.example/hooks/1")
+	cutShort(store, "https://shop.example/hooks/1")
 	slowUntil(t, pool, "https://shop.example", time.Minute)
 	require.Equal(t, breaker{}, breakerOf(t, pool, "https://shop.example"), "nothing failed")
 	require.Equal(t, 1, value[int](t, pool, `SELECT count(*)::int FROM outbox.destinations`), "it is its target's")
 
-	store.Took("https://shop.example/hooks/1", late)
+	acknowledgeAfter(store, "https://shop.example/late", late)
 	slowUntil(t, pool, "https://shop.example", 10*time.Minute)
 	statements.take()
-	for range 100 {
-		store.Took("https://shop.example/hooks/1", late)
-		store.CutShort("https://shop.example/hooks/1")
+	for n := range 100 {
+		acknowledgeAfter(store, fmt.Sprintf("https://shop.example/late/%d", n), late)
+		cutShort(store, "https://shop.example/hooks/1")
 	}
 	require.Empty(t, statements.take(), "a process says so once a minute")
 
 	// Another process's cut-offs do not shorten what is known.
 	other := outboxdb.New(watched)
 	for range 3 {
-		other.CutShort("https://shop.example/hooks/1")
+		cutShort(other, "https://shop.example/hooks/1")
 	}
 	require.Eventually(t, func() bool { return len(statements.take()) > 0 }, 10*time.Second, 5*time.Millisecond)
 	slowUntil(t, pool, "https://shop.example", 10*time.Minute)
@@ -73,10 +74,10 @@ func TestSlowTarget(t *testing.T) {
 	execute(t, pool, `DELETE FROM outbox.destinations`)
 	third := outboxdb.New(pool)
 	for range 3 {
-		third.CutShort("sqs://orders")
+		cutShort(third, "sqs://orders")
 	}
 	slowUntil(t, pool, "sqs://orders", time.Minute)
-	third.Took("sqs://orders", outflow.FastPathCallTime-time.Second)
+	acknowledgeAfter(third, "sqs://orders", outflow.FastPathCallTime-time.Second)
 	slowUntil(t, pool, "sqs://orders", 10*time.Minute)
 }
 

@@ -28,8 +28,8 @@ func hook(n int) string { return fmt.Sprintf("https://example.org/hooks/%d", n) 
 func reach(t *testing.T, s *outboxdb.Store, destinations ...string) {
 	t.Helper()
 	for _, d := range destinations {
-		s.Succeeded(d)
-		s.Succeeded(d) // of many paths, those are noted that are used again
+		acknowledge(s, d)
+		acknowledge(s, d) // of many paths, those are noted that are used again
 	}
 }
 
@@ -40,7 +40,7 @@ func TestAHostThatIsSilentIsClosedForAllItsPaths(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	for n := range 5 {
-		store.Failed(hook(n), errSilent) // each path once
+		fail(store, hook(n), errSilent) // each path once
 	}
 	waitFor(t, pool, isOpen, "https://example.org")
 	ids := enqueue(t, pool, message(hook(1)), message(hook(2)), message("https://example.org:8443/x"), message("https://example.org.uk/x"))
@@ -50,7 +50,7 @@ func TestAHostThatIsSilentIsClosedForAllItsPaths(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.Equal(t, []uuid.UUID{probes[0].ID}, idsOf(claim(t, store, request())))
-	store.Succeeded(probes[0].Destination)
+	acknowledge(store, probes[0].Destination)
 	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
 	require.Len(t, claim(t, store, request()).Messages, 1)
 }
@@ -62,7 +62,7 @@ func TestAPathThatAnswers500ClosesNoOther(t *testing.T) {
 	store := outboxdb.New(pool)
 	reach(t, store, hook(1), hook(2))
 	for range 8 {
-		store.Failed(hook(1), errAnswered)
+		fail(store, hook(1), errAnswered)
 	}
 	waitFor(t, pool, isOpen, hook(1))
 	enqueue(t, pool, messages(hook(1), 3)...)
@@ -86,7 +86,7 @@ func TestNewPathsThatFailAreHeldBackTogether(t *testing.T) {
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
 	var inARow int
 	for n := range 12 {
-		inARow = store.Failed(hook(n), errAnswered)
+		inARow = fail(store, hook(n), errAnswered)
 	}
 	require.Equal(t, 12, inARow, "they count together, so that most of them wait as rows")
 	waitFor(t, pool, isOpen, "https://example.org#new")
@@ -106,7 +106,7 @@ func TestNewPathsThatFailAreHeldBackTogether(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, held.HeldBack, "what has been reached is not new")
 	require.Equal(t, []uuid.UUID{probes[0].ID}, idsOf(claim(t, elsewhere, request())))
-	elsewhere.Succeeded(probes[0].Destination)
+	acknowledge(elsewhere, probes[0].Destination)
 	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
 	require.Eventually(t, func() bool {
 		claim(t, elsewhere, request())
@@ -311,7 +311,7 @@ func TestNewDestinationsShareTheirPart(t *testing.T) {
 	require.Empty(t, claim(t, store, req).Messages)
 
 	for range 20 { // most of what is new fails: little of it is tried from then on
-		store.Failed("sqs://new-1", errSilent)
+		fail(store, "sqs://new-1", errSilent)
 	}
 	req.Newcomers = 20
 	require.LessOrEqual(t, len(claim(t, store, req).Messages), 2)
@@ -326,7 +326,7 @@ func TestNewDestinationsOfAClosedHostHoldUpNoOther(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	for n := range 12 {
-		store.Failed(fmt.Sprintf("https://a.example.org/%d", n), errAnswered)
+		fail(store, fmt.Sprintf("https://a.example.org/%d", n), errAnswered)
 	}
 	waitFor(t, pool, isOpen, "https://a.example.org#new")
 	var behind []outflow.Message
@@ -450,7 +450,7 @@ func TestPathsThatAreUsedOnceAreNotNoted(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	for n := range 50 {
-		store.Succeeded(hook(n))
+		acknowledge(store, hook(n))
 	}
 	reach(t, store, "https://example.org/customer")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'https://example.org/customer')`)

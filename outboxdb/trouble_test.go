@@ -50,7 +50,7 @@ func opened(t *testing.T, pool *pgxpool.Pool) *outboxdb.Store {
 	t.Helper()
 	store := outboxdb.New(pool)
 	for range 5 {
-		store.Failed("sqs://down", errDown)
+		fail(store, "sqs://down", errDown)
 	}
 	waitFor(t, pool, isOpen, "sqs://down")
 	return store
@@ -67,7 +67,7 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	for range 4 {
-		store.Failed("sqs://down", errDown)
+		fail(store, "sqs://down", errDown)
 	}
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 4)`)
 	b := breakerOf(t, pool, "sqs://down")
@@ -75,7 +75,7 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 	require.Nil(t, b.OpenFor, "four failures in a row may be anything")
 	require.Equal(t, errDown.Error(), *b.LastError)
 
-	store.Failed("sqs://down", errDown)
+	fail(store, "sqs://down", errDown)
 	waitFor(t, pool, isOpen, "sqs://down")
 	b = breakerOf(t, pool, "sqs://down")
 	require.Equal(t, 1, b.Openings)
@@ -83,21 +83,21 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 
 	// Stragglers that were sent before it opened do not open it again.
 	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute'`)
-	store.Failed("sqs://down", errDown)
+	fail(store, "sqs://down", errDown)
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 6)`)
 	require.Equal(t, 1, breakerOf(t, pool, "sqs://down").Openings)
 
 	// Each failed probe doubles the time, up to a quarter of a minute.
 	for n, want := range []float64{2, 4, 8, 15, 15} {
 		probeNow(t, pool)
-		store.Failed("sqs://down", errDown)
+		fail(store, "sqs://down", errDown)
 		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE openings = $1)`, n+2)
 		require.InDelta(t, want, *breakerOf(t, pool, "sqs://down").OpenFor, 1)
 	}
 
 	// A success anywhere closes it: here in a process that saw no failure itself.
 	elsewhere := outboxdb.New(pool)
-	elsewhere.Succeeded("sqs://down")
+	acknowledge(elsewhere, "sqs://down")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
 	require.Equal(t, breaker{Recovered: true, Reached: true}, breakerOf(t, pool, "sqs://down"))
 }
@@ -107,8 +107,8 @@ func TestBreakerHonoursWhatTheDestinationAsks(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	for range 5 {
-		store.Failed("sqs://throttled", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 20 * time.Second, Err: errDown})
-		store.Failed("sqs://greedy", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 24 * time.Hour, Err: errDown})
+		fail(store, "sqs://throttled", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 20 * time.Second, Err: errDown})
+		fail(store, "sqs://greedy", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 24 * time.Hour, Err: errDown})
 	}
 	waitFor(t, pool, isOpen, "sqs://throttled")
 	waitFor(t, pool, isOpen, "sqs://greedy")
@@ -123,17 +123,17 @@ func TestSuccessIsToldOnce(t *testing.T) {
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
 	for range 1000 {
-		store.Succeeded("sqs://fine")
+		acknowledge(store, "sqs://fine")
 	}
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
-	store.Succeeded("sqs://fine")
+	acknowledge(store, "sqs://fine")
 	require.Len(t, statements.take(), 1)
-	reached, err := store.Reached(t.Context(), "sqs://fine")
+	reached, err := store.Known(t.Context(), "sqs://fine")
 	require.NoError(t, err)
 	require.True(t, reached)
 	require.Empty(t, statements.take(), "this process knows")
 	for destination, want := range map[string]bool{"sqs://fine": true, "sqs://typo": false} {
-		reached, err := outboxdb.New(pool).Reached(t.Context(), destination)
+		reached, err := outboxdb.New(pool).Known(t.Context(), destination)
 		require.NoError(t, err)
 		require.Equal(t, want, reached, destination)
 	}
@@ -142,7 +142,7 @@ func TestSuccessIsToldOnce(t *testing.T) {
 	execute(t, pool, `UPDATE outbox.destinations SET failures = 3, failing_since = now()`)
 	enqueue(t, pool, message("sqs://fine"))
 	require.Len(t, claim(t, store, request()).Messages, 1)
-	store.Succeeded("sqs://fine")
+	acknowledge(store, "sqs://fine")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 0)`)
 }
 
@@ -168,7 +168,7 @@ func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
 	require.Zero(t, value[int](t, pool, `SELECT sum(claims + attempts)::int FROM outbox.messages WHERE destination = 'sqs://down'`),
 		"nobody spent anything of messages that the queue never saw")
 
-	outboxdb.New(pool).Succeeded("sqs://down")
+	acknowledge(outboxdb.New(pool), "sqs://down")
 	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
 	require.Equal(t, map[string]int{"sqs://down": 50}, byDestination(claim(t, outboxdb.New(pool), request())), "all of them at once")
 }
@@ -274,11 +274,11 @@ func TestProbes(t *testing.T) {
 		if chosen == other {
 			other = ids[1]
 		}
-		store.NotTried("sqs://down", other)
-		store.NotTried("sqs://up", chosen)
+		inconclusive(store, "sqs://down", other)
+		inconclusive(store, "sqs://up", chosen)
 		require.Equal(t, []uuid.UUID{chosen}, idsOf(claim(t, store, request())))
 		require.Empty(t, probes(t, store), "somebody is at it")
-		store.NotTried("sqs://down", chosen)
+		inconclusive(store, "sqs://down", chosen)
 		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE probe_until IS NULL)`)
 		require.Equal(t, other, probes(t, store)[0].ID)
 	})
@@ -336,13 +336,13 @@ func TestCapOfAFailingDestination(t *testing.T) {
 	enqueue(t, pool, messages("sqs://down", 195)...)
 	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
 	enqueue(t, pool, messages("sqs://down", 50)...)
-	store.Failed("sqs://down", errDown)
+	fail(store, "sqs://down", errDown)
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
 	require.Len(t, claim(t, store, request()).Messages, 5, "up to 200")
 	execute(t, pool, `UPDATE outbox.messages SET retrying = true WHERE claims = 1`)
 	require.Empty(t, claim(t, store, request()).Messages)
 
-	store.Succeeded("sqs://down")
+	acknowledge(store, "sqs://down")
 	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE failing_since IS NOT NULL)`)
 	require.Len(t, claim(t, store, request()).Messages, 45, "a success lifts the cap at once")
 }
@@ -357,7 +357,7 @@ func TestRecoveredIsToldOnce(t *testing.T) {
 		return r
 	}
 	require.Empty(t, take())
-	store.Succeeded("sqs://down")
+	acknowledge(store, "sqs://down")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE recovered_at IS NOT NULL)`)
 	taken := take()
 	require.Len(t, taken, 1)
@@ -544,13 +544,13 @@ func TestFailuresInARow(t *testing.T) {
 	t.Parallel()
 	store := outboxdb.New(teststack.New(t))
 	for n := range 3 {
-		require.Equal(t, n+1, store.Failed("sqs://down", errDown))
+		require.Equal(t, n+1, fail(store, "sqs://down", errDown))
 	}
-	require.Equal(t, 4, store.Failed("sqs://other", errDown), "those that none has reached count together")
-	store.Succeeded("sqs://other")
-	require.Equal(t, 1, store.Failed("sqs://other", errDown))
-	store.Succeeded("sqs://down")
-	require.Equal(t, 1, store.Failed("sqs://down", errDown))
+	require.Equal(t, 4, fail(store, "sqs://other", errDown), "those that none has reached count together")
+	acknowledge(store, "sqs://other")
+	require.Equal(t, 1, fail(store, "sqs://other", errDown))
+	acknowledge(store, "sqs://down")
+	require.Equal(t, 1, fail(store, "sqs://down", errDown))
 }
 
 // A process begins with a few messages of each destination, and with its whole
@@ -569,13 +569,13 @@ func TestRamp(t *testing.T) {
 	require.Equal(t, 20, take(0))
 	require.Zero(t, take(20))
 	for range 20 {
-		store.Succeeded("sqs://a")
+		acknowledge(store, "sqs://a")
 	}
 	require.Equal(t, 100, take(0))
 	for range 100 {
-		store.Succeeded("sqs://a")
+		acknowledge(store, "sqs://a")
 	}
 	require.Equal(t, 150, take(0), "never more than its allowance")
-	store.Failed("sqs://a", errDown)
+	fail(store, "sqs://a", errDown)
 	require.Equal(t, 15, take(5))
 }

@@ -30,8 +30,8 @@ func openFor(t *testing.T, q queryer, name string) time.Duration {
 func TestALateSuccessEndsNoWait(t *testing.T) {
 	t.Parallel()
 	for name, late := range map[string]func(s *outboxdb.Store, destination string){
-		"acknowledged": (*outboxdb.Store).Succeeded,
-		"refused":      (*outboxdb.Store).Answered,
+		"acknowledged": acknowledge,
+		"refused":      reject,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -40,7 +40,7 @@ func TestALateSuccessEndsNoWait(t *testing.T) {
 				store, elsewhere := outboxdb.New(pool), outboxdb.New(pool)
 				reach(t, store, destination)
 				reach(t, elsewhere, destination)
-				store.Failed(destination, err429)
+				fail(store, destination, err429)
 				late(store, destination) // before the failure is written
 				waitFor(t, pool, isOpen, destination)
 				late(store, destination)
@@ -48,8 +48,8 @@ func TestALateSuccessEndsNoWait(t *testing.T) {
 				_, err := elsewhere.Load(t.Context(), ref(id)) // hears that it fails
 				require.NoError(t, err)
 				late(elsewhere, destination)
-				store.Succeeded("sqs://last")
-				elsewhere.Succeeded("sqs://last-" + name)
+				acknowledge(store, "sqs://last")
+				acknowledge(elsewhere, "sqs://last-"+name)
 				waitFor(t, pool, `SELECT count(*) = 2 FROM outbox.destinations WHERE destination LIKE 'sqs://last%'`)
 				require.Greater(t, openFor(t, pool, destination), 9*time.Minute)
 				require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
@@ -71,7 +71,7 @@ func TestANewPathAsksForItselfAlone(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
-	store.Failed(hook(1), err429)
+	fail(store, hook(1), err429)
 	waitFor(t, pool, isOpen, hook(1))
 	waitFor(t, pool, isOpen, "https://example.org#new")
 	require.Greater(t, openFor(t, pool, hook(1)), 9*time.Minute)
@@ -87,7 +87,7 @@ func TestANewPathAsksForItselfAlone(t *testing.T) {
 	require.Len(t, probes, 1, "the path that is closed itself does not probe for the others")
 	require.Equal(t, other[0], probes[0].ID)
 	require.Equal(t, other, idsOf(claim(t, elsewhere, request())))
-	elsewhere.Succeeded(hook(2))
+	acknowledge(elsewhere, hook(2))
 	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE destination LIKE '%#new' AND open_until IS NOT NULL)`)
 	require.Greater(t, openFor(t, pool, hook(1)), 9*time.Minute, "another path's success is not its")
 	others := enqueue(t, pool, message(hook(3)))
@@ -100,13 +100,13 @@ func TestTheHostsRecoveryEndsNoPathsWait(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
-	store.Failed(hook(1), err429)
+	fail(store, hook(1), err429)
 	waitFor(t, pool, isOpen, hook(1))
 	for n := range 5 {
-		store.Failed(hook(2+n), errSilent)
+		fail(store, hook(2+n), errSilent)
 	}
 	waitFor(t, pool, isOpen, "https://example.org")
-	store.Succeeded(hook(7))
+	acknowledge(store, hook(7))
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'https://example.org' AND open_until IS NULL)`)
 	id := enqueue(t, pool, message(hook(1)))[0]
 	r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Minute})
@@ -122,10 +122,10 @@ func TestAPathThatAskedForAWaitIsNoProbeOfItsHost(t *testing.T) {
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
 	reach(t, store, hook(1))
-	store.Failed(hook(1), err429)
+	fail(store, hook(1), err429)
 	waitFor(t, pool, isOpen, hook(1))
 	for n := range 5 {
-		store.Failed(hook(2+n), errSilent)
+		fail(store, hook(2+n), errSilent)
 	}
 	waitFor(t, pool, isOpen, "https://example.org")
 	enqueue(t, pool, messages(hook(1), 2)...)
@@ -153,9 +153,9 @@ func TestAProbeElsewhereClosesAPathsOwnBreaker(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store, elsewhere := outboxdb.New(pool), outboxdb.New(pool)
-	store.Succeeded(hook(1)) // too few for the table
+	acknowledge(store, hook(1)) // too few for the table
 	for range 5 {
-		store.Failed(hook(1), errAnswered)
+		fail(store, hook(1), errAnswered)
 	}
 	waitFor(t, pool, isOpen, hook(1))
 	id := enqueue(t, pool, message(hook(1)))[0]
@@ -167,11 +167,11 @@ func TestAProbeElsewhereClosesAPathsOwnBreaker(t *testing.T) {
 		require.Equal(t, []uuid.UUID{id}, idsOf(claim(t, elsewhere, request())))
 	}
 	probe()
-	elsewhere.NotTried(hook(1), id)
+	inconclusive(elsewhere, hook(1), id)
 	waitFor(t, pool, `SELECT probe_until IS NULL FROM outbox.destinations WHERE destination = $1`, hook(1))
 	execute(t, pool, `UPDATE outbox.messages SET available_at = now(), parked = false`)
 	probe()
-	elsewhere.Succeeded(hook(1))
+	acknowledge(elsewhere, hook(1))
 	waitFor(t, pool, `SELECT open_until IS NULL AND probe_until IS NULL FROM outbox.destinations WHERE destination = $1`, hook(1))
 }
 
@@ -184,16 +184,16 @@ func TestAPathThatWasReachedOnceProbesForTheNewOnes(t *testing.T) {
 		say   func(s *outboxdb.Store, id uuid.UUID)
 		heard string
 	}{
-		"not tried": {func(s *outboxdb.Store, id uuid.UUID) { s.NotTried(hook(1), id) }, `open_until IS NOT NULL AND openings = 1 AND probe_until IS NULL`},
-		"failed":    {func(s *outboxdb.Store, _ uuid.UUID) { s.Failed(hook(1), errAnswered) }, `openings = 2 AND probe_until IS NULL`},
-		"answered":  {func(s *outboxdb.Store, _ uuid.UUID) { s.Answered(hook(1)) }, `open_until IS NULL`},
-		"succeeded": {func(s *outboxdb.Store, _ uuid.UUID) { s.Succeeded(hook(1)) }, `open_until IS NULL`},
+		"not tried": {func(s *outboxdb.Store, id uuid.UUID) { inconclusive(s, hook(1), id) }, `open_until IS NOT NULL AND openings = 1 AND probe_until IS NULL`},
+		"failed":    {func(s *outboxdb.Store, _ uuid.UUID) { fail(s, hook(1), errAnswered) }, `openings = 2 AND probe_until IS NULL`},
+		"answered":  {func(s *outboxdb.Store, _ uuid.UUID) { reject(s, hook(1)) }, `open_until IS NULL`},
+		"succeeded": {func(s *outboxdb.Store, _ uuid.UUID) { acknowledge(s, hook(1)) }, `open_until IS NULL`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := teststack.New(t)
 			store := outboxdb.New(pool)
-			store.Succeeded(hook(1))
+			acknowledge(store, hook(1))
 			execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until) VALUES ($1, 9, now(), 1, now())`, fresh)
 			id := enqueue(t, pool, message(hook(1)))[0]
 			probes, err := store.TakeProbes(t.Context())

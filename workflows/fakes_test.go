@@ -82,12 +82,7 @@ func (t *table) LoadAgain(ctx context.Context, ref outbox.Ref) (outbox.Record, e
 	return t.Load(ctx, ref)
 }
 
-func (*table) Succeeded(string)           {}
-func (*table) Answered(string)            {}
-func (*table) Took(string, time.Duration) {}
-func (*table) CutShort(string)            {}
-func (*table) NotTried(string, uuid.UUID) {}
-func (*table) Failed(string, error) int   { return 0 }
+func (*table) Observe(string, uuid.UUID, outbox.Observation) int { return 0 }
 
 func (*table) PutBack(context.Context, outbox.Ref, string) (outflow.Outcome, error) {
 	return outflow.Outcome{}, errors.New("not asked for here")
@@ -96,7 +91,7 @@ func (*table) PutBack(context.Context, outbox.Ref, string) (outflow.Outcome, err
 // DatabaseID is zero, as that of an input which names none.
 func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return uuid.Nil, nil }
 
-func (*table) Reached(context.Context, string) (bool, error) { return false, nil }
+func (*table) Known(context.Context, string) (bool, error) { return false, nil }
 
 func (t *table) Renew(_ context.Context, r outbox.Renewal) (outbox.Record, error) {
 	if err := t.begin("renew"); err != nil {
