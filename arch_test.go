@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,9 +23,13 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	".":                           {[]string{"internal/text"}, []string{"github.com/google/uuid"}},
 	"outbox":                      {[]string{"."}, []string{"github.com/google/uuid"}},
 	"internal/text":               {nil, nil},
-	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/database", "internal/migrations", "internal/text", "internal/tracing", "outbox"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/database", "internal/text", "internal/tracing", "outbox"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"outboxdb/outboxtest":         {[]string{".", "activities", "outbox", "outboxdb", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/sdk/testsuite", "github.com/google/uuid"}},
-	"inbox":                       {[]string{"internal/database", "internal/migrations"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"outboxdb/migrate":            {[]string{"internal/migrations", "outboxdb/migrations"}, []string{"github.com/jackc/pgx/v5"}},
+	"outboxdb/migrations":         {nil, nil},
+	"inbox/migrate":               {[]string{"inbox/migrations", "internal/migrations"}, []string{"github.com/jackc/pgx/v5"}},
+	"inbox/migrations":            {nil, nil},
+	"inbox":                       {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"publish":                     {[]string{"."}, nil},
 	"publish/awssqs":              {[]string{".", "publish", "internal/coalesce"}, []string{"github.com/aws/", "github.com/google/uuid", "golang.org/x/sync"}},
 	"publish/webhook":             {[]string{".", "publish"}, []string{"github.com/google/uuid"}},
@@ -55,21 +60,21 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc/codes"},
 	},
 	"internal/telemetry": {[]string{"internal/config", "internal/timing"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
-	"internal/teststack": {[]string{"outboxdb"}, []string{"github.com/jackc/pgx/v5", "github.com/stretchr/testify"}},
+	"internal/teststack": {[]string{"outboxdb/migrate"}, []string{"github.com/jackc/pgx/v5", "github.com/lib/pq", "github.com/stretchr/testify"}},
 	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
-		[]string{".", "control", "internal/bounded", "internal/brokers", "internal/config", "internal/program", "internal/text", "outbox", "outboxdb", "publish", "workflows"},
+		[]string{".", "control", "internal/bounded", "internal/brokers", "internal/config", "internal/program", "internal/text", "outbox", "outboxdb", "outboxdb/migrate", "publish", "workflows"},
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
 	},
-	"control":               {[]string{".", "internal/stall", "outbox", "outboxdb", "workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
+	"control":               {[]string{".", "internal/stall", "outbox", "outboxdb", "outboxdb/migrate", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
 	"examples/adopt/after":  {[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
 	"examples/adopt/before": {nil, []string{"github.com/aws/", "github.com/jackc/pgx/v5"}},
 	"examples/embed": {
 		[]string{".", "dispatcher", "outboxdb", "publish", "publish/awssqs", "scanner"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"examples/signup":      {[]string{".", "inbox", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"examples/signup":      {[]string{".", "inbox", "inbox/migrate", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"examples/signup/demo": {[]string{"examples/signup"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 }
 
@@ -137,22 +142,34 @@ func TestConsumersLinkNoDispatcher(t *testing.T) {
 // TestLibrariesLinkNoSDK: whoever embeds Outflow decides himself on OpenTelemetry's
 // SDK and its exporters; only our own programs bring them.
 func TestLibrariesLinkNoSDK(t *testing.T) {
-	heavy := func(pattern string) (found []string) {
-		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pattern).Output()
-		require.NoError(t, err, "listing what %s links", pattern)
-		for name := range strings.FieldsSeq(string(out)) {
-			for _, prefix := range []string{"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "go.opentelemetry.io/proto"} {
-				if strings.HasPrefix(name, prefix) {
-					found = append(found, name)
-				}
-			}
-		}
-		return found
-	}
+	heavy := []string{"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "go.opentelemetry.io/proto"}
 	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows", "scanner", "control", "dispatcher", "cmd/outflow"} {
-		require.Empty(t, heavy("./"+room), room)
+		require.Empty(t, linked(t, room, heavy...), room)
 	}
-	require.NotEmpty(t, heavy("./starter"), "the list of what is heavy is true")
+	require.NotEmpty(t, linked(t, "starter", heavy...), "the list of what is heavy is true")
+}
+
+// TestProducersLinkNoGoose: a program that enqueues, waits or consumes links goose only
+// where it migrates.
+func TestProducersLinkNoGoose(t *testing.T) {
+	const goose = "github.com/pressly/goose"
+	for _, room := range []string{"inbox", "outboxdb"} {
+		require.Empty(t, linked(t, room, goose), room)
+	}
+	require.NotEmpty(t, linked(t, "outboxdb/migrate", goose))
+}
+
+// linked returns the packages that a room links and whose paths begin with a prefix.
+func linked(t *testing.T, room string, prefixes ...string) (found []string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "./"+room).Output()
+	require.NoError(t, err, "listing what %s links", room)
+	for name := range strings.FieldsSeq(string(out)) {
+		if slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
+			found = append(found, name)
+		}
+	}
+	return found
 }
 
 func allowed(room, imported string) bool {

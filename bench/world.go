@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // world is what all variants share: one stack, one queue service, Outflow's programs as built, and where to say things.
@@ -79,7 +79,7 @@ func (w *world) prepareDatabase(ctx context.Context) error {
 		return fmt.Errorf("opening the database: %w", err)
 	}
 	defer pool.Close()
-	if _, err := outboxdb.MigrateUp(ctx, pool); err != nil {
+	if _, err := migrate.Up(ctx, pool); err != nil {
 		return err
 	}
 	if _, err := pool.Exec(ctx, naiveSchema); err != nil {

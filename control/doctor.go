@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // Finding is one check of a doctor.
@@ -50,9 +52,9 @@ const (
 	examinedRuns         = 25
 )
 
-// DatabaseHealth is the table as Examine looks at it; outboxdb.Operator is one.
+// DatabaseHealth is the table as Examine looks at it.
 type DatabaseHealth interface {
-	Migrations(ctx context.Context) ([]outboxdb.MigrationStatus, error)
+	Migrations(ctx context.Context) ([]migrate.Migration, error)
 	Health(ctx context.Context) (outboxdb.Health, error)
 	PendingTargets(ctx context.Context, limit int) ([]outboxdb.PendingTarget, error)
 	// InHand are pending messages of which a run should be open.
@@ -69,7 +71,19 @@ type DatabaseHealth interface {
 	FailingCallbacks(ctx context.Context) (callbacks int, lastError string, err error)
 }
 
-var _ DatabaseHealth = (*outboxdb.Operator)(nil)
+// NewDatabaseHealth returns the DatabaseHealth of the outbox in pool's database.
+func NewDatabaseHealth(pool *pgxpool.Pool) DatabaseHealth {
+	return databaseHealth{outboxdb.NewOperator(pool), pool}
+}
+
+type databaseHealth struct {
+	*outboxdb.Operator
+	pool *pgxpool.Pool
+}
+
+func (h databaseHealth) Migrations(ctx context.Context) ([]migrate.Migration, error) {
+	return migrate.Status(ctx, h.pool)
+}
 
 // Lookup finds out whether messages can be sent to a destination, and sends none.
 type Lookup func(ctx context.Context, destination string) error

@@ -18,11 +18,12 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // healthy is what a doctor likes; a test spoils it.
 type healthy struct {
-	migrations   []outboxdb.MigrationStatus
+	migrations   []migrate.Migration
 	silent       error // the database does not answer
 	health       outboxdb.Health
 	healthErr    error
@@ -53,7 +54,7 @@ type healthy struct {
 	activities   int
 }
 
-func (h *healthy) Migrations(context.Context) ([]outboxdb.MigrationStatus, error) {
+func (h *healthy) Migrations(context.Context) ([]migrate.Migration, error) {
 	return h.migrations, h.silent
 }
 func (h *healthy) Health(context.Context) (outboxdb.Health, error) { return h.health, h.healthErr }
@@ -118,7 +119,7 @@ func examined(t *testing.T, spoil func(h *healthy, p *Patient)) (findings []Find
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		h := &healthy{
-			migrations: []outboxdb.MigrationStatus{{Version: 1, Name: "0001_destinations", AppliedAt: time.Now()}},
+			migrations: []migrate.Migration{{Version: 1, Name: "0001_destinations", AppliedAt: time.Now()}},
 			health:     outboxdb.Health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true, SeesAll: true, Encoding: "UTF8"},
 			types:      having(attributeNames()...), targets: pending("sqs://orders"), workflows: 1, activities: 2,
 			id: theID, schedule: ScheduleFound{TaskQueue: "outflow-outbox", Database: theID}, inHand: []outbox.Ref{{ID: theID, Generation: 1}},

@@ -37,7 +37,7 @@ import (
 // Options are Pool, Client and Publishers, and what is to be other than usual. The
 // Dispatcher closes nothing of them.
 type Options struct {
-	// Pool is of the database with the outbox, migrated (outboxdb.MigrateUp). Ten
+	// Pool is of the database with the outbox, migrated (outboxdb/migrate). Ten
 	// connections are enough for a busy program.
 	Pool *pgxpool.Pool
 	// Client starts the deliveries, and the worker runs on it, as eager start wants.

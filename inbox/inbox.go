@@ -149,7 +149,7 @@ func explain(consumer string, messageID uuid.UUID, err error) error {
 	doing := fmt.Sprintf("noting message %s as seen by %s", messageID, consumer)
 	var answer interface{ SQLState() string } // pgx's errors and lib/pq's
 	if errors.As(err, &answer) && answer.SQLState() == undefinedTable {
-		doing += ": this database wants inbox.MigrateUp"
+		doing += ": this database wants the migrations (package inbox/migrate)"
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }

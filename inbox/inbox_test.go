@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow/inbox"
+	"github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/internal/teststack"
 )
 
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func newInbox(t *testing.T) *pgxpool.Pool {
 	t.Helper()
 	pool := teststack.NewEmpty(t)
-	_, err := inbox.MigrateUp(t.Context(), pool)
+	_, err := migrate.Up(t.Context(), pool)
 	require.NoError(t, err)
 	execute(t, pool, `CREATE TABLE effects (message_id uuid NOT NULL)`)
 	return pool
@@ -39,28 +40,18 @@ func newInbox(t *testing.T) *pgxpool.Pool {
 
 func execute(t *testing.T, pool *pgxpool.Pool, statement string, args ...any) {
 	t.Helper()
-	_, err := pool.Exec(context.Background(), statement, args...)
-	require.NoError(t, err)
+	teststack.Execute(t, pool, statement, args...)
 }
 
 func value[T any](t *testing.T, pool *pgxpool.Pool, query string, args ...any) T {
 	t.Helper()
-	rows, err := pool.Query(t.Context(), query, args...)
-	require.NoError(t, err)
-	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
-	require.NoError(t, err)
-	return v
+	return teststack.Value[T](t, pool, query, args...)
 }
 
 // another returns a second pool on pool's database, changed as wanted.
 func another(t *testing.T, pool *pgxpool.Pool, change func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
-	config := pool.Config()
-	change(config)
-	other, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(other.Close)
-	return other
+	return teststack.Another(t, pool, change)
 }
 
 func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
@@ -240,7 +231,7 @@ func TestOnceWithoutTheTable(t *testing.T) {
 	for _, d := range doors(t, teststack.NewEmpty(t)) {
 		tx := d.begin(t)
 		_, err := tx.once(t.Context(), "mailer", newID())
-		assert.ErrorContains(t, err, "wants inbox.MigrateUp", d.name)
+		assert.ErrorContains(t, err, "this database wants the migrations (package inbox/migrate)", d.name)
 		require.NoError(t, tx.rollback(t.Context()))
 	}
 }

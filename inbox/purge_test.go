@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/inbox"
+	"github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/internal/teststack"
 )
 
@@ -173,7 +174,7 @@ func TestEveryMode(t *testing.T) {
 					*c.ConnConfig = *config.ConnConfig.Copy()
 					c.ConnConfig.DefaultQueryExecMode = mode
 				})
-				_, err := inbox.MigrateUp(t.Context(), pool)
+				_, err := migrate.Up(t.Context(), pool)
 				require.NoError(t, err)
 				id := uuid.New()
 				for _, want := range []bool{true, false} {

@@ -82,10 +82,8 @@ var (
 	StatementPurgeDismissed = purgeDismissed
 	StatementMoveDismissed  = moveDismissed
 
-	MigrationFiles = migrationFiles
-	MigrationNames = migrationNames
-	Interval       = interval
-	ErrLocked      = errLocked
+	Interval  = interval
+	ErrLocked = errLocked
 )
 
 // WalkNext makes the next Claim walk the index, HoldWalk keeps every Claim from it.

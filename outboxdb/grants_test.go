@@ -15,6 +15,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // rightsOf lists everything that a role may do in the schema.
@@ -224,7 +225,7 @@ func TestOperatorRights(t *testing.T) {
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool { return right == "migrations: SELECT" || right == "migrations_id_seq: SELECT" }))
 
 	require.NoError(t, outboxdb.New(as).Ping(t.Context()))
-	status, err := outboxdb.Migrations(t.Context(), as)
+	status, err := migrate.Status(t.Context(), as)
 	require.NoError(t, err)
 	require.NotEmpty(t, status)
 	requireWaits(t, pool, as)

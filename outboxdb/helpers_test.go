@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync"
 	"testing"
@@ -16,8 +17,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrations"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -49,12 +52,17 @@ func (t *tracer) take() []string {
 // another returns a second pool on pool's database, changed as wanted.
 func another(t testing.TB, pool *pgxpool.Pool, change func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
-	config := pool.Config()
-	change(config)
-	other, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(other.Close)
-	return other
+	return teststack.Another(t, pool, change)
+}
+
+func newRole(t testing.TB, pool *pgxpool.Pool) string {
+	t.Helper()
+	return teststack.NewRole(t, pool)
+}
+
+func withRole(t testing.TB, pool *pgxpool.Pool, role string) *pgxpool.Pool {
+	t.Helper()
+	return teststack.WithRole(t, pool, role)
 }
 
 func traced(t testing.TB, pool *pgxpool.Pool) (*pgxpool.Pool, *tracer) {
@@ -99,33 +107,33 @@ func inTx(t testing.TB, pool *pgxpool.Pool, use func(pgx.Tx)) {
 }
 
 // queryer is a pool, a connection or a transaction.
-type queryer interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
+type queryer = teststack.Queryer
 
 // value returns the one value that sql returns.
 func value[T any](t testing.TB, q queryer, sql string, args ...any) T {
 	t.Helper()
-	rows, err := q.Query(t.Context(), sql, args...)
-	require.NoError(t, err)
-	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
-	require.NoError(t, err, sql)
-	return v
+	return teststack.Value[T](t, q, sql, args...)
 }
 
 func values[T any](t testing.TB, q queryer, sql string, args ...any) []T {
 	t.Helper()
-	rows, err := q.Query(t.Context(), sql, args...)
-	require.NoError(t, err)
-	v, err := pgx.CollectRows(rows, pgx.RowTo[T])
-	require.NoError(t, err, sql)
-	return v
+	return teststack.Values[T](t, q, sql, args...)
 }
 
 func execute(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
 	t.Helper()
-	_, err := pool.Exec(t.Context(), sql, args...)
-	require.NoError(t, err, sql)
+	teststack.Execute(t, pool, sql, args...)
+}
+
+// migrationNames are those of all migrations, in order.
+func migrationNames(t testing.TB) (names []string) {
+	t.Helper()
+	files, err := fs.Glob(migrations.Files, "*.up.sql")
+	require.NoError(t, err)
+	for _, file := range files {
+		names = append(names, strings.TrimSuffix(file, ".up.sql"))
+	}
+	return names
 }
 
 func count(t testing.TB, q queryer) int {

@@ -11,13 +11,14 @@ import (
 
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 func TestEachDatabaseHasItsOwnID(t *testing.T) {
 	t.Parallel()
 	a, b := teststack.NewEmpty(t), teststack.NewEmpty(t)
 	for _, pool := range []*pgxpool.Pool{a, b} {
-		_, err := outboxdb.MigrateUp(t.Context(), pool)
+		_, err := migrate.Up(t.Context(), pool)
 		require.NoError(t, err)
 		require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.identity`), "the migration writes it")
 	}

@@ -177,8 +177,3 @@ func (o *Operator) Health(ctx context.Context) (Health, error) {
 	h.Snapshots, err = findSnapshots(ctx, o.pool)
 	return h, err
 }
-
-// Migrations reports every migration, applied or not.
-func (o *Operator) Migrations(ctx context.Context) ([]MigrationStatus, error) {
-	return Migrations(ctx, o.pool.Unwrap())
-}

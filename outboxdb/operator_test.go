@@ -481,8 +481,6 @@ func TestOperatorActsWithItsRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = o.KnownTypes(t.Context())
 	require.NoError(t, err)
-	_, err = o.Migrations(t.Context())
-	require.NoError(t, err)
 	_, err = o.PendingTargets(t.Context(), 10)
 	require.NoError(t, err)
 	_, err = o.InHand(t.Context(), 10)

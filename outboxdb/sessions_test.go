@@ -21,6 +21,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // Every statement works in each of pgx's execution modes, and through a pooler that
@@ -417,10 +418,10 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	health, err := o.Health(ctx)
 	require.NoError(t, err)
 	assert.WithinDuration(t, time.Now(), health.Clock, time.Minute)
-	migrations, err := o.Migrations(ctx)
+	applied, err := migrate.Status(ctx, pool)
 	if pool.Config().ConnConfig.User == setup.Config().ConnConfig.User {
 		require.NoError(t, err)
-		assert.WithinDuration(t, time.Now(), migrations[0].AppliedAt, time.Hour)
+		assert.WithinDuration(t, time.Now(), applied[0].AppliedAt, time.Hour)
 	}
 	destinations, err := o.PendingTargets(ctx, 10)
 	require.NoError(t, err)
@@ -516,22 +517,22 @@ func TestMigrateThroughPgBouncer(t *testing.T) {
 	var all sync.WaitGroup
 	for range 3 {
 		all.Go(func() {
-			done, err := outboxdb.MigrateUp(t.Context(), through)
+			done, err := migrate.Up(t.Context(), through)
 			assert.NoError(t, err)
 			applied.Add(int64(len(done)))
 		})
 	}
 	all.Wait()
-	require.EqualValues(t, len(outboxdb.MigrationNames), applied.Load(), "each once")
+	require.EqualValues(t, len(migrationNames(t)), applied.Load(), "each once")
 	for range 3 {
-		done, err := outboxdb.MigrateUp(t.Context(), through)
+		done, err := migrate.Up(t.Context(), through)
 		require.NoError(t, err)
 		require.Empty(t, done)
 	}
-	undone, err := outboxdb.MigrateDown(t.Context(), through)
+	undone, err := migrate.Down(t.Context(), through)
 	require.NoError(t, err)
 	require.NotNil(t, undone)
-	_, err = outboxdb.MigrateUp(t.Context(), through)
+	_, err = migrate.Up(t.Context(), through)
 	require.NoError(t, err)
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`), "no session keeps the lock")
 }
@@ -552,10 +553,10 @@ func TestMigrateAsAHostileRole(t *testing.T) {
 		execute(t, pool, `ALTER ROLE `+role+` SET `+setting)
 	}
 	as := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
-	_, err := outboxdb.MigrateUp(t.Context(), as)
+	_, err := migrate.Up(t.Context(), as)
 	require.NoError(t, err)
 	require.Equal(t, schemaOf(teststack.New(t)), schemaOf(pool))
-	status, err := outboxdb.Migrations(t.Context(), as)
+	status, err := migrate.Status(t.Context(), as)
 	require.NoError(t, err)
 	require.WithinDuration(t, time.Now(), status[0].AppliedAt, time.Minute)
 }
@@ -599,7 +600,7 @@ func TestDatabaseEncodings(t *testing.T) {
 				require.NoError(t, err)
 			})
 			pool := another(t, outer, func(c *pgxpool.Config) { c.ConnConfig.Database = name })
-			_, err := outboxdb.MigrateUp(t.Context(), pool)
+			_, err := migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
 
 			tx, err := pool.Begin(t.Context())

@@ -22,10 +22,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/inbox"
+	inboxmigrate "github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // Postgres prefers a function or operator whose arguments match exactly to one that
@@ -194,9 +195,9 @@ func TestMigrationsSpringNoTrap(t *testing.T) {
 	t.Parallel()
 	pool := withSearchPath(t, teststack.NewEmpty(t), usualPath)
 	plantTraps(t, pool, slices.Concat(migrationTexts(t), statementsOf(t, sources...), []string{"pg_try_advisory_lock() pg_advisory_unlock() = <>"}))
-	_, err := outboxdb.MigrateUp(t.Context(), pool)
+	_, err := migrate.Up(t.Context(), pool)
 	require.NoError(t, err)
-	_, err = inbox.MigrateUp(t.Context(), pool)
+	_, err = inboxmigrate.Up(t.Context(), pool)
 	require.NoError(t, err)
 	require.Empty(t, values[string](t, withSearchPath(t, pool, "pg_catalog"), depends))
 	role := newRole(t, pool)
@@ -204,10 +205,10 @@ func TestMigrationsSpringNoTrap(t *testing.T) {
 	require.NoError(t, g.CheckRoles(t.Context(), pool))
 	require.NoError(t, g.Apply(t.Context(), pool))
 
-	status, err := outboxdb.Migrations(t.Context(), pool)
+	status, err := migrate.Status(t.Context(), pool)
 	require.NoError(t, err)
 	for range status {
-		_, err := outboxdb.MigrateDown(t.Context(), pool)
+		_, err := migrate.Down(t.Context(), pool)
 		require.NoError(t, err)
 	}
 }
@@ -229,7 +230,7 @@ func TestFunctionsBringTheirSearchPath(t *testing.T) {
 func TestStatementsSpringNoTrap(t *testing.T) {
 	t.Parallel()
 	pool := withSearchPath(t, teststack.New(t), usualPath)
-	_, err := inbox.MigrateUp(t.Context(), pool)
+	_, err := inboxmigrate.Up(t.Context(), pool)
 	require.NoError(t, err)
 	statements := slices.Concat(statementsOf(t, sources...), listStatements())
 	require.Greater(t, len(statements), 50)
@@ -335,7 +336,7 @@ func deliverPast(t *testing.T, pool *pgxpool.Pool) bool {
 func TestMigrationsByOtherTools(t *testing.T) {
 	t.Parallel()
 	files := func(ending string) (names []string) {
-		for _, name := range outboxdb.MigrationNames {
+		for _, name := range migrationNames(t) {
 			names = append(names, "migrations/"+name+ending)
 		}
 		return append(names, "../inbox/migrations/0001_seen"+ending)
@@ -363,9 +364,9 @@ func TestMigrationsByOtherTools(t *testing.T) {
 			}
 			require.Empty(t, values[string](t, withSearchPath(t, pool, "pg_catalog"), depends))
 			require.True(t, deliverPast(t, pool))
-			applied, err := outboxdb.MigrateUp(t.Context(), pool)
+			applied, err := migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
-			require.Len(t, applied, len(outboxdb.MigrationNames))
+			require.Len(t, applied, len(migrationNames(t)))
 			for _, a := range applied {
 				require.True(t, a.Adopted, a.Name)
 			}

@@ -25,6 +25,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrations"
 )
 
 // listener hears everything on the channel.
@@ -226,10 +227,10 @@ func TestEveryEndTells(t *testing.T) {
 		return err
 	})
 	require.NoError(t, err)
-	migrations, err := fs.Glob(outboxdb.MigrationFiles, "migrations/*.up.sql")
+	files, err := fs.Glob(migrations.Files, "*.up.sql")
 	require.NoError(t, err)
-	for _, name := range migrations {
-		text, err := fs.ReadFile(outboxdb.MigrationFiles, name)
+	for _, name := range files {
+		text, err := fs.ReadFile(migrations.Files, name)
 		require.NoError(t, err)
 		assert.NotRegexp(t, finishes, string(text), name)
 	}

@@ -17,7 +17,7 @@ import (
 // is told on which connection.
 func TestWaiterSQL(t *testing.T) {
 	t.Parallel()
-	for name := range drivers(t, teststack.NewEmpty(t)) {
+	for name := range teststack.OpenSQL(t, teststack.NewEmpty(t)) {
 		for how, listens := range map[string]bool{"looks": false, "listens": true} {
 			t.Run(name+" "+how, func(t *testing.T) {
 				t.Parallel()
@@ -26,7 +26,7 @@ func TestWaiterSQL(t *testing.T) {
 				if listens {
 					options = append(options, outboxdb.ListenOn(pool.Config().ConnConfig))
 				}
-				db := drivers(t, pool)[name]
+				db := teststack.OpenSQL(t, pool)[name]
 				w := outboxdb.NewWaiterSQL(db, options...)
 				w.SetSettle(100 * time.Millisecond)
 				t.Cleanup(w.Close)
@@ -62,7 +62,7 @@ func TestWaiterSQLWithoutRights(t *testing.T) {
 	id := enqueue(t, pool, message("sqs://orders"))[0]
 	role := newRole(t, pool)
 	stranger := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
-	for name, db := range drivers(t, stranger) {
+	for name, db := range teststack.OpenSQL(t, stranger) {
 		w := outboxdb.NewWaiterSQL(db)
 		t.Cleanup(w.Close)
 		_, err := w.Wait(t.Context(), id)

@@ -24,7 +24,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow/devstack/postgres"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 func main() {
@@ -163,7 +163,7 @@ func prepare(ctx context.Context, pool *pgxpool.Pool, s settings) error {
 			}
 		}
 	}
-	if _, err := outboxdb.MigrateUp(ctx, pool); err != nil {
+	if _, err := migrate.Up(ctx, pool); err != nil {
 		return err
 	}
 	if s.defaults {

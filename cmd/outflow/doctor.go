@@ -46,10 +46,10 @@ func doctor(ctx context.Context, t tools, args []string) error {
 		return err
 	}
 	patient := control.Patient{Outbox: t.outbox(), TaskQueue: cmp.Or(t.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueueFor(t.outbox()))}
-	store, done, err := t.operator(ctx)
+	pool, err := openPool(ctx, t.getenv)
 	if patient.DatabaseErr = err; err == nil {
-		defer done()
-		patient.Database = store
+		defer pool.Close()
+		patient.Database = control.NewDatabaseHealth(pool)
 	}
 	if options, err := config.Temporal(t.getenv); err == nil {
 		patient.Target = targetOf(options)

@@ -17,7 +17,7 @@ import (
 
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/program"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // command is one word after "outflow": run reads the flags, and prints usage
@@ -47,7 +47,9 @@ var commands = []command{
 
 // preparing are the commands for an outbox that is not there yet.
 var preparing = []command{
-	{"migrate", "", migrateUsage, func(ctx context.Context, t tools, args []string) error { return migrate(ctx, args, t.getenv, t.stdout) }},
+	{"migrate", "", migrateUsage, func(ctx context.Context, t tools, args []string) error {
+		return migrateSchema(ctx, args, t.getenv, t.stdout)
+	}},
 	{"grants", "", grantsUsage, func(ctx context.Context, t tools, args []string) error { return grants(ctx, args, t.getenv, t.stdout) }},
 	{"setup", "", setupUsage, func(ctx context.Context, t tools, args []string) error { return setup(ctx, args, t.getenv, t.stdout) }},
 }
@@ -220,8 +222,8 @@ Needs the database alone, with the right to create in it. Exit codes: 0 done, 1 
 2 a mistake on the command line.
 `
 
-// migrate checks its words before it touches the database.
-func migrate(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+// migrateSchema checks its words before it touches the database.
+func migrateSchema(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	commands := map[string]func(context.Context, *pgxpool.Pool, io.Writer) error{
 		"up": migrateUp, "status": migrateStatus, "down": migrateDown,
 	}
@@ -254,7 +256,7 @@ func migrate(ctx context.Context, args []string, getenv func(string) string, std
 }
 
 func migrateUp(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-	applied, err := outboxdb.MigrateUp(ctx, pool)
+	applied, err := migrate.Up(ctx, pool)
 	for _, m := range applied {
 		if m.Adopted {
 			fmt.Fprintln(out, "adopted", m.Name, "(another tool had applied it)")
@@ -269,7 +271,7 @@ func migrateUp(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
 }
 
 func migrateStatus(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-	status, err := outboxdb.Migrations(ctx, pool)
+	status, err := migrate.Status(ctx, pool)
 	for _, m := range status {
 		applied := "not applied"
 		if !m.AppliedAt.IsZero() {
@@ -281,7 +283,7 @@ func migrateStatus(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error
 }
 
 func migrateDown(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-	undone, err := outboxdb.MigrateDown(ctx, pool)
+	undone, err := migrate.Down(ctx, pool)
 	switch {
 	case err != nil:
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // call runs the command with a database URL and returns what it prints.
@@ -125,7 +126,7 @@ func TestMigrateWithoutADatabase(t *testing.T) {
 func TestMigrate(t *testing.T) {
 	pool := teststack.NewEmpty(t)
 	url := pool.Config().ConnString()
-	all, err := outboxdb.Migrations(t.Context(), pool)
+	all, err := migrate.Status(t.Context(), pool)
 	require.NoError(t, err)
 	require.NotEmpty(t, all)
 	migrated := func() error { return outboxdb.New(pool).Ping(t.Context()) }

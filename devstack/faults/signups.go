@@ -12,7 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outflowhq/outflow/inbox"
+	"github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
@@ -54,7 +54,7 @@ func (w *World) PrepareSignUps(ctx context.Context) error {
 	for _, name := range SignUpQueues {
 		w.Queues.CreateQueue("", name, map[string]string{"VisibilityTimeout": "2"})
 	}
-	if _, err := inbox.MigrateUp(ctx, w.Pool); err != nil {
+	if _, err := migrate.Up(ctx, w.Pool); err != nil {
 		return err
 	}
 	if _, err := w.Pool.Exec(ctx, noteHandlings); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow/devstack/postgres"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
@@ -51,7 +51,7 @@ func NewWorld(ctx context.Context, s *Stack, name string) (_ *World, err error) 
 	if w.Pool, err = pgxpool.New(ctx, w.URL); err != nil {
 		return nil, fmt.Errorf("opening database %s: %w", name, err)
 	}
-	if _, err := outboxdb.MigrateUp(ctx, w.Pool); err != nil {
+	if _, err := migrate.Up(ctx, w.Pool); err != nil {
 		return nil, err
 	}
 	for _, link := range []struct {

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/inbox"
+	"github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
@@ -48,7 +48,7 @@ func newReader(t *testing.T) *reader {
 	require.NoError(t, err)
 	i.url = urls[1]
 	pool := teststack.NewEmpty(t)
-	_, err = inbox.MigrateUp(t.Context(), pool)
+	_, err = migrate.Up(t.Context(), pool)
 	require.NoError(t, err)
 	_, err = pool.Exec(t.Context(), createEmails)
 	require.NoError(t, err)

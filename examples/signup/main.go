@@ -21,7 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/outflowhq/outflow/inbox"
+	"github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -117,7 +117,7 @@ func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Write
 
 // consume runs one consumer for each queue.
 func consume(ctx context.Context, pool *pgxpool.Pool, out io.Writer, log *slog.Logger) error {
-	if _, err := inbox.MigrateUp(ctx, pool); err != nil {
+	if _, err := migrate.Up(ctx, pool); err != nil {
 		return fmt.Errorf("preparing the inbox: %w", err)
 	}
 	if _, err := pool.Exec(ctx, createEmails); err != nil {

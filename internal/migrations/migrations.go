@@ -1,8 +1,8 @@
-// Package migrations applies a schema's numbered SQL files with goose: those of
-// the outbox and those of the inbox, which know nothing of each other.
+// Package migrations applies a schema's numbered SQL files with goose: those of the outbox
+// and those of the inbox, which know nothing of each other.
 //
-// The invariant: however many processes start at once, each file is applied
-// once, whole, in its order.
+// The invariant: however many processes start at once, each file is applied once, as a
+// whole, in order.
 package migrations
 
 import (
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,19 +23,17 @@ import (
 	"github.com/outflowhq/outflow/internal/database"
 )
 
-// Set is a schema with its migrations: plain SQL in pairs of files, so that any
-// other tool can apply them.
+// Set is a schema with its migrations: plain SQL in pairs of files, so that any other
+// tool can apply them.
 type Set struct {
-	// Schema is made by the first migration that runs. Its table "migrations"
-	// is where goose keeps what has been applied.
+	// Schema is created by the first run. goose keeps what is applied in its table
+	// "migrations".
 	Schema string
-	// Files has migrations/NAME.up.sql and migrations/NAME.down.sql.
+	// Files has NAME.up.sql and NAME.down.sql for each migration. A migration's version is
+	// its place in the order of the names, from 1.
 	Files fs.FS
-	// Names are the files without their ending. A migration's version is its
-	// place in this list, from 1.
-	Names []string
-	// Lock is the key of the advisory lock under which the migrations run. The key
-	// after it is taken, too.
+	// Lock is the key of the advisory lock under which the migrations run. Lock+1 is used,
+	// too, while the schema is created.
 	Lock int64
 }
 
@@ -42,18 +41,26 @@ type Set struct {
 type Status struct {
 	Version int64
 	Name    string
-	// AppliedAt is zero where it has not been.
+	// AppliedAt is zero for a migration that is not applied, or that was just adopted.
 	AppliedAt time.Time
-	// Adopted says that another tool had applied it, which Up found and noted.
+	// Adopted says that another tool had applied the migration, and that Up recorded it.
 	Adopted bool
 }
 
 func (s Set) versionTable() string { return s.Schema + ".migrations" }
 
-// Up applies every migration that the database lacks and returns those, in
-// order, after those that it found applied by another tool and noted. It works
-// through a transaction pooler, too, which must have two sessions for it: the lock
-// keeps one.
+// names are the files' names without ".up.sql", in order.
+func (s Set) names() []string {
+	files, _ := fs.Glob(s.Files, "*.up.sql") // fails on a malformed pattern only
+	for i, file := range files {
+		files[i] = strings.TrimSuffix(file, ".up.sql")
+	}
+	return files
+}
+
+// Up applies every migration that the database lacks. It returns those that it found
+// applied by another tool and recorded, then those that it applied, in order. It works
+// through a transaction pooler that has two sessions for it: the lock keeps one.
 func (s Set) Up(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 	db := open(pool)
 	defer db.Close()
@@ -64,17 +71,19 @@ func (s Set) Up(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 func (s Set) UpSQL(ctx context.Context, db *sql.DB) ([]Status, error) {
 	var applied []Status
 	err := s.withProvider(ctx, db, func(p *goose.Provider) error {
-		adopted, unseen, err := s.adopt(ctx, db)
+		adopted, denied, err := s.adopt(ctx, db)
 		if err != nil {
 			return err
 		}
 		applied = adopted
 		results, err := p.Up(ctx)
-		if err != nil && unseen != nil {
-			err = fmt.Errorf("%w; %w", err, unseen)
+		if err != nil && denied != nil {
+			err = fmt.Errorf("%w; %w", err, denied)
 		}
+		names := s.names()
 		for _, r := range results {
-			applied = append(applied, Status{Version: r.Source.Version, Name: s.Names[r.Source.Version-1], AppliedAt: time.Now()})
+			version := r.Source.Version
+			applied = append(applied, Status{Version: version, Name: names[version-1], AppliedAt: time.Now()})
 		}
 		return err
 	})
@@ -84,8 +93,7 @@ func (s Set) UpSQL(ctx context.Context, db *sql.DB) ([]Status, error) {
 	return applied, nil
 }
 
-// Down takes back the newest applied migration and returns it, or nil where none
-// is applied.
+// Down undoes the newest applied migration and returns it, or nil when none is applied.
 func (s Set) Down(ctx context.Context, pool *pgxpool.Pool) (*Status, error) {
 	db := open(pool)
 	defer db.Close()
@@ -96,31 +104,33 @@ func (s Set) Down(ctx context.Context, pool *pgxpool.Pool) (*Status, error) {
 			return nil
 		}
 		if err == nil {
-			undone = &Status{Version: r.Source.Version, Name: s.Names[r.Source.Version-1]}
+			undone = &Status{Version: r.Source.Version, Name: s.names()[r.Source.Version-1]}
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("taking back a migration: %w", err)
+		return nil, fmt.Errorf("undoing a migration: %w", err)
 	}
 	return undone, nil
 }
 
 // List reports every migration in order, applied or not. It writes nothing.
 func (s Set) List(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
-	status := make([]Status, 0, len(s.Names))
-	for i, name := range s.Names {
+	names := s.names()
+	status := make([]Status, 0, len(names))
+	for i, name := range names {
 		status = append(status, Status{Version: int64(i + 1), Name: name})
 	}
 	var exists bool
 	on := database.New(pool)
-	if err := on.QueryRow(ctx, `SELECT pg_catalog.to_regclass($1) IS NOT NULL`, s.versionTable()).Scan(&exists); err != nil {
+	if err := on.QueryRow(ctx, tableExists, s.versionTable()).Scan(&exists); err != nil {
 		return nil, fmt.Errorf("looking for %s: %w", s.versionTable(), err)
 	}
 	if !exists {
 		return status, nil
 	}
-	rows, err := on.Query(ctx, `SELECT version_id, max(tstamp) AT TIME ZONE 'UTC' FROM `+s.versionTable()+` WHERE is_applied AND version_id > 0 GROUP BY version_id`)
+	rows, err := on.Query(ctx, `SELECT version_id, max(tstamp) AT TIME ZONE 'UTC' FROM `+s.versionTable()+
+		` WHERE is_applied AND version_id > 0 GROUP BY version_id`)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", s.versionTable(), err)
 	}
@@ -138,6 +148,7 @@ func (s Set) List(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 	return status, rows.Err()
 }
 
+// withProvider calls use with goose's provider of the set, under the lock.
 func (s Set) withProvider(ctx context.Context, db *sql.DB, use func(*goose.Provider) error) error {
 	if db.Stats().MaxOpenConnections == 1 {
 		return errors.New("wants a *sql.DB that may open two connections: the lock keeps one")
@@ -154,12 +165,12 @@ func (s Set) withProvider(ctx context.Context, db *sql.DB, use func(*goose.Provi
 	if err != nil {
 		return err
 	}
-	migrations := make([]*goose.Migration, 0, len(s.Names))
-	for i, name := range s.Names {
-		migrations = append(migrations, goose.NewGoMigration(int64(i+1), s.runFile(name+".up.sql"), s.runFile(name+".down.sql")))
+	var all []*goose.Migration
+	for i, name := range s.names() {
+		all = append(all, goose.NewGoMigration(int64(i+1), s.runFile(name+".up.sql"), s.runFile(name+".down.sql")))
 	}
 	provider, err := goose.NewProvider(goose.DialectCustom, db, nil,
-		goose.WithStore(store), goose.WithGoMigrations(migrations...), goose.WithDisableGlobalRegistry(true))
+		goose.WithStore(store), goose.WithGoMigrations(all...), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return err
 	}
@@ -170,12 +181,15 @@ func (s Set) store() (goosedb.Store, error) {
 	return goosedb.NewStore(goosedb.DialectPostgres, s.versionTable())
 }
 
-// open returns a database for goose, whose statements name no prepared statement: a
-// transaction pooler's next session may not have it, or have it already.
+// descriptionCapacity is more than the statements that goose sends.
+const descriptionCapacity = 100
+
+// open returns a database for goose. Its statements have no names: a transaction pooler's
+// next session may not know a prepared statement, or may have another of the same name.
 func open(pool *pgxpool.Pool) *sql.DB {
 	c := pool.Config()
 	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	c.ConnConfig.DescriptionCacheCapacity = descriptions
+	c.ConnConfig.DescriptionCacheCapacity = descriptionCapacity
 	var options []stdlib.OptionOpenDB
 	if c.BeforeConnect != nil {
 		options = append(options, stdlib.OptionBeforeConnect(c.BeforeConnect))
@@ -184,85 +198,4 @@ func open(pool *pgxpool.Pool) *sql.DB {
 		options = append(options, stdlib.OptionAfterConnect(c.AfterConnect))
 	}
 	return stdlib.OpenDB(*c.ConnConfig, options...)
-}
-
-// descriptions are as many as goose has statements, and more.
-const descriptions = 100
-
-// lockWait is how long others' migrations are waited for.
-const lockWait = time.Minute
-
-// lock waits until nobody else migrates, and returns a function that lets the next
-// one. The lock is that of a transaction, which stays open: behind a transaction
-// pooler a session's lock would be taken in one session and given back in another.
-func (s Set) lock(ctx context.Context, db *sql.DB) (unlock func(), err error) {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return nil, fmt.Errorf("taking the lock: %w", err)
-	}
-	unlock = func() { _ = tx.Rollback() }
-	_, err = tx.ExecContext(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d; `+noTimeouts+`; SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, lockWait.Milliseconds(), s.Lock))
-	if err != nil {
-		unlock()
-		var said interface{ SQLState() string } // pgx's error, and lib/pq's
-		if errors.As(err, &said) && said.SQLState() == lockNotAvailable {
-			err = fmt.Errorf("somebody else has been migrating for %s: %w", lockWait, err)
-		}
-		return nil, fmt.Errorf("taking the lock: %w", err)
-	}
-	return unlock, nil
-}
-
-// lockNotAvailable is the SQLSTATE of a lock_timeout.
-const lockNotAvailable = "55P03"
-
-// ensureSchema makes the schema that the version table lives in. CREATE SCHEMA
-// asks for a right on the database even where the schema exists, so look first;
-// the lock keeps two first migrations from meeting in the catalog.
-func (s Set) ensureSchema(ctx context.Context, db *sql.DB) error {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("creating the schema: %w", err)
-	}
-	defer func() { _ = tx.Rollback() }()
-	var exists bool
-	if _, err = tx.ExecContext(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, s.Lock+1)); err == nil {
-		err = tx.QueryRowContext(ctx, `SELECT pg_catalog.to_regnamespace($1) IS NOT NULL`, s.Schema).Scan(&exists)
-	}
-	if err == nil && !exists {
-		_, err = tx.ExecContext(ctx, `CREATE SCHEMA `+pgx.Identifier{s.Schema}.Sanitize())
-	}
-	if err == nil {
-		err = tx.Commit()
-	}
-	if err != nil {
-		return fmt.Errorf("creating the schema: %w", err)
-	}
-	return nil
-}
-
-// noTimeouts lifts a role's own: an index of a large table takes as long as it takes.
-// transaction_timeout came with PostgreSQL 17.
-const noTimeouts = `SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
-	SELECT pg_catalog.set_config(s.name, '0', true) FROM pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) 'transaction_timeout'`
-
-const settings = `SET LOCAL TIME ZONE 'UTC'; SET LOCAL standard_conforming_strings = on; SET LOCAL search_path = pg_catalog; ` + noTimeouts
-
-func (s Set) runFile(name string) *goose.GoFunc {
-	return &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
-		statements, err := fs.ReadFile(s.Files, "migrations/"+name)
-		if err != nil {
-			return err
-		}
-		// goose notes the time of the migration, in this transaction, without its zone.
-		// The whole file is read before its first statement is run, so what decides how
-		// it is read comes before it.
-		if _, err := tx.ExecContext(ctx, settings); err != nil {
-			return fmt.Errorf("preparing for %s: %w", name, err)
-		}
-		if _, err := tx.ExecContext(ctx, string(statements)); err != nil {
-			return fmt.Errorf("running %s: %w", name, err)
-		}
-		return nil
-	}}
 }

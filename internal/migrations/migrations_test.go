@@ -19,10 +19,10 @@ func TestMigrationsHaveNoTimeouts(t *testing.T) {
 		require.NoError(t, err)
 	}
 	pool.Reset()
-	set := migrations.Set{Schema: "sample", Lock: 7_000_001, Names: []string{"0001_sample"}, Files: fstest.MapFS{
-		"migrations/0001_sample.up.sql": {Data: []byte(`CREATE TABLE sample.timeouts AS
+	set := migrations.Set{Schema: "sample", Lock: 7_000_001, Files: fstest.MapFS{
+		"0001_sample.up.sql": {Data: []byte(`CREATE TABLE sample.timeouts AS
 			SELECT name, setting FROM pg_settings WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`)},
-		"migrations/0001_sample.down.sql": {Data: []byte(`DROP TABLE sample.timeouts`)},
+		"0001_sample.down.sql": {Data: []byte(`DROP TABLE sample.timeouts`)},
 	}}
 	applied, err := set.Up(t.Context(), pool)
 	require.NoError(t, err)

@@ -17,7 +17,6 @@ import (
 	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/outbox"
-	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -33,7 +32,7 @@ func (w *world) endLease(id uuid.UUID) {
 func (w *world) doctored() (found []control.Finding) {
 	w.Helper()
 	control.Examine(w.Context(), control.Patient{
-		Database: outboxdb.NewOperator(w.pool), Namespace: control.NewNamespaceHealth(w.client, client.DefaultNamespace),
+		Database: control.NewDatabaseHealth(w.pool), Namespace: control.NewNamespaceHealth(w.client, client.DefaultNamespace),
 		Outbox: w.opts.Outbox, TaskQueue: w.opts.TaskQueue,
 	}, func(f control.Finding) {
 		if f.Check == "runs" {

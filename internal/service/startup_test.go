@@ -26,7 +26,7 @@ import (
 
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/teststack"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/scanner"
 )
@@ -131,7 +131,7 @@ func TestPartsThatComeUpLate(t *testing.T) {
 
 			database.comeUp()
 			require.Eventually(t, func() bool { return strings.Contains(d.log.String(), `run \"outflow migrate up\"`) }, time.Minute, 10*time.Millisecond)
-			_, err := outboxdb.MigrateUp(t.Context(), pool)
+			_, err := migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
 			d.until(503, "starting: temporal: not ready\n")
 			engine.comeUp()

@@ -24,7 +24,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // The environment variables that "devstack run" sets.
@@ -141,7 +141,7 @@ func makeTemplate() (string, error) {
 		return "", err
 	}
 	defer pool.Close()
-	if _, err = outboxdb.MigrateUp(ctx, pool); err == nil {
+	if _, err = migrate.Up(ctx, pool); err == nil {
 		// Copies of a database would else share its identity: each writes its own.
 		_, err = pool.Exec(ctx, `DELETE FROM outbox.identity`)
 	}

@@ -1,7 +1,7 @@
 // Package outboxtest is for the tests of programs that enqueue: RequireEnqueued
 // says whether a transaction enqueued what it should, and Deliver takes messages
 // to their end with a publisher of the test's own. Both look at the real table,
-// in a migrated database (outboxdb.MigrateUp); neither needs a Temporal server.
+// in a migrated database (outboxdb/migrate); neither needs a Temporal server.
 //
 // The invariant: nothing here writes to the table but what Outflow itself would
 // write, and the assertions write nothing at all.

@@ -13,6 +13,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 )
 
@@ -26,7 +27,7 @@ func TestAShopWithDatabaseSQL(t *testing.T) {
 	db, err := sql.Open("postgres", at.String())
 	require.NoError(t, err)
 	defer db.Close()
-	_, err = outboxdb.MigrateUpSQL(t.Context(), db)
+	_, err = migrate.UpSQL(t.Context(), db)
 	require.NoError(t, err)
 
 	tx, err := db.BeginTx(t.Context(), nil)

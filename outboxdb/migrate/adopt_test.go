@@ -1,13 +1,9 @@
-package outboxdb_test
+package migrate_test
 
 import (
-	"database/sql"
-	"net"
-	"net/url"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 // postgres runs one of Postgres's own programs.
@@ -42,8 +39,8 @@ func postgres(t *testing.T, input, name string, args ...string) string {
 // byPsql applies the files of the migrations before the nth.
 func byPsql(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
-	for _, name := range outboxdb.MigrationNames[:n] {
-		postgres(t, "", "psql", pool.Config().ConnString(), "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f", "migrations/"+name+".up.sql")
+	for _, name := range names[:n] {
+		postgres(t, "", "psql", pool.Config().ConnString(), "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f", "../migrations/"+name+".up.sql")
 	}
 }
 
@@ -54,10 +51,10 @@ func fromDump(t *testing.T, pool *pgxpool.Pool, args ...string) {
 	postgres(t, dump, "psql", pool.Config().ConnString(), "-q", "-1", "-v", "ON_ERROR_STOP=1")
 }
 
-// TestMigrateUpAdopts what another tool made, and applies the rest.
-func TestMigrateUpAdopts(t *testing.T) {
+// TestUpAdopts what another tool made, and applies the rest.
+func TestUpAdopts(t *testing.T) {
 	t.Parallel()
-	all := len(outboxdb.MigrationNames)
+	all := len(names)
 	for name, c := range map[string]struct {
 		begin   func(*testing.T, *pgxpool.Pool)
 		adopted int
@@ -66,46 +63,46 @@ func TestMigrateUpAdopts(t *testing.T) {
 		"psql, the half": {func(t *testing.T, pool *pgxpool.Pool) { byPsql(t, pool, 3) }, 3},
 		"psql, and things of one's own": {func(t *testing.T, pool *pgxpool.Pool) {
 			byPsql(t, pool, all)
-			execute(t, pool, `CREATE INDEX mine ON outbox.messages (type)`)
-			execute(t, pool, `CREATE VIEW outbox.dead AS SELECT id FROM outbox.messages WHERE state = 'dead'`)
-			execute(t, pool, `GRANT SELECT ON outbox.messages TO `+newRole(t, pool))
+			teststack.Execute(t, pool, `CREATE INDEX mine ON outbox.messages (type)`)
+			teststack.Execute(t, pool, `CREATE VIEW outbox.dead AS SELECT id FROM outbox.messages WHERE state = 'dead'`)
+			teststack.Execute(t, pool, `GRANT SELECT ON outbox.messages TO `+teststack.NewRole(t, pool))
 		}, all},
 		"a dump with goose's empty table":      {func(t *testing.T, pool *pgxpool.Pool) { fromDump(t, pool) }, all},
 		"a dump without it":                    {func(t *testing.T, pool *pgxpool.Pool) { fromDump(t, pool, "--exclude-table=outbox.migrations") }, all},
 		"psql, where goose had begun to apply": {func(t *testing.T, pool *pgxpool.Pool) { byPsql(t, pool, 2); gooseZero(t, pool) }, 2},
 		"psql, after goose": {func(t *testing.T, pool *pgxpool.Pool) {
-			_, err := outboxdb.MigrateUp(t.Context(), pool)
+			_, err := migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
-			execute(t, pool, `DELETE FROM outbox.migrations WHERE version_id > 4`)
+			teststack.Execute(t, pool, `DELETE FROM outbox.migrations WHERE version_id > 4`)
 		}, all - 4},
-		"an empty schema": {func(t *testing.T, pool *pgxpool.Pool) { execute(t, pool, `CREATE SCHEMA outbox`) }, 0},
+		"an empty schema": {func(t *testing.T, pool *pgxpool.Pool) { teststack.Execute(t, pool, `CREATE SCHEMA outbox`) }, 0},
 		"only things of one's own": {func(t *testing.T, pool *pgxpool.Pool) {
-			execute(t, pool, `CREATE SCHEMA outbox`)
-			execute(t, pool, `CREATE TABLE outbox.mine (id int)`)
+			teststack.Execute(t, pool, `CREATE SCHEMA outbox`)
+			teststack.Execute(t, pool, `CREATE TABLE outbox.mine (id int)`)
 		}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := teststack.NewEmpty(t)
 			c.begin(t, pool)
-			applied, err := outboxdb.MigrateUp(t.Context(), pool)
+			applied, err := migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
-			adopted := slices.DeleteFunc(slices.Clone(applied), func(m outboxdb.MigrationStatus) bool { return !m.Adopted })
+			adopted := slices.DeleteFunc(slices.Clone(applied), func(m migrate.Migration) bool { return !m.Adopted })
 			require.Len(t, adopted, c.adopted, "%v", applied)
 
-			status, err := outboxdb.Migrations(t.Context(), pool)
+			status, err := migrate.Status(t.Context(), pool)
 			require.NoError(t, err)
 			for _, m := range status {
 				require.False(t, m.AppliedAt.IsZero(), m.Name)
 			}
 			require.NoError(t, outboxdb.New(pool).Ping(t.Context()))
-			enqueue(t, pool, message("sqs://orders"))
-			applied, err = outboxdb.MigrateUp(t.Context(), pool)
+			enqueue(t, pool)
+			applied, err = migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
 			require.Empty(t, applied)
-			for range outboxdb.MigrationNames {
+			for range names {
 				if c.adopted == all && !strings.Contains(name, "own") {
-					_, err := outboxdb.MigrateDown(t.Context(), pool)
+					_, err := migrate.Down(t.Context(), pool)
 					require.NoError(t, err)
 				}
 			}
@@ -116,73 +113,73 @@ func TestMigrateUpAdopts(t *testing.T) {
 // gooseZero leaves what goose writes before its first migration.
 func gooseZero(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	execute(t, pool, `CREATE TABLE outbox.migrations (id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY,
+	teststack.Execute(t, pool, `CREATE TABLE outbox.migrations (id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY,
 		version_id bigint NOT NULL, is_applied boolean NOT NULL, tstamp timestamp NOT NULL DEFAULT now())`)
-	execute(t, pool, `INSERT INTO outbox.migrations (version_id, is_applied) VALUES (0, true)`)
+	teststack.Execute(t, pool, `INSERT INTO outbox.migrations (version_id, is_applied) VALUES (0, true)`)
 }
 
-// TestMigrateUpNamesAPart that is there, and what is missing; it changes nothing.
-func TestMigrateUpNamesAPart(t *testing.T) {
+// TestUpNamesAPart that is there, and what is missing; it changes nothing.
+func TestUpNamesAPart(t *testing.T) {
 	t.Parallel()
-	all := len(outboxdb.MigrationNames)
+	all := len(names)
 	for name, c := range map[string]struct {
 		begin func(*testing.T, *pgxpool.Pool)
 		wants []string
 	}{
 		"a function is missing": {func(t *testing.T, pool *pgxpool.Pool) {
 			byPsql(t, pool, all)
-			execute(t, pool, `DROP FUNCTION outbox.new_id()`)
+			teststack.Execute(t, pool, `DROP FUNCTION outbox.new_id()`)
 		}, []string{"0001_destinations is complete", "0004_enqueue has ", "lacks function outbox.new_id()"}},
 		"the last files alone": {func(t *testing.T, pool *pgxpool.Pool) {
 			byPsql(t, pool, all)
-			execute(t, pool, `DROP TABLE outbox.callback_rules`)
+			teststack.Execute(t, pool, `DROP TABLE outbox.callback_rules`)
 		}, []string{"0004_enqueue has ", "lacks column outbox.callback_rules.callback"}},
 		"a column is another": {func(t *testing.T, pool *pgxpool.Pool) {
 			byPsql(t, pool, 2)
-			execute(t, pool, `ALTER TABLE outbox.messages ALTER type DROP NOT NULL`)
+			teststack.Execute(t, pool, `ALTER TABLE outbox.messages ALTER type DROP NOT NULL`)
 		}, []string{"0002_messages has ", "differs in column outbox.messages.type"}},
 		"a dump without its rights": {func(t *testing.T, pool *pgxpool.Pool) { fromDump(t, pool, "--no-privileges") },
 			[]string{"differs in function outbox.", "rights of PUBLIC"}},
 		"half of a file, after goose": {func(t *testing.T, pool *pgxpool.Pool) {
-			_, err := outboxdb.MigrateUp(t.Context(), pool)
+			_, err := migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
-			execute(t, pool, `DELETE FROM outbox.migrations WHERE version_id > 4`)
-			execute(t, pool, `DROP TABLE outbox.audit`)
+			teststack.Execute(t, pool, `DELETE FROM outbox.migrations WHERE version_id > 4`)
+			teststack.Execute(t, pool, `DROP TABLE outbox.audit`)
 		}, []string{"0005_operations has ", "lacks column outbox.audit."}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := teststack.NewEmpty(t)
 			c.begin(t, pool)
-			before := value[string](t, pool, everything)
-			_, err := outboxdb.MigrateUp(t.Context(), pool)
+			before := teststack.Value[string](t, pool, everything)
+			_, err := migrate.Up(t.Context(), pool)
 			require.ErrorContains(t, err, "has a part of migrations")
 			for _, wants := range c.wants {
 				require.ErrorContains(t, err, wants)
 			}
-			require.Equal(t, before, value[string](t, pool, everything))
+			require.Equal(t, before, teststack.Value[string](t, pool, everything))
 		})
 	}
 }
 
-// TestMigrateUpWithFewRights: a role that may create in the schema, and no more,
+// TestUpWithFewRights: a role that may create in the schema, and no more,
 // applies what is missing; what was applied in secret it can't adopt, and says why.
-func TestMigrateUpWithFewRights(t *testing.T) {
+func TestUpWithFewRights(t *testing.T) {
 	t.Parallel()
 	pool := teststack.NewEmpty(t)
-	role := newRole(t, pool)
-	execute(t, pool, `CREATE SCHEMA outbox`)
-	execute(t, pool, `GRANT USAGE, CREATE ON SCHEMA outbox TO `+role)
-	few := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
-	_, err := outboxdb.MigrateUp(t.Context(), few)
+	role := teststack.NewRole(t, pool)
+	teststack.Execute(t, pool, `CREATE SCHEMA outbox`)
+	teststack.Execute(t, pool, `GRANT USAGE, CREATE ON SCHEMA outbox TO `+role)
+	few := teststack.Another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
+	_, err := migrate.Up(t.Context(), few)
 	require.NoError(t, err)
-	_, err = outboxdb.MigrateDown(t.Context(), few)
+	_, err = migrate.Down(t.Context(), few)
 	require.NoError(t, err)
-	applied, err := outboxdb.MigrateUp(t.Context(), few)
+	applied, err := migrate.Up(t.Context(), few)
 	require.NoError(t, err)
 	require.Len(t, applied, 1)
-	execute(t, pool, `DELETE FROM outbox.migrations WHERE version_id > 5`)
-	_, err = outboxdb.MigrateUp(t.Context(), few)
+	teststack.Execute(t, pool, `DELETE FROM outbox.migrations WHERE version_id > 5`)
+	_, err = migrate.Up(t.Context(), few)
 	require.ErrorContains(t, err, "already exists")
 	require.ErrorContains(t, err, "wants the owner of schema outbox")
 }
@@ -192,46 +189,30 @@ SELECT string_agg(what, ' ' ORDER BY what) FROM (
     SELECT relname || oid AS what FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relname !~ '^migrations'
     UNION ALL SELECT proname || oid FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace) AS t`
 
-// drivers open pool's database with database/sql.
-func drivers(t *testing.T, pool *pgxpool.Pool) map[string]*sql.DB {
-	t.Helper()
-	all := map[string]*sql.DB{}
-	for name, driver := range map[string]string{"pgx": "pgx", "lib/pq": "postgres"} {
-		c := pool.Config().ConnConfig
-		u := url.URL{Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Path: "/" + c.Database, RawQuery: "sslmode=disable",
-			Host: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
-		db, err := sql.Open(driver, u.String())
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = db.Close() })
-		all[name] = db
-	}
-	return all
-}
-
-// TestMigrateUpSQL does with database/sql what MigrateUp does.
-func TestMigrateUpSQL(t *testing.T) {
+// TestUpSQL does with database/sql what Up does.
+func TestUpSQL(t *testing.T) {
 	t.Parallel()
-	for name := range drivers(t, teststack.NewEmpty(t)) {
+	for name := range teststack.OpenSQL(t, teststack.NewEmpty(t)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := teststack.NewEmpty(t)
 			byPsql(t, pool, 1)
-			db := drivers(t, pool)[name]
-			applied, err := outboxdb.MigrateUpSQL(t.Context(), db)
+			db := teststack.OpenSQL(t, pool)[name]
+			applied, err := migrate.UpSQL(t.Context(), db)
 			require.NoError(t, err)
-			require.Len(t, applied, len(outboxdb.MigrationNames))
+			require.Len(t, applied, len(names))
 			require.True(t, applied[0].Adopted)
 			require.False(t, applied[1].Adopted)
-			applied, err = outboxdb.MigrateUpSQL(t.Context(), db)
+			applied, err = migrate.UpSQL(t.Context(), db)
 			require.NoError(t, err)
 			require.Empty(t, applied)
-			status, err := outboxdb.Migrations(t.Context(), pool)
+			status, err := migrate.Status(t.Context(), pool)
 			require.NoError(t, err)
 			for _, m := range status {
 				require.WithinDuration(t, time.Now(), m.AppliedAt, time.Minute, m.Name)
 			}
 			db.SetMaxOpenConns(1)
-			_, err = outboxdb.MigrateUpSQL(t.Context(), db)
+			_, err = migrate.UpSQL(t.Context(), db)
 			require.ErrorContains(t, err, "two connections")
 		})
 	}

@@ -1,4 +1,4 @@
-package inbox_test
+package migrate_test
 
 import (
 	"context"
@@ -7,15 +7,19 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow/inbox"
+	"github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/internal/teststack"
 )
 
-func TestMigrateUp(t *testing.T) {
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestUp(t *testing.T) {
 	t.Parallel()
 	pool := teststack.NewEmpty(t)
 	var callers sync.WaitGroup
@@ -23,7 +27,7 @@ func TestMigrateUp(t *testing.T) {
 	var applied []string
 	for range 4 {
 		callers.Go(func() {
-			names, err := inbox.MigrateUp(context.Background(), pool)
+			names, err := migrate.Up(context.Background(), pool)
 			mu.Lock()
 			defer mu.Unlock()
 			applied = append(applied, names...)
@@ -34,14 +38,14 @@ func TestMigrateUp(t *testing.T) {
 	}
 	callers.Wait()
 	require.Equal(t, []string{"0001_seen"}, applied, "each once, by one caller")
-	require.False(t, value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "a consumer has no outbox")
+	require.False(t, teststack.Value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "a consumer has no outbox")
 }
 
-// TestMigrateUpSQL adopts what psql has made, as MigrateUp does.
-func TestMigrateUpSQL(t *testing.T) {
+// TestUpSQL adopts what psql has made, as Up does.
+func TestUpSQL(t *testing.T) {
 	t.Parallel()
 	pool := teststack.NewEmpty(t)
-	file, err := os.ReadFile("migrations/0001_seen.up.sql")
+	file, err := os.ReadFile("../migrations/0001_seen.up.sql")
 	require.NoError(t, err)
 	_, err = pool.Exec(t.Context(), string(file))
 	require.NoError(t, err)
@@ -49,22 +53,22 @@ func TestMigrateUpSQL(t *testing.T) {
 	require.NoError(t, err)
 	defer db.Close()
 	for _, want := range [][]string{{"0001_seen"}, nil} {
-		applied, err := inbox.MigrateUpSQL(t.Context(), db)
+		applied, err := migrate.UpSQL(t.Context(), db)
 		require.NoError(t, err)
 		require.Equal(t, want, applied)
 	}
-	require.Equal(t, 2, value[int](t, pool, `SELECT count(*) FROM inbox.migrations`), "and goose's own")
+	require.Equal(t, 2, teststack.Value[int](t, pool, `SELECT count(*) FROM inbox.migrations`), "and goose's own")
 }
 
 // In one database with the outbox, neither knows of the other.
 func TestBesideTheOutbox(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	before := value[int](t, pool, `SELECT count(*) FROM outbox.migrations`)
-	applied, err := inbox.MigrateUp(t.Context(), pool)
+	before := teststack.Value[int](t, pool, `SELECT count(*) FROM outbox.migrations`)
+	applied, err := migrate.Up(t.Context(), pool)
 	require.NoError(t, err)
 	require.Equal(t, []string{"0001_seen"}, applied)
-	require.Equal(t, before, value[int](t, pool, `SELECT count(*) FROM outbox.migrations`))
+	require.Equal(t, before, teststack.Value[int](t, pool, `SELECT count(*) FROM outbox.migrations`))
 	require.True(t, deliverOnce(t, pool))
 }
 
@@ -73,7 +77,7 @@ func TestPlainFiles(t *testing.T) {
 	t.Parallel()
 	pool := teststack.NewEmpty(t)
 	run := func(name string) {
-		statements, err := os.ReadFile("migrations/" + name)
+		statements, err := os.ReadFile("../migrations/" + name)
 		require.NoError(t, err)
 		conn, err := pool.Acquire(t.Context())
 		require.NoError(t, err)
@@ -84,36 +88,38 @@ func TestPlainFiles(t *testing.T) {
 	run("0001_seen.up.sql")
 	require.True(t, deliverOnce(t, pool))
 	run("0001_seen.down.sql")
-	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM pg_class WHERE relnamespace = 'inbox'::regnamespace`))
+	require.Zero(t, teststack.Value[int](t, pool, `SELECT count(*) FROM pg_class WHERE relnamespace = 'inbox'::regnamespace`))
 	run("0001_seen.up.sql")
 }
 
 // A consumer's role needs no more than to insert.
 func TestRightToInsertIsEnough(t *testing.T) {
 	t.Parallel()
-	pool := newInbox(t)
-	role := "role_" + pool.Config().ConnConfig.Database
-	execute(t, pool, `CREATE ROLE `+role)
-	t.Cleanup(func() { execute(t, pool, `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role) })
-	as := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["role"] = role })
+	pool := teststack.NewEmpty(t)
+	_, err := migrate.Up(t.Context(), pool)
+	require.NoError(t, err)
+	role := teststack.NewRole(t, pool)
+	as := teststack.WithRole(t, pool, role)
 
-	tx := begin(t, as, pgx.ReadCommitted)
-	_, err := inbox.Once(t.Context(), tx, "mailer", newID())
+	tx, err := as.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = inbox.Once(t.Context(), tx, "mailer", uuid.New())
 	require.ErrorContains(t, err, "permission denied for schema inbox")
 	require.NoError(t, tx.Rollback(t.Context()))
 
-	execute(t, pool, `GRANT USAGE ON SCHEMA inbox TO `+role)
-	execute(t, pool, `GRANT INSERT ON inbox.seen TO `+role)
+	teststack.Execute(t, pool, `GRANT USAGE ON SCHEMA inbox TO `+role)
+	teststack.Execute(t, pool, `GRANT INSERT ON inbox.seen TO `+role)
 	require.True(t, deliverOnce(t, as))
 }
 
 // deliverOnce hands a new message to a consumer, twice.
 func deliverOnce(t *testing.T, pool *pgxpool.Pool) bool {
 	t.Helper()
-	id := newID()
+	id := uuid.New()
 	var answers []bool
 	for range 2 {
-		tx := begin(t, pool, pgx.ReadCommitted)
+		tx, err := pool.Begin(t.Context())
+		require.NoError(t, err)
 		first, err := inbox.Once(t.Context(), tx, "mailer", id)
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit(t.Context()))

@@ -1,11 +1,9 @@
-package outboxdb_test
+package migrate_test
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +12,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
+	"github.com/outflowhq/outflow/outboxdb/migrations"
 )
 
 // definitions is everything in the schema but goose's table, as text.
@@ -44,52 +45,52 @@ func TestMigrations(t *testing.T) {
 	pool := teststack.NewEmpty(t)
 	store := outboxdb.New(pool)
 
-	status, err := outboxdb.Migrations(ctx, pool)
+	status, err := migrate.Status(ctx, pool)
 	require.NoError(t, err)
-	require.Len(t, status, len(outboxdb.MigrationNames))
+	require.Len(t, status, len(names))
 	require.Zero(t, status[0].AppliedAt)
-	require.False(t, value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "status wrote something")
+	require.False(t, teststack.Value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "status wrote something")
 	require.ErrorContains(t, store.Ping(ctx), `run "outflow migrate up"`)
 
-	applied, err := outboxdb.MigrateUp(ctx, pool)
+	applied, err := migrate.Up(ctx, pool)
 	require.NoError(t, err)
-	require.Len(t, applied, len(outboxdb.MigrationNames))
+	require.Len(t, applied, len(names))
 	require.Equal(t, "0001_destinations", applied[0].Name)
 	require.EqualValues(t, 2, applied[1].Version)
 	require.NoError(t, store.Ping(ctx))
-	first := value[string](t, pool, definitions)
+	first := teststack.Value[string](t, pool, definitions)
 
-	applied, err = outboxdb.MigrateUp(ctx, pool)
+	applied, err = migrate.Up(ctx, pool)
 	require.NoError(t, err)
 	require.Empty(t, applied, "the second time has nothing to do")
 
 	// goose notes the time without its zone; a session's zone must not move it.
-	distant := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["timezone"] = "Asia/Tokyo" })
-	_, err = outboxdb.MigrateDown(ctx, distant)
+	distant := teststack.Another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["timezone"] = "Asia/Tokyo" })
+	_, err = migrate.Down(ctx, distant)
 	require.NoError(t, err)
 	require.ErrorContains(t, store.Ping(ctx), `run "outflow migrate up"`, "half of a schema is not enough")
-	_, err = outboxdb.MigrateUp(ctx, distant)
+	_, err = migrate.Up(ctx, distant)
 	require.NoError(t, err)
-	status, err = outboxdb.Migrations(ctx, distant)
+	status, err = migrate.Status(ctx, distant)
 	require.NoError(t, err)
 	for _, s := range status { // the last one was applied in Tokyo, the others here
 		require.WithinDuration(t, time.Now(), s.AppliedAt, time.Minute)
 	}
 
-	for _, want := range slices.Backward(outboxdb.MigrationNames) {
-		undone, err := outboxdb.MigrateDown(ctx, pool)
+	for _, want := range slices.Backward(names) {
+		undone, err := migrate.Down(ctx, pool)
 		require.NoError(t, err)
 		require.Equal(t, want, undone.Name)
 	}
-	require.Empty(t, values[string](t, pool, leftovers))
-	undone, err := outboxdb.MigrateDown(ctx, pool)
+	require.Empty(t, teststack.Values[string](t, pool, leftovers))
+	undone, err := migrate.Down(ctx, pool)
 	require.NoError(t, err)
 	require.Nil(t, undone, "nothing is left to take back")
 
-	applied, err = outboxdb.MigrateUp(ctx, pool)
+	applied, err = migrate.Up(ctx, pool)
 	require.NoError(t, err)
-	require.Len(t, applied, len(outboxdb.MigrationNames))
-	require.Equal(t, first, value[string](t, pool, definitions))
+	require.Len(t, applied, len(names))
+	require.Equal(t, first, teststack.Value[string](t, pool, definitions))
 }
 
 // What keeps the tables fast is set by the migrations, not left to the server
@@ -117,11 +118,11 @@ func TestTheTablesSettings(t *testing.T) {
 		{"outbox.audit", false, []string{}},
 		{"outbox.history", false, []string{}},
 	} {
-		require.ElementsMatch(t, c.want, values[string](t, pool, settings, c.table, c.toast), "%s, toast: %t", c.table, c.toast)
+		require.ElementsMatch(t, c.want, teststack.Values[string](t, pool, settings, c.table, c.toast), "%s, toast: %t", c.table, c.toast)
 	}
 }
 
-func TestMigrateUpConcurrently(t *testing.T) {
+func TestUpConcurrently(t *testing.T) {
 	t.Parallel()
 	pool := teststack.NewEmpty(t)
 	var callers sync.WaitGroup
@@ -130,7 +131,7 @@ func TestMigrateUpConcurrently(t *testing.T) {
 	var errs []error
 	for range 4 {
 		callers.Go(func() {
-			got, err := outboxdb.MigrateUp(context.Background(), pool)
+			got, err := migrate.Up(context.Background(), pool)
 			mu.Lock()
 			defer mu.Unlock()
 			for _, m := range got {
@@ -143,7 +144,7 @@ func TestMigrateUpConcurrently(t *testing.T) {
 	}
 	callers.Wait()
 	require.Empty(t, errs)
-	require.Equal(t, outboxdb.MigrationNames, applied, "each once, by one caller")
+	require.Equal(t, names, applied, "each once, by one caller")
 	require.NoError(t, outboxdb.New(pool).Ping(t.Context()))
 }
 
@@ -152,75 +153,56 @@ func TestPlainFiles(t *testing.T) {
 	t.Parallel()
 	pool := teststack.NewEmpty(t)
 	run := func(pattern string) {
-		names, err := fs.Glob(outboxdb.MigrationFiles, pattern)
+		files, err := fs.Glob(migrations.Files, pattern)
 		require.NoError(t, err)
-		require.NotEmpty(t, names)
+		require.NotEmpty(t, files)
 		conn, err := pool.Acquire(t.Context())
 		require.NoError(t, err)
 		defer conn.Release()
-		for _, name := range names {
-			statements, err := fs.ReadFile(outboxdb.MigrationFiles, name)
+		for _, name := range files {
+			statements, err := fs.ReadFile(migrations.Files, name)
 			require.NoError(t, err)
 			_, err = conn.Conn().PgConn().Exec(t.Context(), string(statements)).ReadAll()
 			require.NoError(t, err, name)
 		}
 	}
-	run("migrations/*.up.sql")
+	run("*.up.sql")
 	store := outboxdb.New(pool)
 	require.NoError(t, store.Ping(t.Context()))
-	require.Equal(t, value[string](t, teststack.New(t), definitions), value[string](t, pool, definitions))
-	ids := enqueue(t, pool, message("sqs://orders"))
-	require.Equal(t, ids, idsOf(claim(t, store, request())))
-	for _, name := range slices.Backward(outboxdb.MigrationNames) {
-		run("migrations/" + name + ".down.sql")
+	require.Equal(t, teststack.Value[string](t, teststack.New(t), definitions), teststack.Value[string](t, pool, definitions))
+	id := enqueue(t, pool)
+	claimed, err := store.Claim(t.Context(), outbox.ClaimRequest{Lease: time.Minute, MaxMessages: 10, MaxBytes: 1 << 20, Allowance: 10})
+	require.NoError(t, err)
+	require.Len(t, claimed.Messages, 1)
+	require.Equal(t, id, claimed.Messages[0].ID)
+	for _, name := range slices.Backward(names) {
+		run(name + ".down.sql")
 	}
-	require.Empty(t, values[string](t, pool, leftovers))
+	require.Empty(t, teststack.Values[string](t, pool, leftovers))
 }
 
 func TestMigrationsOfARole(t *testing.T) {
 	t.Parallel()
 	t.Run("without rights", func(t *testing.T) {
 		pool := teststack.New(t)
-		as := withRole(t, pool, newRole(t, pool))
-		_, err := outboxdb.Migrations(t.Context(), as)
+		as := teststack.WithRole(t, pool, teststack.NewRole(t, pool))
+		_, err := migrate.Status(t.Context(), as)
 		require.ErrorContains(t, err, "permission denied for schema outbox")
 		require.ErrorContains(t, err, "outbox.migrations")
 		err = outboxdb.New(as).Ping(t.Context())
 		require.ErrorContains(t, err, "permission denied for schema outbox")
 		require.ErrorContains(t, err, `"outflow grants -dispatcher ROLE" prints the rights that it needs`)
-		_, err = outboxdb.MigrateUp(t.Context(), as)
+		_, err = migrate.Up(t.Context(), as)
 		require.ErrorContains(t, err, "permission denied")
 	})
 	t.Run("owner of the schema only", func(t *testing.T) {
 		pool := teststack.NewEmpty(t)
-		role := newRole(t, pool)
-		execute(t, pool, `CREATE SCHEMA outbox AUTHORIZATION `+role)
-		as := withRole(t, pool, role)
-		require.False(t, value[bool](t, as, `SELECT has_database_privilege(current_database(), 'CREATE')`))
-		applied, err := outboxdb.MigrateUp(t.Context(), as)
+		role := teststack.NewRole(t, pool)
+		teststack.Execute(t, pool, `CREATE SCHEMA outbox AUTHORIZATION `+role)
+		as := teststack.WithRole(t, pool, role)
+		require.False(t, teststack.Value[bool](t, as, `SELECT has_database_privilege(current_database(), 'CREATE')`))
+		applied, err := migrate.Up(t.Context(), as)
 		require.NoError(t, err)
-		require.Len(t, applied, len(outboxdb.MigrationNames))
+		require.Len(t, applied, len(names))
 	})
-}
-
-// newRole makes a role of the test's own, which may log in. Roles belong to the
-// whole server.
-func newRole(t testing.TB, pool *pgxpool.Pool) string {
-	t.Helper()
-	role := strings.ReplaceAll(fmt.Sprintf("role_%s", pool.Config().ConnConfig.Database), "-", "_")
-	execute(t, pool, `CREATE ROLE `+role+` LOGIN PASSWORD '`+role+`'`)
-	t.Cleanup(func() {
-		_, err := pool.Exec(context.Background(), `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role)
-		require.NoError(t, err)
-	})
-	return role
-}
-
-// withRole returns a pool that connects as role: what it may is what the role may,
-// and there is no way back to another one.
-func withRole(t testing.TB, pool *pgxpool.Pool, role string) *pgxpool.Pool {
-	t.Helper()
-	as := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
-	require.Equal(t, role, value[string](t, as, `SELECT session_user::text`))
-	return as
 }
