@@ -25,6 +25,8 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/text":               {nil, nil},
 	"outboxdb":                    {[]string{".", "internal/coalesce", "internal/database", "internal/text", "internal/tracing", "outbox"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"outboxdb/outboxtest":         {[]string{".", "activities", "outbox", "outboxdb", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/sdk/testsuite", "github.com/google/uuid"}},
+	"outboxdb/wait":               {[]string{".", "internal/database", "internal/listen"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"internal/listen":             {nil, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"outboxdb/migrate":            {[]string{"internal/migrations", "outboxdb/migrations"}, []string{"github.com/jackc/pgx/v5"}},
 	"outboxdb/migrations":         {nil, nil},
 	"inbox/migrate":               {[]string{"inbox/migrations", "internal/migrations"}, []string{"github.com/jackc/pgx/v5"}},
@@ -64,7 +66,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
-		[]string{".", "control", "internal/bounded", "internal/brokers", "internal/config", "internal/program", "internal/text", "outbox", "outboxdb", "outboxdb/migrate", "publish", "workflows"},
+		[]string{".", "control", "internal/bounded", "internal/brokers", "internal/config", "internal/program", "internal/text", "outbox", "outboxdb", "outboxdb/migrate", "outboxdb/wait", "publish", "workflows"},
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
 	},
 	"control":               {[]string{".", "internal/stall", "outbox", "outboxdb", "outboxdb/migrate", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
@@ -74,7 +76,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "dispatcher", "outboxdb", "publish", "publish/awssqs", "scanner"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
-	"examples/signup":      {[]string{".", "inbox", "inbox/migrate", "outboxdb", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+	"examples/signup":      {[]string{".", "inbox", "inbox/migrate", "outboxdb", "outboxdb/wait", "publish/awssqs"}, []string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"examples/signup/demo": {[]string{"examples/signup"}, []string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 }
 
@@ -153,7 +155,7 @@ func TestLibrariesLinkNoSDK(t *testing.T) {
 // where it migrates.
 func TestProducersLinkNoGoose(t *testing.T) {
 	const goose = "github.com/pressly/goose"
-	for _, room := range []string{"inbox", "outboxdb"} {
+	for _, room := range []string{"inbox", "outboxdb", "outboxdb/wait"} {
 		require.Empty(t, linked(t, room, goose), room)
 	}
 	require.NotEmpty(t, linked(t, "outboxdb/migrate", goose))

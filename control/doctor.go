@@ -194,7 +194,7 @@ func (e *examination) notifications(ctx context.Context) {
 	case err != nil:
 		e.say("notify", Warn, "check DATABASE_URL, and that the server is no standby", "%v", err)
 	case !heard:
-		e.say("notify", Warn, "have programs that wait (outboxdb.NewWaiter) listen on a connection past the transaction pooler: outboxdb.ListenOn", "notifications do not arrive: those who wait for a message's end see it by polling, up to a second late")
+		e.say("notify", Warn, "have programs that wait (package outboxdb/wait) listen on a connection past the transaction pooler: wait.ListenOn", "notifications do not arrive: those who wait for a message's end see it by polling, up to a second late")
 	default:
 		e.say("notify", OK, "", "notifications arrive")
 	}

@@ -190,7 +190,7 @@ func TestExamine(t *testing.T) {
 		ask       = "outflow grants -operator ROLE prints the rights that it needs"
 		reach     = "check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials"
 		reachSQS  = "check AWS_REGION, the credentials and their policy"
-		listenOn  = "have programs that wait (outboxdb.NewWaiter) listen on a connection past the transaction pooler: outboxdb.ListenOn"
+		listenOn  = "have programs that wait (package outboxdb/wait) listen on a connection past the transaction pooler: wait.ListenOn"
 		identity  = "check the identity's rights in the namespace, and ask again"
 		settle    = "give the daemons what the text names, and this command the same settings"
 		seeStatus = "mend what the text names; outflow status shows each destination"

@@ -3,12 +3,7 @@ package outboxdb_test
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
-	"time"
 
-	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
@@ -56,37 +51,4 @@ func ExampleEnqueueSQL() {
 		return tx.Commit()
 	}
 	_ = register
-}
-
-// One Waiter serves a whole process, however many wait. The wait comes behind the
-// commit, and has a bound of its own: the message is delivered all the same.
-func ExampleWaiter() {
-	order := func(ctx context.Context, pool *pgxpool.Pool, waiter *outboxdb.Waiter) (string, error) {
-		var ids []uuid.UUID
-		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) (err error) {
-			ids, err = outboxdb.Enqueue(ctx, tx, outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"id":7}`)})
-			return err
-		})
-		if err != nil {
-			return "", err
-		}
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		outcome, err := waiter.Wait(ctx, ids[0])
-		switch {
-		case errors.Is(err, context.DeadlineExceeded):
-			return "on its way", nil
-		case err != nil:
-			return "", err
-		case outcome.State != outflow.Delivered:
-			return "", fmt.Errorf("order not sent: %s", outcome.LastError)
-		}
-		return "sent as " + outcome.BrokerMessageID, nil
-	}
-	serve := func(pool *pgxpool.Pool) { // pool.Close comes after
-		waiter := outboxdb.NewWaiter(pool)
-		defer waiter.Close()
-		_, _ = order(context.Background(), pool, waiter)
-	}
-	_ = serve
 }

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -46,8 +44,6 @@ const (
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks
 	StatementRetryCallbacks  = retryCallbacks
-	StatementOutcomes        = outcomes
-	StatementListen          = listenEnded
 	StatementSetRule         = setCallbackRule
 	StatementUnsetRule       = unsetCallbackRule
 
@@ -59,16 +55,13 @@ const (
 	MaxEnqueueBytes  = maxEnqueueBytes
 )
 
-// AfterHearing are those that a Waiter sends once a notification has arrived.
-var AfterHearing = []string{transactionsUnderWay, dropWaiter}
-
 // Statements are those that the package sends; a list's is put together.
 var Statements = []string{
 	enqueueBatch, schemaReady, dueDestinations, shutBreakers, claim, claimAlone, giveBackClaims, load, loadAgain, loadPayloads, loadOutcomes,
 	renew, finish, yield, putBack, pendingCounts, tableHealth, heldSnapshots,
 	noteFailures, noteSuccess, noteReached, reachedBefore, unpark, holdBack, closeAbandoned, takeProbes, giveBackProbe, free, takeRecovered, forgetRecovered, retryingOf,
 	purge, move, purgeByHand, moveByHand, purgeAudit, purgeDestinations,
-	beginCallback, noteCallback, takeCallbacks, listenEnded, keepWaiter, dropWaiter, transactionsUnderWay, outcomes,
+	beginCallback, noteCallback, takeCallbacks,
 	retryMessages, redirectMessages, rescheduleMessages, requestCancel, endCancelled, releaseMessages, resendMessages, retryCallbacks,
 	noteSent, noteTold, showMessage, messagePayload, auditOf, statusPending, statusDead, statusNewest, troubledDestinations, failingTargets, failingCallbacks,
 	pendingTargets, health, setCallbackRule, unsetCallbackRule, callbackRules, missingRoles,
@@ -161,47 +154,4 @@ func ListStatement(f ListFilter) (string, []any) {
 		panic(err)
 	}
 	return queries[0].statement(f.Limit + 1), queries[0].args
-}
-
-// SetTimes shortens what a Waiter does when. It must not be waiting yet.
-func (w *Waiter) SetTimes(linger, renew, echo time.Duration) {
-	w.times.linger, w.times.renew, w.times.echo = linger, renew, echo
-}
-
-// SetSettle changes how long a Waiter waits for transactions that were under way
-// when it registered.
-func (w *Waiter) SetSettle(d time.Duration) { w.times.settle = d }
-
-// Hears reports whether notifications arrive, and Busy whether the Waiter holds a
-// goroutine.
-func (w *Waiter) Hears() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.session != nil && w.session.hears
-}
-
-func (w *Waiter) Busy() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.session != nil
-}
-
-// NoticeOf is what stands for an ID in a notification.
-func NoticeOf(id uuid.UUID) string { return string(noticeOf(id)) }
-
-// Waiting is how many calls of Wait have no answer yet.
-func (w *Waiter) Waiting() (n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, all := range w.waiting {
-		n += len(all)
-	}
-	return n
-}
-
-// Told reports whether a message's turn has come: its end was heard.
-func (w *Waiter) Told(id uuid.UUID) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return !w.waiting[noticeOf(id)][0].next.After(time.Now())
 }

@@ -78,10 +78,8 @@ var producerMay = []string{"drop_waiter()", "enqueue()", "enqueue_batch()", "kee
 // requireWaits has a role wait for an end that somebody else writes.
 func requireWaits(t *testing.T, pool, as *pgxpool.Pool) {
 	t.Helper()
-	w := newWaiter(t, as)
 	id := enqueue(t, pool, message("sqs://orders"))[0]
-	answers := wait(t, w, id)
-	hears(t, w)
+	w, answers := startWait(t, pool, as, id)
 	deliver(t, pool, id)
 	require.Equal(t, outflow.Delivered, requireAnswer(t, answers).State)
 	w.Close()

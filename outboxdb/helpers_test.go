@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +23,7 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/migrations"
+	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,6 +50,13 @@ func (t *tracer) take() []string {
 	taken := t.statements
 	t.statements = nil
 	return taken
+}
+
+// has reports whether a statement with this text was sent since the last take.
+func (t *tracer) has(text string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.statements, func(s string) bool { return strings.Contains(s, text) })
 }
 
 // another returns a second pool on pool's database, changed as wanted.
@@ -203,6 +213,53 @@ func ref(id uuid.UUID) outbox.Ref { return outbox.Ref{ID: id, Generation: 1} }
 func waitFor(t testing.TB, q queryer, sql string, args ...any) {
 	t.Helper()
 	require.Eventually(t, func() bool { return value[bool](t, q, sql, args...) }, 10*time.Second, 2*time.Millisecond, sql)
+}
+
+// answer is what a Wait returned.
+type answer struct {
+	outcome outflow.Outcome
+	err     error
+}
+
+// startWait waits in the background, with a Waiter over the pool as, for the end of a
+// message in pool's database. The Waiter is registered when startWait returns.
+func startWait(t testing.TB, pool, as *pgxpool.Pool, id uuid.UUID) (*wait.Waiter, <-chan answer) {
+	t.Helper()
+	w := wait.New(as, wait.LogTo(slog.New(slog.DiscardHandler)))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(func() { w.Close(); cancel() })
+	answers := make(chan answer, 1)
+	go func() {
+		outcome, err := w.Wait(ctx, id)
+		answers <- answer{outcome, err}
+	}()
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.waiters)`)
+	return w, answers
+}
+
+func requireAnswer(t testing.TB, answers <-chan answer) outflow.Outcome {
+	t.Helper()
+	select {
+	case a := <-answers:
+		require.NoError(t, a.err)
+		return a.outcome
+	case <-time.After(20 * time.Second):
+		t.Fatal("the wait did not end")
+		return outflow.Outcome{}
+	}
+}
+
+// deliver ends messages in one statement.
+func deliver(t testing.TB, pool *pgxpool.Pool, ids ...uuid.UUID) {
+	t.Helper()
+	var endings []outbox.Ending
+	for _, id := range ids {
+		endings = append(endings, outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "broker-1", Attempts: 1})
+	}
+	_, errs := outboxdb.New(pool).FinishBatch(t.Context(), endings...)
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
 }
 
 // waitsForLock says that some session of this database waits for another's lock.

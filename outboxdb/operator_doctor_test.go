@@ -23,8 +23,8 @@ func TestHears(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, heard)
 
-	b, through := newBetween(t, pool)
-	b.dropNotifications.Store(true)
+	b, through := teststack.NewRelay(t, pool)
+	b.DropNotifications.Store(true)
 	config := pool.Config()
 	config.ConnConfig = through
 	pooled, err := pgxpool.NewWithConfig(t.Context(), config)

@@ -35,7 +35,7 @@ import (
 // runs with the rights of whoever sends the statement.
 
 // sources are the folders with statements. Migrating has a search path of its own.
-var sources = []string{".", "../inbox", "../internal/database"}
+var sources = []string{".", "wait", "../inbox", "../internal/database"}
 
 // statementsOf returns every constant string in the sources that is a statement, by
 // its beginning.
@@ -324,9 +324,7 @@ func deliverPast(t *testing.T, pool *pgxpool.Pool) bool {
 	setRule(t, outboxdb.NewOperator(pool), outboxdb.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
 	ids := enqueue(t, pool, m, message("sqs://orders"), message("arn:aws:sqs:eu-west-1:123456789012:other"))
 	value[any](t, pool, `SELECT outbox.enqueue('sqs://orders'::text, 'a'::text, 'x'::text)`)
-	w := newWaiter(t, pool)
-	answers := wait(t, w, ids[1])
-	hears(t, w)
+	_, answers := startWait(t, pool, pool, ids[1])
 	deliver(t, pool, ids[1])
 	return requireAnswer(t, answers).State == outflow.Delivered
 }

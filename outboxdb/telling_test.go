@@ -2,6 +2,8 @@ package outboxdb_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"go/ast"
 	"go/constant"
 	"go/parser"
@@ -96,7 +98,7 @@ func TestEndsAreToldOnce(t *testing.T) {
 
 			waiter := uuid.New()
 			execute(t, pool, `SELECT outbox.keep_waiter($1)`, waiter)
-			require.Equal(t, []string{"waiter " + outboxdb.NoticeOf(waiter)}, l.heard())
+			require.Equal(t, []string{"waiter " + keyOf(waiter)}, l.heard())
 			for _, n := range []int{1, 100, 600} {
 				ids := take(n)
 				end(t, pool, ids)
@@ -104,7 +106,7 @@ func TestEndsAreToldOnce(t *testing.T) {
 				require.Len(t, heard, 1)
 				var want []string
 				for _, id := range ids {
-					want = append(want, outboxdb.NoticeOf(id))
+					want = append(want, keyOf(id))
 				}
 				require.ElementsMatch(t, want, strings.Split(heard[0], ","))
 			}
@@ -133,15 +135,13 @@ func TestWhatIsHeardGivesNothingAway(t *testing.T) {
 	pool := teststack.New(t)
 	as, _ := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Producers: []string{role}} })
 	l := newListener(t, as)
-	w := newWaiter(t, pool)
 	ids := enqueue(t, pool, messages("sqs://orders", 2)...)
-	answers := wait(t, w, ids[0])
-	hears(t, w)
+	_, answers := startWait(t, pool, pool, ids[0])
 	deliver(t, pool, ids...)
 	require.Equal(t, outflow.Delivered, requireAnswer(t, answers).State)
 
 	heard := strings.Join(l.heard(), ",")
-	require.Contains(t, heard, outboxdb.NoticeOf(ids[0]))
+	require.Contains(t, heard, keyOf(ids[0]))
 	secrets := append(values[string](t, pool, `SELECT id::text FROM outbox.waiters`), ids[0].String(), ids[1].String())
 	require.Len(t, secrets, 3)
 	for _, secret := range secrets {
@@ -181,6 +181,39 @@ func TestOnlyEndsAreTold(t *testing.T) {
 	_, err = o.Retry(t.Context(), []uuid.UUID{dead}, ada)
 	require.NoError(t, err)
 	require.Empty(t, l.heard())
+}
+
+// The statement's own snapshot is from before the registration: it has to look for waiters
+// in a later one.
+func TestAnEndThatBeganBeforeIsNotified(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	l := newListener(t, pool)
+	id := enqueue(t, pool, message("sqs://orders"))[0]
+	holder, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = holder.Rollback(context.Background()) }()
+	_, err = holder.Exec(t.Context(), `SELECT pg_advisory_xact_lock(1)`)
+	require.NoError(t, err)
+	execute(t, pool, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$`)
+	execute(t, pool, `CREATE TRIGGER slow BEFORE UPDATE ON outbox.messages FOR EACH ROW EXECUTE FUNCTION slow()`)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := outboxdb.New(pool).Finish(context.Background(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, Attempts: 1})
+		ended <- err
+	}()
+	waitFor(t, pool, waitsForLock)
+	execute(t, pool, `SELECT outbox.keep_waiter($1)`, uuid.New())
+	require.Len(t, l.heard(), 1)
+	require.NoError(t, holder.Rollback(t.Context()))
+	require.NoError(t, <-ended)
+	require.Equal(t, []string{keyOf(id)}, l.heard())
+}
+
+// keyOf stands for an ID in a notification.
+func keyOf(id uuid.UUID) string {
+	sum := sha256.Sum256(id[:])
+	return hex.EncodeToString(sum[:6])
 }
 
 // finishes is an assignment of an end; "finished_at = NULL" takes one back.

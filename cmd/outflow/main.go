@@ -32,7 +32,7 @@ var commands = []command{
 	{"status", "count the messages of each destination, show which fail", statusUsage, status},
 	{"list", "list messages by state, destination, type and time", listUsage, list},
 	{"show", "show one message, its run, and what operators did to it", showUsage, show},
-	{"wait", "wait for the end of a message", waitUsage, wait},
+	{"wait", "wait for the end of a message", waitUsage, waitForEnd},
 	{"doctor", "look for what keeps messages from being delivered", doctorUsage, doctor},
 	{"send", "enqueue one message", sendUsage, send},
 	{"retry", "send what was given up; make what is retried try soon", retryUsage, retry},

@@ -15,6 +15,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 const waitUsage = `outflow wait waits for the end of a message, and tells it by its exit code.
@@ -31,7 +32,7 @@ Needs the database alone, as an operator's role (outflow grants -operator). Exit
 there is no such message, 4 pending after -timeout, with the last error if there is one.
 `
 
-func wait(ctx context.Context, t tools, args []string) error {
+func waitForEnd(ctx context.Context, t tools, args []string) error {
 	flags := flag.NewFlagSet("wait", flag.ContinueOnError)
 	timeout := flags.Duration("timeout", 30*time.Second, "")
 	asJSON := flags.Bool("json", false, "")
@@ -52,7 +53,7 @@ func wait(ctx context.Context, t tools, args []string) error {
 	}
 	defer pool.Close()
 	// What it would log is why it polls: nothing that changes the answer.
-	waiter := outboxdb.NewWaiter(pool, outboxdb.LogTo(slog.New(slog.DiscardHandler)))
+	waiter := wait.New(pool, wait.LogTo(slog.New(slog.DiscardHandler)))
 	defer waiter.Close()
 	return waitFor(ctx, outboxdb.NewOperator(pool), waiter, id, *timeout, *asJSON, t.stdout)
 }
@@ -67,7 +68,7 @@ type endWaiter interface {
 
 var (
 	_ waitStore = (*outboxdb.Operator)(nil)
-	_ endWaiter = (*outboxdb.Waiter)(nil)
+	_ endWaiter = (*wait.Waiter)(nil)
 )
 
 // waitFor waits again where somebody started the message anew behind its end.

@@ -19,7 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 const (
@@ -50,7 +50,7 @@ type problem struct {
 
 // newHandler answers POST /users, at once, or with ?wait=1 when the e-mail is in its
 // queue. The sign-up is committed by then: whatever the wait comes to, it is a 201.
-func newHandler(pool *pgxpool.Pool, waiter *outboxdb.Waiter, within time.Duration, log *slog.Logger) http.Handler {
+func newHandler(pool *pgxpool.Pool, waiter *wait.Waiter, within time.Duration, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
 		name, email, problems := readRequest(w, r)

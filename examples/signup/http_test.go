@@ -17,7 +17,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 // newService returns the service's handler on a database of its own.
@@ -31,7 +31,7 @@ func newServiceThatWaits(t *testing.T, within time.Duration) (http.Handler, *pgx
 	pool := teststack.New(t)
 	_, err := pool.Exec(t.Context(), createUsers)
 	require.NoError(t, err)
-	waiter := outboxdb.NewWaiter(pool)
+	waiter := wait.New(pool)
 	t.Cleanup(waiter.Close)
 	return newHandler(pool, waiter, within, slog.New(slog.DiscardHandler)), pool
 }

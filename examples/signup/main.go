@@ -23,6 +23,7 @@ import (
 
 	"github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 const usage = `signup is an example of Outflow: a sign-up service and the consumer of its messages.
@@ -110,7 +111,7 @@ func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Write
 			return err
 		}
 	}
-	waiter := outboxdb.NewWaiter(pool)
+	waiter := wait.New(pool)
 	defer waiter.Close()
 	return listenAndServe(ctx, address, newHandler(pool, waiter, waitWithin, log), out)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/migrate"
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
+	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 // TestAShopWithDatabaseSQL migrates, enqueues, asserts, delivers and waits with
@@ -41,7 +42,7 @@ func TestAShopWithDatabaseSQL(t *testing.T) {
 
 	delivered := outboxtest.DeliverURL(t, at.String(), nil)
 	require.Len(t, delivered, 1)
-	waiter := outboxdb.NewWaiterSQL(db)
+	waiter := wait.NewSQL(db)
 	defer waiter.Close()
 	outcome, err := waiter.Wait(t.Context(), ids[0])
 	require.NoError(t, err)
