@@ -54,11 +54,11 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/tracing":            {[]string{".", "internal/text", "outbox"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/program":            {[]string{".", "internal/config", "internal/text"}, nil},
 	"dispatcher": {
-		[]string{".", "activities", "control", "internal/callbacks", "internal/timing", "outboxdb", "publish", "scanner", "workflows"},
+		[]string{".", "activities", "internal/callbacks", "internal/timing", "namespace", "outboxdb", "publish", "scanner", "workflows"},
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
 	"internal/service": {
-		[]string{".", "activities", "control", "internal/brokers", "internal/callbacks", "internal/config", "internal/telemetry", "internal/timing", "outboxdb", "publish", "scanner", "workflows"},
+		[]string{".", "activities", "internal/brokers", "internal/callbacks", "internal/config", "internal/telemetry", "internal/timing", "namespace", "outboxdb", "publish", "scanner", "workflows"},
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc/codes"},
 	},
 	"internal/telemetry": {[]string{"internal/config", "internal/timing"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
@@ -66,10 +66,11 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
-		[]string{".", "control", "internal/bounded", "internal/brokers", "internal/config", "internal/program", "internal/text", "outbox", "outboxdb", "outboxdb/migrate", "outboxdb/wait", "publish", "workflows"},
+		[]string{".", "internal/bounded", "internal/brokers", "internal/config", "internal/program", "internal/text", "namespace", "operator", "outbox", "outboxdb", "outboxdb/migrate", "outboxdb/wait", "publish", "workflows"},
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
 	},
-	"control":               {[]string{".", "internal/stall", "outbox", "outboxdb", "outboxdb/migrate", "workflows"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
+	"namespace":             {[]string{"internal/stall", "internal/text", "outbox", "workflows"}, []string{"go.temporal.io/", "google.golang.org/protobuf/types/known/durationpb", "github.com/google/uuid"}},
+	"operator":              {[]string{".", "internal/database", "internal/text", "namespace", "outbox", "outboxdb", "outboxdb/migrate", "workflows"}, []string{"go.temporal.io/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"examples/adopt/after":  {[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5"}},
 	"examples/adopt/before": {nil, []string{"github.com/aws/", "github.com/jackc/pgx/v5"}},
 	"examples/embed": {
@@ -145,7 +146,7 @@ func TestConsumersLinkNoDispatcher(t *testing.T) {
 // SDK and its exporters; only our own programs bring them.
 func TestLibrariesLinkNoSDK(t *testing.T) {
 	heavy := []string{"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "go.opentelemetry.io/proto"}
-	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows", "scanner", "control", "dispatcher", "cmd/outflow"} {
+	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows", "scanner", "namespace", "operator", "dispatcher", "cmd/outflow"} {
 		require.Empty(t, linked(t, room, heavy...), room)
 	}
 	require.NotEmpty(t, linked(t, "starter", heavy...), "the list of what is heavy is true")

@@ -135,7 +135,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		return fmt.Errorf("starting the worker: %w", err)
 	}
 	defer w.Stop() // after the scanner, whose starts it finishes
-	defer d.schedule(ctx)()
+	defer d.keepSchedule(ctx)()
 	if err := d.scanner.Run(ctx); err != nil {
 		return err
 	}

@@ -21,9 +21,9 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/dispatcher"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/webhook"
@@ -207,7 +207,7 @@ func TestScheduleOfAnotherDatabase(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- d.Run(ctx) }()
 		eventually(t, func() bool {
-			found, err := control.FindSchedule(t.Context(), opts.Client, opts.Namespace, opts.Scanner.Outbox)
+			found, err := namespace.FindSchedule(t.Context(), opts.Client, opts.Namespace, opts.Scanner.Outbox)
 			return err == nil && found.Database == database
 		})
 		stop()

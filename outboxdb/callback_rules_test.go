@@ -13,11 +13,12 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-func setRule(t testing.TB, o *outboxdb.Operator, r outboxdb.CallbackRule) {
+func setRule(t testing.TB, o *operator.Operator, r operator.CallbackRule) {
 	t.Helper()
 	_, err := o.SetCallbackRule(t.Context(), r, ada)
 	require.NoError(t, err)
@@ -34,9 +35,9 @@ func asks(t testing.TB, q queryer, id uuid.UUID) string {
 func TestCallbackRules(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	o := outboxdb.NewOperator(pool)
+	o := operator.New(pool, nil, "")
 	const orders = "sqs://orders?account=123456789012&region=eu-west-1"
-	for _, r := range []outboxdb.CallbackRule{
+	for _, r := range []operator.CallbackRule{
 		{Destination: orders, Type: "order/placed", Callback: "sqs://both", WithPayload: true},
 		{Destination: orders, Callback: "sqs://destination"},
 		{Type: "order/placed", Callback: "https://type.example/?a=b"},
@@ -89,15 +90,15 @@ func TestCallbackRules(t *testing.T) {
 func TestCallbackRulesOfMany(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	o := outboxdb.NewOperator(pool)
+	o := operator.New(pool, nil, "")
 	msgs := make([]outflow.Message, 300)
 	for i := range msgs {
 		msgs[i] = message(fmt.Sprintf("sqs://q%d", i%7))
 		msgs[i].Type = fmt.Sprintf("t%d", i%5)
 	}
 	msgs[8].Callback = "sqs://own"
-	setRule(t, o, outboxdb.CallbackRule{Destination: "sqs://q1", Callback: "sqs://by-q1"})
-	setRule(t, o, outboxdb.CallbackRule{Type: "t3", Callback: "sqs://by-t3"})
+	setRule(t, o, operator.CallbackRule{Destination: "sqs://q1", Callback: "sqs://by-q1"})
+	setRule(t, o, operator.CallbackRule{Type: "t3", Callback: "sqs://by-t3"})
 	ids := enqueue(t, pool, msgs...)
 	require.Equal(t, ids, values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages ORDER BY seq`))
 	for i, got := range values[string](t, pool, `SELECT coalesce(callback, '') FROM outbox.messages ORDER BY seq`) {
@@ -118,11 +119,11 @@ func TestCallbackRulesOfMany(t *testing.T) {
 func TestCallbackRulesAreForWhatComes(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	o, store := outboxdb.NewOperator(pool), outboxdb.New(pool)
+	o, store := operator.New(pool, nil, ""), outboxdb.New(pool)
 	before := enqueue(t, pool, message("sqs://orders"))[0]
-	setRule(t, o, outboxdb.CallbackRule{Destination: "sqs://orders", Callback: "sqs://first", WithPayload: true})
+	setRule(t, o, operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://first", WithPayload: true})
 	first := enqueue(t, pool, message("sqs://orders"))[0]
-	setRule(t, o, outboxdb.CallbackRule{Destination: "sqs://orders", Callback: "sqs://second"})
+	setRule(t, o, operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://second"})
 	second := enqueue(t, pool, message("sqs://orders"))[0]
 	found, err := o.UnsetCallbackRule(t.Context(), "sqs://orders", "", ada)
 	require.NoError(t, err)
@@ -133,12 +134,13 @@ func TestCallbackRulesAreForWhatComes(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.Finish(t.Context(), outbox.Ending{Ref: outbox.Ref{ID: first, Generation: 2}, State: outflow.Delivered})
 	require.NoError(t, err)
-	_, copied, err := o.Resend(t.Context(), first, ada)
+	answers, err := o.Resend(t.Context(), []uuid.UUID{first}, ada)
 	require.NoError(t, err)
+	copied := *answers[0].NewID
 	for id, want := range map[uuid.UUID]string{before: "", first: "sqs://first with the payload", second: "sqs://second", after: "", copied: "sqs://first with the payload"} {
 		assert.Equal(t, want, asks(t, pool, id))
 	}
-	shown, err := o.Show(t.Context(), first)
+	shown, err := o.Message(t.Context(), first)
 	require.NoError(t, err)
 	assert.True(t, shown.CallbackPayload)
 }
@@ -146,26 +148,26 @@ func TestCallbackRulesAreForWhatComes(t *testing.T) {
 func TestSetCallbackRules(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	o := outboxdb.NewOperator(pool)
-	set := func(r outboxdb.CallbackRule) string {
+	o := operator.New(pool, nil, "")
+	set := func(r operator.CallbackRule) string {
 		was, err := o.SetCallbackRule(t.Context(), r, ada)
 		require.NoError(t, err)
 		return was
 	}
 	unset := func(destination, messageType string) bool {
-		found, err := o.UnsetCallbackRule(t.Context(), destination, messageType, outboxdb.By{Who: "bob"})
+		found, err := o.UnsetCallbackRule(t.Context(), destination, messageType, operator.Actor{Who: "bob"})
 		require.NoError(t, err)
 		return found
 	}
-	assert.Empty(t, set(outboxdb.CallbackRule{Callback: "sqs://any"}))
-	assert.Empty(t, set(outboxdb.CallbackRule{Destination: "sqs://b", Callback: "sqs://r"}))
-	assert.Empty(t, set(outboxdb.CallbackRule{Destination: "sqs://a", Callback: "sqs://r"}))
-	assert.Empty(t, set(outboxdb.CallbackRule{Type: "t", Callback: outflow.NoCallback}))
-	assert.Empty(t, set(outboxdb.CallbackRule{Destination: "sqs://a", Type: "t", Callback: "sqs://r", WithPayload: true}))
-	assert.Equal(t, "sqs://r", set(outboxdb.CallbackRule{Destination: "sqs://a", Type: "t", Callback: "https://shop.example/done"}))
+	assert.Empty(t, set(operator.CallbackRule{Callback: "sqs://any"}))
+	assert.Empty(t, set(operator.CallbackRule{Destination: "sqs://b", Callback: "sqs://r"}))
+	assert.Empty(t, set(operator.CallbackRule{Destination: "sqs://a", Callback: "sqs://r"}))
+	assert.Empty(t, set(operator.CallbackRule{Type: "t", Callback: outflow.NoCallback}))
+	assert.Empty(t, set(operator.CallbackRule{Destination: "sqs://a", Type: "t", Callback: "sqs://r", WithPayload: true}))
+	assert.Equal(t, "sqs://r", set(operator.CallbackRule{Destination: "sqs://a", Type: "t", Callback: "https://shop.example/done"}))
 	rules, err := o.CallbackRules(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, []outboxdb.CallbackRule{
+	assert.Equal(t, []operator.CallbackRule{
 		{Destination: "sqs://a", Type: "t", Callback: "https://shop.example/done"},
 		{Destination: "sqs://a", Callback: "sqs://r"}, {Destination: "sqs://b", Callback: "sqs://r"},
 		{Type: "t", Callback: "none"}, {Callback: "sqs://any"},
@@ -195,43 +197,43 @@ func TestSetCallbackRules(t *testing.T) {
 func TestBadCallbackRules(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	o := outboxdb.NewOperator(pool)
+	o := operator.New(pool, nil, "")
 	const wantsURL = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key or https://host/path"
 	const wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key or https://host/path"
 	const wantsText = "wants valid UTF-8 without NUL"
 	for _, c := range []struct {
-		rule         outboxdb.CallbackRule
+		rule         operator.CallbackRule
 		field, wants string
 	}{
-		{outboxdb.CallbackRule{}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "None"}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "http://shop.example/"}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "https://me:secret@shop.example/"}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "https://169.254.169.254/#x"}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "file:///etc/passwd"}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "sqs://r\n"}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "https://shop.example/" + strings.Repeat("a", 1980)}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "arn:aws:sqs:eu-west-1:123456789012:r"}, "callback", wantsURL},
-		{outboxdb.CallbackRule{Callback: "sqs://\x00"}, "callback", wantsText},
-		{outboxdb.CallbackRule{Callback: "none", WithPayload: true}, "payload", "wants a callback that is not none"},
-		{outboxdb.CallbackRule{Destination: "orders", Callback: "sqs://r"}, "destination", wantsDestination},
-		{outboxdb.CallbackRule{Destination: "none", Callback: "sqs://r"}, "destination", wantsDestination},
-		{outboxdb.CallbackRule{Destination: "*", Callback: "sqs://r"}, "destination", wantsDestination},
-		{outboxdb.CallbackRule{Destination: "\xff", Callback: "sqs://r"}, "destination", wantsText},
-		{outboxdb.CallbackRule{Type: "a b", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
-		{outboxdb.CallbackRule{Type: "größe", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
-		{outboxdb.CallbackRule{Type: strings.Repeat("t", 201), Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
-		{outboxdb.CallbackRule{Type: "'; DROP TABLE outbox.messages; --", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
-		{outboxdb.CallbackRule{Type: "a\x00", Callback: "sqs://r"}, "type", wantsText},
+		{operator.CallbackRule{}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "None"}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "http://shop.example/"}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "https://me:secret@shop.example/"}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "https://169.254.169.254/#x"}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "file:///etc/passwd"}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "sqs://r\n"}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "https://shop.example/" + strings.Repeat("a", 1980)}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "arn:aws:sqs:eu-west-1:123456789012:r"}, "callback", wantsURL},
+		{operator.CallbackRule{Callback: "sqs://\x00"}, "callback", wantsText},
+		{operator.CallbackRule{Callback: "none", WithPayload: true}, "payload", "wants a callback that is not none"},
+		{operator.CallbackRule{Destination: "orders", Callback: "sqs://r"}, "destination", wantsDestination},
+		{operator.CallbackRule{Destination: "none", Callback: "sqs://r"}, "destination", wantsDestination},
+		{operator.CallbackRule{Destination: "*", Callback: "sqs://r"}, "destination", wantsDestination},
+		{operator.CallbackRule{Destination: "\xff", Callback: "sqs://r"}, "destination", wantsText},
+		{operator.CallbackRule{Type: "a b", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
+		{operator.CallbackRule{Type: "größe", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
+		{operator.CallbackRule{Type: strings.Repeat("t", 201), Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
+		{operator.CallbackRule{Type: "'; DROP TABLE outbox.messages; --", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
+		{operator.CallbackRule{Type: "a\x00", Callback: "sqs://r"}, "type", wantsText},
 	} {
 		_, err := o.SetCallbackRule(t.Context(), c.rule, ada)
-		var refused *outboxdb.InvalidRuleError
+		var refused *operator.InvalidRuleError
 		if assert.True(t, errors.As(err, &refused), "%+v: %v", c.rule, err) {
-			assert.Equal(t, outboxdb.InvalidRuleError{Field: c.field, Wants: c.wants}, *refused, "%+v", c.rule)
+			assert.Equal(t, operator.InvalidRuleError{Field: c.field, Wants: c.wants}, *refused, "%+v", c.rule)
 			assert.EqualError(t, err, "setting a callback rule: "+c.field+": "+c.wants)
 		}
 	}
-	_, err := o.SetCallbackRule(t.Context(), outboxdb.CallbackRule{Callback: "sqs://r"}, outboxdb.By{})
+	_, err := o.SetCallbackRule(t.Context(), operator.CallbackRule{Callback: "sqs://r"}, operator.Actor{})
 	require.ErrorContains(t, err, "audit_who", "nobody sets one")
 	rules, err := o.CallbackRules(t.Context())
 	require.NoError(t, err)

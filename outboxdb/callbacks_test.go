@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
@@ -146,7 +147,7 @@ func TestCallback(t *testing.T) {
 	t.Run("another generation's answer is not taken for this one's", func(t *testing.T) {
 		id := owing(t, pool, outflow.Dead)
 		begin(ref(id))
-		_, err := outboxdb.NewOperator(pool).Retry(t.Context(), []uuid.UUID{id}, ada)
+		_, err := operator.New(pool, nil, "").Retry(t.Context(), []uuid.UUID{id}, ada)
 		require.NoError(t, err)
 		assert.Equal(t, callbackRow{}, callbackOf(t, pool, id), "pending once more: nothing to tell")
 		sent := outbox.CallbackNote{Ref: ref(id), End: outflow.Dead, State: outbox.CallbackSent}
@@ -221,16 +222,16 @@ func TestTakeCallbacks(t *testing.T) {
 func TestRetryCallbacks(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	store, o := outboxdb.New(pool), outboxdb.NewOperator(pool)
+	store, o := outboxdb.New(pool), operator.New(pool, nil, "")
 	failed, due := owing(t, pool, outflow.Dead), owing(t, pool, outflow.Dead)
 	pending := enqueue(t, pool, withCallback("sqs://orders"))[0]
 	_, err := store.NoteCallback(t.Context(), outbox.CallbackNote{Ref: ref(failed), State: outbox.CallbackFailed, LastError: "404"})
 	require.NoError(t, err)
-	changes, err := o.RetryCallbacks(t.Context(), []uuid.UUID{failed, due, pending, uuid.New()}, ada)
+	answers, err := o.RetryCallbacks(t.Context(), []uuid.UUID{failed, due, pending, uuid.New()}, ada)
 	require.NoError(t, err)
 	var done []bool
-	for _, c := range changes {
-		done = append(done, c.Done)
+	for _, a := range answers {
+		done = append(done, a.Verdict == operator.Done)
 	}
 	assert.Equal(t, []bool{true, false, false, false}, done)
 	assert.Equal(t, callbackRow{State: "due", Error: "404"}, callbackOf(t, pool, failed))
@@ -240,7 +241,7 @@ func TestRetryCallbacks(t *testing.T) {
 	assert.Equal(t, []string{`retry-callback 1 ada@host: the queue is back {"error": "404"}`}, audited(t, pool, failed))
 
 	for state, want := range map[outbox.CallbackState]int{outbox.CallbackDue: 2, outbox.CallbackFailed: 0, "": 3} {
-		page, _, err := o.List(t.Context(), outboxdb.ListFilter{Callback: state, Limit: 10})
+		page, _, err := o.List(t.Context(), operator.ListFilter{Callback: state, Limit: 10})
 		require.NoError(t, err)
 		assert.Len(t, page, want, "%q", state)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
 )
 
 // maxEnqueueBytes bounds the payloads and headers of one call: in base64 they
@@ -251,7 +252,7 @@ func sizeOf(m outflow.Message) int {
 }
 
 // storable reports whether Postgres can keep s in a text column.
-func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+func storable(s string) bool { return text.Storable(s) }
 
 // interval writes d as Postgres reads it, or "" for zero. Before version 15 a
 // number of microseconds is cut to 32 bits there, a clock's hours are not.

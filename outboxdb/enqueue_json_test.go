@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/internal/teststack"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
 // TestEnqueueTakesPayloadsOfEveryType: each type, and what has none, finds its
@@ -125,7 +125,7 @@ func TestATriggerEnqueues(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	role := newRole(t, pool)
-	require.NoError(t, outboxdb.Grants{Producers: []string{role}}.Apply(t.Context(), pool))
+	require.NoError(t, operator.Grants{Producers: []string{role}}.Apply(t.Context(), pool))
 	execute(t, pool, `CREATE TABLE orders (id bigint PRIMARY KEY, item text)`)
 	execute(t, pool, `
 		CREATE FUNCTION announce() RETURNS trigger LANGUAGE plpgsql AS $$

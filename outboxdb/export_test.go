@@ -29,23 +29,11 @@ const (
 	StatementFinish          = finish
 	StatementYield           = yield
 	StatementEnqueue         = enqueueBatch
-	StatementRetry           = retryMessages
-	StatementRedirect        = redirectMessages
-	StatementReschedule      = rescheduleMessages
-	StatementRequestCancel   = requestCancel
-	StatementEndCancelled    = endCancelled
-	StatementRelease         = releaseMessages
-	StatementResend          = resendMessages
-	StatementStatusNewest    = statusNewest
-	StatementDismiss         = dismissMessages
-	StatementFailing         = failingTargets
-	StatementFailingCallback = failingCallbacks
+	StatementRequestCancel   = requestCancelSQL
+	StatementEndCancelled    = endCancelledSQL
 	StatementBeginCallback   = beginCallback
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks
-	StatementRetryCallbacks  = retryCallbacks
-	StatementSetRule         = setCallbackRule
-	StatementUnsetRule       = unsetCallbackRule
 
 	WalkDestinations = walkDestinations
 	RememberedDue    = rememberedDue
@@ -62,9 +50,7 @@ var Statements = []string{
 	noteFailures, noteSuccess, noteReached, reachedBefore, unpark, holdBack, closeAbandoned, takeProbes, giveBackProbe, free, takeRecovered, forgetRecovered, retryingOf,
 	purge, move, purgeByHand, moveByHand, purgeAudit, purgeDestinations,
 	beginCallback, noteCallback, takeCallbacks,
-	retryMessages, redirectMessages, rescheduleMessages, requestCancel, endCancelled, releaseMessages, resendMessages, retryCallbacks,
-	noteSent, noteTold, showMessage, messagePayload, auditOf, statusPending, statusDead, statusNewest, troubledDestinations, failingTargets, failingCallbacks,
-	pendingTargets, health, setCallbackRule, unsetCallbackRule, callbackRules, missingRoles,
+	requestCancelSQL, endCancelledSQL,
 }
 
 var (
@@ -134,24 +120,4 @@ func split[T any](all results, convert func(looked) T) (values []T, errs []error
 		values, errs = append(values, convert(r.Value)), append(errs, r.Err)
 	}
 	return values, errs
-}
-
-// ListStatements are the statements of a list's first page and of a later one.
-func ListStatements(f ListFilter) (statements []string) {
-	for _, parked := range []bool{false, true} {
-		q := newListQuery(f, parked)
-		statements = append(statements, q.statement(1))
-		q.after(cursorAt(q.order, Standing{}))
-		statements = append(statements, q.statement(1))
-	}
-	return statements
-}
-
-// ListStatement is the statement of a list, with its arguments.
-func ListStatement(f ListFilter) (string, []any) {
-	queries, err := listQueries(f)
-	if err != nil {
-		panic(err)
-	}
-	return queries[0].statement(f.Limit + 1), queries[0].args
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/migrate"
@@ -39,7 +40,7 @@ func rightsOf(t *testing.T, pool *pgxpool.Pool, role string) []string {
 }
 
 // granted gives a new role rights, twice, and returns a pool of its sessions.
-func granted(t *testing.T, pool *pgxpool.Pool, kind func(role string) outboxdb.Grants) (as *pgxpool.Pool, role string) {
+func granted(t *testing.T, pool *pgxpool.Pool, kind func(role string) operator.Grants) (as *pgxpool.Pool, role string) {
 	t.Helper()
 	role = newRole(t, pool)
 	g := kind(role)
@@ -91,7 +92,7 @@ func requireWaits(t *testing.T, pool, as *pgxpool.Pool) {
 func TestProducerRights(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Producers: []string{role}} })
+	as, role := granted(t, pool, func(role string) operator.Grants { return operator.Grants{Producers: []string{role}} })
 	require.Equal(t, producerMay, rightsOf(t, pool, role))
 
 	enqueue(t, as, messages("sqs://orders", 3)...)
@@ -99,7 +100,7 @@ func TestProducerRights(t *testing.T) {
 	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'text'::text)`)
 	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'bytes'::bytea)`)
 	require.Equal(t, 6, count(t, pool))
-	setRule(t, outboxdb.NewOperator(pool), outboxdb.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
+	setRule(t, operator.New(pool, nil, ""), operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
 	require.Equal(t, "sqs://replies", asks(t, pool, enqueue(t, as, message("sqs://orders"))[0]), "rules are for who can't read them")
 	msgs := withIDs(1)
 	enqueue(t, as, msgs...)
@@ -127,7 +128,7 @@ INSERT INTO outbox.history SELECT gone.*, now() FROM gone`
 func TestDispatcherRights(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Dispatchers: []string{role}} })
+	as, role := granted(t, pool, func(role string) operator.Grants { return operator.Grants{Dispatchers: []string{role}} })
 	require.Equal(t, []string{
 		"audit: DELETE", "audit: SELECT",
 		"destinations: DELETE", "destinations: INSERT", "destinations: SELECT", "destinations: UPDATE",
@@ -212,7 +213,7 @@ func TestDispatcherRights(t *testing.T) {
 func TestOperatorRights(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Operators: []string{role}} })
+	as, role := granted(t, pool, func(role string) operator.Grants { return operator.Grants{Operators: []string{role}} })
 	require.Equal(t, []string{
 		"audit.act: INSERT", "audit.destination: INSERT", "audit.detail: INSERT", "audit.generation: INSERT", "audit.message_id: INSERT",
 		"audit.who: INSERT", "audit.why: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
@@ -228,7 +229,7 @@ func TestOperatorRights(t *testing.T) {
 	require.NotEmpty(t, status)
 	requireWaits(t, pool, as)
 	id := enqueue(t, as, message("sqs://orders"))[0]
-	_, err = outboxdb.NewOperator(as).RequestCancel(t.Context(), []uuid.UUID{id}, ada)
+	_, err = outboxdb.New(as).RequestCancel(t.Context(), []uuid.UUID{id}, ada.Who, ada.Why)
 	require.NoError(t, err)
 	execute(t, as, `DELETE FROM outbox.messages`)
 	execute(t, pool, `DELETE FROM outbox.audit`)
@@ -242,9 +243,9 @@ func TestOperatorRights(t *testing.T) {
 	execute(t, as, purgeInto)
 	require.Equal(t, 1, value[int](t, as, `SELECT count(*) FROM outbox.history`))
 	require.Zero(t, value[int](t, as, `SELECT count(*) FROM outbox.destinations`))
-	o := outboxdb.NewOperator(as)
-	setRule(t, o, outboxdb.CallbackRule{Type: "a", Callback: "sqs://replies"})
-	setRule(t, o, outboxdb.CallbackRule{Type: "a", Callback: "none"})
+	o := operator.New(as, nil, "")
+	setRule(t, o, operator.CallbackRule{Type: "a", Callback: "sqs://replies"})
+	setRule(t, o, operator.CallbackRule{Type: "a", Callback: "none"})
 	rules, err := o.CallbackRules(t.Context())
 	require.NoError(t, err)
 	require.Len(t, rules, 1)
@@ -268,7 +269,7 @@ func TestGrantsToAnOddName(t *testing.T) {
 		_, err := pool.Exec(context.Background(), `DROP OWNED BY `+pgx.Identifier{odd}.Sanitize()+`; DROP ROLE `+pgx.Identifier{odd}.Sanitize())
 		require.NoError(t, err)
 	})
-	g := outboxdb.Grants{Producers: []string{odd}}
+	g := operator.Grants{Producers: []string{odd}}
 	require.NoError(t, g.CheckRoles(t.Context(), pool))
 	require.NoError(t, g.Apply(t.Context(), pool))
 	require.Equal(t, producerMay, rightsOf(t, pool, odd))
@@ -282,12 +283,12 @@ func TestGrantsToNobody(t *testing.T) {
 	for len(long) < 70 {
 		long += "x"
 	}
-	g := outboxdb.Grants{Producers: []string{"nobody_a", role}, Operators: []string{"PUBLIC", long, "nobody_a"}}
+	g := operator.Grants{Producers: []string{"nobody_a", role}, Operators: []string{"PUBLIC", long, "nobody_a"}}
 	err := g.CheckRoles(t.Context(), pool)
 	require.EqualError(t, err, `there is no role "PUBLIC": create it first, with the login and password that you want
 there is no role "nobody_a": create it first, with the login and password that you want
 there is no role "`+long+`": create it first, with the login and password that you want`)
-	require.ErrorContains(t, outboxdb.Grants{Producers: []string{"a\x00b"}}.CheckRoles(t.Context(), pool), `wants names of Postgres roles (got "a\x00b")`)
+	require.ErrorContains(t, operator.Grants{Producers: []string{"a\x00b"}}.CheckRoles(t.Context(), pool), `wants names of Postgres roles (got "a\x00b")`)
 
 	require.ErrorContains(t, g.Apply(t.Context(), pool), `role "nobody_a" does not exist`)
 	require.Empty(t, rightsOf(t, pool, role), "nobody got anything")
@@ -297,14 +298,14 @@ there is no role "`+long+`": create it first, with the login and password that y
 func TestGrantsBySomebodyElse(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	as, role := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Operators: []string{role}} })
+	as, role := granted(t, pool, func(role string) operator.Grants { return operator.Grants{Operators: []string{role}} })
 	another := role + "_2"
 	execute(t, pool, `CREATE ROLE `+another)
 	t.Cleanup(func() {
 		_, err := pool.Exec(context.Background(), `DROP ROLE `+another)
 		require.NoError(t, err)
 	})
-	err := outboxdb.Grants{Producers: []string{another}}.Apply(t.Context(), as)
+	err := operator.Grants{Producers: []string{another}}.Apply(t.Context(), as)
 	require.ErrorContains(t, err, `GRANT USAGE ON SCHEMA outbox TO "`+another+`": no privileges were granted for "outbox": run it as the owner of the outbox`)
 	require.Empty(t, rightsOf(t, pool, another))
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow/internal/database"
 )
@@ -50,10 +51,10 @@ func (s *Store) DatabaseID(ctx context.Context) (uuid.UUID, error) {
 	return id, nil
 }
 
-// DatabaseID is Store.DatabaseID, read anew each time; the ID is zero where nobody
-// has written it.
-func (o *Operator) DatabaseID(ctx context.Context) (uuid.UUID, error) {
-	id, err := databaseID(ctx, o.pool)
+// FindDatabaseID returns the ID that Store.DatabaseID returns, or zero where nobody has written it.
+// It reads the ID each time.
+func FindDatabaseID(ctx context.Context, pool *pgxpool.Pool) (uuid.UUID, error) {
+	id, err := databaseID(ctx, database.New(pool))
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return uuid.Nil, fmt.Errorf("reading outbox.identity: %w", err)
 	}

@@ -54,7 +54,7 @@ func TestDatabaseIDOfASchemaWithoutData(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	execute(t, pool, `DELETE FROM outbox.identity`)
-	seen, err := outboxdb.NewOperator(pool).DatabaseID(t.Context())
+	seen, err := outboxdb.FindDatabaseID(t.Context(), pool)
 	require.NoError(t, err)
 	require.Equal(t, uuid.Nil, seen, "an operator's look writes nothing")
 	var mu sync.Mutex
@@ -71,7 +71,7 @@ func TestDatabaseIDOfASchemaWithoutData(t *testing.T) {
 	}
 	starting.Wait()
 	require.Len(t, ids, 1)
-	seen, err = outboxdb.NewOperator(pool).DatabaseID(t.Context())
+	seen, err = outboxdb.FindDatabaseID(t.Context(), pool)
 	require.NoError(t, err)
 	assert.Contains(t, ids, seen)
 	_, err = pool.Exec(t.Context(), `INSERT INTO outbox.identity (id) VALUES (gen_random_uuid())`)

@@ -104,11 +104,11 @@ func (s *Store) PurgeMessages(ctx context.Context, p outbox.Purge) (outbox.Purge
 	return purgeChunk(ctx, s.pool, chosen(p, purge, move, purgeDismissed, moveDismissed), p)
 }
 
-// Purge is Store.PurgeMessages by somebody: what it deletes or moves is noted in
-// the audit, in the same statement.
-func (o *Operator) Purge(ctx context.Context, p outbox.Purge, by By) (outbox.Purged, error) {
+// PurgeAs is PurgeMessages for an operator: the same statement notes in the audit what was deleted
+// or moved, for who and why.
+func (s *Store) PurgeAs(ctx context.Context, p outbox.Purge, who, why string) (outbox.Purged, error) {
 	statement := chosen(p, purgeByHand, moveByHand, purgeDismissedByHand, moveDismissedByHand)
-	return purgeChunk(ctx, o.pool, statement, p, by.Who, by.Why)
+	return purgeChunk(ctx, s.pool, statement, p, who, why)
 }
 
 // chosen is the statement for p.

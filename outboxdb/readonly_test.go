@@ -9,6 +9,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
@@ -54,7 +55,7 @@ func TestReadOnlyConnectionsAreLeft(t *testing.T) {
 
 	// An operator's command, likewise.
 	demote(t, pool, store, 5)
-	o := outboxdb.NewOperator(pool)
+	o := operator.New(pool, nil, "")
 	_, err = o.Send(t.Context(), message("sqs://a"), ada)
 	require.ErrorContains(t, err, "read-only: it is a standby")
 	_, err = o.Send(t.Context(), message("sqs://a"), ada)
@@ -78,17 +79,13 @@ func TestReadOnlyServer(t *testing.T) {
 		_, err := store.Claim(t.Context(), request())
 		require.ErrorContains(t, err, "read-only: it is a standby")
 	}
-	o := outboxdb.NewOperator(pool)
-	_, _, err := o.List(t.Context(), outboxdb.ListFilter{Limit: 10})
+	o := operator.New(pool, nil, "")
+	_, _, err := o.List(t.Context(), operator.ListFilter{Limit: 10})
 	require.NoError(t, err)
-	health, err := o.Health(t.Context())
-	require.NoError(t, err)
-	require.True(t, health.ReadOnly)
+	require.Contains(t, findings(t, pool)["database fail"].Text, "the server is read-only")
 
 	execute(t, setup, `SET default_transaction_read_only = off; ALTER DATABASE `+database+` RESET default_transaction_read_only`)
 	require.Eventually(t, func() bool { return store.Ping(t.Context()) == nil }, time.Minute, time.Millisecond)
 	require.Len(t, claim(t, store, request()).Messages, 1)
-	health, err = o.Health(t.Context())
-	require.NoError(t, err)
-	require.False(t, health.ReadOnly)
+	require.NotContains(t, findings(t, pool), "database fail")
 }

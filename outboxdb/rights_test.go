@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/internal/teststack"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
 // A caller's own objects must not be taken for the function's, which runs with
@@ -15,7 +15,7 @@ func TestProducerCannotShadow(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	role := newRole(t, pool)
-	require.NoError(t, outboxdb.Grants{Producers: []string{role}}.Apply(t.Context(), pool))
+	require.NoError(t, operator.Grants{Producers: []string{role}}.Apply(t.Context(), pool))
 	execute(t, pool, `CREATE SCHEMA mine AUTHORIZATION `+role)
 	as := withRole(t, pool, role)
 	conn, err := as.Acquire(t.Context())

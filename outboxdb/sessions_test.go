@@ -19,6 +19,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/migrate"
@@ -86,7 +87,7 @@ func TestHostileRole(t *testing.T) {
 			pool := teststack.New(t)
 			role := newRole(t, pool)
 			all := []string{role}
-			require.NoError(t, outboxdb.Grants{Producers: all, Dispatchers: all, Operators: all}.Apply(t.Context(), pool))
+			require.NoError(t, operator.Grants{Producers: all, Dispatchers: all, Operators: all}.Apply(t.Context(), pool))
 			execute(t, pool, `GRANT INSERT ON outbox.messages TO `+role)
 			for _, setting := range hostile {
 				if mode == pgx.QueryExecModeSimpleProtocol && refusedByPgx(setting) {
@@ -112,7 +113,8 @@ func tour(t *testing.T, setup, pool *pgxpool.Pool) {
 	tourPurge(t, setup, watched)
 	tourOperator(t, setup, watched)
 	sent := seen.take()
-	for _, statement := range outboxdb.Statements {
+	known := slices.Concat(outboxdb.Statements, operatorStatements(t, setup))
+	for _, statement := range known {
 		if !slices.Contains(sent, statement) {
 			assert.Failf(t, "the tour leaves a statement out", "%.200s", strings.TrimSpace(statement))
 		}
@@ -335,7 +337,7 @@ func tourPurge(t *testing.T, setup, pool *pgxpool.Pool) {
 		purged, err := store.PurgeMessages(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: time.Time{}, Limit: 2, History: history})
 		require.NoError(t, err)
 		require.Equal(t, 2, purged.Rows)
-		purged, err = outboxdb.NewOperator(pool).Purge(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: purged.UpTo, Limit: 10, History: history}, ada)
+		purged, err = outboxdb.New(pool).PurgeAs(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: purged.UpTo, Limit: 10, History: history}, ada.Who, ada.Why)
 		require.NoError(t, err)
 		require.Equal(t, 1, purged.Rows)
 	}
@@ -351,104 +353,110 @@ func tourPurge(t *testing.T, setup, pool *pgxpool.Pool) {
 
 func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	t.Helper()
-	ctx, o := t.Context(), outboxdb.NewOperator(pool)
-	by := outboxdb.By{Who: "ada é日", Why: "why \\ ' 日"}
+	ctx, o, store := t.Context(), operator.New(pool, lostRuns{}, ""), outboxdb.New(pool)
+	by := operator.Actor{Who: "ada é日", Why: "why \\ ' 日"}
 	id := fresh(t, setup)
 	ids := []uuid.UUID{id}
 	end := func(state string) {
 		execute(t, setup, `UPDATE outbox.messages SET state = $1, finished_at = now(), last_error = $2 WHERE id = $3`, state, awkwardError, id)
 	}
-	one := func(changes []outboxdb.Change, err error) outboxdb.Change {
+	one := func(answers []operator.Answer, err error) operator.Answer {
 		t.Helper()
 		require.NoError(t, err)
-		require.Len(t, changes, 1)
-		require.True(t, changes[0].Done)
-		return changes[0]
+		require.Len(t, answers, 1)
+		require.Equal(t, operator.Done, answers[0].Verdict, answers[0].Text)
+		return answers[0]
 	}
 	execute(t, setup, `UPDATE outbox.messages SET expires_at = NULL`)
 	at := time.Date(2031, 1, 2, 3, 4, 5, 6000, time.UTC)
-	require.True(t, one(o.Reschedule(ctx, ids, at, 0, by)).NewAvailableAt.Equal(at))
+	one(o.Reschedule(ctx, ids, at, 0, by))
+	require.True(t, stands(t, setup, id).AvailableAt.Equal(at))
 	one(o.Reschedule(ctx, ids, time.Time{}, 90*time.Minute, by))
 	assert.InDelta(t, 5400, stands(t, setup, id).LeasedFor, 30)
-	require.Equal(t, "sqs://other", one(o.Redirect(ctx, ids, "sqs://other", by)).NewDestination)
-	one(o.RequestCancel(ctx, ids, by))
+	one(o.Redirect(ctx, ids, "sqs://other", by))
+	require.Equal(t, "sqs://other", value[string](t, setup, `SELECT destination FROM outbox.messages WHERE id = $1`, id))
+	requests, err := store.RequestCancel(ctx, ids, by.Who, by.Why)
+	require.NoError(t, err)
+	require.True(t, requests[0].Done)
 	execute(t, setup, `UPDATE outbox.messages SET available_at = now() - interval '1 s'`)
-	generation := stands(t, setup, id).Generation
-	change, err := o.EndCancelled(ctx, outbox.Ref{ID: id, Generation: generation}, by)
-	one([]outboxdb.Change{change}, err)
+	one(o.Cancel(ctx, ids, time.Second, by)) // ends it, for it has no run
 	one(o.Retry(ctx, ids, by))
-	standing, err := o.Show(ctx, id)
+	status, err := o.Message(ctx, id)
 	require.NoError(t, err)
-	require.Equal(t, awkward().Headers, standing.Headers)
-	execute(t, setup, `UPDATE outbox.messages SET claims = 1, available_at = now() + interval '1 hour'`)
-	standing, err = o.Show(ctx, id)
-	require.NoError(t, err)
-	change, err = o.Release(ctx, standing.Ref(), standing.AvailableAt, by)
-	one([]outboxdb.Change{change}, err)
-	require.NoError(t, o.NoteTold(ctx, standing, by))
+	require.Equal(t, awkward().Headers, status.Headers)
+	execute(t, setup, `UPDATE outbox.messages SET claims = 1, started = true, retrying = true, available_at = now() + interval '1 hour'`)
+	require.Contains(t, one(o.Retry(ctx, ids, by)).Text, "it had no run")
+	execute(t, setup, `UPDATE outbox.messages SET available_at = now() + interval '1 hour'`)
+	require.Contains(t, one(operator.New(pool, willingRuns{}, "").Retry(ctx, ids, by)).Text, "its run was signalled")
+	execute(t, setup, `UPDATE outbox.messages SET retrying = false`)
 	end("dead")
-	one(o.RetryTo(ctx, ids, "sqs://third", by))
+	one(o.Redirect(ctx, ids, "sqs://third", by))
+	end("dead")
+	one(o.Dismiss(ctx, ids, by))
+	execute(t, setup, `UPDATE outbox.messages SET dismissed_at = NULL`)
 	end("delivered")
 	execute(t, setup, `UPDATE outbox.messages SET callback_state = 'failed'`)
 	one(o.RetryCallbacks(ctx, ids, by))
-	_, newID, err := o.Resend(ctx, id, by)
+	newID := *one(o.Resend(ctx, ids, by)).NewID
+	copied, err := o.Show(ctx, newID, true)
 	require.NoError(t, err)
-	payload, err := o.Payload(ctx, newID)
-	require.NoError(t, err)
-	require.Equal(t, awkward().Payload, payload)
+	require.Equal(t, awkward().Payload, copied.Payload)
+	require.Equal(t, by, operator.Actor{Who: copied.Audit[0].Who, Why: copied.Audit[0].Why})
 	_, err = o.Send(ctx, awkward(), by)
 	require.NoError(t, err)
-	audit, err := o.Audit(ctx, id)
-	require.NoError(t, err)
-	require.Equal(t, by, outboxdb.By{Who: audit[0].Who, Why: audit[0].Why})
 
-	page, next, err := o.List(ctx, outboxdb.ListFilter{Limit: 1, State: outflow.Delivered, Destination: "sqs://third", Type: "order/placed",
-		Since: outboxdb.Moment{At: time.Now().Add(-time.Hour), Set: true}, Until: outboxdb.Moment{Ago: 0, Set: true}})
+	page, next, err := o.List(ctx, operator.ListFilter{Limit: 1, State: outflow.Delivered, Destination: "sqs://third", Type: "order/placed",
+		Since: operator.TimeBound{At: time.Now().Add(-time.Hour), Set: true}, Until: operator.TimeBound{Ago: 0, Set: true}})
 	require.NoError(t, err)
 	require.Len(t, page, 1)
 	require.Equal(t, awkwardError, *page[0].LastError)
 	require.Empty(t, next)
-	page, next, err = o.List(ctx, outboxdb.ListFilter{Limit: 1})
+	page, next, err = o.List(ctx, operator.ListFilter{Limit: 1})
 	require.NoError(t, err)
-	_, _, err = o.List(ctx, outboxdb.ListFilter{Limit: 1, After: next})
+	_, _, err = o.List(ctx, operator.ListFilter{Limit: 1, After: next})
 	require.NoError(t, err)
 	require.Len(t, page, 1)
 	end("dead")
 	counts, _, err := o.Status(ctx, 10)
 	require.NoError(t, err)
 	require.NotEmpty(t, counts)
-	dead, err := o.Dead(ctx)
+	_, err = o.KnownDestinations(ctx, "sqs://orders")
 	require.NoError(t, err)
-	require.Equal(t, awkwardError, dead[0].LastError)
-	_, err = o.Hears(ctx)
+	_, err = o.KnownTypes(ctx)
 	require.NoError(t, err)
-	health, err := o.Health(ctx)
-	require.NoError(t, err)
-	assert.WithinDuration(t, time.Now(), health.Clock, time.Minute)
-	applied, err := migrate.Status(ctx, pool)
+	found := findings(t, pool)
 	if pool.Config().ConnConfig.User == setup.Config().ConnConfig.User {
-		require.NoError(t, err)
-		assert.WithinDuration(t, time.Now(), applied[0].AppliedAt, time.Hour)
+		require.Contains(t, found["dead warn"].Text, "such as: "+strings.Join(strings.Fields(awkwardError), " "))
+		for _, f := range found {
+			require.NotContains(t, f.Text, "SQLSTATE", f.Check)
+		}
 	}
-	destinations, err := o.PendingTargets(ctx, 10)
-	require.NoError(t, err)
-	require.NotEmpty(t, destinations)
-	_, err = o.Failing(ctx, 10)
-	require.NoError(t, err)
-	_, _, err = o.FailingCallbacks(ctx)
-	require.NoError(t, err)
+	require.Contains(t, found, "clock ok")
 
-	rule := outboxdb.CallbackRule{Destination: "sqs://orders", Type: "a", Callback: "https://example.com/'", WithPayload: true}
+	rule := operator.CallbackRule{Destination: "sqs://orders", Type: "a", Callback: "https://example.com/'", WithPayload: true}
 	_, err = o.SetCallbackRule(ctx, rule, by)
 	require.NoError(t, err)
 	rules, err := o.CallbackRules(ctx)
 	require.NoError(t, err)
-	require.Equal(t, []outboxdb.CallbackRule{rule}, rules)
-	found, err := o.UnsetCallbackRule(ctx, rule.Destination, rule.Type, by)
+	require.Equal(t, []operator.CallbackRule{rule}, rules)
+	removed, err := o.UnsetCallbackRule(ctx, rule.Destination, rule.Type, by)
 	require.NoError(t, err)
-	require.True(t, found)
-	require.Error(t, outboxdb.Grants{Producers: []string{"nobody is called that"}}.CheckRoles(ctx, pool))
+	require.True(t, removed)
+	require.Error(t, operator.Grants{Producers: []string{"nobody is called that"}}.CheckRoles(ctx, pool))
 }
+
+// lostRuns is a Temporal that knows no run; in willingRuns there is one that accepts signals.
+type (
+	lostRuns    struct{}
+	willingRuns struct{ lostRuns }
+)
+
+func (lostRuns) Describe(context.Context, string) (operator.Run, error) {
+	return operator.Run{}, operator.ErrNoRun
+}
+func (lostRuns) Cancel(context.Context, string) error    { return operator.ErrNoRun }
+func (lostRuns) TryNow(context.Context, string) error    { return operator.ErrNoRun }
+func (willingRuns) TryNow(context.Context, string) error { return nil }
 
 // A function whose patterns have backslashes is read with the caller's settings.
 func TestBackslashesMeanWhatTheySay(t *testing.T) {
@@ -582,7 +590,7 @@ func TestPurgeUnderTimeouts(t *testing.T) {
 			_, err := store.PurgeMessages(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10})
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
 			require.ErrorContains(t, err, "canceling statement due to")
-			_, err = outboxdb.NewOperator(hasty).Purge(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10, History: true}, ada)
+			_, err = outboxdb.New(hasty).PurgeAs(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10, History: true}, ada.Who, ada.Why)
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
 			_, err = store.PurgeAudit(t.Context(), time.Hour, 10)
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
@@ -629,9 +637,7 @@ func TestDatabaseEncodings(t *testing.T) {
 			outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Dead, LastError: "日 \u20ac \U0001F600", Attempts: 1})
 			require.NoError(t, err)
 			require.Equal(t, `\u65e5 \u20ac \U0001f600`, outcome.LastError)
-			health, err := outboxdb.NewOperator(pool).Health(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, encoding, health.Encoding)
+			require.Contains(t, findings(t, pool)["encoding warn"].Text, "the database's encoding is "+encoding)
 		})
 	}
 }

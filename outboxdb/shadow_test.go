@@ -10,6 +10,7 @@ import (
 	"go/types"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -24,6 +25,7 @@ import (
 	"github.com/outflowhq/outflow"
 	inboxmigrate "github.com/outflowhq/outflow/inbox/migrate"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/migrate"
@@ -35,12 +37,13 @@ import (
 // runs with the rights of whoever sends the statement.
 
 // sources are the folders with statements. Migrating has a search path of its own.
-var sources = []string{".", "wait", "../inbox", "../internal/database"}
+var sources = []string{".", "wait", "../inbox", "../internal/database", "../operator"}
 
 // statementsOf returns every constant string in the sources that is a statement, by
 // its beginning.
 func statementsOf(t *testing.T, folders ...string) (statements []string) {
 	t.Helper()
+	constants := importer{}
 	begins := regexp.MustCompile(`^\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\s`)
 	for _, folder := range folders {
 		names, err := filepath.Glob(filepath.Join(folder, "*.go"))
@@ -56,9 +59,11 @@ func statementsOf(t *testing.T, folders ...string) (statements []string) {
 			parsed = append(parsed, file)
 		}
 		info := &types.Info{Types: make(map[ast.Expr]types.TypeAndValue)}
-		// What is imported is not looked at: constants need none of it.
-		checks := types.Config{Importer: noImports{}, Error: func(error) {}}
-		_, _ = checks.Check(folder, files, parsed, info)
+		// Constants need no import but outboxdb's constants, which operator's build on.
+		checks := types.Config{Importer: constants, Error: func(error) {}}
+		found, _ := checks.Check(folder, files, parsed, info)
+		found.MarkComplete()
+		constants[path.Join("github.com/outflowhq/outflow/outboxdb", folder)] = found
 		for _, v := range info.Types {
 			if v.Value != nil && v.Value.Kind() == constant.String && begins.MatchString(constant.StringVal(v.Value)) {
 				statements = append(statements, constant.StringVal(v.Value))
@@ -69,20 +74,60 @@ func statementsOf(t *testing.T, folders ...string) (statements []string) {
 	return slices.Compact(statements)
 }
 
-type noImports struct{}
+// importer has the packages that statementsOf has read.
+type importer map[string]*types.Package
 
-func (noImports) Import(string) (*types.Package, error) { return nil, errors.New("not looked at") }
+func (i importer) Import(name string) (*types.Package, error) {
+	if p := i[name]; p != nil {
+		return p, nil
+	}
+	return nil, errors.New("not read")
+}
 
-// listStatements are the statements that are put together from a filter.
-func listStatements() (statements []string) {
-	moment := outboxdb.Moment{At: time.Now(), Set: true}
-	ago := outboxdb.Moment{Ago: time.Hour, Set: true}
-	for _, f := range []outboxdb.ListFilter{
+// listStatements are the statements that are put together from a filter, as they are sent.
+func listStatements(t *testing.T, pool *pgxpool.Pool) (statements []string) {
+	t.Helper()
+	watched, seen := traced(t, pool)
+	o := operator.New(watched, nil, "")
+	moment := operator.TimeBound{At: time.Now(), Set: true}
+	ago := operator.TimeBound{Ago: time.Hour, Set: true}
+	for _, f := range []operator.ListFilter{
 		{}, {State: outflow.Pending, Since: moment, Until: ago, Destination: "sqs://a", Type: "a", Callback: outbox.CallbackDue},
 		{State: outflow.Dead, Since: ago, Until: moment, Callback: outbox.CallbackSent}, {Retrying: true, Since: ago},
 	} {
-		statements = append(statements, outboxdb.ListStatements(f)...)
+		f.Limit = 1
+		_, next, err := o.List(t.Context(), f)
+		require.NoError(t, err)
+		if f.After = next; next != "" {
+			_, _, err := o.List(t.Context(), f)
+			require.NoError(t, err)
+		}
 	}
+	for _, sent := range seen.take() {
+		if strings.HasPrefix(sent, "SELECT") && strings.Contains(sent, "FROM outbox.messages AS m") {
+			statements = append(statements, sent)
+		}
+	}
+	slices.Sort(statements)
+	return slices.Compact(statements)
+}
+
+// operatorStatements are those of package operator that are whole.
+func operatorStatements(t *testing.T, pool *pgxpool.Pool) (statements []string) {
+	t.Helper()
+	conn, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	own, all := statementsOf(t, "."), statementsOf(t, ".", "../operator")
+	for _, s := range wholeStatements(t, conn.Conn(), all) {
+		isPart := slices.ContainsFunc(all, func(other string) bool {
+			return len(other) > len(s.SQL) && strings.Contains(other, s.SQL)
+		})
+		if !isPart && !slices.Contains(own, s.SQL) {
+			statements = append(statements, s.SQL)
+		}
+	}
+	require.Greater(t, len(statements), 20)
 	return statements
 }
 
@@ -201,7 +246,7 @@ func TestMigrationsSpringNoTrap(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, values[string](t, withSearchPath(t, pool, "pg_catalog"), depends))
 	role := newRole(t, pool)
-	g := outboxdb.Grants{Producers: []string{role}, Dispatchers: []string{role}, Operators: []string{role}}
+	g := operator.Grants{Producers: []string{role}, Dispatchers: []string{role}, Operators: []string{role}}
 	require.NoError(t, g.CheckRoles(t.Context(), pool))
 	require.NoError(t, g.Apply(t.Context(), pool))
 
@@ -232,9 +277,9 @@ func TestStatementsSpringNoTrap(t *testing.T) {
 	pool := withSearchPath(t, teststack.New(t), usualPath)
 	_, err := inboxmigrate.Up(t.Context(), pool)
 	require.NoError(t, err)
-	statements := slices.Concat(statementsOf(t, sources...), listStatements())
+	statements := slices.Concat(statementsOf(t, sources...), listStatements(t, pool))
 	require.Greater(t, len(statements), 50)
-	for _, known := range []string{outboxdb.StatementClaim, outboxdb.StatementFinish, outboxdb.StatementEnqueue, outboxdb.StatementResend} {
+	for _, known := range []string{outboxdb.StatementClaim, outboxdb.StatementFinish, outboxdb.StatementEnqueue, outboxdb.StatementRequestCancel} {
 		require.Contains(t, statements, known)
 	}
 	conn, err := pool.Acquire(t.Context())
@@ -321,7 +366,7 @@ func deliverPast(t *testing.T, pool *pgxpool.Pool) bool {
 		_, err := outboxdb.Enqueue(t.Context(), tx, bad)
 		require.ErrorContains(t, err, "type: wants")
 	})
-	setRule(t, outboxdb.NewOperator(pool), outboxdb.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
+	setRule(t, operator.New(pool, nil, ""), operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
 	ids := enqueue(t, pool, m, message("sqs://orders"), message("arn:aws:sqs:eu-west-1:123456789012:other"))
 	value[any](t, pool, `SELECT outbox.enqueue('sqs://orders'::text, 'a'::text, 'x'::text)`)
 	_, answers := startWait(t, pool, pool, ids[1])

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow/internal/database"
 	"github.com/outflowhq/outflow/outbox"
@@ -71,6 +72,11 @@ func (s *Store) TableHealth(ctx context.Context, heldFor time.Duration) (outbox.
 		}
 	}
 	return health, nil
+}
+
+// HeldSnapshots returns all snapshots that are held, those that hold back the most first.
+func HeldSnapshots(ctx context.Context, pool *pgxpool.Pool) ([]outbox.HeldSnapshot, error) {
+	return findSnapshots(ctx, database.New(pool))
 }
 
 // findSnapshots returns all snapshots that are held, those that hold back the most

@@ -12,6 +12,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
@@ -195,7 +196,7 @@ func TestWhatIsNotDueCostsNothing(t *testing.T) {
 func TestParkedRowsComeBack(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	store, o := outboxdb.New(pool), outboxdb.NewOperator(pool)
+	store, o := outboxdb.New(pool), operator.New(pool, nil, "")
 	parked := func(id uuid.UUID) bool {
 		return value[bool](t, pool, `SELECT parked FROM outbox.messages WHERE id = $1`, id)
 	}
@@ -254,9 +255,9 @@ func TestRefusedDestinationsWaitAsRows(t *testing.T) {
 	require.InDelta(t, 60, s.LeasedFor, 5)
 	require.Empty(t, claim(t, store, req).Refused, "they are not due for a minute")
 
-	changes, err := outboxdb.NewOperator(pool).RequestCancel(t.Context(), refused[:1], ada)
+	cancelled, err := outboxdb.New(pool).RequestCancel(t.Context(), refused[:1], ada.Who, ada.Why)
 	require.NoError(t, err)
-	require.Equal(t, outflow.Cancelled, changes[0].NewState, "nobody has it")
+	require.Equal(t, outflow.Cancelled, cancelled[0].State, "nobody has it")
 	execute(t, pool, `UPDATE outbox.messages SET available_at = now() WHERE id = ANY ($1)`, refused)
 	require.ElementsMatch(t, refused[1:], idsOf(claim(t, outboxdb.New(pool), request())))
 }

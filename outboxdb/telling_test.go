@@ -25,6 +25,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/migrations"
@@ -70,10 +71,10 @@ func (l *listener) heard() (payloads []string) {
 var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID){
 	"finish": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) { deliver(t, pool, ids...) },
 	"requestCancel": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
-		changes, err := outboxdb.NewOperator(pool).RequestCancel(t.Context(), ids, ada)
+		cancelled, err := outboxdb.New(pool).RequestCancel(t.Context(), ids, ada.Who, ada.Why)
 		require.NoError(t, err)
-		for _, c := range changes {
-			require.Equal(t, outflow.Cancelled, c.NewState)
+		for _, c := range cancelled {
+			require.Equal(t, outflow.Cancelled, c.State)
 		}
 	},
 	"endCancelled": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
@@ -133,7 +134,7 @@ func TestEndsAreToldOnce(t *testing.T) {
 func TestWhatIsHeardGivesNothingAway(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	as, _ := granted(t, pool, func(role string) outboxdb.Grants { return outboxdb.Grants{Producers: []string{role}} })
+	as, _ := granted(t, pool, func(role string) operator.Grants { return operator.Grants{Producers: []string{role}} })
 	l := newListener(t, as)
 	ids := enqueue(t, pool, messages("sqs://orders", 2)...)
 	_, answers := startWait(t, pool, pool, ids[0])
@@ -157,7 +158,7 @@ func TestOnlyEndsAreTold(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	l := newListener(t, pool)
-	store, o := outboxdb.New(pool), outboxdb.NewOperator(pool)
+	store, o := outboxdb.New(pool), operator.New(pool, nil, "")
 	execute(t, pool, `SELECT outbox.keep_waiter($1)`, uuid.New())
 	require.Len(t, l.heard(), 1)
 
@@ -167,9 +168,9 @@ func TestOnlyEndsAreTold(t *testing.T) {
 	require.NoError(t, store.Release(t.Context(), m[2]))
 	_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(ids[0]), Lease: time.Minute, LastError: "throttled"})
 	require.NoError(t, err)
-	changes, err := o.RequestCancel(t.Context(), ids[:2], ada)
+	cancelled, err := store.RequestCancel(t.Context(), ids[:2], ada.Who, ada.Why)
 	require.NoError(t, err)
-	require.Equal(t, outflow.Pending, changes[0].NewState, "its run decides")
+	require.Equal(t, outflow.Pending, cancelled[0].State, "its run decides")
 	require.Empty(t, l.heard())
 
 	deliver(t, pool, ids...)

@@ -17,11 +17,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/namespace"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
-	"github.com/outflowhq/outflow/outboxdb"
 )
 
 var (
@@ -47,31 +47,31 @@ func code(err error) int {
 }
 
 type fakeStatus struct {
-	counts   []outboxdb.PhaseCount
-	troubled []outboxdb.Trouble
+	counts   []operator.PhaseCount
+	breakers []operator.BreakerStatus
 }
 
-func (f fakeStatus) Status(context.Context, int) ([]outboxdb.PhaseCount, []outboxdb.Trouble, error) {
-	return f.counts, f.troubled, nil
+func (f fakeStatus) Status(context.Context, int) ([]operator.PhaseCount, []operator.BreakerStatus, error) {
+	return f.counts, f.breakers, nil
 }
 
 func TestShowStatus(t *testing.T) {
 	store := fakeStatus{
-		counts: []outboxdb.PhaseCount{
+		counts: []operator.PhaseCount{
 			{Destination: "sqs://b", Phase: "delivered", Messages: 9_990, AtLeast: true},
 			{Destination: "sqs://a", Phase: "due", Messages: 3, OldestSeconds: 90},
 			{Destination: "sqs://a", Phase: "retrying", Messages: 2, OldestSeconds: 3700, LastError: "throttled"},
 			{Destination: "sqs://b", Phase: "dead", Messages: 1, OldestSeconds: 7, LastError: "no such\nqueue"},
 			{Destination: "sqs://d", Phase: "waiting", Messages: 4, OldestSeconds: 60, LastError: "no AWS region"},
 		},
-		troubled: []outboxdb.Trouble{
+		breakers: []operator.BreakerStatus{
 			{Destination: "sqs://a", Failures: 7, FailingSince: &someAt, OpenUntil: ptr(someAt.Add(time.Minute)), Open: true, LastError: "throttled"},
 			{Destination: "sqs://d", SlowUntil: &someAt},
 			{Destination: "sqs://c", Failures: 1, FailingSince: &someAt, LastError: "reset"},
 		},
 	}
 	var out bytes.Buffer
-	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
+	require.NoError(t, showStatus(t.Context(), store.Status, 10, false, &out))
 	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  WAITING  RETRYING  OLDEST   DEAD  DISMISSED  EXPIRED  CANCELLED  DELIVERED
 sqs://a      3    0        0       0        2         1h1m40s  0     0          0        0          0
 sqs://b      0    0        0       0        0         -        1     0          0        0          9990+
@@ -94,7 +94,7 @@ sqs://d: 4 waiting
 `, out.String())
 
 	out.Reset()
-	require.NoError(t, showStatus(t.Context(), store, 10, true, &out))
+	require.NoError(t, showStatus(t.Context(), store.Status, 10, true, &out))
 	var document struct {
 		Bound        int
 		Destinations []destinationStatus
@@ -106,7 +106,7 @@ sqs://d: 4 waiting
 	assert.True(t, document.Destinations[1].Messages["delivered"].AtLeast)
 
 	out.Reset()
-	require.NoError(t, showStatus(t.Context(), fakeStatus{}, 10, false, &out))
+	require.NoError(t, showStatus(t.Context(), fakeStatus{}.Status, 10, false, &out))
 	assert.Equal(t, "no messages\n", out.String())
 }
 
@@ -119,7 +119,7 @@ type flaky struct {
 	fails func(look int) bool
 }
 
-func (f *flaky) Status(ctx context.Context, bound int) ([]outboxdb.PhaseCount, []outboxdb.Trouble, error) {
+func (f *flaky) Status(ctx context.Context, bound int) ([]operator.PhaseCount, []operator.BreakerStatus, error) {
 	f.looks++
 	if f.fails(f.looks) {
 		return nil, nil, errAway
@@ -133,9 +133,9 @@ func TestWatchStatus(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, stop := context.WithTimeout(t.Context(), 5*watchEvery-time.Millisecond)
 			defer stop()
-			store := &flaky{fakeStatus: fakeStatus{counts: []outboxdb.PhaseCount{{Destination: "sqs://a", Phase: "due", Messages: 3}}}, fails: fails}
+			store := &flaky{fakeStatus: fakeStatus{counts: []operator.PhaseCount{{Destination: "sqs://a", Phase: "due", Messages: 3}}}, fails: fails}
 			var out, said bytes.Buffer
-			err = watchStatus(ctx, tools{stdout: &out, stderr: &said}, store, 10, asJSON)
+			err = watchStatus(ctx, commandLine{stdout: &out, stderr: &said}, store.Status, 10, asJSON)
 			looks, stdout, stderr = store.looks, out.String(), said.String()
 		})
 		return looks, stdout, stderr, err
@@ -163,16 +163,16 @@ func TestWatchStatus(t *testing.T) {
 
 // fakeList has so many messages, in pages.
 type fakeList struct {
-	messages []outboxdb.Standing
-	filters  []outboxdb.ListFilter
+	messages []operator.MessageStatus
+	filters  []operator.ListFilter
 }
 
-func (f *fakeList) List(_ context.Context, filter outboxdb.ListFilter) ([]outboxdb.Standing, string, error) {
+func (f *fakeList) List(_ context.Context, filter operator.ListFilter) ([]operator.MessageStatus, string, error) {
 	f.filters = append(f.filters, filter)
 	from := 0
 	if filter.After != "" {
 		if _, err := fmt.Sscan(filter.After, &from); err != nil {
-			return nil, "", fmt.Errorf("listing: %w", outboxdb.ErrCursor)
+			return nil, "", fmt.Errorf("listing: %w", operator.ErrCursor)
 		}
 	}
 	page := f.messages[from:min(from+filter.Limit, len(f.messages))]
@@ -186,26 +186,26 @@ func (f *fakeList) List(_ context.Context, filter outboxdb.ListFilter) ([]outbox
 // row itself is what "outflow show" and "outflow list -json" print.
 func TestAWebhooksQueryIsNotInTables(t *testing.T) {
 	const secret = "https://shop.example/in?token=hunter2"
-	m := standing("dead")
+	m := statusOf("dead")
 	m.Destination = secret
-	rule := outboxdb.CallbackRule{Destination: secret, Callback: secret}
+	rule := operator.CallbackRule{Destination: secret, Callback: secret}
 	var out bytes.Buffer
-	require.NoError(t, listMessages(t.Context(), &fakeList{messages: []outboxdb.Standing{m}}, outboxdb.ListFilter{Limit: 2}, false, &out, &out))
+	require.NoError(t, listMessages(t.Context(), &fakeList{messages: []operator.MessageStatus{m}}, operator.ListFilter{Limit: 2}, false, &out, &out))
 	for _, asJSON := range []bool{false, true} {
 		require.NoError(t, showStatus(t.Context(), fakeStatus{
-			counts:   []outboxdb.PhaseCount{{Destination: secret, Phase: "dead", Messages: 1, LastError: "gone"}},
-			troubled: []outboxdb.Trouble{{Destination: secret, Failures: 7, LastError: "gone"}},
-		}, 10, asJSON, &out))
+			counts:   []operator.PhaseCount{{Destination: secret, Phase: "dead", Messages: 1, LastError: "gone"}},
+			breakers: []operator.BreakerStatus{{Destination: secret, Failures: 7, LastError: "gone"}},
+		}.Status, 10, asJSON, &out))
 	}
-	fmt.Fprint(&out, whichMessages(rule))
+	fmt.Fprint(&out, messagesOf(rule))
 	assert.NotContains(t, out.String(), "hunter2")
 	assert.Equal(t, 7, strings.Count(out.String(), "https://shop.example/in"))
 }
 func (f *fakeList) KnownDestinations(context.Context, string) ([]string, error) { return nil, nil }
 func (f *fakeList) KnownTypes(context.Context) ([]string, error)                { return nil, nil }
 
-func standing(phase string) outboxdb.Standing {
-	m := outboxdb.Standing{
+func statusOf(phase string) operator.MessageStatus {
+	m := operator.MessageStatus{
 		ID: someID, Destination: "sqs://orders", Type: "order-placed", Phase: phase, State: outflow.State(phase), Generation: 2, Attempts: 3,
 		ContentType: "application/json", PayloadBytes: 11, EnqueuedAt: someAt, DueAt: someAt, AvailableAt: someAt,
 	}
@@ -218,42 +218,39 @@ func standing(phase string) outboxdb.Standing {
 }
 
 func TestListMessages(t *testing.T) {
-	store := &fakeList{messages: []outboxdb.Standing{standing("dead"), standing("retrying"), standing("due")}}
+	store := &fakeList{messages: []operator.MessageStatus{statusOf("dead"), statusOf("retrying"), statusOf("due")}}
 	var out bytes.Buffer
-	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, false, &out, io.Discard))
+	require.NoError(t, listMessages(t.Context(), store, operator.ListFilter{Limit: 2}, false, &out, io.Discard))
 	assert.Equal(t, `ID                                    STATE     DESTINATION   TYPE          ATTEMPTS  ENQUEUED              ENDED                 LAST ERROR
 0198f3a2-5b1c-7000-8000-000000000001  dead      sqs://orders  order-placed  3         2026-01-31T08:00:00Z  2026-01-31T08:00:01Z  no such queue
 0198f3a2-5b1c-7000-8000-000000000001  retrying  sqs://orders  order-placed  3         2026-01-31T08:00:00Z  -                     -
 more: -after 2
 `, out.String())
 	out.Reset()
-	require.NoError(t, listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2}, true, &out, io.Discard))
+	require.NoError(t, listMessages(t.Context(), store, operator.ListFilter{Limit: 2}, true, &out, io.Discard))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 3)
 	assert.Contains(t, lines[0], `{"id":"0198f3a2-5b1c-7000-8000-000000000001","destination":"sqs://orders"`)
 	assert.Equal(t, `{"next":"2"}`, lines[2])
 
-	err := listMessages(t.Context(), store, outboxdb.ListFilter{Limit: 2, After: "nonsense"}, false, &out, io.Discard)
+	err := listMessages(t.Context(), store, operator.ListFilter{Limit: 2, After: "nonsense"}, false, &out, io.Discard)
 	assert.Equal(t, 2, code(err))
 	out.Reset()
-	require.NoError(t, listMessages(t.Context(), &fakeList{}, outboxdb.ListFilter{Limit: 2}, false, &out, io.Discard))
+	require.NoError(t, listMessages(t.Context(), &fakeList{}, operator.ListFilter{Limit: 2}, false, &out, io.Discard))
 	assert.Equal(t, "no messages\n", out.String())
 }
 
-// fakeMessage is a table with one message, and Temporal with or without its run.
+// fakeMessage is a table with one message.
 type fakeMessage struct {
-	message outboxdb.Standing
-	payload []byte
-	run     control.Run
-	runErr  error
+	message operator.MessageStatus
 	ends    time.Duration // when Wait sees it delivered; 0 means never
-	anew    bool          // and somebody starts it anew at once
+	again   bool          // and somebody retries it at once
 	waitErr error
 }
 
-func (f *fakeMessage) Show(_ context.Context, id uuid.UUID) (outboxdb.Standing, error) {
+func (f *fakeMessage) Message(_ context.Context, id uuid.UUID) (operator.MessageStatus, error) {
 	if id != f.message.ID {
-		return outboxdb.Standing{}, fmt.Errorf("looking: %w", outflow.ErrNotFound)
+		return operator.MessageStatus{}, fmt.Errorf("looking: %w", outflow.ErrNotFound)
 	}
 	return f.message, nil
 }
@@ -266,37 +263,44 @@ func (f *fakeMessage) Wait(ctx context.Context, _ uuid.UUID) (outflow.Outcome, e
 	switch {
 	case f.waitErr != nil:
 		return outflow.Outcome{}, f.waitErr
-	case f.anew:
-		f.anew = false
+	case f.again:
+		f.again = false
 		return outflow.Outcome{State: outflow.Dead}, nil
 	}
 	select {
 	case <-ended:
-		f.message = standing("delivered")
+		f.message = statusOf("delivered")
 		return outflow.Outcome{State: outflow.Delivered}, nil
 	case <-ctx.Done():
 		return outflow.Outcome{State: outflow.Pending}, ctx.Err()
 	}
 }
 
-func (f *fakeMessage) Audit(context.Context, uuid.UUID) ([]outboxdb.AuditEntry, error) {
-	return []outboxdb.AuditEntry{{At: someAt, Act: "retry", Who: "ada", Login: "ops", Why: "it is back", Detail: json.RawMessage(`{"was": "dead"}`)}}, nil
-}
-func (f *fakeMessage) Payload(context.Context, uuid.UUID) ([]byte, error) { return f.payload, nil }
-func (f *fakeMessage) Describe(context.Context, string) (control.Run, error) {
-	return f.run, f.runErr
-}
-
 func TestShowMessage(t *testing.T) {
-	retrying := standing("retrying")
+	retrying := statusOf("retrying")
 	retrying.LastError, retrying.Headers = ptr("throttled"), map[string]string{"tenant": "a"}
-	f := &fakeMessage{message: retrying, payload: []byte(`{"order":7}`), run: control.Run{
-		WorkflowID: "outbox/x", RunID: "run-1", Status: "Running", StartedAt: someAt,
-		Activities: []control.Activity{{ID: "publish", State: "Scheduled", Attempt: 4, NextAttemptAt: &someAt, LastFailure: "throttled"}},
-	}}
-	v := view{id: someID, workflowID: "outbox/x", ui: "http://ui.example/", namespace: "shop"}
-	var out bytes.Buffer
-	require.NoError(t, v.show(t.Context(), f, f, &out))
+	d := operator.Details{
+		Message: retrying, WorkflowID: "outbox/x",
+		Run: &operator.Run{
+			WorkflowID: "outbox/x", RunID: "run-1", Status: "Running", StartedAt: someAt,
+			Activities: []operator.Activity{{
+				ID: "publish", State: "Scheduled", Attempt: 4, NextAttemptAt: &someAt, LastFailure: "throttled",
+			}},
+		},
+		Audit: []operator.AuditEntry{{
+			At: someAt, Act: "retry", Who: "ada", Login: "ops", Why: "it is back", Detail: json.RawMessage(`{"was": "dead"}`),
+		}},
+	}
+	shown := func(d operator.Details, asJSON bool) string {
+		var out bytes.Buffer
+		s := shownOf(d, "http://ui.example/", "shop")
+		if asJSON {
+			require.NoError(t, writeDocument(&out, s))
+		} else {
+			require.NoError(t, s.write(&out, false))
+		}
+		return out.String()
+	}
 	assert.Equal(t, `message        0198f3a2-5b1c-7000-8000-000000000001
 state          retrying
 destination    sqs://orders
@@ -314,47 +318,38 @@ activity       publish: Scheduled, attempt 4, next 2026-01-31T08:00:00Z
 its failure    throttled
 web            http://ui.example/namespaces/shop/workflows/outbox%2Fx/run-1/history
 audit          2026-01-31T08:00:00Z retry by ada (login ops): it is back {"was": "dead"}
-`, out.String())
-	assert.NotContains(t, out.String(), `{"order":7}`)
+`, shown(d, false))
 
 	for name, c := range map[string]struct {
 		payload string
 		asJSON  bool
-		runErr  error
+		noRun   string
 		want    []string
 	}{
-		"the payload":           {`{"order":7}`, false, nil, []string{"\n{\"order\":7}\n"}},
-		"bytes":                 {"\xff\x00", false, nil, []string{`base64 "/wA="`}},
-		"a document":            {`{"order":7}`, true, nil, []string{`"payload": "{\"order\":7}"`, `"status": "Running"`, `"act": "retry"`}},
-		"a document with bytes": {"\xff\x00", true, nil, []string{`"payloadBase64": "/wA="`}},
-		"no run":                {"x", false, control.ErrNoRun, []string{"run            none: not started yet", "/namespaces/shop/workflows?query=WorkflowId%3D%22outbox%2Fx%22"}},
-		"no Temporal":           {"x", true, errors.New("connection refused"), []string{`"noRun": "connection refused"`}},
+		"the payload":           {`{"order":7}`, false, "", []string{"\n{\"order\":7}\n"}},
+		"bytes":                 {"\xff\x00", false, "", []string{`base64 "/wA="`}},
+		"a document":            {`{"order":7}`, true, "", []string{`"payload": "{\"order\":7}"`, `"status": "Running"`, `"act": "retry"`}},
+		"a document with bytes": {"\xff\x00", true, "", []string{`"payloadBase64": "/wA="`}},
+		"no run": {"x", false, "none: not started yet", []string{
+			"run            none: not started yet", "/namespaces/shop/workflows?query=WorkflowId%3D%22outbox%2Fx%22",
+		}},
+		"no Temporal": {"x", true, "connection refused", []string{`"noRun": "connection refused"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := v
-			v.payload, v.json = true, c.asJSON
-			f := *f
-			f.payload, f.runErr = []byte(c.payload), c.runErr
-			var out bytes.Buffer
-			require.NoError(t, v.show(t.Context(), &f, &f, &out))
+			d := d
+			d.Payload = []byte(c.payload)
+			if c.noRun != "" {
+				d.Run, d.NoRun = nil, c.noRun
+			}
+			out := shown(d, c.asJSON)
 			for _, want := range c.want {
-				assert.Contains(t, out.String(), want)
+				assert.Contains(t, out, want)
 			}
 		})
 	}
-	f.message.Callback, f.message.CallbackState = ptr("https://shop.example/done"), ptr(outbox.CallbackFailed)
-	f.message.CallbackAttempts, f.message.CallbackError = 4, ptr("410 gone")
-	out.Reset()
-	require.NoError(t, v.show(t.Context(), f, f, &out))
-	assert.Contains(t, out.String(), "callback       https://shop.example/done failed\nits attempts   4\nits error      410 gone\n")
-	f.message.State, f.runErr = outflow.Expired, control.ErrNoRun
-	out.Reset()
-	require.NoError(t, v.show(t.Context(), f, f, &out))
-	assert.Contains(t, out.String(), "run            none: the message ended without one, or it is past Temporal's retention\n")
-	v.id = uuid.New()
-	err := v.show(t.Context(), f, f, &out)
-	assert.Equal(t, 3, code(err))
-	assert.ErrorContains(t, err, "not found")
+	d.Message.Callback, d.Message.CallbackState = ptr("https://shop.example/done"), ptr(outbox.CallbackFailed)
+	d.Message.CallbackAttempts, d.Message.CallbackError = 4, ptr("410 gone")
+	assert.Contains(t, shown(d, false), "callback       https://shop.example/done failed\nits attempts   4\nits error      410 gone\n")
 }
 
 func TestWaitFor(t *testing.T) {
@@ -365,53 +360,53 @@ func TestWaitFor(t *testing.T) {
 		out     string
 		took    time.Duration
 	}{
-		"delivered":         {fakeMessage{message: standing("delivered")}, 0, 0, "delivered", 0},
-		"delivered in time": {fakeMessage{message: standing("due"), ends: 3 * time.Second}, time.Minute, 0, "delivered", 3 * time.Second},
-		"started anew":      {fakeMessage{message: standing("due"), ends: 3 * time.Second, anew: true}, time.Minute, 0, "delivered", 3 * time.Second},
-		"dead":              {fakeMessage{message: standing("dead")}, time.Minute, 3, "dead", 0},
-		"expired":           {fakeMessage{message: standing("expired")}, time.Minute, 3, "expired", 0},
-		"still pending":     {fakeMessage{message: standing("retrying")}, 30 * time.Second, 4, "retrying", 30 * time.Second},
-		"one look":          {fakeMessage{message: standing("leased")}, 0, 4, "leased", 0},
+		"delivered":         {fakeMessage{message: statusOf("delivered")}, 0, 0, "delivered", 0},
+		"delivered in time": {fakeMessage{message: statusOf("due"), ends: 3 * time.Second}, time.Minute, 0, "delivered", 3 * time.Second},
+		"started again":     {fakeMessage{message: statusOf("due"), ends: 3 * time.Second, again: true}, time.Minute, 0, "delivered", 3 * time.Second},
+		"dead":              {fakeMessage{message: statusOf("dead")}, time.Minute, 3, "dead", 0},
+		"expired":           {fakeMessage{message: statusOf("expired")}, time.Minute, 3, "expired", 0},
+		"still pending":     {fakeMessage{message: statusOf("retrying")}, 30 * time.Second, 4, "retrying", 30 * time.Second},
+		"one look":          {fakeMessage{message: statusOf("leased")}, 0, 4, "leased", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				began := time.Now()
-				err := waitFor(t.Context(), &c.f, &c.f, someID, c.timeout, false, &out)
+				err := waitFor(t.Context(), c.f.Message, c.f.Wait, someID, c.timeout, false, &out)
 				assert.Equal(t, c.code, code(err), "%v", err)
 				assert.Equal(t, someID.String()+"  "+c.out+"\n", out.String())
 				assert.Equal(t, c.took, time.Since(began))
 			})
 		})
 	}
-	f := &fakeMessage{message: standing("waiting")}
+	f := &fakeMessage{message: statusOf("waiting")}
 	f.message.LastError = ptr("the host is\nnot allowed")
-	err := waitFor(t.Context(), f, f, someID, 0, false, io.Discard)
+	err := waitFor(t.Context(), f.Message, f.Wait, someID, 0, false, io.Discard)
 	assert.EqualError(t, err, "message "+someID.String()+": still pending (waiting): the host is not allowed")
-	f = &fakeMessage{message: standing("due")}
-	err = waitFor(t.Context(), f, f, uuid.New(), time.Minute, false, io.Discard)
+	f = &fakeMessage{message: statusOf("due")}
+	err = waitFor(t.Context(), f.Message, f.Wait, uuid.New(), time.Minute, false, io.Discard)
 	assert.Equal(t, 3, code(err))
 	f.waitErr = errors.New("permission denied")
-	err = waitFor(t.Context(), f, f, someID, time.Minute, false, io.Discard)
+	err = waitFor(t.Context(), f.Message, f.Wait, someID, time.Minute, false, io.Discard)
 	assert.Equal(t, 1, code(err))
 	assert.ErrorContains(t, err, "permission denied")
 	f.waitErr = nil
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errors.New("interrupt"))
-	err = waitFor(stopped, f, f, someID, time.Minute, false, io.Discard)
+	err = waitFor(stopped, f.Message, f.Wait, someID, time.Minute, false, io.Discard)
 	assert.Equal(t, 1, code(err))
 	assert.ErrorContains(t, err, "interrupt")
 }
 
-// at is tools with somebody at the terminal who answers.
-func at(answers string, out, errs io.Writer) tools {
-	return tools{getenv: func(string) string { return "" }, stdin: strings.NewReader(answers), terminal: true, stdout: out, stderr: errs}
+// at is a command line with somebody at the terminal who answers.
+func at(answers string, out, errs io.Writer) commandLine {
+	return commandLine{getenv: func(string) string { return "" }, stdin: strings.NewReader(answers), terminal: true, stdout: out, stderr: errs}
 }
 
 func many(n int) *fakeList {
 	f := &fakeList{}
 	for range n {
-		m := standing("dead")
+		m := statusOf("dead")
 		m.ID = uuid.New()
 		f.messages = append(f.messages, m)
 	}
@@ -419,16 +414,16 @@ func many(n int) *fakeList {
 }
 
 func TestActsOnASelection(t *testing.T) {
-	allDone := func(_ context.Context, ids []uuid.UUID) (answers []control.Answer, _ error) {
+	allDone := func(_ context.Context, ids []uuid.UUID) (answers []operator.Answer, _ error) {
 		for _, id := range ids {
-			answers = append(answers, control.Answer{ID: id, Verdict: control.Done, Text: "done"})
+			answers = append(answers, operator.Answer{ID: id, Verdict: operator.Done, Text: "done"})
 		}
 		return answers, nil
 	}
 	t.Run("asks before a filter touches more than one", func(t *testing.T) {
 		for answer, want := range map[string]int{"y\n": 0, "YES\n": 0, "n\n": 3, "\n": 3, "": 3} {
 			var out, errs bytes.Buffer
-			s := &selection{command: "retry", limit: 1000, filter: outboxdb.ListFilter{State: outflow.Dead}}
+			s := &selection{command: "retry", limit: 1000, filter: operator.ListFilter{State: outflow.Dead}}
 			err := s.act(t.Context(), at(answer, &out, &errs), many(1001), allDone)
 			assert.Equal(t, want, code(err), "%q", answer)
 			assert.Contains(t, errs.String(), "retry 1000 messages, and there are more? [y/N] ")
@@ -444,15 +439,15 @@ func TestActsOnASelection(t *testing.T) {
 		}
 	})
 	t.Run("wants -yes where nobody can answer", func(t *testing.T) {
-		tools := at("y\n", io.Discard, io.Discard)
-		tools.terminal = false
-		err := (&selection{command: "retry", limit: 10}).act(t.Context(), tools, many(2), allDone)
+		cl := at("y\n", io.Discard, io.Discard)
+		cl.terminal = false
+		err := (&selection{command: "retry", limit: 10}).act(t.Context(), cl, many(2), allDone)
 		assert.Equal(t, 2, code(err))
 	})
 	t.Run("goes on in pages and statements", func(t *testing.T) {
 		from, sizes := many(1201), []int{}
 		s := &selection{limit: 1150, yes: true}
-		require.NoError(t, s.act(t.Context(), at("", io.Discard, io.Discard), from, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
+		require.NoError(t, s.act(t.Context(), at("", io.Discard, io.Discard), from, func(ctx context.Context, ids []uuid.UUID) ([]operator.Answer, error) {
 			sizes = append(sizes, len(ids))
 			return allDone(ctx, ids)
 		}))
@@ -477,27 +472,27 @@ func TestActsOnASelection(t *testing.T) {
 		assert.Equal(t, `{"id":"0198f3a2-5b1c-7000-8000-000000000001","verdict":"done","text":"done"}`+"\n", out.String())
 	})
 	for name, c := range map[string]struct {
-		verdicts []control.Verdict
+		verdicts []operator.Verdict
 		err      error
 		code     int
 	}{
-		"all done":         {[]control.Verdict{control.Done, control.Done}, nil, 0},
-		"one refused":      {[]control.Verdict{control.Done, control.Refused}, nil, 3},
-		"one undecided":    {[]control.Verdict{control.Undecided, control.Refused}, nil, 4},
-		"one failed":       {[]control.Verdict{control.Undecided, control.Failed}, nil, 1},
-		"the table failed": {[]control.Verdict{control.Done}, errors.New("no connection"), 1},
+		"all done":         {[]operator.Verdict{operator.Done, operator.Done}, nil, 0},
+		"one refused":      {[]operator.Verdict{operator.Done, operator.Refused}, nil, 3},
+		"one undecided":    {[]operator.Verdict{operator.Undecided, operator.Refused}, nil, 4},
+		"one failed":       {[]operator.Verdict{operator.Undecided, operator.Failed}, nil, 1},
+		"the table failed": {[]operator.Verdict{operator.Done}, errors.New("no connection"), 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
 			s := &selection{ids: []uuid.UUID{someID, uuid.New()}}
-			err := s.act(t.Context(), at("", &out, io.Discard), nil, func(context.Context, []uuid.UUID) (answers []control.Answer, _ error) {
+			err := s.act(t.Context(), at("", &out, io.Discard), nil, func(context.Context, []uuid.UUID) (answers []operator.Answer, _ error) {
 				for _, v := range c.verdicts {
-					answers = append(answers, control.Answer{ID: someID, Verdict: v, Text: string(v)})
+					answers = append(answers, operator.Answer{ID: someID, Verdict: v, Text: string(v)})
 				}
 				return answers, c.err
 			})
 			assert.Equal(t, c.code, code(err))
-			assert.Equal(t, len(c.verdicts), strings.Count(out.String(), "\n"), "what was done is told in any case")
+			assert.Equal(t, len(c.verdicts), strings.Count(out.String(), "\n"), "the answers are printed in any case")
 		})
 	}
 }
@@ -509,7 +504,7 @@ type fakePurge struct {
 	asked      []outbox.Purge
 }
 
-func (f *fakePurge) Purge(_ context.Context, p outbox.Purge, _ outboxdb.By) (outbox.Purged, error) {
+func (f *fakePurge) Purge(_ context.Context, p outbox.Purge, _ operator.Actor) (outbox.Purged, error) {
 	f.asked = append(f.asked, p)
 	if f.slow > 0 && p.Limit > f.slow {
 		return outbox.Purged{}, fmt.Errorf("purging: %w", context.DeadlineExceeded)
@@ -538,8 +533,8 @@ func TestPurgeMessages(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				store, began := &fakePurge{left: c.left, slow: c.slow}, time.Now()
-				p := purging{Purge: outbox.Purge{State: outflow.Dead, OlderThan: time.Hour, Limit: purgeAtOnce, History: true}, limit: c.limit, rate: c.rate}
-				require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), store, p))
+				p := purging{Purge: outbox.Purge{State: outflow.Dead, OlderThan: time.Hour, Limit: purgeChunk, History: true}, limit: c.limit, rate: c.rate}
+				require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), store.Purge, p))
 				var asked []int
 				for i, p := range store.asked {
 					asked = append(asked, p.Limit)
@@ -556,30 +551,30 @@ func TestPurgeMessages(t *testing.T) {
 			})
 		})
 	}
-	t.Run("tells how far it is", func(t *testing.T) {
+	t.Run("reports its progress", func(t *testing.T) {
 		for history, want := range map[bool]string{false: "deleted 400\ndeleted 700\n", true: "moved 400\nmoved 700\n"} {
 			synctest.Test(t, func(t *testing.T) {
 				var errs bytes.Buffer
-				p := purging{Purge: outbox.Purge{State: outflow.Dead, Limit: purgeAtOnce, History: history}, rate: 100}
-				require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 850}, p))
+				p := purging{Purge: outbox.Purge{State: outflow.Dead, Limit: purgeChunk, History: history}, rate: 100}
+				require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), (&fakePurge{left: 850}).Purge, p))
 				assert.Equal(t, want, errs.String(), "each time that more than two seconds have passed")
 			})
 		}
 		var errs bytes.Buffer
-		require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), &fakePurge{left: 2500}, purging{Purge: outbox.Purge{Limit: purgeAtOnce}}))
+		require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), (&fakePurge{left: 2500}).Purge, purging{Purge: outbox.Purge{Limit: purgeChunk}}))
 		assert.Empty(t, errs.String(), "a short one says nothing until it is done")
 	})
 	var out bytes.Buffer
-	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), &fakePurge{left: 3}, purging{Purge: outbox.Purge{Limit: 10}, json: true}))
+	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), (&fakePurge{left: 3}).Purge, purging{Purge: outbox.Purge{Limit: 10}, json: true}))
 	assert.Equal(t, "{\"deleted\":3}\n", out.String())
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errors.New("Ctrl-C"))
-	err := purgeMessages(stopped, at("", io.Discard, io.Discard), &fakePurge{left: 3}, purging{rate: 1, Purge: outbox.Purge{Limit: 10}})
+	err := purgeMessages(stopped, at("", io.Discard, io.Discard), (&fakePurge{left: 3}).Purge, purging{rate: 1, Purge: outbox.Purge{Limit: 10}})
 	assert.EqualError(t, err, "stopped after 1 messages: Ctrl-C")
 }
 
-func TestExamineTells(t *testing.T) {
-	away := control.Patient{DatabaseErr: errors.New("no database"), NamespaceErr: errors.New("no Temporal"), Target: control.Target{Address: "a:1", Namespace: "shop"}}
+func TestExaminePrints(t *testing.T) {
+	away := operator.Subject{DatabaseErr: errors.New("no database"), NamespaceErr: errors.New("no Temporal"), Target: namespace.Target{Address: "a:1", Namespace: "shop"}}
 	var out bytes.Buffer
 	err := examine(t.Context(), away, false, &out)
 	assert.Equal(t, 1, code(err))
@@ -596,11 +591,11 @@ skip  notify        the database could not be asked
 	assert.Contains(t, out.String(), `{"check":"database","level":"fail","text":"no database","remedy":"set DATABASE_URL to the application's database"}`+"\n")
 }
 
-// with runs a command line with these settings alone. Nobody is at a terminal.
+// with runs a command line with these settings only, without a terminal.
 func with(t *testing.T, settings map[string]string, stdin, line string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	err = tools{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs}.
+	err = commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs}.
 		run(t.Context(), strings.Fields(line))
 	return out.String(), errs.String(), err
 }
@@ -624,12 +619,12 @@ func TestCommandsWithTheDatabaseAlone(t *testing.T) {
 	require.NoError(t, err)
 	_, _, exit := outflowRun("", "retry -state dead -limit 5")
 	assert.Equal(t, 2, exit, "nobody to ask")
-	out, errs, exit := outflowRun("", "retry -state dead -destination sqs://orders -limit 5 -rate 1000 -yes -why mended")
+	out, errs, exit := outflowRun("", "retry -state dead -destination sqs://orders -limit 5 -rate 1000 -yes -why fixed")
 	assert.Zero(t, exit)
 	assert.Equal(t, 5, strings.Count(out, "was dead, pending again"))
 	assert.Contains(t, errs, "messages selected: 5, and there are more\n")
 	var audited int
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.audit WHERE act = 'retry' AND who = 'ada@host' AND why = 'mended' AND generation = 2`).Scan(&audited))
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.audit WHERE act = 'retry' AND who = 'ada@host' AND why = 'fixed' AND generation = 2`).Scan(&audited))
 	assert.Equal(t, 5, audited)
 
 	out, _, exit = outflowRun("", "redirect -state dead -to sqs://other -yes -json")
@@ -672,7 +667,7 @@ func TestCommandsWithTheDatabaseAlone(t *testing.T) {
 	assert.Contains(t, out, "fail  temporal")
 }
 
-// A host and its new paths have a breaker each, and are told apart.
+// A host and its new paths have a breaker each, and different names.
 func TestBreakerNames(t *testing.T) {
 	assert.Equal(t, "https://shop.example (new paths)", breakerName("https://shop.example#new"))
 	assert.Equal(t, "https://shop.example", breakerName("https://shop.example"))

@@ -8,11 +8,10 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/outflowhq/outflow/control"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
-const callbackUsage = `outflow callback tells producers again how messages ended, and sets where they are told.
+const callbackUsage = `outflow callback retries failed callbacks, and sets rules that give messages a callback.
 
 Usage:
   outflow callback retry ID…
@@ -23,38 +22,41 @@ Usage:
 retry makes failed callbacks due again; a scanner starts them within seconds. The message
 itself is not sent again. "outflow list -callback failed" finds them.
 
-set has messages that are enqueued from then on without a callback of their own tell their
-end to URL: an https URL, sqs://replies or any other destination. Without -destination
-and -type it is for every message. Of several rules for a message that for its destination
-and type counts, then that for its destination, then that for its type, then that for
-all. The URL none is an exception from a wider rule; a producer says none as well.
-What was enqueued before keeps what it has. Whether the URL can be reached is only seen
+set gives a callback to messages that are enqueued from then on without one of their own.
+The URL is an https URL, sqs://replies or any other destination. Without -destination and
+-type the rule is for every message. Of several rules for a message the narrowest counts:
+  1. for its destination and type
+  2. for its destination
+  3. for its type
+  4. for all
+The URL none is an exception from a wider rule; a producer says none as well. Messages
+that were enqueued before keep their callback. Whether the URL can be reached is only seen
 when a callback is sent: an https host must be in the starters' and workers'
 OUTFLOW_WEBHOOK_HOSTS and have a secret, else callbacks to it are retried for a day.
 
 Flags:
   -destination   for messages to this destination: sqs://orders, a queue URL or an ARN
   -type          for messages of this type
-  -payload       the callback carries the payload, too: whoever takes it reads it
+  -payload       the callback carries the payload too: its receiver can read it
   -json          an answer, or a rule, a line
   -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)
 
-Needs the database alone.
+Needs only the database.
 ` + actCodes
 
-// callbackActs are the words after "callback", and the flags that each takes beside
-// -json, -who and -why.
+// callbackActs are the words after "callback", and the flags that each has beside -json, -who and
+// -why.
 var callbackActs = map[string][]string{
 	"retry": nil, "set": {"destination", "type", "payload"}, "unset": {"destination", "type"}, "rules": nil,
 }
 
-func callback(ctx context.Context, t tools, args []string) error {
+func callback(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("callback", flag.ContinueOnError)
 	chosen := &selection{command: "callback retry"}
 	rule := ruleFlags(flags)
 	flags.BoolVar(&chosen.json, "json", false, "")
-	by := t.byFlags(flags)
-	words, err := t.parse(flags, callbackUsage, args)
+	by := cl.actorFlags(flags)
+	words, err := cl.parse(flags, callbackUsage, args)
 	if err != nil {
 		return err
 	}
@@ -66,33 +68,36 @@ func callback(ctx context.Context, t tools, args []string) error {
 		return usageError("callback wants retry, set, unset or rules%s", didYouMean(words[0], acts))
 	}
 	act, words := words[0], words[1:]
-	flags.Visit(func(f *flag.Flag) {
-		if !slices.Contains(append(callbackActs[act], "json", "who", "why"), f.Name) {
-			err = usageError("callback %s: takes no -%s", act, f.Name)
+	for _, name := range slices.Sorted(maps.Keys(given(flags))) {
+		if !slices.Contains(append(callbackActs[act], "json", "who", "why"), name) {
+			return usageError("callback %s: has no flag -%s", act, name)
 		}
-	})
+	}
 	switch {
-	case err != nil:
-		return err
 	case act == "set":
-		return setRule(ctx, t, rule, words, *by, chosen.json)
-	case len(words) > 0 && act != "retry":
-		return usageError("callback %s: unexpected argument %q", act, words[0])
-	case act == "unset":
-		return unsetRule(ctx, t, rule, *by, chosen.json)
-	case act == "rules":
-		return rules(ctx, t, chosen.json)
+		err = rule.readURL(words)
+	case act == "retry":
+		err = chosen.readIDs(words)
+	case len(words) > 0:
+		err = usageError("callback %s: unexpected argument %q", act, words[0])
 	}
-	if err := chosen.readIDs(words); err != nil {
+	if err != nil {
 		return err
 	}
-	return t.atDesk(ctx, *by, func(desk control.Desk, store *outboxdb.Operator) error {
-		return retryCallbacks(ctx, t, chosen, desk, store)
-	})
-}
-
-func retryCallbacks(ctx context.Context, t tools, chosen *selection, desk control.Desk, store control.CallbackStore) error {
-	return chosen.act(ctx, t, nil, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
-		return desk.RetryCallbacks(ctx, store, ids)
+	o, closeAll, err := cl.operator(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	switch act {
+	case "set":
+		return setCallbackRule(ctx, o, rule.CallbackRule, *by, chosen.json, cl.stdout)
+	case "unset":
+		return unsetCallbackRule(ctx, o, rule.CallbackRule, *by, chosen.json, cl.stdout)
+	case "rules":
+		return listRules(ctx, o, chosen.json, cl.stdout)
+	}
+	return chosen.act(ctx, cl, o, func(ctx context.Context, ids []uuid.UUID) ([]operator.Answer, error) {
+		return o.RetryCallbacks(ctx, ids, *by)
 	})
 }

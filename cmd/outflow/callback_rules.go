@@ -11,20 +11,23 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/program"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
-// ruleFlags are the messages that a rule is for, and whether their payload goes
-// along.
-func ruleFlags(flags *flag.FlagSet) *outboxdb.CallbackRule {
-	r := new(outboxdb.CallbackRule)
+// callbackRule is a rule as the command line has it.
+type callbackRule struct{ operator.CallbackRule }
+
+// ruleFlags read which messages a rule is for, and whether the callback carries their payload.
+func ruleFlags(flags *flag.FlagSet) *callbackRule {
+	r := new(callbackRule)
 	destinationVar(flags, &r.Destination, "destination")
 	typeFlag(flags, &r.Type)
 	flags.BoolVar(&r.WithPayload, "payload", false, "")
 	return r
 }
 
-func setRule(ctx context.Context, t tools, r *outboxdb.CallbackRule, words []string, by outboxdb.By, asJSON bool) error {
+// readURL completes a rule with the callback's URL, which is the only word.
+func (r *callbackRule) readURL(words []string) error {
 	if len(words) != 1 {
 		return usageError("callback set: wants one URL, or none")
 	}
@@ -38,43 +41,14 @@ func setRule(ctx context.Context, t tools, r *outboxdb.CallbackRule, words []str
 	default:
 		r.Callback = d.String()
 	}
-	return t.withRules(ctx, by, func(store ruleStore) error { return setCallbackRule(ctx, store, *r, by, asJSON, t.stdout) })
+	return nil
 }
 
-func unsetRule(ctx context.Context, t tools, r *outboxdb.CallbackRule, by outboxdb.By, asJSON bool) error {
-	return t.withRules(ctx, by, func(store ruleStore) error { return unsetCallbackRule(ctx, store, *r, by, asJSON, t.stdout) })
-}
-
-func rules(ctx context.Context, t tools, asJSON bool) error {
-	store, done, err := t.operator(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return listRules(ctx, store, asJSON, t.stdout)
-}
-
-// ruleStore is the table of rules; outboxdb.Operator has it.
-type ruleStore interface {
-	SetCallbackRule(ctx context.Context, r outboxdb.CallbackRule, by outboxdb.By) (was string, err error)
-	UnsetCallbackRule(ctx context.Context, destination, messageType string, by outboxdb.By) (found bool, err error)
-	CallbackRules(ctx context.Context) ([]outboxdb.CallbackRule, error)
-}
-
-var _ ruleStore = (*outboxdb.Operator)(nil)
-
-func (t tools) withRules(ctx context.Context, by outboxdb.By, act func(ruleStore) error) error {
-	store, done, err := t.operator(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return act(store)
-}
-
-func setCallbackRule(ctx context.Context, store ruleStore, r outboxdb.CallbackRule, by outboxdb.By, asJSON bool, out io.Writer) error {
-	was, err := store.SetCallbackRule(ctx, r, by)
-	var invalid *outboxdb.InvalidRuleError
+func setCallbackRule(
+	ctx context.Context, o *operator.Operator, r operator.CallbackRule, by operator.Actor, asJSON bool, out io.Writer,
+) error {
+	was, err := o.SetCallbackRule(ctx, r, by)
+	var invalid *operator.InvalidRuleError
 	switch {
 	case errors.As(err, &invalid):
 		return usageError("callback set: %w", invalid)
@@ -83,7 +57,7 @@ func setCallbackRule(ctx context.Context, store ruleStore, r outboxdb.CallbackRu
 	case asJSON:
 		return writeLine(out, r)
 	}
-	text := whichMessages(r) + ": callback " + outflow.DisplayDestination(r.Callback)
+	text := messagesOf(r) + ": callback " + outflow.DisplayDestination(r.Callback)
 	if r.WithPayload {
 		text += " with the payload"
 	}
@@ -94,22 +68,24 @@ func setCallbackRule(ctx context.Context, store ruleStore, r outboxdb.CallbackRu
 	return err
 }
 
-func unsetCallbackRule(ctx context.Context, store ruleStore, r outboxdb.CallbackRule, by outboxdb.By, asJSON bool, out io.Writer) error {
-	found, err := store.UnsetCallbackRule(ctx, r.Destination, r.Type, by)
+func unsetCallbackRule(
+	ctx context.Context, o *operator.Operator, r operator.CallbackRule, by operator.Actor, asJSON bool, out io.Writer,
+) error {
+	found, err := o.UnsetCallbackRule(ctx, r.Destination, r.Type, by)
 	switch {
 	case err != nil:
 		return err
 	case !found:
-		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("%s: there is no such rule", whichMessages(r))}
+		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("%s: there is no such rule", messagesOf(r))}
 	case asJSON:
 		return writeLine(out, map[string]string{"destination": r.Destination, "type": r.Type})
 	}
-	_, err = fmt.Fprintf(out, "%s: no rule any more\n", whichMessages(r))
+	_, err = fmt.Fprintf(out, "%s: no rule any more\n", messagesOf(r))
 	return err
 }
 
-// whichMessages says in words which messages a rule is for.
-func whichMessages(r outboxdb.CallbackRule) string {
+// messagesOf says in words which messages a rule is for.
+func messagesOf(r operator.CallbackRule) string {
 	text := "messages"
 	if r.Destination != "" {
 		text += " to " + outflow.DisplayDestination(r.Destination)
@@ -123,8 +99,8 @@ func whichMessages(r outboxdb.CallbackRule) string {
 	return text
 }
 
-func listRules(ctx context.Context, store ruleStore, asJSON bool, out io.Writer) error {
-	all, err := store.CallbackRules(ctx)
+func listRules(ctx context.Context, o *operator.Operator, asJSON bool, out io.Writer) error {
+	all, err := o.CallbackRules(ctx)
 	if err != nil {
 		return err
 	}
@@ -147,7 +123,8 @@ func listRules(ctx context.Context, store ruleStore, asJSON bool, out io.Writer)
 		if r.WithPayload {
 			payload = "yes"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", cmp.Or(outflow.DisplayDestination(r.Destination), "any"), cmp.Or(r.Type, "any"), outflow.DisplayDestination(r.Callback), payload)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", cmp.Or(outflow.DisplayDestination(r.Destination), "any"),
+			cmp.Or(r.Type, "any"), outflow.DisplayDestination(r.Callback), payload)
 	}
 	return table.Flush()
 }

@@ -8,8 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/control"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
 const cancelUsage = `outflow cancel ends pending messages, if it does not come too late.
@@ -20,13 +19,13 @@ Usage:
   outflow cancel -retrying [-destination D] …
 
 A message that was never claimed is ended at once. Of any other only its run knows
-whether the broker has it: the run is asked, and ends it cancelled or delivered. What
-was answered "cancelled" is not sent afterwards.
+whether the broker has it: the run is asked, and ends it cancelled or delivered. A
+message with the answer "cancelled" is not sent afterwards.
 
 Flags:
   -wait          how long to wait for the runs' answers, for each hundred messages (default
-                 10s); what is not decided by then stays marked, and the next look of its
-                 run ends it
+                 10s); a message that is not decided by then stays marked, and the next
+                 look of its run ends it
   -state         pending, instead of IDs
   -retrying      pending messages whose run has left the fast path, instead of IDs
   -destination   of these, those to this destination
@@ -34,19 +33,19 @@ Flags:
   -limit         of these, at most so many (default 1000)
 ` + actFlags + `
 Needs the database, and Temporal for messages that were claimed. TEMPORAL_… and
-OUTFLOW_OUTBOX must be those of the starters: a message that has no run there, and
-whose lease is over, is taken to have none.
+OUTFLOW_OUTBOX must be those of the starters: where they name no run and the lease is
+over, the command takes the message to have no run.
 Exit codes: 0 all are cancelled, 1 failure, 2 a mistake on the command line, 3 some were
 delivered or ended otherwise, or are unknown, 4 some were not decided within -wait.
 `
 
-func cancel(ctx context.Context, t tools, args []string) error {
+func cancel(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("cancel", flag.ContinueOnError)
 	chosen := selectionFlags(flags)
 	chosen.retryingFlag(flags)
 	wait := flags.Duration("wait", 10*time.Second, "")
-	by := t.byFlags(flags)
-	words, err := t.parse(flags, cancelUsage, args)
+	by := cl.actorFlags(flags)
+	words, err := cl.parse(flags, cancelUsage, args)
 	if err != nil {
 		return err
 	}
@@ -56,18 +55,12 @@ func cancel(ctx context.Context, t tools, args []string) error {
 	if err := chosen.read(words, outflow.Pending); err != nil {
 		return err
 	}
-	return t.atDesk(ctx, *by, func(desk control.Desk, store *outboxdb.Operator) error {
-		return cancelMessages(ctx, t, chosen, *wait, desk, store)
-	})
-}
-
-type cancelStore interface {
-	lister
-	control.CancelStore
-}
-
-func cancelMessages(ctx context.Context, t tools, chosen *selection, wait time.Duration, desk control.Desk, store cancelStore) error {
-	return chosen.act(ctx, t, store, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
-		return desk.Cancel(ctx, store, ids, wait)
+	o, closeAll, err := cl.operator(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	return chosen.act(ctx, cl, o, func(ctx context.Context, ids []uuid.UUID) ([]operator.Answer, error) {
+		return o.Cancel(ctx, ids, *wait, *by)
 	})
 }

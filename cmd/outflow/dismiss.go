@@ -7,11 +7,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/control"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
-const dismissUsage = `outflow dismiss lets dead messages go that nobody will send.
+const dismissUsage = `outflow dismiss marks dead messages that nobody will send.
 
 Usage:
   outflow dismiss ID… -why TEXT
@@ -19,9 +18,9 @@ Usage:
   outflow dismiss -undo ID… -why TEXT
 
 A dismissed message stays dead, with its payload and its last error; "outflow show" says
-who dismissed it and why. doctor and status no longer count it among the dead ones, and no
-filter of retry or redirect takes it without -dismissed. The purge takes it as long after
-the dismissal as it keeps cancelled messages (OUTFLOW_KEEP_CANCELLED, 30d).
+who dismissed it and why. doctor and status no longer count it among the dead ones, and a
+filter of retry or redirect selects it only with -dismissed. The purge deletes it as long
+after the dismissal as it keeps cancelled messages (OUTFLOW_KEEP_CANCELLED, 30d).
 
 Flags:
   -undo          make dismissed messages plain dead ones again
@@ -31,16 +30,16 @@ Flags:
   -type          of these, those of this type
   -limit         of these, at most so many (default 1000)
 ` + actFlags + `
-Needs the database alone. -why must be given.
+Needs only the database. -why must be given.
 ` + actCodes
 
-func dismiss(ctx context.Context, t tools, args []string) error {
+func dismiss(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("dismiss", flag.ContinueOnError)
 	undo := flags.Bool("undo", false, "")
 	chosen := selectionFlags(flags)
 	chosen.dismissedFlag(flags)
-	by := t.byFlags(flags)
-	words, err := t.parse(flags, dismissUsage, args)
+	by := cl.actorFlags(flags)
+	words, err := cl.parse(flags, dismissUsage, args)
 	switch {
 	case err != nil:
 		return err
@@ -53,21 +52,15 @@ func dismiss(ctx context.Context, t tools, args []string) error {
 	if chosen.ids == nil && chosen.filter.Dismissed != *undo {
 		return usageError("dismiss: -undo is for -dismissed messages, and -dismissed for -undo")
 	}
-	return t.atDesk(ctx, *by, func(desk control.Desk, store *outboxdb.Operator) error {
-		return dismissMessages(ctx, t, chosen, *undo, desk, store)
-	})
-}
-
-type dismissStore interface {
-	lister
-	control.DismissStore
-}
-
-func dismissMessages(ctx context.Context, t tools, chosen *selection, undo bool, desk control.Desk, store dismissStore) error {
-	return chosen.act(ctx, t, store, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
-		if undo {
-			return desk.UndoDismiss(ctx, store, ids)
+	o, closeAll, err := cl.operator(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	return chosen.act(ctx, cl, o, func(ctx context.Context, ids []uuid.UUID) ([]operator.Answer, error) {
+		if *undo {
+			return o.UndoDismiss(ctx, ids, *by)
 		}
-		return desk.Dismiss(ctx, store, ids)
+		return o.Dismiss(ctx, ids, *by)
 	})
 }

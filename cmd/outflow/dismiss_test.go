@@ -12,8 +12,8 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 )
 
-// Dead messages are let go alone and in numbers, in the table alone: doctor and status
-// are quiet about them after that, and nothing of them is lost.
+// Dead messages are dismissed by ID and by filter, with the database only. Afterwards doctor and
+// status leave them out, and nothing of them is lost.
 func TestDismissOnARealTable(t *testing.T) {
 	pool := teststack.New(t)
 	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_WHO": "ada@host"}
@@ -40,7 +40,7 @@ func TestDismissOnARealTable(t *testing.T) {
 	assert.NotContains(t, out, "sqs://q0: 75 dead")
 	assert.Contains(t, out, "sqs://q1: 75 dead")
 
-	// The rest alone, by ID.
+	// One by ID.
 	var id uuid.UUID
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT id FROM outbox.messages WHERE destination = 'sqs://q1' LIMIT 1`).Scan(&id))
 	out, exit = outflowRun("dismiss -why duplicate " + id.String())
@@ -55,7 +55,7 @@ func TestDismissOnARealTable(t *testing.T) {
 	assert.Regexp(t, `(?m)^last error +no such queue$`, out)
 	assert.Regexp(t, `audit +\S+ dismiss by ada@host \(login outflow\): duplicate\n`, out)
 
-	// No filter takes what was let go, but the one that says so.
+	// No filter selects dismissed messages, except -dismissed.
 	out, exit = outflowRun("dismiss -state dead -why retired -yes -limit 1000")
 	assert.Zero(t, exit)
 	assert.Equal(t, 74, strings.Count(out, "was dead, dismissed\n"))
@@ -65,7 +65,7 @@ func TestDismissOnARealTable(t *testing.T) {
 	out, _ = outflowRun("list -state dead -limit 1000")
 	assert.Equal(t, 150, strings.Count(out, "  dismissed  "))
 	out, _ = outflowRun("doctor")
-	assert.Contains(t, out, "no dead message waits for somebody")
+	assert.Contains(t, out, "no message is dead, but for dismissed ones")
 	assert.NotContains(t, out, "warn  dead")
 	out, _ = outflowRun("status")
 	assert.Regexp(t, `(?m)^sqs://q1 +0 +0 +0 +0 +0 +- +0 +75 +0 +0 +0$`, out)

@@ -37,13 +37,13 @@ func TestTheDocsHaveEveryCommandAndFlag(t *testing.T) {
 			assert.Contains(t, usage, "outflow "+c.name)
 			var out bytes.Buffer
 			flags := 0
-			tools := tools{getenv: func(string) string { return "" }, stdout: &out, stderr: io.Discard, seen: func(set *flag.FlagSet) {
+			cl := commandLine{getenv: func(string) string { return "" }, stdout: &out, stderr: io.Discard, observeFlags: func(set *flag.FlagSet) {
 				set.VisitAll(func(f *flag.Flag) {
 					flags++
 					assert.Regexp(t, `(?m)^  (-who, )?-`+f.Name+`[ ,]`, c.usage, "its flag -%s", f.Name)
 				})
 			}}
-			require.NoError(t, tools.run(t.Context(), []string{c.name, "-help"}))
+			require.NoError(t, cl.run(t.Context(), []string{c.name, "-help"}))
 			assert.Equal(t, c.usage, out.String())
 			assert.Positive(t, flags)
 			// And none that is not there.
@@ -56,10 +56,10 @@ func TestTheDocsHaveEveryCommandAndFlag(t *testing.T) {
 
 func flagNames(t *testing.T, c command) (names []string) {
 	t.Helper()
-	tools := tools{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard, seen: func(set *flag.FlagSet) {
+	cl := commandLine{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard, observeFlags: func(set *flag.FlagSet) {
 		set.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
 	}}
-	require.NoError(t, tools.run(t.Context(), []string{c.name, "-help"}))
+	require.NoError(t, cl.run(t.Context(), []string{c.name, "-help"}))
 	return names
 }
 
@@ -80,7 +80,7 @@ func TestTheDocsSessionRunsAsWritten(t *testing.T) {
 			continue
 		}
 		printed.WriteString(line)
-		err := tools{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""), stdout: &printed, stderr: io.Discard}.
+		err := commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""), stdout: &printed, stderr: io.Discard}.
 			run(context.Background(), shellWords(t, words))
 		if err != nil {
 			var exit program.ExitError
@@ -92,7 +92,7 @@ func TestTheDocsSessionRunsAsWritten(t *testing.T) {
 	assert.Equal(t, times.ReplaceAllString(session, "TIME"), times.ReplaceAllString(printed.String(), "TIME"))
 }
 
-// shellWords splits a line as a shell does that knows single quotes alone.
+// shellWords splits a line as a shell does, with single quotes only.
 func shellWords(t *testing.T, line string) (words []string) {
 	t.Helper()
 	for _, word := range regexp.MustCompile(`'[^']*'|[^' \n]+`).FindAllString(line, -1) {

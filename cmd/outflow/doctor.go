@@ -10,9 +10,10 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/namespace"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -22,16 +23,19 @@ const doctorUsage = `outflow doctor looks for what keeps messages from being del
 Usage:
   outflow doctor [-json]
 
-It checks the database, its schema, this role's rights, the clocks, old snapshots, dead
-messages, notifications, Temporal, its namespace, search attributes and workers, the
-schedule that maintains the table, runs that do not take their messages, and where
-pending messages go: whether queues are there, and webhooks' hosts are allowed by the
-OUTFLOW_WEBHOOK_… settings, which are to be those of the daemons. Deliveries and
-callbacks that were tried in vain, or are not tried for want of a setting, are shown with
-an error of theirs. It changes nothing and sends no message. Each check is ok, warn, fail,
-or skip where it can't be done from here.
+It checks
+  * the database, its schema, this role's rights, the clocks and old snapshots
+  * dead messages, and whether notifications arrive
+  * Temporal, its namespace, search attributes and workers
+  * the schedule that maintains the table, and runs that are stalled
+  * where pending messages go: whether queues exist, and whether the OUTFLOW_WEBHOOK_…
+    settings allow the hosts of webhooks; give it the settings of the daemons
+  * deliveries and callbacks that failed, or that settings keep from being sent, each with
+    one of their errors
+It changes nothing and sends no message. Each check is ok, warn, fail, or skip where it
+can't be made from here.
 
-The database is asked as an operator's role (outflow grants -operator).
+It needs an operator's role on the database (outflow grants -operator).
 
 Flags:
   -json  a finding a line
@@ -39,34 +43,40 @@ Flags:
 Exit codes: 0 nothing fails, 1 something does, 2 a mistake on the command line.
 `
 
-func doctor(ctx context.Context, t tools, args []string) error {
+func doctor(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
-	if err := t.parseNothing(flags, doctorUsage, args); err != nil {
+	if err := cl.parseFlagsOnly(flags, doctorUsage, args); err != nil {
 		return err
 	}
-	patient := control.Patient{Outbox: t.outbox(), TaskQueue: cmp.Or(t.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueueFor(t.outbox()))}
-	pool, err := openPool(ctx, t.getenv)
-	if patient.DatabaseErr = err; err == nil {
-		defer pool.Close()
-		patient.Database = control.NewDatabaseHealth(pool)
+	subject := operator.Subject{
+		Outbox:    cl.outbox(),
+		TaskQueue: cmp.Or(cl.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueueFor(cl.outbox())),
 	}
-	if options, err := config.Temporal(t.getenv); err == nil {
-		patient.Target = targetOf(options)
+	o, closeAll, err := cl.operator(ctx)
+	if subject.DatabaseErr = err; err == nil {
+		defer closeAll()
+		subject.Operator = o
 	}
-	c, _, err := t.temporal(ctx)
-	if patient.NamespaceErr = err; err == nil {
+	if options, err := config.Temporal(cl.getenv); err == nil {
+		subject.Target = targetOf(options)
+	}
+	c, _, err := cl.temporal(ctx)
+	if subject.NamespaceErr = err; err == nil {
 		defer c.Close()
-		patient.Namespace = control.NewNamespaceHealth(c, patient.Target.Namespace)
+		subject.Namespace = namespace.New(c, subject.Target.Namespace)
 	}
-	patient.Lookups, patient.NoLookup, err = lookups(ctx, t.getenv)
-	patient.SettingsErr = errors.Join(err, config.Names(t.getenv))
-	return examine(ctx, patient, *asJSON, t.stdout)
+	subject.Lookups, subject.NoLookup, err = lookups(ctx, cl.getenv)
+	subject.SettingsErr = errors.Join(err, config.Names(cl.getenv))
+	return examine(ctx, subject, *asJSON, cl.stdout)
 }
 
-// lookups are those that the settings allow, by scheme; without says why one is missing.
-func lookups(ctx context.Context, getenv func(string) string) (by map[string]control.Lookup, without map[string]string, broken error) {
-	by, without = map[string]control.Lookup{}, map[string]string{}
+// lookups returns the look-ups that the settings allow, by scheme; without says why a scheme has
+// none.
+func lookups(
+	ctx context.Context, getenv func(string) string,
+) (by map[string]operator.Lookup, without map[string]string, broken error) {
+	by, without = map[string]operator.Lookup{}, map[string]string{}
 	for _, b := range brokers.Load(ctx, getenv) {
 		broken = errors.Join(broken, b.SettingsErr)
 		for _, scheme := range b.Schemes {
@@ -84,17 +94,17 @@ func lookups(ctx context.Context, getenv func(string) string) (by map[string]con
 	return by, without, broken
 }
 
-// examine prints what the doctor finds, and fails where a check does.
-func examine(ctx context.Context, patient control.Patient, asJSON bool, out io.Writer) error {
+// examine prints the findings, and returns an error where a check fails.
+func examine(ctx context.Context, subject operator.Subject, asJSON bool, out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	failed := 0
-	var writing error
-	control.Examine(ctx, patient, func(f control.Finding) {
-		if f.Level == control.Fail {
+	var writeErr error
+	operator.Examine(ctx, subject, func(f operator.Finding) {
+		if f.Level == operator.Fail {
 			failed++
 		}
 		if asJSON {
-			writing = errors.Join(writing, writeLine(out, f))
+			writeErr = errors.Join(writeErr, writeLine(out, f))
 			return
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\n", f.Level, f.Check, short(f.Text, 300))
@@ -102,7 +112,7 @@ func examine(ctx context.Context, patient control.Patient, asJSON bool, out io.W
 			fmt.Fprintf(table, "\t\t→ %s\n", f.Remedy)
 		}
 	})
-	if err := errors.Join(writing, table.Flush()); err != nil {
+	if err := errors.Join(writeErr, table.Flush()); err != nil {
 		return err
 	}
 	switch failed {

@@ -18,8 +18,9 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/namespace"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 	"github.com/outflowhq/outflow/workflows"
@@ -47,9 +48,9 @@ func TestDoctor(t *testing.T) {
 	workflows.Register(w, activities.New(outboxdb.New(pool), acknowledges{}))
 	require.NoError(t, w.Start())
 	t.Cleanup(w.Stop)
-	namespace := control.NewNamespaceHealth(f.client, f.name)
+	ns := namespace.New(f.client, f.name)
 	require.Eventually(t, func() bool {
-		ofRuns, ofAttempts, err := namespace.Pollers(t.Context(), workflows.TaskQueueFor(outflow.DefaultOutbox))
+		ofRuns, ofAttempts, err := ns.Pollers(t.Context(), workflows.TaskQueueFor(outflow.DefaultOutbox))
 		return err == nil && ofRuns > 0 && ofAttempts > 0
 	}, 30*time.Second, 50*time.Millisecond, "the worker polls")
 
@@ -57,11 +58,11 @@ func TestDoctor(t *testing.T) {
 	settings["DATABASE_URL"] = pool.Config().ConnString()
 	_, errs, err := with(t, settings, "x", "send -destination sqs://orders -type order-placed")
 	require.NoError(t, err, errs)
-	look := func() (levels []string, of map[string]control.Finding, err error) {
+	look := func() (levels []string, of map[string]operator.Finding, err error) {
 		out, _, err := with(t, settings, "", "doctor -json")
-		of = map[string]control.Finding{}
+		of = map[string]operator.Finding{}
 		for lines := json.NewDecoder(strings.NewReader(out)); lines.More(); {
-			var found control.Finding
+			var found operator.Finding
 			require.NoError(t, lines.Decode(&found))
 			levels = append(levels, string(found.Level)+" "+found.Check)
 			of[found.Check] = found
@@ -88,7 +89,7 @@ func TestDoctor(t *testing.T) {
 	assert.Equal(t, "the table could not be read", of["destinations"].Text)
 }
 
-// A producer's role, which may not read the tables, is told what an operator's role needs.
+// A producer's role, which may not read the tables, is shown what an operator's role needs.
 func TestDoctorAsAProducer(t *testing.T) {
 	pool := teststack.New(t)
 	role := "producer_of_" + pool.Config().ConnConfig.Database

@@ -12,7 +12,7 @@ import (
 
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/internal/teststack"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
 func TestGrantsUsage(t *testing.T) {
@@ -87,6 +87,6 @@ func TestThePageShowsTheGrants(t *testing.T) {
 	_, shown, found := strings.Cut(string(page), "```\n$ outflow grants -producer shop -dispatcher outflow -operator ops\n")
 	require.True(t, found)
 	shown, _, _ = strings.Cut(shown, "```")
-	g := outboxdb.Grants{Producers: []string{"shop"}, Dispatchers: []string{"outflow"}, Operators: []string{"ops"}}
+	g := operator.Grants{Producers: []string{"shop"}, Dispatchers: []string{"outflow"}, Operators: []string{"ops"}}
 	require.Equal(t, strings.Join(g.Statements(), ";\n")+";\n", shown)
 }

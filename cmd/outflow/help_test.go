@@ -104,7 +104,7 @@ func TestFiltersThatNameNothingKnown(t *testing.T) {
 		assert.Equal(t, says, errs, line)
 		assert.NotContains(t, out, "sqs://")
 	}
-	// It finds what there is without a word.
+	// It adds nothing where the filter finds messages.
 	out, errs, err := with(t, settings, "", "list -destination sqs://typo")
 	require.NoError(t, err)
 	assert.Contains(t, out, "sqs://typo")

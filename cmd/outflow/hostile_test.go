@@ -110,12 +110,12 @@ func TestHostileCommandLines(t *testing.T) {
 		"callback SET sqs://r":                       "callback wants retry, set, unset or rules: did you mean set?",
 		"callback sett sqs://r":                      "callback wants retry, set, unset or rules: did you mean set?",
 		"callback -type a":                           "callback wants retry, set, unset or rules",
-		"callback retry -type a ID":                  "callback retry: takes no -type",
+		"callback retry -type a ID":                  "callback retry: has no flag -type",
 		"callback retry 7":                           "callback retry: " + wantsID + `(got "7")`,
 		"callback rules now":                         `callback rules: unexpected argument "now"`,
-		"callback rules -payload":                    "callback rules: takes no -payload",
+		"callback rules -payload":                    "callback rules: has no flag -payload",
 		"callback unset sqs://r":                     `callback unset: unexpected argument "sqs://r"`,
-		"callback unset -payload":                    "callback unset: takes no -payload",
+		"callback unset -payload":                    "callback unset: has no flag -payload",
 		"callback set":                               "callback set: wants one URL, or none",
 		"callback set sqs://r sqs://s":               "callback set: wants one URL, or none",
 		"callback set -type= sqs://r":                `callback: invalid value "" for flag -type: wants a message type`,
@@ -146,7 +146,7 @@ func TestHostileCommandLines(t *testing.T) {
 func TestHostileNames(t *testing.T) {
 	for name, value := range map[string]string{"OUTFLOW_OUTBOX": "a/b", "OUTFLOW_TASK_QUEUE": "two words"} {
 		settings := map[string]string{"DATABASE_URL": nowhere, "TEMPORAL_ADDRESS": "127.0.0.1:1", name: value}
-		runs := tools{getenv: func(name string) string { return settings[name] }}.runs(t.Context())
+		runs, _ := commandLine{getenv: func(name string) string { return settings[name] }}.runs(t.Context())
 		err := runs.Cancel(t.Context(), "a/b/c")
 		require.EqualError(t, err, name+`: wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit (got "`+value+`")`)
 	}

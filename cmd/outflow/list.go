@@ -11,8 +11,9 @@ import (
 	"text/tabwriter"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
-	"github.com/outflowhq/outflow/outboxdb"
 )
 
 const listUsage = `outflow list lists messages, a page at a time.
@@ -23,12 +24,12 @@ Usage:
 Filters:
   -state        pending, delivered, dead, expired or cancelled
   -retrying     pending messages whose run has left the fast path
-  -dismissed    dead messages that "outflow dismiss" let go
+  -dismissed    dead messages that "outflow dismiss" has marked
   -destination  as enqueued: sqs://orders, a queue URL or an ARN
   -type         the message type
-  -callback     due, sent or failed: how its producer was told of its end
+  -callback     due, sent or failed: the state of the message's callback
   -since        how long ago (2h, 7d) or a time (2026-01-31, 2026-01-31T08:00:00Z);
-  -until        the time of the end for final states, that of the enqueue for pending
+  -until        the time of the end for final states, of the enqueue for pending
                 messages; both want -state, -retrying or -dismissed
 
 Flags:
@@ -36,15 +37,20 @@ Flags:
   -after  the cursor that the page before printed, with the same filters
   -json   a message a line, and last {"next": CURSOR} where there are more
 
-The order is the one that an index has: final states by their end, newest first;
-pending by destination and the time from which they may be claimed (they move while
-they are delivered); retrying by destination; without a state by ID, which is the
-newest first for IDs that Outflow made. A page that is not found within 30 s fails:
-narrow it with -since, or leave a rare -destination, -type or -callback away.
-Needs the database alone. Exit codes: 0 listed, 1 failure, 2 a mistake on the command line.
+The order is that of an index:
+  a final state  by the end, newest first
+  pending        by destination and the time from which they may be claimed (they move
+                 while they are delivered)
+  retrying       by destination
+  no state       by ID: the newest first, for IDs that Outflow made
+A page that is not found within 30 s fails: narrow it with -since, or leave a rare
+-destination, -type or -callback out.
+Needs only the database. Exit codes: 0 listed, 1 failure, 2 a mistake on the command line.
 `
 
-func list(ctx context.Context, t tools, args []string) error {
+var callbackStates = []outbox.CallbackState{"", outbox.CallbackDue, outbox.CallbackSent, outbox.CallbackFailed}
+
+func list(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("list", flag.ContinueOnError)
 	state := flags.String("state", "", "")
 	retrying := flags.Bool("retrying", false, "")
@@ -52,15 +58,16 @@ func list(ctx context.Context, t tools, args []string) error {
 	destination := destinationFlag(flags, "destination")
 	messageType := flags.String("type", "", "")
 	callback := flags.String("callback", "", "")
-	since, until := momentFlag(flags, "since"), momentFlag(flags, "until")
+	since, until := timeBoundFlag(flags, "since"), timeBoundFlag(flags, "until")
 	limit := flags.Int("limit", 50, "")
 	after := flags.String("after", "", "")
 	asJSON := flags.Bool("json", false, "")
-	if err := t.parseNothing(flags, listUsage, args); err != nil {
+	if err := cl.parseFlagsOnly(flags, listUsage, args); err != nil {
 		return err
 	}
-	filter := outboxdb.ListFilter{
-		State: outflow.State(*state), Retrying: *retrying, Dismissed: *dismissed, Destination: *destination, Type: *messageType, Callback: outbox.CallbackState(*callback),
+	filter := operator.ListFilter{
+		State: outflow.State(*state), Retrying: *retrying, Dismissed: *dismissed,
+		Destination: *destination, Type: *messageType, Callback: outbox.CallbackState(*callback),
 		Since: *since, Until: *until, Limit: *limit, After: *after,
 	}
 	if *dismissed && *state == "" {
@@ -75,42 +82,36 @@ func list(ctx context.Context, t tools, args []string) error {
 		return usageError("list: -retrying messages are pending ones")
 	case (since.Set || until.Set) && filter.State == "" && !*retrying:
 		return usageError("list: -since and -until want -state, -retrying or -dismissed")
-	case !slices.Contains([]outbox.CallbackState{"", outbox.CallbackDue, outbox.CallbackSent, outbox.CallbackFailed}, filter.Callback):
+	case !slices.Contains(callbackStates, filter.Callback):
 		return usageError("list: -callback wants due, sent or failed (got %q)", *callback)
 	case *limit < 1 || *limit > 1000:
 		return usageError("list: -limit wants 1 to 1000")
 	}
-	store, done, err := t.operator(ctx)
+	o, closeAll, err := cl.operator(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
-	return listMessages(ctx, store, filter, *asJSON, t.stdout, t.stderr)
+	defer closeAll()
+	return listMessages(ctx, o, filter, *asJSON, cl.stdout, cl.stderr)
 }
 
-func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter, asJSON bool, out, errs io.Writer) error {
-	page, next, err := store.List(ctx, filter)
-	if errors.Is(err, outboxdb.ErrCursor) {
-		return usageError("list: -after %w", outboxdb.ErrCursor)
+func listMessages(
+	ctx context.Context, from lister, filter operator.ListFilter, asJSON bool, out, errs io.Writer,
+) error {
+	page, next, err := from.List(ctx, filter)
+	if errors.Is(err, operator.ErrCursor) {
+		return usageError("list: -after %w", operator.ErrCursor)
 	}
 	if err != nil {
 		return err
 	}
 	if len(page) == 0 && filter.After == "" {
-		sayUnknown(ctx, store, filter, errs)
+		hintUnknown(ctx, from, filter, errs)
 	}
-	if asJSON {
-		for _, m := range page {
-			if err := writeLine(out, m); err != nil {
-				return err
-			}
-		}
-		if next != "" {
-			return writeLine(out, map[string]string{"next": next})
-		}
-		return nil
-	}
-	if len(page) == 0 {
+	switch {
+	case asJSON:
+		return writePage(out, page, next)
+	case len(page) == 0:
 		_, err := fmt.Fprintln(out, "no messages")
 		return err
 	}
@@ -119,15 +120,30 @@ func listMessages(ctx context.Context, store lister, filter outboxdb.ListFilter,
 	for _, m := range page {
 		ended := "-"
 		if m.FinishedAt != nil {
-			ended = stamp(*m.FinishedAt)
+			ended = text.Stamp(*m.FinishedAt)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", m.ID, m.Phase, outflow.DisplayDestination(m.Destination), m.Type, m.Attempts, stamp(m.EnqueuedAt), ended, cmp.Or(short(orEmpty(m.LastError), 60), "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
+			m.ID, m.Phase, outflow.DisplayDestination(m.Destination), m.Type, m.Attempts,
+			text.Stamp(m.EnqueuedAt), ended, cmp.Or(short(orEmpty(m.LastError), 60), "-"))
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	if next != "" {
 		fmt.Fprintf(out, "more: -after %s\n", next)
+	}
+	return nil
+}
+
+// writePage writes a message a line, and last the cursor of the next page.
+func writePage(out io.Writer, page []operator.MessageStatus, next string) error {
+	for _, m := range page {
+		if err := writeLine(out, m); err != nil {
+			return err
+		}
+	}
+	if next != "" {
+		return writeLine(out, map[string]string{"next": next})
 	}
 	return nil
 }

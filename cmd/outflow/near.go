@@ -10,37 +10,37 @@ import (
 	"unicode/utf8"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
-// nearest returns those of known that word may be a slip of, the likeliest first, at
-// most three.
+// nearest returns the known words that a mistyped word may mean, the likeliest first, at most
+// three.
 func nearest(word string, known []string) []string {
-	most := min(max(len(word)/3, 1), 3)
-	slips := map[string]int{}
+	maxDistance := min(max(len(word)/3, 1), 3)
+	distances := map[string]int{}
 	for _, k := range known {
 		longer := utf8.RuneCountInString(k) - utf8.RuneCountInString(word)
-		d := max(longer, -longer) // at least: known destinations are many, and long
-		if d <= most {
+		d := max(longer, -longer) // at least; the exact distance of many long destinations takes time
+		if d <= maxDistance {
 			d = distance(strings.ToLower(word), strings.ToLower(k))
 		}
-		if d > most && len(word) >= 3 && strings.HasPrefix(k, word) {
-			d = most // it was cut short
+		if d > maxDistance && len(word) >= 3 && strings.HasPrefix(k, word) {
+			d = maxDistance // it was cut short
 		}
-		if d <= most && k != word {
-			slips[k] = d
+		if d <= maxDistance && k != word {
+			distances[k] = d
 		}
 	}
-	near := make([]string, 0, len(slips))
-	for k := range slips {
+	near := make([]string, 0, len(distances))
+	for k := range distances {
 		near = append(near, k)
 	}
-	slices.SortFunc(near, func(a, b string) int { return cmp.Or(slips[a]-slips[b], strings.Compare(a, b)) })
+	slices.SortFunc(near, func(a, b string) int { return cmp.Or(distances[a]-distances[b], strings.Compare(a, b)) })
 	return near[:min(len(near), 3)]
 }
 
-// distance counts the letters to add, drop, change or swap with the next to make b of
-// a: the optimal string alignment.
+// distance counts the letters to add, drop, change or swap with the next to make b of a (the
+// optimal string alignment).
 func distance(a, b string) int {
 	x, y := []rune(a), []rune(b)
 	rows := make([][]int, len(x)+1)
@@ -66,7 +66,7 @@ func distance(a, b string) int {
 	return rows[len(x)][len(y)]
 }
 
-// didYouMean asks about what is near a word, or is empty.
+// didYouMean asks about the words near a word. It is empty where there is none.
 func didYouMean(word string, known []string) string {
 	near := nearest(word, known)
 	if len(near) == 0 {
@@ -83,10 +83,10 @@ func orOf(words []string) string {
 	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
 }
 
-// sayUnknown says where a filter that found nothing names what no message is known to
-// have. It is a hint: where it can't be had, the answer stands without it. Of an address
-// it shows no query.
-func sayUnknown(ctx context.Context, from lister, f outboxdb.ListFilter, errs io.Writer) {
+// hintUnknown says that a filter which found nothing names a destination or type that no message is
+// known to have. It is a hint: where the look-up fails, the answer stands without it. It shows no
+// query of an address.
+func hintUnknown(ctx context.Context, from lister, f operator.ListFilter, errs io.Writer) {
 	if f.Destination != "" {
 		known, err := from.KnownDestinations(ctx, f.Destination)
 		if err == nil && !slices.Contains(known, f.Destination) {

@@ -7,8 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/control"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
 const redirectUsage = `outflow redirect gives messages another destination.
@@ -25,23 +24,23 @@ Flags:
   -to            the new destination: sqs://orders, a queue URL or an ARN, …
   -state         pending, dead, expired or cancelled, instead of IDs
   -retrying      pending messages whose run has left the fast path, instead of IDs
-  -dismissed     dead messages that "outflow dismiss" let go, instead of IDs
+  -dismissed     dead messages that "outflow dismiss" has marked, instead of IDs
   -destination   of these, those to this destination
   -type          of these, those of this type
   -limit         of these, at most so many (default 1000)
 ` + actFlags + `
-Needs the database; Temporal only to tell the runs of retrying messages, which go away by
-themselves too, at their next attempt.
+Needs the database; Temporal only to signal the runs of retrying messages. Without it they
+yield at their next attempt.
 ` + actCodes
 
-func redirect(ctx context.Context, t tools, args []string) error {
+func redirect(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("redirect", flag.ContinueOnError)
 	to := destinationFlag(flags, "to")
 	chosen := selectionFlags(flags)
 	chosen.retryingFlag(flags)
 	chosen.dismissedFlag(flags)
-	by := t.byFlags(flags)
-	words, err := t.parse(flags, redirectUsage, args)
+	by := cl.actorFlags(flags)
+	words, err := cl.parse(flags, redirectUsage, args)
 	if err != nil {
 		return err
 	}
@@ -51,18 +50,12 @@ func redirect(ctx context.Context, t tools, args []string) error {
 	if err := chosen.read(words, outflow.Pending, outflow.Dead, outflow.Expired, outflow.Cancelled); err != nil {
 		return err
 	}
-	return t.atDesk(ctx, *by, func(desk control.Desk, store *outboxdb.Operator) error {
-		return redirectMessages(ctx, t, chosen, *to, desk, store)
-	})
-}
-
-type redirectStore interface {
-	lister
-	control.RedirectStore
-}
-
-func redirectMessages(ctx context.Context, t tools, chosen *selection, to string, desk control.Desk, store redirectStore) error {
-	return chosen.act(ctx, t, store, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
-		return desk.Redirect(ctx, store, ids, to)
+	o, closeAll, err := cl.operator(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	return chosen.act(ctx, cl, o, func(ctx context.Context, ids []uuid.UUID) ([]operator.Answer, error) {
+		return o.Redirect(ctx, ids, *to, *by)
 	})
 }

@@ -7,8 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/outflowhq/outflow/control"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
 const rescheduleUsage = `outflow reschedule makes pending messages due at another time.
@@ -27,37 +26,34 @@ Flags:
   -json          an answer a line
   -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)
 
-Needs the database; Temporal only to tell the runs of retrying messages, which go away by
-themselves too, at their next attempt.
+Needs the database; Temporal only to signal the runs of retrying messages. Without it they
+yield at their next attempt.
 ` + actCodes
 
-func reschedule(ctx context.Context, t tools, args []string) error {
+func reschedule(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("reschedule", flag.ContinueOnError)
 	chosen := &selection{command: "reschedule"}
-	in := spanFlag(flags, "in", 0)
+	in := durationFlag(flags, "in", 0)
 	var at time.Time
 	flags.Func("at", "", func(s string) (err error) { at, err = parseTime(s); return err })
 	flags.BoolVar(&chosen.json, "json", false, "")
-	by := t.byFlags(flags)
-	words, err := t.parse(flags, rescheduleUsage, args)
+	by := cl.actorFlags(flags)
+	words, err := cl.parse(flags, rescheduleUsage, args)
 	if err != nil {
 		return err
 	}
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	if given["in"] == given["at"] {
+	if given(flags)["in"] == given(flags)["at"] {
 		return usageError("reschedule: wants -in or -at")
 	}
 	if err := chosen.readIDs(words); err != nil {
 		return err
 	}
-	return t.atDesk(ctx, *by, func(desk control.Desk, store *outboxdb.Operator) error {
-		return rescheduleMessages(ctx, t, chosen, at, *in, desk, store)
-	})
-}
-
-func rescheduleMessages(ctx context.Context, t tools, chosen *selection, at time.Time, in time.Duration, desk control.Desk, store control.RescheduleStore) error {
-	return chosen.act(ctx, t, nil, func(ctx context.Context, ids []uuid.UUID) ([]control.Answer, error) {
-		return desk.Reschedule(ctx, store, ids, at, in)
+	o, closeAll, err := cl.operator(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	return chosen.act(ctx, cl, o, func(ctx context.Context, ids []uuid.UUID) ([]operator.Answer, error) {
+		return o.Reschedule(ctx, ids, at, *in, *by)
 	})
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 )
 
 // A copy of a delivered message goes out again, under an ID of its own; of any
@@ -30,14 +30,14 @@ func TestResend(t *testing.T) {
 		}
 		return id
 	}
-	resend := func(ids ...uuid.UUID) (answers []control.Answer, err error) {
+	resend := func(ids ...uuid.UUID) (answers []operator.Answer, err error) {
 		line := "resend -json -why lost"
 		for _, id := range ids {
 			line += " " + id.String()
 		}
 		out, _, err := with(t, settings, "", line)
 		for lines := json.NewDecoder(strings.NewReader(out)); lines.More(); {
-			var a control.Answer
+			var a operator.Answer
 			require.NoError(t, lines.Decode(&a))
 			answers = append(answers, a)
 		}
@@ -57,7 +57,7 @@ func TestResend(t *testing.T) {
 	require.NotNil(t, answers[0].NewID)
 	copied := *answers[0].NewID
 	assert.NotEqual(t, delivered, copied)
-	assert.Equal(t, []control.Answer{{ID: delivered, Verdict: control.Done, Text: "sent again as " + copied.String(),
+	assert.Equal(t, []operator.Answer{{ID: delivered, Verdict: operator.Done, Text: "sent again as " + copied.String(),
 		State: outflow.Delivered, Generation: 1, NewID: &copied}}, answers)
 
 	const carried = `SELECT ROW(destination, type, payload, content_type, headers, ordering_key)::text FROM outbox.messages WHERE id = $1`
@@ -70,16 +70,16 @@ func TestResend(t *testing.T) {
 	assert.Equal(t, "send 1 ada@host: lost {\"resend_of\": \""+delivered.String()+"\"}", one(audited, copied))
 
 	pending, dead, nobody := sent(outflow.Pending), sent(outflow.Dead), uuid.New()
-	refusals := []control.Answer{
-		{ID: pending, Verdict: control.Refused, Text: "pending: it was not delivered yet", State: outflow.Pending, Generation: 1},
-		{ID: dead, Verdict: control.Refused, Text: `dead: "outflow retry" sends it`, State: outflow.Dead, Generation: 1},
-		{ID: nobody, Verdict: control.Refused, Text: "not found"},
+	refusals := []operator.Answer{
+		{ID: pending, Verdict: operator.Refused, Text: "pending: it was not delivered yet", State: outflow.Pending, Generation: 1},
+		{ID: dead, Verdict: operator.Refused, Text: `dead: "outflow retry" sends it`, State: outflow.Dead, Generation: 1},
+		{ID: nobody, Verdict: operator.Refused, Text: "not found"},
 	}
 	before := one(written)
 	for _, want := range refusals {
 		answers, err := resend(want.ID)
 		assert.Equal(t, 3, code(err), want.Text)
-		assert.Equal(t, []control.Answer{want}, answers)
+		assert.Equal(t, []operator.Answer{want}, answers)
 	}
 	assert.Equal(t, before, one(written), "nothing was copied or noted")
 
@@ -88,7 +88,7 @@ func TestResend(t *testing.T) {
 	assert.EqualError(t, err, "3 of 4 messages: not done")
 	require.Len(t, answers, 4)
 	assert.Equal(t, refusals[0], answers[0])
-	assert.Equal(t, control.Done, answers[1].Verdict, "it goes on behind one that it can't copy")
+	assert.Equal(t, operator.Done, answers[1].Verdict, "it goes on behind one that it can't copy")
 	assert.NotEqual(t, copied, *answers[1].NewID)
 	assert.Equal(t, refusals[2], answers[2])
 	assert.Equal(t, refusals[1], answers[3])

@@ -37,7 +37,7 @@ func TestHostileTextOnATerminal(t *testing.T) {
 	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_WHO": "ada" + hostileText}
 	line := func(onScreen bool, words ...string) (string, string, error) {
 		var out, errs bytes.Buffer
-		err := tools{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""), stdout: &out, stderr: &errs, onScreen: onScreen}.
+		err := commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""), stdout: &out, stderr: &errs, onScreen: onScreen}.
 			run(t.Context(), words)
 		return out.String(), errs.String(), err
 	}

@@ -10,24 +10,37 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/program"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
 const (
-	// actAtOnce is how many messages one statement of an act changes.
-	actAtOnce = 100
-	// selectAtMost is how many messages a filter selects without -limit.
-	selectAtMost = 1000
+	// actBatch is how many messages one statement of an act changes.
+	actBatch = 100
+	// defaultLimit is how many messages a filter selects without -limit.
+	defaultLimit = 1000
 	pageSize     = 500
+	// progressEvery is the time between two lines of progress.
+	progressEvery = 2 * time.Second
+)
+
+// The parts of the usage that acts on a selection have in common.
+const (
+	actFlags = `  -rate          messages a second (default: as fast as it goes)
+  -yes           do not ask before a filter selects more than one message
+  -json          an answer a line
+  -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)
+`
+	actCodes = `Exit codes: 0 done for all, 1 failure, 2 a mistake on the command line, 3 not done for
+some: each answer says why.
+`
 )
 
 // selection is the messages that an act is for: by ID, or by a filter.
 type selection struct {
 	command string
 	ids     []uuid.UUID
-	filter  outboxdb.ListFilter
+	filter  operator.ListFilter
 	limit   int
 	rate    float64
 	yes     bool
@@ -38,43 +51,51 @@ type selection struct {
 	filters []string
 }
 
-// selectionFlags are those of the acts that take a filter.
+// selectionFlags reads the flags of the acts that accept a filter.
 func selectionFlags(flags *flag.FlagSet) *selection {
 	s := &selection{command: flags.Name(), filters: []string{"-state"}}
 	s.state = flags.String("state", "", "")
 	s.destination = destinationFlag(flags, "destination")
 	typeFlag(flags, &s.filter.Type)
-	flags.IntVar(&s.limit, "limit", selectAtMost, "")
+	flags.IntVar(&s.limit, "limit", defaultLimit, "")
 	rateFlag(flags, &s.rate)
 	flags.BoolVar(&s.yes, "yes", false, "")
 	flags.BoolVar(&s.json, "json", false, "")
 	return s
 }
 
-// retryingFlag is for the acts that take pending messages.
+// retryingFlag is for the acts on pending messages.
 func (s *selection) retryingFlag(flags *flag.FlagSet) {
 	s.filters = append(s.filters, "-retrying")
 	flags.BoolVar(&s.filter.Retrying, "retrying", false, "")
 }
 
-// dismissedFlag is for the acts that take dismissed messages: only a filter that names
-// them selects them.
+// dismissedFlag is for the acts on dismissed messages: only a filter that names them selects them.
 func (s *selection) dismissedFlag(flags *flag.FlagSet) {
 	s.filters = append(s.filters, "-dismissed")
 	flags.BoolVar(&s.filter.Dismissed, "dismissed", false, "")
 }
 
+// readIDs completes the selection of an act that accepts no filter.
+func (s *selection) readIDs(words []string) (err error) {
+	if len(words) == 0 {
+		return usageError("%s: wants message IDs", s.command)
+	}
+	s.ids, err = readIDs(s.command, words)
+	return err
+}
+
 // read completes the selection: IDs or a filter, whose state is one of allowed.
 func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 	s.filter.State, s.filter.Destination = outflow.State(*s.state), *s.destination
-	filtered := s.filter != outboxdb.ListFilter{}
+	filtered := s.filter != operator.ListFilter{}
 	switch {
 	case len(words) > 0 && filtered:
 		return usageError("%s: wants message IDs or a filter, not both", s.command)
 	case s.rate < 0:
 		return usageError("%s: -rate wants messages a second", s.command)
-	case len(words) > 0 && s.limit != selectAtMost:
-		return usageError("%s: -limit is for a filter; these are all that is touched", s.command)
+	case len(words) > 0 && s.limit != defaultLimit:
+		return usageError("%s: -limit is for a filter; IDs name every message", s.command)
 	case len(words) > 0:
 		s.ids, err = readIDs(s.command, words)
 		return err
@@ -92,7 +113,7 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 		s.filter.State = outflow.Pending
 	case s.filter.Dismissed:
 		s.filter.State = outflow.Dead
-	case s.filter.State == outflow.Dead: // somebody has decided that the others are not sent
+	case s.filter.State == outflow.Dead: // an operator decided that the others are not sent
 		s.filter.Undismissed = true
 	}
 	wanted := make([]string, len(allowed))
@@ -109,22 +130,24 @@ func (s *selection) read(words []string, allowed ...outflow.State) (err error) {
 	return usageError("%s: -state wants %s (got %q)%s", s.command, orOf(wanted), s.filter.State, hint)
 }
 
-// lister lists messages, and knows what a filter may have meant; outboxdb.Operator is
+// lister lists messages, and knows what a filter may have meant; operator.Operator is
 // one.
 type lister interface {
-	List(ctx context.Context, f outboxdb.ListFilter) (page []outboxdb.Standing, next string, err error)
+	List(ctx context.Context, f operator.ListFilter) (page []operator.MessageStatus, next string, err error)
 	KnownDestinations(ctx context.Context, destination string) ([]string, error)
 	KnownTypes(ctx context.Context) ([]string, error)
 }
 
-// messages returns the IDs, which it looks up before the act changes what the
-// filter finds. It asks before a filter touches more than one.
-func (s *selection) messages(ctx context.Context, t tools, from lister) ([]uuid.UUID, error) {
+var _ lister = (*operator.Operator)(nil)
+
+// messages returns the IDs. It looks all up before the act changes what the filter finds, and asks
+// before a filter selects more than one message.
+func (s *selection) messages(ctx context.Context, cl commandLine, from lister) ([]uuid.UUID, error) {
 	if s.ids != nil {
 		return s.ids, nil
 	}
 	var ids []uuid.UUID
-	seen := map[uuid.UUID]bool{} // what is delivered meanwhile moves, and is listed twice
+	seen := map[uuid.UUID]bool{} // a message that is delivered meanwhile moves, and is listed twice
 	filter := s.filter
 	for len(ids) < s.limit {
 		filter.Limit = min(pageSize, s.limit-len(ids))
@@ -143,39 +166,42 @@ func (s *selection) messages(ctx context.Context, t tools, from lister) ([]uuid.
 		}
 	}
 	if len(ids) == 0 {
-		sayUnknown(ctx, from, s.filter, t.stderr)
+		hintUnknown(ctx, from, s.filter, cl.stderr)
 	}
 	more := ""
 	if filter.After != "" {
 		more = ", and there are more"
 	}
 	if len(ids) > 1 && !s.yes {
-		return ids, t.confirm(s.command, fmt.Sprintf("%s %d messages%s?", s.command, len(ids), more))
+		return ids, cl.confirm(s.command, fmt.Sprintf("%s %d messages%s?", s.command, len(ids), more))
 	}
-	fmt.Fprintf(t.stderr, "messages selected: %d%s\n", len(ids), more)
+	fmt.Fprintf(cl.stderr, "messages selected: %d%s\n", len(ids), more)
 	return ids, nil
 }
 
-// act carries an act out on all messages, some at a time and no faster than
-// rate, and prints each answer. Its error says what did not come about.
-func (s *selection) act(ctx context.Context, t tools, from lister, do func(context.Context, []uuid.UUID) ([]control.Answer, error)) error {
-	ids, err := s.messages(ctx, t, from)
+// act does an act to all messages, some at a time and no faster than the rate, and prints each
+// answer. Its error says how many were not done.
+func (s *selection) act(
+	ctx context.Context, cl commandLine, from lister,
+	do func(context.Context, []uuid.UUID) ([]operator.Answer, error),
+) error {
+	ids, err := s.messages(ctx, cl, from)
 	if err != nil {
 		return err
 	}
-	total, step := len(ids), actAtOnce
+	total, step := len(ids), actBatch
 	if s.rate > 0 {
 		step = max(1, min(step, int(s.rate)))
 	}
-	verdicts := map[control.Verdict]int{}
-	told := time.Now()
+	verdicts := map[operator.Verdict]int{}
+	reported := time.Now()
 	for len(ids) > 0 {
 		began := time.Now()
 		some := ids[:min(step, len(ids))]
 		got, err := do(ctx, some)
 		for _, a := range got {
 			verdicts[a.Verdict]++
-			if err := writeAnswer(t.stdout, a, s.json); err != nil {
+			if err := writeAnswer(cl.stdout, a, s.json); err != nil {
 				return err
 			}
 		}
@@ -183,9 +209,9 @@ func (s *selection) act(ctx context.Context, t tools, from lister, do func(conte
 			return err
 		}
 		ids = ids[len(some):]
-		if time.Since(told) > 2*time.Second && len(ids) > 0 {
-			told = time.Now()
-			fmt.Fprintf(t.stderr, "%d of %d\n", total-len(ids), total)
+		if time.Since(reported) > progressEvery && len(ids) > 0 {
+			reported = time.Now()
+			fmt.Fprintf(cl.stderr, "%d of %d\n", total-len(ids), total)
 		}
 		if len(ids) > 0 {
 			if err := pace(ctx, len(some), s.rate, began); err != nil {
@@ -193,11 +219,10 @@ func (s *selection) act(ctx context.Context, t tools, from lister, do func(conte
 			}
 		}
 	}
-	return verdictOf(verdicts, total)
+	return verdictError(verdicts, total)
 }
 
-// pace waits until n messages, begun at a time, have taken as long as the rate a
-// second allows; 0 allows any.
+// pace waits until n messages since began are no more than rate a second; 0 allows any.
 func pace(ctx context.Context, n int, rate float64, began time.Time) error {
 	if rate == 0 {
 		return nil
@@ -210,7 +235,7 @@ func pace(ctx context.Context, n int, rate float64, began time.Time) error {
 	}
 }
 
-func writeAnswer(out io.Writer, a control.Answer, asJSON bool) error {
+func writeAnswer(out io.Writer, a operator.Answer, asJSON bool) error {
 	if asJSON {
 		return writeLine(out, a)
 	}
@@ -218,15 +243,17 @@ func writeAnswer(out io.Writer, a control.Answer, asJSON bool) error {
 	return err
 }
 
-// verdictOf sums the verdicts on so many messages up: nil where all is done.
-func verdictOf(n map[control.Verdict]int, total int) error {
+// verdictError sums the verdicts on so many messages up: nil where all are done.
+func verdictError(n map[operator.Verdict]int, total int) error {
 	switch {
-	case n[control.Failed] > 0:
-		return fmt.Errorf("%d of %d messages: their runs could not be reached", n[control.Failed], total)
-	case n[control.Undecided] > 0:
-		return program.ExitError{Code: exitUndecided, Err: fmt.Errorf("%d of %d messages: not decided yet", n[control.Undecided], total)}
-	case n[control.Refused] > 0:
-		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("%d of %d messages: not done", n[control.Refused], total)}
+	case n[operator.Failed] > 0:
+		return fmt.Errorf("%d of %d messages: their runs could not be reached", n[operator.Failed], total)
+	case n[operator.Undecided] > 0:
+		return program.ExitError{Code: exitUndecided,
+			Err: fmt.Errorf("%d of %d messages: not decided yet", n[operator.Undecided], total)}
+	case n[operator.Refused] > 0:
+		return program.ExitError{Code: exitRefused,
+			Err: fmt.Errorf("%d of %d messages: not done", n[operator.Refused], total)}
 	}
 	return nil
 }

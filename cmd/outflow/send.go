@@ -14,7 +14,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/bounded"
 	"github.com/outflowhq/outflow/internal/program"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 )
 
 const sendUsage = `outflow send enqueues one message and prints its ID.
@@ -33,21 +33,21 @@ Flags:
   -header        name=value; may be repeated
   -ordering-key  the key of a FIFO queue's message group
   -due-in        deliver it that much later, such as 10m or 2d
-  -expires-in    give it up when it is not delivered by then
-  -callback      where its end is told: an https URL (http://localhost in development),
-                 sqs://replies, …; or none, where a rule would have it told (default: as
+  -expires-in    end it expired when it is not delivered by then
+  -callback      where its callback goes: an https URL (http://localhost in development),
+                 sqs://replies, …; or none, where a rule would give it one (default: as
                  the rules say)
-  -callback-payload  the callback carries the payload, too
+  -callback-payload  the callback carries the payload too
   -id            its ID, a UUID (default: a new one)
   -who, -why     for the audit (default of -who: OUTFLOW_WHO, else you at this host)
   -json          {"id": …} instead of the bare ID
 
-Needs the database alone, as an operator's role (outflow grants -operator): the audit
+Needs only the database, with an operator's role (outflow grants -operator): the audit
 notes who sent it. Exit codes: 0 enqueued, 1 failure, 2 a mistake on the command line or
 in the message, 3 a message with this ID exists.
 `
 
-func send(ctx context.Context, t tools, args []string) error {
+func send(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("send", flag.ContinueOnError)
 	var m outflow.Message
 	flags.StringVar(&m.Destination, "destination", "", "")
@@ -69,21 +69,20 @@ func send(ctx context.Context, t tools, args []string) error {
 	flags.StringVar(&m.OrderingKey, "ordering-key", "", "")
 	flags.StringVar(&m.Callback, "callback", "", "")
 	flags.BoolVar(&m.CallbackPayload, "callback-payload", false, "")
-	dueIn, expiresIn := spanFlag(flags, "due-in", 0), spanFlag(flags, "expires-in", time.Microsecond)
+	dueIn, expiresIn := durationFlag(flags, "due-in", 0), durationFlag(flags, "expires-in", time.Microsecond)
 	flags.Func("id", "", func(s string) (err error) {
 		if m.ID, err = uuid.Parse(s); err != nil || m.ID == uuid.Nil {
 			return errors.New("wants a UUID that is not all zeros, such as 0198f3a2-5b1c-7000-8000-000000000001")
 		}
 		return nil
 	})
-	by := t.byFlags(flags)
+	by := cl.actorFlags(flags)
 	asJSON := flags.Bool("json", false, "")
-	if err := t.parseNothing(flags, sendUsage, args); err != nil {
+	if err := cl.parseFlagsOnly(flags, sendUsage, args); err != nil {
 		return err
 	}
 	m.DueIn, m.ExpiresIn = *dueIn, *expiresIn
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	given := given(flags)
 	switch {
 	case m.Destination == "":
 		return usageError("send: wants -destination")
@@ -93,36 +92,36 @@ func send(ctx context.Context, t tools, args []string) error {
 		return usageError("send: wants -payload or -payload-file, not both")
 	case given["payload-file"] && *file == "":
 		return usageError("send: -payload-file wants a file's name")
-	case given["payload"] && *payload == "": // a script's empty variable; the next message may stand on standard input
+	case given["payload"] && *payload == "": // a script's empty variable; standard input may have another message
 		return usageError("send: -payload wants a payload; an empty one comes from a file, or standard input")
 	case given["payload"]:
 		m.Payload = []byte(*payload)
 	default:
 		var err error
-		if m.Payload, err = readPayload(*file, t.stdin); err != nil {
+		if m.Payload, err = readPayload(*file, cl.stdin); err != nil {
 			return err
 		}
 	}
-	store, done, err := t.operator(ctx)
+	o, closeAll, err := cl.operator(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
-	return sendMessage(ctx, store, m, *by, *asJSON, t.stdout)
+	defer closeAll()
+	return sendMessage(ctx, o, m, *by, *asJSON, cl.stdout)
 }
 
-// mostPayload is what enqueue takes; a destination may take less.
-const mostPayload = 16 << 20
+// maxPayload is the limit of enqueue; a destination may have a lower one.
+const maxPayload = 16 << 20
 
 func readPayload(file string, stdin io.Reader) ([]byte, error) {
 	if file != "" {
-		payload, err := bounded.ReadFile(file, mostPayload)
+		payload, err := bounded.ReadFile(file, maxPayload)
 		if err != nil {
 			return nil, usageError("send: -payload-file: %w", err)
 		}
 		return payload, nil
 	}
-	payload, err := bounded.ReadAll(stdin, mostPayload)
+	payload, err := bounded.ReadAll(stdin, maxPayload)
 	var tooLarge *bounded.TooLargeError
 	if errors.As(err, &tooLarge) {
 		return nil, usageError("send: the payload on standard input: %w", err)
@@ -133,12 +132,10 @@ func readPayload(file string, stdin io.Reader) ([]byte, error) {
 	return payload, nil
 }
 
-type sendStore interface {
-	Send(ctx context.Context, m outflow.Message, by outboxdb.By) (uuid.UUID, error)
-}
-
-func sendMessage(ctx context.Context, store sendStore, m outflow.Message, by outboxdb.By, asJSON bool, out io.Writer) error {
-	id, err := store.Send(ctx, m, by)
+func sendMessage(
+	ctx context.Context, o *operator.Operator, m outflow.Message, by operator.Actor, asJSON bool, out io.Writer,
+) error {
+	id, err := o.Send(ctx, m, by)
 	var invalid *outflow.InvalidMessageError
 	var taken *outflow.DuplicateIDError
 	switch {

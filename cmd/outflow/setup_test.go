@@ -24,18 +24,18 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
 
-// quietly is a logger for nobody.
+// quietly is a logger that discards everything.
 var quietly = slog.New(slog.DiscardHandler)
 
-// runSetup runs the command with these settings alone.
+// runSetup runs the command with these settings only.
 func runSetup(settings map[string]string, args ...string) (string, error) {
 	var stdout bytes.Buffer
 	getenv := func(name string) string { return settings[name] }
@@ -118,7 +118,7 @@ func newFresh(t *testing.T) *fresh {
 
 func (f *fresh) attributes() map[string]enums.IndexedValueType {
 	f.Helper()
-	types, err := control.NewNamespace(f.client, f.name).SearchAttributes(f.Context())
+	types, err := namespace.New(f.client, f.name).SearchAttributes(f.Context())
 	require.NoError(f, err)
 	return types
 }

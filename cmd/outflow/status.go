@@ -13,7 +13,8 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/operator"
 )
 
 const statusUsage = `outflow status counts the messages of each destination, and shows which fail.
@@ -27,56 +28,63 @@ Flags:
   -bound  how many of the newest delivered, expired, cancelled and dismissed messages to
           count, each (default 10000); a + says that there are more
 
-Due messages wait for a starter, delayed ones for their time, leased ones are being
-delivered. Waiting ones have no run: their destination took nothing, or the starter's
-settings keep them from being sent. Retrying ones wait for or are in a durable attempt.
-All these and dead ones are counted exactly, which reads each of them. OLDEST is how
-long the oldest pending one has been due. DISMISSED are dead messages that "outflow
-dismiss" let go. A destination that fails, or whose messages wait, is shown below with
-its last error.
-Needs the database alone. Exit codes: 0 shown, 1 failure, 2 a mistake on the command line.
+Pending messages are counted by phase:
+  DUE       they wait for a starter
+  DELAYED   they wait for their time
+  LEASED    they are being delivered
+  WAITING   they have no run: their destination is not accepting messages, or the
+            starter's settings keep them from being sent
+  RETRYING  they wait for a durable attempt, or are in one
+These and dead messages are counted exactly, which reads each of them. OLDEST is how long
+the oldest pending one has been due. DISMISSED are dead messages that "outflow dismiss"
+has marked. A destination that fails, or whose messages wait, is shown below with its last
+error.
+Needs only the database. Exit codes: 0 shown, 1 failure, 2 a mistake on the command line.
 `
 
 // watchEvery is the wait between two looks.
 const watchEvery = 2 * time.Second
 
-func status(ctx context.Context, t tools, args []string) error {
+func status(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("status", flag.ContinueOnError)
 	watch := flags.Bool("watch", false, "")
 	asJSON := flags.Bool("json", false, "")
 	bound := flags.Int("bound", 10_000, "")
-	if err := t.parseNothing(flags, statusUsage, args); err != nil {
+	if err := cl.parseFlagsOnly(flags, statusUsage, args); err != nil {
 		return err
 	}
 	if *bound < 1 {
 		return usageError("status: -bound wants 1 or more")
 	}
-	store, done, err := t.operator(ctx)
+	o, closeAll, err := cl.operator(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer closeAll()
 	if *watch {
-		return watchStatus(ctx, t, store, *bound, *asJSON)
+		return watchStatus(ctx, cl, o.Status, *bound, *asJSON)
 	}
-	return showStatus(ctx, store, *bound, *asJSON, t.stdout)
+	return showStatus(ctx, o.Status, *bound, *asJSON, cl.stdout)
 }
 
-// watchStatus shows the status again and again until ctx is over. A database that
-// was there and is away is waited for.
-func watchStatus(ctx context.Context, t tools, store statusStore, bound int, asJSON bool) error {
+// readStatus is operator.Operator.Status.
+type readStatus = func(ctx context.Context, bound int) ([]operator.PhaseCount, []operator.BreakerStatus, error)
+
+// watchStatus shows the status again and again until ctx is over. It waits for a database that
+// answered before and does not now.
+func watchStatus(ctx context.Context, cl commandLine, read readStatus, bound int, asJSON bool) error {
 	for first := true; ; first = false {
 		if !asJSON {
-			fmt.Fprint(raw(t.stdout), "\x1b[H\x1b[2J") // home, and clear
+			fmt.Fprint(raw(cl.stdout), "\x1b[H\x1b[2J") // home, then clear
 		}
-		err := showStatus(ctx, store, bound, asJSON, t.stdout)
+		err := showStatus(ctx, read, bound, asJSON, cl.stdout)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && first:
 			return err
 		case err != nil:
-			fmt.Fprintf(t.stderr, "outflow status: %v; trying again\n", err)
+			fmt.Fprintf(cl.stderr, "outflow status: %v; trying again\n", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -86,23 +94,19 @@ func watchStatus(ctx context.Context, t tools, store statusStore, bound int, asJ
 	}
 }
 
-type statusStore interface {
-	Status(ctx context.Context, bound int) ([]outboxdb.PhaseCount, []outboxdb.Trouble, error)
-}
-
-// destinationStatus is how one destination does.
+// destinationStatus is the messages of one destination, and its circuit breaker if it fails.
 type destinationStatus struct {
 	Destination string                         `json:"destination"`
-	Messages    map[string]outboxdb.PhaseCount `json:"messages"`
-	Trouble     *outboxdb.Trouble              `json:"trouble,omitempty"`
+	Messages    map[string]operator.PhaseCount `json:"messages"`
+	Breaker     *operator.BreakerStatus        `json:"breaker,omitempty"`
 }
 
-func showStatus(ctx context.Context, store statusStore, bound int, asJSON bool, out io.Writer) error {
-	counts, troubled, err := store.Status(ctx, bound)
+func showStatus(ctx context.Context, read readStatus, bound int, asJSON bool, out io.Writer) error {
+	counts, breakers, err := read(ctx, bound)
 	if err != nil {
 		return err
 	}
-	all := byDestination(counts, troubled)
+	all := byDestination(counts, breakers)
 	if asJSON {
 		return writeDocument(out, map[string]any{"destinations": all, "bound": bound})
 	}
@@ -111,15 +115,19 @@ func showStatus(ctx context.Context, store statusStore, bound int, asJSON bool, 
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DESTINATION\tDUE\tDELAYED\tLEASED\tWAITING\tRETRYING\tOLDEST\tDEAD\tDISMISSED\tEXPIRED\tCANCELLED\tDELIVERED")
+	columns := []string{
+		"due", "delayed", "leased", "waiting", "retrying", "oldest",
+		"dead", "dismissed", "expired", "cancelled", "delivered",
+	}
+	fmt.Fprintln(table, "DESTINATION\t"+strings.ToUpper(strings.Join(columns, "\t")))
 	for _, d := range all {
 		fmt.Fprint(table, d.Destination)
-		for _, phase := range []string{"due", "delayed", "leased", "waiting", "retrying", "", "dead", "dismissed", "expired", "cancelled", "delivered"} {
-			if phase == "" {
-				fmt.Fprint(table, "\t", d.oldest())
-				continue
+		for _, column := range columns {
+			cell := number(d.Messages[column])
+			if column == "oldest" {
+				cell = d.oldest()
 			}
-			fmt.Fprint(table, "\t", number(d.Messages[phase]))
+			fmt.Fprint(table, "\t", cell)
 		}
 		fmt.Fprintln(table)
 	}
@@ -127,16 +135,18 @@ func showStatus(ctx context.Context, store statusStore, bound int, asJSON bool, 
 		return err
 	}
 	for _, d := range all {
-		d.writeTrouble(out)
+		d.writeFailures(out)
 	}
 	return nil
 }
 
-func byDestination(counts []outboxdb.PhaseCount, troubled []outboxdb.Trouble) []destinationStatus {
+func byDestination(counts []operator.PhaseCount, breakers []operator.BreakerStatus) []destinationStatus {
 	all := map[string]*destinationStatus{}
 	at := func(destination string) *destinationStatus {
 		if all[destination] == nil {
-			all[destination] = &destinationStatus{Destination: breakerName(destination), Messages: map[string]outboxdb.PhaseCount{}}
+			all[destination] = &destinationStatus{
+				Destination: breakerName(destination), Messages: map[string]operator.PhaseCount{},
+			}
 		}
 		return all[destination]
 	}
@@ -145,10 +155,10 @@ func byDestination(counts []outboxdb.PhaseCount, troubled []outboxdb.Trouble) []
 		c.Destination = of.Destination
 		of.Messages[c.Phase] = c
 	}
-	for _, trouble := range troubled {
-		of := at(trouble.Destination)
-		trouble.Destination = of.Destination
-		of.Trouble = &trouble
+	for _, b := range breakers {
+		of := at(b.Destination)
+		b.Destination = of.Destination
+		of.Breaker = &b
 	}
 	sorted := make([]destinationStatus, 0, len(all))
 	for _, d := range all {
@@ -158,7 +168,8 @@ func byDestination(counts []outboxdb.PhaseCount, troubled []outboxdb.Trouble) []
 	return sorted
 }
 
-// breakerName shows a destination, or the breaker of a host's new paths.
+// breakerName returns a destination as people see it; "#new" stands for the new paths of a host,
+// which share a breaker.
 func breakerName(destination string) string {
 	if host, ok := strings.CutSuffix(destination, "#new"); ok {
 		return outflow.DisplayDestination(host) + " (new paths)"
@@ -166,7 +177,7 @@ func breakerName(destination string) string {
 	return outflow.DisplayDestination(destination)
 }
 
-func number(c outboxdb.PhaseCount) string {
+func number(c operator.PhaseCount) string {
 	if c.AtLeast {
 		return strconv.Itoa(c.Messages) + "+"
 	}
@@ -195,17 +206,18 @@ func age(seconds float64) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// writeTrouble says what the breaker and the messages say of a destination.
-func (d destinationStatus) writeTrouble(out io.Writer) {
-	if b := d.Trouble; b != nil && b.SlowUntil != nil {
-		fmt.Fprintf(out, "\n%s: slow to answer until %s, or longer: messages leave the fast path unsent\n", d.Destination, stamp(*b.SlowUntil))
+// writeFailures writes what the breaker, or else the messages, show of a destination that fails or
+// is slow.
+func (d destinationStatus) writeFailures(out io.Writer) {
+	if b := d.Breaker; b != nil && b.SlowUntil != nil {
+		fmt.Fprintf(out, "\n%s: slow to answer until %s, or longer: messages leave the fast path unsent\n",
+			d.Destination, text.Stamp(*b.SlowUntil))
 	}
-	if b := d.Trouble; b != nil && b.FailingSince != nil {
-		fmt.Fprintf(out, "\n%s: %d failures", d.Destination, b.Failures)
-		fmt.Fprintf(out, " since %s", stamp(*b.FailingSince))
+	if b := d.Breaker; b != nil && b.FailingSince != nil {
+		fmt.Fprintf(out, "\n%s: %d failures since %s", d.Destination, b.Failures, text.Stamp(*b.FailingSince))
 		switch {
 		case b.Open:
-			fmt.Fprintf(out, ", breaker open until %s", stamp(*b.OpenUntil))
+			fmt.Fprintf(out, ", breaker open until %s", text.Stamp(*b.OpenUntil))
 		case b.OpenUntil != nil:
 			fmt.Fprint(out, ", breaker open: the next probe is due")
 		}

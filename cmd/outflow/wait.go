@@ -14,11 +14,11 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/program"
-	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
-const waitUsage = `outflow wait waits for the end of a message, and tells it by its exit code.
+const waitUsage = `outflow wait waits for the end of a message; its exit code says how the message ended.
 
 Usage:
   outflow wait ID [-timeout 30s] [-json]
@@ -27,16 +27,16 @@ Flags:
   -timeout  how long to wait (default 30s); 0 for one look
   -json     the message as it stands then, as outflow list prints it
 
-Needs the database alone, as an operator's role (outflow grants -operator). Exit codes:
+Needs only the database, with an operator's role (outflow grants -operator). Exit codes:
 0 delivered, 1 failure, 2 a mistake on the command line, 3 dead, expired, cancelled, or
 there is no such message, 4 pending after -timeout, with the last error if there is one.
 `
 
-func waitForEnd(ctx context.Context, t tools, args []string) error {
+func waitForEnd(ctx context.Context, cl commandLine, args []string) error {
 	flags := flag.NewFlagSet("wait", flag.ContinueOnError)
 	timeout := flags.Duration("timeout", 30*time.Second, "")
 	asJSON := flags.Bool("json", false, "")
-	words, err := t.parse(flags, waitUsage, args)
+	words, err := cl.parse(flags, waitUsage, args)
 	if err != nil {
 		return err
 	}
@@ -47,36 +47,34 @@ func waitForEnd(ctx context.Context, t tools, args []string) error {
 	if err != nil {
 		return err
 	}
-	pool, err := openPool(ctx, t.getenv)
+	pool, err := openPool(ctx, cl.getenv)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	// What it would log is why it polls: nothing that changes the answer.
+	// The Waiter would only log why it polls, which changes no answer.
 	waiter := wait.New(pool, wait.LogTo(slog.New(slog.DiscardHandler)))
 	defer waiter.Close()
-	return waitFor(ctx, outboxdb.NewOperator(pool), waiter, id, *timeout, *asJSON, t.stdout)
+	o := operator.New(pool, nil, cl.outbox())
+	return waitFor(ctx, o.Message, waiter.Wait, id, *timeout, *asJSON, cl.stdout)
 }
 
-type waitStore interface {
-	Show(ctx context.Context, id uuid.UUID) (outboxdb.Standing, error)
-}
-
-type endWaiter interface {
-	Wait(ctx context.Context, id uuid.UUID) (outflow.Outcome, error)
-}
-
-var (
-	_ waitStore = (*outboxdb.Operator)(nil)
-	_ endWaiter = (*wait.Waiter)(nil)
+type (
+	// readMessage is operator.Operator.Message.
+	readMessage = func(ctx context.Context, id uuid.UUID) (operator.MessageStatus, error)
+	// awaitEnd is wait.Waiter.Wait.
+	awaitEnd = func(ctx context.Context, id uuid.UUID) (outflow.Outcome, error)
 )
 
-// waitFor waits again where somebody started the message anew behind its end.
-func waitFor(ctx context.Context, store waitStore, waiter endWaiter, id uuid.UUID, timeout time.Duration, asJSON bool, out io.Writer) error {
+// waitFor waits again where somebody started the message again right after its end.
+func waitFor(
+	ctx context.Context, read readMessage, await awaitEnd, id uuid.UUID,
+	timeout time.Duration, asJSON bool, out io.Writer,
+) error {
 	inTime, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
-		m, err := store.Show(ctx, id)
+		m, err := read(ctx, id)
 		if errors.Is(err, outflow.ErrNotFound) {
 			return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: not found", id)}
 		}
@@ -84,9 +82,9 @@ func waitFor(ctx context.Context, store waitStore, waiter endWaiter, id uuid.UUI
 			return err
 		}
 		if m.State.Final() || inTime.Err() != nil && ctx.Err() == nil {
-			return waited(m, asJSON, out)
+			return writeEnd(m, asJSON, out)
 		}
-		_, err = waiter.Wait(inTime, id)
+		_, err = await(inTime, id)
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("waiting for message %s: %w", id, context.Cause(ctx))
@@ -96,8 +94,8 @@ func waitFor(ctx context.Context, store waitStore, waiter endWaiter, id uuid.UUI
 	}
 }
 
-// waited prints how the message stands, and turns it into an exit code.
-func waited(m outboxdb.Standing, asJSON bool, out io.Writer) error {
+// writeEnd prints how the message stands, and turns that into an exit code.
+func writeEnd(m operator.MessageStatus, asJSON bool, out io.Writer) error {
 	if asJSON {
 		if err := writeLine(out, m); err != nil {
 			return err
@@ -109,8 +107,9 @@ func waited(m outboxdb.Standing, asJSON bool, out io.Writer) error {
 	case m.State == outflow.Delivered:
 		return nil
 	case m.State.Final():
-		reason := strings.TrimPrefix(orEmpty(m.LastError), string(m.State)+": ") // its run may say it, too
-		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: %s: %s", m.ID, m.State, short(reason, 300))}
+		reason := strings.TrimPrefix(orEmpty(m.LastError), string(m.State)+": ") // some errors begin with the state
+		return program.ExitError{Code: exitRefused,
+			Err: fmt.Errorf("message %s: %s: %s", m.ID, m.State, short(reason, 300))}
 	}
 	pending := fmt.Errorf("message %s: still pending (%s)", m.ID, m.Phase)
 	if m.LastError != nil {

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -34,10 +34,10 @@ func TestNamespaceWithoutTheStateAttribute(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(w.client.Close)
 	attributes := []string{workflows.AttributeDestination.GetName(), workflows.AttributeType.GetName()}
-	namespace := control.NewNamespace(w.client, name)
+	ns := namespace.New(w.client, name)
 	w.eventually(func() bool {
-		if err = namespace.CreateKeywords(t.Context(), attributes); err == nil {
-			_, err = namespace.Probe(t.Context(), attributes)
+		if err = ns.CreateKeywords(t.Context(), attributes); err == nil {
+			_, err = ns.Probe(t.Context(), attributes)
 		}
 		return err == nil
 	}, func() string { return err.Error() })

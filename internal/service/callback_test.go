@@ -23,6 +23,7 @@ import (
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/workflows"
@@ -179,8 +180,8 @@ func TestCallbackByRule(t *testing.T) {
 	w := newWorld(t)
 	w.work()
 	w.scan()
-	o, ada := outboxdb.NewOperator(w.pool), outboxdb.By{Who: "ada"}
-	_, err := o.SetCallbackRule(t.Context(), outboxdb.CallbackRule{Destination: "sqs://orders", Callback: done, WithPayload: true}, ada)
+	o, ada := operator.New(w.pool, nil, w.opts.Outbox), operator.Actor{Who: "ada"}
+	_, err := o.SetCallbackRule(t.Context(), operator.CallbackRule{Destination: "sqs://orders", Callback: done, WithPayload: true}, ada)
 	require.NoError(t, err)
 	id := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"order":7}`)})
 	silent := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"), Callback: outflow.NoCallback})
@@ -215,7 +216,7 @@ func TestRetryDoesNotWaitForTheCallback(t *testing.T) {
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, status)
 
 	w.broker.set(nil)
-	_, err := outboxdb.NewOperator(w.pool).Retry(t.Context(), []uuid.UUID{id}, outboxdb.By{Who: "ada"})
+	_, err := operator.New(w.pool, nil, w.opts.Outbox).Retry(t.Context(), []uuid.UUID{id}, operator.Actor{Who: "ada"})
 	require.NoError(t, err)
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, callback{State: "sent", Attempts: 1}, w.untilTold(id))
@@ -231,7 +232,7 @@ func TestCallbackWithoutARun(t *testing.T) {
 	w := newWorld(t)
 	w.work()
 	id := w.enqueueCallback(done)
-	_, err := outboxdb.NewOperator(w.pool).RequestCancel(t.Context(), []uuid.UUID{id}, outboxdb.By{Who: "ada"})
+	_, err := w.store.RequestCancel(t.Context(), []uuid.UUID{id}, "ada", "")
 	require.NoError(t, err)
 	require.Equal(t, outflow.Cancelled, w.row(id).State)
 	w.scan() // of a table with nothing pending
@@ -338,7 +339,7 @@ func TestFailedCallbackIsRetriedByHand(t *testing.T) {
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
 
 	w.told.set(nil)
-	_, err := outboxdb.NewOperator(w.pool).RetryCallbacks(t.Context(), []uuid.UUID{id}, outboxdb.By{Who: "ada"})
+	_, err := operator.New(w.pool, nil, w.opts.Outbox).RetryCallbacks(t.Context(), []uuid.UUID{id}, operator.Actor{Who: "ada"})
 	require.NoError(t, err)
 	assert.Equal(t, callback{State: "sent", Attempts: 2}, w.untilTold(id))
 }

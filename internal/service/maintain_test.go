@@ -40,7 +40,7 @@ func TestMaintainOnSchedule(t *testing.T) {
 
 	p := &parts{client: w.client, store: w.store, log: w.log}
 	c := config.Config{Scanner: w.opts, Retention: outflow.Retention{Delivered: outflow.Keep(time.Hour), History: true}}
-	stop := p.schedule(t.Context(), c)
+	stop := p.schedule(c).Keep(t.Context())
 	id := workflows.MaintainID(w.opts.Outbox)
 	handle := w.client.ScheduleClient().GetHandle(t.Context(), id)
 	w.eventually(func() bool { _, err := handle.Describe(t.Context()); return err == nil }, func() string { return "no schedule" })
@@ -82,8 +82,8 @@ func TestNoScheduleStopsNothing(t *testing.T) {
 	p := &parts{client: w.client, store: w.store, log: slog.New(slog.NewTextHandler(&logged, nil))}
 	c := config.Config{Scanner: w.opts}
 	c.Temporal.Namespace = "never-" + w.opts.Outbox
-	p.schedule(t.Context(), c)() // it neither waits for success nor outlives the program
-	require.False(t, p.scheduled(t.Context(), c))
+	p.schedule(c).Keep(t.Context())() // it neither waits for success nor outlives the program
+	require.False(t, p.schedule(c).Write(t.Context()))
 	assert.Contains(t, logged.String(), "level=WARN")
 	assert.Contains(t, logged.String(), "final messages are not purged")
 }
@@ -118,7 +118,9 @@ func TestADeletedScheduleComesBack(t *testing.T) {
 	var logged notes
 	p := &parts{client: w.client, store: w.store, log: logged.logger()}
 	c := configOf(w)
-	stop := p.keepScheduled(t.Context(), c, 50*time.Millisecond)
+	keeper := p.schedule(c)
+	keeper.Again = 50 * time.Millisecond
+	stop := keeper.Keep(t.Context())
 	handle := w.client.ScheduleClient().GetHandle(t.Context(), workflows.MaintainID(w.opts.Outbox))
 	t.Cleanup(func() { stop(); _ = handle.Delete(context.Background()) })
 	there := func() bool { _, err := handle.Describe(t.Context()); return err == nil }
@@ -129,12 +131,12 @@ func TestADeletedScheduleComesBack(t *testing.T) {
 
 	other := c
 	other.Retention.History = true
-	require.True(t, p.scheduled(t.Context(), other))
+	require.True(t, p.schedule(other).Write(t.Context()))
 	require.NoError(t, handle.Pause(t.Context(), client.SchedulePauseOptions{Note: "maintenance"}))
 	before, err := handle.Describe(t.Context())
 	require.NoError(t, err)
 	for range 5 {
-		require.True(t, p.stillScheduled(t.Context(), c))
+		require.True(t, p.schedule(c).WriteDeleted(t.Context()))
 	}
 	after, err := handle.Describe(t.Context())
 	require.NoError(t, err)

@@ -165,7 +165,7 @@ func TestOnceLeavesTheScheduleInPlace(t *testing.T) {
 
 	p := &parts{client: w.client, store: w.store, log: w.log}
 	another := config.Config{Scanner: w.opts, Retention: outflow.Retention{Delivered: outflow.Keep(time.Hour)}}
-	require.True(t, p.scheduled(t.Context(), another))
+	require.True(t, p.schedule(another).Write(t.Context()))
 	require.NoError(t, handle.Pause(t.Context(), client.SchedulePauseOptions{Note: "maintenance"}))
 	before, err := handle.Describe(t.Context())
 	require.NoError(t, err)

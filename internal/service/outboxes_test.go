@@ -15,9 +15,9 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -121,18 +121,18 @@ func TestScheduleOfAnotherDatabase(t *testing.T) {
 	var first, second notes
 	a, b := parts(w, &first), parts(other, &second)
 	c := configOf(w)
-	require.True(t, a.scheduled(t.Context(), c))
+	require.True(t, a.schedule(c).Write(t.Context()))
 	t.Cleanup(func() {
 		_ = w.client.ScheduleClient().GetHandle(context.Background(), workflows.MaintainID(w.opts.Outbox)).Delete(context.Background())
 	})
-	require.True(t, a.scheduled(t.Context(), c))
+	require.True(t, a.schedule(c).Write(t.Context()))
 	assert.Empty(t, first.String(), "it is its own")
-	require.True(t, b.scheduled(t.Context(), c))
+	require.True(t, b.schedule(c).Write(t.Context()))
 	const said = "the schedule maintains another database"
 	assert.Contains(t, second.String(), said)
-	require.True(t, a.stillScheduled(t.Context(), c))
+	require.True(t, a.schedule(c).WriteDeleted(t.Context()))
 	assert.Contains(t, first.String(), said)
-	found, err := control.FindSchedule(t.Context(), w.client, client.DefaultNamespace, w.opts.Outbox)
+	found, err := namespace.FindSchedule(t.Context(), w.client, client.DefaultNamespace, w.opts.Outbox)
 	require.NoError(t, err)
 	assert.Equal(t, other.database(), found.Database, "a look leaves it")
 }

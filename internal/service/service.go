@@ -204,7 +204,7 @@ func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
 	defer p.close()
 	h.started(p.checks()...)
 	defer h.stopping()
-	defer p.schedule(ctx, c)()
+	defer p.schedule(c).Keep(ctx)()
 	log.Info("working", "task_queue", taskQueue(c.Scanner))
 	return p.wait(ctx)
 }
@@ -241,7 +241,7 @@ func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
 		return stoppedOr(ctx, err, log)
 	}
 	defer p.close()
-	defer p.schedule(ctx, c)()
+	defer p.schedule(c).Keep(ctx)()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	scanned := p.scan(ctx)

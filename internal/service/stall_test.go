@@ -14,8 +14,9 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
-	"github.com/outflowhq/outflow/control"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/namespace"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
@@ -29,12 +30,12 @@ func (w *world) endLease(id uuid.UUID) {
 }
 
 // doctored is what a doctor finds out about runs.
-func (w *world) doctored() (found []control.Finding) {
+func (w *world) doctored() (found []operator.Finding) {
 	w.Helper()
-	control.Examine(w.Context(), control.Patient{
-		Database: control.NewDatabaseHealth(w.pool), Namespace: control.NewNamespaceHealth(w.client, client.DefaultNamespace),
+	operator.Examine(w.Context(), operator.Subject{
+		Operator: operator.New(w.pool, nil, w.opts.Outbox), Namespace: namespace.New(w.client, client.DefaultNamespace),
 		Outbox: w.opts.Outbox, TaskQueue: w.opts.TaskQueue,
-	}, func(f control.Finding) {
+	}, func(f operator.Finding) {
 		if f.Check == "runs" {
 			found = append(found, f)
 		}
@@ -42,9 +43,9 @@ func (w *world) doctored() (found []control.Finding) {
 	return found
 }
 
-func (w *world) untilDoctored(level control.Level, part string) {
+func (w *world) untilDoctored(level operator.Level, part string) {
 	w.Helper()
-	var found []control.Finding
+	var found []operator.Finding
 	w.eventually(func() bool {
 		found = w.doctored()
 		for _, f := range found {
@@ -87,8 +88,8 @@ func TestAChangedTaskQueueIsSaid(t *testing.T) {
 	assert.Contains(t, logged.String(), "it waits on task queue")
 	assert.Contains(t, logged.String(), old)
 	assert.Contains(t, logged.String(), "OUTFLOW_TASK_QUEUE="+old)
-	w.untilDoctored(control.Fail, "1 runs of outbox "+w.opts.Outbox+" are on task queue "+old+", which nobody polls")
-	w.untilDoctored(control.Fail, "wait for their run: it waits on task queue")
+	w.untilDoctored(operator.Fail, "1 runs of outbox "+w.opts.Outbox+" are on task queue "+old+", which no worker polls")
+	w.untilDoctored(operator.Fail, "wait for their run: it waits on task queue")
 	assert.Zero(t, w.broker.count())
 
 	run := worker.New(w.client, old, workerOptions(config.Config{}, make(chan error, 1)))
@@ -97,7 +98,7 @@ func TestAChangedTaskQueueIsSaid(t *testing.T) {
 	t.Cleanup(run.Stop)
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, 1, w.broker.count())
-	w.untilDoctored(control.OK, "none waits for a run that does not go on")
+	w.untilDoctored(operator.OK, "none has a stalled run")
 }
 
 // Somebody else's run under the ID: of another workflow, or of another database.
@@ -122,8 +123,8 @@ func TestSomebodyElsesRunIsSaid(t *testing.T) {
 			w.work()
 			w.scan()
 			w.untilSaid(&logged, id, c.said)
-			w.untilDoctored(control.Fail, strings.ReplaceAll(c.said, `\`, ""))
-			text, _, err := control.NewNamespaceHealth(w.client, client.DefaultNamespace).Stalled(t.Context(), w.opts.Outbox, uuid.Nil, outbox.Ref{ID: id, Generation: 1})
+			w.untilDoctored(operator.Fail, strings.ReplaceAll(c.said, `\`, ""))
+			text, _, err := namespace.New(w.client, client.DefaultNamespace).Stalled(t.Context(), w.opts.Outbox, uuid.Nil, outbox.Ref{ID: id, Generation: 1})
 			require.NoError(t, err)
 			assert.NotContains(t, text, "of database", "where nobody knows which one it is to be")
 			require.NoError(t, w.client.TerminateWorkflow(t.Context(), w.workflowID(id), "", "as the log advises"))

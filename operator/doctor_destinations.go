@@ -1,0 +1,150 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+)
+
+// checkDestinations looks up where pending messages are to go, some targets of each scheme.
+func (e *examination) checkDestinations(ctx context.Context) {
+	if !e.hasSchema {
+		e.found("destinations", Skipped, "", "the table could not be read")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*checkTimeout)
+	defer cancel()
+	targets, err := e.database.pendingTargets(ctx, maxTargets)
+	if err != nil {
+		e.found("destinations", Warn, seeGrants, "%v", err)
+		return
+	}
+	if len(targets) == 0 {
+		e.found("destinations", OK, "", "no message is pending")
+		return
+	}
+	byScheme := map[string][]pendingTarget{}
+	for _, t := range targets {
+		byScheme[t.Scheme] = append(byScheme[t.Scheme], t)
+	}
+	for _, scheme := range slices.Sorted(maps.Keys(byScheme)) {
+		e.checkScheme(ctx, scheme, byScheme[scheme])
+	}
+}
+
+func (e *examination) checkScheme(ctx context.Context, scheme string, targets []pendingTarget) {
+	all := targets[0].OfScheme
+	lookup := e.Lookups[scheme]
+	switch why := e.NoLookup[scheme]; {
+	case lookup == nil && why != "":
+		e.found("destinations", Skipped, "", "%d of %s:// are not looked up, such as %s: %s",
+			all, scheme, outflow.DisplayDestination(targets[0].Destination), why)
+		return
+	case lookup == nil:
+		e.found("destinations", Skipped, "", "%d of %s:// are not looked up", all, scheme)
+		return
+	}
+	if scheme == outflow.SchemeSQS {
+		for _, t := range targets {
+			e.foundQueue(t.Destination, lookup(ctx, t.Destination))
+		}
+	} else {
+		e.checkHosts(ctx, scheme, targets, lookup)
+	}
+	if all > len(targets) {
+		e.found("destinations", Skipped, "", "%d of %s:// have more than the others, and were looked up; %d were not",
+			len(targets), scheme, all-len(targets))
+	}
+}
+
+func (e *examination) foundQueue(destination string, err error) {
+	switch {
+	case err == nil:
+		e.found("destinations", OK, "", "%s is there", destination)
+	case outflow.IsPermanent(err):
+		e.found("destinations", Fail, "create the queue, or outflow redirect its messages", "%v", err)
+	case errors.Is(err, context.DeadlineExceeded):
+		e.found("destinations", Warn, "check the endpoint, AWS_REGION and the network",
+			"%s: no answer in time", destination)
+	default:
+		e.found("destinations", Warn, "check AWS_REGION, the credentials and their policy", "%v", err)
+	}
+}
+
+// checkHosts reports which hosts these settings would not send to.
+func (e *examination) checkHosts(ctx context.Context, scheme string, targets []pendingTarget, lookup Lookup) {
+	allowed, refused, pending := 0, 0, 0
+	for _, t := range targets {
+		err := lookup(ctx, t.Destination)
+		switch {
+		case err == nil:
+			allowed++
+		case refused < maxNamed:
+			e.found("destinations", Fail, "give the daemons what the text names, and this command the same settings",
+				"%d pending: %v", t.Messages, err)
+			refused++
+		default:
+			refused++
+			pending += t.Messages
+		}
+	}
+	if allowed > 0 {
+		e.found("destinations", OK, "", "%d hosts of %s:// are allowed, and have a secret", allowed, scheme)
+	}
+	if refused > maxNamed {
+		e.found("destinations", Fail, "the same",
+			"%d pending for %d more hosts of %s:// that are not allowed, or have no secret",
+			pending, refused-maxNamed, scheme)
+	}
+}
+
+// checkDeliveries reports which targets fail, whatever a look-up says of them: a target that exists
+// may be down, or refuse what it is sent.
+func (e *examination) checkDeliveries(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	targets, err := e.database.failingTargets(ctx, maxNamed)
+	if err != nil {
+		e.found("deliveries", Warn, seeGrants, "%v", err)
+		return
+	}
+	if len(targets) == 0 {
+		e.found("deliveries", OK, "", "no destination of pending messages fails")
+		return
+	}
+	for _, t := range targets {
+		how := "do not go out"
+		if t.FailingSince != nil {
+			how += ", it fails since " + text.Stamp(*t.FailingSince)
+		}
+		if t.Open {
+			how += ", its breaker is open"
+		}
+		e.found("deliveries", Warn, "fix what the text names; outflow status shows each destination",
+			"%s: %d pending %s: %s", outflow.DisplayDestination(t.Target), t.Messages, how, t.LastError)
+	}
+	if more := targets[0].All - len(targets); more > 0 {
+		e.found("deliveries", Warn, "outflow status shows them all",
+			"%d more queues, topics or hosts whose messages do not go out", more)
+	}
+}
+
+// checkCallbacks reports whether callbacks arrive at the producers.
+func (e *examination) checkCallbacks(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	n, lastError, err := e.database.failingCallbacks(ctx)
+	switch {
+	case err != nil:
+		e.found("callbacks", Warn, seeGrants, "%v", err)
+	case n > 0:
+		e.found("callbacks", Warn, "fix what the text names; outflow list -callback due shows them",
+			"%d callbacks are due and their attempts failed, such as: %s", n, lastError)
+	default:
+		e.found("callbacks", OK, "", "no due callback has failed")
+	}
+}

@@ -1,0 +1,116 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
+)
+
+// beginCancel locks the rows $1 in the order of their IDs, so that the answer is what the statement
+// decided on.
+const beginCancel = `
+WITH locked AS MATERIALIZED (
+    SELECT m.id, m.state, m.generation, m.available_at, m.finished_at, m.cancel_requested,
+           m.finished_at IS NULL AND m.available_at <= now() AS available, ` + UntouchedSQL + ` AS untouched
+      FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE
+), changed AS (`
+
+// endCancel notes the act, notifies waiters once, and answers for each row.
+const endCancel = AuditActSQL + `, told AS MATERIALIZED (
+    SELECT outbox.tell_waiters(ARRAY(SELECT c.id FROM changed AS c WHERE c.state <> 'pending'))
+)
+SELECT l.id, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS state, l.generation,
+       l.available, l.available_at
+  FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id
+ WHERE ` + telling
+
+// requestCancelSQL ends untouched messages, which nobody holds, and requests the cancel of the
+// other pending ones: only their runs know whether the broker has them. A scanner may start the
+// callback of an ended one at once, because no run will. A look at the row after this statement
+// sees the request; a publish that may still happen looked before.
+const requestCancelSQL = beginCancel + `
+    UPDATE outbox.messages AS m
+       SET cancel_requested = true, state = CASE WHEN l.untouched THEN 'cancelled' ELSE m.state END,
+           finished_at = CASE WHEN l.untouched THEN now() END, parked = m.parked AND NOT l.untouched,
+           last_error = CASE WHEN l.untouched THEN 'cancelled: an operator asked for it' ELSE m.last_error END,
+           callback_state = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN 'due' END,
+           callback_due_at = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN now() END
+      FROM locked AS l
+     WHERE m.id = l.id AND l.finished_at IS NULL
+    RETURNING m.id, m.destination, m.state, m.generation, 'cancel' AS act,
+       pg_catalog.jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endCancel
+
+// endCancelledSQL ends a message whose cancel was requested and whose workflow has no open run, as
+// Temporal said while the row had generation $4. A lease means that a start may be on its way: the
+// row is left alone.
+const endCancelledSQL = beginCancel + `
+    UPDATE outbox.messages AS m
+       SET state = 'cancelled', finished_at = now(), retrying = false, parked = false,
+           last_error = 'cancelled: an operator asked for it',
+           callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END,
+           callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() END
+      FROM locked AS l
+     WHERE m.id = l.id AND l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int
+    RETURNING m.id, m.destination, m.state, m.generation, 'cancel' AS act,
+       pg_catalog.jsonb_build_object('ended', 'without a run') AS detail` + endCancel
+
+// Cancel is what a cancel did to one message.
+type Cancel struct {
+	ID uuid.UUID `db:"id"`
+	// Found says that there is such a message. Where there is none, the rest is zero.
+	Found bool `db:"-"`
+	// Done says that the message was pending: the cancel ended it, or requested its end.
+	Done bool `db:"done"`
+	// State is the message's state after the cancel.
+	State      outflow.State `db:"state"`
+	Generation int           `db:"generation"`
+	// Available says that no lease held the pending message; AvailableAt is when its lease ends or
+	// ended.
+	Available   bool      `db:"available"`
+	AvailableAt time.Time `db:"available_at"`
+}
+
+// RequestCancel ends messages that were never claimed, and requests the cancel of the other pending
+// ones. It answers for each of ids, in order, and notes the act in the audit, for who and why.
+func (s *Store) RequestCancel(ctx context.Context, ids []uuid.UUID, who, why string) ([]Cancel, error) {
+	return s.cancel(ctx, requestCancelSQL, ids, who, why)
+}
+
+// EndCancelled ends a message whose cancel was requested and which has no open run. It does nothing
+// while a lease holds the message, or where the message has another generation by now.
+func (s *Store) EndCancelled(ctx context.Context, ref outbox.Ref, who, why string) (ended bool, err error) {
+	answers, err := s.cancel(ctx, endCancelledSQL, []uuid.UUID{ref.ID}, who, why, ref.Generation)
+	if err != nil {
+		return false, err
+	}
+	return answers[0].Done, nil
+}
+
+func (s *Store) cancel(
+	ctx context.Context, statement string, ids []uuid.UUID, who, why string, args ...any,
+) ([]Cancel, error) {
+	rows, err := s.pool.Query(ctx, statement, append([]any{ids, who, why}, args...)...)
+	if err != nil {
+		return nil, fmt.Errorf("cancelling %d messages: %w", len(ids), err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[Cancel])
+	if err != nil {
+		return nil, fmt.Errorf("cancelling %d messages: %w", len(ids), err)
+	}
+	answers := make([]Cancel, len(ids))
+	for i, id := range ids {
+		answers[i].ID = id
+		if at := slices.IndexFunc(found, func(c Cancel) bool { return c.ID == id }); at >= 0 {
+			answers[i] = found[at]
+			answers[i].Found = true
+		}
+	}
+	return answers, nil
+}
