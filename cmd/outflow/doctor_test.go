@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http/httptest"
 	"net/url"
@@ -155,4 +157,22 @@ func TestDoctorLooksAtEveryScheme(t *testing.T) {
 	assert.Contains(t, out, `"check":"settings","level":"fail"`)
 	assert.Contains(t, out, "OUTFLOW_WEBHOOK_HOSTS: wants host names")
 	assert.Contains(t, out, "sqs://missing", "it goes on")
+}
+
+func TestExaminePrints(t *testing.T) {
+	away := operator.Subject{DatabaseErr: errors.New("no database"), NamespaceErr: errors.New("no Temporal"), Target: namespace.Target{Address: "a:1", Namespace: "shop"}}
+	var out bytes.Buffer
+	err := examine(t.Context(), away, false, &out)
+	assert.Equal(t, 1, code(err))
+	assert.ErrorContains(t, err, "2 checks fail")
+	assert.Equal(t, `fail  database      no database
+                    → set DATABASE_URL to the application's database
+fail  temporal      a:1, namespace shop: no Temporal
+                    → check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials
+skip  destinations  the table could not be read
+skip  notify        the database could not be asked
+`, out.String())
+	out.Reset()
+	assert.Equal(t, 1, code(examine(t.Context(), away, true, &out)))
+	assert.Contains(t, out.String(), `{"check":"database","level":"fail","text":"no database","remedy":"set DATABASE_URL to the application's database"}`+"\n")
 }
