@@ -4,24 +4,38 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 // One Waiter serves a whole process, however many calls wait. Wait after the commit, with a
-// timeout of its own: the message is delivered all the same.
+// timeout: the message is delivered whether or not a call waits for it.
 func Example() {
-	order := func(ctx context.Context, pool *pgxpool.Pool, waiter *wait.Waiter) (string, error) {
+	pool, err := pgxpool.New(context.Background(), os.Getenv("DATABASE_URL"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Close()
+	waiter := wait.New(pool)
+	defer waiter.Close()
+
+	placeOrder := func(ctx context.Context) (string, error) {
 		var ids []uuid.UUID
 		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) (err error) {
-			ids, err = outboxdb.Enqueue(ctx, tx, outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"id":7}`)})
+			ids, err = outboxdb.Enqueue(ctx, tx,
+				outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"id":7}`)})
 			return err
 		})
 		if err != nil {
@@ -36,14 +50,31 @@ func Example() {
 		case err != nil:
 			return "", err
 		case outcome.State != outflow.Delivered:
-			return "", fmt.Errorf("order not sent: %s", outcome.LastError)
+			return "", fmt.Errorf("order %s: %s", outcome.State, outcome.LastError)
 		}
-		return "sent as " + outcome.BrokerMessageID, nil
+		return "sent", nil
 	}
-	serve := func(pool *pgxpool.Pool) { // pool.Close comes after
-		waiter := wait.New(pool)
-		defer waiter.Close()
-		_, _ = order(context.Background(), pool, waiter)
-	}
-	_ = serve
+	fmt.Println(placeOrder(context.Background()))
+}
+
+func TestExample(t *testing.T) {
+	t.Run("without a dispatcher", func(t *testing.T) {
+		require.Equal(t, "on its way <nil>\n", teststack.RunExample(t, teststack.New(t), Example))
+	})
+	t.Run("delivered", func(t *testing.T) {
+		pool := teststack.New(t)
+		dispatched := make(chan error, 1)
+		go func() {
+			for {
+				tag, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now()`)
+				if err != nil || tag.RowsAffected() == 1 {
+					dispatched <- err
+					return
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}()
+		require.Equal(t, "sent <nil>\n", teststack.RunExample(t, pool, Example))
+		require.NoError(t, <-dispatched)
+	})
 }
