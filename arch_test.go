@@ -62,7 +62,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc/codes"},
 	},
 	"internal/telemetry": {[]string{"internal/config", "internal/timing"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
-	"internal/teststack": {[]string{"outboxdb/migrate"}, []string{"github.com/jackc/pgx/v5", "github.com/lib/pq", "github.com/stretchr/testify"}},
+	"internal/teststack": {[]string{"outboxdb/migrate", "publish/publishtest/fakesqs"}, []string{"github.com/jackc/pgx/v5", "github.com/lib/pq", "github.com/stretchr/testify"}},
 	"starter":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"worker":             {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {

@@ -1,7 +1,9 @@
 package outflow_test
 
 import (
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/outflowhq/outflow"
 )
@@ -18,6 +20,71 @@ func ExampleJSON() {
 	m.OrderingKey = "user-42"
 	fmt.Printf("%s\n", m.Payload)
 	// Output: {"user":42}
+}
+
+// A reminder that is delivered in an hour, or not at all a day later. The database's clock
+// counts both. The callback reports how it ended.
+func ExampleMessage() {
+	m := outflow.Message{
+		Destination: "https://hooks.example.com/reminders",
+		Type:        "reminder",
+		Payload:     []byte(`{"order":7}`),
+		DueIn:       time.Hour,
+		ExpiresIn:   24 * time.Hour,
+		Callback:    "sqs://replies",
+	}
+	fmt.Println(m.Type, "of", m.Bytes(), "bytes in", m.DueIn)
+	// Output: reminder of 11 bytes in 1h0m0s
+}
+
+// Equal destinations have equal canonical forms, whatever form was pasted.
+func ExampleParseDestination() {
+	for _, pasted := range []string{
+		"sqs://orders",
+		"arn:aws:sqs:eu-west-1:123456789012:orders",
+		"https://sqs.eu-west-1.amazonaws.com/123456789012/orders",
+		"https://Hooks.example.com:443",
+	} {
+		d, err := outflow.ParseDestination(pasted)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(d)
+	}
+	// Output:
+	// sqs://orders
+	// sqs://orders?account=123456789012&region=eu-west-1
+	// sqs://orders?account=123456789012&region=eu-west-1
+	// https://hooks.example.com/
+}
+
+// A publisher says of each failure what it means for the next attempt. An error without a
+// class is retryable.
+func ExampleClassOf() {
+	tooLarge := outflow.Permanent(errors.New("the broker takes 1 MiB at most"))
+	throttled := &outflow.Failure{
+		Class: outflow.ClassUnavailable, RetryAfter: 30 * time.Second, Err: errors.New("too many requests"),
+	}
+	for _, err := range []error{tooLarge, throttled, errors.New("connection reset")} {
+		fmt.Println(outflow.ClassOf(err), outflow.IsPermanent(err), outflow.RetryAfter(err))
+	}
+	// Output:
+	// permanent true 0s
+	// unavailable false 30s
+	// retryable false 0s
+}
+
+func ExampleRetention() {
+	r := outflow.DefaultRetention()
+	dead, err := outflow.ParseKeep("90d")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	r.Dead = dead
+	fmt.Println("delivered:", r.Delivered, "dead:", r.Dead)
+	// Output: delivered: 7d dead: 90d
 }
 
 func ExampleDecodeCallback() {

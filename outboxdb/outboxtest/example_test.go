@@ -14,7 +14,7 @@ import (
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 )
 
-// signUp is a producer that somebody tests.
+// signUp is the producer under test.
 func signUp(ctx context.Context, tx pgx.Tx, email string) error {
 	_, err := outboxdb.Enqueue(ctx, tx, outflow.Message{
 		Destination: "sqs://welcome-email", Type: "welcome-email", Payload: []byte(`{"to": "` + email + `"}`),
@@ -22,7 +22,8 @@ func signUp(ctx context.Context, tx pgx.Tx, email string) error {
 	return err
 }
 
-// A transaction is asked what it enqueued, and never committed.
+// The test looks at what its transaction enqueued, and rolls it back. testSignUp is the body
+// of a TestSignUp of yours.
 func ExampleRequireEnqueued() {
 	testSignUp := func(t *testing.T, pool *pgxpool.Pool) {
 		tx, err := pool.Begin(t.Context())
@@ -41,7 +42,7 @@ func ExampleRequireEnqueued() {
 	examples["RequireEnqueued"] = testSignUp
 }
 
-// The test's own publisher stands for the broker, here in a bad minute.
+// A publisher of the test's own takes the broker's place. Here it fails twice.
 func ExampleDeliver() {
 	testDelivery := func(t *testing.T, pool *pgxpool.Pool) {
 		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { return signUp(t.Context(), tx, "ada@example.com") })
@@ -62,7 +63,7 @@ func ExampleDeliver() {
 	examples["Deliver"] = testDelivery
 }
 
-// examples are the bodies above, which need a test and a database to run.
+// examples are the tests above. TestExamples runs them.
 var examples = map[string]func(*testing.T, *pgxpool.Pool){}
 
 func TestExamples(t *testing.T) {
