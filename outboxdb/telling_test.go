@@ -70,14 +70,14 @@ func (l *listener) heard() (payloads []string) {
 // one meets TestEveryEndTells first.
 var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID){
 	"finish": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) { deliver(t, pool, ids...) },
-	"requestCancel": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
+	"requestCancelSQL": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
 		cancelled, err := outboxdb.New(pool).RequestCancel(t.Context(), ids, ada.Who, ada.Why)
 		require.NoError(t, err)
 		for _, c := range cancelled {
 			require.Equal(t, outflow.Cancelled, c.State)
 		}
 	},
-	"endCancelled": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
+	"endCancelledSQL": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
 		execute(t, pool, `UPDATE outbox.messages SET cancel_requested = true`)
 		_, err := pool.Exec(t.Context(), outboxdb.StatementEndCancelled, ids, "ada", "", 1)
 		require.NoError(t, err)
