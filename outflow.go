@@ -106,6 +106,8 @@ type Outcome struct {
 	// row; they go into no workflow's history, and a Waiter leaves them empty.
 	Destination string `json:"-"`
 	Type        string `json:"-"`
+	// DueAt is when the message was due, by the database's clock; likewise.
+	DueAt time.Time `json:"-"`
 }
 
 // Bytes is the size of the message's payload and headers.

@@ -18,6 +18,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -68,6 +69,7 @@ type Activities struct {
 	flights   *flights
 	payloads  *payloads
 	tracer    tracing.Tracer
+	record    *metrics.Recorder
 	ends      endLog
 }
 
@@ -77,6 +79,9 @@ func New(store Store, publisher Publisher, options ...Option) *Activities {
 		owner: &ownership{identity: store}, flights: newFlights(), payloads: newPayloads()}
 	for _, option := range options {
 		option(a)
+	}
+	if a.record == nil {
+		a.record = metrics.New(nil)
 	}
 	return a
 }
@@ -253,15 +258,25 @@ func (a *Activities) withoutSending(ctx context.Context, t try,
 func (a *Activities) send(ctx context.Context, record outbox.Record,
 	t tracing.Attempt) (id string, consecutiveFailures int, err error) {
 	ctx, span := a.tracer.Publish(ctx, record, t)
+	var began time.Time
 	err = tracing.ErrNoAnswer
 	defer func() { span.End(err, tracing.FailureType(err)) }()
+	defer func() { a.record.Published(record.Destination, t.Path, publishResult(err), time.Since(began)) }()
 	untilStop, cancel := whileWorking(ctx)
 	defer cancel()
-	began := time.Now()
+	began = time.Now()
 	id, err = a.publisher.Publish(untilStop, record.Message)
 	span.Published(id)
 	consecutiveFailures, err = a.observe(ctx, record, outbox.Observation{Err: err, Took: time.Since(began)})
 	return id, consecutiveFailures, err
+}
+
+// publishResult is an attempt's result as metrics have it.
+func publishResult(err error) string {
+	if err == nil {
+		return "acknowledged"
+	}
+	return tracing.FailureType(err)
 }
 
 // whileWorking is ctx until the worker stops: what a publisher has not sent by then, it
@@ -394,6 +409,7 @@ func (a *Activities) mark(ctx context.Context, in MarkInput, state outflow.State
 	}
 	if outcome.Generation == ref.Generation && outcome.State == ending.State {
 		a.ends.ended(ctx, outcome)
+		a.record.Ended(outcome)
 	}
 	return outcome, nil
 }

@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/outbox"
@@ -50,6 +52,12 @@ func WithCallbacks(sender CallbackSender) Option {
 // provider, which records none unless somebody has set one up.
 func WithTracerProvider(p trace.TracerProvider) Option {
 	return func(a *Activities) { a.tracer.Provider = p }
+}
+
+// WithMeterProvider has metrics recorded by p; the default is OpenTelemetry's global
+// provider, which records none unless somebody has set one up.
+func WithMeterProvider(p metric.MeterProvider) Option {
+	return func(a *Activities) { a.record = metrics.New(p) }
 }
 
 // ForOutbox has the activities refuse what is for an outbox of another name. Without
@@ -159,6 +167,9 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	}
 	noted, notErr := a.store.NoteCallback(inTime, note)
 	stop()
+	if noted {
+		a.record.Callback(callbackResult(note.State))
+	}
 	switch {
 	case notErr != nil && err != nil:
 		err = outflow.Retryable(fmt.Errorf("%w; %w", err, notErr))
@@ -172,6 +183,17 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 		return CallbackResult{}, translateAfter(err, delay)
 	}
 	return CallbackResult{Verdict: CallbackSent, Reported: callback.State}, nil
+}
+
+// callbackResult is an attempt's result as metrics have it.
+func callbackResult(state outbox.CallbackState) string {
+	switch state {
+	case outbox.CallbackSent:
+		return metrics.ResultSent
+	case outbox.CallbackFailed:
+		return metrics.ResultFailed
+	}
+	return metrics.ResultRetried
 }
 
 // toldBefore is the end that an earlier attempt told and could not note, or "".
@@ -207,11 +229,14 @@ func (a *Activities) MarkCallbackFailed(ctx context.Context, in CallbackInput) e
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return translate(err, activity.GetInfo(ctx).Attempt)
 	}
-	_, err := a.store.NoteCallback(ctx, outbox.CallbackNote{
+	noted, err := a.store.NoteCallback(ctx, outbox.CallbackNote{
 		Ref: outbox.Ref{ID: in.MessageID, Generation: in.Generation}, State: outbox.CallbackFailed, LastError: in.Reason,
 	})
 	if err != nil {
 		return translate(err, activity.GetInfo(ctx).Attempt)
+	}
+	if noted {
+		a.record.Callback(metrics.ResultFailed)
 	}
 	return nil
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -46,9 +48,10 @@ type Maintenance interface {
 
 // MaintenanceActivities is the set that keeps the table small.
 type MaintenanceActivities struct {
-	store Maintenance
-	owner *ownership
-	clock clock
+	store  Maintenance
+	owner  *ownership
+	clock  clock
+	record *metrics.Recorder
 }
 
 // MaintenanceOption changes what NewMaintenance returns.
@@ -59,11 +62,19 @@ func MaintainOutbox(name string) MaintenanceOption {
 	return func(a *MaintenanceActivities) { a.owner.outbox = name }
 }
 
+// MaintainMeterProvider is WithMeterProvider for maintenance.
+func MaintainMeterProvider(p metric.MeterProvider) MaintenanceOption {
+	return func(a *MaintenanceActivities) { a.record = metrics.New(p) }
+}
+
 // NewMaintenance returns the activities over a store.
 func NewMaintenance(store Maintenance, options ...MaintenanceOption) *MaintenanceActivities {
 	a := &MaintenanceActivities{store: store, owner: &ownership{identity: store}, clock: monotonic{}}
 	for _, option := range options {
 		option(a)
+	}
+	if a.record == nil {
+		a.record = metrics.New(nil)
 	}
 	return a
 }
@@ -115,11 +126,12 @@ type PurgeResult struct {
 // Purge deletes what is older than the retention, a chunk of each kind in turn,
 // with a pause after each, until nothing is left or PurgeFor is over. An attempt
 // that takes over from another goes on counting where that one was.
-func (a *MaintenanceActivities) Purge(ctx context.Context, in PurgeInput) (PurgeResult, error) {
+func (a *MaintenanceActivities) Purge(ctx context.Context, in PurgeInput) (result PurgeResult, err error) {
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return PurgeResult{}, err
 	}
-	p := &purging{store: a.store, clock: a.clock, retention: in.Retention, limit: purgeRows}
+	defer func() { a.record.PurgeEnded(result.More, err) }()
+	p := &purging{store: a.store, clock: a.clock, retention: in.Retention, limit: purgeRows, record: a.record}
 	if activity.HasHeartbeatDetails(ctx) {
 		_ = activity.GetHeartbeatDetails(ctx, &p.done) // without them it counts anew
 	}
@@ -148,6 +160,7 @@ type purging struct {
 	store     Maintenance
 	clock     clock
 	retention outflow.Retention
+	record    *metrics.Recorder
 	limit     int
 	done      PurgeResult
 }
@@ -198,6 +211,7 @@ func (p *purging) messages(old outbox.Purge, count *int) kind {
 		}
 		old.After = purged.UpTo
 		*count += purged.Rows
+		p.record.Purged(old.State, purged.Rows)
 		if p.retention.History {
 			p.done.Moved += purged.Rows
 		}
@@ -231,7 +245,8 @@ func (p *purging) chunk(ctx context.Context, purge kind) (more bool, err error) 
 	return more, p.rest(ctx, max((purgeShare-1)*took, leastPause))
 }
 
-var errStopping = errors.New("the worker stops; another one goes on")
+// errStopping is a cancellation, and no failure.
+var errStopping = fmt.Errorf("%w: the worker stops; another one goes on", context.Canceled)
 
 // rest waits, with a heartbeat now and then.
 func (p *purging) rest(ctx context.Context, d time.Duration) error {

@@ -28,6 +28,7 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
 	"github.com/outflowhq/outflow/internal/callbacks"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/scanner"
@@ -47,7 +48,7 @@ type Options struct {
 	Publishers []publish.Publisher
 
 	// Scanner has the outbox's name, the task queue, how much is in flight, the Logger
-	// and the TracerProvider; a zero field takes its default.
+	// and the providers of OpenTelemetry; a zero field takes its default.
 	Scanner scanner.Options
 	// Worker has options for the worker; a zero field takes what Outflow wants of it.
 	// New warns of options with which messages would be published twice.
@@ -88,7 +89,7 @@ func New(opts Options) (*Dispatcher, error) {
 	publisher := publish.Watch(router, opts.Scanner.Logger)
 	d.activities = activities.New(d.store, publisher,
 		activities.WithCallbacks(callbacks.New(opts.Publishers, publisher)), activities.WithTracerProvider(opts.Scanner.TracerProvider),
-		activities.ForOutbox(opts.Scanner.Outbox))
+		activities.WithMeterProvider(opts.Scanner.MeterProvider), activities.ForOutbox(opts.Scanner.Outbox))
 	d.scanner = scanner.New(d.store, opts.Client, opts.Scanner)
 	opts.Scanner.Logger.Info("outflow publishes to these schemes", "schemes", router.Schemes())
 	return d, nil
@@ -135,6 +136,12 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		return fmt.Errorf("starting the worker: %w", err)
 	}
 	defer w.Stop() // after the scanner, whose starts it finishes
+	stop, err := metrics.WatchTable(d.opts.Scanner.MeterProvider, d.store, d.opts.Scanner.Logger)
+	if err != nil {
+		d.opts.Scanner.Logger.Warn("the outbox table has no metrics", "error", err)
+	} else {
+		defer stop()
+	}
 	defer d.keepSchedule(ctx)()
 	if err := d.scanner.Run(ctx); err != nil {
 		return err
@@ -164,7 +171,8 @@ func (d *Dispatcher) newWorker(fail func(error)) worker.Worker {
 	}
 	w := worker.New(d.opts.Client, d.opts.Scanner.TaskQueue, options)
 	workflows.Register(w, d.activities)
-	workflows.RegisterMaintain(w, activities.NewMaintenance(d.store, activities.MaintainOutbox(d.opts.Scanner.Outbox)))
+	workflows.RegisterMaintain(w, activities.NewMaintenance(d.store, activities.MaintainOutbox(d.opts.Scanner.Outbox),
+		activities.MaintainMeterProvider(d.opts.Scanner.MeterProvider)))
 	if d.opts.Register != nil {
 		d.opts.Register(w)
 	}

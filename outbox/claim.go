@@ -56,6 +56,9 @@ type ClaimedMessage struct {
 	// LeasedUntil is the lease's end by the database's clock. It tells this claim from a
 	// later one when the claim is given back.
 	LeasedUntil time.Time
+	// LeaseExpired says that an earlier claim or run of the message left no result before
+	// its lease ended: its process may have crashed.
+	LeaseExpired bool
 	// Shares are the names whose allowance the message takes from: its target, its
 	// destination, or the new destinations of its target. Newcomer says that no message has
 	// reached its destination yet.

@@ -83,7 +83,7 @@ func (r Record) Outcome() outflow.Outcome {
 	return outflow.Outcome{
 		ID: r.ID, State: r.State, Generation: r.Generation, Attempts: r.Attempts,
 		BrokerMessageID: r.BrokerMessageID, LastError: r.LastError, FinishedAt: r.FinishedAt,
-		CallbackDue: r.CallbackDue, Destination: r.Destination, Type: r.Type,
+		CallbackDue: r.CallbackDue, Destination: r.Destination, Type: r.Type, DueAt: r.DueAt,
 	}
 }
 

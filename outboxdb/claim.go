@@ -124,7 +124,8 @@ func (s *Store) take(ctx context.Context, lease time.Duration, statement string,
 		s.destinations.see(r.Destination, r.Failing, r.Proven)
 		shares, newcomer := s.destinations.shares(r.Destination)
 		messages = append(messages, outbox.ClaimedMessage{Record: h.record, LeasedUntil: r.AvailableAt,
-			Shares: shares, Newcomer: newcomer, Taken: h.taken, Settled: h.settled})
+			LeaseExpired: r.Claims > 1 || r.Retrying,
+			Shares:       shares, Newcomer: newcomer, Taken: h.taken, Settled: h.settled})
 	}
 	s.handoff.put(began, holds)
 	return messages, claimed, nil
@@ -135,6 +136,7 @@ type claimedRow struct {
 	row
 	WasAvailableAt time.Time `db:"was_available_at"`
 	WasStarted     bool      `db:"was_started"`
+	Retrying       bool      `db:"retrying"`
 	// Seen is how many rows the claim looked at, before the bound in bytes.
 	Seen int `db:"seen"`
 }

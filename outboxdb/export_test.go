@@ -34,6 +34,7 @@ const (
 	StatementBeginCallback   = beginCallback
 	StatementNoteCallback    = noteCallback
 	StatementTakeCallbacks   = takeCallbacks
+	StatementGauges          = gaugesSQL
 
 	WalkDestinations = walkDestinations
 	RememberedDue    = rememberedDue

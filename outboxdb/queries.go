@@ -35,7 +35,7 @@ const restOfRow = `
 
 // outcomeColumns leave the payload where it is: an end needs no look at it.
 const outcomeColumns = `
-	m.id, m.destination, m.type, m.state, m.generation, m.attempts, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
+	m.id, m.destination, m.type, m.state, m.generation, m.attempts, m.due_at, m.finished_at, m.broker_message_id, m.last_error, ` + callbackDue
 
 // schemaReady looks for the oldest and the newest thing that a migration makes.
 const schemaReady = `SELECT to_regclass('outbox.messages') IS NOT NULL AND to_regclass('outbox.identity') IS NOT NULL`
@@ -239,7 +239,7 @@ UPDATE outbox.messages AS m
   FROM unnest(ARRAY(SELECT id FROM fitting), ARRAY(SELECT available_at FROM fitting), ARRAY(SELECT started FROM fitting))
        AS f (id, was_available_at, was_started)
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, ` + failing + `, ` + slowTarget + `, ` + recordColumns
+RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, m.retrying, ` + failing + `, ` + slowTarget + `, ` + recordColumns
 
 // claimAlone takes the due suspect with the lowest ID, for a lease of $1. Its
 // process must have nothing else in flight.
@@ -256,7 +256,7 @@ UPDATE outbox.messages AS m
    SET available_at = now() + $1::interval, parked = true, started = true, claims = m.claims + 1
   FROM due AS f
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigint AS seen, ` + failing + `, ` + recordColumns
+RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigint AS seen, m.retrying, ` + failing + `, ` + recordColumns
 
 // giveBackClaims takes back what claim wrote for starts that did not happen:
 // the count, and for a release the lease too. A row whose lease is another by

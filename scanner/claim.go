@@ -42,10 +42,12 @@ func (s *Scanner) claim(ctx context.Context) outbox.Claimed {
 	}
 	inTime, cancel := claimContext(ctx)
 	defer cancel()
+	began := time.Now()
 	claimed, err := s.store.Claim(inTime, outbox.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room.messages, MaxBytes: room.bytes,
 		Allowance: s.opts.PerDestination, Open: room.open, Newcomers: room.newcomers, Refuse: s.opts.Refuse, Ramp: true,
 	})
+	s.record.Claimed(s.trigger, len(claimed.Messages), bytesOf(claimed.Messages), time.Since(began), err)
 	if claimed.Problem != nil {
 		s.opts.Logger.Warn("beside claiming messages", "error", claimed.Problem)
 	}
@@ -58,6 +60,14 @@ func (s *Scanner) claim(ctx context.Context) outbox.Claimed {
 		s.opts.Logger.Error("claiming messages", "error", err)
 	}
 	return claimed
+}
+
+// bytesOf sums up payloads and headers.
+func bytesOf(messages []outbox.ClaimedMessage) (sum int) {
+	for _, m := range messages {
+		sum += m.Bytes()
+	}
+	return sum
 }
 
 // claimContext returns the context of one claim.
@@ -119,9 +129,11 @@ func (s *Scanner) awaitNextClaim(ctx context.Context, began time.Time, claimed o
 	case <-ctx.Done():
 		return
 	case <-timer.C:
+		s.trigger = "poll"
 	case <-s.wake:
-		s.wakePending = true
+		s.wakePending, s.trigger = true, "wake"
 	case <-freed:
+		s.trigger = "slot"
 	}
 	gap := minGap
 	small := len(claimed.Messages) < min(smallClaim, s.opts.PerDestination/4)

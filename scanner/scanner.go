@@ -18,10 +18,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/internal/stall"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/internal/tracing"
@@ -95,6 +97,9 @@ type Options struct {
 	// TracerProvider records the spans of starts; default OpenTelemetry's global provider, which
 	// records none unless the program has set one up.
 	TracerProvider trace.TracerProvider
+	// MeterProvider records the metrics of claims and starts; default OpenTelemetry's global
+	// provider, which records none unless the program has set one up.
+	MeterProvider metric.MeterProvider
 }
 
 // DefaultInFlight is the default of Options.InFlight.
@@ -124,6 +129,7 @@ type Scanner struct {
 	client Client
 	opts   Options
 	tracer tracing.Tracer
+	record *metrics.Recorder
 
 	slots      *slots
 	running    sync.WaitGroup // deliveries
@@ -140,8 +146,9 @@ type Scanner struct {
 	collisions collisions
 
 	// Run's own.
-	wakePending   bool // no claim has answered the last wake in full
-	breakerActive bool // at the last claim
+	trigger       string // why it claims: "poll", "wake" or "slot"
+	wakePending   bool   // no claim has answered the last wake in full
+	breakerActive bool   // at the last claim
 	nextIsolated  time.Time
 	refused       refusals
 }
@@ -151,6 +158,7 @@ func New(store Store, c Client, opts Options) *Scanner {
 	opts = opts.withDefaults()
 	return &Scanner{
 		store: store, client: c, opts: opts, tracer: tracing.Tracer{Provider: opts.TracerProvider},
+		record: metrics.New(opts.MeterProvider), trigger: "poll",
 		slots: newSlots(opts), wake: make(chan struct{}, 1),
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/workflows"
@@ -35,8 +36,10 @@ const (
 // startAll starts the runs of claimed messages in the background.
 func (s *Scanner) startAll(starts context.Context, messages []outbox.ClaimedMessage) {
 	for _, m := range messages {
+		s.record.Taken(m.LeaseExpired)
 		s.slots.take(m)
 		s.running.Go(func() {
+			defer s.record.Freed()
 			defer s.slots.free(m)
 			s.deliver(starts, m)
 		})
@@ -105,8 +108,10 @@ func (s *Scanner) awaitFastPath(m outbox.ClaimedMessage) {
 // startTraced is start with a span. A run that is open already is no failure.
 func (s *Scanner) startTraced(ctx context.Context, m outbox.ClaimedMessage) error {
 	ctx, span := s.tracer.Start(ctx, m.Record, workflows.DeliverID(s.opts.Outbox, m.ID))
+	began := time.Now()
 	runID, err := s.start(ctx, m)
 	running := temporal.IsWorkflowExecutionAlreadyStartedError(err)
+	s.record.Started(startResult(err, running), time.Since(began))
 	span.Started(runID, running)
 	if running {
 		span.End(nil, "")
@@ -114,6 +119,17 @@ func (s *Scanner) startTraced(ctx context.Context, m outbox.ClaimedMessage) erro
 		span.End(err, "temporal")
 	}
 	return err
+}
+
+// startResult is a start's result as metrics have it.
+func startResult(err error, running bool) string {
+	switch {
+	case running:
+		return metrics.ResultRunning
+	case err != nil:
+		return metrics.ResultFailed
+	}
+	return metrics.ResultNew
 }
 
 // start asks Temporal for the message's run.

@@ -44,6 +44,8 @@ type Config struct {
 	// Traces says where spans are exported to: nowhere, unless OpenTelemetry's own
 	// variables ask for it.
 	Traces Traces
+	// Metrics says whether metrics are pushed, by the same variables.
+	Metrics Metrics
 
 	engine *engineFiles
 	// warnings are about settings that nothing depends on.
@@ -71,7 +73,7 @@ var Ecosystem = slices.Concat([]settings.Setting{
 	{Name: "DATABASE_URL", Meaning: "the application's Postgres (or PGHOST, PGDATABASE, …)"},
 	{Name: "TEMPORAL_ADDRESS", Default: "localhost:7233", Meaning: "Temporal's frontend; also TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_…"},
 }, ecosystem(brokers.Settings()), []settings.Setting{
-	{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Default: "none", Meaning: "where spans go, such as http://localhost:4318; also OpenTelemetry's other variables for traces"},
+	{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Default: "none", Meaning: "where spans and metrics go, such as http://localhost:4318; also OpenTelemetry's other variables for both"},
 })
 
 func own(all []settings.Setting) []settings.Setting {
@@ -105,7 +107,7 @@ func (c *Config) settings() []settings.Setting {
 		{Name: "OUTFLOW_HISTORY", Default: "off", Meaning: "on moves them to outbox.history, off deletes them", Set: settings.OnOff(&c.Retention.History)},
 		{Name: "OUTFLOW_LOG_LEVEL", Default: "info", Meaning: "debug, info, warn or error", Set: c.setLogLevel},
 		{Name: "OUTFLOW_LOG_FORMAT", Default: "text", Meaning: "text or json", Set: c.setLogFormat},
-		{Name: "OUTFLOW_HEALTH_ADDRESS", Default: "off", Meaning: "where /livez and /readyz are answered, such as :8086 or 127.0.0.1:8086", Set: c.setHealthAddress},
+		{Name: "OUTFLOW_HEALTH_ADDRESS", Default: "off", Meaning: "where /livez, /readyz and /metrics are answered, such as :8086 or 127.0.0.1:8086", Set: c.setHealthAddress},
 	}
 }
 
@@ -125,6 +127,11 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	if c.Traces, err = readTraces(getenv); err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			c.warnings = append(c.warnings, line+"; no spans are exported")
+		}
+	}
+	if c.Metrics, err = readMetrics(getenv); err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			c.warnings = append(c.warnings, line+"; no metrics are pushed")
 		}
 	}
 	c.Database, err = Database(getenv)

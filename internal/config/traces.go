@@ -52,7 +52,7 @@ const (
 // readTraces reads OpenTelemetry's variables. Those that say how to export are
 // read only where something is exported: others may have set them for others.
 func readTraces(getenv func(string) string) (Traces, error) {
-	on, err := exporterWanted(getenv)
+	on, err := exporterWanted(getenv, settingTracesExporter, settingOTLPTraces, "otlp", "none")
 	if err != nil || !on {
 		return Traces{}, err
 	}
@@ -98,34 +98,6 @@ func readTraces(getenv func(string) string) (Traces, error) {
 		return Traces{}, errors.Join(r.errs...)
 	}
 	return t, nil
-}
-
-// exporterWanted reports whether spans are to be exported: where a variable asks
-// for it, or names an endpoint, and none forbids it.
-func exporterWanted(getenv func(string) string) (bool, error) {
-	var errs []error
-	disabled := false
-	switch value := getenv(settingSDKDisabled); {
-	case value == "", strings.EqualFold(value, "false"):
-	case strings.EqualFold(value, "true"):
-		disabled = true
-	default:
-		errs = append(errs, fmt.Errorf("%s: wants true or false (got %s)", settingSDKDisabled, settings.Quote(value)))
-	}
-	on := getenv(settingOTLP+"ENDPOINT") != "" || getenv(settingOTLPTraces+"ENDPOINT") != ""
-	switch value := getenv(settingTracesExporter); value {
-	case "":
-	case "otlp":
-		on = true
-	case "none":
-		on = false
-	default:
-		errs = append(errs, fmt.Errorf("%s: wants otlp or none (got %s)", settingTracesExporter, settings.Quote(value)))
-	}
-	if disabled {
-		return false, nil // whatever the others say
-	}
-	return on, errors.Join(errs...)
 }
 
 // reader collects what is wrong with variables.

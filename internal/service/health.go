@@ -41,7 +41,8 @@ type check struct {
 }
 
 // health answers the probes: /livez while the process runs, /readyz with 200
-// only between start and stop, and while every check passes. A nil *health is
+// only between start and stop, and while every check passes. It serves /metrics beside
+// them. A nil *health is
 // one that nobody asked for.
 type health struct {
 	listener net.Listener
@@ -61,7 +62,7 @@ type health struct {
 
 // newHealth listens on address, or returns nil where there is none. It is
 // called before anything is connected, so that a mistake shows at once.
-func newHealth(ctx context.Context, address string, log *slog.Logger) (*health, error) {
+func newHealth(ctx context.Context, address string, metrics http.Handler, log *slog.Logger) (*health, error) {
 	if address == "" {
 		return nil, nil
 	}
@@ -70,7 +71,7 @@ func newHealth(ctx context.Context, address string, log *slog.Logger) (*health, 
 		return nil, fmt.Errorf("OUTFLOW_HEALTH_ADDRESS: wants an address that is free on this host (got %q): %w", address, err)
 	}
 	h := &health{listener: listener, served: make(chan struct{}), log: log, state: "starting"}
-	h.server = &http.Server{Handler: h.handler(), ReadTimeout: requestLimit, WriteTimeout: 10 * time.Second,
+	h.server = &http.Server{Handler: h.handler(metrics), ReadTimeout: requestLimit, WriteTimeout: 10 * time.Second,
 		ConnState: new(callers).changed, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	h.server.SetKeepAlivesEnabled(false) // no caller has a reason to stay
 	go h.serve()
@@ -85,10 +86,13 @@ func (h *health) serve() {
 	}
 }
 
-func (h *health) handler() http.Handler {
+func (h *health) handler(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { answer(w, h.unready(r.Context())) })
+	if metrics != nil {
+		mux.Handle("GET /metrics", metrics)
+	}
 	return mux
 }
 

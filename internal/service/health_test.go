@@ -49,7 +49,7 @@ func probe(t *testing.T, url string) (int, string) {
 // local is a health that runs on a free port of this host.
 func local(t *testing.T) (h *health, url string) {
 	t.Helper()
-	h, err := newHealth(t.Context(), "127.0.0.1:0", quiet)
+	h, err := newHealth(t.Context(), "127.0.0.1:0", nil, quiet)
 	require.NoError(t, err)
 	t.Cleanup(h.close)
 	return h, "http://" + h.listener.Addr().String()
@@ -95,7 +95,7 @@ func TestReadyNamesWhatFails(t *testing.T) {
 			return nil
 		}},
 	)
-	server := httptest.NewServer(h.handler())
+	server := httptest.NewServer(h.handler(nil))
 	defer server.Close()
 	again := func() (int, string) { // as if a second were over
 		h.mu.Lock()
@@ -223,7 +223,7 @@ func TestHealthPortInUse(t *testing.T) {
 }
 
 func TestNoHealthIsAskedFor(t *testing.T) {
-	h, err := newHealth(t.Context(), "", quiet)
+	h, err := newHealth(t.Context(), "", nil, quiet)
 	require.NoError(t, err)
 	require.Nil(t, h)
 	h.started()

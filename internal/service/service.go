@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,6 +25,7 @@ import (
 	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/callbacks"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/internal/telemetry"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -58,8 +60,12 @@ type parts struct {
 	worker worker.Worker
 	fatal  chan error
 	spans  *telemetry.Spans
-	opts   scanner.Options
-	log    *slog.Logger
+	// metrics are nil where none are collected.
+	metrics *telemetry.Metrics
+	// unwatch ends the table's metrics; nil where there are none.
+	unwatch func()
+	opts    scanner.Options
+	log     *slog.Logger
 }
 
 // The names that the programs have in traces, unless OTEL_SERVICE_NAME says another.
@@ -78,7 +84,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 func (s startup) open(ctx context.Context, c config.Config, name string) (_ *parts, err error) {
 	log := s.log
 	c.WarnTo(log)
-	p := &parts{fatal: make(chan error, 1), opts: c.Scanner, log: log}
+	p := &parts{metrics: s.metrics, fatal: make(chan error, 1), opts: c.Scanner, log: log}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -97,6 +103,11 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
 	p.store = outboxdb.New(p.pool)
+	if s.metrics != nil && name == nameStarter { // many workers need not all ask the same
+		if p.unwatch, err = metrics.WatchTable(nil, p.store, log); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.reachDatabase(ctx, p); err != nil {
 		return nil, err
 	}
@@ -108,6 +119,7 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 		c.Temporal.ConnectionOptions.KeepAliveTime, c.Temporal.ConnectionOptions.KeepAliveTimeout = keepAlive, keepAliveAnswer
 	}
 	c.Temporal.Logger = sdklog.NewStructuredLogger(log)
+	c.Temporal.MetricsHandler = s.metrics.Temporal()
 	if p.client, err = s.dial(ctx, c.Temporal); err != nil {
 		return nil, err
 	}
@@ -179,25 +191,42 @@ func (p *parts) close() {
 	if p.client != nil {
 		p.client.Close()
 	}
+	if p.unwatch != nil {
+		p.unwatch()
+	}
 	if p.pool != nil {
 		p.pool.Close()
 	}
-	p.spans.Stop()
+	var stopping sync.WaitGroup // at once: they share their time
+	stopping.Go(p.spans.Stop)
+	stopping.Go(p.metrics.Stop)
+	stopping.Wait()
 }
 
 func taskQueue(o scanner.Options) string {
 	return cmp.Or(o.TaskQueue, workflows.TaskQueueFor(outboxName(o)))
 }
 
+// startMetrics collects the program's metrics where there is an address to serve them at,
+// or an endpoint to push them to. No delivery depends on them.
+func startMetrics(ctx context.Context, c config.Config, name string, log *slog.Logger) *telemetry.Metrics {
+	m, err := telemetry.StartMetrics(ctx, c.Metrics, name, c.HealthAddress != "", log)
+	if err != nil {
+		log.Warn("no metrics are collected", "error", err)
+	}
+	return m
+}
+
 // Worker runs a worker of the fleet until ctx ends: it takes what was not
 // started eagerly, and every durable attempt.
 func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
-	h, err := newHealth(ctx, c.HealthAddress, log)
+	m := startMetrics(ctx, c, nameWorker, log)
+	h, err := newHealth(ctx, c.HealthAddress, m.Handler(), log)
 	if err != nil {
 		return err
 	}
 	defer h.close()
-	p, err := startup{log: log, health: h}.open(ctx, c, nameWorker)
+	p, err := startup{log: log, health: h, metrics: m}.open(ctx, c, nameWorker)
 	if err != nil {
 		return stoppedOr(ctx, err, log)
 	}
@@ -231,12 +260,13 @@ func (p *parts) wait(ctx context.Context) error {
 
 // Starter runs a scanner and the worker of its eager starts until ctx ends.
 func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
-	h, err := newHealth(ctx, c.HealthAddress, log)
+	m := startMetrics(ctx, c, nameStarter, log)
+	h, err := newHealth(ctx, c.HealthAddress, m.Handler(), log)
 	if err != nil {
 		return err
 	}
 	defer h.close()
-	p, err := startup{log: log, health: h}.open(ctx, c, nameStarter)
+	p, err := startup{log: log, health: h, metrics: m}.open(ctx, c, nameStarter)
 	if err != nil {
 		return stoppedOr(ctx, err, log)
 	}

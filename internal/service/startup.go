@@ -17,6 +17,8 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"google.golang.org/grpc/codes"
+
+	"github.com/outflowhq/outflow/internal/telemetry"
 )
 
 const (
@@ -35,6 +37,8 @@ const (
 type startup struct {
 	log    *slog.Logger
 	health *health
+	// metrics are nil where none are collected.
+	metrics *telemetry.Metrics
 	// once ends the start at the first failure, whatever it is.
 	once bool
 }

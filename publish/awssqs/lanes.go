@@ -81,7 +81,7 @@ func (p *Publisher) newLane(key string, d outflow.Destination) *lane {
 
 // batches joins messages into requests that take no longer than timeout.
 func (p *Publisher) batches(d outflow.Destination, queue *lookup, timeout time.Duration) *coalesce.Coalescer[entry, string] {
-	s := &sender{caller: caller{api: p.api, destination: d, timeout: timeout}, lookup: queue, quick: timeout < p.timeout}
+	s := &sender{caller: caller{api: p.api, destination: d, timeout: timeout}, lookup: queue, record: p.record, quick: timeout < p.timeout}
 	return coalesce.New(coalesce.Options[entry]{
 		MaxItems: maxEntries,
 		MaxBytes: maxBytes,

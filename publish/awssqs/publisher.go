@@ -24,8 +24,10 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"go.opentelemetry.io/otel/metric"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/publish"
 )
 
@@ -53,6 +55,8 @@ type settings struct {
 	maxRequests int
 	timeout     time.Duration
 	maxLanes    int
+	meters      metric.MeterProvider
+	record      *metrics.Recorder
 }
 
 // Option changes a default of New. A value that makes no sense (zero or less,
@@ -74,6 +78,10 @@ func WithMaxRequests(n int) Option {
 		}
 	}
 }
+
+// WithMeterProvider has the metrics of requests recorded by p; the default is
+// OpenTelemetry's global provider, which records none unless somebody has set one up.
+func WithMeterProvider(p metric.MeterProvider) Option { return func(s *settings) { s.meters = p } }
 
 // DefaultTimeout bounds a request with its retries: 1 MiB at 1 Mbit/s.
 const DefaultTimeout = 10 * time.Second
@@ -102,6 +110,7 @@ func New(client API, opts ...Option) *Publisher {
 	for _, opt := range opts {
 		opt(&s)
 	}
+	s.record = metrics.New(s.meters)
 	return &Publisher{settings: s}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/coalesce"
+	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/publish"
 )
 
@@ -31,6 +33,7 @@ type result = coalesce.Result[string]
 type sender struct {
 	caller
 	lookup *lookup
+	record *metrics.Recorder
 	// quick says that its calls end before the publisher's own timeout.
 	quick bool
 }
@@ -97,7 +100,9 @@ func (s *sender) request(ctx context.Context, to *address, batch []entry) (resul
 	if len(batch) == 1 {
 		a.size = batch[0].size
 	}
+	began := time.Now()
 	out, err := s.api.SendMessageBatch(a.trace(ctx), in, s.options)
+	s.record.Batch(outflow.SchemeSQS, len(batch), time.Since(began), err)
 	if err != nil {
 		v, _ = verdictOf(err, a.connected.Load())
 		f := a.failure(err)
