@@ -1,6 +1,7 @@
 // Command screenshots takes the pictures of the documentation: Outflow's own
 // programs deliver, fail and retry on a fresh stack, and a headless Chromium
-// shows them in Temporal's Web UI.
+// shows them in Temporal's Web UI. The dashboard's panels are charts of its
+// queries, which a real Prometheus answers.
 //
 // The invariant: a picture is written only after the page was seen to say what
 // the picture is for.
@@ -20,9 +21,11 @@ import (
 )
 
 const (
-	runTimeout = 6 * time.Minute
+	runTimeout = 8 * time.Minute
 	// maxTotal keeps the repository small.
 	maxTotal = 1_000_000
+
+	onlyWeb, onlyMetrics = "web", "metrics" // of -only
 )
 
 func main() {
@@ -47,10 +50,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	flags := flag.NewFlagSet("screenshots", flag.ContinueOnError)
 	out := flags.String("out", "../docs/img", "the pictures' folder")
 	root := flags.String("root", "..", "Outflow's root module, whose programs are built")
+	only := flags.String("only", "", onlyWeb+" or "+onlyMetrics+": some of the pictures")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
 	} else if err != nil {
 		return usageError{err}
+	}
+	if *only != "" && *only != onlyWeb && *only != onlyMetrics {
+		return usageError{fmt.Errorf("-only wants %s or %s (got %q)", onlyWeb, onlyMetrics, *only)}
 	}
 	if flags.NArg() > 0 {
 		return usageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
@@ -87,11 +94,19 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := takePictures(ctx, scene, page, folder); err != nil {
-		return err
+	if *only != onlyMetrics {
+		err := takePictures(ctx, scene, page, folder)
+		if err == nil {
+			err = checkViews(ctx, scene, page)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err := checkViews(ctx, scene, page); err != nil {
-		return err
+	if *only != onlyWeb { // last: its load fills the Web UI's list
+		if err := takeDashboard(ctx, scene, page, *root, folder); err != nil {
+			return err
+		}
 	}
 	return report(stdout, scene, folder)
 }
@@ -99,13 +114,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 // report lists the pictures with their sizes, and the links that were tried.
 func report(out io.Writer, s *scene, folder string) error {
 	total := int64(0)
+	files := []string{dashboardFile}
 	for _, shot := range s.pictures() {
-		info, err := os.Stat(filepath.Join(folder, shot.file))
+		files = append(files, shot.file)
+	}
+	for _, file := range files {
+		info, err := os.Stat(filepath.Join(folder, file))
 		if err != nil {
 			return fmt.Errorf("looking at the pictures: %w", err)
 		}
 		total += info.Size()
-		fmt.Fprintf(out, "%s  %d KB\n", filepath.Join(folder, shot.file), info.Size()/1000)
+		fmt.Fprintf(out, "%s  %d KB\n", filepath.Join(folder, file), info.Size()/1000)
 	}
 	if total > maxTotal {
 		return fmt.Errorf("the pictures have %d bytes together and want at most %d", total, maxTotal)

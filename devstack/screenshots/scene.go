@@ -172,7 +172,7 @@ func (s *scene) startPrograms(ctx context.Context) error {
 
 func (s *scene) env() []string {
 	return append(s.stack.ChildEnv(os.Environ()), "AWS_ENDPOINT_URL_SQS=http://"+s.server.Addr,
-		"AWS_EC2_METADATA_DISABLED=true")
+		"AWS_EC2_METADATA_DISABLED=true", "OUTFLOW_HEALTH_ADDRESS="+ports.Address(0))
 }
 
 // play enqueues a small shop's messages and waits until each stands as its
