@@ -79,7 +79,7 @@ histories: build ## record workflow histories on a real server, for the replay t
 	OUTFLOW_RECORD_HISTORIES=$(CURDIR)/$(HISTORIES) CI=true $(BIN)/devstack run -- go test -count=1 ./internal/service
 	go test -count=1 -run TestReplay ./workflows
 
-screenshots: ## take the pictures of the Web UI in docs/img, and check their text (needs Debian's chromium)
+screenshots: ## take the pictures in docs/img, and check their text (needs Debian's chromium and prometheus)
 	cd devstack && go run ./screenshots -out ../docs/img
 
 clean: ## remove what the other targets made

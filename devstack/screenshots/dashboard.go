@@ -108,8 +108,6 @@ func readDashboard(path string) ([]chart, error) {
 	return board.Panels, nil
 }
 
-var probesAt = regexp.MustCompile(`msg="answering probes" address=(\S+)`)
-
 // startPrometheus has a Prometheus scrape the programs.
 func (s *scene) startPrometheus(ctx context.Context) (address string, stop func(), err error) {
 	binary, err := exec.LookPath("prometheus")
@@ -118,11 +116,7 @@ func (s *scene) startPrometheus(ctx context.Context) (address string, stop func(
 	}
 	var targets []string
 	for _, p := range s.programs {
-		at := probesAt.FindStringSubmatch(p.output.String())
-		if at == nil {
-			return "", nil, fmt.Errorf("%s does not say where it serves metrics: %s", p.name, p.output)
-		}
-		targets = append(targets, strconv.Quote(at[1]))
+		targets = append(targets, strconv.Quote(p.metrics))
 	}
 	configuration := filepath.Join(s.folder, "prometheus.yml")
 	text := fmt.Sprintf("global: {scrape_interval: %s}\nscrape_configs: [{job_name: outflow, static_configs: [{targets: [%s]}]}]\n",
@@ -130,14 +124,11 @@ func (s *scene) startPrometheus(ctx context.Context) (address string, stop func(
 	if err := os.WriteFile(configuration, []byte(text), 0o600); err != nil {
 		return "", nil, fmt.Errorf("writing Prometheus's configuration: %w", err)
 	}
-	listener, err := net.Listen("tcp", ports.Address(0))
+	port, err := ports.Free()
 	if err != nil {
-		return "", nil, fmt.Errorf("finding a port for Prometheus: %w", err)
+		return "", nil, err
 	}
-	address = listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		return "", nil, fmt.Errorf("finding a port for Prometheus: %w", err)
-	}
+	address = ports.Address(port)
 	run, err := proc.Start(exec.Command(binary, "--config.file="+configuration, "--web.listen-address="+address,
 		"--storage.tsdb.path="+filepath.Join(s.folder, "prometheus"), "--log.level=error"), syscall.SIGKILL)
 	if err != nil {
@@ -172,9 +163,6 @@ func isReady(ctx context.Context, address string) (bool, error) {
 // for a while, and one that is not there.
 func (s *scene) load(ctx context.Context) error {
 	failing := fakesqs.Fault{Queue: queueOf(alsoOK), When: sends, Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: busyReason}}
-	if err := s.oldMessages(ctx); err != nil {
-		return err
-	}
 	for began, round := time.Now(), 0; time.Since(began) < loadFor; round++ {
 		passed := time.Since(began)
 		var messages []outflow.Message
@@ -184,16 +172,20 @@ func (s *scene) load(ctx context.Context) error {
 				messages = append(messages, m)
 			}
 		}
-		add(20, outflow.Message{Destination: takes, Type: "user-registered"})
-		add(5, outflow.Message{Destination: alsoOK, Type: "order-placed", Callback: takes})
+		add(4, outflow.Message{Destination: takes, Type: "user-registered"})
+		add(1, outflow.Message{Destination: alsoOK, Type: "order-placed", Callback: takes})
 		if passed > loadFor/2 && passed < loadFor/2+15*time.Second {
-			add(150, outflow.Message{Destination: takes, Type: "newsletter"})
+			add(40, outflow.Message{Destination: takes, Type: "newsletter"})
 		}
 		if round%40 == 0 {
 			add(1, outflow.Message{Destination: missing, Type: "customer-changed"})
 			add(2, outflow.Message{Destination: busy, Type: "invoice-issued", Callback: takes})
 		}
 		switch round {
+		case 80:
+			if err := s.oldMessages(ctx); err != nil {
+				return err
+			}
 		case 160:
 			s.queues.Inject(failing)
 		case 320:

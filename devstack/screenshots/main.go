@@ -108,15 +108,20 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 			return err
 		}
 	}
-	return report(stdout, scene, folder)
+	return report(stdout, scene, folder, *only)
 }
 
 // report lists the pictures with their sizes, and the links that were tried.
-func report(out io.Writer, s *scene, folder string) error {
+func report(out io.Writer, s *scene, folder, only string) error {
 	total := int64(0)
-	files := []string{dashboardFile}
-	for _, shot := range s.pictures() {
-		files = append(files, shot.file)
+	var files []string
+	if only != onlyWeb {
+		files = append(files, dashboardFile)
+	}
+	if only != onlyMetrics {
+		for _, shot := range s.pictures() {
+			files = append(files, shot.file)
+		}
 	}
 	for _, file := range files {
 		info, err := os.Stat(filepath.Join(folder, file))
@@ -128,6 +133,9 @@ func report(out io.Writer, s *scene, folder string) error {
 	}
 	if total > maxTotal {
 		return fmt.Errorf("the pictures have %d bytes together and want at most %d", total, maxTotal)
+	}
+	if only == onlyMetrics {
+		return nil
 	}
 	for _, v := range views {
 		fmt.Fprintf(out, "%s: %s\n", v.name, v.path())

@@ -67,8 +67,9 @@ type delivery struct {
 // program is a running process of Outflow.
 type program struct {
 	*proc.Process
-	name   string
-	output *output
+	name    string
+	output  *output
+	metrics string // the address where it serves them
 }
 
 func newScene(ctx context.Context, root string) (_ *scene, err error) {
@@ -158,10 +159,13 @@ func (s *scene) startPrograms(ctx context.Context) error {
 		return fmt.Errorf("migrating: %w\n%s", err, out)
 	}
 	for _, name := range []string{"outflow-worker", "outflow-starter"} {
-		p := &program{name: name, output: &output{}}
+		port, err := ports.Free()
+		if err != nil {
+			return err
+		}
+		p := &program{name: name, output: &output{}, metrics: ports.Address(port)}
 		cmd := exec.Command(filepath.Join(s.folder, name))
-		cmd.Env, cmd.Stdout, cmd.Stderr = s.env(), p.output, p.output
-		var err error
+		cmd.Env, cmd.Stdout, cmd.Stderr = append(s.env(), "OUTFLOW_HEALTH_ADDRESS="+p.metrics), p.output, p.output
 		if p.Process, err = proc.Start(cmd, syscall.SIGKILL); err != nil {
 			return err
 		}
@@ -172,7 +176,7 @@ func (s *scene) startPrograms(ctx context.Context) error {
 
 func (s *scene) env() []string {
 	return append(s.stack.ChildEnv(os.Environ()), "AWS_ENDPOINT_URL_SQS=http://"+s.server.Addr,
-		"AWS_EC2_METADATA_DISABLED=true", "OUTFLOW_HEALTH_ADDRESS="+ports.Address(0))
+		"AWS_EC2_METADATA_DISABLED=true")
 }
 
 // play enqueues a small shop's messages and waits until each stands as its
