@@ -30,6 +30,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
+	"github.com/outflowhq/outflow/publish/webhook"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -77,8 +78,8 @@ func startWithMetrics(t *testing.T, w *world) (address string) {
 	t.Cleanup(queues.Close)
 	c := config.Config{
 		HealthAddress: "127.0.0.1:0", Database: w.pool.Config(), Temporal: client.Options{HostPort: teststack.Temporal(t)},
-		AWS: aws.Config{Region: "eu-west-1", BaseEndpoint: aws.String(queues.URL),
-			Credentials: credentials.NewStaticCredentialsProvider("AKIAFAKE", "fake", "")},
+		Brokers: brokersOf(aws.Config{Region: "eu-west-1", BaseEndpoint: aws.String(queues.URL),
+			Credentials: credentials.NewStaticCredentialsProvider("AKIAFAKE", "fake", "")}, webhook.Options{}),
 		Scanner: w.opts, Retention: outflow.Retention{Delivered: outflow.Keep(time.Hour)},
 	}
 	log := &announced{}
