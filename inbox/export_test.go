@@ -1,4 +1,4 @@
 package inbox
 
 // What the tests, which live in package inbox_test, look at inside.
-const StatementPurge = purgeSeen
+const StatementPurge = purgeSQL

@@ -236,9 +236,9 @@ func TestOnceWithoutTheTable(t *testing.T) {
 	}
 }
 
-// TestTwoTransactionsMeet: the second waits for the end of the first, then knows
-// the truth, or is told that its snapshot is too old for it.
-func TestTwoTransactionsMeet(t *testing.T) {
+// TestConcurrentTransactions: the second waits for the end of the first. It then gets the
+// answer, or an error because its snapshot is older than the row.
+func TestConcurrentTransactions(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
 	for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
@@ -302,7 +302,7 @@ func TestTwoTransactionsMeet(t *testing.T) {
 	}
 }
 
-// No wait, but a snapshot from before the commit.
+// The transaction does not wait, but its snapshot is older than the commit.
 func TestSnapshotOlderThanTheCommit(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
@@ -321,8 +321,8 @@ func TestSnapshotOlderThanTheCommit(t *testing.T) {
 	}
 }
 
-// TestManyDeliveriesOneEffect: what a queue's worst day looks like. Each delivery
-// is taken off only after its commit, and comes again after any error.
+// TestManyDeliveriesOneEffect: many copies arrive at once. Each is deleted from the queue only
+// after its commit, and comes again after any error.
 func TestManyDeliveriesOneEffect(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)

@@ -12,15 +12,17 @@ import (
 	"github.com/outflowhq/outflow/internal/database"
 )
 
-// purgeChunk is how many IDs one statement forgets: some milliseconds of locks.
+// purgeChunk is how many IDs one statement deletes. It then holds locks for some
+// milliseconds.
 const purgeChunk = 1000
 
-// purgeSeen deletes a consumer's ($1) next IDs older than $2, from $3 on, at most
-// $4: a range of seen_oldest, read in its order. It begins where the last chunk
-// stopped, so that it does not crawl over what that one deleted. Another purge's
-// rows are not waited for. The limit is a query of its own, which the planner
-// takes for a part of all there is, and not for a reason to sort them all.
-const purgeSeen = `
+// purgeSQL deletes a consumer's ($1) next IDs older than $2, from $3 on, at most $4. It reads
+// a range of the index seen_oldest in its order.
+//   - $3 is where the last chunk stopped: the scan skips the rows that it deleted.
+//   - SKIP LOCKED: rows of another purge are not waited for.
+//   - The limit is a subquery: the planner then expects a part of all rows, and does not sort
+//     all of them.
+const purgeSQL = `
 WITH old AS MATERIALIZED (
     SELECT message_id
       FROM inbox.seen
@@ -36,23 +38,22 @@ WITH old AS MATERIALIZED (
 )
 SELECT count(*) AS rows, coalesce(max(seen_at), $3) AS up_to FROM purged`
 
-// chunk is what one statement has done.
+// chunk is the result of one purgeSQL.
 type chunk struct {
 	Rows int
 	UpTo time.Time
 }
 
-// Purge forgets up to limit of the oldest message IDs that consumer has seen
-// longer ago than olderThan, by the database's clock, and returns how many. It
-// works in chunks of 1,000, each a transaction of its own, so that neither a large
-// limit nor an error in between costs more than one of them. Fewer than limit
-// means that nothing is left, or that another purge has it; several at a time are
-// fine. Call it once in a while, for instance from the consumer, with a limit that
-// is above what arrives in between.
+// Purge deletes message IDs that consumer wrote longer ago than olderThan, by the database's
+// clock: the oldest first, limit at most. It returns how many. Fewer than limit means that
+// none is left, or that another purge is deleting the rest.
 //
-// A message that comes again after its ID is forgotten has its effect again: see
-// the package's text for how long is long enough. So olderThan has no default, and
-// zero is refused.
+// Purge deletes 1,000 IDs in a transaction, so that an error costs the work of one
+// transaction. Concurrent purges are safe. Call it from time to time, for instance in the
+// consumer, with a limit above the number of messages since the last call.
+//
+// A message that comes again after its ID was deleted has its effect again. The package's
+// documentation says how long to keep IDs. So olderThan has no default, and zero is refused.
 func Purge(ctx context.Context, pool *pgxpool.Pool, consumer string, olderThan time.Duration, limit int) (purged int, err error) {
 	if err := checkPurge(consumer, olderThan, limit); err != nil {
 		return 0, fmt.Errorf("purging seen messages: %w", err)
@@ -62,17 +63,17 @@ func Purge(ctx context.Context, pool *pgxpool.Pool, consumer string, olderThan t
 	chunkSize := purgeChunk
 	for purged < limit {
 		size := min(limit-purged, chunkSize)
-		rows, err := on.Query(ctx, purgeSeen, consumer, olderThan, last.UpTo, size)
+		rows, err := on.Query(ctx, purgeSQL, consumer, olderThan, last.UpTo, size)
 		var next chunk
 		if err == nil {
 			next, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[chunk])
 		}
 		if err = database.TooSlow(err); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && size > 1 {
-			chunkSize = max(size/10, 1) // it was rolled back
+			chunkSize = max(size/10, 1) // the larger chunk was rolled back
 			continue
 		}
 		if err != nil {
-			return purged, fmt.Errorf("purging what %s has seen: %w", consumer, err)
+			return purged, fmt.Errorf("purging the message IDs of %s: %w", consumer, err)
 		}
 		last = next
 		purged += last.Rows

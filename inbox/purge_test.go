@@ -71,8 +71,8 @@ func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.
 
 func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// What another purge holds is not waited for.
-func TestPurgePassesByWhatIsHeld(t *testing.T) {
+// Rows that another purge has locked are skipped.
+func TestPurgeSkipsLockedRows(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
 	seen(t, pool, "mailer", 20, 61*day)
@@ -88,15 +88,14 @@ func TestPurgePassesByWhatIsHeld(t *testing.T) {
 	require.Equal(t, 5, purged)
 }
 
-// A message that comes after its ID is forgotten is new: the price of forgetting
-// too early.
-func TestAForgottenMessageIsNew(t *testing.T) {
+// A message that comes again after its ID was purged has its effect again.
+func TestAPurgedMessageIsNew(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
 	id := newID()
 	execute(t, pool, `INSERT INTO inbox.seen (consumer, message_id, seen_at) VALUES ('mailer', $1, now() - interval '61 days')`, id)
 	require.NoError(t, deliver(t.Context(), pool, pgx.ReadCommitted, id, false))
-	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM effects`), "61 days old, and still known")
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM effects`), "61 days old, and not purged yet")
 	_, err := inbox.Purge(t.Context(), pool, "mailer", 60*day, 10)
 	require.NoError(t, err)
 	require.NoError(t, deliver(t.Context(), pool, pgx.ReadCommitted, id, false))
@@ -120,8 +119,8 @@ func TestPurgeRefusesBadInput(t *testing.T) {
 	require.Equal(t, 3, left(t, pool, "mailer"))
 }
 
-// A chunk costs what it deletes, however many IDs there are and whatever the
-// planner believes of them.
+// A chunk reads only what it deletes, however many IDs there are and whatever the planner
+// estimates.
 func TestPurgeReadsItsIndex(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)

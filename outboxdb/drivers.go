@@ -10,10 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// enqueueBatch hands all messages of a call to the SQL function that every
-// language uses. Text is cast to jsonb by the server, so that any driver and
-// protocol can send it.
-// The verdict, which may quote what was given, is text that no client_encoding changes.
+// enqueueBatch passes all messages of a call to the SQL function that every language calls.
+// The server casts text to jsonb, so that any driver and protocol can send it. A verdict may
+// quote the input: as hexadecimal digits, no client_encoding changes it.
 const enqueueBatch = `
 SELECT index, message_id, pg_catalog.encode(pg_catalog.convert_to(verdict, 'UTF8'), 'hex') AS verdict
   FROM outbox.enqueue_batch($1::text::jsonb, $2)`
@@ -25,10 +24,10 @@ type verdict struct {
 	Verdict hexText   `db:"verdict"`
 }
 
-// hexText is text that travelled in hexadecimal digits.
+// hexText is text that was sent as hexadecimal digits.
 type hexText string
 
-// Scan is database/sql's, which pgx calls, too.
+// Scan implements sql.Scanner, which pgx calls, too.
 func (t *hexText) Scan(value any) error {
 	text, ok := value.(string)
 	if b, isBytes := value.([]byte); isBytes {
@@ -42,11 +41,11 @@ func (t *hexText) Scan(value any) error {
 	return nil
 }
 
-// query runs enqueueBatch in a caller's transaction. It is all that differs
-// between drivers.
-type query func(ctx context.Context, batch string, ifAbsent bool) ([]verdict, error)
+// batchQuery runs enqueueBatch in the caller's transaction. Nothing else differs between
+// pgx and database/sql.
+type batchQuery func(ctx context.Context, batch string, ifAbsent bool) ([]verdict, error)
 
-func overPgx(tx pgx.Tx) query {
+func pgxQuery(tx pgx.Tx) batchQuery {
 	return func(ctx context.Context, batch string, ifAbsent bool) ([]verdict, error) {
 		rows, err := tx.Query(ctx, enqueueBatch, batch, ifAbsent)
 		if err != nil {
@@ -56,7 +55,7 @@ func overPgx(tx pgx.Tx) query {
 	}
 }
 
-func overSQL(tx *sql.Tx) query {
+func sqlQuery(tx *sql.Tx) batchQuery {
 	return func(ctx context.Context, batch string, ifAbsent bool) (verdicts []verdict, err error) {
 		rows, err := tx.QueryContext(ctx, enqueueBatch, batch, ifAbsent)
 		if err != nil {

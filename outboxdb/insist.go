@@ -10,25 +10,25 @@ import (
 	"github.com/outflowhq/outflow/internal/coalesce"
 )
 
-// Most locks on a message's row are held for some milliseconds, by another statement
-// of ours. A longer one, such as that of an open psql, is left to the next attempt.
+// Another of our statements holds the lock on a message's row for some milliseconds. A lock
+// that lasts longer, such as that of an open psql, is an error: the activity tries again.
 const (
-	firstLockPause = 5 * time.Millisecond
-	lastLockPause  = 100 * time.Millisecond
-	lockPatience   = time.Second
+	minLockPause = 5 * time.Millisecond // doubled after each try
+	maxLockPause = 100 * time.Millisecond
+	maxLockWait  = time.Second
 )
 
-// insist is c.Do, once more after a while where the message's row was locked.
+// insist calls c.Do, again and again while the message's row is locked.
 func insist[In, Out any](ctx context.Context, c *coalesce.Coalescer[In, Out], in In) (Out, error) {
 	began, locked := time.Now(), false
-	for pause := firstLockPause; ; pause = min(2*pause, lastLockPause) {
+	for pause := minLockPause; ; pause = min(2*pause, maxLockPause) {
 		out, err := c.Do(ctx, in)
 		switch {
 		case errors.Is(err, outflow.ErrNotAttempted) && locked:
 			return out, errLocked // ctx leaves no time for another try
 		case !errors.Is(err, errLocked):
 			return out, err
-		case time.Since(began) >= lockPatience:
+		case time.Since(began) >= maxLockWait:
 			return out, fmt.Errorf("%w for %s", err, time.Since(began).Round(time.Millisecond))
 		}
 		locked = true

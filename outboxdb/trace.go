@@ -12,15 +12,15 @@ import (
 	"github.com/outflowhq/outflow/internal/tracing"
 )
 
-// The bounds of a message's headers, as outbox.headers_refusal holds them. A
-// trace that has no room is left out: it must not get a message refused.
+// The bounds of a message's headers, as outbox.headers_refusal checks them. A trace that has
+// no room is left out: it must not get a message refused.
 const (
 	maxHeaders     = 64
 	maxHeaderValue = 8192
 )
 
-// trace is a span context as W3C headers (https://www.w3.org/TR/trace-context):
-// traceparent, and tracestate where there is any. Empty where ctx has none.
+// trace is a span context as W3C headers: traceparent, and tracestate if there is one. It is
+// empty where ctx has no span context. https://www.w3.org/TR/trace-context
 type trace map[string]string
 
 func traceOf(ctx context.Context) trace {
@@ -31,15 +31,17 @@ func traceOf(ctx context.Context) trace {
 	return t
 }
 
-// traced has write write msgs under a span "enqueue", whose trace it finds in its
-// ctx. Nothing to write is nothing to trace.
-func traced(ctx context.Context, msgs []outflow.Message, write func(context.Context) ([]uuid.UUID, error)) (written []uuid.UUID, err error) {
+// withSpan calls write with a ctx that has a span "enqueue". Without messages it calls
+// nothing.
+func withSpan(
+	ctx context.Context, msgs []outflow.Message, write func(context.Context) ([]uuid.UUID, error),
+) (written []uuid.UUID, err error) {
 	if len(msgs) == 0 {
 		return nil, nil
 	}
 	ctx, span := tracing.Tracer{}.Enqueue(ctx, msgs)
 	err = tracing.ErrNoAnswer
-	defer func() { span.End(err, refusalType(err)) }()
+	defer func() { span.End(err, errorType(err)) }()
 	written, err = write(ctx)
 	if len(msgs) == 1 && len(written) == 1 {
 		span.Enqueued(written[0])
@@ -47,8 +49,8 @@ func traced(ctx context.Context, msgs []outflow.Message, write func(context.Cont
 	return written, err
 }
 
-// refusalType is the type of a failed enqueue, as docs/tracing.md has it.
-func refusalType(err error) string {
+// errorType is the span's attribute error.type. docs/tracing.md lists its values.
+func errorType(err error) string {
 	var invalid *outflow.InvalidMessageError
 	var duplicate *outflow.DuplicateIDError
 	switch {
@@ -60,9 +62,9 @@ func refusalType(err error) string {
 	return "database"
 }
 
-// join returns headers with the trace. Headers that name a trace stay as they
-// are, for half of one and half of the other would be neither.
-func (t trace) join(headers map[string]string) map[string]string {
+// addTo returns headers with the trace added. Headers that have a trace stay as they are:
+// traceparent and tracestate of two traces must not be mixed.
+func (t trace) addTo(headers map[string]string) map[string]string {
 	if len(t) == 0 {
 		return headers
 	}
@@ -71,14 +73,14 @@ func (t trace) join(headers map[string]string) map[string]string {
 			return headers
 		}
 	}
-	joined := maps.Clone(headers) // the caller's map is the caller's
-	if joined == nil {
-		joined = make(map[string]string, len(t))
+	added := maps.Clone(headers) // the caller keeps its map unchanged
+	if added == nil {
+		added = make(map[string]string, len(t))
 	}
-	for _, name := range []string{tracing.Parent, tracing.State} { // the first means something by itself
-		if value, ok := t[name]; ok && len(joined) < maxHeaders {
-			joined[name] = value
+	for _, name := range []string{tracing.Parent, tracing.State} { // traceparent is of use without tracestate
+		if value, ok := t[name]; ok && len(added) < maxHeaders {
+			added[name] = value
 		}
 	}
-	return joined
+	return added
 }

@@ -60,7 +60,7 @@ func TestUpSQL(t *testing.T) {
 	require.Equal(t, 2, teststack.Value[int](t, pool, `SELECT count(*) FROM inbox.migrations`), "and goose's own")
 }
 
-// In one database with the outbox, neither knows of the other.
+// Inbox and outbox in one database do not touch each other.
 func TestBesideTheOutbox(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

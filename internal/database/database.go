@@ -1,9 +1,9 @@
-// Package database runs the statements of the outbox and the inbox on a pool that
-// may be somebody else's: with any of pgx's execution modes, any settings of the
-// role or database, behind a pooler, and across a failover.
+// Package database runs the statements of the outbox and the inbox on the application's own
+// pool. That pool may have any of pgx's execution modes and any settings of the role or
+// database. It may go through a pooler, and live through a failover.
 //
-// The invariant: a statement means and answers the same on every connection, or
-// fails with an error that says which setting is to blame.
+// The invariant: a statement has the same meaning and the same result on every connection,
+// or fails with an error that names the setting at fault.
 package database
 
 import (
@@ -16,21 +16,21 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// rollbackTimeout bounds the end of a transaction that failed.
+// rollbackTimeout bounds the rollback of a transaction that failed.
 const rollbackTimeout = time.Second
 
-// Pool is a pgxpool.Pool with the same methods, as far as they are needed here.
-// It is safe for concurrent use; the pgxpool.Pool stays the caller's.
+// Pool has the methods of a pgxpool.Pool that Outflow calls. It is safe for concurrent use.
+// It does not close the pgxpool.Pool.
 type Pool struct {
 	pool   *pgxpool.Pool
 	writes bool
 }
 
-// New returns a Pool whose statements may be run on a server that is read-only.
+// New returns a Pool that also runs statements on a read-only server.
 func New(pool *pgxpool.Pool) *Pool { return &Pool{pool: pool} }
 
-// NewWriter returns a Pool that runs nothing on a server that is read-only: what
-// such a server says may be long out of date.
+// NewWriter returns a Pool that runs nothing on a read-only server: such a server's rows may
+// be long out of date.
 func NewWriter(pool *pgxpool.Pool) *Pool { return &Pool{pool: pool, writes: true} }
 
 // Unwrap returns the pgxpool.Pool.
@@ -71,8 +71,8 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 // Begin is BeginTx with the options' zero value.
 func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) { return p.BeginTx(ctx, pgx.TxOptions{}) }
 
-// BeginTx is pgxpool.Pool.BeginTx; an isolation level that is not given is READ
-// COMMITTED, whatever the role's default is.
+// BeginTx is pgxpool.Pool.BeginTx. The default isolation level is READ COMMITTED, whatever
+// the role's default is.
 func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
 	c, err := p.Acquire(ctx)
 	if err != nil {
@@ -82,20 +82,20 @@ func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, erro
 		options.IsoLevel = pgx.ReadCommitted
 	}
 	tx, err := c.conn.BeginTx(ctx, options)
-	if err == nil && c.session.adjusts {
-		_, err = tx.Exec(ctx, adjust)
+	if err == nil && c.session.needsSettings {
+		_, err = tx.Exec(ctx, setSettingsSQL)
 	}
 	if err != nil {
-		err = c.judge(err)
+		err = c.checkReadOnly(err)
 		c.Release()
 		return nil, err
 	}
 	return &transaction{Tx: tx, conn: c}, nil
 }
 
-// Acquire is pgxpool.Pool.Acquire. It looks at the settings of a connection that
-// is new, and again after a server turned out to be read-only. Connections whose
-// server became read-only are left, down to the last.
+// Acquire is pgxpool.Pool.Acquire. It reads the settings of a new connection, and those of
+// every connection again after a server refused a write as read-only. It closes connections
+// whose server has become read-only, and tries the pool's others.
 func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 	for others := p.pool.Stat().TotalConns(); ; others-- {
 		conn, err := p.pool.Acquire(ctx)
@@ -103,9 +103,9 @@ func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 			return nil, err
 		}
 		c := &Conn{conn: conn}
-		became, err := c.look(ctx)
-		if err == nil && (became || c.session.readOnly && p.writes) {
-			err = c.leave(nil)
+		becameReadOnly, err := c.loadSession(ctx)
+		if err == nil && (becameReadOnly || c.session.readOnly && p.writes) {
+			err = c.closeReadOnly(nil)
 		}
 		if err == nil {
 			return c, nil
@@ -117,8 +117,8 @@ func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 	}
 }
 
-// Check reports whether the server answers, and takes writes if the Pool is one for
-// writes, by a look at the moment.
+// Check asks the server now: it returns an error where the server does not answer, or is
+// read-only and the Pool is a writer.
 func (p *Pool) Check(ctx context.Context) error {
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
@@ -126,22 +126,22 @@ func (p *Pool) Check(ctx context.Context) error {
 	}
 	c := &Conn{conn: conn}
 	defer c.Release()
-	if err := c.ask(ctx); err != nil {
+	if err := c.readSession(ctx); err != nil {
 		return err
 	}
 	if c.session.readOnly && p.writes {
-		return c.leave(nil)
+		return c.closeReadOnly(nil)
 	}
 	return nil
 }
 
-// Conn is a connection that was taken from a Pool. It is not safe for concurrent use.
+// Conn is a connection acquired from a Pool. It is not safe for concurrent use.
 type Conn struct {
 	conn    *pgxpool.Conn
 	session session
 }
 
-// Release gives the connection back. Its transaction, if it has one, is over.
+// Release gives the connection back, and ends its transaction if there is one.
 func (c *Conn) Release() { c.conn.Release() }
 
 // Hijack takes the connection out of the pool: the caller closes it.
@@ -162,17 +162,18 @@ func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	return rows.CommandTag(), rows.Err()
 }
 
-// query runs a statement, in a transaction of its own where the session's settings
-// would change what it means. It calls after once the rows are closed, or failed.
+// query runs a statement. Where the session's settings would change its meaning, it runs in
+// a transaction of its own. query calls after when the rows are closed or the statement
+// failed.
 func (c *Conn) query(ctx context.Context, sql string, args []any, after func()) (pgx.Rows, error) {
 	var tx pgx.Tx
-	if c.session.adjusts {
+	if c.session.needsSettings {
 		var err error
 		if tx, err = c.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}); err == nil {
-			_, err = tx.Exec(ctx, adjust)
+			_, err = tx.Exec(ctx, setSettingsSQL)
 		}
 		if err != nil {
-			err = c.judge(err)
+			err = c.checkReadOnly(err)
 			after()
 			return nil, fmt.Errorf("beginning a transaction: %w", err)
 		}
@@ -188,7 +189,7 @@ func (c *Conn) query(ctx context.Context, sql string, args []any, after func()) 
 				cancel()
 			}
 		}
-		return c.judge(err)
+		return c.checkReadOnly(err)
 	}
 	inner, err := c.conn.Query(ctx, sql, c.session.arguments(args)...)
 	if err != nil {

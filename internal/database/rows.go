@@ -7,10 +7,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// rows are those of a statement, after which more is to be done.
+// rows calls end once, after the statement's last row.
 type rows struct {
 	pgx.Rows
-	end   func(error) error // given the statement's error, returns what came of it
+	end   func(error) error // takes the statement's error and returns that of Err
 	ended bool
 	err   error
 }
@@ -38,7 +38,7 @@ func (r *rows) Err() error {
 	return r.Rows.Err()
 }
 
-// row is the first of rows.
+// row scans the first row of a statement.
 type row struct {
 	rows pgx.Rows
 	err  error
@@ -72,9 +72,9 @@ type transaction struct {
 func (t *transaction) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	inner, err := t.Tx.Query(ctx, sql, t.conn.session.arguments(args)...)
 	if err != nil {
-		return nil, t.conn.judge(err)
+		return nil, t.conn.checkReadOnly(err)
 	}
-	return &rows{Rows: inner, end: t.conn.judge}, nil
+	return &rows{Rows: inner, end: t.conn.checkReadOnly}, nil
 }
 
 func (t *transaction) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
@@ -84,21 +84,22 @@ func (t *transaction) QueryRow(ctx context.Context, sql string, args ...any) pgx
 
 func (t *transaction) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	tag, err := t.Tx.Exec(ctx, sql, t.conn.session.arguments(args)...)
-	return tag, t.conn.judge(err)
+	return tag, t.conn.checkReadOnly(err)
 }
 
 func (t *transaction) Commit(ctx context.Context) error {
-	return t.over(t.Tx.Commit(ctx))
+	return t.release(t.Tx.Commit(ctx))
 }
 
 func (t *transaction) Rollback(ctx context.Context) error {
-	return t.over(t.Tx.Rollback(ctx))
+	return t.release(t.Tx.Rollback(ctx))
 }
 
-func (t *transaction) over(err error) error {
+// release gives the connection back, once. err is that of the end.
+func (t *transaction) release(err error) error {
 	if !t.ended {
 		t.ended = true
-		err = t.conn.judge(err)
+		err = t.conn.checkReadOnly(err)
 		t.conn.Release()
 	}
 	return err

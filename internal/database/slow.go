@@ -7,9 +7,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// TooSlow makes an error that is context.DeadlineExceeded, too, of a statement that the
-// server ended for taking too long: by statement_timeout (query_canceled, 57014), or
-// lock_timeout (lock_not_available, 55P03). Any other error stays as it is.
+// TooSlow returns an error that wraps err and context.DeadlineExceeded if the server ended
+// the statement because of statement_timeout (query_canceled, 57014) or lock_timeout
+// (lock_not_available, 55P03). It returns any other error unchanged.
 func TooSlow(err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && (pg.Code == "57014" || pg.Code == "55P03") {

@@ -147,7 +147,7 @@ func TestPartsThatComeUpLate(t *testing.T) {
 func TestAServerThatAnswersNothingIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, Worker, daemonConfig(t, "postgres://app:right@"+askForPassword(t, func() string { return "right" })+"/x?sslmode=disable", "127.0.0.1:1"))
-	require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "looking at the session's settings") }, time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "reading the session's settings") }, time.Minute, 10*time.Millisecond)
 	d.stop()
 	require.NoError(t, <-d.ended)
 }

@@ -24,7 +24,7 @@ func requireEqual(t testing.TB, want []outflow.Message, got []row) {
 	}
 }
 
-// compare says how got differs from want, or nothing.
+// compare describes how got differs from want. It returns "" where they are equal.
 func compare(want []outflow.Message, got []row) string {
 	fits := make([][]bool, len(want))
 	for i, w := range want {
@@ -39,9 +39,9 @@ func compare(want []outflow.Message, got []row) string {
 		if slices.Contains(pairs, i) {
 			continue
 		}
-		fmt.Fprintf(&b, "\nmissing:     %s", brief(w))
+		fmt.Fprintf(&b, "\nmissing:     %s", describe(w))
 		if j := closest(w, got, pairs); j >= 0 {
-			fmt.Fprintf(&b, "\n  closest is %s", brief(got[j].message()))
+			fmt.Fprintf(&b, "\n  closest is %s", describe(got[j].message()))
 			for _, difference := range differences(w, got[j]) {
 				fmt.Fprintf(&b, "\n    %s", difference)
 			}
@@ -49,7 +49,7 @@ func compare(want []outflow.Message, got []row) string {
 	}
 	for j, g := range got {
 		if pairs[j] < 0 {
-			fmt.Fprintf(&b, "\nnot wanted:  %s", brief(g.message()))
+			fmt.Fprintf(&b, "\nnot wanted:  %s", describe(g.message()))
 		}
 	}
 	if b.Len() == 0 {
@@ -58,9 +58,9 @@ func compare(want []outflow.Message, got []row) string {
 	return fmt.Sprintf("outboxtest: wants %d messages, of %d that were enqueued:%s", len(want), len(got), b.String())
 }
 
-// pair gives as many of the wanted as possible one of the got each: a vague one
-// must not take what only a precise one fits (augmenting paths). It returns the
-// index of the wanted by that of the got, or -1.
+// pair assigns to as many wanted messages as possible one of the got messages each, with
+// augmenting paths: a vague wanted message must not take the only match of a precise one. The
+// result has, for each got message, the index of its wanted message or -1.
 func pair(fits [][]bool, got int) []int {
 	pairs := slices.Repeat([]int{-1}, got)
 	var place func(i int, tried []bool) bool
@@ -83,19 +83,19 @@ func pair(fits [][]bool, got int) []int {
 	return pairs
 }
 
-// closest is the message that nobody wants and that differs least from w, or -1.
+// closest returns the index of the unpaired message with the fewest differences from w, or -1.
 func closest(w outflow.Message, got []row, pairs []int) int {
-	best, least := -1, 0
+	best, fewest := -1, 0
 	for j, g := range got {
 		n := len(differences(w, g))
-		if pairs[j] < 0 && (best < 0 || n < least) {
-			best, least = j, n
+		if pairs[j] < 0 && (best < 0 || n < fewest) {
+			best, fewest = j, n
 		}
 	}
 	return best
 }
 
-// differences names the fields of w that g has otherwise.
+// differences lists the fields of w that differ in g.
 func differences(w outflow.Message, g row) []string {
 	var found []string
 	differ := func(field string, want, got any) {
@@ -111,7 +111,8 @@ func differences(w outflow.Message, g row) []string {
 		differ("Callback", w.Callback, g.Callback)
 	}
 	for _, text := range []struct{ field, want, got string }{
-		{"Type", w.Type, g.Type}, {"ContentType", w.ContentType, g.ContentType}, {"OrderingKey", w.OrderingKey, g.OrderingKey},
+		{"Type", w.Type, g.Type}, {"ContentType", w.ContentType, g.ContentType},
+		{"OrderingKey", w.OrderingKey, g.OrderingKey},
 	} {
 		if text.want != "" && text.want != text.got {
 			differ(text.field, text.want, text.got)
@@ -127,27 +128,27 @@ func differences(w outflow.Message, g row) []string {
 			differ("Headers", fmt.Sprintf("%s=%q", name, w.Headers[name]), fmt.Sprintf("%q", value))
 		}
 	}
-	for _, moment := range []struct {
+	for _, at := range []struct {
 		field     string
 		want, got time.Time
 	}{{"DueAt", w.DueAt, g.DueAt}, {"ExpiresAt", w.ExpiresAt, g.ExpiresAt}} {
 		// Postgres keeps microseconds.
-		if !moment.want.IsZero() && !moment.want.Round(time.Microsecond).Equal(moment.got) {
-			differ(moment.field, moment.want, moment.got)
+		if !at.want.IsZero() && !at.want.Round(time.Microsecond).Equal(at.got) {
+			differ(at.field, at.want, at.got)
 		}
 	}
-	for _, span := range []struct {
+	for _, in := range []struct {
 		field string
 		want  time.Duration
 		got   time.Time
 	}{{"DueIn", w.DueIn, g.DueAt}, {"ExpiresIn", w.ExpiresIn, g.ExpiresAt}} {
-		if span.want == 0 || !span.got.IsZero() && span.got.Sub(g.EnqueuedAt) == span.want.Truncate(time.Microsecond) {
+		if in.want == 0 || !in.got.IsZero() && in.got.Sub(g.EnqueuedAt) == in.want.Truncate(time.Microsecond) {
 			continue
 		}
-		if span.got.IsZero() {
-			differ(span.field, span.want, "never")
+		if in.got.IsZero() {
+			differ(in.field, in.want, "never")
 		} else {
-			differ(span.field, span.want, span.got.Sub(g.EnqueuedAt))
+			differ(in.field, in.want, in.got.Sub(g.EnqueuedAt))
 		}
 	}
 	return found
@@ -165,14 +166,14 @@ func samePayload(want, got []byte) bool {
 	if bytes.Equal(want, got) {
 		return true
 	}
-	w, wantIsJSON := number(want)
-	g, gotIsJSON := number(got)
+	w, wantIsJSON := decodeJSON(want)
+	g, gotIsJSON := decodeJSON(got)
 	return wantIsJSON && gotIsJSON && reflect.DeepEqual(w, g)
 }
 
-// number decodes JSON and keeps its numbers as they are written: beyond 2^53
-// two of them could be one float.
-func number(payload []byte) (decoded any, ok bool) {
+// decodeJSON keeps numbers as they are written: two different numbers beyond 2^53 can be the
+// same float64.
+func decodeJSON(payload []byte) (decoded any, ok bool) {
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.UseNumber()
 	if !json.Valid(payload) || d.Decode(&decoded) != nil {
@@ -181,8 +182,8 @@ func number(payload []byte) (decoded any, ok bool) {
 	return decoded, true
 }
 
-// brief is a message on one line.
-func brief(m outflow.Message) string {
+// describe returns a message as one line.
+func describe(m outflow.Message) string {
 	destination, kind := m.Destination, m.Type
 	if destination == "" {
 		destination = "any destination"
@@ -196,7 +197,7 @@ func brief(m outflow.Message) string {
 	return fmt.Sprintf("%s to %s: %s", kind, destination, show(m.Payload))
 }
 
-// show makes a payload readable, and not endless.
+// show returns a payload as readable text of limited length.
 func show(payload []byte) string {
 	const limit = 500
 	text := string(payload[:min(len(payload), limit)])

@@ -18,26 +18,26 @@ import (
 )
 
 const (
-	// mostAttempts is when a broker that is down is taken for a mistake of the
-	// test. Outflow itself would go on; the SDK's test environment gives up after
-	// ten attempts of an activity, and the run would end as no real one does.
-	mostAttempts = 10
-	// idle is how long a delivery may stand still by the wall clock.
-	idle = time.Minute
-	// lease is long enough for the slowest test: the runs here end before it.
+	// maxAttempts bounds the failures of one message. Outflow itself would go on. The SDK's
+	// test environment gives up after ten attempts of an activity, and the run would end as
+	// no real run does.
+	maxAttempts = 10
+	// idleTimeout is how long a delivery may make no progress, by the wall clock.
+	idleTimeout = time.Minute
+	// lease is longer than the slowest test.
 	lease = 10 * time.Minute
 )
 
-// Publisher publishes in the place of a broker. A nil error acknowledges the
-// message; any other is retried, unless it is outflow.Permanent. A
-// publish.Router is one, and PublisherFunc makes one of a function.
+// Publisher takes the broker's place. A nil error acknowledges the message. A message with
+// any other error is retried, unless the error is outflow.Permanent. A publish.Router is a
+// Publisher, and so is a PublisherFunc.
 type Publisher interface {
 	Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error)
 }
 
 var _ Publisher = activities.Publisher(nil)
 
-// PublisherFunc is a Publisher that acknowledges what the function takes.
+// PublisherFunc is a Publisher that returns the function's error.
 type PublisherFunc func(m outflow.Message) error
 
 // Publish calls f.
@@ -47,33 +47,32 @@ func (f PublisherFunc) Publish(_ context.Context, m outflow.Message) (string, er
 
 // Delivery is one message and how it ended.
 type Delivery struct {
-	// Message is what the publisher was given: with the canonical destination
-	// and absolute times.
+	// Message is the publisher's argument, with the canonical destination and absolute times.
 	Message outflow.Message
-	// Outcome is what the row says: its State, Attempts, LastError.
+	// Outcome is the row's State, Attempts, LastError and so on.
 	Outcome outflow.Outcome
 }
 
-// Deliver takes every committed message that is due to its end, one after the
-// other in the order of their enqueuing, and returns them. It runs Outflow's own
-// workflow and activities over the real table, in the test environment of
-// Temporal's SDK: retries happen as they would, and take no time. What the
-// publisher enqueues meanwhile is delivered too. Where a message asks for a
-// callback, p is given that too, as a message of type outflow.CallbackType.
+// Deliver delivers every committed message that is due, one after the other in the order of
+// their enqueuing, and returns them. It runs Outflow's own workflow and activities over the
+// real table, in the test environment of Temporal's SDK: retries are made as in production,
+// and take no time. Messages that the publisher enqueues meanwhile are delivered too.
+// Messages that are due later are not.
 //
-// p stands for the broker; nil acknowledges everything. One that refuses a
-// message ten times, and not as outflow.Permanent, ends the test: Outflow
-// would never give up. What is due later is left alone.
+// p takes the broker's place; nil acknowledges every message. The callback of a message goes
+// to p too, as a message of type outflow.CallbackType. If p fails ten times for one message,
+// and not with outflow.Permanent, Deliver ends the test: Outflow would never give up.
 func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 	t.Helper()
 	if p == nil {
 		p = PublisherFunc(func(outflow.Message) error { return nil })
 	}
-	limited := &patient{publisher: p, attempts: map[uuid.UUID]int{}}
+	limited := &limitedPublisher{publisher: p, attempts: map[uuid.UUID]int{}}
 	var all []Delivery
 	for {
-		store := outboxdb.New(pool) // a new one looks at the whole table
-		claimed, err := store.Claim(t.Context(), outbox.ClaimRequest{Lease: lease, MaxMessages: 1000, MaxBytes: 64 << 20, Allowance: 1000})
+		store := outboxdb.New(pool) // a new Store reads the table from its start
+		claimed, err := store.Claim(t.Context(),
+			outbox.ClaimRequest{Lease: lease, MaxMessages: 1000, MaxBytes: 64 << 20, Allowance: 1000})
 		if err != nil {
 			t.Fatal(fmt.Errorf("outboxtest: %w", err))
 		}
@@ -88,7 +87,7 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 		for _, m := range claimed.Messages {
 			deliver(t, work, database, m.Ref())
 			if limited.last != nil {
-				t.Fatalf("outboxtest: %s was refused %d times: %v", brief(limited.refused), mostAttempts, limited.last)
+				t.Fatalf("outboxtest: %s failed %d times: %v", describe(limited.failed), maxAttempts, limited.last)
 			}
 			record, err := store.Load(t.Context(), m.Ref())
 			if err != nil {
@@ -111,30 +110,30 @@ func DeliverURL(t testing.TB, databaseURL string, p Publisher) []Delivery {
 	return Deliver(t, pool, p)
 }
 
-// patient passes messages on until one has been refused too often.
-type patient struct {
+// limitedPublisher publishes until a message has failed maxAttempts times.
+type limitedPublisher struct {
 	publisher Publisher
 	attempts  map[uuid.UUID]int
-	last      error // of the one that was
-	refused   outflow.Message
+	last      error // the last error of failed
+	failed    outflow.Message
 }
 
-func (p *patient) Publish(ctx context.Context, m outflow.Message) (string, error) {
+func (p *limitedPublisher) Publish(ctx context.Context, m outflow.Message) (string, error) {
 	id, err := p.publisher.Publish(ctx, m)
-	if p.attempts[m.ID]++; err != nil && !outflow.IsPermanent(err) && p.attempts[m.ID] >= mostAttempts {
-		p.last, p.refused = err, m
-		err = outflow.Permanent(err) // else the run would not end
+	if p.attempts[m.ID]++; err != nil && !outflow.IsPermanent(err) && p.attempts[m.ID] >= maxAttempts {
+		p.last, p.failed = err, m
+		err = outflow.Permanent(err) // ends the run
 	}
 	return id, err
 }
 
-// deliver runs the workflow of one message to its end.
+// deliver runs the workflow of one message until it ends.
 func deliver(t testing.TB, work *activities.Activities, database uuid.UUID, ref outbox.Ref) {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(quiet{})
+	suite.SetLogger(discardLogger{})
 	env := suite.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(idle)
+	env.SetTestTimeout(idleTimeout)
 	workflows.Register(env, work)
 	env.ExecuteWorkflow(workflows.WorkflowDeliver, workflows.DeliverInput{
 		Outbox: outflow.DefaultOutbox, Database: database, MessageID: ref.ID, Generation: ref.Generation,
@@ -144,10 +143,10 @@ func deliver(t testing.TB, work *activities.Activities, database uuid.UUID, ref 
 	}
 }
 
-// quiet drops the SDK's log: the outcomes say how the deliveries went.
-type quiet struct{}
+// discardLogger drops the SDK's log: the outcomes show how the deliveries ended.
+type discardLogger struct{}
 
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}
+func (discardLogger) Debug(string, ...any) {}
+func (discardLogger) Info(string, ...any)  {}
+func (discardLogger) Warn(string, ...any)  {}
+func (discardLogger) Error(string, ...any) {}

@@ -1,10 +1,10 @@
-// Package outboxtest is for the tests of programs that enqueue: RequireEnqueued
-// says whether a transaction enqueued what it should, and Deliver takes messages
-// to their end with a publisher of the test's own. Both look at the real table,
-// in a migrated database (outboxdb/migrate); neither needs a Temporal server.
+// Package outboxtest is for the tests of programs that enqueue. RequireEnqueued compares the
+// messages of a transaction with the expected ones. Deliver delivers messages to a publisher
+// of the test's own. Both use the real table in a migrated database (outboxdb/migrate);
+// neither needs a Temporal server.
 //
-// The invariant: nothing here writes to the table but what Outflow itself would
-// write, and the assertions write nothing at all.
+// The invariant: Deliver writes only what Outflow itself would write, and the assertions
+// write nothing.
 //
 //	tx, err := pool.Begin(ctx)
 //	err = signUp(ctx, tx, "ada@example.com")
@@ -28,7 +28,7 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// Querier is where an assertion looks: a *pgxpool.Pool, a *pgx.Conn or a pgx.Tx.
+// Querier is what an assertion reads from: a *pgxpool.Pool, a *pgx.Conn or a pgx.Tx.
 type Querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
@@ -38,17 +38,16 @@ type SQLQuerier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// RequireEnqueued ends the test unless the messages that wait for delivery are
-// want, each once, in any order, and no others. Without want, it requires that
-// there are none.
+// RequireEnqueued ends the test unless the pending messages are want: each once, in any
+// order, and no others. Without want, it requires that there are none.
 //
-// Where q is a transaction, only what that transaction enqueued counts, so that
-// tests can share a database; it need not be committed. Elsewhere every pending
-// message counts, so that a test needs a database of its own.
+// If q is a transaction, only messages that this transaction enqueued count. It need not be
+// committed, and tests can share a database. Otherwise every pending message counts, and each
+// test needs its own database.
 //
-// A zero field of a wanted message is not compared. Payloads that are JSON are
-// compared as JSON; of Headers, those that are named. DueIn and ExpiresIn are
-// compared with the time since the enqueue.
+// Zero fields of want are not compared. Payloads that are JSON are compared as JSON. Of
+// Headers, the names in want are compared. DueIn and ExpiresIn are compared with the time
+// since the enqueue.
 func RequireEnqueued(t testing.TB, q Querier, want ...outflow.Message) {
 	t.Helper()
 	requireEqual(t, want, read(t, q))
@@ -60,8 +59,8 @@ func RequireEnqueuedSQL(t testing.TB, q SQLQuerier, want ...outflow.Message) {
 	requireEqual(t, want, readSQL(t, q))
 }
 
-// Enqueued returns the messages that RequireEnqueued looks at, in the order of
-// their enqueuing. DueAt and ExpiresAt are absolute; DueIn and ExpiresIn are zero.
+// Enqueued returns the messages that RequireEnqueued compares, in the order of their
+// enqueuing. DueAt and ExpiresAt are absolute; DueIn and ExpiresIn are zero.
 func Enqueued(t testing.TB, q Querier) []outflow.Message {
 	t.Helper()
 	return messagesOf(read(t, q))
@@ -73,18 +72,18 @@ func EnqueuedSQL(t testing.TB, q SQLQuerier) []outflow.Message {
 	return messagesOf(readSQL(t, q))
 }
 
-// waiting returns all as one text, which every driver and protocol can read.
-// With $1, only what the transaction that asks has written, in savepoints too:
-// what another has not committed, it can't see.
-const waiting = `
+// pendingSQL returns all pending messages as one text, which every driver and protocol can
+// read. If $1 is true, it returns only those that its own transaction has written, in
+// savepoints too.
+const pendingSQL = `
 SELECT coalesce(json_agg(json_build_object(
            'id', m.id, 'destination', m.destination, 'type', m.type, 'payload', encode(m.payload, 'base64'),
-           'content_type', m.content_type, 'headers', m.headers, 'ordering_key', coalesce(m.ordering_key, ''), 'callback', coalesce(m.callback, ''),
-           'enqueued_at', m.enqueued_at, 'due_at', m.due_at, 'expires_at', m.expires_at) ORDER BY m.seq), '[]')::text
+           'content_type', m.content_type, 'headers', m.headers, 'ordering_key', coalesce(m.ordering_key, ''),
+           'callback', coalesce(m.callback, ''), 'enqueued_at', m.enqueued_at, 'due_at', m.due_at, 'expires_at', m.expires_at) ORDER BY m.seq), '[]')::text
   FROM outbox.messages AS m
  WHERE m.state = 'pending' AND (NOT $1::boolean OR pg_xact_status(m.xmin::text::xid8) = 'in progress')`
 
-// row is a message as waiting returns it.
+// row is a message as pendingSQL returns it.
 type row struct {
 	ID          uuid.UUID         `json:"id"`
 	Destination string            `json:"destination"`
@@ -117,13 +116,13 @@ func messagesOf(rows []row) []outflow.Message {
 func read(t testing.TB, q Querier) []row {
 	t.Helper()
 	_, own := q.(pgx.Tx)
-	return decode(t, q.QueryRow(t.Context(), waiting, own))
+	return decode(t, q.QueryRow(t.Context(), pendingSQL, own))
 }
 
 func readSQL(t testing.TB, q SQLQuerier) []row {
 	t.Helper()
 	_, own := q.(*sql.Tx)
-	return decode(t, q.QueryRowContext(t.Context(), waiting, own))
+	return decode(t, q.QueryRowContext(t.Context(), pendingSQL, own))
 }
 
 func decode(t testing.TB, answer interface{ Scan(...any) error }) []row {

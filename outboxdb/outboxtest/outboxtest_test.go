@@ -22,7 +22,7 @@ import (
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 )
 
-// failed is a test that notes how it was ended.
+// failed is a testing.TB that keeps the text with which it was ended.
 type failed struct {
 	testing.TB
 	text string
@@ -99,7 +99,7 @@ func TestRequireEnqueued(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		want []outflow.Message
-		text []string // none: it holds
+		text []string // empty: the assertion holds
 	}{
 		{"every field", []outflow.Message{full(), mail}, nil},
 		{"another order", []outflow.Message{mail, full()}, nil},
@@ -153,7 +153,7 @@ func TestRequireEnqueued(t *testing.T) {
 	})
 }
 
-// TestScope: a transaction sees its own messages alone, a pool all.
+// TestScope: a transaction has only its own messages, a pool has all.
 func TestScope(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -264,8 +264,8 @@ func TestDeliver(t *testing.T) {
 			return nil
 		}))
 		require.Len(t, got, 1)
-		told := "outflow.callback to https://shop.example/done " + id.String() + "_1_delivered"
-		require.Equal(t, []string{"a to sqs://orders ", told, told, told}, published)
+		callback := "outflow.callback to https://shop.example/done " + id.String() + "_1_delivered"
+		require.Equal(t, []string{"a to sqs://orders ", callback, callback, callback}, published)
 	})
 	t.Run("an outage is over", func(t *testing.T) {
 		t.Parallel()
@@ -289,7 +289,7 @@ func TestDeliver(t *testing.T) {
 		text := textOf(t, func(tb testing.TB) {
 			outboxtest.Deliver(tb, pool, outboxtest.PublisherFunc(func(outflow.Message) error { return errors.New("connection refused") }))
 		})
-		require.Equal(t, `outboxtest: a to sqs://orders: {"id":7} was refused 10 times: connection refused`, text)
+		require.Equal(t, `outboxtest: a to sqs://orders: {"id":7} failed 10 times: connection refused`, text)
 	})
 	t.Run("a permanent refusal", func(t *testing.T) {
 		t.Parallel()

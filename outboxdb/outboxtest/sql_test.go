@@ -19,7 +19,7 @@ import (
 )
 
 // TestAShopWithDatabaseSQL migrates, enqueues, asserts, delivers and waits with
-// database/sql alone, and a driver that is not pgx.
+// only database/sql, and a driver that is not pgx.
 func TestAShopWithDatabaseSQL(t *testing.T) {
 	t.Parallel()
 	c := teststack.NewEmpty(t).Config().ConnConfig

@@ -5,27 +5,27 @@ import (
 	"unicode/utf8"
 )
 
-// plainArguments are args with no character in a text that a database of another
-// encoding than UTF8 may not have: the words of a broker's error must not keep a
-// message from its end.
-func plainArguments(args []any) []any {
+// asciiArguments escapes, in args that are text, every character that is not ASCII. A
+// database whose encoding is not UTF8 may lack it. The text of a broker's error must not
+// keep a row from being written.
+func asciiArguments(args []any) []any {
 	plain := make([]any, 0, len(args))
 	for _, arg := range args {
 		switch a := arg.(type) {
 		case string:
-			arg = plainText(a)
+			arg = asciiText(a)
 		case []string:
 			texts := make([]string, 0, len(a))
 			for _, text := range a {
-				texts = append(texts, plainText(text))
+				texts = append(texts, asciiText(text))
 			}
 			arg = texts
 		case *string:
-			arg = plainPointer(a)
+			arg = asciiPointer(a)
 		case []*string:
 			texts := make([]*string, 0, len(a))
 			for _, text := range a {
-				texts = append(texts, plainPointer(text))
+				texts = append(texts, asciiPointer(text))
 			}
 			arg = texts
 		}
@@ -34,16 +34,16 @@ func plainArguments(args []any) []any {
 	return plain
 }
 
-func plainPointer(text *string) *string {
+func asciiPointer(text *string) *string {
 	if text == nil {
 		return nil
 	}
-	plain := plainText(*text)
+	plain := asciiText(*text)
 	return &plain
 }
 
-// plainText writes what is not ASCII as JSON does, beyond 16 bits as Go does.
-func plainText(text string) string {
+// asciiText escapes a character of at most 16 bits as JSON does, any other as Go does.
+func asciiText(text string) string {
 	plain := make([]byte, 0, len(text))
 	for _, r := range text {
 		switch {
