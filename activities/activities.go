@@ -34,8 +34,8 @@ type Store interface {
 	Renew(ctx context.Context, r outbox.Renewal) (outbox.Record, error)
 	LoadPayload(ctx context.Context, r outbox.Record) ([]byte, error)
 	Finish(ctx context.Context, e outbox.Ending) (outflow.Outcome, error)
-	// Yield leaves the row to another run.
-	Yield(ctx context.Context, ref outbox.Ref) error
+	// PutBack leaves a message to a later claim, without a run meanwhile.
+	PutBack(ctx context.Context, p outbox.PutBack) (outflow.Outcome, error)
 
 	Destinations
 	Callbacks
@@ -50,8 +50,6 @@ type Destinations interface {
 	Observe(destination string, id uuid.UUID, o outbox.Observation) (consecutiveFailures int)
 	// Known reports whether a message has ever reached the destination.
 	Known(ctx context.Context, destination string) (bool, error)
-	// PutBack leaves a message to a later claim, without a run meanwhile.
-	PutBack(ctx context.Context, ref outbox.Ref, lastError string) (outflow.Outcome, error)
 }
 
 // Publisher hands one message to its broker; publish.Router is one. A nil error
@@ -189,7 +187,7 @@ func (a *Activities) attempt(ctx context.Context, t try) (PublishResult, error) 
 		return PublishResult{}, beforehand(loadErr)
 	}
 	if err != nil && t.local && consecutiveFailures > mostWaiting {
-		outcome, putErr := a.store.PutBack(ctx, ref, err.Error())
+		outcome, putErr := a.store.PutBack(ctx, outbox.PutBack{Ref: ref, LastError: err.Error()})
 		if putErr == nil {
 			return PublishResult{Verdict: SetAside, Outcome: outcome}, nil
 		}
@@ -227,7 +225,7 @@ func (a *Activities) withoutSending(ctx context.Context, t try,
 	ref, outcome := t.ref, record.Outcome()
 	switch {
 	case record.Generation != ref.Generation:
-		return PublishResult{Verdict: Superseded, Outcome: outcome}, true, a.store.Yield(ctx, ref)
+		return PublishResult{Verdict: Superseded, Outcome: outcome}, true, a.makeWay(ctx, ref)
 	case record.State.Final():
 		return PublishResult{Verdict: Ended, Outcome: outcome}, true, nil
 	case record.CancelRequested:
@@ -240,7 +238,7 @@ func (a *Activities) withoutSending(ctx context.Context, t try,
 				" (find out what it does to the process, then retry or redirect it)",
 			outflow.DisplayDestination(record.Destination), outbox.MaxClaims, outbox.MaxClaims-outbox.QuarantineClaims))
 	case t.lost && record.Claims >= outbox.QuarantineClaims:
-		return PublishResult{Verdict: SetAside, Outcome: outcome}, true, a.store.Yield(ctx, ref)
+		return PublishResult{Verdict: SetAside, Outcome: outcome}, true, a.makeWay(ctx, ref)
 	case record.HeldBack:
 		return PublishResult{}, true, heldBack(record)
 	// A quarantined message is tried here, in isolation: a durable attempt is not isolated.
@@ -251,6 +249,12 @@ func (a *Activities) withoutSending(ctx context.Context, t try,
 		return PublishResult{}, true, outflow.ErrNotAttempted
 	}
 	return PublishResult{}, false, nil
+}
+
+// makeWay leaves a message to another start, without a publish.
+func (a *Activities) makeWay(ctx context.Context, ref outbox.Ref) error {
+	_, err := a.store.PutBack(ctx, outbox.PutBack{Ref: ref, NotSent: true})
+	return err
 }
 
 // send hands a message to its publisher, under a span of its own, and passes on how
@@ -399,7 +403,7 @@ func (a *Activities) mark(ctx context.Context, in MarkInput, state outflow.State
 	}
 	outcome, err := a.store.Finish(ctx, ending)
 	if err == nil && outcome.Generation > ref.Generation {
-		err = a.store.Yield(ctx, ref)
+		err = a.makeWay(ctx, ref)
 	}
 	if err == nil || errors.Is(err, outflow.ErrNotFound) {
 		a.flights.forget(ref)

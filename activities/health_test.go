@@ -191,7 +191,7 @@ func TestSuspects(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, SetAside, result.Verdict)
 	assert.Zero(t, f.sent)
-	assert.Len(t, f.yields, 1, "it can be claimed at once")
+	assert.Len(t, f.madeWay, 1, "it can be claimed at once")
 
 	f, _, err = attempt(t, false, outbox.MaxClaims+1)
 	assert.True(t, outflow.IsPermanent(err))

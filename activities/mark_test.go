@@ -45,7 +45,7 @@ func TestMarksWriteTheirOwnEnd(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, state, outcome.State)
 		assert.Equal(t, []outbox.Ending{{Ref: ref, State: state, BrokerMessageID: "b", LastError: "why", Attempts: 2}}, f.endings)
-		assert.Empty(t, f.yields)
+		assert.Empty(t, f.madeWay)
 	}
 }
 
@@ -110,9 +110,9 @@ func TestMarkOfASupersededRun(t *testing.T) {
 	outcome, err := mark(t, a.MarkDelivered, MarkInput{MessageID: ref.ID, Generation: 1})
 	require.NoError(t, err)
 	assert.Equal(t, 2, outcome.Generation)
-	assert.Equal(t, []outbox.Ref{ref}, f.yields)
+	assert.Equal(t, []outbox.Ref{ref}, f.madeWay)
 
-	f.yieldErr = errors.New("no database")
+	f.makeWayErr = errors.New("no database")
 	_, err = mark(t, a.MarkDelivered, MarkInput{MessageID: ref.ID, Generation: 1})
 	require.ErrorContains(t, err, "no database")
 }

@@ -31,7 +31,7 @@ type fake struct {
 	lookErr             error
 	outcome             outflow.Outcome
 	endErr              error
-	yieldErr            error
+	makeWayErr          error
 	knownErr            error
 	putErr              error
 	consecutiveFailures int
@@ -44,7 +44,7 @@ type fake struct {
 	renewals []outbox.Renewal
 	loadErr  error // of a payload
 	endings  []outbox.Ending
-	yields   []outbox.Ref
+	madeWay  []outbox.Ref
 	sent     int
 
 	callback    outbox.Callback
@@ -93,9 +93,15 @@ func (f *fake) Observe(destination string, id uuid.UUID, o outbox.Observation) i
 	return 0
 }
 
-func (f *fake) PutBack(_ context.Context, ref outbox.Ref, lastError string) (outflow.Outcome, error) {
-	f.told("put back: " + lastError)
-	return outflow.Outcome{ID: ref.ID, Generation: ref.Generation, State: outflow.Pending}, f.putErr
+func (f *fake) PutBack(_ context.Context, p outbox.PutBack) (outflow.Outcome, error) {
+	if p.NotSent {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.madeWay = append(f.madeWay, p.Ref)
+		return outflow.Outcome{}, f.makeWayErr
+	}
+	f.told("put back: " + p.LastError)
+	return outflow.Outcome{ID: p.ID, Generation: p.Generation, State: outflow.Pending}, f.putErr
 }
 
 func (f *fake) told(what string) {
@@ -140,13 +146,6 @@ func (f *fake) Finish(_ context.Context, e outbox.Ending) (outflow.Outcome, erro
 	}
 	return outflow.Outcome{ID: e.ID, Generation: e.Generation, State: e.State, BrokerMessageID: e.BrokerMessageID,
 		LastError: e.LastError, Destination: f.record.Destination, Type: f.record.Type}, f.endErr
-}
-
-func (f *fake) Yield(_ context.Context, ref outbox.Ref) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.yields = append(f.yields, ref)
-	return f.yieldErr
 }
 
 func (f *fake) Publish(ctx context.Context, m outflow.Message) (string, error) {
@@ -202,7 +201,7 @@ func TestAttemptChecks(t *testing.T) {
 					require.NoError(t, err)
 				}
 				assert.Equal(t, c.verdict == Published, f.sent == 1)
-				assert.Equal(t, c.verdict == Superseded, len(f.yields) == 1)
+				assert.Equal(t, c.verdict == Superseded, len(f.madeWay) == 1)
 				if c.verdict != Published && c.verdict != "" {
 					assert.Equal(t, f.record.Outcome(), result.Outcome)
 				}
@@ -219,9 +218,9 @@ func TestAttemptPassesErrorsOn(t *testing.T) {
 	require.ErrorIs(t, err, outflow.ErrNotFound)
 	assert.Zero(t, f.sent)
 
-	f.lookErr, f.yieldErr, f.record.Generation = nil, errors.New("no database"), 2
+	f.lookErr, f.makeWayErr, f.record.Generation = nil, errors.New("no database"), 2
 	_, err = a.attempt(t.Context(), try{ref: ref, look: look})
-	require.ErrorIs(t, err, f.yieldErr, "the newer start must not wait out its lease unseen")
+	require.ErrorIs(t, err, f.makeWayErr, "the newer start must not wait out its lease unseen")
 }
 
 func environment() (*testsuite.TestActivityEnvironment, *[]string) {

@@ -138,7 +138,7 @@ func TestRedirect(t *testing.T) {
 	outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "old"})
 	require.NoError(t, err)
 	assert.Equal(t, outflow.Pending, outcome.State)
-	require.NoError(t, store.Yield(t.Context(), ref(claimed)))
+	require.NoError(t, makeWay(t.Context(), store, ref(claimed)))
 	assert.LessOrEqual(t, stands(t, pool, claimed).LeasedFor, 1.0)
 
 	changes, err = o.Redirect(t.Context(), []uuid.UUID{fresh}, "sqs://other", ada)
@@ -168,7 +168,7 @@ func TestReschedule(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, changes[0].Done)
 	assert.InDelta(t, 3600, stands(t, pool, id).LeasedFor, 5)
-	require.NoError(t, store.Yield(t.Context(), ref(id)))
+	require.NoError(t, makeWay(t.Context(), store, ref(id)))
 	assert.InDelta(t, 3600, stands(t, pool, id).LeasedFor, 5, "the run that makes way does not make it due")
 	assert.Contains(t, audited(t, pool, id)[0], `reschedule 2 ada@host: the queue is back {"due_at": "`)
 

@@ -26,14 +26,14 @@ SELECT clock_timestamp() AS clock, current_user::text AS role,
            AND has_table_privilege('outbox.destinations', 'UPDATE')
            AND has_table_privilege('outbox.identity', 'SELECT') AND has_table_privilege('outbox.identity', 'INSERT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
-           AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS dispatches,
+           AND has_function_privilege('outbox.notify_waiters(uuid[])', 'EXECUTE') AS dispatches,
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'INSERT')
            AND has_table_privilege('outbox.messages', 'UPDATE') AND has_table_privilege('outbox.messages', 'DELETE')
            AND has_table_privilege('outbox.audit', 'SELECT') AND has_any_column_privilege('outbox.audit', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'SELECT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.display_destination(text)', 'EXECUTE')
-           AND has_function_privilege('outbox.tell_waiters(uuid[])', 'EXECUTE') AS operates,
+           AND has_function_privilege('outbox.notify_waiters(uuid[])', 'EXECUTE') AS operates,
        pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all`
 
 // health is the database as this role and this host see it.

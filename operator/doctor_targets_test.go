@@ -65,7 +65,7 @@ func TestFailingTargets(t *testing.T) {
 
 	putBack := enqueue(t, pool, message("sqs://odd"))[0]
 	claim(t, pool, request())
-	_, err = store.PutBack(t.Context(), ref(putBack), "too large today")
+	_, err = store.PutBack(t.Context(), outbox.PutBack{Ref: ref(putBack), LastError: "too large today"})
 	require.NoError(t, err)
 	enqueue(t, pool, slices.Concat(messages("sqs://down", 4), messages("https://shop.example/a", 2), messages("https://shop.example/b", 1),
 		messages("https://new.example/in", 2), messages("sqs://fine", 9), messages("https://fine.example/well", 9))...)

@@ -48,7 +48,7 @@ const waitRights = `GRANT EXECUTE ON FUNCTION ` +
 	`outbox.outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO %s`
 
 // Who ends messages notifies those who wait for the end.
-const notifyRights = `GRANT EXECUTE ON FUNCTION outbox.tell_waiters(uuid[]) TO %s`
+const notifyRights = `GRANT EXECUTE ON FUNCTION outbox.notify_waiters(uuid[]) TO %s`
 
 // DELETE is the purge's, which moves rows to the history or drops them.
 const dispatchRights = `GRANT SELECT, DELETE ON outbox.messages TO %s`

@@ -244,7 +244,7 @@ func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...a
 	}
 	var out []byte
 	for _, sql := range []string{
-		`SELECT outbox.tell_waiters('{}'), outbox.outcomes('{}')`,
+		`SELECT outbox.notify_waiters('{}'), outbox.outcomes('{}')`,
 		`PREPARE looked_at AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
 		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ` + execution, `ROLLBACK`, `DEALLOCATE looked_at`,
 	} {
@@ -257,4 +257,10 @@ func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...a
 	var explained []struct{ Plan plan }
 	require.NoError(t, json.Unmarshal(out, &explained))
 	return explained[0].Plan
+}
+
+// makeWay has a run leave its message without sending.
+func makeWay(ctx context.Context, s *outboxdb.Store, ref outbox.Ref) error {
+	_, err := s.PutBack(ctx, outbox.PutBack{Ref: ref, NotSent: true})
+	return err
 }

@@ -219,7 +219,7 @@ func TestStatusOfWaitingMessages(t *testing.T) {
 	o, store := newActs(pool), outboxdb.New(pool)
 	putBack := enqueue(t, pool, messages("sqs://a", 2)...)
 	claim(t, pool, request())
-	_, err := store.PutBack(t.Context(), ref(putBack[0]), "500")
+	_, err := store.PutBack(t.Context(), outbox.PutBack{Ref: ref(putBack[0]), LastError: "500"})
 	require.NoError(t, err)
 	held := enqueue(t, pool, message("https://shop.example/in"))[0]
 	refusing := request()

@@ -92,3 +92,26 @@ type Recovered struct {
 	Destination string
 	At          time.Time
 }
+
+// PutBack is what a run says that leaves its message to a later claim.
+type PutBack struct {
+	Ref
+	// NotSent says that the run sent nothing: its generation is superseded, or the message is
+	// quarantined. Otherwise an attempt failed because of its destination, with LastError.
+	NotSent   bool
+	LastError string
+}
+
+// GiveBackReason is why a scanner gives back a claim.
+type GiveBackReason int
+
+// The reasons to give back a claim.
+const (
+	// NotStarted: no run was started. The claim does not count, and the message is due at once.
+	NotStarted GiveBackReason = iota
+	// RunOpen: the message's run was open already. The claim does not count, and keeps its lease.
+	RunOpen
+	// RunElsewhere: the run went to another process. The claim and its lease stand; this process
+	// keeps nothing for the run.
+	RunElsewhere
+)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -13,6 +14,49 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
+
+// Scanners that act at once pass over what another one has in hand.
+func TestScannersWaitForNoOther(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	probe := enqueue(t, pool, message("sqs://down"))[0]
+	quarantined := enqueue(t, pool, message("sqs://a"))[0]
+	execute(t, pool, `UPDATE outbox.messages SET claims = 5 WHERE id = $1`, quarantined)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_id = $1,
+	    probe_until = now() + interval '1 minute'`, probe)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, recovered_at)
+		VALUES ('sqs://back', now(), now())`)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.messages FOR UPDATE`)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	alone, err := store.ClaimIsolated(ctx, time.Minute)
+	require.NoError(t, err)
+	require.Empty(t, alone)
+	store.WalkNext()
+	claimed, err := store.Claim(ctx, request())
+	require.NoError(t, err)
+	require.Empty(t, claimed.Messages)
+
+	probeNow(t, pool)
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.destinations FOR UPDATE`)
+	require.NoError(t, err)
+	probes, err := store.TakeProbes(ctx)
+	require.NoError(t, err)
+	require.Empty(t, probes)
+	recovered, err := store.TakeRecovered(ctx)
+	require.NoError(t, err)
+	require.Empty(t, recovered)
+	require.NoError(t, tx.Rollback(t.Context()))
+	recovered, err = store.TakeRecovered(ctx)
+	require.NoError(t, err)
+	require.Len(t, recovered, 1)
+}
 
 const (
 	callersAtOnce = 10
@@ -33,7 +77,8 @@ func atOnce(t *testing.T, pool *pgxpool.Pool, table string, call func(store *out
 	for range callersAtOnce {
 		callers.Go(func() { call(outboxdb.New(pool)) })
 	}
-	waitFor(t, pool, `SELECT count(*) = $1 FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND wait_event_type = 'Lock'`, callersAtOnce)
+	waitFor(t, pool, `SELECT count(*) = $1 FROM pg_stat_activity WHERE datname = current_database()
+	    AND backend_type = 'client backend' AND wait_event_type = 'Lock'`, callersAtOnce)
 	require.NoError(t, gate.Commit(t.Context()))
 	callers.Wait()
 }
@@ -97,13 +142,14 @@ func TestOneProbeAtOnce(t *testing.T) {
 	require.Len(t, probed, roundsAtOnce, "each time another one")
 }
 
-// The runs of a destination that is back are one starter's to tell.
+// The runs of a destination that is back are one starter's to signal.
 func TestOneTellsOfARecovery(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	opened(t, pool)
 	for range roundsAtOnce {
-		execute(t, pool, `UPDATE outbox.destinations SET failures = 0, failing_since = NULL, openings = 0, open_until = NULL, probe_until = NULL, recovered_at = now()`)
+		execute(t, pool, `UPDATE outbox.destinations SET failures = 0, failing_since = NULL, openings = 0,
+		    open_until = NULL, probe_until = NULL, recovered_at = now()`)
 		var recovered gathered[outbox.Recovered]
 		atOnce(t, pool, "outbox.destinations", func(store *outboxdb.Store) {
 			taken, err := store.TakeRecovered(t.Context())

@@ -1,11 +1,8 @@
 package outboxdb_test
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,145 +17,225 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-// One message that its destination answers with 503, whatever it does with others,
-// opens the breaker alone; another one closes it.
-func TestOneHopelessMessageKeepsNothingClosed(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	store := opened(t, pool)
-	hopeless := row(t, pool, `destination = 'sqs://down', retrying = true, available_at = now() + interval '5 minutes'`)
-	healthy := enqueue(t, pool, messages("sqs://down", 20)...)
-	tries := map[uuid.UUID]int{}
-	for range 4 {
-		probeNow(t, pool)
-		probes, err := store.TakeProbes(t.Context())
-		require.NoError(t, err)
-		require.Len(t, probes, 1)
-		tries[probes[0].ID]++
-		if probes[0].ID != hopeless {
-			require.Equal(t, []uuid.UUID{probes[0].ID}, idsOf(claim(t, store, request())))
-			acknowledge(store, "sqs://down")
-			waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
-			require.Len(t, claim(t, store, request()).Messages, len(healthy)-1)
-			return
-		}
-		fail(store, "sqs://down", errDown)
-		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until > now())`)
-	}
-	t.Fatalf("still closed to all others after %v", tries)
+var errDown = errors.New("sending to sqs://down: 503")
+
+// breaker is a row of outbox.destinations.
+type breaker struct {
+	Failures  int        `db:"failures"`
+	Failing   bool       `db:"failing"`
+	Openings  int        `db:"openings"`
+	OpenFor   *float64   `db:"open_for"` // seconds from now
+	ProbeID   *uuid.UUID `db:"probe_id"`
+	Recovered bool       `db:"recovered"`
+	Reached   bool       `db:"reached"`
+	LastError *string    `db:"last_error"`
 }
 
-// Whatever waits for a destination that is back may have expired meanwhile: that
-// costs a turn each, no lease.
-func TestExpiredMessagesDoNotKeepADestinationClosed(t *testing.T) {
+func breakerOf(t testing.TB, q queryer, destination string) breaker {
+	t.Helper()
+	rows, err := q.Query(t.Context(), `
+		SELECT failures, failing_since IS NOT NULL AS failing, openings, probe_id,
+		    recovered_at IS NOT NULL AS recovered,
+		       extract(epoch FROM open_until - clock_timestamp())::float8 AS open_for,
+		           delivered_at IS NOT NULL AS reached, last_error
+		  FROM outbox.destinations WHERE destination = $1`, destination)
+	require.NoError(t, err)
+	b, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[breaker])
+	require.NoError(t, err)
+	return b
+}
+
+const isOpen = `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = $1 AND open_until IS NOT NULL)`
+
+// opened returns a store on a table in which the breaker of sqs://down is open.
+func opened(t *testing.T, pool *pgxpool.Pool) *outboxdb.Store {
+	t.Helper()
+	store := outboxdb.New(pool)
+	for range 5 {
+		fail(store, "sqs://down", errDown)
+	}
+	waitFor(t, pool, isOpen, "sqs://down")
+	return store
+}
+
+// probeNow ends the time in which an open breaker lets nobody probe.
+func probeNow(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_until = NULL
+	    WHERE open_until IS NOT NULL`)
+}
+
+func TestBreakerOpensAndCloses(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	for range 4 {
+		fail(store, "sqs://down", errDown)
+	}
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 4)`)
+	b := breakerOf(t, pool, "sqs://down")
+	require.True(t, b.Failing)
+	require.Nil(t, b.OpenFor, "four failures in a row may be anything")
+	require.Equal(t, errDown.Error(), *b.LastError)
+
+	fail(store, "sqs://down", errDown)
+	waitFor(t, pool, isOpen, "sqs://down")
+	b = breakerOf(t, pool, "sqs://down")
+	require.Equal(t, 1, b.Openings)
+	require.InDelta(t, 1, *b.OpenFor, 0.9)
+
+	// Stragglers that were sent before it opened do not open it again.
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute'`)
+	fail(store, "sqs://down", errDown)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 6)`)
+	require.Equal(t, 1, breakerOf(t, pool, "sqs://down").Openings)
+
+	// Each failed probe doubles the time, up to a quarter of a minute.
+	for n, want := range []float64{2, 4, 8, 15, 15} {
+		probeNow(t, pool)
+		fail(store, "sqs://down", errDown)
+		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE openings = $1)`, n+2)
+		require.InDelta(t, want, *breakerOf(t, pool, "sqs://down").OpenFor, 1)
+	}
+
+	// A success anywhere closes it: here in a process that saw no failure itself.
+	elsewhere := outboxdb.New(pool)
+	acknowledge(elsewhere, "sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
+	require.Equal(t, breaker{Recovered: true, Reached: true}, breakerOf(t, pool, "sqs://down"))
+}
+
+func TestBreakerHonoursRetryAfter(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	for range 5 {
+		fail(store, "sqs://throttled", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 20 * time.Second,
+			Err: errDown})
+		fail(store, "sqs://greedy", &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 24 * time.Hour,
+			Err: errDown})
+	}
+	waitFor(t, pool, isOpen, "sqs://throttled")
+	waitFor(t, pool, isOpen, "sqs://greedy")
+	require.InDelta(t, 20, *breakerOf(t, pool, "sqs://throttled").OpenFor, 10)
+	require.InDelta(t, outflow.MaxRetryAfter.Seconds(), *breakerOf(t, pool, "sqs://greedy").OpenFor, 10)
+}
+
+// While all goes well, a destination costs one statement a day.
+func TestSuccessIsWrittenOnce(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	watched, statements := traced(t, pool)
+	store := outboxdb.New(watched)
+	for range 1000 {
+		acknowledge(store, "sqs://fine")
+	}
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
+	acknowledge(store, "sqs://fine")
+	require.Len(t, statements.take(), 1)
+	reached, err := store.Known(t.Context(), "sqs://fine")
+	require.NoError(t, err)
+	require.True(t, reached)
+	require.Empty(t, statements.take(), "this process knows")
+	for destination, want := range map[string]bool{"sqs://fine": true, "sqs://typo": false} {
+		reached, err := outboxdb.New(pool).Known(t.Context(), destination)
+		require.NoError(t, err)
+		require.Equal(t, want, reached, destination)
+	}
+
+	// A claim of a failing destination's row says that the next success is to be written.
+	execute(t, pool, `UPDATE outbox.destinations SET failures = 3, failing_since = now()`)
+	enqueue(t, pool, message("sqs://fine"))
+	require.Len(t, claim(t, store, request()).Messages, 1)
+	acknowledge(store, "sqs://fine")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 0)`)
+}
+
+// Ten starters share what each of them learns: an open breaker's messages stay
+// where they are, others go.
+func TestOpenBreakerHoldsBackOnlyItsOwn(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	opened(t, pool)
+	enqueue(t, pool, messages("sqs://down", 50)...)
+	enqueue(t, pool, messages("sqs://up", 50)...)
+	total := map[string]int{}
+	for range 10 {
+		req := request()
+		req.MaxMessages = 20
+		got := claim(t, outboxdb.New(pool), req)
+		require.True(t, got.BreakerActive)
+		for destination, n := range byDestination(got) {
+			total[destination] += n
+		}
+	}
+	require.Equal(t, map[string]int{"sqs://up": 50}, total)
+	require.Zero(t, value[int](t, pool, `SELECT sum(claims + attempts)::int FROM outbox.messages
+	    WHERE destination = 'sqs://down'`),
+		"nobody spent anything of messages that the queue never saw")
+
+	acknowledge(outboxdb.New(pool), "sqs://down")
+	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
+	require.Equal(t, map[string]int{"sqs://down": 50}, byDestination(claim(t, outboxdb.New(pool), request())),
+		"all of them at once")
+}
+
+// leased is a message as whoever sees its lease now.
+func leased(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) outbox.Leased {
+	t.Helper()
+	return outbox.Leased{Ref: ref(id), LeasedUntil: stands(t, pool, id).AvailableAt}
+}
+
+// A durable attempt of a message that does not probe is not made.
+func TestRenewOfAHeldBackMessage(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := opened(t, pool)
-	expired := enqueue(t, pool, messages("sqs://down", 50)...)
-	execute(t, pool, `UPDATE outbox.messages SET available_at = now() - interval '2 hours', due_at = now() - interval '2 hours',
-		enqueued_at = now() - interval '3 hours', expires_at = now() - interval '1 hour'`)
-	probeNow(t, pool)
-	for range 5 {
-		probes, err := store.TakeProbes(t.Context())
+	ids := enqueue(t, pool, messages("sqs://down", 2)...)
+	execute(t, pool, `UPDATE outbox.messages SET retrying = true, available_at = now() + interval '5 minutes'`)
+	renew := func(id uuid.UUID) outbox.Record {
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "the last"})
 		require.NoError(t, err)
-		require.Len(t, probes, 1, "the one before gave its turn back")
-		m := claim(t, store, request()).Messages
-		require.Len(t, m, 1)
-		_, err = store.Finish(t.Context(), outbox.Ending{Ref: m[0].Ref(), State: outflow.Expired, LastError: "expired"})
-		require.NoError(t, err)
-		inconclusive(store, "sqs://down", m[0].ID)
-		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE probe_until IS NULL)`)
+		return r
 	}
-	fresh := enqueue(t, pool, message("sqs://down"))[0]
-	require.NotContains(t, expired, fresh)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '10 seconds'`)
+	r := renew(ids[0])
+	require.True(t, r.HeldBack)
+	require.InDelta(t, 10, r.HeldBackFor.Seconds(), 2)
+	require.Zero(t, r.Attempts, "an attempt that is not made is not counted")
+	require.Greater(t, stands(t, pool, ids[0]).LeasedFor, 3000.0, "its lease goes on: a live run is not claimed again")
+
+	probeNow(t, pool)
 	probes, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, fresh, probes[0].ID)
-}
-
-// Payloads of others must not cost a probe its turn.
-func TestProbeComesFirst(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	store := opened(t, pool)
-	probe := enqueue(t, pool, message("sqs://down"))[0]
-	enqueue(t, pool, messages("sqs://a", 3)...)
-	probeNow(t, pool)
-	_, err := store.TakeProbes(t.Context())
-	require.NoError(t, err)
-	req := request()
-	req.MaxBytes = 1
-	require.Equal(t, []uuid.UUID{probe}, idsOf(claim(t, store, req)))
-}
-
-// slow makes statements run out of time, while it is on.
-type slow struct {
-	on    atomic.Bool
-	these func(pgx.TraceQueryStartData) bool
-}
-
-func slowWalk() *slow {
-	return &slow{these: func(data pgx.TraceQueryStartData) bool { return data.SQL == outboxdb.StatementDueDestinations }}
-}
-
-func (s *slow) store(t *testing.T, pool *pgxpool.Pool) *outboxdb.Store {
-	t.Helper()
-	return outboxdb.New(another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.Tracer = s }))
-}
-
-func (s *slow) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if !s.on.Load() || !s.these(data) {
-		return ctx
+	for _, id := range ids {
+		r := renew(id)
+		require.Equal(t, id != probes[0].ID, r.HeldBack)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	cancel()
-	return ctx
+	require.Equal(t, 1, stands(t, pool, probes[0].ID).Attempts)
+
+	execute(t, pool, `UPDATE outbox.destinations SET probe_until = now()`)
+	require.True(t, renew(probes[0].ID).HeldBack, "it took too long to probe")
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() - interval '11 seconds'`)
+	require.False(t, renew(probes[0].ID).HeldBack, "no scanner is there to choose")
 }
 
-func (*slow) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-// A snapshot that is held for hours makes the look for new destinations too slow.
-// What is known is claimed all the same, and the log can say so.
-func TestClaimsGoOnWhereTheWalkIsTooSlow(t *testing.T) {
+// The Store counts the failures of this process, from its last success.
+func TestConsecutiveFailures(t *testing.T) {
 	t.Parallel()
-	pool := teststack.New(t)
-	slow := slowWalk()
-	store := slow.store(t, pool)
-	enqueue(t, pool, message("sqs://a"))
-	require.Len(t, claim(t, store, request()).Messages, 1)
-	slow.on.Store(true)
-	store.WalkNext()
-	ids := enqueue(t, pool, message("sqs://a"))
-	got, err := store.Claim(t.Context(), request())
-	require.NoError(t, err)
-	require.Equal(t, ids, idsOf(got))
-	require.ErrorContains(t, got.Problem, "finding destinations with due messages")
-	require.Positive(t, got.NewDestinationsIn, "what is new waits for the next look")
-
-	// What was delayed needs no walk, be it below the mark or of a destination without one.
-	delayed := message("sqs://a")
-	delayed.DueIn = time.Hour
-	ids = enqueue(t, pool, delayed)
-	delayed.Destination = "sqs://b"
-	ids = append(ids, enqueue(t, pool, delayed)...)
-	execute(t, pool, `UPDATE outbox.messages SET available_at = now() - interval '1 minute' WHERE id = ANY ($1)`, ids)
-	store.WalkNext()
-	got, err = store.Claim(t.Context(), request())
-	require.NoError(t, err)
-	require.Equal(t, ids, idsOf(got))
-
-	fresh := slow.store(t, pool)
-	_, err = fresh.Claim(t.Context(), request())
-	require.ErrorContains(t, err, "finding destinations with due messages", "it knows none yet")
-
-	slow.on.Store(false)
-	ids = enqueue(t, pool, message("sqs://new"))
-	store.WalkNext()
-	require.Equal(t, ids, idsOf(claim(t, store, request())))
+	store := outboxdb.New(teststack.New(t))
+	for n := range 3 {
+		require.Equal(t, n+1, fail(store, "sqs://down", errDown))
+	}
+	require.Equal(t, 4, fail(store, "sqs://other", errDown), "those that none has reached count together")
+	acknowledge(store, "sqs://other")
+	require.Equal(t, 1, fail(store, "sqs://other", errDown))
+	acknowledge(store, "sqs://down")
+	require.Equal(t, 1, fail(store, "sqs://down", errDown))
 }
 
 // How a destination does can't be noted, say for want of a right: a claim says so.
-func TestNotesThatCantBeWrittenAreTold(t *testing.T) {
+func TestNotesThatCantBeWrittenAreReported(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
@@ -167,35 +244,57 @@ func TestNotesThatCantBeWrittenAreTold(t *testing.T) {
 	require.Eventually(t, func() bool {
 		got, err := store.Claim(t.Context(), request())
 		require.NoError(t, err)
-		return got.Problem != nil && strings.Contains(got.Problem.Error(), "noting how sqs://down does")
+		return got.Problem != nil && strings.Contains(got.Problem.Error(), "writing the breaker of sqs://down")
 	}, 20*time.Second, 10*time.Millisecond)
 	require.NoError(t, claim(t, store, request()).Problem, "once")
 }
 
-// Of more destinations than a look finds, those at the front of a page have no
-// lasting advantage.
-func TestEveryDestinationOfManyHasItsTurn(t *testing.T) {
+// A worker that took a probe's run over from a starter in another process, and saw
+// no failure itself, closes the breaker all the same.
+func TestSuccessOfALoadedMessageIsWritten(t *testing.T) {
+	t.Parallel()
+	for name, load := range map[string]func(*outboxdb.Store, outbox.Ref) error{
+		"load":       func(s *outboxdb.Store, r outbox.Ref) error { _, err := s.Load(t.Context(), r); return err },
+		"load again": func(s *outboxdb.Store, r outbox.Ref) error { _, err := s.LoadAgain(t.Context(), r); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			worker := outboxdb.New(pool)
+			acknowledge(worker, "sqs://down")
+			waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations)`)
+			opened(t, pool)
+			id := enqueue(t, pool, message("sqs://down"))[0]
+			require.NoError(t, load(worker, ref(id)))
+			acknowledge(worker, "sqs://down")
+			waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`)
+		})
+	}
+}
+
+// In an outage nothing shows that a destination was never there. When somebody
+// can, its messages are not left to one probe after the other.
+func TestMissingDestinationHasNoOpenBreaker(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	const pages, perPage, backlog = 2, 256, 300
-	var all []outflow.Message
-	for n := range pages * perPage {
-		all = append(all, message(fmt.Sprintf("sqs://queue-%04d", n)))
-	}
-	for _, head := range []int{0, perPage} {
-		all = append(all, messages(fmt.Sprintf("sqs://queue-%04d", head), backlog)...)
-	}
-	enqueue(t, pool, all...)
-	store := outboxdb.New(pool)
-	req := request()
-	req.MaxMessages = 4
-	served := map[string]bool{}
-	for range 100 { // a third of what there is
-		store.WalkNext()
-		got := claim(t, store, req)
-		for destination := range byDestination(got) {
-			served[destination] = true
-		}
-	}
-	require.Greater(t, len(served), 100, "and not the two heads alone")
+	store := opened(t, pool)
+	reject(store, "sqs://down")
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://down'
+	    AND open_until IS NULL)`)
+	b := breakerOf(t, pool, "sqs://down")
+	require.Zero(t, b.Failures)
+	require.Zero(t, b.Openings)
+	require.True(t, b.Recovered, "its retrying runs are signalled")
+	require.False(t, b.Reached, "no message has reached it")
+	reached, err := store.Known(t.Context(), "sqs://down")
+	require.NoError(t, err)
+	require.False(t, reached)
+
+	reject(store, "sqs://nowhere")
+	acknowledge(store, "sqs://fine") // by then it would be there, too
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://fine')`)
+	var known bool
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://nowhere')`).Scan(&known))
+	require.False(t, known, "without a failure there is nothing to write")
 }

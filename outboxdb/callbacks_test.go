@@ -45,11 +45,12 @@ func withCallback(destination string) outflow.Message {
 	return m
 }
 
-// owing is a message with an end whose producer is still to be told.
+// owing is a message with an end whose producer is still to be notified.
 func owing(t *testing.T, pool *pgxpool.Pool, state outflow.State) uuid.UUID {
 	t.Helper()
 	id := enqueue(t, pool, withCallback("sqs://orders"))[0]
-	outcome, err := outboxdb.New(pool).Finish(t.Context(), outbox.Ending{Ref: ref(id), State: state, BrokerMessageID: "b-1", LastError: "why", Attempts: 1})
+	outcome, err := outboxdb.New(pool).Finish(t.Context(),
+		outbox.Ending{Ref: ref(id), State: state, BrokerMessageID: "b-1", LastError: "why", Attempts: 1})
 	require.NoError(t, err)
 	require.True(t, outcome.CallbackDue)
 	return id
@@ -91,7 +92,7 @@ func TestCallback(t *testing.T) {
 		return noted
 	}
 
-	t.Run("an attempt is counted, leased, and told what to tell", func(t *testing.T) {
+	t.Run("an attempt is counted, leased, and given what to send", func(t *testing.T) {
 		id := owing(t, pool, outflow.Dead)
 		c, due := begin(ref(id))
 		require.True(t, due)
@@ -99,13 +100,15 @@ func TestCallback(t *testing.T) {
 		assert.Equal(t, "https://shop.example/done", c.To)
 		assert.Equal(t, id, c.ID)
 		assert.Equal(t, outflow.Dead, c.State)
-		assert.Equal(t, []any{1, 1, "why", "sqs://orders", "user-registered"}, []any{c.Generation, c.Attempts, c.LastError, c.Destination, c.Type})
+		assert.Equal(t, []any{1, 1, "why", "sqs://orders", "user-registered"},
+			[]any{c.Generation, c.Attempts, c.LastError, c.Destination, c.Type})
 		assert.WithinDuration(t, time.Now(), c.EnqueuedAt, time.Minute)
 		assert.WithinDuration(t, time.Now(), c.FinishedAt, time.Minute)
 		assert.Equal(t, id.String()+"_1_dead", c.CallbackID())
 	})
 	t.Run("the payload comes along where it was asked for, up to a size", func(t *testing.T) {
-		for size, comes := range map[int]bool{1: true, outflow.MaxCallbackPayload: true, outflow.MaxCallbackPayload + 1: false} {
+		for size, comes := range map[int]bool{1: true, outflow.MaxCallbackPayload: true,
+			outflow.MaxCallbackPayload + 1: false} {
 			for _, asked := range []bool{true, false} {
 				m := withCallback("sqs://orders")
 				m.Payload, m.ContentType, m.CallbackPayload = bytes.Repeat([]byte("x"), size), "text/plain", asked
@@ -124,7 +127,8 @@ func TestCallback(t *testing.T) {
 	t.Run("a failure is noted, and its lease", func(t *testing.T) {
 		id := owing(t, pool, outflow.Delivered)
 		begin(ref(id))
-		require.True(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: outbox.CallbackDue, LastError: "503\x00", Lease: 3 * time.Minute}))
+		require.True(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: outbox.CallbackDue,
+			LastError: "503\x00", Lease: 3 * time.Minute}))
 		assert.Equal(t, callbackRow{State: "due", Attempts: 1, Error: "503\uFFFD", DueIn: 3}, callbackOf(t, pool, id))
 		begin(ref(id))
 		assert.Equal(t, callbackRow{State: "due", Attempts: 2, Error: "503\uFFFD", DueIn: 5}, callbackOf(t, pool, id))
@@ -138,8 +142,10 @@ func TestCallback(t *testing.T) {
 			before := callbackOf(t, pool, id)
 			_, due := begin(ref(id))
 			assert.False(t, due)
-			for _, other := range []outbox.CallbackState{outbox.CallbackDue, outbox.CallbackSent, outbox.CallbackFailed} {
-				assert.False(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: other, LastError: "late"}))
+			for _, other := range []outbox.CallbackState{outbox.CallbackDue, outbox.CallbackSent,
+				outbox.CallbackFailed} {
+				assert.False(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: other,
+					LastError: "late"}))
 			}
 			assert.Equal(t, before, callbackOf(t, pool, id))
 		}
@@ -149,7 +155,7 @@ func TestCallback(t *testing.T) {
 		begin(ref(id))
 		_, err := operator.New(pool, nil, "").Retry(t.Context(), []uuid.UUID{id}, ada)
 		require.NoError(t, err)
-		assert.Equal(t, callbackRow{}, callbackOf(t, pool, id), "pending once more: nothing to tell")
+		assert.Equal(t, callbackRow{}, callbackOf(t, pool, id), "pending once more: nothing to send")
 		sent := outbox.CallbackNote{Ref: ref(id), End: outflow.Dead, State: outbox.CallbackSent}
 		assert.False(t, note(sent))
 		second := outbox.Ref{ID: id, Generation: 2}
@@ -163,10 +169,11 @@ func TestCallback(t *testing.T) {
 		assert.Equal(t, id.String()+"_2_dead", c.CallbackID())
 		assert.Equal(t, 1, callbackOf(t, pool, id).Attempts, "its own")
 	})
-	t.Run("an end that was corrected is told once more", func(t *testing.T) {
+	t.Run("an end that was corrected is sent once more", func(t *testing.T) {
 		id := owing(t, pool, outflow.Dead)
 		begin(ref(id))
-		_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b-2"})
+		_, err := store.Finish(t.Context(),
+			outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b-2"})
 		require.NoError(t, err)
 		assert.False(t, note(outbox.CallbackNote{Ref: ref(id), End: outflow.Dead, State: outbox.CallbackSent}))
 		c, due := begin(ref(id))
@@ -206,13 +213,15 @@ func TestTakeCallbacks(t *testing.T) {
 	}
 	sent := owing(t, pool, outflow.Delivered)
 	require.Empty(t, take(store, 10), "their runs have a minute to start them")
-	execute(t, pool, `UPDATE outbox.messages SET callback_due_at = now() - interval '1 s' * array_position($1, id) WHERE id = ANY ($1)`, ids)
+	execute(t, pool, `UPDATE outbox.messages SET callback_due_at = now() - interval '1 s' * array_position($1, id)
+	    WHERE id = ANY ($1)`, ids)
 	execute(t, pool, `UPDATE outbox.messages SET callback_due_at = now(), callback_state = 'sent' WHERE id = $1`, sent)
 	require.Equal(t, []outbox.DueCallback{dueCallback(ids[2])}, take(store, 1), "the one that waits longest")
 	inTx(t, pool, func(tx pgx.Tx) {
 		_, err := tx.Exec(t.Context(), `SELECT FROM outbox.messages WHERE id = $1 FOR UPDATE`, ids[0])
 		require.NoError(t, err)
-		require.Equal(t, []outbox.DueCallback{dueCallback(ids[1])}, take(other, 10), "nobody waits for a row that is held")
+		require.Equal(t, []outbox.DueCallback{dueCallback(ids[1])}, take(other, 10),
+			"nobody waits for a row that is held")
 	})
 	require.Equal(t, []outbox.DueCallback{dueCallback(ids[0])}, take(other, 10))
 	require.Empty(t, take(store, 10), "a lease keeps another scanner from them")
@@ -225,7 +234,8 @@ func TestRetryCallbacks(t *testing.T) {
 	store, o := outboxdb.New(pool), operator.New(pool, nil, "")
 	failed, due := owing(t, pool, outflow.Dead), owing(t, pool, outflow.Dead)
 	pending := enqueue(t, pool, withCallback("sqs://orders"))[0]
-	_, err := store.NoteCallback(t.Context(), outbox.CallbackNote{Ref: ref(failed), State: outbox.CallbackFailed, LastError: "404"})
+	_, err := store.NoteCallback(t.Context(),
+		outbox.CallbackNote{Ref: ref(failed), State: outbox.CallbackFailed, LastError: "404"})
 	require.NoError(t, err)
 	answers, err := o.RetryCallbacks(t.Context(), []uuid.UUID{failed, due, pending, uuid.New()}, ada)
 	require.NoError(t, err)
@@ -255,10 +265,12 @@ func TestCallbackPlans(t *testing.T) {
 	beginLoad(t, pool)
 	execute(t, pool, `ANALYZE outbox.messages`) // statistics from an empty table
 	load(t, pool, 1, 20_000, "delivered")
-	execute(t, pool, `UPDATE outbox.messages SET callback = 'sqs://replies', callback_state = CASE WHEN seq % 20 = 0 THEN 'due' ELSE 'sent' END,
+	execute(t, pool, `UPDATE outbox.messages SET callback = 'sqs://replies', callback_state = CASE WHEN seq % 20 = 0
+	    THEN 'due' ELSE 'sent' END,
 		callback_due_at = now() + (seq - 100) * interval '1 s'`)
 	execute(t, pool, `VACUUM outbox.messages`)
-	id := value[uuid.UUID](t, pool, `SELECT id FROM outbox.messages WHERE callback_state = 'due' ORDER BY callback_due_at LIMIT 1`)
+	id := value[uuid.UUID](t, pool, `SELECT id FROM outbox.messages WHERE callback_state = 'due'
+	    ORDER BY callback_due_at LIMIT 1`)
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 		for name, c := range map[string]struct {
 			statement string

@@ -13,53 +13,54 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// beginCancel locks the rows $1 in the order of their IDs, so that the answer is what the statement
+// beginCancelSQL locks the rows $1 in the order of their IDs, so that the answer is what the statement
 // decided on.
-const beginCancel = `
+const beginCancelSQL = `
 WITH locked AS MATERIALIZED (
     SELECT m.id, m.state, m.generation, m.available_at, m.finished_at, m.cancel_requested,
            m.finished_at IS NULL AND m.available_at <= now() AS available, ` + UntouchedSQL + ` AS untouched
       FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE
-), changed AS (`
+)`
 
-// endCancel notes the act, notifies waiters once, and answers for each row.
-const endCancel = AuditActSQL + `, told AS MATERIALIZED (
-    SELECT outbox.tell_waiters(ARRAY(SELECT c.id FROM changed AS c WHERE c.state <> 'pending'))
-)
+// cancelEndsSQL are the ends of locked rows l that an operator cancels.
+const cancelEndsSQL = `, ends AS (
+    SELECT l.id, l.generation, 'cancelled' AS state, 0 AS attempts, NULL::text AS broker_message_id,
+           'cancelled: an operator asked for it' AS last_error, interval '0' AS callback_in
+      FROM locked AS l`
+
+// endCancelSQL notes the act in the audit, notifies waiters once, and returns each row.
+const endCancelSQL = AuditActSQL + `
 SELECT l.id, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS state, l.generation,
        l.available, l.available_at
   FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id
- WHERE ` + telling
+ WHERE ` + notifiedSQL
 
-// requestCancelSQL ends untouched messages, which nobody holds, and requests the cancel of the
-// other pending ones: only their runs know whether the broker has them. A scanner may start the
-// callback of an ended one at once, because no run will. A look at the row after this statement
-// sees the request; a publish that may still happen looked before.
-const requestCancelSQL = beginCancel + `
+// requestCancelSQL ends untouched messages, which no run has, and requests the cancel of the other
+// pending ones: only their runs know whether the broker has them. A scanner may start the callback
+// of an ended one at once, because no run will. A read of the row after this statement sees the
+// request; a run that may still publish has read the row before.
+const requestCancelSQL = beginCancelSQL + cancelEndsSQL + ` WHERE l.untouched
+)` + endingSQL + `cancel_requested = true,` + endRowsSQL + `, requested AS (
     UPDATE outbox.messages AS m
-       SET cancel_requested = true, state = CASE WHEN l.untouched THEN 'cancelled' ELSE m.state END,
-           finished_at = CASE WHEN l.untouched THEN now() END, parked = m.parked AND NOT l.untouched,
-           last_error = CASE WHEN l.untouched THEN 'cancelled: an operator asked for it' ELSE m.last_error END,
-           callback_state = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN 'due' END,
-           callback_due_at = CASE WHEN l.untouched AND m.callback IS NOT NULL THEN now() END
+       SET cancel_requested = true
       FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL
-    RETURNING m.id, m.destination, m.state, m.generation, 'cancel' AS act,
-       pg_catalog.jsonb_build_object('ended', CASE WHEN l.untouched THEN 'at once' END) AS detail` + endCancel
+     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.untouched
+    RETURNING m.id, m.destination, m.state, m.generation, 'cancel' AS act, '{}'::jsonb AS detail
+), changed AS (
+    SELECT e.id, e.destination, e.state, e.generation, 'cancel' AS act,
+           pg_catalog.jsonb_build_object('ended', 'at once') AS detail
+      FROM ended AS e
+    UNION ALL SELECT * FROM requested` + endCancelSQL
 
 // endCancelledSQL ends a message whose cancel was requested and whose workflow has no open run, as
 // Temporal said while the row had generation $4. A lease means that a start may be on its way: the
-// row is left alone.
-const endCancelledSQL = beginCancel + `
-    UPDATE outbox.messages AS m
-       SET state = 'cancelled', finished_at = now(), retrying = false, parked = false,
-           last_error = 'cancelled: an operator asked for it',
-           callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END,
-           callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() END
-      FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int
-    RETURNING m.id, m.destination, m.state, m.generation, 'cancel' AS act,
-       pg_catalog.jsonb_build_object('ended', 'without a run') AS detail` + endCancel
+// row is left as it is.
+const endCancelledSQL = beginCancelSQL + cancelEndsSQL + `
+     WHERE l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int
+)` + endingSQL + endRowsSQL + `, changed AS (
+    SELECT e.id, e.destination, e.state, e.generation, 'cancel' AS act,
+           pg_catalog.jsonb_build_object('ended', 'without a run') AS detail
+      FROM ended AS e` + endCancelSQL
 
 // Cancel is what a cancel did to one message.
 type Cancel struct {

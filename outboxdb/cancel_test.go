@@ -46,7 +46,7 @@ func TestRequestCancel(t *testing.T) {
 	claimed := enqueue(t, pool, message("sqs://orders"))[0]
 	lease := claim(t, store, request()).Messages[0]
 	released := enqueue(t, pool, message("sqs://orders"))[0]
-	require.NoError(t, store.Release(t.Context(), claim(t, store, request()).Messages[0]))
+	require.NoError(t, store.GiveBack(t.Context(), claim(t, store, request()).Messages[0], outbox.NotStarted))
 	fresh := enqueue(t, pool, message("sqs://orders"))[0]
 	execute(t, pool, `UPDATE outbox.messages SET callback = 'https://shop.example/done' WHERE id = $1`, fresh)
 	delayed := enqueue(t, pool, outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}"), DueIn: time.Hour})[0]
@@ -76,7 +76,7 @@ func TestRequestCancel(t *testing.T) {
 		assert.Equal(t, "pending", stands(t, pool, claimed).State)
 	})
 	t.Run("so does another generation", func(t *testing.T) {
-		require.NoError(t, store.Release(t.Context(), lease))
+		require.NoError(t, store.GiveBack(t.Context(), lease, outbox.NotStarted))
 		ended, err := store.EndCancelled(t.Context(), outbox.Ref{ID: claimed, Generation: 2}, "ada@host", "the queue is back")
 		require.NoError(t, err)
 		assert.False(t, ended)

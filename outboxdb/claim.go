@@ -10,26 +10,165 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/outbox"
 )
 
-const (
-	// heldBackFor is how long messages are parked whose destination this process can't
-	// send to; heldBackRows bounds a statement that parks them, and heldBackEvery is the
-	// least time between two: a million such messages cost no more than these.
-	heldBackFor   = time.Minute
-	heldBackRows  = 1000
-	heldBackEvery = time.Second
-)
+// maxRetrying is how many messages of a failing target may be off the fast path, whatever the
+// number of its destinations. The others wait as rows, where waiting costs nothing.
+const maxRetrying = 200
 
-// Claim leases due messages to this process: of each target and destination at most
-// req.Allowance less those open already, oldest first. Concurrent scanners never
-// get the same row. A statement makes claimable whose time has come, one finds the
-// destinations and, where any has due messages, another claims; an idle call is the first
-// two, or none. Where one of these is too slow, which a held snapshot makes it, the
-// destinations of before go on.
+// claimSQL takes due rows for a lease. Each of its CTEs has one concern; a further order or bound
+// is one more between dueSQL and fittingSQL. Its arguments:
+//   - $1 destinations, $2 their targets, $3 the low-water marks from which they are claimed, $4 how
+//     many messages each may have at most (its quota), $5 the sum of the quotas of destinations of
+//     the same target that come before it
+//   - $6 how many rows, and $7 how many bytes of payload and headers altogether; $8 the lease
+//   - $9 maxRetrying; $10 the messages that this process chose as probes
+//
+// For the planner:
+//   - Plain scans of CTEs keep the order in which the destinations are given.
+//   - SKIP LOCKED lets several scanners share the table. MATERIALIZED keeps the locking subqueries
+//     from being run again.
+//   - The planner takes an array for ten rows, so the update finds its rows by primary key.
+const claimSQL = "WITH " + requestedSQL + ", " + retryingCapSQL + ", " + dueSQL + ", " + probingSQL + ", " +
+	fittingSQL + leaseSQL
+
+// requestedSQL are the destinations of a claim with the state of their breakers: open, failing (it
+// has counted failures, or retrying runs are still to be signalled), own_only (no breaker but the
+// destination's own is failing), slow, and the probes that may be claimed.
+const requestedSQL = `requested AS MATERIALIZED (
+    SELECT d.*, b.*
+      FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::int[])
+           AS d (destination, target, mark, quota, before)
+     CROSS JOIN LATERAL (
+           SELECT coalesce(bool_or(h.open_until IS NOT NULL), false) AS open,
+                  coalesce(bool_or(` + failingLatelySQL + `), false) AS failing,
+                  coalesce(bool_and(h.destination = m.destination)
+                      FILTER (WHERE ` + failingLatelySQL + `), false) AS own_only,
+                  coalesce(bool_or(h.slow_until > now() AND h.destination = d.target), false) AS slow,
+                  pg_catalog.array_agg(h.probe_id)
+                      FILTER (WHERE h.open_until IS NOT NULL AND h.probe_until > now()) AS probes
+             FROM (SELECT d.destination) AS m, outbox.destinations AS h
+            WHERE ` + BreakersOfSQL + `) AS b
+)`
+
+// failingLatelySQL ends ten minutes after the first failure if the breaker did not open: then the
+// messages are to blame, not their destination.
+const failingLatelySQL = `h.recovered_at IS NOT NULL OR h.failing_since >= now() - interval '10 minutes'`
+
+// retryingCapSQL caps the quotas of targets that fail or are slow at $9 rows off the fast path,
+// however many destinations they have. Else a target that takes a few at a time would collect more
+// with each success. Nothing is allowed behind an open breaker.
+//   - A row whose lease is over does not count: its run is lost.
+//   - Where only a destination's own breaker is failing, and no run of it is off the fast path, one
+//     message is allowed all the same: it does not wait for others' runs.
+//   - Of a target that is only slow, the runs count that may be waiting for its answer. A run that
+//     waits for something else must not take its place.
+const retryingCapSQL = `capped AS MATERIALIZED (
+    SELECT t.target, t.failing,
+           (SELECT count(*)
+              FROM (SELECT FROM outbox.messages AS m
+                     WHERE m.retrying AND m.destination >= CASE WHEN t.whole THEN t.target ELSE t.target || '/' END
+                       AND m.destination < t.target || CASE WHEN t.whole THEN E'\x01' ELSE '0' END
+                       AND m.available_at > now() AND (t.failing OR ` + mayAwaitAnswerSQL + `)
+                     ORDER BY m.destination, m.id LIMIT $9) AS few) AS runs
+      FROM (SELECT a.target, a.failing, bool_and(a.target = a.destination) AS whole
+              FROM requested AS a WHERE NOT a.open AND (a.failing OR a.slow) GROUP BY a.target, a.failing) AS t
+), allowed AS MATERIALIZED (
+    SELECT a.destination, a.mark,
+           CASE WHEN NOT a.failing AND NOT a.slow THEN a.quota
+                ELSE least(a.quota, greatest(
+                     CASE WHEN a.own_only AND NOT EXISTS (
+                               SELECT FROM outbox.messages AS r
+                                WHERE r.retrying AND r.destination = a.destination AND r.available_at > now())
+                          THEN 1 ELSE 0 END,
+                     $9::int - a.before - (SELECT c.runs FROM capped AS c
+                                            WHERE c.target = a.target AND c.failing = a.failing))) END AS quota
+      FROM requested AS a
+     WHERE NOT a.open
+)`
+
+// mayAwaitAnswerSQL says of a run off the fast path that it may be waiting for a slow target's
+// answer: it has not failed again and again, and none of its breakers is open.
+const mayAwaitAnswerSQL = `m.attempts <= 3 AND (
+                           SELECT count(*) FROM outbox.destinations AS h
+                            WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) = 0`
+
+// dueSQL are the due rows of each destination within its quota. Quarantined messages (claims >= 5)
+// are claimed in isolation.
+const dueSQL = `due AS MATERIALIZED (
+    SELECT next.*
+      FROM allowed AS d
+     CROSS JOIN LATERAL (
+           SELECT ` + claimableSQL + `
+             FROM outbox.messages AS m
+            WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination
+              AND m.available_at >= d.mark AND m.available_at <= now() AND m.claims < 5
+            ORDER BY m.available_at
+            LIMIT d.quota
+              FOR UPDATE SKIP LOCKED) AS next
+     WHERE d.quota > 0
+     LIMIT $6
+)`
+
+// claimableSQL is what a claim reads of a row before it takes it.
+const claimableSQL = `
+                  m.id, octet_length(m.payload) + octet_length(m.headers::text) - 2 AS bytes, m.available_at, m.started`
+
+// probingSQL are the probes: the one message of an open breaker that may be claimed.
+const probingSQL = `probing AS MATERIALIZED (
+    SELECT ` + claimableSQL + `
+      FROM outbox.messages AS m
+     WHERE m.id = ANY ($10::uuid[] OPERATOR(pg_catalog.||)
+                       ARRAY(SELECT pg_catalog.unnest(a.probes) FROM requested AS a))
+       AND m.finished_at IS NULL AND m.available_at <= now() AND m.claims < 5
+       AND EXISTS (SELECT FROM outbox.destinations AS h
+                    WHERE h.probe_id = m.id AND h.probe_until > now() AND ` + BreakersOfSQL + `)
+       FOR UPDATE SKIP LOCKED
+)`
+
+// fittingSQL are the rows within $7 bytes, probes first. The row that crosses the bound is taken,
+// so that a large message is not stuck; those behind it are left as they are.
+const fittingSQL = `fitting AS MATERIALIZED (
+    SELECT id, available_at, started
+      FROM (SELECT id, available_at, started, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before
+              FROM (SELECT * FROM probing UNION ALL SELECT * FROM due) AS found) AS counted
+     WHERE before < $7
+)`
+
+// leaseSQL leases the fitting rows.
+const leaseSQL = `
+UPDATE outbox.messages AS m
+   SET available_at = now() + $8::interval, parked = true, started = true, claims = m.claims + 1
+  FROM unnest(ARRAY(SELECT id FROM fitting), ARRAY(SELECT available_at FROM fitting),
+      ARRAY(SELECT started FROM fitting))
+       AS f (id, was_available_at, was_started)
+ WHERE m.id = f.id AND m.finished_at IS NULL
+RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, m.retrying, ` + failingSQL + `,
+    ` + slowTargetSQL + `, ` + recordColumnsSQL
+
+// claimIsolatedSQL takes the due quarantined message with the lowest ID, for a lease of $1.
+const claimIsolatedSQL = `
+WITH due AS MATERIALIZED (
+    SELECT m.id, m.available_at, m.started
+      FROM outbox.messages AS m
+     WHERE m.state = 'pending' AND m.claims >= 5 AND m.available_at <= now()
+     ORDER BY m.id
+     LIMIT 1
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE outbox.messages AS m
+   SET available_at = now() + $1::interval, parked = true, started = true, claims = m.claims + 1
+  FROM due AS f
+ WHERE m.id = f.id AND m.finished_at IS NULL
+RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigint AS seen, m.retrying, ` + failingSQL + `,
+    ` + recordColumnsSQL
+
+// Claim leases due messages to this process: of each target and destination at most req.Allowance
+// less those open already, oldest first. Concurrent scanners never get the same row. It sends up to
+// three statements: one unparks rows whose time has come, one finds destinations, and one claims
+// where any has due messages. An idle call sends the first two, or none. Where one of these is too
+// slow, because of a held snapshot, Claim goes on with the destinations that it knows.
 func (s *Store) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Claimed, error) {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
@@ -38,72 +177,40 @@ func (s *Store) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	if walkErr != nil && len(s.walk.marks) == 0 {
 		return outbox.Claimed{}, errors.Join(unparkErr, walkErr)
 	}
-	noteErr := s.destinations.takeProblem()
-	probes := s.destinations.takeChosen()
-	asked := s.walk.ask(req, s.destinations, time.Now())
-	problem := errors.Join(unparkErr, walkErr, noteErr, s.holdBack(ctx, asked.refused))
-	if len(asked.destinations) == 0 && len(probes) == 0 {
-		return s.walk.claimed(nil, problem, asked.refused), nil
+	noteErr := s.breakers.takeProblem()
+	probes := s.breakers.takeWaitingProbes()
+	args := s.walk.claimArgs(req, s.breakers, time.Now())
+	problem := errors.Join(unparkErr, walkErr, noteErr, s.holdBack(ctx, args.refused))
+	if len(args.destinations) == 0 && len(probes) == 0 {
+		return s.walk.claimed(nil, problem, args.refused), nil
 	}
-	messages, rows, err := s.take(ctx, req.Lease, claim, asked.destinations, asked.targets, asked.marks, asked.quotas, asked.before,
-		req.MaxMessages, req.MaxBytes, req.Lease, mostRetrying, probes)
+	messages, rows, err := s.lease(ctx, req.Lease, claimSQL, args.destinations, args.targets, args.marks, args.quotas,
+		args.before, req.MaxMessages, req.MaxBytes, req.Lease, maxRetrying, probes)
 	if err != nil {
-		s.destinations.keepChosen(probes)
+		s.breakers.keepProbes(probes)
 		return outbox.Claimed{Problem: noteErr}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
 	}
 	if slices.ContainsFunc(messages, func(m outbox.ClaimedMessage) bool { return m.Newcomer }) {
-		s.destinations.claimedNewcomers(time.Now())
+		s.breakers.claimedNewDestinations(time.Now())
 	}
-	s.walk.learn(asked, rows, req.MaxMessages)
-	return s.walk.claimed(messages, problem, asked.refused), nil
+	s.walk.moveMarks(args, rows, req.MaxMessages)
+	return s.walk.claimed(messages, problem, args.refused), nil
 }
 
-// holdBack parks due messages whose destinations the caller refuses, and ends those whose
-// time is over or that somebody cancelled.
-func (s *Store) holdBack(ctx context.Context, refused map[string]error) error {
-	if len(refused) == 0 || time.Since(s.walk.heldBack) < heldBackEvery {
-		return nil
-	}
-	s.walk.heldBack = time.Now()
-	var destinations, reasons []string
-	for destination, err := range refused {
-		destinations = append(destinations, destination)
-		reasons = append(reasons, text.Clean(err.Error()))
-	}
-	rows, err := s.pool.Query(ctx, holdBack, destinations, reasons, heldBackFor, heldBackRows)
-	if err != nil {
-		return fmt.Errorf("holding back messages of %d destinations: %w", len(destinations), err)
-	}
-	over, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e outbox.Ending, err error) {
-		return e, row.Scan(&e.ID, &e.Generation, &e.State, &e.LastError)
-	})
-	if err != nil {
-		return fmt.Errorf("holding back messages of %d destinations: %w", len(destinations), err)
-	}
-	if len(over) == 0 {
-		return nil
-	}
-	var errs []error
-	for i, result := range s.finishAll(ctx, over) {
-		if result.Err != nil && !errors.Is(result.Err, outflow.ErrNotFound) && !errors.Is(result.Err, errLocked) {
-			errs = append(errs, fmt.Errorf("marking message %s %s: %w", over[i].ID, over[i].State, result.Err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// ClaimIsolated leases one suspect to this process (see outbox.QuarantineClaims), or
+// ClaimIsolated leases one quarantined message to this process (see outbox.QuarantineClaims), or
 // none. The caller has nothing else in flight.
 func (s *Store) ClaimIsolated(ctx context.Context, lease time.Duration) ([]outbox.ClaimedMessage, error) {
-	messages, _, err := s.take(ctx, lease, claimAlone, lease)
+	messages, _, err := s.lease(ctx, lease, claimIsolatedSQL, lease)
 	if err != nil {
-		return nil, fmt.Errorf("claiming a suspect message: %w", err)
+		return nil, fmt.Errorf("claiming a quarantined message: %w", err)
 	}
 	return messages, nil
 }
 
-// take runs a claiming statement, and keeps what it claimed for the runs to come.
-func (s *Store) take(ctx context.Context, lease time.Duration, statement string, args ...any) ([]outbox.ClaimedMessage, []claimedRow, error) {
+// lease runs a claiming statement, and keeps what it claimed for the runs to come.
+func (s *Store) lease(
+	ctx context.Context, lease time.Duration, statement string, args ...any,
+) ([]outbox.ClaimedMessage, []claimedRow, error) {
 	began := time.Now()
 	rows, err := s.pool.Query(ctx, statement, args...)
 	if err != nil {
@@ -118,29 +225,32 @@ func (s *Store) take(ctx context.Context, lease time.Duration, statement string,
 	messages := make([]outbox.ClaimedMessage, 0, len(claimed))
 	holds := make([]*held, 0, len(claimed))
 	for _, r := range claimed {
-		h := &held{record: r.record(), claimed: began, lease: lease, expiresIn: r.ExpiresIn, again: r.claimedBefore(),
-			taken: make(chan struct{}), settled: make(chan struct{})}
+		h := &held{
+			record: r.record(), claimedAt: began, lease: lease, expiresIn: r.ExpiresIn,
+			claimedBefore: r.claimedBefore(), taken: make(chan struct{}), settled: make(chan struct{}),
+		}
 		holds = append(holds, h)
-		s.destinations.see(r.Destination, r.Failing, r.Proven)
-		shares, newcomer := s.destinations.shares(r.Destination)
-		messages = append(messages, outbox.ClaimedMessage{Record: h.record, LeasedUntil: r.AvailableAt,
-			LeaseExpired: r.Claims > 1 || r.Retrying,
-			Shares:       shares, Newcomer: newcomer, Taken: h.taken, Settled: h.settled})
+		s.breakers.sawRow(r.Destination, r.Failing, r.Reached)
+		shares, newDestination := s.breakers.shares(r.Destination)
+		messages = append(messages, outbox.ClaimedMessage{
+			Record: h.record, LeasedUntil: r.AvailableAt, LeaseExpired: r.Claims > 1 || r.Retrying,
+			Shares: shares, Newcomer: newDestination, Taken: h.taken, Settled: h.settled,
+		})
 	}
 	s.handoff.put(began, holds)
 	return messages, claimed, nil
 }
 
-// claimedRow is a row as claim returns it.
+// claimedRow is a row as a claiming statement returns it.
 type claimedRow struct {
 	row
 	WasAvailableAt time.Time `db:"was_available_at"`
 	WasStarted     bool      `db:"was_started"`
 	Retrying       bool      `db:"retrying"`
-	// Seen is how many rows the claim looked at, before the bound in bytes.
+	// Seen is how many rows the claim found, before the bound in bytes.
 	Seen int `db:"seen"`
 }
 
-// claimedBefore reports whether this may not be the first claim of the row: a run of an
-// earlier claim, or of an earlier generation, may be open.
+// claimedBefore reports whether this may not be the first claim of the row: a run of an earlier
+// claim, or of an earlier generation, may be open.
 func (r claimedRow) claimedBefore() bool { return r.Generation > 1 || r.WasStarted }

@@ -2,9 +2,7 @@ package outboxdb_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -91,7 +89,8 @@ func TestClaim(t *testing.T) {
 	t.Run("the oldest of a destination first", func(t *testing.T) {
 		store := fresh(t)
 		ids := enqueue(t, pool, messages("sqs://a", 5)...)
-		execute(t, pool, `UPDATE outbox.messages SET available_at = now() - interval '1 minute' WHERE id = ANY ($1)`, ids[3:])
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now() - interval '1 minute' WHERE id = ANY ($1)`,
+			ids[3:])
 		req := request()
 		req.MaxMessages = 2
 		require.Equal(t, ids[3:], idsOf(claim(t, store, req)))
@@ -325,16 +324,16 @@ func TestClaimTurns(t *testing.T) {
 			}
 			require.Equal(t, map[string]int{"sqs://a": 10, "sqs://b": 10, "sqs://c": 10}, served)
 
-			// A newcomer waits for those before it once, not for their ends.
-			enqueue(t, pool, messages("sqs://newcomer", 3)...)
+			// A new destination waits for those before it once, not for their ends.
+			enqueue(t, pool, messages("sqs://new", 3)...)
 			claimed := claim(t, store, small)
 			for range len(large) {
-				if byDestination(claimed)["sqs://newcomer"] > 0 {
+				if byDestination(claimed)["sqs://new"] > 0 {
 					break
 				}
 				claimed = next()
 			}
-			require.Equal(t, 3, byDestination(claimed)["sqs://newcomer"])
+			require.Equal(t, 3, byDestination(claimed)["sqs://new"])
 		})
 	}
 }
@@ -384,184 +383,4 @@ func TestClaimManyDestinations(t *testing.T) {
 			require.False(t, claim(t, store, req).Backlog)
 		})
 	}
-}
-
-func TestWalkPacing(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	store := outboxdb.New(pool)
-	enqueue(t, pool, message("sqs://a"))
-	claim(t, store, request())
-	require.WithinRange(t, store.NextWalk(), time.Now().Add(-time.Second), time.Now().Add(outboxdb.WalkAtLeast))
-
-	// A walk that takes long makes the next one wait, but never too long.
-	tx, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), `LOCK outbox.messages IN ACCESS EXCLUSIVE MODE`)
-	require.NoError(t, err)
-	store.WalkNext()
-	store.HoldUnparking()
-	began := time.Now()
-	done := make(chan error, 1)
-	go func() {
-		_, err := store.Claim(t.Context(), request())
-		done <- err
-	}()
-	waitFor(t, pool, waitsForLock)
-	require.Eventually(t, func() bool { return time.Since(began) > 400*time.Millisecond }, time.Second, time.Millisecond)
-	require.NoError(t, tx.Rollback(t.Context()))
-	require.NoError(t, <-done)
-	next := time.Until(store.NextWalk())
-	require.Greater(t, next, outboxdb.WalkAtLeast-2*time.Second)
-	require.LessOrEqual(t, next, outboxdb.WalkAtLeast)
-
-	// A claim before that says how soon a new destination will be seen.
-	enqueue(t, pool, message("sqs://new"))
-	claimed, err := store.Claim(t.Context(), request())
-	require.NoError(t, err)
-	require.Empty(t, claimed.Messages)
-	require.InDelta(t, next, claimed.NewDestinationsIn, float64(time.Second))
-	store.WalkNext()
-	claimed = claim(t, store, request())
-	require.Len(t, claimed.Messages, 1)
-	require.Zero(t, claimed.NewDestinationsIn)
-}
-
-func TestGiveBack(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	store := outboxdb.New(pool)
-	one := func(t *testing.T) outbox.ClaimedMessage {
-		t.Helper()
-		execute(t, pool, `TRUNCATE outbox.messages`)
-		enqueue(t, pool, message("sqs://a"))
-		return claim(t, store, request()).Messages[0]
-	}
-	t.Run("released: due again, not counted", func(t *testing.T) {
-		m := one(t)
-		require.NoError(t, store.Release(t.Context(), m))
-		s := stands(t, pool, m.ID)
-		require.Zero(t, s.Claims)
-		require.LessOrEqual(t, s.LeasedFor, 0.0)
-		require.Equal(t, []uuid.UUID{m.ID}, idsOf(claim(t, store, request())))
-	})
-	t.Run("uncounted: still leased", func(t *testing.T) {
-		m := one(t)
-		require.NoError(t, store.Uncount(t.Context(), m))
-		s := stands(t, pool, m.ID)
-		require.Zero(t, s.Claims)
-		require.True(t, s.AvailableAt.Equal(m.LeasedUntil))
-	})
-	t.Run("released after its lease was moved", func(t *testing.T) {
-		m := one(t)
-		_, err := store.Renew(t.Context(), outbox.Renewal{Ref: m.Ref(), Lease: time.Hour})
-		require.NoError(t, err)
-		require.NoError(t, store.Release(t.Context(), m))
-		s := stands(t, pool, m.ID)
-		require.Zero(t, s.Claims)
-		require.InDelta(t, time.Hour.Seconds(), s.LeasedFor, 30)
-	})
-	t.Run("never below zero", func(t *testing.T) {
-		m := one(t)
-		require.NoError(t, store.Uncount(t.Context(), m))
-		require.NoError(t, store.Uncount(t.Context(), m))
-		require.Zero(t, stands(t, pool, m.ID).Claims)
-	})
-	t.Run("of another generation", func(t *testing.T) {
-		m := one(t)
-		execute(t, pool, `UPDATE outbox.messages SET generation = 2`)
-		require.NoError(t, store.Release(t.Context(), m))
-		s := stands(t, pool, m.ID)
-		require.Equal(t, 1, s.Claims)
-		require.True(t, s.AvailableAt.Equal(m.LeasedUntil))
-	})
-	t.Run("ended meanwhile", func(t *testing.T) {
-		m := one(t)
-		_, err := store.Finish(t.Context(), outbox.Ending{Ref: m.Ref(), State: outflow.Delivered})
-		require.NoError(t, err)
-		require.NoError(t, store.Release(t.Context(), m))
-		require.Equal(t, 1, stands(t, pool, m.ID).Claims)
-	})
-	t.Run("gone", func(t *testing.T) {
-		m := one(t)
-		execute(t, pool, `DELETE FROM outbox.messages`)
-		require.NoError(t, store.Release(t.Context(), m))
-	})
-	t.Run("many at once, in few statements", func(t *testing.T) {
-		execute(t, pool, `TRUNCATE outbox.messages`)
-		ids := enqueue(t, pool, messages("sqs://a", 100)...)
-		watched, statements := traced(t, pool)
-		store := outboxdb.New(watched)
-		claimed := claim(t, store, request())
-		statements.take()
-		var all sync.WaitGroup
-		for _, m := range claimed.Messages {
-			all.Go(func() {
-				if err := store.Release(t.Context(), m); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		all.Wait()
-		require.Less(t, len(statements.take()), 25)
-		again := idsOf(claim(t, store, request()))
-		slices.SortFunc(again, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
-		require.Equal(t, ids, again)
-	})
-}
-
-func TestPending(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	store := outboxdb.New(pool)
-	counts, err := store.Pending(t.Context())
-	require.NoError(t, err)
-	require.Empty(t, counts)
-
-	leased := enqueue(t, pool, messages("sqs://a", 3)...)
-	req := request()
-	claim(t, store, req)
-	_, err = store.Renew(t.Context(), outbox.Renewal{Ref: ref(leased[0]), Lease: time.Hour, LastError: "throttled"})
-	require.NoError(t, err)
-	_, err = store.Finish(t.Context(), outbox.Ending{Ref: ref(leased[1]), State: outflow.Dead})
-	require.NoError(t, err)
-	delayed := message("sqs://b")
-	delayed.DueIn = time.Hour
-	enqueue(t, pool, delayed, message("sqs://b"), message("sqs://b"))
-	counts, err = store.Pending(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, []outboxdb.PendingCounts{
-		{Destination: "sqs://a", Leased: 1, Retrying: 1, LastError: "throttled"},
-		{Destination: "sqs://b", Due: 2, Delayed: 1},
-	}, counts)
-}
-
-// Messages whose destination takes nothing wait, and it is said why.
-func TestPendingOfDestinationsThatTakeNothing(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	store := outboxdb.New(pool)
-	putBack := enqueue(t, pool, messages("sqs://a", 2)...)
-	claim(t, store, request())
-	_, err := store.PutBack(t.Context(), ref(putBack[0]), "500")
-	require.NoError(t, err)
-	enqueue(t, pool, message("https://shop.example/in"))
-	refusing := request()
-	refusing.Refuse = func(d string) error {
-		if d != "https://shop.example/in" {
-			return nil
-		}
-		return errors.New("the host is not allowed")
-	}
-	require.Empty(t, claim(t, store, refusing).Messages)
-	enqueue(t, pool, message("https://down.example/a"))
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until, last_error)
-		VALUES ('https://down.example', 5, now(), 1, now(), 'no answer')`)
-	counts, err := store.Pending(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, []outboxdb.PendingCounts{
-		{Destination: "https://down.example/a", Waiting: 1, LastError: "no answer"},
-		{Destination: "https://shop.example/in", Waiting: 1, LastError: "the host is not allowed"},
-		{Destination: "sqs://a", Leased: 1, Waiting: 1, LastError: "500"},
-	}, counts)
 }

@@ -12,55 +12,56 @@ import (
 // What the tests, which live in package outboxdb_test, look at inside.
 
 const (
-	StatementClaim           = claim
-	StatementPutBack         = putBack
-	StatementClaimIsolated   = claimAlone
-	StatementTakeProbes      = takeProbes
-	StatementCloseAbandoned  = closeAbandoned
-	StatementLoadAgain       = loadAgain
-	StatementTakeRecovered   = takeRecovered
-	StatementNoteFailures    = noteFailures
-	StatementDueDestinations = dueDestinations
-	StatementUnpark          = unpark
-	StatementHoldBack        = holdBack
-	StatementGiveBack        = giveBackClaims
-	StatementLoad            = load
-	StatementRenew           = renew
-	StatementFinish          = finish
-	StatementYield           = yield
+	StatementClaim           = claimSQL
+	StatementPutBack         = putBackSQL
+	StatementClaimIsolated   = claimIsolatedSQL
+	StatementTakeProbes      = takeProbesSQL
+	StatementCloseAbandoned  = closeAbandonedSQL
+	StatementLoadAgain       = loadAgainSQL
+	StatementTakeRecovered   = takeRecoveredSQL
+	StatementNoteFailures    = noteFailuresSQL
+	StatementDueDestinations = dueDestinationsSQL
+	StatementUnpark          = unparkSQL
+	StatementHoldBack        = holdBackSQL
+	StatementGiveBack        = giveBackSQL
+	StatementLoad            = loadSQL
+	StatementRenew           = renewSQL
+	StatementFinish          = finishSQL
+	StatementMakeWay         = makeWaySQL
 	StatementEnqueue         = enqueueBatch
 	StatementRequestCancel   = requestCancelSQL
 	StatementEndCancelled    = endCancelledSQL
-	StatementBeginCallback   = beginCallback
-	StatementNoteCallback    = noteCallback
-	StatementTakeCallbacks   = takeCallbacks
+	StatementBeginCallback   = beginCallbackSQL
+	StatementNoteCallback    = noteCallbackSQL
+	StatementTakeCallbacks   = takeCallbacksSQL
 	StatementGauges          = gaugesSQL
 
 	WalkDestinations = walkDestinations
-	RememberedDue    = rememberedDue
-	RememberedServed = rememberedServed
-	WalkAtLeast      = walkAtLeast
+	RememberedDue    = maxDueMarks
+	RememberedServed = maxServedMarks
+	WalkAtLeast      = walkInterval
 	LeaseMargin      = leaseMargin
 	MaxEnqueueBytes  = maxEnqueueBytes
 )
 
 // Statements are those that the package sends; a list's is put together.
 var Statements = []string{
-	enqueueBatch, schemaReady, dueDestinations, shutBreakers, claim, claimAlone, giveBackClaims, load, loadAgain, loadPayloads, loadOutcomes,
-	renew, finish, yield, putBack, pendingCounts, tableHealth, heldSnapshots,
-	noteFailures, noteSuccess, noteReached, reachedBefore, unpark, holdBack, closeAbandoned, takeProbes, giveBackProbe, free, takeRecovered, forgetRecovered, retryingOf,
-	purge, move, purgeByHand, moveByHand, purgeAudit, purgeDestinations,
-	beginCallback, noteCallback, takeCallbacks,
+	enqueueBatch, schemaReadySQL, dueDestinationsSQL, openBreakersSQL, claimSQL, claimIsolatedSQL, giveBackSQL,
+	loadSQL, loadAgainSQL, loadPayloadsSQL, loadOutcomesSQL, renewSQL, finishSQL, makeWaySQL, putBackSQL,
+	pendingCountsSQL, tableHealthSQL, heldSnapshotsSQL, noteFailuresSQL, noteSuccessSQL, noteReachedSQL,
+	noteSlowSQL, knownSQL, unparkSQL, holdBackSQL, closeAbandonedSQL, takeProbesSQL, endProbeSQL, releaseSQL,
+	takeRecoveredSQL, forgetRecoveredSQL, retryingSQL, purgeSQL, moveSQL, purgeByHandSQL, moveByHandSQL,
+	purgeAuditSQL, purgeDestinationsSQL, beginCallbackSQL, noteCallbackSQL, takeCallbacksSQL,
 	requestCancelSQL, endCancelledSQL,
 }
 
 var (
-	StatementPurge          = purge
-	StatementMove           = move
-	StatementPurgeByHand    = purgeByHand
-	StatementMoveByHand     = moveByHand
-	StatementPurgeDismissed = purgeDismissed
-	StatementMoveDismissed  = moveDismissed
+	StatementPurge          = purgeSQL
+	StatementMove           = moveSQL
+	StatementPurgeByHand    = purgeByHandSQL
+	StatementMoveByHand     = moveByHandSQL
+	StatementPurgeDismissed = purgeDismissedSQL
+	StatementMoveDismissed  = moveDismissedSQL
 
 	Interval  = interval
 	ErrLocked = errLocked
@@ -109,14 +110,14 @@ func (s *Store) Held() int {
 
 // FinishBatch is one coalesced call of Finish, RenewBatch one of Renew.
 func (s *Store) FinishBatch(ctx context.Context, endings ...outbox.Ending) ([]outflow.Outcome, []error) {
-	return split(s.finishAll(ctx, slices.Clone(endings)), func(l looked) outflow.Outcome { return l.Outcome() })
+	return split(s.finishAll(ctx, slices.Clone(endings)), func(r storedRow) outflow.Outcome { return r.Outcome() })
 }
 
 func (s *Store) RenewBatch(ctx context.Context, renewals ...outbox.Renewal) ([]outbox.Record, []error) {
-	return split(s.renewAll(ctx, slices.Clone(renewals)), func(l looked) outbox.Record { return l.Record })
+	return split(s.renewAll(ctx, slices.Clone(renewals)), func(r storedRow) outbox.Record { return r.Record })
 }
 
-func split[T any](all results, convert func(looked) T) (values []T, errs []error) {
+func split[T any](all results, convert func(storedRow) T) (values []T, errs []error) {
 	for _, r := range all {
 		values, errs = append(values, convert(r.Value)), append(errs, r.Err)
 	}

@@ -14,7 +14,7 @@ const (
 	CASE WHEN m.dismissed_at IS NOT NULL THEN 'dismissed' WHEN m.finished_at IS NOT NULL THEN m.state
 	     WHEN m.retrying THEN 'retrying'
 	     WHEN m.available_at <= now() THEN 'due' WHEN m.due_at > now() THEN 'delayed'
-	     WHEN ` + waits + ` THEN 'waiting' ELSE 'leased' END`
+	     WHEN ` + waitsSQL + ` THEN 'waiting' ELSE 'leased' END`
 
 	// PendingRowsSQL are all pending rows, each along its index.
 	PendingRowsSQL = `
@@ -32,16 +32,7 @@ const (
       FROM changed AS c
 )`
 
-	// TargetOfSQL is the target of m.destination, BreakersOfSQL the condition that h is the row of a
-	// breaker that m.destination meets.
-	TargetOfSQL   = targetOf
-	BreakersOfSQL = breakersOf
-	// SecondOfSQL is the second in which a row m becomes available, as the index of parked rows has
-	// it.
-	SecondOfSQL = secondOf
-
-	pendingRows = PendingRowsSQL
-	// waits says of a leased row m that it was put back or held back: no claim counts, and its last
+	// waitsSQL says of a leased row m that it was put back or held back: no claim counts, and its last
 	// error says why.
-	waits = `(m.claims = 0 AND m.last_error IS NOT NULL)`
+	waitsSQL = `(m.claims = 0 AND m.last_error IS NOT NULL)`
 )

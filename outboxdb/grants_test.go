@@ -111,7 +111,7 @@ func TestProducerRights(t *testing.T) {
 	})
 	requireWaits(t, pool, as)
 	requireDenied(t, as, ownersAct...)
-	requireDenied(t, as, `SELECT FROM outbox.waiters`, `SELECT outbox.tell_waiters(ARRAY[gen_random_uuid()])`)
+	requireDenied(t, as, `SELECT FROM outbox.waiters`, `SELECT outbox.notify_waiters(ARRAY[gen_random_uuid()])`)
 	requireDenied(t, as,
 		writePast, `SELECT FROM outbox.messages`, `DELETE FROM outbox.messages`, `UPDATE outbox.messages SET state = 'dead'`,
 		`SELECT FROM outbox.destinations`, `SELECT FROM outbox.audit`, `SELECT FROM outbox.history`, `SELECT outbox.new_id()`,
@@ -137,7 +137,7 @@ func TestDispatcherRights(t *testing.T) {
 		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
 		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
 		"messages: DELETE", "messages: SELECT",
-		"outcomes()", "schema: USAGE", "tell_waiters()",
+		"notify_waiters()", "outcomes()", "schema: USAGE",
 	}, rightsOf(t, pool, role))
 
 	store := outboxdb.New(as)
@@ -148,9 +148,9 @@ func TestDispatcherRights(t *testing.T) {
 	enqueue(t, pool, messages("rabbitmq://events/%20", 4)...)
 	m := claim(t, store, request()).Messages
 	require.Len(t, m, 4)
-	require.NoError(t, store.Release(t.Context(), m[0]))
-	require.NoError(t, store.Uncount(t.Context(), m[1]))
-	require.NoError(t, store.Yield(t.Context(), m[1].Ref()))
+	require.NoError(t, store.GiveBack(t.Context(), m[0], outbox.NotStarted))
+	require.NoError(t, store.GiveBack(t.Context(), m[1], outbox.RunOpen))
+	require.NoError(t, makeWay(t.Context(), store, m[1].Ref()))
 	_, err = store.Renew(t.Context(), outbox.Renewal{Ref: m[2].Ref(), Lease: time.Minute})
 	require.NoError(t, err)
 	_, err = store.Finish(t.Context(), outbox.Ending{Ref: m[3].Ref(), State: outflow.Delivered})
@@ -166,7 +166,7 @@ func TestDispatcherRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.ClaimIsolated(t.Context(), time.Minute)
 	require.NoError(t, err)
-	require.NoError(t, store.Free(t.Context(), outbox.Leased{Ref: m[0].Ref(), LeasedUntil: m[0].LeasedUntil}))
+	require.NoError(t, store.Release(t.Context(), outbox.Leased{Ref: m[0].Ref(), LeasedUntil: m[0].LeasedUntil}))
 	for range 5 {
 		fail(store, "sqs://a", errDown)
 	}
@@ -220,7 +220,7 @@ func TestOperatorRights(t *testing.T) {
 		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()",
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
-		"outcomes()", "schema: USAGE", "tell_waiters()", "waiters: SELECT",
+		"notify_waiters()", "outcomes()", "schema: USAGE", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool { return right == "migrations: SELECT" || right == "migrations_id_seq: SELECT" }))
 
 	require.NoError(t, outboxdb.New(as).Ping(t.Context()))

@@ -15,7 +15,8 @@ import (
 )
 
 // claimOne enqueues m and claims it alone.
-func claimOne(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, m outflow.Message, lease time.Duration) outbox.ClaimedMessage {
+func claimOne(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, m outflow.Message,
+	lease time.Duration) outbox.ClaimedMessage {
 	t.Helper()
 	id := enqueue(t, pool, m)[0]
 	req := request()
@@ -71,7 +72,7 @@ func TestLoad(t *testing.T) {
 	})
 	t.Run("claimed before", func(t *testing.T) {
 		first := claimOne(t, pool, outboxdb.New(pool), message("sqs://a"), time.Minute)
-		require.NoError(t, outboxdb.New(pool).Release(t.Context(), first))
+		require.NoError(t, outboxdb.New(pool).GiveBack(t.Context(), first, outbox.NotStarted))
 		again := claim(t, store, request()).Messages
 		require.Len(t, again, 1)
 		execute(t, pool, `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, first.ID)
@@ -88,7 +89,8 @@ func TestLoad(t *testing.T) {
 	})
 	t.Run("a final row", func(t *testing.T) {
 		id := enqueue(t, pool, message("sqs://a"))[0]
-		execute(t, pool, `UPDATE outbox.messages SET state = 'dead', finished_at = now(), last_error = 'gone' WHERE id = $1`, id)
+		execute(t, pool, `UPDATE outbox.messages SET state = 'dead', finished_at = now(), last_error = 'gone'
+		    WHERE id = $1`, id)
 		r, _ := loaded(t, ref(id))
 		require.Equal(t, outflow.Dead, r.State)
 		require.Equal(t, "gone", r.LastError)
@@ -102,7 +104,8 @@ func TestLoad(t *testing.T) {
 	})
 	t.Run("expired before the claim", func(t *testing.T) {
 		id := enqueue(t, pool, message("sqs://a"))[0]
-		execute(t, pool, `UPDATE outbox.messages SET due_at = now() - interval '2 hours', expires_at = now() - interval '1 hour' WHERE id = $1`, id)
+		execute(t, pool, `UPDATE outbox.messages SET due_at = now() - interval '2 hours',
+		    expires_at = now() - interval '1 hour' WHERE id = $1`, id)
 		m := claim(t, store, request()).Messages[0]
 		require.True(t, m.Expired)
 		r, looks := loaded(t, m.Ref())
@@ -116,7 +119,7 @@ func TestLoad(t *testing.T) {
 		m.ExpiresIn = time.Second
 		c := claimOne(t, pool, store, m, time.Minute)
 		require.False(t, c.Expired)
-		// By this process's monotonic clock; the row is not looked at.
+		// By this process's monotonic clock; the row is not read.
 		time.Sleep(m.ExpiresIn)
 		r, looks := loaded(t, c.Ref())
 		require.Zero(t, looks)
@@ -157,10 +160,19 @@ func TestSettled(t *testing.T) {
 			_, err := store.Renew(t.Context(), outbox.Renewal{Ref: m.Ref(), Lease: time.Minute})
 			require.NoError(t, err)
 		}},
-		{"yielding", func(t *testing.T, m outbox.ClaimedMessage) { require.NoError(t, store.Yield(t.Context(), m.Ref())) }},
-		{"a release", func(t *testing.T, m outbox.ClaimedMessage) { require.NoError(t, store.Release(t.Context(), m)) }},
-		{"an uncounted claim", func(t *testing.T, m outbox.ClaimedMessage) { require.NoError(t, store.Uncount(t.Context(), m)) }},
-		{"forgetting", func(_ *testing.T, m outbox.ClaimedMessage) { store.Forget(m.Ref()) }},
+		{"making way", func(t *testing.T, m outbox.ClaimedMessage) {
+			require.NoError(t,
+				makeWay(t.Context(), store, m.Ref()))
+		}},
+		{"a claim without a start", func(t *testing.T, m outbox.ClaimedMessage) {
+			require.NoError(t, store.GiveBack(t.Context(), m, outbox.NotStarted))
+		}},
+		{"a claim beside an open run", func(t *testing.T, m outbox.ClaimedMessage) {
+			require.NoError(t, store.GiveBack(t.Context(), m, outbox.RunOpen))
+		}},
+		{"a run elsewhere", func(t *testing.T, m outbox.ClaimedMessage) {
+			require.NoError(t, store.GiveBack(t.Context(), m, outbox.RunElsewhere))
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			execute(t, pool, `TRUNCATE outbox.messages`)
@@ -180,7 +192,7 @@ func TestSettled(t *testing.T) {
 		_, err := store.Finish(t.Context(), outbox.Ending{Ref: m.Ref(), State: outflow.Delivered, Attempts: -1})
 		require.Error(t, err)
 		require.False(t, closed(m.Settled))
-		store.Forget(m.Ref())
+		require.NoError(t, store.GiveBack(t.Context(), m, outbox.RunElsewhere))
 	})
 	t.Run("a claim whose lease ran out is let go of", func(t *testing.T) {
 		execute(t, pool, `TRUNCATE outbox.messages`)

@@ -169,7 +169,8 @@ func stands(t testing.TB, q queryer, id uuid.UUID) standing {
 	t.Helper()
 	rows, err := q.Query(t.Context(), `
 		SELECT state, generation, claims, attempts, retrying, last_error, broker_message_id, available_at,
-		       extract(epoch FROM available_at - clock_timestamp())::float8 AS leased_for, finished_at IS NOT NULL AS finished
+		       extract(epoch FROM available_at - clock_timestamp())::float8 AS leased_for,
+		           finished_at IS NOT NULL AS finished
 		  FROM outbox.messages WHERE id = $1`, id)
 	require.NoError(t, err)
 	s, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[standing])
@@ -212,7 +213,8 @@ func ref(id uuid.UUID) outbox.Ref { return outbox.Ref{ID: id, Generation: 1} }
 // waitFor waits until sql returns true.
 func waitFor(t testing.TB, q queryer, sql string, args ...any) {
 	t.Helper()
-	require.Eventually(t, func() bool { return value[bool](t, q, sql, args...) }, 10*time.Second, 2*time.Millisecond, sql)
+	require.Eventually(t, func() bool { return value[bool](t, q, sql, args...) }, 10*time.Second, 2*time.Millisecond,
+		sql)
 }
 
 // answer is what a Wait returned.
@@ -263,7 +265,8 @@ func deliver(t testing.TB, pool *pgxpool.Pool, ids ...uuid.UUID) {
 }
 
 // waitsForLock says that some session of this database waits for another's lock.
-const waitsForLock = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`
+const waitsForLock = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+    AND wait_event_type = 'Lock')`
 
 func closed(c <-chan struct{}) bool {
 	select {
@@ -325,4 +328,10 @@ func cutShort(s *outboxdb.Store, destination string) {
 
 func inconclusive(s *outboxdb.Store, destination string, id uuid.UUID) {
 	s.Observe(destination, id, outbox.Observation{Err: outflow.ErrNotAttempted})
+}
+
+// makeWay has a run leave its message without sending.
+func makeWay(ctx context.Context, s *outboxdb.Store, ref outbox.Ref) error {
+	_, err := s.PutBack(ctx, outbox.PutBack{Ref: ref, NotSent: true})
+	return err
 }

@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	readIdentity = `SELECT i.id FROM outbox.identity AS i`
+	readIdentitySQL = `SELECT i.id FROM outbox.identity AS i`
 
-	// makeIdentity is for a schema that came without its data. Of processes that
-	// start together, one writes the row.
-	makeIdentity = `INSERT INTO outbox.identity (id) VALUES ($1) ON CONFLICT DO NOTHING`
+	// makeIdentitySQL is for a schema that came without its data. Of processes that start together,
+	// one writes the row.
+	makeIdentitySQL = `INSERT INTO outbox.identity (id) VALUES ($1) ON CONFLICT DO NOTHING`
 )
 
 // identity remembers the database's ID.
@@ -27,9 +27,8 @@ type identity struct {
 	id uuid.UUID
 }
 
-// DatabaseID returns the ID that tells this database from every other one, and
-// writes it where the schema came without its data. A Store reads it once; it is
-// safe for concurrent use.
+// DatabaseID returns the ID of this database, and writes one where the schema came without its
+// data. A Store reads it once; it is safe for concurrent use.
 func (s *Store) DatabaseID(ctx context.Context) (uuid.UUID, error) {
 	s.identity.mu.Lock()
 	defer s.identity.mu.Unlock()
@@ -40,7 +39,7 @@ func (s *Store) DatabaseID(ctx context.Context) (uuid.UUID, error) {
 	defer cancel()
 	id, err := databaseID(ctx, s.pool)
 	if errors.Is(err, pgx.ErrNoRows) {
-		if _, err = s.pool.Exec(ctx, makeIdentity, uuid.New()); err == nil {
+		if _, err = s.pool.Exec(ctx, makeIdentitySQL, uuid.New()); err == nil {
 			id, err = databaseID(ctx, s.pool)
 		}
 	}
@@ -62,6 +61,6 @@ func FindDatabaseID(ctx context.Context, pool *pgxpool.Pool) (uuid.UUID, error) 
 }
 
 func databaseID(ctx context.Context, pool *database.Pool) (id uuid.UUID, err error) {
-	err = pool.QueryRow(ctx, readIdentity).Scan(&id)
+	err = pool.QueryRow(ctx, readIdentitySQL).Scan(&id)
 	return id, err
 }

@@ -25,7 +25,10 @@ func TestEnqueueBatchIsLinear(t *testing.T) {
 	pool := teststack.New(t)
 	const small, large = 2_000, 20_000
 	for name, verdicts := range map[string]func(*testing.T, pgx.Tx, []object) map[string]int{
-		"written": func(t *testing.T, tx pgx.Tx, batch []object) map[string]int { return verdictsOn(t, tx, batch, false) },
+		"written": func(t *testing.T, tx pgx.Tx,
+			batch []object) map[string]int {
+			return verdictsOn(t, tx, batch, false)
+		},
 		"withdrawn": func(t *testing.T, tx pgx.Tx, batch []object) map[string]int {
 			verdictsOn(t, tx, batch[:1], false)
 			return verdictsOn(t, tx, batch, false)
@@ -68,7 +71,8 @@ func verdictsOn(t *testing.T, tx pgx.Tx, batch []object, ifAbsent bool) map[stri
 }
 
 // cpuOfEach is the session's CPU time in µs for each of n messages.
-func cpuOfEach(t *testing.T, pool *pgxpool.Pool, n int, verdicts func(*testing.T, pgx.Tx, []object) map[string]int) float64 {
+func cpuOfEach(t *testing.T, pool *pgxpool.Pool, n int,
+	verdicts func(*testing.T, pgx.Tx, []object) map[string]int) float64 {
 	t.Helper()
 	const cpu = `SELECT split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::float8 / 1000`
 	batch := make([]object, n)

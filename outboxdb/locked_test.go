@@ -52,7 +52,7 @@ func TestLockedRow(t *testing.T) {
 			return err
 		},
 		"put back": func(ctx context.Context, id uuid.UUID) error {
-			_, err := store.PutBack(ctx, ref(id), "503")
+			_, err := store.PutBack(ctx, outbox.PutBack{Ref: ref(id), LastError: "503"})
 			return err
 		},
 		"load again": func(ctx context.Context, id uuid.UUID) error {
@@ -76,13 +76,15 @@ func TestLockedRow(t *testing.T) {
 				}
 			}
 			require.ErrorContains(t, errs[37], lockedText)
-			require.Equal(t, untouched, value[string](t, pool, `SELECT m::text FROM outbox.messages AS m WHERE id = $1`, ids[37]), "nothing was written")
+			require.Equal(t, untouched, value[string](t, pool, `SELECT m::text FROM outbox.messages AS m WHERE id = $1`,
+				ids[37]), "nothing was written")
 
 			answer := make(chan error)
 			go func() { answer <- write(t.Context(), ids[37]) }()
 			unlock()
 			require.NoError(t, <-answer, "a short lock is waited out")
-			require.NotEqual(t, untouched, value[string](t, pool, `SELECT m::text FROM outbox.messages AS m WHERE id = $1`, ids[37]))
+			require.NotEqual(t, untouched, value[string](t, pool,
+				`SELECT m::text FROM outbox.messages AS m WHERE id = $1`, ids[37]))
 		})
 	}
 }
@@ -99,7 +101,7 @@ func TestLockedRowIsNotGivenBack(t *testing.T) {
 	var callers sync.WaitGroup
 	for i, m := range claimed {
 		callers.Go(func() {
-			err := store.Release(t.Context(), m)
+			err := store.GiveBack(t.Context(), m, outbox.NotStarted)
 			if i == 3 {
 				assert.ErrorContains(t, err, lockedText)
 			} else {
@@ -109,8 +111,9 @@ func TestLockedRowIsNotGivenBack(t *testing.T) {
 	}
 	callers.Wait()
 	unlock()
-	require.Equal(t, []uuid.UUID{claimed[3].ID}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages WHERE available_at > now()`))
-	require.NoError(t, store.Release(t.Context(), claimed[3]))
+	require.Equal(t, []uuid.UUID{claimed[3].ID},
+		values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages WHERE available_at > now()`))
+	require.NoError(t, store.GiveBack(t.Context(), claimed[3], outbox.NotStarted))
 }
 
 // An end that the lock's holder wrote is the answer.
@@ -121,7 +124,8 @@ func TestLockedRowThatEnds(t *testing.T) {
 	id := enqueue(t, pool, message("sqs://a"))[0]
 	answer := make(chan outflow.Outcome, 1)
 	inTx(t, pool, func(tx pgx.Tx) {
-		_, err := tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'cancelled', finished_at = now() WHERE id = $1`, id)
+		_, err := tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'cancelled', finished_at = now()
+		    WHERE id = $1`, id)
 		require.NoError(t, err)
 		own, seen := traced(t, pool)
 		store = outboxdb.New(own)

@@ -29,7 +29,7 @@ func (c slowConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Many large messages that are looked at together come in parts, each of which a
+// Many large messages that are read together come in parts, each of which a
 // slow link can bring within a statement's time.
 func TestManyLargePayloadsOnASlowLink(t *testing.T) {
 	t.Parallel()
@@ -44,8 +44,11 @@ func TestManyLargePayloadsOnASlowLink(t *testing.T) {
 	}
 	ids := enqueue(t, pool, msgs...)
 	for name, look := range map[string]func(*outboxdb.Store, outbox.Ref) (outbox.Record, error){
-		"load":       func(s *outboxdb.Store, r outbox.Ref) (outbox.Record, error) { return s.Load(t.Context(), r) },
-		"load again": func(s *outboxdb.Store, r outbox.Ref) (outbox.Record, error) { return s.LoadAgain(t.Context(), r) },
+		"load": func(s *outboxdb.Store, r outbox.Ref) (outbox.Record, error) { return s.Load(t.Context(), r) },
+		"load again": func(s *outboxdb.Store, r outbox.Ref) (outbox.Record,
+			error) {
+			return s.LoadAgain(t.Context(), r)
+		},
 		"renew": func(s *outboxdb.Store, r outbox.Ref) (outbox.Record, error) {
 			return s.Renew(t.Context(), outbox.Renewal{Ref: r, Lease: time.Minute})
 		},

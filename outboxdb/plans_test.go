@@ -54,9 +54,9 @@ func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...a
 		values = " (" + literal(args...) + ")"
 	}
 	for _, sql := range []string{
-		`SELECT outbox.tell_waiters('{}'), outbox.outcomes('{}')`,
-		`PREPARE looked_at AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
-		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE looked_at` + values, `ROLLBACK`, `DEALLOCATE looked_at`,
+		`SELECT outbox.notify_waiters('{}'), outbox.outcomes('{}')`,
+		`PREPARE explained AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
+		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE explained` + values, `ROLLBACK`, `DEALLOCATE explained`,
 	} {
 		results, err := conn.Conn().PgConn().Exec(t.Context(), sql).ReadAll()
 		require.NoError(t, err, sql)
@@ -75,7 +75,8 @@ func requireIndexed(t *testing.T, p plan) {
 	t.Helper()
 	p.each(func(n plan) {
 		require.NotContains(t, n.Node, "Sort")
-		require.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s %s reads what it does not use", n.Node, n.Table, n.Index)
+		require.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s %s reads what it does not use", n.Node, n.Table,
+			n.Index)
 		require.LessOrEqual(t, n.Joined*n.Loops, 50.0, "%s compares every row with every other", n.Node)
 		if n.Table == "messages" && n.Node != "ModifyTable" {
 			require.Contains(t, []string{"Index Scan", "Index Only Scan"}, n.Node)
@@ -108,10 +109,12 @@ func TestPlans(t *testing.T) {
 	// As if the table had never been analyzed.
 	execute(t, pool, `DELETE FROM pg_statistic WHERE starelid = 'outbox.messages'::regclass`)
 	execute(t, pool, `UPDATE pg_class SET reltuples = -1, relpages = 0, relallvisible = 0
-		WHERE oid IN ('outbox.messages'::regclass, 'outbox.messages_claim'::regclass, 'outbox.messages_pkey'::regclass)`)
+		WHERE oid IN ('outbox.messages'::regclass, 'outbox.messages_claim'::regclass,
+		    'outbox.messages_pkey'::regclass)`)
 	t.Run("none", func(t *testing.T) { lookAtPlans(t, pool, "no statistics") })
 	execute(t, pool, `ANALYZE outbox.messages`)
-	require.Equal(t, 1, value[int](t, pool, `SELECT count(DISTINCT starelid) FROM pg_statistic WHERE starelid = 'outbox.messages'::regclass`))
+	require.Equal(t, 1, value[int](t, pool,
+		`SELECT count(DISTINCT starelid) FROM pg_statistic WHERE starelid = 'outbox.messages'::regclass`))
 	t.Run("fresh", func(t *testing.T) {
 		lookAtPlans(t, pool, "fresh statistics")
 		t.Run("held back", func(t *testing.T) { lookAtHeldBack(t, pool) })
@@ -133,7 +136,8 @@ func load(t *testing.T, pool *pgxpool.Pool, from, to int, kind string) {
 	}
 	_, err := pool.Exec(t.Context(), fmt.Sprintf(`
 		INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at, due_at, available_at)
-		SELECT lpad(to_hex(n), 32, '0')::uuid, %s, 'a', '{}', '%s', %s, now() - interval '1 day', now() - interval '1 day' + n * interval '1 ms'
+		SELECT lpad(to_hex(n), 32, '0')::uuid, %s, 'a', '{}', '%s', %s, now() - interval '1 day',
+		    now() - interval '1 day' + n * interval '1 ms'
 		  FROM generate_series(%d, %d) AS n`, destination, state, finished, from, to))
 	if err != nil {
 		t.Error(err)
@@ -164,7 +168,8 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	}
 	ones, nulls := many("1", 20), many("NULL", 20)
 	claimArgs := func(destinations []string, marks []time.Time, quota string, most int) []any {
-		return []any{destinations, destinations, marks, many(quota, len(destinations)), many("0", len(destinations)), most, 1 << 24, "1 minute", 200, []string{}}
+		return []any{destinations, destinations, marks, many(quota, len(destinations)), many("0", len(destinations)),
+			most, 1 << 24, "1 minute", 200, []string{}}
 	}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 		for _, c := range []struct {
@@ -173,21 +178,28 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			buffers         int
 			args            []any
 		}{
-			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 250, []any{"", outboxdb.WalkDestinations, 32, []string{}, []string{}}},
+			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 250,
+				[]any{"", outboxdb.WalkDestinations, 32, []string{}, []string{}}},
 			{"unpark nothing", outboxdb.StatementUnpark, 1, 20, []any{"100 years", 1000, 250, 1000}},
-			{"hold back 20", outboxdb.StatementHoldBack, 0, 600, []any{[]string{"sqs://paused"}, []string{"no"}, "1 minute", 20}},
-			// Each claimed row costs some ten buffers to write anew, in three indexes, and
-			// its destination is looked at twice.
+			{"hold back 20", outboxdb.StatementHoldBack, 0, 600,
+				[]any{[]string{"sqs://paused"}, []string{"no"}, "1 minute", 20}},
+			// Each claimed row costs some ten buffers to write again, in three indexes, and
+			// its destination is read twice.
 			{"claim 20", outboxdb.StatementClaim, 20, 480, claimArgs(destinations, aDayAgo, "4", 20)},
-			{"claim 20 of a million", outboxdb.StatementClaim, 20, 480, claimArgs([]string{"sqs://paused"}, aMonthAgo, "50", 20)},
-			{"claim nothing", outboxdb.StatementClaim, 0, 60, claimArgs([]string{"sqs://nothing", "sqs://later"}, aDayAgo[:2], "100", 100)},
-			{"give back 20", outboxdb.StatementGiveBack, 20, 500, []any{ids, ones, many("2020-01-01Z", 20), many("true", 20)}},
-			// A row off the fast path stands in one index more, and its destination is looked at.
-			{"renew 20", outboxdb.StatementRenew, 20, 600, []any{ids, ones, many("1 minute", 20), nulls, ones, many("false", 20), many("false", 20)}},
-			{"finish 20", outboxdb.StatementFinish, 20, 500, []any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
-			{"yield", outboxdb.StatementYield, 0, 30, []any{ids[0], 0}},
+			{"claim 20 of a million", outboxdb.StatementClaim, 20, 480,
+				claimArgs([]string{"sqs://paused"}, aMonthAgo, "50", 20)},
+			{"claim nothing", outboxdb.StatementClaim, 0, 60,
+				claimArgs([]string{"sqs://nothing", "sqs://later"}, aDayAgo[:2], "100", 100)},
+			{"give back 20", outboxdb.StatementGiveBack, 20, 500,
+				[]any{ids, ones, many("2020-01-01Z", 20), many("true", 20)}},
+			// A row off the fast path stands in one index more, and its destination is read.
+			{"renew 20", outboxdb.StatementRenew, 20, 600,
+				[]any{ids, ones, many("1 minute", 20), nulls, ones, many("false", 20), many("false", 20)}},
+			{"finish 20", outboxdb.StatementFinish, 20, 500,
+				[]any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
+			{"make way", outboxdb.StatementMakeWay, 0, 30, []any{ids[0], 0}},
 			{"put back 20", outboxdb.StatementPutBack, 20, 600, []any{ids, ones, nulls, ones}},
-			{"claim alone", outboxdb.StatementClaimIsolated, 0, 30, []any{"1 minute"}},
+			{"claim isolated", outboxdb.StatementClaimIsolated, 0, 30, []any{"1 minute"}},
 			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
 			{"load 20", outboxdb.StatementLoad, 20, 160, []any{ids}},
 			{"outcomes 20", `SELECT o.* FROM outbox.outcomes($1::uuid[]) AS o`, 20, 120, []any{ids}},
@@ -206,11 +218,13 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 // lookAtHeldBack has the breaker of the destination with a million due messages
 // open: they cause no storm, and one of them is found to probe.
 func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until) VALUES ('sqs://paused', now(), 1, now())`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until)
+		VALUES ('sqs://paused', now(), 1, now())`)
 	defer execute(t, pool, `DELETE FROM outbox.destinations`)
 	aMonthAgo := []time.Time{time.Now().Add(-30 * 24 * time.Hour)}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-		p := explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"}, []string{"sqs://paused"}, aMonthAgo,
+		p := explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"}, []string{"sqs://paused"},
+			aMonthAgo,
 			[]string{"100"}, []string{"0"}, 100, 1<<24, "1 minute", 200, []string{})
 		t.Logf("%s: %d buffers to claim none of a million", mode, p.buffers())
 		require.Zero(t, p.Rows)
@@ -229,11 +243,13 @@ func claimBesidePaused(t *testing.T, pool *pgxpool.Pool) {
 	req := request()
 	req.Allowance, req.Open = 100, map[string]int{"sqs://paused": 100}
 	buffers := `SELECT sum(shared_blks_hit + shared_blks_read)::int FROM pg_stat_statements AS s, pg_database AS d
-		WHERE d.oid = s.dbid AND datname = current_database() AND query LIKE '%outbox.messages%' AND query NOT LIKE '%generate_series%' AND query NOT LIKE '%ANALYZE%'`
+		WHERE d.oid = s.dbid AND datname = current_database() AND query LIKE '%outbox.messages%'
+    AND query NOT LIKE '%generate_series%' AND query NOT LIKE '%ANALYZE%'`
 	counted := value[bool](t, pool, `SELECT current_setting('shared_preload_libraries') LIKE '%pg_stat_statements%'`)
 	if counted {
 		execute(t, pool, `CREATE EXTENSION IF NOT EXISTS pg_stat_statements`)
-		execute(t, pool, `SELECT pg_stat_statements_reset(0, oid, 0) FROM pg_database WHERE datname = current_database()`)
+		execute(t, pool, `SELECT pg_stat_statements_reset(0, oid, 0) FROM pg_database
+		    WHERE datname = current_database()`)
 	}
 	got := claim(t, store, req)
 	require.Len(t, got.Messages, 2*healthy*20)

@@ -25,7 +25,8 @@ func ended(t testing.TB, pool *pgxpool.Pool, state outflow.State, ago string, n 
 	return values[uuid.UUID](t, pool, `
 		WITH inserted AS (
 		    INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at)
-		    SELECT outbox.new_id(), 'sqs://orders', 'a', '{}', $1, now() - $2::text::interval + n * interval '1 ms' FROM generate_series(1, $3::int) AS n
+		    SELECT outbox.new_id(), 'sqs://orders', 'a', '{}', $1, now() - $2::text::interval + n * interval '1 ms'
+		        FROM generate_series(1, $3::int) AS n
 		    RETURNING id, finished_at)
 		SELECT id FROM inserted ORDER BY finished_at`, string(state), ago, n)
 }
@@ -76,8 +77,10 @@ func TestPurge(t *testing.T) {
 					ended(t, pool, state, "3 hours", 3)
 				}
 				for i, state := range all {
-					require.Equal(t, 3, purge(t, store, outbox.Purge{State: state, OlderThan: hour, Limit: 100, History: history}).Rows)
-					require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state = $1`, string(state)))
+					require.Equal(t, 3, purge(t, store,
+						outbox.Purge{State: state, OlderThan: hour, Limit: 100, History: history}).Rows)
+					require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state = $1`,
+						string(state)))
 					require.Equal(t, 3*(3-i), count(t, pool))
 				}
 			})
@@ -85,14 +88,18 @@ func TestPurge(t *testing.T) {
 				pool := teststack.New(t)
 				store := outboxdb.New(pool)
 				enqueue(t, pool, messages("sqs://orders", 2)...)
-				execute(t, pool, `UPDATE outbox.messages SET enqueued_at = now() - interval '1 year', due_at = now() - interval '1 year', available_at = now() - interval '1 year'`)
+				execute(t, pool, `UPDATE outbox.messages SET enqueued_at = now() - interval '1 year',
+				    due_at = now() - interval '1 year', available_at = now() - interval '1 year'`)
 				owing := ended(t, pool, outflow.Delivered, "3 hours", 4)
 				for i, state := range []string{"due", "sent", "failed"} {
-					execute(t, pool, `UPDATE outbox.messages SET callback = 'https://example.com/', callback_state = $2, callback_due_at = now() WHERE id = $1`, owing[i], state)
+					execute(t, pool, `UPDATE outbox.messages SET callback = 'https://example.com/', callback_state = $2,
+					    callback_due_at = now() WHERE id = $1`, owing[i], state)
 				}
-				require.Equal(t, 3, purge(t, store, outbox.Purge{State: outflow.Delivered, Limit: 100, History: history}).Rows)
+				require.Equal(t, 3, purge(t, store,
+					outbox.Purge{State: outflow.Delivered, Limit: 100, History: history}).Rows)
 				require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE id = $1`, owing[0]))
-				require.Equal(t, 2, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE finished_at IS NULL`))
+				require.Equal(t, 2, value[int](t, pool,
+					`SELECT count(*) FROM outbox.messages WHERE finished_at IS NULL`))
 			})
 			t.Run("who holds a row is not waited for", func(t *testing.T) {
 				pool := teststack.New(t)
@@ -101,20 +108,22 @@ func TestPurge(t *testing.T) {
 				operator, err := pool.Begin(t.Context())
 				require.NoError(t, err)
 				defer func() { _ = operator.Rollback(t.Context()) }()
-				_, err = operator.Exec(t.Context(), `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2 WHERE id = $1`, dead[0])
+				_, err = operator.Exec(t.Context(),
+					`UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2
+					    WHERE id = $1`, dead[0])
 				require.NoError(t, err)
 				p := outbox.Purge{State: outflow.Dead, OlderThan: hour, Limit: 100, History: history}
 				require.Equal(t, 2, purge(t, store, p).Rows)
 				require.NoError(t, operator.Commit(t.Context()))
 				require.Zero(t, purge(t, store, p).Rows)
-				require.Equal(t, dead[:1], left(t, pool), "what was started anew stays")
+				require.Equal(t, dead[:1], left(t, pool), "what was started again stays")
 			})
 		})
 	}
 }
 
-// An operator starts dead messages anew while they are purged: a row that was
-// started anew is never deleted.
+// An operator starts dead messages again while they are purged: a row that was
+// started again is never deleted.
 func TestPurgeMeetsANewStart(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -124,7 +133,8 @@ func TestPurgeMeetsANewStart(t *testing.T) {
 	started := 0
 	operator.Go(func() {
 		for _, id := range dead {
-			tag, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2 WHERE id = $1`, id)
+			tag, err := pool.Exec(t.Context(),
+				`UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2 WHERE id = $1`, id)
 			assert.NoError(t, err)
 			started += int(tag.RowsAffected())
 		}
@@ -135,8 +145,9 @@ func TestPurgeMeetsANewStart(t *testing.T) {
 		purged += n
 	}
 	operator.Wait()
-	t.Logf("%d purged, %d started anew", purged, started)
-	require.Equal(t, started, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE generation = 2 AND finished_at IS NULL`))
+	t.Logf("%d purged, %d started again", purged, started)
+	require.Equal(t, started, value[int](t, pool,
+		`SELECT count(*) FROM outbox.messages WHERE generation = 2 AND finished_at IS NULL`))
 	require.Equal(t, len(dead), purged+count(t, pool), "a row was deleted or stands")
 }
 
@@ -173,7 +184,8 @@ func TestPurgeRefuses(t *testing.T) {
 	t.Parallel()
 	store := outboxdb.New(teststack.New(t))
 	for _, p := range []outbox.Purge{
-		{State: outflow.Pending, Limit: 1}, {State: "", Limit: 1}, {State: outflow.Dead}, {State: outflow.Dead, Limit: 1, OlderThan: -1},
+		{State: outflow.Pending, Limit: 1}, {State: "", Limit: 1}, {State: outflow.Dead}, {State: outflow.Dead,
+			Limit: 1, OlderThan: -1},
 	} {
 		_, err := store.PurgeMessages(t.Context(), p)
 		require.ErrorContains(t, err, "want")
@@ -185,15 +197,22 @@ func TestPurgeRefuses(t *testing.T) {
 func TestHistoryHasEveryColumn(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	columns := `SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND attname <> 'moved_at' ORDER BY 1`
-	require.Equal(t, values[string](t, pool, columns, "outbox.messages"), values[string](t, pool, columns, "outbox.history"))
+	columns := `SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
+	    WHERE attrelid = $1::text::regclass AND attnum > 0 AND attname <> 'moved_at' ORDER BY 1`
+	require.Equal(t, values[string](t, pool, columns, "outbox.messages"),
+		values[string](t, pool, columns, "outbox.history"))
 
 	id := ended(t, pool, outflow.Dead, "3 hours", 1)[0]
-	execute(t, pool, `UPDATE outbox.messages SET payload = '\x00ff', content_type = 'text/plain', headers = '{"a": "b"}', ordering_key = 'k',
-		batch_id = gen_random_uuid(), callback = 'https://example.com/', callback_state = 'sent', callback_payload = true,
-		callback_attempts = 6, callback_error = 'f', callback_due_at = now(), dismissed_at = now(), generation = 3, claims = 4, attempts = 5,
+	execute(t, pool, `UPDATE outbox.messages SET payload = '\x00ff', content_type = 'text/plain',
+	    headers = '{"a": "b"}', ordering_key = 'k',
+		batch_id = gen_random_uuid(), callback = 'https://example.com/', callback_state = 'sent',
+		    callback_payload = true,
+		callback_attempts = 6, callback_error = 'f', callback_due_at = now(), dismissed_at = now(), generation = 3,
+		    claims = 4, attempts = 5,
 		cancel_requested = true, expires_at = now() + interval '1 day', broker_message_id = 'b', last_error = 'e'`)
-	require.Empty(t, values[string](t, pool, `SELECT key FROM outbox.messages AS m, jsonb_each(to_jsonb(m)) WHERE value = 'null'`), "a column without a value shows nothing")
+	require.Empty(t, values[string](t, pool,
+		`SELECT key FROM outbox.messages AS m, jsonb_each(to_jsonb(m))
+		    WHERE value = 'null'`), "a column without a value shows nothing")
 	whole := value[string](t, pool, `SELECT to_jsonb(m)::text FROM outbox.messages AS m`)
 	store := outboxdb.New(pool)
 	toHistory := outbox.Purge{State: outflow.Dead, Limit: 10, History: true}
@@ -201,16 +220,19 @@ func TestHistoryHasEveryColumn(t *testing.T) {
 	require.Equal(t, whole, value[string](t, pool, `SELECT (to_jsonb(h) - 'moved_at')::text FROM outbox.history AS h`))
 
 	// The same ID once more: both ends are kept.
-	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at) VALUES ($1, 'sqs://again', 'a', '{}', 'dead', now() - interval '1 hour')`, id)
+	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at) VALUES ($1,
+	    'sqs://again', 'a', '{}', 'dead', now() - interval '1 hour')`, id)
 	require.Equal(t, 1, purge(t, store, toHistory).Rows)
-	require.Equal(t, []string{"sqs://orders", "sqs://again"}, values[string](t, pool, `SELECT destination FROM outbox.history WHERE id = $1 ORDER BY moved_at`, id))
+	require.Equal(t, []string{"sqs://orders", "sqs://again"},
+		values[string](t, pool, `SELECT destination FROM outbox.history WHERE id = $1 ORDER BY moved_at`, id))
 }
 
 func TestPurgeAudit(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
-	execute(t, pool, `INSERT INTO outbox.audit (at, act, who) SELECT now() - interval '1 day' * (10 - n), 'retry', 'ada' FROM generate_series(1, 9) AS n`)
+	execute(t, pool, `INSERT INTO outbox.audit (at, act, who) SELECT now() - interval '1 day' * (10 - n), 'retry', 'ada'
+	    FROM generate_series(1, 9) AS n`)
 	for _, want := range []int{4, 2, 0} {
 		n, err := store.PurgeAudit(t.Context(), 84*hour, 4)
 		require.NoError(t, err)
@@ -223,19 +245,26 @@ func TestPurgeDestinations(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, failures, failing_since, openings, open_until, recovered_at) VALUES
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, failures, failing_since, openings, open_until, recovered_at)
+		VALUES
 		('sqs://idle',       now() - interval '31 days', 0, NULL, 0, NULL, NULL),
 		('sqs://failed',     NULL,                       1, now() - interval '31 days', 0, NULL, NULL),
-		('sqs://gone',       now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
-		('sqs://untold',     now() - interval '31 days', 0, NULL, 0, NULL, now() - interval '31 days'),
+		('sqs://gone',       now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days',
+		    NULL),
+		('sqs://unsignalled',     now() - interval '31 days', 0, NULL, 0, NULL, now() - interval '31 days'),
 		('sqs://answered',   NULL,                       0, NULL, 0, NULL, NULL),
-		('https://waits.example',     NULL,              9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
-		('https://waits.example#new', NULL,              9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
-		('https://waits.example:81',  NULL,              9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
-		('https://later.example',     NULL,              9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
+		('https://waits.example',     NULL,              9, now() - interval '40 days', 1, now() - interval '31 days',
+		    NULL),
+		('https://waits.example#new', NULL,              9, now() - interval '40 days', 1, now() - interval '31 days',
+		    NULL),
+		('https://waits.example:81',  NULL,              9, now() - interval '40 days', 1, now() - interval '31 days',
+		    NULL),
+		('https://later.example',     NULL,              9, now() - interval '40 days', 1, now() - interval '31 days',
+		    NULL),
 		('sqs://busy',       now() - interval '29 days', 0, NULL, 0, NULL, NULL),
 		('sqs://waited-for', now() - interval '31 days', 0, NULL, 0, NULL, NULL),
-		('sqs://missed',     now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days', NULL),
+		('sqs://missed',     now() - interval '50 days', 9, now() - interval '40 days', 1, now() - interval '31 days',
+		    NULL),
 		('sqs://failing',    now() - interval '31 days', 1, now(), 0, NULL, NULL),
 		('sqs://open',       now() - interval '50 days', 9, now() - interval '40 days', 1, now(), NULL),
 		('sqs://recovered',  now() - interval '31 days', 0, NULL, 0, NULL, now())`)
@@ -270,7 +299,8 @@ func TestMaintenanceRights(t *testing.T) {
 	store := outboxdb.New(withRole(t, pool, role))
 	ended(t, pool, outflow.Delivered, "3 hours", 2)
 	execute(t, pool, `INSERT INTO outbox.audit (at, act, who) VALUES (now() - interval '2 days', 'retry', 'ada')`)
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at) VALUES ('sqs://idle', now() - interval '2 days')`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at) VALUES ('sqs://idle',
+	    now() - interval '2 days')`)
 	for _, history := range []bool{true, false} {
 		require.Equal(t, 1, purge(t, store, outbox.Purge{State: outflow.Delivered, Limit: 1, History: history}).Rows)
 	}
@@ -296,11 +326,13 @@ func TestPurgePlans(t *testing.T) {
 
 	look := func(t *testing.T) {
 		first := value[time.Time](t, pool, `SELECT min(finished_at) FROM outbox.messages`).Add(-time.Second)
-		for name, statement := range map[string]string{"purge": outboxdb.StatementPurge, "to history": outboxdb.StatementMove} {
+		for name, statement := range map[string]string{"purge": outboxdb.StatementPurge,
+			"to history": outboxdb.StatementMove} {
 			most := map[string]int{"purge": 9000, "to history": 15_000}[name]
 			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 				t.Run(name+"/"+mode, func(t *testing.T) {
-					p := explain(t, pool, mode, statement, outflow.Delivered, "1 hour", first.Format(time.RFC3339Nano), 1000)
+					p := explain(t, pool, mode, statement, outflow.Delivered, "1 hour", first.Format(time.RFC3339Nano),
+						1000)
 					deleted := 0.0
 					p.each(func(n plan) {
 						if n.Node == "ModifyTable" && n.Table == "messages" {
@@ -308,11 +340,13 @@ func TestPurgePlans(t *testing.T) {
 						}
 					})
 					require.EqualValues(t, 1000, deleted)
-					// A row: two looks by index, a lock, a delete; in history, a row and two index entries.
+					// A row: two looks by index, a lock, a delete; in history, a row and two index
+					// entries.
 					t.Logf("%s, %s: %d buffers", name, mode, p.buffers())
 					requireIndexed(t, p)
 					require.LessOrEqual(t, p.buffers(), most)
-					nothing := explain(t, pool, mode, statement, outflow.Dead, "1 hour", first.Format(time.RFC3339Nano), 1000)
+					nothing := explain(t, pool, mode, statement, outflow.Dead, "1 hour", first.Format(time.RFC3339Nano),
+						1000)
 					require.LessOrEqual(t, nothing.buffers(), 50, "nothing to do costs nothing")
 				})
 			}
@@ -332,7 +366,8 @@ func TestPurgeDoesNotCrawl(t *testing.T) {
 	pool := another(t, teststack.New(t), utc)
 	beginLoad(t, pool)
 	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at)
-		SELECT gen_random_uuid(), 'sqs://orders', 'a', '{}', 'delivered', now() - interval '3 hours' + n * interval '1 ms'
+		SELECT gen_random_uuid(), 'sqs://orders', 'a', '{}', 'delivered',
+		    now() - interval '3 hours' + n * interval '1 ms'
 		  FROM generate_series(1, 20000) AS n ORDER BY random()`)
 	execute(t, pool, `ANALYZE outbox.messages`)
 	holder, err := pool.Begin(t.Context())
@@ -350,88 +385,13 @@ func TestPurgeDoesNotCrawl(t *testing.T) {
 		p.After = purged.UpTo
 	}
 	buffers := func(after time.Time) int {
-		return explain(t, pool, "force_generic_plan", outboxdb.StatementPurge, outflow.Delivered, "1 hour", after.Format(time.RFC3339Nano), 100).buffers()
+		return explain(t, pool, "force_generic_plan", outboxdb.StatementPurge, outflow.Delivered, "1 hour",
+			after.Format(time.RFC3339Nano), 100).buffers()
 	}
 	marked, fromTheStart := buffers(p.After), buffers(p.After.Add(-hour))
 	t.Logf("a chunk of 100 after 19,000: %d buffers from the mark, %d without it", marked, fromTheStart)
 	require.Less(t, marked, 2500)
 	require.Greater(t, fromTheStart, 15_000, "the snapshot holds nothing back: this test shows nothing")
-}
-
-func TestTableHealth(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	store := outboxdb.New(pool)
-	ended(t, pool, outflow.Delivered, "3 hours", 500)
-	execute(t, pool, `DELETE FROM outbox.messages WHERE seq % 2 = 0`)
-	execute(t, pool, `VACUUM ANALYZE outbox.messages`)
-	health := func(heldFor time.Duration) outbox.TableHealth {
-		h, err := store.TableHealth(t.Context(), heldFor)
-		require.NoError(t, err)
-		return h
-	}
-	require.Eventually(t, func() bool { h := health(hour); return !h.LastVacuum.IsZero() && h.LiveRows == 250 }, 10*time.Second, 10*time.Millisecond)
-	h := health(hour)
-	require.Zero(t, h.DeadRows)
-	require.Positive(t, h.TableBytes)
-	require.Positive(t, h.IndexBytes)
-	require.Empty(t, h.Held)
-
-	other := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["application_name"] = "month's report" })
-	held := func(hold ...string) (outbox.HeldSnapshot, string) {
-		conn, err := other.Acquire(t.Context())
-		require.NoError(t, err)
-		defer conn.Release()
-		for _, statement := range hold {
-			_, err = conn.Exec(t.Context(), statement)
-			require.NoError(t, err)
-		}
-		defer func() {
-			_, err := conn.Exec(t.Context(), `ROLLBACK`)
-			require.NoError(t, err)
-		}()
-		require.Empty(t, health(hour).Held, "not so old")
-		for _, h := range health(0).Held {
-			if h.Name == "month's report" {
-				return h, h.Advice()
-			}
-		}
-		return outbox.HeldSnapshot{}, ""
-	}
-	got, advice := held(`BEGIN ISOLATION LEVEL REPEATABLE READ`, `SELECT 1`)
-	require.Equal(t, "session", got.Holder)
-	require.Equal(t, "idle in transaction", got.State)
-	require.Positive(t, got.PID)
-	require.GreaterOrEqual(t, got.Seconds, int64(0))
-	require.Contains(t, advice, fmt.Sprintf("pg_terminate_backend(%d)", got.PID))
-	got, _ = held(`BEGIN`, `INSERT INTO outbox.audit (act, who) VALUES ('retry', 'ada')`)
-	require.Equal(t, "session", got.Holder, "what has written holds back too")
-	got, _ = held(`BEGIN`, `SELECT 1`)
-	require.Empty(t, got, "between two statements, READ COMMITTED holds nothing")
-}
-
-// A role that may not see other roles' sessions knows their age only from what
-// they hold back; docs/retention.md names the right that it needs.
-func TestTableHealthWithoutRights(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	role := newRole(t, pool)
-	execute(t, pool, `GRANT USAGE ON SCHEMA outbox TO `+role)
-	store := outboxdb.New(withRole(t, pool, role))
-	holder, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	defer func() { _ = holder.Rollback(t.Context()) }()
-	_, err = holder.Exec(t.Context(), `INSERT INTO outbox.audit (act, who) VALUES ('retry', 'ada')`)
-	require.NoError(t, err)
-	h, err := store.TableHealth(t.Context(), 0)
-	require.NoError(t, err)
-	require.Empty(t, h.Held, "its age is unknown, and it holds back little")
-
-	execute(t, pool, `GRANT pg_read_all_stats TO `+role)
-	h, err = store.TableHealth(t.Context(), 0)
-	require.NoError(t, err)
-	require.Len(t, h.Held, 1)
-	require.Equal(t, "idle in transaction", h.Held[0].State)
 }
 
 func TestPurgeClauses(t *testing.T) {

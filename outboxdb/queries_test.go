@@ -31,17 +31,23 @@ func TestSafetyClauses(t *testing.T) {
 		"giveBack": {outboxdb.StatementGiveBack, []string{
 			"m.generation = g.generation", "m.finished_at IS NULL", "m.available_at = g.leased_until", "greatest(m.claims - 1, 0)",
 		}},
-		"renew": {outboxdb.StatementRenew, []string{"m.generation = r.generation", "m.finished_at IS NULL", "retrying = true"}},
+		"renew": {outboxdb.StatementRenew, []string{"m.generation = r.generation", "m.finished_at IS NULL",
+			"retrying = true"}},
 		"finish": {outboxdb.StatementFinish, []string{
 			"m.generation = e.generation",
 			"(m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))", "retrying = false",
 		}},
-		"yield":         {outboxdb.StatementYield, []string{"m.generation > $2", "m.finished_at IS NULL", "NOT m.retrying", "available_at = greatest(m.due_at,"}},
-		"requestCancel": {outboxdb.StatementRequestCancel, []string{"state = CASE WHEN l.untouched THEN 'cancelled' ELSE m.state END", "l.finished_at IS NULL"}},
+		"makeWay": {outboxdb.StatementMakeWay, []string{"m.generation > $2", "m.finished_at IS NULL", "NOT m.retrying",
+			"available_at = greatest(m.due_at,"}},
+		"requestCancel": {outboxdb.StatementRequestCancel, []string{
+			"FROM locked AS l WHERE l.untouched )", "m.id = e.id AND m.generation = e.generation AND (m.finished_at IS NULL OR",
+			"'cancelled' AS state", "l.finished_at IS NULL AND NOT l.untouched",
+		}},
 		"endCancelled": {outboxdb.StatementEndCancelled, []string{
 			"l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int",
 		}},
-		"beginCallback": {outboxdb.StatementBeginCallback, []string{"l.generation = $2 AND l.callback_state = 'due'", "callback_due_at = now() + $3::interval"}},
+		"beginCallback": {outboxdb.StatementBeginCallback,
+			[]string{"l.generation = $2 AND l.callback_state = 'due'", "callback_due_at = now() + $3::interval"}},
 		"noteCallback": {outboxdb.StatementNoteCallback, []string{
 			"l.generation = $2 AND l.callback_state = 'due' AND ($3::text IS NULL OR l.state = $3::text)",
 		}},
@@ -64,19 +70,24 @@ func TestSafetyClauses(t *testing.T) {
 			}
 		})
 	}
-	for name, statement := range map[string]string{"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish} {
-		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED", "%s: rows are locked in one order, and nobody's is waited for (see TestNoDeadlock, TestLockedRow)", name)
-		require.Contains(t, statement, ".id = ANY (ARRAY(SELECT l.id FROM locked AS l))", "%s: only what it has locked is written", name)
+	for name, statement := range map[string]string{"giveBack": outboxdb.StatementGiveBack,
+		"renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish} {
+		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED",
+			"%s: rows are locked in one order, and nobody's is waited for (see TestNoDeadlock, TestLockedRow)", name)
+		require.Contains(t, statement, ".id = ANY (ARRAY(SELECT l.id FROM locked AS l))",
+			"%s: only what it has locked is written", name)
 	}
 	for name, statement := range map[string]string{
 		"requestCancel": outboxdb.StatementRequestCancel, "endCancelled": outboxdb.StatementEndCancelled,
 	} {
-		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: what it decides on is what it changes", name)
+		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE", "%s: what it decides on is what it changes",
+			name)
 		require.Contains(t, statement, "INSERT INTO outbox.audit", "%s: no change without its audit", name)
 	}
 	for name, statement := range map[string]string{
-		"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish, "yield": outboxdb.StatementYield,
+		"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish, "makeWay": outboxdb.StatementMakeWay,
 	} {
-		require.NotContains(t, statement, "m.state = 'pending'", "%s: this offers the planner the claim index (see TestPlans)", name)
+		require.NotContains(t, statement, "m.state = 'pending'",
+			"%s: this offers the planner the claim index (see TestPlans)", name)
 	}
 }

@@ -22,7 +22,8 @@ func TestProducerCannotShadow(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Release()
 	_, err = conn.Exec(t.Context(), `
-		CREATE FUNCTION mine.length(text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE 'shadowed as %', current_user; END $$;
+		CREATE FUNCTION mine.length(text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE 'shadowed as %',
+		    current_user; END $$;
 		CREATE FUNCTION mine.jsonb_array_elements(jsonb) RETURNS SETOF jsonb LANGUAGE plpgsql AS $$ BEGIN RAISE 'shadowed as %', current_user; END $$;
 		CREATE FUNCTION pg_temp.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RAISE 'shadowed as %', current_user; END $$;
 		SET search_path = mine, pg_temp, pg_catalog`)
@@ -37,7 +38,8 @@ func TestPublicRights(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	role := newRole(t, pool)
-	require.False(t, value[bool](t, pool, `SELECT has_schema_privilege($1, 'outbox', 'USAGE') OR has_schema_privilege($1, 'outbox', 'CREATE')`, role))
+	require.False(t, value[bool](t, pool, `SELECT has_schema_privilege($1, 'outbox', 'USAGE')
+	    OR has_schema_privilege($1, 'outbox', 'CREATE')`, role))
 	require.Empty(t, values[string](t, pool, `SELECT oid::regprocedure::text FROM pg_proc
 		WHERE pronamespace = 'outbox'::regnamespace AND has_function_privilege($1, oid, 'EXECUTE')`, role))
 	require.Empty(t, values[string](t, pool, `SELECT oid::regclass::text FROM pg_class

@@ -11,7 +11,32 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// row is one row as recordColumns returns it.
+// recordColumnsSQL is what a claim, which bounds its bytes, returns of a row.
+const recordColumnsSQL = `
+	m.payload,` + otherColumnsSQL
+
+// loadColumnsSQL leave a large payload to loadPayloadsSQL: only now it is known how large the
+// payloads of so many rows are. With 500 rows this bound makes 4 MiB, as much as one of those
+// statements loads.
+const loadColumnsSQL = `
+	CASE WHEN octet_length(m.payload) <= 8192 THEN m.payload END AS payload,
+	octet_length(m.payload) AS payload_bytes,` + otherColumnsSQL
+
+// otherColumnsSQL are all but the payload. The least keeps expires_in within a time.Duration; it
+// passes over the NULL of no expiry.
+const otherColumnsSQL = `
+	m.id, m.seq, m.destination, m.type, m.content_type, m.headers, m.ordering_key,
+	m.state, m.generation, m.cancel_requested, m.attempts, m.claims, m.enqueued_at, m.due_at, m.available_at,
+	m.expires_at, least(m.expires_at - now(), interval '36500 days') AS expires_in,
+	m.finished_at, m.broker_message_id, m.last_error, m.callback, m.callback_payload, ` + callbackDueSQL
+
+// outcomeColumnsSQL are how a message stands, without its payload.
+const outcomeColumnsSQL = `
+	m.id, m.destination, m.type, m.state, m.generation, m.attempts, m.due_at, m.finished_at,
+	m.broker_message_id, m.last_error,
+	    ` + callbackDueSQL
+
+// row is one row as these columns return it.
 type row struct {
 	ID              uuid.UUID         `db:"id"`
 	Seq             int64             `db:"seq"`
@@ -37,14 +62,14 @@ type row struct {
 	Callback        *string           `db:"callback"`
 	CallbackPayload bool              `db:"callback_payload"`
 	CallbackDue     bool              `db:"callback_due"`
-	Trace           map[string]string `db:"trace"` // of a callback alone
-	// PayloadBytes is the payload's size where the statement may have left it out.
+	Trace           map[string]string `db:"trace"` // for a callback
+	// PayloadBytes is the payload's size, where the statement may have left out the payload.
 	PayloadBytes int `db:"payload_bytes"`
-	// Only some statements look at the destination.
+	// Some statements also read the destination's breakers.
 	HeldBack   *time.Duration `db:"held_back"`
 	SlowTarget bool           `db:"slow_target"`
 	Failing    bool           `db:"failing"`
-	Proven     bool           `db:"proven"`
+	Reached    bool           `db:"reached"`
 }
 
 func (r row) record() outbox.Record {

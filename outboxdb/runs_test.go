@@ -32,7 +32,8 @@ const (
 )
 
 func endedRow(state outflow.State, generation int) string {
-	return fmt.Sprintf(`state = '%s', finished_at = now() - interval '1 minute', generation = %d, attempts = 2, last_error = 'before', broker_message_id = NULL`, state, generation)
+	return fmt.Sprintf(`state = '%s', finished_at = now() - interval '1 minute', generation = %d, attempts = 2,
+	    last_error = 'before', broker_message_id = NULL`, state, generation)
 }
 
 func TestFinish(t *testing.T) {
@@ -99,7 +100,8 @@ func TestFinish(t *testing.T) {
 					require.Equal(t, 3, o.Attempts)
 					require.WithinDuration(t, time.Now(), o.FinishedAt, 30*time.Second, "when it was acknowledged")
 				})
-				t.Run("delivered beats no other generation's "+string(was), func(t *testing.T) { unchanged(t, endedRow(was, 2), 1, end) })
+				t.Run("delivered beats no other generation's "+string(was),
+					func(t *testing.T) { unchanged(t, endedRow(was, 2), 1, end) })
 				continue
 			}
 			t.Run(string(end)+" after "+string(was), func(t *testing.T) { unchanged(t, endedRow(was, 1), 1, end) })
@@ -113,7 +115,8 @@ func TestFinish(t *testing.T) {
 	t.Run("dead, sent again after a retry", func(t *testing.T) {
 		id := row(t, pool, pendingRow)
 		finish(t, id, 1, outflow.Dead)
-		execute(t, pool, `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2, available_at = now() WHERE id = $1`, id)
+		execute(t, pool, `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2,
+		    available_at = now() WHERE id = $1`, id)
 		o := finish(t, id, 1, outflow.Dead)
 		require.Equal(t, outflow.Pending, o.State)
 		require.Equal(t, 2, o.Generation)
@@ -149,7 +152,8 @@ func TestRenew(t *testing.T) {
 	store := outboxdb.New(pool)
 	renew := func(t *testing.T, id uuid.UUID, generation int, lastError string) outbox.Record {
 		t.Helper()
-		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: outbox.Ref{ID: id, Generation: generation}, Lease: 2 * time.Hour, LastError: lastError, Attempts: 2})
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: outbox.Ref{ID: id, Generation: generation},
+			Lease: 2 * time.Hour, LastError: lastError, Attempts: 2})
 		require.NoError(t, err)
 		return r
 	}
@@ -169,7 +173,8 @@ func TestRenew(t *testing.T) {
 	})
 	t.Run("a wait counts no attempt of its own", func(t *testing.T) {
 		id := row(t, pool, `attempts = 2`)
-		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "429", Attempts: 1, Waits: true})
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour, LastError: "429", Attempts: 1,
+			Waits: true})
 		require.NoError(t, err)
 		require.Equal(t, 3, r.Attempts)
 		s := stands(t, pool, id)
@@ -189,7 +194,8 @@ func TestRenew(t *testing.T) {
 		require.Equal(t, "before", renew(t, id, 1, "").LastError)
 	})
 	t.Run("what an operator asked, and the expiry", func(t *testing.T) {
-		id := row(t, pool, `cancel_requested = true, due_at = now() - interval '2 hours', expires_at = now() - interval '1 hour'`)
+		id := row(t, pool, `cancel_requested = true, due_at = now() - interval '2 hours',
+		    expires_at = now() - interval '1 hour'`)
 		r := renew(t, id, 1, "")
 		require.True(t, r.CancelRequested)
 		require.True(t, r.Expired)
@@ -224,43 +230,4 @@ func TestRenew(t *testing.T) {
 		id := row(t, pool, `attempts = 0`)
 		require.Equal(t, "\uFFFD\uFFFD", renew(t, id, 1, "\x00\xff").LastError)
 	})
-}
-
-func TestYield(t *testing.T) {
-	t.Parallel()
-	pool := teststack.New(t)
-	store := outboxdb.New(pool)
-	for _, c := range []struct {
-		name, set string
-		yields    bool
-	}{
-		{"started anew and leased", `generation = 2, available_at = now() + interval '1 hour'`, true},
-		{"two generations on", `generation = 3, available_at = now() + interval '1 hour'`, true},
-		{"due already", `generation = 2, available_at = now() - interval '1 hour'`, false},
-		{"due before its old run has closed", `generation = 2, available_at = now() + interval '0.9 seconds'`, false},
-		{"its own generation", `available_at = now() + interval '1 hour'`, false},
-		{"in a durable attempt", `generation = 2, retrying = true, available_at = now() + interval '1 hour'`, false},
-		{"ended", `generation = 2, state = 'dead', finished_at = now(), available_at = now() + interval '1 hour'`, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			id := row(t, pool, c.set)
-			before, began := stands(t, pool, id), value[time.Time](t, pool, `SELECT clock_timestamp()`)
-			require.NoError(t, store.Yield(t.Context(), ref(id)))
-			after := stands(t, pool, id)
-			if c.yields {
-				require.False(t, after.AvailableAt.Before(began.Add(time.Second)), "its old run has a second to close")
-				require.LessOrEqual(t, after.LeasedFor, 1.0)
-				require.Greater(t, after.LeasedFor, -30.0)
-				after.AvailableAt = before.AvailableAt
-			}
-			before.LeasedFor, after.LeasedFor = 0, 0
-			require.Equal(t, before, after, "nothing else changes")
-		})
-	}
-	t.Run("rescheduled meanwhile", func(t *testing.T) {
-		id := row(t, pool, `generation = 2, due_at = now() + interval '1 hour', available_at = now() + interval '2 hours'`)
-		require.NoError(t, store.Yield(t.Context(), ref(id)))
-		require.True(t, value[bool](t, pool, `SELECT available_at = due_at FROM outbox.messages WHERE id = $1`, id))
-	})
-	require.NoError(t, store.Yield(t.Context(), ref(uuid.New())), "no row")
 }

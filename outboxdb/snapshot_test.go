@@ -21,7 +21,8 @@ func TestHeldSnapshot(t *testing.T) {
 	beginLoad(t, pool)
 	const rows, step, own = 250_000, 5_000, 500
 	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at)
-		SELECT gen_random_uuid(), 'sqs://a', 'a', '{}', now() - interval '1 hour', now() - interval '1 hour' + n * interval '1 ms'
+		SELECT gen_random_uuid(), 'sqs://a', 'a', '{}', now() - interval '1 hour',
+		    now() - interval '1 hour' + n * interval '1 ms'
 		  FROM generate_series(1, $1) AS n ORDER BY random()`, rows+step)
 	holder, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	require.NoError(t, err)
@@ -34,7 +35,8 @@ func TestHeldSnapshot(t *testing.T) {
 	claim(t, store, req)
 	store.HoldWalk()
 	cost := func(marks []time.Time) int {
-		p := explain(t, pool, "force_generic_plan", outboxdb.StatementClaim, []string{"sqs://a"}, []string{"sqs://a"}, marks,
+		p := explain(t, pool, "force_generic_plan", outboxdb.StatementClaim, []string{"sqs://a"}, []string{"sqs://a"},
+			marks,
 			[]string{"10"}, []string{"0"}, 10, 1<<24, "1 minute", 200, []string{})
 		require.EqualValues(t, 10, p.Rows)
 		return p.buffers()
@@ -51,7 +53,8 @@ func TestHeldSnapshot(t *testing.T) {
 		claimed, err := store.Claim(t.Context(), req)
 		require.NoError(t, err)
 		require.Len(t, claimed.Messages, own)
-		execute(t, pool, `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = ANY ($1)`, idsOf(claimed))
+		execute(t, pool, `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = ANY ($1)`,
+			idsOf(claimed))
 	}
 	_, marks = store.Remembered()
 	last := cost(marks)
@@ -60,7 +63,8 @@ func TestHeldSnapshot(t *testing.T) {
 	aDayAgo := []time.Time{time.Now().Add(-24 * time.Hour)}
 	cost(aDayAgo) // where nothing holds dead rows, this marks them in the index
 	unbounded := cost(aDayAgo)
-	t.Logf("buffers of a claim of 10: %d at first, %d after %d rows, %d without the mark", first, last, passed, unbounded)
+	t.Logf("buffers of a claim of 10: %d at first, %d after %d rows, %d without the mark", first, last, passed,
+		unbounded)
 	require.Greater(t, unbounded, 2000, "the snapshot holds nothing back: this test shows nothing")
 	require.Less(t, last, 300)
 }

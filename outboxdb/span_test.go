@@ -44,7 +44,8 @@ func TestEnqueueIsASpan(t *testing.T) {
 	ctx, outer := otel.Tracer("test").Start(t.Context(), "request")
 	for _, d := range doors(t, pool) {
 		s := d.open(t)
-		for _, call := range []func(context.Context, ...outflow.Message) ([]uuid.UUID, error){s.enqueue, s.enqueueIfAbsent} {
+		for _, call := range []func(context.Context, ...outflow.Message) ([]uuid.UUID, error){s.enqueue,
+			s.enqueueIfAbsent} {
 			spans.Reset()
 			ids, err := call(ctx, message("sqs://orders"))
 			require.NoError(t, err, d.name)
@@ -116,7 +117,7 @@ func TestARefusalIsOnItsSpan(t *testing.T) {
 	assert.Len(t, spans.Ended(), 1, "nothing to enqueue is nothing to trace")
 }
 
-// A callback is told the trace, however the producer spelled it, and no other header.
+// A callback carries the trace, however the producer spelled it, and no other header.
 func TestCallbackCarriesTheTrace(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -124,7 +125,8 @@ func TestCallbackCarriesTheTrace(t *testing.T) {
 	for _, c := range []struct{ headers, want map[string]string }{
 		{nil, nil},
 		{map[string]string{"tenant": "acme"}, nil},
-		{map[string]string{"tenant": "acme", "traceparent": traceparent, "tracestate": "a=b"}, map[string]string{"traceparent": traceparent, "tracestate": "a=b"}},
+		{map[string]string{"tenant": "acme", "traceparent": traceparent, "tracestate": "a=b"},
+			map[string]string{"traceparent": traceparent, "tracestate": "a=b"}},
 		{map[string]string{"Traceparent": traceparent}, map[string]string{"traceparent": traceparent}},
 	} {
 		m := withCallback("sqs://orders")

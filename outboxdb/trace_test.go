@@ -26,7 +26,8 @@ func spanContext(t *testing.T, state string) trace.SpanContext {
 	require.NoError(t, err)
 	parsed, err := trace.ParseTraceState(state)
 	require.NoError(t, err)
-	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: spanID, TraceFlags: trace.FlagsSampled, TraceState: parsed})
+	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: spanID,
+		TraceFlags: trace.FlagsSampled, TraceState: parsed})
 }
 
 // longState is a valid trace state beyond what a header's value may hold.
@@ -59,11 +60,16 @@ func TestTraceGoesAlong(t *testing.T) {
 		{"an invalid span", trace.ContextWithSpanContext(t.Context(), trace.SpanContext{}), nil, map[string]string{}},
 		{"no headers", traced(""), nil, map[string]string{"traceparent": traceparent}},
 		{"headers", traced(""), map[string]string{"a": "v"}, map[string]string{"a": "v", "traceparent": traceparent}},
-		{"a state", traced("vendor=1,other=2"), nil, map[string]string{"traceparent": traceparent, "tracestate": "vendor=1,other=2"}},
-		{"the producer's own", traced("vendor=1"), map[string]string{"traceparent": "mine"}, map[string]string{"traceparent": "mine"}},
-		{"the producer's own, in capitals", traced("vendor=1"), map[string]string{"Traceparent": "mine"}, map[string]string{"Traceparent": "mine"}},
-		{"the producer's own state", traced(""), map[string]string{"Tracestate": "mine=1"}, map[string]string{"Tracestate": "mine=1"}},
-		{"room for one", traced("vendor=1"), headers(63), joined(headers(63), map[string]string{"traceparent": traceparent})},
+		{"a state", traced("vendor=1,other=2"), nil,
+			map[string]string{"traceparent": traceparent, "tracestate": "vendor=1,other=2"}},
+		{"the producer's own", traced("vendor=1"), map[string]string{"traceparent": "mine"},
+			map[string]string{"traceparent": "mine"}},
+		{"the producer's own, in capitals", traced("vendor=1"), map[string]string{"Traceparent": "mine"},
+			map[string]string{"Traceparent": "mine"}},
+		{"the producer's own state", traced(""), map[string]string{"Tracestate": "mine=1"},
+			map[string]string{"Tracestate": "mine=1"}},
+		{"room for one", traced("vendor=1"), headers(63),
+			joined(headers(63), map[string]string{"traceparent": traceparent})},
 		{"no room", traced("vendor=1"), headers(64), headers(64)},
 		{"a state too long for a header", traced(longState()), nil, map[string]string{"traceparent": traceparent}},
 	} {
@@ -73,14 +79,16 @@ func TestTraceGoesAlong(t *testing.T) {
 				m.Headers = given
 				ids := make([]uuid.UUID, 0, 2)
 				s := d.open(t)
-				for _, call := range []func(context.Context, ...outflow.Message) ([]uuid.UUID, error){s.enqueue, s.enqueueIfAbsent} {
+				for _, call := range []func(context.Context, ...outflow.Message) ([]uuid.UUID, error){s.enqueue,
+					s.enqueueIfAbsent} {
 					written, err := call(c.ctx, m)
 					require.NoError(t, err, d.name)
 					ids = append(ids, written...)
 				}
 				require.NoError(t, s.commit(t.Context()))
 				require.Equal(t, c.given, given, "the caller's map is the caller's")
-				for _, got := range values[map[string]string](t, pool, `SELECT headers FROM outbox.messages WHERE id = ANY ($1)`, ids) {
+				for _, got := range values[map[string]string](t, pool,
+					`SELECT headers FROM outbox.messages WHERE id = ANY ($1)`, ids) {
 					require.Equal(t, c.want, got, d.name)
 				}
 			}

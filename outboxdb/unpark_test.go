@@ -1,6 +1,8 @@
 package outboxdb_test
 
 import (
+	"errors"
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -9,15 +11,94 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
+
+// A hundred thousand messages that are not due yet, each to a destination of its own,
+// cost a look at the table nothing.
+func TestDelayedMessagesCostNothing(t *testing.T) {
+	t.Parallel()
+	pool := another(t, teststack.New(t), utc)
+	healthy := enqueue(t, pool, message("sqs://zealous"))
+	look := func() int {
+		walk := explain(t, pool, "force_generic_plan", outboxdb.StatementDueDestinations, "", outboxdb.WalkDestinations,
+			32, []string{}, []string{})
+		unpark := explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, "100 years", 1000, 250, 1000)
+		require.EqualValues(t, 1, walk.Rows)
+		require.EqualValues(t, 1, unpark.Rows)
+		return walk.buffers() + unpark.buffers()
+	}
+	before := look()
+	delayed := make([]outflow.Message, 5000)
+	for i := range delayed {
+		delayed[i] = outflow.Message{Destination: fmt.Sprintf("https://host-%d.example.org/hooks/%d", i, i), Type: "a",
+			Payload: []byte("{}"), DueIn: time.Hour}
+	}
+	enqueue(t, pool, delayed...)
+	require.Less(t, look(), before+10)
+	require.Equal(t, healthy, idsOf(claim(t, outboxdb.New(pool), request())))
+
+	// Their time comes, for all at once: each is claimed.
+	execute(t, pool, `UPDATE outbox.messages SET due_at = now(), available_at = now() WHERE state = 'pending'
+	    AND destination LIKE 'https:%'`)
+	store := outboxdb.New(pool)
+	seen := 0
+	for range 500 {
+		if seen += len(claim(t, store, request()).Messages); seen == len(delayed) {
+			return
+		}
+	}
+	t.Fatalf("%d of %d were claimed", seen, len(delayed))
+}
+
+// Every statement that puts a row off parks it, and when its time comes it is claimed.
+func TestParkedRowsComeBack(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store, o := outboxdb.New(pool), operator.New(pool, nil, "")
+	parked := func(id uuid.UUID) bool {
+		return value[bool](t, pool, `SELECT parked FROM outbox.messages WHERE id = $1`, id)
+	}
+	for name, putOff := range map[string]func(id uuid.UUID){
+		"claim": func(uuid.UUID) { require.Len(t, claim(t, store, request()).Messages, 1) },
+		"renew": func(id uuid.UUID) {
+			_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour})
+			require.NoError(t, err)
+		},
+		"put back": func(id uuid.UUID) {
+			_, err := store.PutBack(t.Context(), outbox.PutBack{Ref: ref(id), LastError: "503"})
+			require.NoError(t, err)
+		},
+		"reschedule": func(id uuid.UUID) {
+			_, err := o.Reschedule(t.Context(), []uuid.UUID{id}, time.Time{}, time.Hour, ada)
+			require.NoError(t, err)
+		},
+		"hold back": func(uuid.UUID) {
+			req := request()
+			req.Refuse = func(string) error { return errors.New("the host is not allowed") }
+			require.Empty(t, claim(t, store, req).Messages)
+		},
+	} {
+		id := enqueue(t, pool, message("sqs://a"))[0]
+		putOff(id)
+		require.True(t, parked(id), name)
+		require.Empty(t, claim(t, store, request()).Messages, name)
+		execute(t, pool, `UPDATE outbox.messages SET available_at = now() WHERE id = $1`, id)
+		require.Equal(t, []uuid.UUID{id}, idsOf(claim(t, store, request())), name)
+		execute(t, pool, `DELETE FROM outbox.messages`)
+	}
+}
 
 // park writes n rows to destinations that the expression makes of n, which become available
 // at what the other makes of it, from now on.
 func park(t *testing.T, q pgx.Tx, n int, destination, availableIn string) {
 	t.Helper()
-	_, err := q.Exec(t.Context(), `INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at, parked)
+	_, err := q.Exec(t.Context(), `INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at,
+	    parked)
 		SELECT gen_random_uuid(), `+destination+`, 'a', '{}', now() + `+availableIn+`, now() + `+availableIn+`, true
 		  FROM generate_series(1, $1::int) AS n ORDER BY random()`, n)
 	require.NoError(t, err)
@@ -29,12 +110,13 @@ func TestWhatHasJustBecomeDuePassesABulk(t *testing.T) {
 	t.Parallel()
 	const healthy = "https://example.org/healthy"
 	for name, c := range map[string]struct{ destination, bulk, ok string }{
-		"of one queue, before it":        {`'sqs://down'`, `interval '-10 s'`, `interval '-9 s'`},
-		"of one queue, with it":          {`'sqs://down'`, `interval '-10 s'`, `interval '-10 s'`},
-		"of one queue, at all times":     {`'sqs://down'`, `n * interval '-100 ms'`, `interval '-10 s'`},
-		"of queues, before it":           {`'sqs://down-' || n`, `interval '-10 s'`, `interval '-9 s'`},
-		"of a host's paths, with it":     {`'https://example/' || n`, `interval '-10 s'`, `interval '-10 s'`},
-		"of a hundred hosts' paths, too": {`'https://' || n % 100 || '.example.org/' || n`, `interval '-10 s'`, `interval '-9 s'`},
+		"of one queue, before it":    {`'sqs://down'`, `interval '-10 s'`, `interval '-9 s'`},
+		"of one queue, with it":      {`'sqs://down'`, `interval '-10 s'`, `interval '-10 s'`},
+		"of one queue, at all times": {`'sqs://down'`, `n * interval '-100 ms'`, `interval '-10 s'`},
+		"of queues, before it":       {`'sqs://down-' || n`, `interval '-10 s'`, `interval '-9 s'`},
+		"of a host's paths, with it": {`'https://example/' || n`, `interval '-10 s'`, `interval '-10 s'`},
+		"of a hundred hosts' paths, too": {`'https://' || n % 100 || '.example.org/' || n`, `interval '-10 s'`,
+			`interval '-9 s'`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -57,7 +139,7 @@ func TestWhatHasJustBecomeDuePassesABulk(t *testing.T) {
 	}
 }
 
-// A row that somebody has locked is passed over, and looked at no more often for it.
+// A row that somebody has locked is passed over, and read no more often for it.
 func TestALockedParkedRowHoldsUpNothing(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

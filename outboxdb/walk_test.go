@@ -48,7 +48,7 @@ func TestWalkRemembers(t *testing.T) {
 	// A page of others' destinations pushes out neither those that were served last nor
 	// those that are still due.
 	w.marks[2].served = time.Now() // "a"
-	for page := range 2 * rememberedDue / walkDestinations {
+	for page := range 2 * maxDueMarks / walkDestinations {
 		full := make([]mark, walkDestinations)
 		for i := range full {
 			name := fmt.Sprintf("d%d-%03d", page, i)
@@ -58,7 +58,7 @@ func TestWalkRemembers(t *testing.T) {
 		w.remember(full)
 		require.Equal(t, last, w.from, "the next walk goes on there")
 	}
-	require.LessOrEqual(t, len(w.marks), rememberedDue+rememberedServed)
+	require.LessOrEqual(t, len(w.marks), maxDueMarks+maxServedMarks)
 	require.Contains(t, names(w.marks), "a")
 	w.remember(due("z"))
 	require.Empty(t, w.from)
@@ -73,7 +73,8 @@ func TestWalkCursors(t *testing.T) {
 	var w walk
 	part := func(from, n int) (found []mark) {
 		for i := range n {
-			found = append(found, mark{Destination: fmt.Sprintf("https://host/%03d", from+i), Target: "https://host", Due: true})
+			found = append(found, mark{Destination: fmt.Sprintf("https://host/%03d", from+i), Target: "https://host",
+				Due: true})
 		}
 		return found
 	}
@@ -81,53 +82,57 @@ func TestWalkCursors(t *testing.T) {
 	require.Equal(t, map[string]string{"https://host": fmt.Sprintf("https://host/%03d", walkWithin-1)}, w.cursors)
 	w.remember(part(walkWithin, 3))
 	require.Empty(t, w.cursors)
-	require.True(t, slices.ContainsFunc(w.marks, func(m mark) bool { return m.Destination == "https://host/000" && m.Due }),
+	require.True(t, slices.ContainsFunc(w.marks,
+		func(m mark) bool { return m.Destination == "https://host/000" && m.Due }),
 		"the walk did not come by")
 	w.remember(nil)
 	require.False(t, w.anyDue())
 }
 
-func TestWalkAsks(t *testing.T) {
+func TestClaimArgs(t *testing.T) {
 	t.Parallel()
-	h := newDestinations(nil)
+	h := newBreakers(nil)
 	w := walk{marks: append(due("a", "b"), mark{Destination: "later", covered: true}), walked: true}
 	req := outbox.ClaimRequest{MaxMessages: 5, MaxBytes: 1, Allowance: 3, Open: map[string]int{"b": 1}}
-	require.Equal(t, []string{"a", "b"}, w.ask(req, h, time.Now()).destinations, "after a walk, what it found due")
-	require.Equal(t, []int32{3, 2}, w.ask(req, h, time.Now()).quotas)
+	require.Equal(t, []string{"a", "b"}, w.claimArgs(req, h, time.Now()).destinations,
+		"after a walk, what it found due")
+	require.Equal(t, []int32{3, 2}, w.claimArgs(req, h, time.Now()).quotas)
 	w.walked = false
-	require.Equal(t, []string{"a", "b", "later"}, w.ask(req, h, time.Now()).destinations, "between walks, all")
+	require.Equal(t, []string{"a", "b", "later"}, w.claimArgs(req, h, time.Now()).destinations, "between walks, all")
 	req.Open["b"] = 3
-	require.Equal(t, []string{"a", "later"}, w.ask(req, h, time.Now()).destinations)
+	require.Equal(t, []string{"a", "later"}, w.claimArgs(req, h, time.Now()).destinations)
 	req.MaxMessages = 2
-	require.Equal(t, []int32{2, 2}, w.ask(req, h, time.Now()).quotas)
+	require.Equal(t, []int32{2, 2}, w.claimArgs(req, h, time.Now()).quotas)
 }
 
-func TestWalkLearns(t *testing.T) {
+func TestMarksMove(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	w := walk{marks: due("a", "b", "c", "paused")}
-	a := asked{destinations: []string{"a", "b", "c"}, quotas: []int32{2, 2, 2}}
-	w.learn(a, []claimedRow{took("b", at.Add(time.Second)), took("a", at), took("b", at)}, 10)
+	a := claimArgs{destinations: []string{"a", "b", "c"}, quotas: []int32{2, 2, 2}}
+	w.moveMarks(a, []claimedRow{took("b", at.Add(time.Second)), took("a", at), took("b", at)}, 10)
 	for i := range w.marks {
 		require.Equal(t, i > 1, !w.marks[i].served.IsZero())
 		w.marks[i].served = time.Time{}
 	}
 	require.Equal(t, []mark{
-		{Destination: "paused", Due: true}, {Destination: "c"}, {Destination: "a", At: at}, {Destination: "b", At: at.Add(time.Second), Due: true},
-	}, w.marks, "who was asked comes behind who was not, who was served at the end; b's quota was used up")
+		{Destination: "paused", Due: true}, {Destination: "c"}, {Destination: "a", At: at}, {Destination: "b",
+			At: at.Add(time.Second), Due: true},
+	}, w.marks, "those in the claim come behind the others, those that were served at the end; b's quota was used up")
 
-	// Where the claim as a whole was bounded, nobody who was asked is done.
+	// Where the claim as a whole was bounded, no destination in it is done.
 	w = walk{marks: []mark{{Destination: "a"}, {Destination: "b"}}}
-	w.learn(asked{destinations: []string{"a", "b"}, quotas: []int32{9, 9}}, []claimedRow{took("a", at), took("a", at)}, 2)
+	w.moveMarks(claimArgs{destinations: []string{"a", "b"}, quotas: []int32{9, 9}},
+		[]claimedRow{took("a", at), took("a", at)}, 2)
 	require.True(t, w.marks[0].Due && w.marks[1].Due)
 	cut := took("a", at)
 	cut.Seen = 2
 	w = walk{marks: []mark{{Destination: "a"}, {Destination: "b"}}}
-	w.learn(asked{destinations: []string{"a", "b"}, quotas: []int32{9, 9}}, []claimedRow{cut}, 10)
+	w.moveMarks(claimArgs{destinations: []string{"a", "b"}, quotas: []int32{9, 9}}, []claimedRow{cut}, 10)
 	require.True(t, w.marks[0].Due && w.marks[1].Due)
 
 	// And an empty claim ends it: no flag stays up that a claim could lower.
-	w.learn(asked{destinations: []string{"a", "b"}, quotas: []int32{9, 9}}, nil, 10)
+	w.moveMarks(claimArgs{destinations: []string{"a", "b"}, quotas: []int32{9, 9}}, nil, 10)
 	require.False(t, w.anyDue())
 	require.Len(t, w.marks, 2)
 }

@@ -186,7 +186,7 @@ func (t *table) Retrying(_ context.Context, r outbox.Recovered, limit int) ([]ou
 	return page, nil
 }
 
-func (t *table) Free(_ context.Context, m outbox.Leased) error {
+func (t *table) Release(_ context.Context, m outbox.Leased) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.freed = append(t.freed, m)
@@ -204,12 +204,20 @@ func (t *table) TakeCallbacks(_ context.Context, limit int, _ time.Duration) ([]
 	return due, nil
 }
 
-func (t *table) Release(ctx context.Context, m outbox.ClaimedMessage) error {
+func (t *table) GiveBack(ctx context.Context, m outbox.ClaimedMessage, why outbox.GiveBackReason) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch why {
+	case outbox.RunOpen:
+		t.uncounted = append(t.uncounted, m.Ref())
+		return nil
+	case outbox.RunElsewhere:
+		t.forgotten = append(t.forgotten, m.Ref())
+		return nil
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.wrong {
 		return context.DeadlineExceeded
 	}
@@ -217,19 +225,6 @@ func (t *table) Release(ctx context.Context, m outbox.ClaimedMessage) error {
 	t.due = append(t.due, m.Record)
 	delete(t.held, m.Ref())
 	return nil
-}
-
-func (t *table) Uncount(_ context.Context, m outbox.ClaimedMessage) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.uncounted = append(t.uncounted, m.Ref())
-	return nil
-}
-
-func (t *table) Forget(ref outbox.Ref) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.forgotten = append(t.forgotten, ref)
 }
 
 func (t *table) hold(ref outbox.Ref) hold {

@@ -23,8 +23,8 @@ type Breakers interface {
 	// Retrying returns the next messages off the fast path, each once. It returns none when the
 	// destination has failed again. It renews the lease.
 	Retrying(ctx context.Context, r outbox.Recovered, limit int) ([]outbox.Leased, error)
-	// Free makes a message claimable whose run is lost, if the message has that lease still.
-	Free(ctx context.Context, m outbox.Leased) error
+	// Release makes a message claimable whose run is lost, if the message has that lease still.
+	Release(ctx context.Context, m outbox.Leased) error
 }
 
 const (
@@ -216,7 +216,7 @@ func (s *Scanner) signal(ctx context.Context, m outbox.Leased) error {
 	err := s.client.SignalWorkflow(inTime, workflows.DeliverID(s.opts.Outbox, m.ID), "", workflows.SignalTryNow, nil)
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {
-		return s.store.Free(ctx, m)
+		return s.store.Release(ctx, m)
 	}
 	return err
 }

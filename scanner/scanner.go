@@ -37,11 +37,8 @@ type Store interface {
 	Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Claimed, error)
 	// ClaimIsolated claims one quarantined message (see outbox.QuarantineClaims), or none.
 	ClaimIsolated(ctx context.Context, lease time.Duration) ([]outbox.ClaimedMessage, error)
-	// Release gives a claim back at once. Uncount leaves its lease.
-	Release(ctx context.Context, m outbox.ClaimedMessage) error
-	Uncount(ctx context.Context, m outbox.ClaimedMessage) error
-	// Forget drops what this process keeps for a run of its own.
-	Forget(ref outbox.Ref)
+	// GiveBack ends a claim for which this process started no run, or none that came here.
+	GiveBack(ctx context.Context, m outbox.ClaimedMessage, why outbox.GiveBackReason) error
 
 	Breakers
 	// TakeCallbacks leases up to limit due callbacks that no run has in hand.

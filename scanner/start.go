@@ -54,33 +54,31 @@ func (s *Scanner) deliver(ctx context.Context, m outbox.ClaimedMessage) {
 	switch {
 	case err == nil:
 		s.temporal.succeeded()
-		s.awaitFastPath(m)
+		s.awaitFastPath(ctx, m)
 	case temporal.IsWorkflowExecutionAlreadyStartedError(err):
 		// The lease had ended beside a live run. The run goes on, and the claim does not count.
 		s.temporal.succeeded()
-		s.giveBack(ctx, m, s.store.Uncount)
+		s.giveBack(ctx, m, outbox.RunOpen)
 		s.noteCollision(ctx, workflows.DeliverID(s.opts.Outbox, m.ID), workflows.WorkflowDeliver, m.Ref(), err)
 	default:
 		s.temporal.failed()
 		s.opts.Logger.Error("starting a delivery in Temporal",
 			"message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "error", err)
-		s.giveBack(ctx, m, s.store.Release)
+		s.giveBack(ctx, m, outbox.NotStarted)
 	}
 }
 
 // giveBack returns a claim. Where even that fails, the lease ends by itself.
-func (s *Scanner) giveBack(
-	ctx context.Context, m outbox.ClaimedMessage, give func(context.Context, outbox.ClaimedMessage) error,
-) {
+func (s *Scanner) giveBack(ctx context.Context, m outbox.ClaimedMessage, why outbox.GiveBackReason) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTimeout)
 	defer cancel()
-	if err := give(ctx, m); err != nil {
+	if err := s.store.GiveBack(ctx, m, why); err != nil {
 		s.opts.Logger.Warn("giving a claim back; its lease will end by itself", "message", m.ID, "error", err)
 	}
 }
 
 // awaitFastPath waits until the run has ended or left the fast path.
-func (s *Scanner) awaitFastPath(m outbox.ClaimedMessage) {
+func (s *Scanner) awaitFastPath(ctx context.Context, m outbox.ClaimedMessage) {
 	takeOver := timing.TakeOver
 	if s.remotely.Load() && rand.IntN(fullWaitOnceIn) > 0 {
 		takeOver = remoteTakeOver
@@ -95,7 +93,7 @@ func (s *Scanner) awaitFastPath(m outbox.ClaimedMessage) {
 		return
 	case <-timer.C:
 		s.remotely.Store(true)
-		s.store.Forget(m.Ref())
+		s.giveBack(ctx, m, outbox.RunElsewhere)
 		return
 	}
 	timer.Reset(timing.WorkflowTask)

@@ -84,10 +84,6 @@ func (t *table) LoadAgain(ctx context.Context, ref outbox.Ref) (outbox.Record, e
 
 func (*table) Observe(string, uuid.UUID, outbox.Observation) int { return 0 }
 
-func (*table) PutBack(context.Context, outbox.Ref, string) (outflow.Outcome, error) {
-	return outflow.Outcome{}, errors.New("not asked for here")
-}
-
 // DatabaseID is zero, as that of an input which names none.
 func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return uuid.Nil, nil }
 
@@ -177,14 +173,18 @@ func (t *table) NoteCallback(_ context.Context, n outbox.CallbackNote) (bool, er
 	return true, nil
 }
 
-func (t *table) Yield(_ context.Context, ref outbox.Ref) error {
+// PutBack has a run make way for another.
+func (t *table) PutBack(_ context.Context, p outbox.PutBack) (outflow.Outcome, error) {
+	if !p.NotSent {
+		return outflow.Outcome{}, errors.New("not asked for here")
+	}
 	if err := t.begin("yield"); err != nil {
-		return err
+		return outflow.Outcome{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.yielded = append(t.yielded, ref)
-	return nil
+	t.yielded = append(t.yielded, p.Ref)
+	return outflow.Outcome{}, nil
 }
 
 // change edits the row as an operator would.

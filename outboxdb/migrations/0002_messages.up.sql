@@ -40,7 +40,8 @@ CREATE TABLE outbox.messages (
     CONSTRAINT messages_type         CHECK (length(type) <= 200 AND type ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' AND type !~* '^outflow[.]'),
     CONSTRAINT messages_payload      CHECK (octet_length(payload) BETWEEN 1 AND 16777216),
     CONSTRAINT messages_content_type CHECK (length(content_type) BETWEEN 1 AND 255 AND content_type !~ '[^ -~]' AND content_type = btrim(content_type)),
-    -- The names and types; enqueue holds the numbers and lengths too, which cost more than an update may.
+    -- The names and types. outbox.enqueue checks the numbers and lengths too, which cost more than
+    -- an update may.
     CONSTRAINT messages_headers      CHECK (headers = '{}' OR (jsonb_typeof(headers) = 'object' AND NOT headers @?
         '$.keyvalue() ? (!(@.key like_regex "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$") || @.key like_regex "^(outflow|aws[.]|amazon[.]|content-type$)" flag "i" || @.value.type() <> "string")')),
     CONSTRAINT messages_ordering_key CHECK (length(ordering_key) <= 128 AND ordering_key ~ '^[!-~]+$'),
@@ -61,36 +62,35 @@ CREATE TABLE outbox.messages (
     CONSTRAINT messages_expires_at   CHECK (expires_at > due_at AND expires_at < '10000-01-01Z')
 );
 
--- The index that finds what may be claimed. It has no row that waits for a time to
--- come: a hundred thousand delayed messages cost a claim nothing. Statements say
--- "NOT parked" literally: each of these two indexes knows half of the pending rows.
+-- Rows that may be claimed. It has no row that waits for its time: a hundred thousand delayed
+-- messages cost a claim nothing. Statements say "NOT parked" literally: each of these two indexes
+-- has a part of the pending rows.
 CREATE INDEX messages_claim ON outbox.messages (destination, available_at) WHERE state = 'pending' AND NOT parked;
 
--- Leased, delayed and put-back rows, by the second in which a scanner unparks them, and
--- in each by destination: however many of one become due together, the others are found.
+-- Leased, delayed and put-back rows, by the second in which a scanner unparks them, and in each by
+-- destination: however many messages of one become due together, the others are found.
 CREATE INDEX messages_parked ON outbox.messages (date_bin('1 second'::interval, available_at, '2000-01-01Z'::timestamptz), destination, available_at)
     WHERE state = 'pending' AND parked;
 
--- Runs off the fast path, by destination: counted for the cap, told of a recovery.
+-- Messages off the fast path, by destination: counted for the cap, signalled after a recovery.
 CREATE INDEX messages_retrying ON outbox.messages (destination, id) WHERE retrying;
 
--- Messages whose process died again and again.
-CREATE INDEX messages_suspect ON outbox.messages (id) WHERE state = 'pending' AND claims >= 5;
+-- Quarantined messages: their process crashed again and again.
+CREATE INDEX messages_quarantined ON outbox.messages (id) WHERE state = 'pending' AND claims >= 5;
 
--- Final rows by age: what a purge takes, and what "outflow list" shows.
+-- Final rows by age, for a purge and for "outflow list".
 CREATE INDEX messages_finished ON outbox.messages (state, finished_at) WHERE finished_at IS NOT NULL;
 
--- Dead messages that an operator let go, by when: what a purge takes.
+-- Dismissed messages by age, for a purge.
 CREATE INDEX messages_dismissed ON outbox.messages (dismissed_at) WHERE dismissed_at IS NOT NULL;
 
--- Callbacks to look after, the longest due first.
+-- Due callbacks, the longest due first.
 CREATE INDEX messages_callbacks ON outbox.messages (callback_due_at) WHERE callback_state = 'due';
 
--- Every message leaves two dead versions of its row (claim and end) and later a
--- hole. The defaults wait for a fifth of the table; an outbox of millions of
--- delivered rows would carry as many dead ones through its claim index. So:
--- after some thousand, and at ten times the default speed. Analyze as often,
--- because the share of pending rows changes within seconds.
+-- Every message leaves two dead versions of its row (claim and end) and later a hole. The defaults
+-- wait for a fifth of the table: an outbox of millions of delivered rows would carry as many dead
+-- ones through its claim index. So vacuum after some thousand, at ten times the default speed.
+-- Analyze as often, because the share of pending rows changes within seconds.
 ALTER TABLE outbox.messages SET (
     autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_insert_threshold = 20000, autovacuum_vacuum_insert_scale_factor = 0.02,
@@ -101,15 +101,15 @@ ALTER TABLE outbox.messages SET (
 );
 
 COMMENT ON TABLE outbox.messages IS 'Outflow: one row per message, written by outbox.enqueue in the producer''s transaction';
-COMMENT ON COLUMN outbox.messages.due_at IS 'when the delivery was asked for; age and latency count from here';
+COMMENT ON COLUMN outbox.messages.due_at IS 'when the delivery is asked for; age and latency count from here';
 COMMENT ON COLUMN outbox.messages.available_at IS 'when the row may next be claimed; in the future while a lease is held';
-COMMENT ON COLUMN outbox.messages.generation IS 'counts an operator''s new starts; guards every write of a run';
-COMMENT ON COLUMN outbox.messages.claims IS 'claims that led to a start and to no end';
-COMMENT ON COLUMN outbox.messages.callback_payload IS 'the callback carries the payload, too';
-COMMENT ON COLUMN outbox.messages.callback_due_at IS 'a scanner starts the callback then, unless its run has moved it';
+COMMENT ON COLUMN outbox.messages.generation IS 'rises when an operator starts the message again; guards every write of a run';
+COMMENT ON COLUMN outbox.messages.claims IS 'claims after which the process crashed, as far as the table knows; from 5 on the message is quarantined';
+COMMENT ON COLUMN outbox.messages.callback_payload IS 'the callback carries the payload';
+COMMENT ON COLUMN outbox.messages.callback_due_at IS 'a scanner starts the callback then, unless its run has moved this time';
 COMMENT ON COLUMN outbox.messages.parked IS 'available_at was in the future when it was written; a scanner clears this when that time has come';
-COMMENT ON COLUMN outbox.messages.started IS 'claimed since the enqueue or an operator''s last new start: a run may exist';
-COMMENT ON COLUMN outbox.messages.dismissed_at IS 'an operator let the dead message go: nobody has to look at it any more';
+COMMENT ON COLUMN outbox.messages.started IS 'claimed since the enqueue or an operator''s last start: a run may exist';
+COMMENT ON COLUMN outbox.messages.dismissed_at IS 'an operator dismissed the dead message: doctor and status no longer count it';
 COMMENT ON COLUMN outbox.messages.retrying IS 'its run has left the fast path';
 
 REVOKE ALL ON outbox.messages FROM PUBLIC;

@@ -2,15 +2,15 @@ SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('
 
 -- The circuit breakers, one set for all processes. A row's name says what it covers:
 --   sqs://orders             a destination
---   https://host[:port]      a target: every destination of a host, or an exchange. What
---                            a connection says (refused, no answer, TLS, name) is its
+--   https://host[:port]      a target: every destination of a host, or an exchange. It counts
+--                            failures of the connection: refused, no answer, TLS, name
 --   https://host#new         the destinations of a target that no message has reached yet
--- A row is written when its breaker counts a failure, when a message first reached a
--- destination, and that of a target also when it answers slowly.
+-- A row is written when its breaker counts a failure, when a message first reached its destination,
+-- and when a target answers slowly.
 CREATE TABLE outbox.destinations (
     destination   text        COLLATE "C" NOT NULL PRIMARY KEY,
-    -- The destinations from the first name up to the second, without it: canonical
-    -- destinations of a target share its name and the "/" behind it.
+    -- The breaker covers the destinations from the first name up to, but without, the second:
+    -- canonical destinations of a target begin with its name and "/".
     covers_from   text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
         CASE WHEN destination ~ '^(https?|rabbitmq)://[^/]*$' THEN split_part(destination, '#', 1) || '/' ELSE destination END) STORED,
     covers_before text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
@@ -20,14 +20,14 @@ CREATE TABLE outbox.destinations (
     failing_since timestamptz,
     openings      integer     NOT NULL DEFAULT 0,
     open_until    timestamptz,
-    asked_until   timestamptz,
-    probe_of      text        COLLATE "C",
+    retry_after_until   timestamptz,
+    probe_destination      text        COLLATE "C",
     probe_id      uuid,
     probe_until   timestamptz,
     probes        integer     NOT NULL DEFAULT 0,
     recovered_at  timestamptz,
-    told_of       text        COLLATE "C",
-    told_id       uuid,
+    signalled_destination       text        COLLATE "C",
+    signalled_id       uuid,
     last_error    text,
     slow_until    timestamptz,
     CONSTRAINT destinations_counts  CHECK (failures >= 0 AND openings >= 0),
@@ -35,25 +35,25 @@ CREATE TABLE outbox.destinations (
     CONSTRAINT destinations_failing CHECK (open_until IS NULL OR failing_since IS NOT NULL)
 ) WITH (fillfactor = 50);
 
--- The few that need somebody's attention: a scanner asks for them all the time.
-CREATE INDEX destinations_troubled ON outbox.destinations (destination)
+-- Open breakers, and closed ones whose runs are to be signalled: a scanner reads them all the time.
+CREATE INDEX destinations_breaker_active ON outbox.destinations (destination)
     WHERE open_until IS NOT NULL OR recovered_at IS NOT NULL;
 
--- Those that have counted failures and have not opened, to forget them in the end.
+-- Breakers that have counted failures and have not opened: stale failures are forgotten.
 CREATE INDEX destinations_failing ON outbox.destinations (failing_since)
     WHERE open_until IS NULL AND failing_since IS NOT NULL;
 
 COMMENT ON TABLE outbox.destinations IS 'Outflow: circuit breakers of destinations, targets and new destinations';
-COMMENT ON COLUMN outbox.destinations.delivered_at IS 'a message reached it: it exists, and is missed where it does not';
+COMMENT ON COLUMN outbox.destinations.delivered_at IS 'when a message last reached the destination: it exists, or is taken to come back';
 COMMENT ON COLUMN outbox.destinations.failures IS 'failures since the last success';
 COMMENT ON COLUMN outbox.destinations.open_until IS 'the breaker is open: nothing is sent until then, and after it one probe at a time';
-COMMENT ON COLUMN outbox.destinations.asked_until IS 'the destination asked for no request until then (Retry-After): no success closes the breaker before';
+COMMENT ON COLUMN outbox.destinations.retry_after_until IS 'the destination asked for no request until then (Retry-After): no success closes the breaker before';
 COMMENT ON COLUMN outbox.destinations.openings IS 'openings of the breaker since the last success';
 COMMENT ON COLUMN outbox.destinations.probe_id IS 'the one message that may be sent while the breaker is open';
-COMMENT ON COLUMN outbox.destinations.probe_of IS 'the destination of that message';
-COMMENT ON COLUMN outbox.destinations.recovered_at IS 'the breaker closed; its retrying runs are still to be told';
-COMMENT ON COLUMN outbox.destinations.probes IS 'probes so far: those that wait and those that are retried take turns';
-COMMENT ON COLUMN outbox.destinations.told_id IS 'the last of its retrying runs that was told of this recovery, by destination (told_of) and ID';
+COMMENT ON COLUMN outbox.destinations.probe_destination IS 'the destination of that message';
+COMMENT ON COLUMN outbox.destinations.recovered_at IS 'the breaker closed; its retrying runs are still to be signalled';
+COMMENT ON COLUMN outbox.destinations.probes IS 'probes so far: waiting messages and retried ones take turns';
+COMMENT ON COLUMN outbox.destinations.signalled_id IS 'the last retrying run that was signalled after this recovery, by destination (signalled_destination) and ID';
 COMMENT ON COLUMN outbox.destinations.slow_until IS 'the target takes longer to answer than the fast path has: until then its messages leave it unsent';
 
 REVOKE ALL ON outbox.destinations FROM PUBLIC;

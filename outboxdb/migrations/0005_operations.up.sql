@@ -1,8 +1,8 @@
 SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
 
--- Who did what, when and why. A row outlives its message. "who" is what somebody
--- says; the database itself notes the login, whatever role was set since, and gives
--- nobody a right to say another.
+-- Who did what, when and why. A row outlives its message. "who" is what the operator says. The
+-- database itself notes the login, whatever role was set since, and no grant lets a role write
+-- another.
 CREATE TABLE outbox.audit (
     id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at          timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -21,9 +21,9 @@ CREATE INDEX audit_message ON outbox.audit (message_id, id) WHERE message_id IS 
 COMMENT ON TABLE outbox.audit IS 'Outflow: what operators did';
 COMMENT ON COLUMN outbox.audit.login IS 'the role that the connection logged in as';
 
--- Where a purge moves final rows, if it is told to. Its columns are those of
--- outbox.messages and when the row was moved; nothing of Outflow reads it. It is
--- a log: a message that comes back and ends again is there twice.
+-- Where a purge moves final rows, if the schedule says so. Its columns are those of
+-- outbox.messages, and when the row was moved. Nothing of Outflow reads it. It is a log: a message
+-- that comes back and ends again is there twice.
 CREATE TABLE outbox.history (
     LIKE outbox.messages,
     moved_at timestamptz NOT NULL DEFAULT now(),

@@ -2,7 +2,7 @@ SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('
 DROP FUNCTION outbox.outcomes(uuid[]);
 DROP FUNCTION outbox.drop_waiter(uuid);
 DROP FUNCTION outbox.keep_waiter(uuid);
-DROP FUNCTION outbox.tell_waiters(uuid[]);
+DROP FUNCTION outbox.notify_waiters(uuid[]);
 DROP FUNCTION outbox.notice_of(uuid);
 DROP TABLE outbox.waiters;
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -1,39 +1,38 @@
 SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('search_path'), false), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
 
--- Who waits for ends: a row for each listening connection, which its process
--- renews. A statement that ends messages looks here before it notifies, because
--- commits that notify go one after the other in all of the server. Unlogged: the
--- connections are gone with whatever would lose the rows.
+-- Waiters: a row for each connection that listens for ends, which its process renews. A statement
+-- that ends messages reads them before it notifies, because commits that notify go one after the
+-- other in all of the server. Unlogged: what loses the rows ends the connections too.
 CREATE UNLOGGED TABLE outbox.waiters (
     id         uuid        NOT NULL PRIMARY KEY,
     expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE outbox.waiters IS 'Outflow: who listens on outflow_ended';
+COMMENT ON TABLE outbox.waiters IS 'Outflow: connections that listen on outflow_ended';
 
--- What stands for an ID in a notification. Anybody may listen, and who knows an ID
--- may ask how its message ended, or drop its waiter. Of an ID of 74 random bits, a
--- hash of 48 tells nothing, with no salt: 2^26 IDs have the same one, each to be found
--- among 2^74. Two that share a hash cost a waiter one look.
+-- The name of a message ID in a notification. Any role may listen, and a role that knows an ID may
+-- read how its message ended, or drop its waiter. A hash of 48 bits reveals nothing of an ID of 74
+-- random bits, without a salt: 2^26 IDs have the same hash, each to be found among 2^74. Two IDs
+-- that share a hash cost a waiter one read.
 CREATE FUNCTION outbox.notice_of(id uuid) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN left(encode(sha256(uuid_send(id)), 'hex'), 12);
 
--- Tells whoever waits that messages have ended: by their notices, up to 600, beyond
--- that by nothing but the notification (its limit is 8,000 bytes). Each
--- query in here has a snapshot of its own, taken after the ends were written: who
--- registers later than that finds their transaction open. A queue of notifications
--- that somebody else lets fill up must not keep a message from ending.
-CREATE FUNCTION outbox.tell_waiters(ids uuid[]) RETURNS void
+-- Notifies waiters that messages have ended: of up to 600 by their notices, of more by an empty
+-- notification (the limit is 8,000 bytes). Each query in here has a snapshot of its own, taken
+-- after the ends were written: a waiter that registers later finds their transaction open. A queue
+-- of notifications that another listener lets fill up must not keep a message from ending.
+CREATE FUNCTION outbox.notify_waiters(ids uuid[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF cardinality(ids) > 0 AND EXISTS (SELECT FROM outbox.waiters AS w WHERE w.expires_at > now())
         AND pg_notification_queue_usage() < 0.5 THEN
-        PERFORM pg_notify('outflow_ended', CASE WHEN cardinality(ids) <= 600 THEN (SELECT string_agg(outbox.notice_of(i), ',') FROM unnest(ids) AS i) ELSE '' END);
+        PERFORM pg_notify('outflow_ended', CASE WHEN cardinality(ids) <= 600
+            THEN (SELECT string_agg(outbox.notice_of(i), ',') FROM unnest(ids) AS i) ELSE '' END);
     END IF;
 END $$;
 
--- Registers a waiter, for a minute, and has its connection hear that: the proof
--- that notifications reach it. What they say is not enough to drop the waiter.
+-- Registers a waiter for a minute, and notifies its connection of that: the proof that
+-- notifications arrive there. The notice does not contain the ID that drops the waiter.
 CREATE FUNCTION outbox.keep_waiter(waiter uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -48,8 +47,8 @@ CREATE FUNCTION outbox.drop_waiter(waiter uuid) RETURNS void
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ DELETE FROM outbox.waiters AS w WHERE w.id = waiter $$;
 
--- How messages stand, for whoever knows their IDs, which nobody guesses: a producer
--- without a right on the table sees how its own ended. Nothing that was sent is in it.
+-- How messages stand, for a role that knows their IDs, which can't be guessed: a producer without a
+-- right on the table reads how its own messages ended. It returns nothing of what was sent.
 CREATE FUNCTION outbox.outcomes(ids uuid[])
     RETURNS TABLE (id uuid, state text, generation integer, attempts integer, finished_at timestamptz,
                    broker_message_id text, last_error text, callback_due boolean)
@@ -62,6 +61,6 @@ CREATE FUNCTION outbox.outcomes(ids uuid[])
 $$;
 
 REVOKE ALL ON outbox.waiters FROM PUBLIC;
-REVOKE ALL ON FUNCTION outbox.notice_of(uuid), outbox.tell_waiters(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid), outbox.outcomes(uuid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.notice_of(uuid), outbox.notify_waiters(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid), outbox.outcomes(uuid[]) FROM PUBLIC;
 
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

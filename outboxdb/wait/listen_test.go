@@ -126,7 +126,7 @@ func TestWaitRegistersBesideAnEnd(t *testing.T) {
 	defer func() { _ = tx.Rollback(context.Background()) }()
 	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, ids[0])
 	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), `SELECT outbox.tell_waiters($1)`, ids[:1])
+	_, err = tx.Exec(t.Context(), `SELECT outbox.notify_waiters($1)`, ids[:1])
 	require.NoError(t, err)
 
 	own, tr := traced(t, pool)

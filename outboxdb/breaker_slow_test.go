@@ -20,13 +20,15 @@ const late = outflow.FastPathCallTime + time.Second
 func slowUntil(t *testing.T, pool *pgxpool.Pool, target string, want time.Duration) {
 	t.Helper()
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations
-		WHERE destination = $1 AND slow_until BETWEEN now() + 0.8 * $2::interval AND now() + $2::interval)`, target, want)
+		WHERE destination = $1 AND slow_until BETWEEN now() + 0.8 * $2::interval AND
+		  now() + $2::interval)`, target, want)
 }
 
 // makeSlow has a target count as slow.
 func makeSlow(t *testing.T, pool *pgxpool.Pool, target string) {
 	t.Helper()
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, slow_until) VALUES ($1, now() + interval '10 minutes')
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, slow_until)
+		VALUES ($1, now() + interval '10 minutes')
 		ON CONFLICT (destination) DO UPDATE SET slow_until = now() + interval '10 minutes'`, target)
 }
 
@@ -87,7 +89,8 @@ func TestSlowTargetIsRead(t *testing.T) {
 	pool := teststack.New(t)
 	makeSlow(t, pool, "https://slow.example")
 	makeSlow(t, pool, "sqs://slow")
-	destinations := map[string]bool{"https://slow.example/a": true, "sqs://slow": true, "https://other.example/a": false, "sqs://fast": false}
+	destinations := map[string]bool{"https://slow.example/a": true, "sqs://slow": true,
+		"https://other.example/a": false, "sqs://fast": false}
 	for destination := range destinations {
 		enqueue(t, pool, message(destination))
 	}
@@ -120,7 +123,8 @@ func TestCapOfASlowTarget(t *testing.T) {
 	running := func(t *testing.T, pool *pgxpool.Pool) {
 		t.Helper()
 		enqueue(t, pool, messages(host+"/a", 195)...)
-		execute(t, pool, `UPDATE outbox.messages SET retrying = true, parked = true, attempts = 1, available_at = now() + interval '5 minutes'`)
+		execute(t, pool, `UPDATE outbox.messages SET retrying = true, parked = true, attempts = 1,
+		    available_at = now() + interval '5 minutes'`)
 		enqueue(t, pool, messages(host+"/b", 30)...)
 		enqueue(t, pool, messages(host+"/c", 30)...)
 		enqueue(t, pool, messages("https://other.example/a", 30)...)
@@ -143,12 +147,14 @@ func TestCapOfASlowTarget(t *testing.T) {
 		change string
 		want   int
 	}{
-		"as many as leave 200":     {`SELECT 1`, 5},
-		"until it lapses":          {`UPDATE outbox.destinations SET slow_until = now()`, 60},
-		"not those that fail on":   {`UPDATE outbox.messages SET attempts = 4 WHERE destination LIKE '%/a'`, 60},
-		"not behind an open one":   {`INSERT INTO outbox.destinations (destination, failing_since, openings, open_until) VALUES ('https://slow.example/a', now(), 1, now() + interval '1 hour')`, 60},
-		"all of one that fails":    {`UPDATE outbox.destinations SET failing_since = now(), failures = 1`, 5},
-		"nothing behind a breaker": {`UPDATE outbox.destinations SET failing_since = now(), openings = 1, open_until = now() + interval '1 hour'`, 0},
+		"as many as leave 200":   {`SELECT 1`, 5},
+		"until it lapses":        {`UPDATE outbox.destinations SET slow_until = now()`, 60},
+		"not those that fail on": {`UPDATE outbox.messages SET attempts = 4 WHERE destination LIKE '%/a'`, 60},
+		"not behind an open one": {`INSERT INTO outbox.destinations (destination, failing_since, openings, open_until)
+		VALUES ('https://slow.example/a', now(), 1, now() + interval '1 hour')`, 60},
+		"all of one that fails": {`UPDATE outbox.destinations SET failing_since = now(), failures = 1`, 5},
+		"nothing behind a breaker": {`UPDATE outbox.destinations SET failing_since = now(), openings = 1,
+		    open_until = now() + interval '1 hour'`, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -41,7 +41,8 @@ func TestFinishTogether(t *testing.T) {
 	for i, id := range ids {
 		callers.Go(func() {
 			<-start
-			o, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: id.String(), Attempts: i})
+			o, err := store.Finish(t.Context(),
+				outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: id.String(), Attempts: i})
 			switch {
 			case err != nil:
 				t.Error(err)
@@ -55,7 +56,8 @@ func TestFinishTogether(t *testing.T) {
 	sent := statements.take()
 	t.Logf("%d statements for 200 marks", len(sent))
 	require.Less(t, len(sent), 40)
-	require.Equal(t, 200, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state = 'delivered' AND broker_message_id = id::text`))
+	require.Equal(t, 200, value[int](t, pool,
+		`SELECT count(*) FROM outbox.messages WHERE state = 'delivered' AND broker_message_id = id::text`))
 }
 
 func TestPoisonedBatch(t *testing.T) {
@@ -83,7 +85,8 @@ func TestPoisonedBatch(t *testing.T) {
 			require.Equal(t, outflow.Dead, outcomes[i].State)
 			require.Equal(t, 1, outcomes[i].Attempts, "counted once")
 		}
-		require.Equal(t, 99, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state = 'dead' AND attempts = 1`))
+		require.Equal(t, 99, value[int](t, pool,
+			`SELECT count(*) FROM outbox.messages WHERE state = 'dead' AND attempts = 1`))
 	})
 	t.Run("the same for renewals", func(t *testing.T) {
 		ids := enqueue(t, pool, messages("sqs://a", 5)...)
@@ -122,8 +125,10 @@ func TestSameIDInABatch(t *testing.T) {
 		return outbox.Ending{Ref: outbox.Ref{ID: id, Generation: generation}, State: state, Attempts: 1}
 	}
 	outcomes, errs := store.FinishBatch(t.Context(),
-		end(ids[2], 1, outflow.Dead), end(ids[0], 1, outflow.Dead), end(ids[1], 1, outflow.Delivered), end(ids[0], 1, outflow.Delivered),
-		end(ids[1], 1, outflow.Dead), end(ids[0], 1, outflow.Delivered), end(ids[2], 2, outflow.Delivered), end(uuid.New(), 1, outflow.Dead))
+		end(ids[2], 1, outflow.Dead), end(ids[0], 1, outflow.Dead), end(ids[1], 1, outflow.Delivered), end(ids[0], 1,
+			outflow.Delivered),
+		end(ids[1], 1, outflow.Dead), end(ids[0], 1, outflow.Delivered), end(ids[2], 2,
+			outflow.Delivered), end(uuid.New(), 1, outflow.Dead))
 	for _, err := range errs[:7] {
 		require.NoError(t, err)
 	}
@@ -133,7 +138,8 @@ func TestSameIDInABatch(t *testing.T) {
 	for _, o := range outcomes[:7] {
 		states, attempts = append(states, o.State), append(attempts, o.Attempts)
 	}
-	require.Equal(t, []outflow.State{"dead", "dead", "delivered", "delivered", "delivered", "delivered", "dead"}, states)
+	require.Equal(t, []outflow.State{"dead", "dead", "delivered", "delivered", "delivered", "delivered", "dead"},
+		states)
 	require.Equal(t, []int{1, 1, 1, 2, 1, 2, 1}, attempts)
 
 	records, errs := store.RenewBatch(t.Context(), outbox.Renewal{Ref: ref(ids[2])}, outbox.Renewal{Ref: ref(ids[2])})

@@ -15,7 +15,8 @@ import (
 )
 
 // err429 asks for ten minutes without a request.
-var err429 = &outflow.Failure{Class: outflow.ClassUnavailable, Answered: true, RetryAfter: 10 * time.Minute, Err: errors.New("HTTP status 429")}
+var err429 = &outflow.Failure{Class: outflow.ClassUnavailable, Answered: true, RetryAfter: 10 * time.Minute,
+	Err: errors.New("HTTP status 429")}
 
 // openFor is how long the breaker is open from now on.
 func openFor(t *testing.T, q queryer, name string) time.Duration {
@@ -54,7 +55,8 @@ func TestALateSuccessEndsNoWait(t *testing.T) {
 				require.Greater(t, openFor(t, pool, destination), 9*time.Minute)
 				require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
 
-				execute(t, pool, `UPDATE outbox.destinations SET asked_until = now(), open_until = now() WHERE open_until IS NOT NULL`)
+				execute(t, pool, `UPDATE outbox.destinations SET retry_after_until = now(), open_until = now()
+				    WHERE open_until IS NOT NULL`)
 				_, err = elsewhere.Load(t.Context(), ref(id))
 				require.NoError(t, err)
 				late(elsewhere, destination)
@@ -67,7 +69,7 @@ func TestALateSuccessEndsNoWait(t *testing.T) {
 
 // A path that asks for a wait asks for itself, though no message has reached it: the other
 // new paths of its host wait for a quarter of a minute at most.
-func TestANewPathAsksForItselfAlone(t *testing.T) {
+func TestANewPathAsksForItselfOnly(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)
@@ -80,7 +82,8 @@ func TestANewPathAsksForItselfAlone(t *testing.T) {
 	enqueue(t, pool, messages(hook(1), 3)...)
 	other := enqueue(t, pool, message(hook(2)))
 	require.Empty(t, claim(t, outboxdb.New(pool), request()).Messages)
-	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), asked_until = now() WHERE destination LIKE '%#new'`)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), retry_after_until = now()
+	    WHERE destination LIKE '%#new'`)
 	elsewhere := outboxdb.New(pool)
 	probes, err := elsewhere.TakeProbes(t.Context())
 	require.NoError(t, err)
@@ -88,13 +91,14 @@ func TestANewPathAsksForItselfAlone(t *testing.T) {
 	require.Equal(t, other[0], probes[0].ID)
 	require.Equal(t, other, idsOf(claim(t, elsewhere, request())))
 	acknowledge(elsewhere, hook(2))
-	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE destination LIKE '%#new' AND open_until IS NOT NULL)`)
+	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE destination LIKE '%#new'
+	    AND open_until IS NOT NULL)`)
 	require.Greater(t, openFor(t, pool, hook(1)), 9*time.Minute, "another path's success is not its")
 	others := enqueue(t, pool, message(hook(3)))
 	require.Equal(t, others, idsOf(claim(t, elsewhere, request())))
 }
 
-// A run that is told to try now, because the host of its path answers again, sends nothing
+// A run that is signalled to try now, because the host of its path answers again, sends nothing
 // while the path's wait lasts.
 func TestTheHostsRecoveryEndsNoPathsWait(t *testing.T) {
 	t.Parallel()
@@ -107,7 +111,8 @@ func TestTheHostsRecoveryEndsNoPathsWait(t *testing.T) {
 	}
 	waitFor(t, pool, isOpen, "https://example.org")
 	acknowledge(store, hook(7))
-	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'https://example.org' AND open_until IS NULL)`)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'https://example.org'
+	    AND open_until IS NULL)`)
 	id := enqueue(t, pool, message(hook(1)))[0]
 	r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Minute})
 	require.NoError(t, err)
@@ -131,7 +136,8 @@ func TestAPathThatAskedForAWaitIsNoProbeOfItsHost(t *testing.T) {
 	enqueue(t, pool, messages(hook(1), 2)...)
 	row(t, pool, `destination = '`+hook(1)+`', retrying = true, available_at = now() + interval '5 minutes'`)
 	probe := func() []outbox.Probe {
-		execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_until = NULL WHERE destination = 'https://example.org'`)
+		execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_until = NULL
+		    WHERE destination = 'https://example.org'`)
 		probes, err := store.TakeProbes(t.Context())
 		require.NoError(t, err)
 		return probes
@@ -172,7 +178,8 @@ func TestAProbeElsewhereClosesAPathsOwnBreaker(t *testing.T) {
 	execute(t, pool, `UPDATE outbox.messages SET available_at = now(), parked = false`)
 	probe()
 	acknowledge(elsewhere, hook(1))
-	waitFor(t, pool, `SELECT open_until IS NULL AND probe_until IS NULL FROM outbox.destinations WHERE destination = $1`, hook(1))
+	waitFor(t, pool, `SELECT open_until IS NULL
+	    AND probe_until IS NULL FROM outbox.destinations WHERE destination = $1`, hook(1))
 }
 
 // A path that one message has reached here is new by the table, and may probe for the new
@@ -184,8 +191,10 @@ func TestAPathThatWasReachedOnceProbesForTheNewOnes(t *testing.T) {
 		say   func(s *outboxdb.Store, id uuid.UUID)
 		heard string
 	}{
-		"not tried": {func(s *outboxdb.Store, id uuid.UUID) { inconclusive(s, hook(1), id) }, `open_until IS NOT NULL AND openings = 1 AND probe_until IS NULL`},
-		"failed":    {func(s *outboxdb.Store, _ uuid.UUID) { fail(s, hook(1), errAnswered) }, `openings = 2 AND probe_until IS NULL`},
+		"not tried": {func(s *outboxdb.Store, id uuid.UUID) { inconclusive(s, hook(1), id) },
+			`open_until IS NOT NULL AND openings = 1 AND probe_until IS NULL`},
+		"failed": {func(s *outboxdb.Store, _ uuid.UUID) { fail(s, hook(1), errAnswered) },
+			`openings = 2 AND probe_until IS NULL`},
 		"answered":  {func(s *outboxdb.Store, _ uuid.UUID) { reject(s, hook(1)) }, `open_until IS NULL`},
 		"succeeded": {func(s *outboxdb.Store, _ uuid.UUID) { acknowledge(s, hook(1)) }, `open_until IS NULL`},
 	} {
@@ -194,7 +203,8 @@ func TestAPathThatWasReachedOnceProbesForTheNewOnes(t *testing.T) {
 			pool := teststack.New(t)
 			store := outboxdb.New(pool)
 			acknowledge(store, hook(1))
-			execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until) VALUES ($1, 9, now(), 1, now())`, fresh)
+			execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until)
+		VALUES ($1, 9, now(), 1, now())`, fresh)
 			id := enqueue(t, pool, message(hook(1)))[0]
 			probes, err := store.TakeProbes(t.Context())
 			require.NoError(t, err)
@@ -208,7 +218,7 @@ func TestAPathThatWasReachedOnceProbesForTheNewOnes(t *testing.T) {
 
 // The backlog of a path that works is not new, however long it is: it takes no probe for
 // the new ones, keeps no breaker open, and costs a look at one row.
-func TestABacklogThatIsNotNewIsNotProbedFor(t *testing.T) {
+func TestABacklogThatIsNotNewIsNotProbed(t *testing.T) {
 	t.Parallel()
 	pool := another(t, teststack.New(t), utc)
 	store := outboxdb.New(pool)
@@ -216,7 +226,8 @@ func TestABacklogThatIsNotNewIsNotProbedFor(t *testing.T) {
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until)
 		VALUES ('https://example.org#new', 9, now(), 1, now() - interval '3 minutes')`)
-	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload) SELECT gen_random_uuid(), $1, 'a', '{}' FROM generate_series(1, 20000)`, hook(1))
+	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload) SELECT gen_random_uuid(), $1, 'a',
+	    '{}' FROM generate_series(1, 20000)`, hook(1))
 	execute(t, pool, `VACUUM ANALYZE outbox.messages`)
 	p := explain(t, pool, "force_generic_plan", outboxdb.StatementTakeProbes, 50, "40 s")
 	require.Zero(t, p.Rows)
@@ -225,7 +236,8 @@ func TestABacklogThatIsNotNewIsNotProbedFor(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.destinations WHERE open_until IS NOT NULL`))
 
-	execute(t, pool, `UPDATE outbox.destinations SET failures = 9, failing_since = now(), openings = 1, open_until = now() WHERE destination LIKE '%#new'`)
+	execute(t, pool, `UPDATE outbox.destinations SET failures = 9, failing_since = now(), openings = 1,
+	    open_until = now() WHERE destination LIKE '%#new'`)
 	id := enqueue(t, pool, message(hook(2)))[0]
 	probes, err := outboxdb.New(pool).TakeProbes(t.Context())
 	require.NoError(t, err)

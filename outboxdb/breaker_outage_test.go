@@ -2,6 +2,7 @@ package outboxdb_test
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -10,10 +11,58 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
+
+// Two weeks of an outage, in steps of an hour: a message is tried and fails, its row
+// is claimed by nobody and ends nowhere.
+func TestTwoWeeksOfOutageEndNothing(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	id := enqueue(t, pool, message("sqs://down"))[0]
+	require.Len(t, claim(t, store, request()).Messages, 1)
+	const attempts = 14 * 24
+	for n := range attempts {
+		r, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: time.Hour,
+			LastError: fmt.Sprint("503, attempt ", n)})
+		require.NoError(t, err)
+		require.Equal(t, outflow.Pending, r.State)
+	}
+	s := stands(t, pool, id)
+	require.Zero(t, s.Claims)
+	require.Equal(t, attempts, s.Attempts)
+	require.Empty(t, claim(t, store, request()).Messages)
+
+	// The same with Temporal down: each claim's start fails and is given back.
+	execute(t, pool, `UPDATE outbox.messages SET retrying = false, available_at = now()`)
+	for range attempts {
+		got := claim(t, store, request()).Messages
+		require.Len(t, got, 1)
+		require.NoError(t, store.GiveBack(t.Context(), got[0], outbox.NotStarted))
+	}
+	require.Zero(t, stands(t, pool, id).Claims)
+}
+
+// However many breakers are open, destinations behind them take no turn of a healthy one.
+func TestThousandsOfOpenBreakersHoldUpNoHealthyDestination(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, delivered_at, failures, failing_since, openings,
+	    open_until)
+		SELECT 'sqs://a-' || lpad(n::text, 4, '0'), now(), 9, now(), 1, now() + interval '1 hour'
+		    FROM generate_series(1, 2000) AS n`)
+	var msgs []outflow.Message
+	for n := range 450 {
+		msgs = append(msgs, message(fmt.Sprintf("sqs://a-%04d", 1501+n)))
+	}
+	enqueue(t, pool, msgs...)
+	healthy := enqueue(t, pool, message("sqs://healthy"))
+	require.Equal(t, healthy, idsOf(claim(t, outboxdb.New(pool), request())))
+}
 
 // A hundred thousand messages wait out two hours in which their destination takes
 // nothing. Some are runs, which renew their leases past their next attempt. Nothing
@@ -34,7 +83,8 @@ func TestLongOutageStartsNothingTwice(t *testing.T) {
 		SELECT outbox.new_id(), 'sqs://down', 't', 'p', now() - interval '1 day' + n * interval '1 ms'
 		  FROM generate_series(1, $1::int) AS n`, waiting)
 	var retrying []uuid.UUID
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT array_agg(id) FROM (SELECT id FROM outbox.messages ORDER BY id LIMIT $1) AS m`, runs).Scan(&retrying))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT array_agg(id) FROM (SELECT id FROM outbox.messages ORDER BY id LIMIT $1) AS m`, runs).Scan(&retrying))
 	lost := retrying[0]
 	renew := func(id uuid.UUID) {
 		_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(id), Lease: lease, LastError: "503"})
@@ -57,7 +107,7 @@ func TestLongOutageStartsNothingTwice(t *testing.T) {
 			probes += len(chosen)
 			for _, m := range claim(t, s, request()).Messages {
 				started[m.ID]++
-				_, err := s.PutBack(t.Context(), m.Ref(), "503")
+				_, err := s.PutBack(t.Context(), outbox.PutBack{Ref: m.Ref(), LastError: "503"})
 				require.NoError(t, err)
 			}
 			if len(chosen) > 0 {
@@ -90,7 +140,7 @@ func TestLongOutageStartsNothingTwice(t *testing.T) {
 
 // Runs that fail without opening a breaker wait for their next attempt, thousands of
 // them, and no scanner starts one a second time, until its run is lost.
-func TestThousandsOfRunsAreLeftAlone(t *testing.T) {
+func TestThousandsOfRunsAreNotClaimed(t *testing.T) {
 	t.Parallel()
 	const (
 		runs  = 5000
@@ -132,6 +182,8 @@ func claimAll(t *testing.T, store *outboxdb.Store) (claimed int) {
 // pass moves all that waits for a time nearer to it.
 func pass(t *testing.T, pool *pgxpool.Pool, d time.Duration) {
 	t.Helper()
-	execute(t, pool, `UPDATE outbox.messages SET available_at = available_at - $1::interval WHERE state = 'pending' AND available_at > now()`, d)
-	execute(t, pool, `UPDATE outbox.destinations SET open_until = open_until - $1::interval, probe_until = probe_until - $1::interval`, d)
+	execute(t, pool, `UPDATE outbox.messages SET available_at = available_at - $1::interval WHERE state = 'pending'
+	    AND available_at > now()`, d)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = open_until - $1::interval,
+	    probe_until = probe_until - $1::interval`, d)
 }

@@ -67,9 +67,9 @@ func (l *listener) heard() (payloads []string) {
 }
 
 // waysToEnd are the ways in which messages end, each in one statement. Whoever adds
-// one meets TestEveryEndTells first.
+// one meets TestEveryEndNotifies first.
 var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID){
-	"finish": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) { deliver(t, pool, ids...) },
+	"finishSQL": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) { deliver(t, pool, ids...) },
 	"requestCancelSQL": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
 		cancelled, err := outboxdb.New(pool).RequestCancel(t.Context(), ids, ada.Who, ada.Why)
 		require.NoError(t, err)
@@ -165,7 +165,7 @@ func TestOnlyEndsAreTold(t *testing.T) {
 	ids := enqueue(t, pool, messages("sqs://orders", 3)...)
 	m := claim(t, store, request()).Messages
 	require.Len(t, m, 3)
-	require.NoError(t, store.Release(t.Context(), m[2]))
+	require.NoError(t, store.GiveBack(t.Context(), m[2], outbox.NotStarted))
 	_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(ids[0]), Lease: time.Minute, LastError: "throttled"})
 	require.NoError(t, err)
 	cancelled, err := store.RequestCancel(t.Context(), ids[:2], ada.Who, ada.Why)
@@ -220,9 +220,9 @@ func keyOf(id uuid.UUID) string {
 // finishes is an assignment of an end; "finished_at = NULL" takes one back.
 var finishes = regexp.MustCompile(`(?i)\bfinished_at\s*=\s*(?:[^Nn>\s]|N[^Uu]|now)`)
 
-// TestEveryEndTells looks for the statements that end messages, whoever wrote them:
-// all are constants here, tell those who wait, and stand in the table above.
-func TestEveryEndTells(t *testing.T) {
+// TestEveryEndNotifies finds the statements that end messages: all are constants of this package,
+// contain endRowsSQL, which notifies waiters, and stand in the table above.
+func TestEveryEndNotifies(t *testing.T) {
 	t.Parallel()
 	require.True(t, finishes.MatchString("SET finished_at = now()"))
 	require.True(t, finishes.MatchString("finished_at = CASE WHEN x THEN now() END"))
@@ -239,10 +239,14 @@ func TestEveryEndTells(t *testing.T) {
 		names = append(names, name)
 	}
 	var ends []string
+	end := found["endRowsSQL"]
+	require.Contains(t, end, "outbox.notify_waiters(")
+	delete(found, "endRowsSQL")
 	for name, text := range found {
 		ends = append(ends, name)
-		assert.Contains(t, text, "outbox.tell_waiters(", "%s ends messages", name)
-		assert.Contains(t, text, "(SELECT count(*) FROM told) > 0", "%s: else Postgres leaves that out", name)
+		assert.Contains(t, text, end, "%s ends messages in its own way", name)
+		assert.Len(t, finishes.FindAllString(text, -1), 1, "%s ends messages in a second way", name)
+		assert.Contains(t, text, "(SELECT count(*) FROM notified) > 0", "%s: else Postgres leaves that out", name)
 	}
 	assert.ElementsMatch(t, names, ends)
 
@@ -293,12 +297,12 @@ func stringConstants(t *testing.T) map[string]string {
 			texts[name] = constant.StringVal(c.Val())
 		}
 	}
-	require.Contains(t, texts, "finish")
+	require.Contains(t, texts, "finishSQL")
 	return texts
 }
 
-// What a statement pays for the question whether anybody waits, where nobody does.
-func TestTellingNobodyIsCheap(t *testing.T) {
+// What a statement pays for the question whether there are waiters, where there are none.
+func TestNotifyingNoWaiterIsCheap(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	ids := enqueue(t, pool, messages("sqs://orders", 20)...)
@@ -306,8 +310,8 @@ func TestTellingNobodyIsCheap(t *testing.T) {
 	for _, id := range ids {
 		words, ones, ends, nulls = append(words, id.String()), append(ones, "1"), append(ends, "delivered"), append(nulls, "NULL")
 	}
-	const telling = "outbox.tell_waiters(ARRAY(SELECT e.id FROM ended AS e))"
-	silent := strings.Replace(outboxdb.StatementFinish, telling, "count(*) FROM ended", 1)
+	const notifies = "outbox.notify_waiters(ARRAY(SELECT e.id FROM ended AS e))"
+	silent := strings.Replace(outboxdb.StatementFinish, notifies, "count(*) FROM ended", 1)
 	require.NotEqual(t, outboxdb.StatementFinish, silent)
 	buffers := func(statement string) int {
 		p := explain(t, pool, "force_generic_plan", statement, words, ones, ends, nulls, nulls, ones)
@@ -325,6 +329,6 @@ func TestTellingNobodyIsCheap(t *testing.T) {
 		with += buffers(outboxdb.StatementFinish)
 		without += buffers(silent)
 	}
-	t.Logf("%d buffers for %d times 20 ends that nobody is told of; %d without the question", with, rounds, without)
+	t.Logf("%d buffers for %d times 20 ends without a waiter; %d without the question", with, rounds, without)
 	require.Less(t, with, without+rounds*10, "half a buffer for each end")
 }

@@ -1,0 +1,95 @@
+package outboxdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
+)
+
+// endRowsSQL is the only SQL that ends rows of outbox.messages. A statement that ends rows has the
+// CTE "locked" of the rows' IDs before it, and the CTE "ends" with the columns id, generation,
+// state, attempts (to add), broker_message_id, last_error and callback_in (how long scanners leave
+// a callback to a run). It goes on after endingSQL, and after columns that the statement sets
+// beside these.
+//   - Only a pending row ends, except that a broker's acknowledgement replaces any other end of its
+//     generation: the message was sent. Its producer is then notified again.
+//   - "notified" has the same commit notify those who wait for an end. The statement must read it
+//     (notifiedSQL).
+const endRowsSQL = `
+           state = e.state, finished_at = now(), dismissed_at = NULL, retrying = false, parked = false,
+           attempts = m.attempts + e.attempts, broker_message_id = e.broker_message_id,
+           last_error = coalesce(e.last_error, m.last_error),
+           callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END,
+           callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() + e.callback_in END,
+           callback_attempts = 0, callback_error = NULL
+      FROM ends AS e
+     WHERE e.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = e.id AND m.generation = e.generation
+       AND (m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))
+    RETURNING ` + outcomeColumnsSQL + `, m.available_at
+), notified AS MATERIALIZED (
+    SELECT outbox.notify_waiters(ARRAY(SELECT e.id FROM ended AS e))
+)`
+
+// endingSQL begins the CTE "ended".
+const endingSQL = `, ended AS (
+    UPDATE outbox.messages AS m
+       SET `
+
+// notifiedSQL is always true. Postgres skips a CTE that nothing reads. This condition reads
+// "notified", so that waiters are notified once for all rows of a statement.
+const notifiedSQL = `(SELECT count(*) FROM notified) > 0`
+
+// finishSQL writes the ends that runs ask for. The run that writes an end has a minute to start the
+// callback, before a scanner does.
+const finishSQL = lockRowsSQL + `, ends AS (
+    SELECT u.*, interval '1 minute' AS callback_in
+      FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[])
+           AS u (id, generation, state, broker_message_id, last_error, attempts)
+)` + endingSQL + endRowsSQL + `
+SELECT e.* FROM ended AS e WHERE ` + notifiedSQL
+
+// loadOutcomesSQL reads how rows ended.
+const loadOutcomesSQL = `SELECT ` + outcomeColumnsSQL + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
+
+// Finish writes an end and returns how the message stands then: as e asks, or as the row says where
+// it is final already or of another generation. It is idempotent.
+func (s *Store) Finish(ctx context.Context, e outbox.Ending) (outflow.Outcome, error) {
+	if !e.State.Final() {
+		return outflow.Outcome{}, fmt.Errorf("finishing message %s: %q is not a final state", e.ID, e.State)
+	}
+	record, err := insist(ctx, s.endings, e)
+	if err == nil || errors.Is(err, outflow.ErrNotFound) {
+		s.handoff.settle(e.Ref)
+	}
+	if err != nil {
+		return outflow.Outcome{}, fmt.Errorf("marking message %s %s: %w", e.ID, e.State, err)
+	}
+	return record.Outcome(), nil
+}
+
+func (s *Store) finishAll(ctx context.Context, endings []outbox.Ending) results {
+	id := func(e outbox.Ending) uuid.UUID { return e.ID }
+	locked := func(e outbox.Ending, found storedRow) bool {
+		replaces := e.State == outflow.Delivered && found.State.Final() && found.State != outflow.Delivered
+		return wasLocked(e.Ref, found) || replaces && !found.written && found.Generation == e.Generation
+	}
+	return answerAll(ctx, endings, id, locked, func(ctx context.Context, batch []outbox.Ending) (rowsByID, error) {
+		var c columns
+		for _, e := range batch {
+			c.add(e.Ref, e.LastError, e.Attempts)
+			c.states = append(c.states, string(e.State))
+			c.brokerIDs = append(c.brokerIDs, orNull(text.Clean(e.BrokerMessageID)))
+		}
+		done, err := s.write(ctx, finishSQL, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts)
+		if err != nil {
+			return nil, err
+		}
+		return s.readMissing(ctx, loadOutcomesSQL, c.ids, done)
+	})
+}
