@@ -15,16 +15,16 @@ type ClaimRequest struct {
 	// open at once. Open is how many it has, by the names in ClaimedMessage.Shares.
 	Allowance int
 	Open      map[string]int
-	// Newcomers bounds the messages of destinations that no message has reached yet. 0
+	// NewDestinations bounds the messages of destinations that no message has reached yet. 0
 	// means no bound, a negative number none of them.
-	Newcomers int
+	NewDestinations int
 	// Refuse says why this process can't send to a destination, or nil. Messages that are
 	// due there are parked for a minute with that reason; no run is started. nil refuses no
 	// destination. It is called under a lock and must be quick.
 	Refuse func(destination string) error
-	// Ramp begins with a few messages of each destination, whatever its Allowance, and
+	// SlowStart begins with a few messages of each destination, whatever its Allowance, and
 	// claims more as this process sees messages arrive.
-	Ramp bool
+	SlowStart bool
 }
 
 // Claimed is the result of a claim.
@@ -60,10 +60,10 @@ type ClaimedMessage struct {
 	// its lease ended: its process may have crashed.
 	LeaseExpired bool
 	// Shares are the names whose allowance the message takes from: its target, its
-	// destination, or the new destinations of its target. Newcomer says that no message has
+	// destination, or the new destinations of its target. NewDestination says that no message has
 	// reached its destination yet.
-	Shares   []string
-	Newcomer bool
+	Shares         []string
+	NewDestination bool
 	// Taken is closed when a run in this process took the message over from the claim.
 	// Settled is closed when that run wrote the end or left the fast path, when the claim
 	// was given back, or when its lease is over.

@@ -19,7 +19,7 @@ func TestSlowStart(t *testing.T) {
 	store := outboxdb.New(pool)
 	enqueue(t, pool, messages("sqs://a", 400)...)
 	req := request()
-	req.Ramp, req.Allowance = true, 150
+	req.SlowStart, req.Allowance = true, 150
 	take := func(open int) int {
 		req.Open = map[string]int{"sqs://a": open}
 		return len(claim(t, store, req).Messages)
@@ -52,18 +52,18 @@ func TestNewDestinationsShareTheirPart(t *testing.T) {
 	msgs = append(msgs, messages("sqs://old", 30)...)
 	enqueue(t, pool, msgs...)
 	req := request()
-	req.Newcomers, req.MaxMessages = 20, 200
+	req.NewDestinations, req.MaxMessages = 20, 200
 	got := byDestination(claim(t, store, req))
 	require.Equal(t, 30, got["sqs://old"])
 	delete(got, "sqs://old")
 	require.Len(t, got, 20, "one each")
-	req.Newcomers = -1
+	req.NewDestinations = -1
 	require.Empty(t, claim(t, store, req).Messages)
 
 	for range 20 { // most of what is new fails: little of it is tried from then on
 		fail(store, "sqs://new-1", errSilent)
 	}
-	req.Newcomers = 20
+	req.NewDestinations = 20
 	require.LessOrEqual(t, len(claim(t, store, req).Messages), 2)
 	enqueue(t, pool, messages("sqs://old", 5)...)
 	require.Equal(t, 5, byDestination(claim(t, store, req))["sqs://old"])
@@ -86,7 +86,7 @@ func TestNewDestinationsOfAClosedHostHoldUpNoOther(t *testing.T) {
 	enqueue(t, pool, behind...)
 	healthy := enqueue(t, pool, message("https://b.example.org/x"))
 	req := request()
-	req.Newcomers = 50
+	req.NewDestinations = 50
 	require.Equal(t, healthy, idsOf(claim(t, store, req)))
 }
 
@@ -108,7 +108,7 @@ func TestNewDestinationsOfACappedHostHoldUpNoOther(t *testing.T) {
 	enqueue(t, pool, capped...)
 	healthy := enqueue(t, pool, message("https://b.example.org/x"))
 	req := request()
-	req.Newcomers = 2
+	req.NewDestinations = 2
 	for range 1000 {
 		if got := claim(t, store, req).Messages; len(got) > 0 {
 			require.Equal(t, healthy[0], got[0].ID)

@@ -190,7 +190,7 @@ func (s *Store) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 		s.breakers.keepProbes(probes)
 		return outbox.Claimed{Problem: noteErr}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
 	}
-	if slices.ContainsFunc(messages, func(m outbox.ClaimedMessage) bool { return m.Newcomer }) {
+	if slices.ContainsFunc(messages, func(m outbox.ClaimedMessage) bool { return m.NewDestination }) {
 		s.breakers.claimedNewDestinations(time.Now())
 	}
 	s.walk.moveMarks(args, rows, req.MaxMessages)
@@ -234,7 +234,7 @@ func (s *Store) lease(
 		shares, newDestination := s.breakers.shares(r.Destination)
 		messages = append(messages, outbox.ClaimedMessage{
 			Record: h.record, LeasedUntil: r.AvailableAt, LeaseExpired: r.Claims > 1 || r.Retrying,
-			Shares: shares, Newcomer: newDestination, Taken: h.taken, Settled: h.settled,
+			Shares: shares, NewDestination: newDestination, Taken: h.taken, Settled: h.settled,
 		})
 	}
 	s.handoff.put(began, holds)

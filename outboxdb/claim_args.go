@@ -124,7 +124,7 @@ func (t *turns) roomOf(name string) int {
 	room, ok := t.room[name]
 	if !ok {
 		allowance := t.req.Allowance
-		if t.req.Ramp {
+		if t.req.SlowStart {
 			allowance = min(allowance, t.breakers.windowOf(name))
 		}
 		room = allowance - t.req.Open[name]
@@ -197,8 +197,8 @@ func refusal(req outbox.ClaimRequest, m *mark) error {
 
 // maxNewDestinations is how many messages of new destinations may be claimed.
 func maxNewDestinations(req outbox.ClaimRequest) int {
-	if req.Newcomers == 0 {
+	if req.NewDestinations == 0 {
 		return math.MaxInt32
 	}
-	return max(req.Newcomers, 0)
+	return max(req.NewDestinations, 0)
 }

@@ -21,10 +21,10 @@ func TestAMessageTakesAShareOfItsHost(t *testing.T) {
 		switch m.Destination {
 		case hook(1), hook(2):
 			require.Equal(t, []string{m.Destination, "https://example.org"}, m.Shares)
-			require.False(t, m.Newcomer)
+			require.False(t, m.NewDestination)
 		case hook(3):
 			require.Equal(t, []string{hook(3), "https://example.org#new", "https://example.org"}, m.Shares)
-			require.True(t, m.Newcomer)
+			require.True(t, m.NewDestination)
 		}
 	}
 

@@ -62,14 +62,14 @@ func TestNewDestinationsAreClaimedWithinTheirShare(t *testing.T) {
 		pass(3 * time.Second)
 		var left []int
 		for _, c := range w.table.seen().claims {
-			if left = append(left, c.request.Newcomers); len(left) > 1 && left[len(left)-2] == left[len(left)-1] {
+			if left = append(left, c.request.NewDestinations); len(left) > 1 && left[len(left)-2] == left[len(left)-1] {
 				left = left[:len(left)-1]
 			}
 		}
 		assert.Equal(t, []int{10, 6, 2, -1}, left, "what is left of ten; -1 is none")
 		pass(10 * time.Second)
 		claims := w.table.seen().claims
-		assert.Equal(t, 10, claims[len(claims)-1].request.Newcomers, "what has ended makes room")
+		assert.Equal(t, 10, claims[len(claims)-1].request.NewDestinations, "what has ended makes room")
 	})
 }
 
@@ -77,7 +77,8 @@ func TestNewDestinationsAreClaimedWithinTheirShare(t *testing.T) {
 func TestRefusedDestinationsAreLoggedOnceAMinute(t *testing.T) {
 	const line = "messages wait as rows: this process can't send to their destinations"
 	inWorld(t, scanner.Options{}, func(w *world) {
-		w.table.refused = map[string]error{"https://a.example/1": errors.New("not allowed"), "https://b.example/2": errors.New("no secret")}
+		w.table.refused = map[string]error{"https://a.example/1": errors.New("not allowed"),
+			"https://b.example/2": errors.New("no secret")}
 	}, func(w *world) {
 		pass(59 * time.Second)
 		assert.Equal(t, 1, w.logs.count(line))

@@ -126,7 +126,7 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 		t.claimed++
 		result.Messages = append(result.Messages, outbox.ClaimedMessage{
 			Record: r, LeasedUntil: time.Now().Add(req.Lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled,
-			Newcomer: t.unknown != "" && strings.HasPrefix(r.Destination, t.unknown),
+			NewDestination: t.unknown != "" && strings.HasPrefix(r.Destination, t.unknown),
 		})
 		return true
 	})

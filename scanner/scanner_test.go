@@ -18,44 +18,47 @@ import (
 )
 
 func TestStartOptions(t *testing.T) {
-	inWorld(t, scanner.Options{Outbox: "shop", TaskQueue: "queue"}, func(w *world) { w.table.enqueue("sqs://orders", 1) }, func(w *world) {
-		pass(time.Second)
-		require.Len(t, w.engine.seen().starts, 1)
-		s := w.engine.seen().starts[0]
-		id := s.input.MessageID
-		assert.Equal(t, workflows.DeliverInput{Outbox: "shop", Database: theDatabase, MessageID: id, Generation: 1}, s.input)
-		assert.Equal(t, workflows.WorkflowDeliver, s.name)
-		o := s.options
-		assert.Equal(t, "shop/"+id.String(), o.ID)
-		assert.Equal(t, "queue", o.TaskQueue)
-		assert.Equal(t, timing.WorkflowTask, o.WorkflowTaskTimeout)
-		assert.Equal(t, enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, o.WorkflowIDReusePolicy)
-		assert.Equal(t, enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL, o.WorkflowIDConflictPolicy)
-		assert.True(t, o.WorkflowExecutionErrorWhenAlreadyStarted)
-		assert.True(t, o.EnableEagerStart)
-		assert.Zero(t, o.WorkflowRunTimeout+o.WorkflowExecutionTimeout, "a message is never given up by a clock")
-		assert.Nil(t, o.RetryPolicy)
-		assert.Equal(t, "`order-placed` to `sqs://orders`", o.StaticSummary)
-		assert.Contains(t, o.StaticDetails, id.String())
-		assert.Equal(t, workflows.StartAttributes("sqs://orders", "order-placed"), o.TypedSearchAttributes)
-		assert.NotContains(t, fmt.Sprintf("%+v", s), "the payload")
-	})
+	inWorld(t, scanner.Options{Outbox: "shop", TaskQueue: "queue"},
+		func(w *world) { w.table.enqueue("sqs://orders", 1) }, func(w *world) {
+			pass(time.Second)
+			require.Len(t, w.engine.seen().starts, 1)
+			s := w.engine.seen().starts[0]
+			id := s.input.MessageID
+			assert.Equal(t, workflows.DeliverInput{Outbox: "shop", Database: theDatabase, MessageID: id, Generation: 1},
+				s.input)
+			assert.Equal(t, workflows.WorkflowDeliver, s.name)
+			o := s.options
+			assert.Equal(t, "shop/"+id.String(), o.ID)
+			assert.Equal(t, "queue", o.TaskQueue)
+			assert.Equal(t, timing.WorkflowTask, o.WorkflowTaskTimeout)
+			assert.Equal(t, enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, o.WorkflowIDReusePolicy)
+			assert.Equal(t, enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL, o.WorkflowIDConflictPolicy)
+			assert.True(t, o.WorkflowExecutionErrorWhenAlreadyStarted)
+			assert.True(t, o.EnableEagerStart)
+			assert.Zero(t, o.WorkflowRunTimeout+o.WorkflowExecutionTimeout, "a message is never given up by a clock")
+			assert.Nil(t, o.RetryPolicy)
+			assert.Equal(t, "`order-placed` to `sqs://orders`", o.StaticSummary)
+			assert.Contains(t, o.StaticDetails, id.String())
+			assert.Equal(t, workflows.StartAttributes("sqs://orders", "order-placed"), o.TypedSearchAttributes)
+			assert.NotContains(t, fmt.Sprintf("%+v", s), "the payload")
+		})
 }
 
 func TestDefaults(t *testing.T) {
-	inWorld(t, scanner.Options{PollInterval: -1, InFlight: -1, PerDestination: -1, Lease: time.Second, ClaimBytes: -1}, func(w *world) {
-		w.table.enqueue("sqs://orders", 1)
-	}, func(w *world) {
-		pass(time.Second)
-		require.NotEmpty(t, w.engine.seen().starts)
-		assert.Equal(t, "outflow-outbox", w.engine.seen().starts[0].options.TaskQueue)
-		assert.Contains(t, w.engine.seen().starts[0].options.ID, "outbox/")
-		assert.InDelta(t, 4, len(w.table.seen().claims), 1, "every 250 ms")
-		request := w.table.seen().claims[0].request
-		assert.Equal(t, outbox.ClaimRequest{
-			Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{}, Newcomers: 50, Ramp: true,
-		}, request)
-	})
+	inWorld(t, scanner.Options{PollInterval: -1, InFlight: -1, PerDestination: -1, Lease: time.Second, ClaimBytes: -1},
+		func(w *world) {
+			w.table.enqueue("sqs://orders", 1)
+		}, func(w *world) {
+			pass(time.Second)
+			require.NotEmpty(t, w.engine.seen().starts)
+			assert.Equal(t, "outflow-outbox", w.engine.seen().starts[0].options.TaskQueue)
+			assert.Contains(t, w.engine.seen().starts[0].options.ID, "outbox/")
+			assert.InDelta(t, 4, len(w.table.seen().claims), 1, "every 250 ms")
+			request := w.table.seen().claims[0].request
+			assert.Equal(t, outbox.ClaimRequest{
+				Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{}, NewDestinations: 50, SlowStart: true,
+			}, request)
+		})
 	inWorld(t, scanner.Options{InFlight: 3, PerDestination: 9}, nil, func(w *world) {
 		pass(time.Second)
 		request := w.table.seen().claims[0].request

@@ -8,21 +8,21 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// newcomersShare is the part of the slots that new destinations have together.
-const newcomersShare = 4
+// newDestinationsShare is the part of the slots that new destinations have together.
+const newDestinationsShare = 4
 
 // slots count the messages in flight, and say how many more may be claimed.
 type slots struct {
 	opts  Options
 	freed chan struct{} // a slot came free
 
-	mu            sync.Mutex
-	total         int
-	byShare       map[string]int // by the names in ClaimedMessage.Shares
-	newcomers     int            // messages of new destinations
-	bytes         int            // payloads and headers
-	bytesByTarget map[string]int
-	starting      int // messages whose start has no answer yet
+	mu              sync.Mutex
+	total           int
+	byShare         map[string]int // by the names in ClaimedMessage.Shares
+	newDestinations int            // messages of new destinations
+	bytes           int            // payloads and headers
+	bytesByTarget   map[string]int
+	starting        int // messages whose start has no answer yet
 }
 
 func newSlots(opts Options) *slots {
@@ -31,20 +31,20 @@ func newSlots(opts Options) *slots {
 
 // room is what the next claim may take.
 type room struct {
-	messages, bytes, newcomers int
-	open                       map[string]int
-	starting                   int
+	messages, bytes, newDestinations int
+	open                             map[string]int
+	starting                         int
 }
 
 func (s *slots) room() room {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := room{
-		messages:  s.opts.InFlight - s.total,
-		bytes:     min(s.opts.BytesInFlight-s.bytes, s.opts.ClaimBytes),
-		newcomers: max(s.opts.InFlight/newcomersShare, 1) - s.newcomers,
-		open:      maps.Clone(s.byShare),
-		starting:  s.starting,
+		messages:        s.opts.InFlight - s.total,
+		bytes:           min(s.opts.BytesInFlight-s.bytes, s.opts.ClaimBytes),
+		newDestinations: max(s.opts.InFlight/newDestinationsShare, 1) - s.newDestinations,
+		open:            maps.Clone(s.byShare),
+		starting:        s.starting,
 	}
 	for target, own := range s.bytesByTarget {
 		// A slow target with large payloads leaves room for others: it has at most half of the
@@ -56,8 +56,8 @@ func (s *slots) room() room {
 	if r.bytes < 1 {
 		r.messages = 0
 	}
-	if r.newcomers < 1 {
-		r.newcomers = -1 // none; 0 would be no bound
+	if r.newDestinations < 1 {
+		r.newDestinations = -1 // none; 0 would be no bound
 	}
 	return r
 }
@@ -91,8 +91,8 @@ func (s *slots) add(m outbox.ClaimedMessage, n int) {
 	for _, name := range m.Shares {
 		addTo(s.byShare, name, n)
 	}
-	if m.Newcomer {
-		s.newcomers += n
+	if m.NewDestination {
+		s.newDestinations += n
 	}
 	s.bytes += n * m.Bytes()
 	addTo(s.bytesByTarget, outbox.TargetOf(m.Destination), n*m.Bytes())

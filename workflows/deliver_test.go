@@ -366,7 +366,7 @@ func TestSuperseded(t *testing.T) {
 		assert.Equal(t, 2, outcome.Generation)
 		assert.Zero(t, r.broker.count())
 		assert.Empty(t, r.table.endings)
-		assert.Equal(t, []outbox.Ref{{ID: r.in.MessageID, Generation: 1}}, r.table.yielded)
+		assert.Equal(t, []outbox.Ref{{ID: r.in.MessageID, Generation: 1}}, r.table.madeWay)
 	})
 	t.Run("by a start that has ended", func(t *testing.T) {
 		r := newRun(t, acks)
@@ -385,7 +385,7 @@ func TestSuperseded(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 2, outcome.Generation)
 		assert.Empty(t, r.table.endings)
-		assert.Len(t, r.table.yielded, 1)
+		assert.Len(t, r.table.madeWay, 1)
 		assert.Zero(t, r.table.row.Attempts, "a superseded run notes nothing")
 	})
 	for name, script := range map[string]answer{"while publishing": acks, "while failing": fails(outflow.Permanent(errReset))} {
@@ -401,7 +401,7 @@ func TestSuperseded(t *testing.T) {
 			assert.Equal(t, outflow.Pending, r.table.row.State)
 			assert.Empty(t, r.table.row.BrokerMessageID)
 			assert.Empty(t, r.table.row.LastError)
-			assert.Len(t, r.table.yielded, 1)
+			assert.Len(t, r.table.madeWay, 1)
 			assert.Equal(t, 1, r.broker.count())
 		})
 	}

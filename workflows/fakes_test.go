@@ -34,7 +34,7 @@ type table struct {
 	loads    int
 	renewals []outbox.Renewal
 	endings  []outbox.Ending // every Finish that was asked for
-	yielded  []outbox.Ref
+	madeWay  []outbox.Ref
 	callback callbackRow
 	// before runs ahead of each statement, outside the lock; its error is the
 	// statement's.
@@ -178,12 +178,12 @@ func (t *table) PutBack(_ context.Context, p outbox.PutBack) (outflow.Outcome, e
 	if !p.NotSent {
 		return outflow.Outcome{}, errors.New("not asked for here")
 	}
-	if err := t.begin("yield"); err != nil {
+	if err := t.begin("make way"); err != nil {
 		return outflow.Outcome{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.yielded = append(t.yielded, p.Ref)
+	t.madeWay = append(t.madeWay, p.Ref)
 	return outflow.Outcome{}, nil
 }
 
