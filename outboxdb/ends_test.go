@@ -81,7 +81,8 @@ var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUI
 		execute(t, pool, `UPDATE outbox.messages SET cancel_requested = true`)
 		_, err := pool.Exec(t.Context(), outboxdb.StatementEndCancelled, ids, "ada", "", 1)
 		require.NoError(t, err)
-		require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state <> 'cancelled' AND id = ANY ($1)`, ids))
+		require.Zero(t, value[int](t, pool,
+			`SELECT count(*) FROM outbox.messages WHERE state <> 'cancelled' AND id = ANY ($1)`, ids))
 	},
 }
 
@@ -120,7 +121,8 @@ func TestEndsAreToldOnce(t *testing.T) {
 			require.Empty(t, l.heard())
 			other := uuid.New()
 			execute(t, pool, `SELECT outbox.keep_waiter($1)`, other)
-			require.Equal(t, []uuid.UUID{other}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.waiters`), "and is gone with the next one")
+			require.Equal(t, []uuid.UUID{other}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.waiters`),
+				"and is gone with the next one")
 			execute(t, pool, `SELECT outbox.drop_waiter($1)`, other)
 			l.heard()
 			end(t, pool, take(3))
@@ -200,7 +202,8 @@ func TestAnEndThatBeganBeforeIsNotified(t *testing.T) {
 	execute(t, pool, `CREATE TRIGGER slow BEFORE UPDATE ON outbox.messages FOR EACH ROW EXECUTE FUNCTION slow()`)
 	ended := make(chan error, 1)
 	go func() {
-		_, err := outboxdb.New(pool).Finish(context.Background(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, Attempts: 1})
+		_, err := outboxdb.New(pool).Finish(context.Background(),
+			outbox.Ending{Ref: ref(id), State: outflow.Delivered, Attempts: 1})
 		ended <- err
 	}()
 	waitFor(t, pool, waitsForLock)
@@ -255,13 +258,15 @@ func TestEveryEndNotifies(t *testing.T) {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && (entry.Name() == "devstack" || entry.Name() == "bench" || entry.Name() == "outboxdb" || strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".."):
+		case entry.IsDir() && (entry.Name() == "devstack" || entry.Name() == "bench" || entry.Name() == "outboxdb" ||
+			strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".."):
 			return filepath.SkipDir
 		case entry.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
 			return nil
 		}
 		text, err := os.ReadFile(name)
-		assert.False(t, strings.Contains(string(text), "outbox.messages") && finishes.Match(text), "%s ends messages", name)
+		assert.False(t, strings.Contains(string(text), "outbox.messages") && finishes.Match(text), "%s ends messages",
+			name)
 		return err
 	})
 	require.NoError(t, err)
@@ -308,7 +313,8 @@ func TestNotifyingNoWaiterIsCheap(t *testing.T) {
 	ids := enqueue(t, pool, messages("sqs://orders", 20)...)
 	var words, ones, ends, nulls []string
 	for _, id := range ids {
-		words, ones, ends, nulls = append(words, id.String()), append(ones, "1"), append(ends, "delivered"), append(nulls, "NULL")
+		words, ones, ends, nulls = append(words, id.String()), append(ones, "1"), append(ends,
+			"delivered"), append(nulls, "NULL")
 	}
 	const notifies = "outbox.notify_waiters(ARRAY(SELECT e.id FROM ended AS e))"
 	silent := strings.Replace(outboxdb.StatementFinish, notifies, "count(*) FROM ended", 1)
