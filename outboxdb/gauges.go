@@ -22,7 +22,7 @@ const (
 	gaugeBreakers  = "1000"
 )
 
-// gaugesSQL counts what waits. Each part reads one index, and a bounded number of rows:
+// gaugesSQL counts what waitsSQL. Each part reads one index, and a bounded number of rows:
 //   - claimable rows target by target, so that a target with millions hides no other
 //   - parked rows by their time: leased, waiting and retrying ones come before most of
 //     those that are delayed
@@ -33,7 +33,7 @@ const (
 // with the most pending rows stand for themselves, the others together as $2.
 const gaugesSQL = `
 WITH RECURSIVE targets AS (
-    (SELECT m.destination, ` + targetOf + ` AS target, 1 AS place
+    (SELECT m.destination, ` + TargetOfSQL + ` AS target, 1 AS place
        FROM outbox.messages AS m
       WHERE m.state = 'pending' AND NOT m.parked
       ORDER BY m.destination
@@ -42,9 +42,9 @@ WITH RECURSIVE targets AS (
     SELECT next.destination, next.target, t.place + 1
       FROM targets AS t
      CROSS JOIN LATERAL (
-           SELECT m.destination, ` + targetOf + ` AS target
+           SELECT m.destination, ` + TargetOfSQL + ` AS target
              FROM outbox.messages AS m
-            WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= ` + behindTarget + `
+            WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= ` + behindTargetSQL + `
             ORDER BY m.destination
             LIMIT 1) AS next
      WHERE t.place < ` + gaugeTargets + `
@@ -52,14 +52,14 @@ WITH RECURSIVE targets AS (
     SELECT f.*
       FROM targets AS t
      CROSS JOIN LATERAL (
-           SELECT m.destination, m.due_at, m.available_at, m.retrying, false AS waits
+           SELECT m.destination, m.due_at, m.available_at, m.retrying, false AS waitsSQL
              FROM outbox.messages AS m
-            WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= t.destination AND m.destination < ` + behindTarget + `
+            WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= t.destination AND m.destination < ` + behindTargetSQL + `
             ORDER BY m.destination, m.available_at
             LIMIT ` + gaugePerTarget + `) AS f
      LIMIT ` + gaugeRows + `
 ), parked AS (
-    SELECT m.destination, m.due_at, m.available_at, m.retrying, ` + waits + ` AS waits
+    SELECT m.destination, m.due_at, m.available_at, m.retrying, ` + waitsSQL + ` AS waits
       FROM outbox.messages AS m
      WHERE m.state = 'pending' AND m.parked
      ORDER BY date_bin('1 second'::interval, m.available_at, '2000-01-01Z'::timestamptz), m.destination, m.available_at
@@ -69,8 +69,8 @@ WITH RECURSIVE targets AS (
            count(*) FILTER (WHERE NOT p.retrying AND p.available_at <= now())                        AS due,
            count(*) FILTER (WHERE p.retrying)                                                        AS retrying,
            count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at > now())    AS delayed,
-           count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at <= now() AND NOT p.waits) AS leased,
-           count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at <= now() AND p.waits)     AS waiting,
+           count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at <= now() AND NOT p.waitsSQL) AS leased,
+           count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at <= now() AND p.waitsSQL)     AS waiting,
            min(p.due_at) FILTER (WHERE p.due_at <= now())                                            AS oldest
       FROM (SELECT * FROM claimable UNION ALL SELECT * FROM parked) AS p
      GROUP BY p.destination
@@ -88,13 +88,13 @@ WITH RECURSIVE targets AS (
              LIMIT ` + gaugeRows + `) AS d
      GROUP BY d.destination
 ), counted AS (
-    SELECT ` + targetOf + ` AS target, CASE WHEN m.held THEN 0 ELSE m.due END AS due, m.leased,
+    SELECT ` + TargetOfSQL + ` AS target, CASE WHEN m.held THEN 0 ELSE m.due END AS due, m.leased,
            m.waiting + CASE WHEN m.held THEN m.due ELSE 0 END AS waiting, m.retrying, m.delayed, 0 AS dead, m.oldest
       FROM (SELECT m.*, (SELECT count(*) > 0 FROM breakers) AND
-                   EXISTS (SELECT FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL AND ` + breakersOf + `) AS held
+                   EXISTS (SELECT FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) AS held
               FROM pending AS m) AS m
     UNION ALL
-    SELECT ` + targetOf + ` AS target, 0, 0, 0, 0, 0, m.dead, NULL
+    SELECT ` + TargetOfSQL + ` AS target, 0, 0, 0, 0, 0, m.dead, NULL
       FROM dead AS m
 ), ranked AS (
     SELECT c.target, sum(c.due) AS due, sum(c.leased) AS leased, sum(c.waiting) AS waiting, sum(c.retrying) AS retrying,
@@ -134,17 +134,17 @@ func (r gaugeRow) duration() time.Duration {
 	return time.Duration(deref(r.Seconds) * float64(time.Second))
 }
 
-// Gauges counts what waits in the table, in one statement that reads a bounded number of
+// Gauges counts what waitsSQL in the table, in one statement that reads a bounded number of
 // rows. The maxTargets targets with the most pending messages are counted for themselves,
 // the rest together under the name other.
 func (s *Store) Gauges(ctx context.Context, maxTargets int, other string) (outbox.Gauges, error) {
 	rows, err := s.pool.Query(ctx, gaugesSQL, maxTargets, other)
 	if err != nil {
-		return outbox.Gauges{}, fmt.Errorf("counting what waits: %w", err)
+		return outbox.Gauges{}, fmt.Errorf("counting what waitsSQL: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[gaugeRow])
 	if err != nil {
-		return outbox.Gauges{}, fmt.Errorf("counting what waits: %w", err)
+		return outbox.Gauges{}, fmt.Errorf("counting what waitsSQL: %w", err)
 	}
 	var g outbox.Gauges
 	var breakers []outbox.BreakerGauges
