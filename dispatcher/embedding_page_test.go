@@ -19,5 +19,5 @@ func TestEmbeddingPage(t *testing.T) {
 	require.True(t, found)
 	snippet, _, found = strings.Cut("d, err := dispatcher.New("+snippet, "```")
 	require.True(t, found)
-	require.Contains(t, strings.ReplaceAll(string(code), "\n\t\t", "\n"), snippet)
+	require.Contains(t, strings.ReplaceAll(string(code), "\n\t", "\n"), snippet)
 }
