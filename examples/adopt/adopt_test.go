@@ -1,5 +1,5 @@
-// Package adopt holds a service before and after it adopts Outflow, and counts
-// what that takes.
+// Package adopt has a service before and after it adopts Outflow, and counts the lines that
+// differ.
 package adopt
 
 import (
@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// mostLines is what adopting may cost an existing service.
-const mostLines = 30
+// maxLines bounds the changed lines of a service that adopts Outflow.
+const maxLines = 30
 
 var changed = regexp.MustCompile(`(?m)^[<>]`)
 
@@ -25,7 +25,7 @@ func TestAdoptingIsSmall(t *testing.T) {
 	require.True(t, errors.As(err, &exit) && exit.ExitCode() == 1, "diff: %v", err) // 1: they differ
 	lines := len(changed.FindAll(out, -1))
 	require.Positive(t, lines)
-	require.LessOrEqual(t, lines, mostLines, "%s", out)
+	require.LessOrEqual(t, lines, maxLines, "%s", out)
 	t.Logf("%d changed lines", lines)
 }
 

@@ -17,8 +17,8 @@ import (
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
-// TestEmbedded runs the program against the real parts: an order that its own
-// workflow places is in the queue long before the scanner would have looked.
+// TestEmbedded runs the program with Postgres and Temporal: an order that its own workflow
+// places is in the queue long before the scanner's next poll.
 func TestEmbedded(t *testing.T) {
 	pool := teststack.New(t)
 	address := teststack.Temporal(t)
@@ -51,8 +51,8 @@ func TestEmbedded(t *testing.T) {
 	var took []float64
 	err = pool.QueryRow(t.Context(), `SELECT array_agg(extract(epoch FROM finished_at - enqueued_at)::float8 ORDER BY seq) FROM outbox.messages`).Scan(&took)
 	require.NoError(t, err)
-	// The first goes to a destination that the scanner has to find. Each of the
-	// others would wait a whole interval, for it follows the look that found the last.
+	// The first goes to a destination that the scanner has to find. Without Wake, each of the
+	// others would wait for a PollInterval: it is enqueued right after a poll.
 	others := 0.0
 	for _, seconds := range took[1:] {
 		others += seconds

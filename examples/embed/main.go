@@ -1,5 +1,5 @@
-// Command embed is a shop that runs a Temporal worker of its own, with Outflow
-// inside: no process of Outflow's runs beside it.
+// Command embed is a shop that runs a Temporal worker of its own, with Outflow inside. No
+// other process of Outflow runs.
 //
 // The invariant: an order exists if and only if its message does.
 package main
@@ -39,7 +39,7 @@ func main() {
 	}
 }
 
-// run works until ctx ends. Temporal and AWS are set by their own variables.
+// run returns when ctx ends. Temporal and AWS read their own variables.
 func run(ctx context.Context, databaseURL string) error {
 	pool, err := pgxpool.New(ctx, databaseURL)
 	if err != nil {
@@ -67,15 +67,15 @@ func run(ctx context.Context, databaseURL string) error {
 	d, err := dispatcher.New(dispatcher.Options{
 		Pool: pool, Client: temporalClient,
 		Publishers: []publish.Publisher{awssqs.New(sqs.NewFromConfig(aws))},
-		// The shop wakes the scanner after its commits; looking by itself is for what
-		// is due later, and for what a killed process has left.
+		// The shop wakes the scanner after its commits. The poll finds messages that are due
+		// later, and those of a process that was killed.
 		Scanner: scanner.Options{TaskQueue: taskQueue, PollInterval: 10 * time.Second},
 		// The shop's own workflow and activities, on the same worker.
 		Register: func(w worker.Registry) {
 			w.RegisterWorkflow(PlaceOrder)
 			w.RegisterActivity(s)
 		},
-		// What was delivered a week ago is purged.
+		// Messages are purged a week after their delivery.
 		Retention: outflow.DefaultRetention(), Namespace: cmp.Or(options.Namespace, client.DefaultNamespace),
 	})
 	if err != nil {

@@ -21,7 +21,7 @@ type Order struct {
 	Item string `json:"item"`
 }
 
-// PlaceOrder is the shop's own workflow, which knows nothing of Outflow.
+// PlaceOrder is the shop's own workflow. It does not depend on Outflow.
 func PlaceOrder(ctx workflow.Context, o Order) error {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: 10 * time.Second})
 	var s *shop
@@ -31,12 +31,12 @@ func PlaceOrder(ctx workflow.Context, o Order) error {
 // shop holds the shop's activities.
 type shop struct {
 	pool *pgxpool.Pool
-	// committed tells the scanner that there may be a message.
+	// committed wakes the scanner.
 	committed func()
 }
 
-// Write writes the order and its message in one transaction. Temporal may run
-// an activity again: an order that stands has its message.
+// Write writes the order and its message in one transaction. Temporal may run an activity
+// again: an order that exists has its message.
 func (s *shop) Write(ctx context.Context, o Order) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		inserted, err := tx.Exec(ctx, `INSERT INTO orders (id, item) VALUES ($1, $2) ON CONFLICT DO NOTHING`, o.ID, o.Item)

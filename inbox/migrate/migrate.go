@@ -3,8 +3,9 @@
 //
 //	_, err := migrate.Up(ctx, pool)
 //
-// The invariant: however many consumers call Up at once, each migration is applied once,
-// as a whole, in order. An outbox in the same database is not touched.
+// The invariant: however many consumers call Up at once, the migrations are applied in order,
+// and each is applied once, in one transaction. An outbox in the same database is not
+// touched.
 package migrate
 
 import (
@@ -33,8 +34,8 @@ func Up(ctx context.Context, pool *pgxpool.Pool) (applied []string, err error) {
 	return namesOf(status), err
 }
 
-// UpSQL is Up with database/sql and any driver for Postgres. db must be allowed two
-// connections at least.
+// UpSQL is Up with database/sql and any driver for Postgres. db must be able to open two
+// connections.
 func UpSQL(ctx context.Context, db *sql.DB) (applied []string, err error) {
 	status, err := set.UpSQL(ctx, db)
 	return namesOf(status), err

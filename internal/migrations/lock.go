@@ -55,8 +55,8 @@ func (s Set) lock(ctx context.Context, db *sql.DB) (unlock func(), err error) {
 	return unlock, nil
 }
 
-// ensureSchema creates the schema where it is missing. CREATE SCHEMA asks for a right on
-// the database even where the schema exists, so it is looked for first. The lock keeps two
+// ensureSchema creates the schema where it is missing. It checks first: CREATE SCHEMA wants a
+// right on the database even where the schema exists. The lock keeps two
 // processes from creating the schema at the same time.
 func (s Set) ensureSchema(ctx context.Context, db *sql.DB) error {
 	tx, err := db.BeginTx(ctx, nil)

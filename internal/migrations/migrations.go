@@ -1,8 +1,8 @@
 // Package migrations applies a schema's numbered SQL files with goose: those of the outbox
-// and those of the inbox, which know nothing of each other.
+// and, independently, those of the inbox.
 //
-// The invariant: however many processes start at once, each file is applied once, as a
-// whole, in order.
+// The invariant: however many processes start at once, the files are applied in order, and
+// each is applied once, in one transaction.
 package migrations
 
 import (

@@ -130,7 +130,7 @@ func TestUpNamesAPart(t *testing.T) {
 			byPsql(t, pool, all)
 			teststack.Execute(t, pool, `DROP FUNCTION outbox.new_id()`)
 		}, []string{"0001_destinations is complete", "0004_enqueue has ", "lacks function outbox.new_id()"}},
-		"the last files alone": {func(t *testing.T, pool *pgxpool.Pool) {
+		"only the last files": {func(t *testing.T, pool *pgxpool.Pool) {
 			byPsql(t, pool, all)
 			teststack.Execute(t, pool, `DROP TABLE outbox.callback_rules`)
 		}, []string{"0004_enqueue has ", "lacks column outbox.callback_rules.callback"}},

@@ -1,11 +1,11 @@
 // Package migrate applies the migrations of the schema outbox with goose, and reports
-// which are applied. It is a package of its own so that a producer, who needs only
+// which are applied. It is a package of its own so that a producer, which needs only
 // outboxdb, links no migration tool:
 //
 //	applied, err := migrate.Up(ctx, pool)
 //
-// The invariant: however many processes call Up at once, each migration is applied once,
-// as a whole, in order.
+// The invariant: however many processes call Up at once, the migrations are applied in order,
+// and each is applied once, in one transaction.
 //
 // A database that another tool has migrated needs none of this: the files are plain SQL
 // (package migrations). Up adopts what such a tool has applied.
@@ -52,8 +52,8 @@ func Up(ctx context.Context, pool *pgxpool.Pool) ([]Migration, error) {
 	return published(applied), err
 }
 
-// UpSQL is Up with database/sql and any driver for Postgres. db must be allowed two
-// connections at least.
+// UpSQL is Up with database/sql and any driver for Postgres. db must be able to open two
+// connections.
 func UpSQL(ctx context.Context, db *sql.DB) ([]Migration, error) {
 	applied, err := set.UpSQL(ctx, db)
 	return published(applied), err

@@ -16,16 +16,17 @@ import (
 	pgxdb "github.com/outflowhq/outflow/internal/database"
 )
 
-// The statements send and return text where drivers do not know the type. The functions
-// give a producer, who has no right on the tables, what belongs to its own messages.
+// The statements send and return text where drivers do not know the type. The functions let
+// a producer, which has no right on the tables, read the outcomes of its messages.
 const (
 	outcomesSQL = `
-SELECT o.id, o.state, o.generation, o.attempts, o.finished_at, coalesce(o.broker_message_id, ''), coalesce(o.last_error, ''), o.callback_due
+SELECT o.id, o.state, o.generation, o.attempts, o.finished_at,
+       coalesce(o.broker_message_id, ''), coalesce(o.last_error, ''), o.callback_due
   FROM outbox.outcomes($1::text::uuid[]) AS o`
 	registerWaiter   = `SELECT outbox.keep_waiter($1::text::uuid)`
 	unregisterWaiter = `SELECT outbox.drop_waiter($1::text::uuid)`
-	// A transaction that may have looked for waiters before a registration has an ID below
-	// that time's "next". All of them have ended once "oldest" has reached it.
+	// A transaction that may have read the waiters before a registration has an ID below the
+	// "next" of that time. All such transactions have ended once "oldest" has reached it.
 	transactionsSQL = `
 SELECT pg_snapshot_xmin(s)::text AS oldest, pg_snapshot_xmax(s)::text AS next FROM pg_current_snapshot() AS s`
 )

@@ -19,7 +19,7 @@ import (
 	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
-// One Waiter serves a whole process, however many calls wait. Wait after the commit, with a
+// One Waiter serves all calls of a process. Wait after the commit, with a
 // timeout: the message is delivered whether or not a call waits for it.
 func Example() {
 	pool, err := pgxpool.New(context.Background(), os.Getenv("DATABASE_URL"))

@@ -57,8 +57,8 @@ func (s *session) connectionConfig(ctx context.Context) (*pgx.ConnConfig, error)
 	return s.w.db.connectionConfig(ctx)
 }
 
-// unregister ends a registration, so that no end is notified for nobody. Where it fails,
-// the registration expires.
+// unregister ends a registration: without any, ends are not notified. Where it fails, the
+// registration expires.
 func (s *session) unregister(ctx context.Context, waiter uuid.UUID) {
 	if err := s.w.db.exec(ctx, unregisterWaiter, waiter.String()); err != nil {
 		s.w.log.Debug("unregistering a waiter; the registration expires", "error", err)
@@ -93,8 +93,8 @@ func (s *session) lost(reason error) {
 }
 
 // awaitOpenTransactions waits until the transactions have ended that were open at the
-// registration: such a transaction may have looked for waiters before, and notifies none.
-// From then on every end is notified.
+// registration: such a transaction may have read the waiters before, and notifies none. From
+// then on every end is notified.
 func (s *session) awaitOpenTransactions(ctx context.Context) error {
 	_, next, err := s.openTransactions(ctx)
 	if err != nil {

@@ -162,7 +162,7 @@ func TestWaitIsNotifiedDuringAPoll(t *testing.T) {
 	require.NoError(t, err)
 	teststack.Execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, wait.KeyOf(ids[0]))
 	waitFor(t, pool, waitsForLock)
-	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, ids[0]) // notifies nobody
+	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, ids[0]) // no waiter is notified
 	require.NoError(t, err)
 	teststack.Execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, wait.KeyOf(ids[0]))
 	require.Eventually(t, func() bool { return w.IsDue(ids[0]) }, 10*time.Second, time.Millisecond)

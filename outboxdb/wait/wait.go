@@ -1,7 +1,7 @@
 // Package wait waits for the ends of messages: an HTTP handler enqueues, commits, and
 // answers when the message is delivered.
 //
-//	waiter := wait.New(pool) // one for the whole process
+//	waiter := wait.New(pool) // one for all of a process
 //	defer waiter.Close()
 //	// … enqueue and commit …
 //	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -61,7 +61,7 @@ type Waiter struct {
 
 	mu      sync.Mutex
 	closed  bool
-	session *session // nil while nobody waits
+	session *session // nil while no call waits
 	calls   map[messageKey][]*call
 }
 

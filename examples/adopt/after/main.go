@@ -1,5 +1,5 @@
-// Command after takes orders over HTTP: it writes each to Postgres and tells
-// the rest of the company through SQS.
+// Command after accepts orders over HTTP: it writes each to Postgres and announces it on
+// SQS.
 package main
 
 import (

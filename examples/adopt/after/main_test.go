@@ -14,8 +14,8 @@ import (
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 )
 
-// TestOneWrite is the test of before, with Outflow: there is an order exactly
-// where there is a message, and an outage of SQS is none of the customer's.
+// TestOneWrite is the test of before, with Outflow: an order exists if and only if its message
+// does, and the customer does not notice an outage of SQS.
 func TestOneWrite(t *testing.T) {
 	pool := teststack.New(t)
 	_, err := pool.Exec(t.Context(), `CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)`)
@@ -46,7 +46,7 @@ func TestOneWrite(t *testing.T) {
 	}
 
 	t.Run("no message, no order", func(t *testing.T) {
-		s.queueURL = "orders" // what Enqueue refuses
+		s.queueURL = "orders" // no destination: Enqueue refuses it
 		require.Equal(t, http.StatusInternalServerError, post("samovar"))
 		var orders int
 		require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM orders`).Scan(&orders))

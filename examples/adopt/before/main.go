@@ -1,5 +1,5 @@
-// Command before takes orders over HTTP: it writes each to Postgres and tells
-// the rest of the company through SQS.
+// Command before accepts orders over HTTP: it writes each to Postgres and announces it on
+// SQS.
 package main
 
 import (
@@ -78,9 +78,10 @@ func (s *service) place(ctx context.Context, o *order) error {
 	if err != nil {
 		return fmt.Errorf("encoding the order: %w", err)
 	}
-	// The order is committed. If the process dies here, or SQS does not answer,
-	// nobody ever hears of it; if SQS answers too late, the customer orders twice.
-	_, err = s.queue.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: &s.queueURL, MessageBody: aws.String(string(payload))})
+	// The order is committed. If the process dies here, or SQS does not answer, it is never
+	// announced. If SQS answers too late, the customer orders twice.
+	_, err = s.queue.SendMessage(ctx,
+		&sqs.SendMessageInput{QueueUrl: &s.queueURL, MessageBody: aws.String(string(payload))})
 	if err != nil {
 		return fmt.Errorf("announcing order %d: %w", o.ID, err)
 	}

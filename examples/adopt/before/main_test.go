@@ -14,8 +14,8 @@ import (
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
-// TestDualWrite shows what is wrong: where SQS fails, the order stands and its
-// message is lost; the customer is told that it failed, and orders again.
+// TestDualWrite shows the fault: where SQS fails, the order is in the table and its message is
+// lost. The customer gets an error, and orders again.
 func TestDualWrite(t *testing.T) {
 	pool := teststack.NewEmpty(t)
 	_, err := pool.Exec(t.Context(), `CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)`)
@@ -41,5 +41,5 @@ func TestDualWrite(t *testing.T) {
 	var orders int
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM orders`).Scan(&orders))
 	require.Equal(t, 3, orders)
-	require.Len(t, queues.Messages("", "orders"), 2, "nobody hears of the second order")
+	require.Len(t, queues.Messages("", "orders"), 2, "the second order is never announced")
 }
