@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// child is one process, in a process group of its own, so that a Ctrl-C reaches
-// it through the demo only.
+// child is one process in a process group of its own: a Ctrl-C reaches only the demo, which
+// then ends its children.
 type child struct {
 	name      string
 	cmd       *exec.Cmd
@@ -25,7 +25,7 @@ type child struct {
 	tail []string
 }
 
-// tailLength is how many last lines explain an early end.
+// tailLength is the number of last lines that the error of an early end has.
 const tailLength = 15
 
 func newChild(name, path string, args []string, show func(io.Writer, string)) *child {
@@ -41,15 +41,16 @@ func newChild(name, path string, args []string, show func(io.Writer, string)) *c
 	}
 	c.out.each, c.errs.each = each, each
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.errs
-	c.cmd.Env = append(os.Environ(), "OUTFLOW_LOG_LEVEL=info", "OUTFLOW_LOG_FORMAT=text") // the form that marks and quiet read
+	// mark and quiet read this format.
+	c.cmd.Env = append(os.Environ(), "OUTFLOW_LOG_LEVEL=info", "OUTFLOW_LOG_FORMAT=text")
 	c.cmd.WaitDelay = time.Second
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	setDeathSignal(c.cmd.SysProcAttr)
 	return c
 }
 
-// start starts the process. Linux sends the death signal when the thread that
-// forked ends, so the goroutine that starts and waits keeps its thread.
+// start starts the process. Linux sends the death signal when the thread that forked ends. So
+// the goroutine that starts the process keeps its thread until the process has ended.
 func (c *child) start() error {
 	started := make(chan error)
 	go func() {
@@ -71,8 +72,9 @@ func (c *child) start() error {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// ending says how the process ended, after done; of a failure the last lines, too.
-func (c *child) ending() string {
+// describeEnd says how the process ended, with its last lines if it failed. Call it after
+// done.
+func (c *child) describeEnd() string {
 	status, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if c.err == nil || ok && status.Signaled() {
 		return c.cmd.ProcessState.String()
@@ -83,9 +85,9 @@ func (c *child) ending() string {
 // signal signals the process and whatever it has started.
 func (c *child) signal(sig syscall.Signal) {
 	select {
-	case <-c.done: // the number may be another process's by now
+	case <-c.done: // another process may have the ID by now
 	default:
-		_ = syscall.Kill(-c.pid(), sig) // gone in between, which done tells
+		_ = syscall.Kill(-c.pid(), sig) // fails where the process has just ended: see done
 	}
 }
 
@@ -93,7 +95,7 @@ func (c *child) lastLines() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.tail) == 0 {
-		return ", without a word"
+		return ", with no output"
 	}
 	return "; its last lines:\n  " + strings.Join(c.tail, "\n  ")
 }

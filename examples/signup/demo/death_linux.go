@@ -2,5 +2,5 @@ package main
 
 import "syscall"
 
-// setDeathSignal lets the kernel kill the child when the demo is killed itself.
+// setDeathSignal makes the kernel kill the child when the demo is killed.
 func setDeathSignal(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }

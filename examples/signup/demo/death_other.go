@@ -4,6 +4,6 @@ package main
 
 import "syscall"
 
-// setDeathSignal does nothing: only Linux has such a signal. Elsewhere the
-// children end with an orderly stop of the demo.
+// setDeathSignal does nothing: only Linux has such a signal. Elsewhere a demo that is killed
+// leaves its children running.
 func setDeathSignal(*syscall.SysProcAttr) {}

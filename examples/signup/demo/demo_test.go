@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestLinesAreWhole(t *testing.T) {
+func TestLinesAreSplit(t *testing.T) {
 	var got []string
 	l := &lines{each: func(_ io.Writer, line string) { got = append(got, line) }}
 	for _, part := range []string{"on", "e\ntwo\n", "\nthree"} {
@@ -25,10 +25,10 @@ func TestLinesAreWhole(t *testing.T) {
 	assert.Equal(t, "three", got[3])
 }
 
-func TestEverybodyHasAnAddressOfTheirOwn(t *testing.T) {
+func TestEachPersonHasAnotherAddress(t *testing.T) {
 	seen := map[string]bool{}
 	for n := range 100 {
-		p := somebody(n)
+		p := personAt(n)
 		assert.False(t, seen[p.Email], p.Email)
 		seen[p.Email] = true
 	}
@@ -48,8 +48,8 @@ func TestEarlyEndFailsWithTheLastLines(t *testing.T) {
 	assert.NoError(t, f.stop())
 }
 
-// present is the member's process of now.
-func present(t *testing.T, f *family, name string) *child {
+// currentProcess returns the member's process.
+func currentProcess(t *testing.T, f *family, name string) *child {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -62,8 +62,8 @@ func present(t *testing.T, f *family, name string) *child {
 	return nil
 }
 
-// TestEndedProcessIsStartedAgain: whatever its end, once all are ready; and with
-// the arguments that allReady was told.
+// TestEndedProcessIsStartedAgain: after allReady, however it ended, with the arguments that
+// allReady set.
 func TestEndedProcessIsStartedAgain(t *testing.T) {
 	ctx, fail := context.WithCancelCause(t.Context())
 	var out bytes.Buffer
@@ -76,7 +76,7 @@ func TestEndedProcessIsStartedAgain(t *testing.T) {
 	defer cancel()
 	require.NoError(t, first.wait(waiting))
 	f.allReady(map[string][]string{"child": {"-c", script, "2"}})
-	before := present(t, f, "child")
+	before := currentProcess(t, f, "child")
 	before.signal(syscall.SIGKILL)
 	require.NoError(t, second.wait(waiting))
 	<-restarted
@@ -88,7 +88,7 @@ func TestEndedProcessIsStartedAgain(t *testing.T) {
 	assert.Contains(t, out.String(), "child    | runs again (pid ")
 }
 
-// Where all are to end, no member is started, and none is said to run again.
+// While the family stops, no member is started, and none is reported as running again.
 func TestNothingIsStartedDuringAStop(t *testing.T) {
 	ctx, fail := context.WithCancelCause(t.Context())
 	var out bytes.Buffer
@@ -98,7 +98,7 @@ func TestNothingIsStartedDuringAStop(t *testing.T) {
 	m := &member{name: "child", path: "/bin/true", process: newChild("child", "/bin/true", nil, nil)}
 	require.NoError(t, m.process.start())
 	<-m.process.done
-	for range 100 { // the end of the wait and that of all are seen in any order
+	for range 100 { // the end of the pause and that of the family are seen in any order
 		require.False(t, f.restart(m, 0))
 	}
 	require.NoError(t, f.start("late", func(string) {}, "/bin/true"))
@@ -117,7 +117,7 @@ func TestStopEndsWhatRuns(t *testing.T) {
 	require.NoError(t, ready.wait(waiting))
 	assert.Equal(t, "at once", ready.rest())
 	assert.NoError(t, f.stop())
-	assert.NoError(t, ctx.Err(), "an end that was asked for is no failure")
+	assert.NoError(t, ctx.Err(), "the end after stop is no failure")
 	assert.Equal(t, "child    | ready at once\n", out.String())
 }
 

@@ -13,21 +13,21 @@ import (
 )
 
 const (
-	// stopLimit is how long the processes have to end by themselves: a worker finishes
-	// what it is doing, for 20 seconds by default, a starter what it has started before.
-	stopLimit = 45 * time.Second
-	// restartAfter is the wait before an ended process is started again. It doubles
-	// up to restartMost while the new ones end within settled of their start.
-	restartAfter = time.Second
-	restartMost  = 30 * time.Second
-	settled      = 10 * time.Second
+	// stopTimeout is how long the processes have to end after SIGTERM. By default a worker
+	// finishes its activities within 20 seconds, after the starter has finished its starts.
+	stopTimeout = 45 * time.Second
+	// The pause before an ended process is started again doubles from minRestartPause to
+	// maxRestartPause. It is minRestartPause again after a process has run for settledAfter.
+	minRestartPause = time.Second
+	maxRestartPause = 30 * time.Second
+	settledAfter    = 10 * time.Second
 )
 
 // earlyEnd is the end of a process before all were ready.
 type earlyEnd struct{ error }
 
-// family is the demo's child processes. One that ends before all are ready fails
-// the demo; one that ends later, in whatever way, is started again.
+// family has the demo's child processes. A process that ends before all are ready fails the
+// demo. A process that ends later is started again.
 type family struct {
 	stdout, stderr io.Writer
 	fail           context.CancelCauseFunc
@@ -37,12 +37,12 @@ type family struct {
 
 	mu       sync.Mutex
 	members  []*member
-	ready    bool // what ends now is started again
+	ready    bool // a process that ends now is started again
 	stopping chan struct{}
 	keepers  sync.WaitGroup
 }
 
-// member is a program and its present process.
+// member is a program and its current process.
 type member struct {
 	name, path string
 	args       []string
@@ -65,7 +65,7 @@ func (f *family) String() string {
 	return strings.Join(names, ", ")
 }
 
-// print writes a line for the audience.
+// print writes a line for the person who watches.
 func (f *family) print(name, line string) { f.printTo(f.stdout, name, line) }
 
 func (f *family) printTo(w io.Writer, name, line string) {
@@ -96,8 +96,8 @@ func (f *family) run(ctx context.Context, name, path string, args ...string) err
 	return nil
 }
 
-// start starts a member. see gets each of its lines; those that are worth it
-// are printed too.
+// start starts a member. see is called with each of its lines. Lines that are not quiet are
+// printed too.
 func (f *family) start(name string, see func(line string), path string, args ...string) error {
 	m := &member{name: name, path: path, args: args, see: see}
 	if started, err := f.launch(m); !started {
@@ -110,7 +110,7 @@ func (f *family) start(name string, see func(line string), path string, args ...
 	return nil
 }
 
-// launch starts a process of the member, unless all are to end.
+// launch starts a process of the member, unless the family is stopping.
 func (f *family) launch(m *member) (started bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -133,13 +133,14 @@ func (f *family) launch(m *member) (started bool, err error) {
 	return true, nil
 }
 
-// quiet says that a line is for the record only.
+// quiet says that a line is not printed.
 func quiet(line string) bool {
-	return strings.Contains(line, " level=INFO ") || strings.HasPrefix(line, "listening on ") || strings.HasPrefix(line, "consuming ")
+	return strings.Contains(line, " level=INFO ") ||
+		strings.HasPrefix(line, "listening on ") || strings.HasPrefix(line, "consuming ")
 }
 
-// allReady ends the time in which the end of a process fails the demo. args are
-// those with which a member's later processes are started.
+// allReady is called when all processes are ready: those that end from now on are started
+// again. args are the arguments of later processes, by the member's name.
 func (f *family) allReady(args map[string][]string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -153,9 +154,9 @@ func (f *family) allReady(args map[string][]string) {
 
 // keep starts the member again whenever its process ends.
 func (f *family) keep(m *member) {
-	wait := restartAfter
+	pause := minRestartPause
 	for {
-		began, c := time.Now(), m.process // which this goroutine alone changes by now
+		began, c := time.Now(), m.process // only this goroutine changes it by now
 		select {
 		case <-c.done:
 		case <-f.stopping:
@@ -168,22 +169,22 @@ func (f *family) keep(m *member) {
 			f.fail(earlyEnd{fmt.Errorf("%s ended early (%s)%s", m.name, c.cmd.ProcessState, c.lastLines())})
 			return
 		}
-		if time.Since(began) > settled {
-			wait = restartAfter
+		if time.Since(began) > settledAfter {
+			pause = minRestartPause
 		}
-		f.print(m.name, fmt.Sprintf("pid %d ended (%s); starting it again", c.pid(), c.ending()))
-		if !f.restart(m, wait) {
+		f.print(m.name, fmt.Sprintf("pid %d ended (%s); starting it again", c.pid(), c.describeEnd()))
+		if !f.restart(m, pause) {
 			return
 		}
-		wait = min(2*wait, restartMost)
+		pause = min(2*pause, maxRestartPause)
 	}
 }
 
-// restart returns false when all are to end.
-func (f *family) restart(m *member, wait time.Duration) bool {
+// restart starts the member after pause. It returns false if the family is stopping.
+func (f *family) restart(m *member, pause time.Duration) bool {
 	for {
 		select {
-		case <-time.After(wait):
+		case <-time.After(pause):
 		case <-f.stopping:
 			return false
 		}
@@ -195,7 +196,7 @@ func (f *family) restart(m *member, wait time.Duration) bool {
 			return false
 		}
 		f.print(m.name, err.Error())
-		wait = restartMost
+		pause = maxRestartPause
 	}
 	f.print(m.name, fmt.Sprintf("runs again (pid %d)", m.process.pid()))
 	if f.restarted != nil {
@@ -204,7 +205,7 @@ func (f *family) restart(m *member, wait time.Duration) bool {
 	return true
 }
 
-// stop ends all members together: politely, then not.
+// stop ends all members together: with SIGTERM, and with SIGKILL after stopTimeout.
 func (f *family) stop() error {
 	f.mu.Lock()
 	close(f.stopping)
@@ -213,9 +214,9 @@ func (f *family) stop() error {
 	f.keepers.Wait()
 	for _, m := range members {
 		m.process.signal(syscall.SIGTERM)
-		m.process.signal(syscall.SIGCONT) // somebody may have stopped it, to see what happens
+		m.process.signal(syscall.SIGCONT) // the person who watches may have stopped it
 	}
-	over, cancel := context.WithTimeout(context.Background(), stopLimit)
+	over, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	var errs []error
 	for _, m := range members {
@@ -224,7 +225,7 @@ func (f *family) stop() error {
 		case <-over.Done():
 			m.process.signal(syscall.SIGKILL)
 			<-m.process.done
-			errs = append(errs, fmt.Errorf("%s had to be killed: it did not end within %s", m.name, stopLimit))
+			errs = append(errs, fmt.Errorf("%s had to be killed: it did not end within %s", m.name, stopTimeout))
 		}
 	}
 	return errors.Join(errs...)

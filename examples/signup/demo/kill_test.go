@@ -19,7 +19,7 @@ import (
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
-// output is what the audience sees, while it is being written.
+// output is the demo's output, which can be read while it is written.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -75,7 +75,7 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 	}{
 		{"starter", syscall.SIGKILL}, {"consumer", syscall.SIGKILL}, {"worker", syscall.SIGTERM}, {"service", syscall.SIGTERM},
 	} {
-		present(t, d.family, end.name).signal(end.by)
+		currentProcess(t, d.family, end.name).signal(end.by)
 		see("| runs again (pid ", i+1)
 		require.Contains(t, said.String(), end.name+strings.Repeat(" ", 9-len(end.name))+"| runs again")
 	}
@@ -98,7 +98,7 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 	t.Logf("%d sign-ups, an e-mail each", users)
 }
 
-// buildPrograms builds what the demo starts, as "make build" does.
+// buildPrograms builds the programs that the demo starts, as "make build" does.
 func buildPrograms(t *testing.T) string {
 	t.Helper()
 	bin := t.TempDir()

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// lines cuts a process's output into lines. Only one goroutine writes to it.
+// lines splits a process's output into lines. Only one goroutine may write to it.
 type lines struct {
 	to   io.Writer
 	each func(to io.Writer, line string)
@@ -27,7 +27,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	}
 }
 
-// flush hands over a last line without its end, after the last Write.
+// flush passes on a last line without a newline. Call it after the last Write.
 func (l *lines) flush() {
 	if len(l.rest) > 0 {
 		l.each(l.to, string(l.rest))
@@ -35,7 +35,7 @@ func (l *lines) flush() {
 	}
 }
 
-// mark waits for a line that says that a process is ready.
+// mark waits for a line that shows that a process is ready.
 type mark struct {
 	text string
 	once sync.Once
@@ -63,5 +63,5 @@ func (m *mark) wait(ctx context.Context) error {
 	}
 }
 
-// rest is what follows the text in its line; call it after wait.
+// rest returns what follows the text in its line. Call it after wait.
 func (m *mark) rest() string { return m.tail }

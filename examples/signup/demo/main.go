@@ -1,11 +1,10 @@
-// Command demo shows Outflow at work: it starts Outflow and the sign-up example
-// as processes, signs people up over HTTP and shows each message arriving. Run
-// it in a devstack: bin/devstack run -- bin/demo. With -own it runs Outflow
-// alone, for messages of your own: "make dev".
+// Command demo shows Outflow at work: it starts Outflow and the sign-up example as processes,
+// signs people up over HTTP and shows each message arriving. Run it in a devstack:
+// bin/devstack run -- bin/demo. With -own it runs only Outflow, for messages of your own:
+// "make dev".
 //
-// The invariant: no process outlives the demo, one that dies is started again,
-// and exit code 0 of -once means that the table and the consumer agree on every
-// message.
+// The invariant: no process outlives the demo, and a process that ends is started again. With
+// -once, exit code 0 means that the consumer has handled every message of the table once.
 package main
 
 import (
@@ -33,8 +32,8 @@ Usage:
 Flags:
   -once            sign people up, wait until every message has arrived, and end; exit code 1 if one has not
   -people N        with -once: how many people, at least 10 (two messages each)
-  -time-limit 2m   with -once: how long it may take; what a killed starter had claimed comes after a minute
-  -own FILE        run starter and worker alone, and say how a shell that reads FILE sends a message
+  -time-limit 2m   with -once: how long it may take; messages of a killed starter arrive after a minute
+  -own FILE        run only starter and worker, and print how a shell that reads FILE sends a message
 `
 
 // usageError is a mistake on the command line.
@@ -71,7 +70,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case flags.NArg() > 0:
 		return usageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
 	case *own != "" && *once:
-		return usageError{errors.New("-own signs nobody up: give it or -once")}
+		return usageError{errors.New("-own and -once exclude each other")}
 	case *people < 10:
 		return usageError{fmt.Errorf("-people: wants 10 or more (got %d)", *people)}
 	case *limit <= 0:
@@ -114,8 +113,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return err
 }
 
-// checkSettings wants what devstack sets. The endpoint keeps the demo from
-// creating queues in somebody's AWS account.
+// checkSettings requires the variables that devstack sets. The endpoint keeps the demo from
+// creating queues in a real AWS account.
 func checkSettings(getenv func(string) string) error {
 	var missing []string
 	for _, name := range []string{"DATABASE_URL", "TEMPORAL_ADDRESS", "AWS_ENDPOINT_URL_SQS", "AWS_REGION", "OUTFLOW_TEMPORAL_UI"} {

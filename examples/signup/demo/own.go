@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// own runs Outflow for the messages of somebody at another shell, until ctx ends.
+// own runs Outflow for messages that are sent from another shell, until ctx ends.
 func (d *demo) own(ctx context.Context, envFile string) error {
 	if err := d.startOutflow(ctx); err != nil {
 		return err
@@ -15,7 +15,7 @@ func (d *demo) own(ctx context.Context, envFile string) error {
 	d.family.allReady(nil)
 	outflow := d.fromHere("outflow")
 	d.family.print("", fmt.Sprintf(`
-Running: %s. One that dies is started again; Ctrl-C stops all.
+Running: %s. A process that ends is started again; Ctrl-C stops all.
 
     Temporal Web UI   %s
 
@@ -29,7 +29,7 @@ In another shell, in this folder, the first message of your own is:
 	return nil
 }
 
-// fromHere is how a shell in the working directory calls a program.
+// fromHere returns a program's path for a shell in the working directory.
 func (d *demo) fromHere(name string) string {
 	path := d.program(name)
 	here, err := filepath.Abs(".")

@@ -16,15 +16,17 @@ import (
 // messagesEach is how many messages a sign-up enqueues.
 const messagesEach = 2
 
-var names = []string{"Ada", "Grace", "Alan", "Barbara", "Dennis", "Frances", "Edsger", "Margaret", "Ken", "Radia", "Niklaus", "Lynn"}
+var names = []string{
+	"Ada", "Grace", "Alan", "Barbara", "Dennis", "Frances", "Edsger", "Margaret", "Ken", "Radia", "Niklaus", "Lynn",
+}
 
 type person struct {
 	Name  string `json:"name"`
 	Email string `json:"email"`
 }
 
-// somebody is the n-th person, with an e-mail address that no other n has.
-func somebody(n int) person {
+// personAt returns the n-th person, with an e-mail address that no other n has.
+func personAt(n int) person {
 	name := names[n%len(names)]
 	local := strings.ToLower(name)
 	if round := n / len(names); round > 0 {
@@ -37,7 +39,7 @@ var client = &http.Client{Timeout: 10 * time.Second}
 
 // signUp signs the next person up, as any client of the service would.
 func (d *demo) signUp(ctx context.Context) error {
-	p := somebody(d.before.users + d.people)
+	p := personAt(d.before.users + d.people)
 	d.people++
 	body, err := json.Marshal(p)
 	if err != nil {
@@ -63,6 +65,7 @@ func (d *demo) signUp(ctx context.Context) error {
 	if err != nil || len(answer.Messages) != messagesEach {
 		return fmt.Errorf("signing up %s: the service answered %s: %s", p.Name, response.Status, bytes.TrimSpace(text))
 	}
-	d.family.print("demo", fmt.Sprintf("signed up %s <%s>: a user and %d messages committed", p.Name, p.Email, len(answer.Messages)))
+	d.family.print("demo",
+		fmt.Sprintf("signed up %s <%s>: a user and %d messages committed", p.Name, p.Email, len(answer.Messages)))
 	return nil
 }

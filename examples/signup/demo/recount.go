@@ -16,7 +16,8 @@ func (d *demo) recount(ctx context.Context) {
 			return
 		}
 		if n, err := d.awaitAll(ctx); err == nil {
-			d.family.print("demo", fmt.Sprintf("nothing was lost: the first %d messages are all delivered, and handled once each", n))
+			d.family.print("demo",
+				fmt.Sprintf("nothing was lost: the first %d messages are all delivered, and handled once each", n))
 		} else if ctx.Err() == nil {
 			d.family.print("demo", err.Error())
 		}
@@ -34,7 +35,7 @@ func (d *demo) awaitAll(ctx context.Context) (int, error) {
 			return 0, fmt.Errorf("%d messages are dead:\n%s", t.Dead, t.report())
 		}
 		select {
-		case <-time.After(lookEvery):
+		case <-time.After(countEvery):
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		}

@@ -13,27 +13,26 @@ import (
 )
 
 const (
-	// startLimit bounds the start of a process, until it is ready.
-	startLimit = 30 * time.Second
-	// signUpEvery is the wait between two sign-ups of the staying demo,
-	// signUpPace that of -once: slow enough to watch.
+	// startTimeout bounds the time from the start of a process until it is ready.
+	startTimeout = 30 * time.Second
+	// signUpEvery is the time between two sign-ups, onceEvery that of -once.
 	signUpEvery = 5 * time.Second
-	signUpPace  = 150 * time.Millisecond
-	// lookEvery is the wait between two looks at the table.
-	lookEvery = 100 * time.Millisecond
+	onceEvery   = 150 * time.Millisecond
+	// countEvery is the time between two counts of the table.
+	countEvery = 100 * time.Millisecond
 )
 
-// demo is what happens on stage.
+// demo runs the programs and signs people up.
 type demo struct {
 	bin, webUI string
 	pool       *pgxpool.Pool
 	family     *family
-	every      time.Duration // signUpEvery, but in tests
+	every      time.Duration // signUpEvery, shorter in tests
 	service    string        // the sign-up service's address
 	before     before
 	people     int // signed up so far
 
-	recounts chan struct{} // one waits: a process was started again
+	recounts chan struct{} // has room for one: a process was started again
 	counting sync.WaitGroup
 }
 
@@ -62,7 +61,7 @@ func (d *demo) start(ctx context.Context) error {
 	d.family.restarted = func() {
 		select {
 		case d.recounts <- struct{}{}:
-		default: // the count that waits is after this restart, too
+		default: // the count that is due comes after this restart, too
 		}
 	}
 	d.counting.Go(func() { d.recount(ctx) })
@@ -88,7 +87,7 @@ func (d *demo) startOutflow(ctx context.Context) error {
 
 // await waits until the programs are ready.
 func await(ctx context.Context, marks ...*mark) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("the programs were not ready within %s", startLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("the programs were not ready within %s", startTimeout))
 	defer cancel()
 	for _, m := range marks {
 		if err := m.wait(ctx); err != nil {
@@ -125,7 +124,7 @@ func (d *demo) once(ctx context.Context, people int, limit time.Duration) error 
 			d.family.print("demo", err.Error())
 		}
 		select {
-		case <-time.After(signUpPace):
+		case <-time.After(onceEvery):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-over:
@@ -137,12 +136,12 @@ func (d *demo) once(ctx context.Context, people int, limit time.Duration) error 
 		if err != nil {
 			return err
 		}
-		// More than asked for, where the answer of a sign-up was lost.
+		// There are more where the answer of a sign-up was lost, and it was repeated.
 		if len(t.Missing) == 0 && t.Enqueued >= people*messagesEach {
 			return nil
 		}
 		select {
-		case <-time.After(lookEvery):
+		case <-time.After(countEvery):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-over:
@@ -151,7 +150,7 @@ func (d *demo) once(ctx context.Context, people int, limit time.Duration) error 
 	}
 }
 
-// stay signs somebody up now and then, until ctx ends.
+// stay signs a person up each d.every, until ctx ends.
 func (d *demo) stay(ctx context.Context) error {
 	if err := d.start(ctx); err != nil {
 		return err
@@ -159,7 +158,7 @@ func (d *demo) stay(ctx context.Context) error {
 	d.introduce(
 		fmt.Sprintf("    Sign up yourself  curl -d '{\"name\": \"You\", \"email\": \"you@example.com\"}' '%s?wait=1'\n", d.service),
 		"    Break it          kill -9 one of the pids: it is started again, and nothing is lost\n",
-		fmt.Sprintf("    Stop              Ctrl-C (until then, somebody signs up every %s)\n", d.every),
+		fmt.Sprintf("    Stop              Ctrl-C (until then, a person signs up every %s)\n", d.every),
 	)
 	every := time.NewTicker(d.every)
 	defer every.Stop()
@@ -175,8 +174,8 @@ func (d *demo) stay(ctx context.Context) error {
 	}
 }
 
-// finish stops every process and prints what the table says. A process's early
-// end explains whatever else went wrong.
+// finish stops every process and prints the counts. A process's early end is the cause of
+// other errors, and replaces them.
 func (d *demo) finish(ctx context.Context, err error) error {
 	var early earlyEnd
 	switch {
@@ -187,9 +186,9 @@ func (d *demo) finish(ctx context.Context, err error) error {
 	}
 	err = errors.Join(err, d.family.stop())
 	if d.service == "" {
-		return err // there was nothing to count
+		return err // no message to count
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	t, tallyErr := d.tally(ctx)
 	if tallyErr == nil {

@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	// A stack that keeps its data has the rows of earlier demos: count the new
-	// ones, and give people new e-mail addresses.
+	// A stack that keeps its data has the rows of earlier demos. Only newer rows count, and
+	// people get new e-mail addresses.
 	lastBefore = `SELECT coalesce((SELECT max(seq) FROM outbox.messages), 0), coalesce((SELECT max(id) FROM users), 0)`
 
-	// The consumer's tables say what it has handled: a line that it printed is lost
-	// when it dies before the line is read.
+	// The consumer's tables show what it has handled. A line that it printed is lost if it
+	// ends before the line is read.
 	messagesSince = `SELECT m.id, m.type, m.destination, m.state, m.attempts, coalesce(m.last_error, '') AS last_error,
 	(SELECT count(*) FROM inbox.seen s WHERE s.message_id = m.id) AS handled,
 	(SELECT count(*) FROM emails e WHERE e.message_id = m.id) AS emails
@@ -26,7 +26,7 @@ FROM outbox.messages m WHERE m.seq > $1 ORDER BY m.seq`
 	welcomeEmail = "welcome-email"
 )
 
-// before is where the tables stood when the demo began.
+// before has the last IDs of the tables when the demo began.
 type before struct {
 	seq   int64
 	users int
@@ -39,16 +39,15 @@ func lookBefore(ctx context.Context, pool *pgxpool.Pool) (b before, err error) {
 	return b, nil
 }
 
-// tally is what the table says of this demo's messages, held against what the
-// consumer has handled.
+// tally compares this demo's messages with what the consumer has handled.
 type tally struct {
 	Enqueued, Delivered, Dead int
-	// Missing are those that are not delivered, or that the consumer has not
-	// handled exactly once. Their places in the table count from 0.
+	// Missing are the messages that are not delivered, or that the consumer has not handled
+	// exactly once.
 	Missing []message
 }
 
-// complete says that none of the first n is missing.
+// complete says that none of the first n messages is missing.
 func (t tally) complete(n int) bool {
 	return len(t.Missing) == 0 || t.Missing[0].place >= n
 }
@@ -63,11 +62,11 @@ type message struct {
 	Handled     int       `db:"handled"`
 	Emails      int       `db:"emails"`
 
-	place int
+	place int // in the order of the table, from 0
 }
 
-// once says that the message has had its effect, and had it once.
-func (m message) once() bool {
+// handledOnce says that the message was delivered and has had its effect once.
+func (m message) handledOnce() bool {
 	emails := 0
 	if m.Type == welcomeEmail {
 		emails = 1
@@ -92,7 +91,7 @@ func (d *demo) tally(ctx context.Context) (t tally, err error) {
 		case "dead":
 			t.Dead++
 		}
-		if !m.once() {
+		if !m.handledOnce() {
 			m.place = place
 			t.Missing = append(t.Missing, m)
 		}
@@ -100,8 +99,8 @@ func (d *demo) tally(ctx context.Context) (t tally, err error) {
 	return t, nil
 }
 
-// String is the demo's last line. Scripts look for it: it has this form with two
-// equal counts exactly when everything arrived.
+// String is the demo's last line, which scripts read. Its first two counts are equal, and it
+// does not end in "missing", if and only if every message has arrived.
 func (t tally) String() string {
 	line := fmt.Sprintf("demo: %d enqueued, %d delivered, %d dead", t.Enqueued, t.Delivered, t.Dead)
 	if len(t.Missing) > 0 {
@@ -110,7 +109,7 @@ func (t tally) String() string {
 	return line
 }
 
-// report says of each missing message where it stands.
+// report has a line for each missing message.
 func (t tally) report() string {
 	var lines []string
 	for _, m := range t.Missing {
