@@ -16,7 +16,7 @@ type GORMUser struct {
 	Name string
 }
 
-// TableName is users, not gorm_users.
+// TableName returns the table of GORMUser.
 func (GORMUser) TableName() string { return "users" }
 
 // RegisterGORM uses the *sql.Tx below GORM's transaction.

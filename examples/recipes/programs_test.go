@@ -16,14 +16,14 @@ import (
 	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 )
 
-// requireNode is set where Node must be there, as in CI; elsewhere its test is
-// skipped without Node or without npm's registry.
+// requireNode is set where Node must be installed, as in CI. Elsewhere its test is skipped
+// without Node or without npm's registry.
 const requireNode = "OUTFLOW_TEST_REQUIRES_NODE"
 
 // program registers a user of the given name and returns what it printed.
 type program func(name string) (said []byte, err error)
 
-// TestPrograms runs the recipes that are no Go.
+// TestPrograms runs the recipes that are not in Go.
 func TestPrograms(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(*testing.T, *pgxpool.Pool) program{
@@ -106,7 +106,7 @@ func runNode(t *testing.T, pool *pgxpool.Pool, folder string, args ...string) ([
 	return run.CombinedOutput()
 }
 
-// TestNodesPayloads is the README's line, and what it says of pg's types.
+// TestNodesPayloads runs the README's line, and what the README says about pg's types.
 func TestNodesPayloads(t *testing.T) {
 	t.Parallel()
 	folder := installNode(t)
@@ -144,7 +144,7 @@ func nodeLine(parameter, payload string) string {
 	return "await client.query('SELECT outbox.enqueue($1, $2, " + parameter + ")', ['sqs://welcome-email', 'user-registered', " + payload + "])"
 }
 
-// installNode installs what package-lock.json says into a folder of the test's own.
+// installNode installs the packages of package-lock.json in a folder of the test's own.
 func installNode(t *testing.T) (folder string) {
 	t.Helper()
 	missing := t.Skipf

@@ -1,5 +1,5 @@
-// Package recipes shows how a message is enqueued in the transaction of a
-// library that is not pgx itself. README.md has the same code.
+// Package recipes shows how to enqueue in the transaction of a library that is not pgx itself.
+// README.md has the same code.
 //
 // The invariant: in each recipe a user exists if and only if its message does.
 package recipes

@@ -106,7 +106,7 @@ func users(t *testing.T, pool *pgxpool.Pool) (n int) {
 	return n
 }
 
-// TestReadme: what the page shows is what was tested.
+// TestReadme: the code on the page is the tested code.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("README.md")
@@ -124,7 +124,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// TestQueues: "make dev" makes the queues that the page sends to.
+// TestQueues: "make dev" creates the queues that the page sends to.
 func TestQueues(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("README.md")
@@ -138,7 +138,7 @@ func TestQueues(t *testing.T) {
 	}
 }
 
-// TestGenerated: db is what the named version of sqlc wrote.
+// TestGenerated: the named version of sqlc wrote db.
 func TestGenerated(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("sqlc.go")
@@ -184,8 +184,8 @@ func TestPsqlsLine(t *testing.T) {
 	requireOne(t, pool)
 }
 
-// TestPythonsLine runs with both psycopg 3 and psycopg2, where a Python has them
-// (Debian: python3-psycopg, python3-psycopg2).
+// TestPythonsLine runs with psycopg 3 and psycopg2, if a Python has them (Debian:
+// python3-psycopg, python3-psycopg2).
 func TestPythonsLine(t *testing.T) {
 	t.Parallel()
 	for _, module := range []string{"psycopg", "psycopg2"} {

@@ -42,7 +42,7 @@ func newReader(t *testing.T) *reader {
 		BaseEndpoint: &endpoint.URL, Region: "eu-west-1",
 		Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", ""), RetryMaxAttempts: 1,
 	})
-	// What is not deleted comes again at once.
+	// A message that is not deleted comes again at once.
 	i.server.CreateQueue("", welcomeEmail, map[string]string{"VisibilityTimeout": "0"})
 	urls, err := createQueues(t.Context(), i.client)
 	require.NoError(t, err)
@@ -67,7 +67,7 @@ func (i *reader) publish(t *testing.T, id uuid.UUID, kind string, payload any) {
 	require.NoError(t, err)
 }
 
-// consume takes what stands in the queue, visible or not.
+// consume processes the messages of the queue.
 func (i *reader) consume(t *testing.T) {
 	t.Helper()
 	received, err := i.client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{
@@ -75,7 +75,7 @@ func (i *reader) consume(t *testing.T) {
 	})
 	require.NoError(t, err)
 	for _, m := range received.Messages {
-		i.take(t.Context(), i.url, m)
+		i.process(t.Context(), i.url, m)
 	}
 }
 
@@ -112,14 +112,14 @@ func TestOneMessageDeliveredThreeTimesIsOneEmail(t *testing.T) {
 		require.Len(t, received.Messages, 1)
 		require.Less(t, len(deliveries), 3)
 		deliveries = append(deliveries, received.Messages[0].Attributes["ApproximateReceiveCount"])
-		i.take(t.Context(), i.url, received.Messages[0])
+		i.process(t.Context(), i.url, received.Messages[0])
 	}
 	assert.Equal(t, []string{"1", "2", "3"}, deliveries)
 	assert.Equal(t, 1, count(t, i.pool, "emails"))
 	assert.Equal(t, 1, strings.Count(i.out.String(), id.String()), i.out.String())
 }
 
-// The effect and its note are one: without the e-mail the message is not seen.
+// Without the e-mail, the message ID is not written either.
 func TestAnEmailThatCannotBeWrittenIsTriedAgain(t *testing.T) {
 	i := newReader(t)
 	_, err := i.pool.Exec(t.Context(), `ALTER TABLE emails ADD CONSTRAINT full_up CHECK (false)`)
@@ -137,7 +137,7 @@ func TestAnEmailThatCannotBeWrittenIsTriedAgain(t *testing.T) {
 	assert.Zero(t, i.left())
 }
 
-func TestWhatCannotBeHandledStaysInTheQueue(t *testing.T) {
+func TestAMessageThatCannotBeHandledStaysInTheQueue(t *testing.T) {
 	id := uuid.Must(uuid.NewV7())
 	for name, tc := range map[string]struct {
 		send func(*testing.T, *reader)

@@ -27,17 +27,18 @@ const (
 	maxName  = 100 // characters
 	maxEmail = 254 // bytes; RFC 5321, section 4.5.3.1.3, without the angle brackets
 
-	// signUpWithin bounds a transaction: a connection may have gone silent.
-	signUpWithin = 10 * time.Second
-	// waitWithin bounds a wait for the e-mail's message, below that of a shutdown.
-	waitWithin = 3 * time.Second
+	// signUpTimeout bounds a transaction: a connection may be dead.
+	signUpTimeout = 10 * time.Second
+	// waitTimeout bounds the wait for a welcome e-mail. It is shorter than shutdownTimeout.
+	waitTimeout     = 3 * time.Second
+	shutdownTimeout = 5 * time.Second
 )
 
-// answer is the body of every response but that of an internal error.
+// answer is the body of every response except an internal error.
 type answer struct {
 	User     *user       `json:"user,omitempty"`
 	Messages []uuid.UUID `json:"messages,omitempty"`
-	// WelcomeEmail is what became of the second message, for who waits for that.
+	// WelcomeEmail is the state of the second message, for a request with ?wait=1.
 	WelcomeEmail outflow.State `json:"welcome_email,omitempty"`
 	Errors       []problem     `json:"errors,omitempty"`
 }
@@ -48,9 +49,9 @@ type problem struct {
 	Wants string `json:"wants"`
 }
 
-// newHandler answers POST /users, at once, or with ?wait=1 when the e-mail is in its
-// queue. The sign-up is committed by then: whatever the wait comes to, it is a 201.
-func newHandler(pool *pgxpool.Pool, waiter *wait.Waiter, within time.Duration, log *slog.Logger) http.Handler {
+// newHandler answers POST /users at once, or with ?wait=1 when the e-mail is in its queue. The
+// sign-up is committed before the wait: the answer is 201, however the wait ends.
+func newHandler(pool *pgxpool.Pool, waiter *wait.Waiter, timeout time.Duration, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
 		name, email, problems := readRequest(w, r)
@@ -58,7 +59,7 @@ func newHandler(pool *pgxpool.Pool, waiter *wait.Waiter, within time.Duration, l
 			reply(w, http.StatusBadRequest, answer{Errors: problems})
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), signUpWithin)
+		ctx, cancel := context.WithTimeout(r.Context(), signUpTimeout)
 		defer cancel()
 		u, messages, err := signUp(ctx, pool, name, email)
 		switch {
@@ -70,7 +71,7 @@ func newHandler(pool *pgxpool.Pool, waiter *wait.Waiter, within time.Duration, l
 		default:
 			created := answer{User: &u, Messages: messages}
 			if r.URL.Query().Get("wait") == "1" {
-				ctx, cancel := context.WithTimeout(ctx, within)
+				ctx, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
 				outcome, err := waiter.Wait(ctx, messages[1])
 				if err != nil {
@@ -91,13 +92,15 @@ func readRequest(w http.ResponseWriter, r *http.Request) (name, email string, pr
 		err = json.Unmarshal(body, &request)
 	}
 	if err != nil {
-		return "", "", []problem{{"body", fmt.Sprintf(`JSON such as {"name": "Ada", "email": "ada@example.com"} (%v)`, err)}}
+		wants := fmt.Sprintf(`JSON such as {"name": "Ada", "email": "ada@example.com"} (%v)`, err)
+		return "", "", []problem{{"body", wants}}
 	}
 	name, email = strings.TrimSpace(request.Name), strings.TrimSpace(request.Email)
-	if length := utf8.RuneCountInString(name); length == 0 || length > maxName || strings.ContainsFunc(name, unicode.IsControl) {
+	length := utf8.RuneCountInString(name)
+	if length == 0 || length > maxName || strings.ContainsFunc(name, unicode.IsControl) {
 		problems = append(problems, problem{"name", fmt.Sprintf("1 to %d printable characters", maxName)})
 	}
-	// ParseAddress also takes "Ada <ada@example.com>", which is no bare address.
+	// ParseAddress also accepts "Ada <ada@example.com>".
 	if parsed, err := mail.ParseAddress(email); err != nil || parsed.Address != email || len(email) > maxEmail {
 		problems = append(problems, problem{"email", "an address such as ada@example.com"})
 	}
@@ -107,10 +110,10 @@ func readRequest(w http.ResponseWriter, r *http.Request) (name, email string, pr
 func reply(w http.ResponseWriter, status int, a answer) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(a) // a client that has left needs no answer
+	_ = json.NewEncoder(w).Encode(a) // fails where the client has closed the connection
 }
 
-// listenAndServe serves until ctx ends, then answers what is in flight.
+// listenAndServe serves until ctx ends. It then finishes the requests in flight.
 func listenAndServe(ctx context.Context, address string, handler http.Handler, out io.Writer) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -125,7 +128,7 @@ func listenAndServe(ctx context.Context, address string, handler http.Handler, o
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	return server.Shutdown(ctx)
 }

@@ -23,17 +23,17 @@ import (
 // newService returns the service's handler on a database of its own.
 func newService(t *testing.T) (http.Handler, *pgxpool.Pool) {
 	t.Helper()
-	return newServiceThatWaits(t, waitWithin)
+	return newServiceThatWaits(t, waitTimeout)
 }
 
-func newServiceThatWaits(t *testing.T, within time.Duration) (http.Handler, *pgxpool.Pool) {
+func newServiceThatWaits(t *testing.T, timeout time.Duration) (http.Handler, *pgxpool.Pool) {
 	t.Helper()
 	pool := teststack.New(t)
 	_, err := pool.Exec(t.Context(), createUsers)
 	require.NoError(t, err)
 	waiter := wait.New(pool)
 	t.Cleanup(waiter.Close)
-	return newHandler(pool, waiter, within, slog.New(slog.DiscardHandler)), pool
+	return newHandler(pool, waiter, timeout, slog.New(slog.DiscardHandler)), pool
 }
 
 func post(t *testing.T, service http.Handler, body string) (int, answer) {
@@ -86,8 +86,8 @@ func TestSignUpWritesOneUserAndTwoMessages(t *testing.T) {
 	}
 }
 
-// Who waits is answered when the e-mail's message has its end, or after a while
-// that it has none yet.
+// A request that waits is answered when the e-mail's message has ended, or after the timeout
+// with its state pending.
 func TestSignUpWaitsForTheEmail(t *testing.T) {
 	service, pool := newServiceThatWaits(t, time.Minute)
 	dispatched := make(chan error, 1)
@@ -108,10 +108,10 @@ func TestSignUpWaitsForTheEmail(t *testing.T) {
 
 	service, _ = newServiceThatWaits(t, 100*time.Millisecond)
 	status, a = postTo(t, service, "/users?wait=1", `{"name": "Bob", "email": "bob@example.com"}`)
-	assert.Equal(t, http.StatusCreated, status, "he is signed up all the same")
+	assert.Equal(t, http.StatusCreated, status, "Bob is signed up")
 	assert.Equal(t, outflow.Pending, a.WelcomeEmail)
 	_, a = post(t, service, `{"name": "Eve", "email": "eve@example.com"}`)
-	assert.Empty(t, a.WelcomeEmail, "nobody waited")
+	assert.Empty(t, a.WelcomeEmail, "the request did not wait")
 }
 
 func TestDuplicateEmailLeavesNothing(t *testing.T) {
@@ -124,7 +124,7 @@ func TestDuplicateEmailLeavesNothing(t *testing.T) {
 	assert.Equal(t, 2, count(t, pool, "outbox.messages"))
 }
 
-// The second message is refused, after the user and the first one are written.
+// The second message is refused, after the user and the first message are written.
 func TestFailingEnqueueLeavesNoUser(t *testing.T) {
 	service, pool := newService(t)
 	_, err := pool.Exec(t.Context(), `ALTER TABLE outbox.messages ADD CHECK (type <> 'welcome-email')`)

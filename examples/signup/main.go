@@ -1,5 +1,5 @@
-// Command signup is the story of the transactional outbox: a service that signs
-// people up, and the consumer of its messages. Outflow runs between the two.
+// Command signup shows the transactional outbox: a service that signs people up, and the
+// consumer of its messages. Outflow runs between the two.
 //
 // The invariant: a user exists if and only if its two messages do.
 package main
@@ -93,8 +93,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return do(ctx, pool, slog.New(slog.NewTextHandler(stderr, nil)))
 }
 
-// serve runs the service. It creates the queues of its messages before it takes
-// the first sign-up: a message to a queue that does not exist ends dead.
+// serve runs the service. It creates the queues before the first sign-up: a message to a queue
+// that does not exist ends dead.
 func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Writer, log *slog.Logger) error {
 	if err := outboxdb.New(pool).Ping(ctx); err != nil {
 		return err
@@ -106,14 +106,14 @@ func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Write
 	if err != nil {
 		return err
 	}
-	if client.Options().Region != "" { // without SQS, somebody else creates them
+	if client.Options().Region != "" { // otherwise another process creates them
 		if _, err := createQueues(ctx, client); err != nil {
 			return err
 		}
 	}
 	waiter := wait.New(pool)
 	defer waiter.Close()
-	return listenAndServe(ctx, address, newHandler(pool, waiter, waitWithin, log), out)
+	return listenAndServe(ctx, address, newHandler(pool, waiter, waitTimeout, log), out)
 }
 
 // consume runs one consumer for each queue.

@@ -21,15 +21,14 @@ const (
 	welcomeEmail   = "welcome-email"
 )
 
-// createUsers makes the service's own table. A real service has migrations.
+// createUsers creates the service's own table. A real service has migrations.
 const createUsers = `CREATE TABLE IF NOT EXISTS users (
 	id            bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	name          text        NOT NULL,
 	email         text        NOT NULL UNIQUE,
 	registered_at timestamptz NOT NULL DEFAULT clock_timestamp())`
 
-// insertUser returns no row where the e-mail address is taken, so that the
-// transaction stays usable.
+// insertUser returns no row where the e-mail address is taken: the transaction stays usable.
 const insertUser = `INSERT INTO users (name, email) VALUES ($1, $2)
 ON CONFLICT (email) DO NOTHING RETURNING id, registered_at`
 
@@ -45,9 +44,9 @@ func (u user) String() string { return fmt.Sprintf("%s <%s>", u.Name, u.Email) }
 
 var errEmailTaken = errors.New("the e-mail address is signed up already")
 
-// signUp is the whole pattern: the user and both messages are written in one
-// transaction, so there is never a user without its messages, nor a message
-// without its user. SQS is not called here, and may be down.
+// signUp is the pattern: the user and both messages are written in one transaction. So no
+// user is without its messages, and no message without its user. signUp does not call SQS,
+// which may be down.
 func signUp(ctx context.Context, pool *pgxpool.Pool, name, email string) (user, []uuid.UUID, error) {
 	u := user{Name: name, Email: email}
 	var messages []uuid.UUID
