@@ -53,7 +53,8 @@ func ExampleOnce() {
 // A consumer of SQS deletes the message after the commit, a duplicate too. The program
 // examples/signup is a complete consumer.
 func ExampleOnce_sqs() {
-	handle := func(ctx context.Context, pool *pgxpool.Pool, queue *sqs.Client, queueURL string, received types.Message) error {
+	handle := func(ctx context.Context, pool *pgxpool.Pool, queue *sqs.Client, queueURL string,
+		received types.Message) error {
 		m, err := awssqs.Decode(received)
 		if err != nil {
 			return err

@@ -218,7 +218,8 @@ func TestTheTableRefusesTheSame(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
 	for _, consumer := range []string{"", strings.Repeat("c", 201), "two words", "line\n", "-a"} {
-		_, err := pool.Exec(t.Context(), `INSERT INTO inbox.seen (consumer, message_id) VALUES ($1, $2)`, consumer, newID())
+		_, err := pool.Exec(t.Context(), `INSERT INTO inbox.seen (consumer, message_id) VALUES ($1, $2)`, consumer,
+			newID())
 		require.ErrorContains(t, err, "seen_consumer", consumer)
 	}
 	_, err := pool.Exec(t.Context(), `INSERT INTO inbox.seen (consumer, message_id) VALUES ('mailer', $1)`, uuid.Nil)
@@ -306,7 +307,8 @@ func TestConcurrentTransactions(t *testing.T) {
 func TestSnapshotOlderThanTheCommit(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
-	for level, want := range map[pgx.TxIsoLevel]string{pgx.ReadCommitted: "", pgx.RepeatableRead: "40001", pgx.Serializable: "40001"} {
+	for level, want := range map[pgx.TxIsoLevel]string{pgx.ReadCommitted: "", pgx.RepeatableRead: "40001",
+		pgx.Serializable: "40001"} {
 		t.Run(string(level), func(t *testing.T) {
 			id := newID()
 			old := begin(t, pool, level)

@@ -54,7 +54,8 @@ type chunk struct {
 //
 // A message that comes again after its ID was deleted has its effect again. The package's
 // documentation says how long to keep IDs. So olderThan has no default, and zero is refused.
-func Purge(ctx context.Context, pool *pgxpool.Pool, consumer string, olderThan time.Duration, limit int) (purged int, err error) {
+func Purge(ctx context.Context, pool *pgxpool.Pool, consumer string, olderThan time.Duration,
+	limit int) (purged int, err error) {
 	if err := checkPurge(consumer, olderThan, limit); err != nil {
 		return 0, fmt.Errorf("purging seen messages: %w", err)
 	}

@@ -46,7 +46,8 @@ func TestPurge(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1200, purged)
 	require.Equal(t, 1307, left(t, pool, "mailer"))
-	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM inbox.seen WHERE consumer = 'mailer' AND seen_at < now() - interval '61.5 days'`), "the oldest first")
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM inbox.seen
+		WHERE consumer = 'mailer' AND seen_at < now() - interval '61.5 days'`), "the oldest first")
 	require.Equal(t, []any{1000, 200}, chunks.limits)
 
 	purged, err = inbox.Purge(t.Context(), traced, "mailer", 60*day, 100_000)
@@ -93,7 +94,8 @@ func TestAPurgedMessageIsNew(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
 	id := newID()
-	execute(t, pool, `INSERT INTO inbox.seen (consumer, message_id, seen_at) VALUES ('mailer', $1, now() - interval '61 days')`, id)
+	execute(t, pool, `INSERT INTO inbox.seen (consumer, message_id, seen_at)
+		VALUES ('mailer', $1, now() - interval '61 days')`, id)
 	require.NoError(t, deliver(t.Context(), pool, pgx.ReadCommitted, id, false))
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM effects`), "61 days old, and not purged yet")
 	_, err := inbox.Purge(t.Context(), pool, "mailer", 60*day, 10)
@@ -144,8 +146,10 @@ func TestPurgeReadsItsIndex(t *testing.T) {
 func TestPurgeUnderAStatementTimeout(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
-	execute(t, pool, `INSERT INTO inbox.seen (consumer, message_id, seen_at) SELECT 'c', gen_random_uuid(), now() - interval '1 day' + n * interval '1 s' FROM generate_series(1, 30) AS n`)
-	execute(t, pool, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN OLD; END $$`)
+	execute(t, pool, `INSERT INTO inbox.seen (consumer, message_id, seen_at)
+		SELECT 'c', gen_random_uuid(), now() - interval '1 day' + n * interval '1 s' FROM generate_series(1, 30) AS n`)
+	execute(t, pool, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN PERFORM pg_sleep(0.05); RETURN OLD; END $$`)
 	execute(t, pool, `CREATE TRIGGER slow BEFORE DELETE ON inbox.seen FOR EACH ROW EXECUTE FUNCTION slow()`)
 	hasty := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["statement_timeout"] = "1s" })
 	purged, err := inbox.Purge(t.Context(), hasty, "c", time.Hour, 30)

@@ -48,7 +48,8 @@ func encodeBatch(msgs []outflow.Message, t trace) (string, error) {
 			return "", err
 		}
 		if size += m.Bytes(); size > maxEnqueueBytes {
-			wants := fmt.Sprintf("wants at most %d bytes in all messages of one call, headers included", maxEnqueueBytes)
+			wants := fmt.Sprintf("wants at most %d bytes in all messages of one call, headers included",
+				maxEnqueueBytes)
 			return "", &outflow.InvalidMessageError{Index: i, Field: "payload", Wants: wants}
 		}
 		if m.ID == uuid.Nil {
@@ -61,7 +62,8 @@ func encodeBatch(msgs []outflow.Message, t trace) (string, error) {
 		encoded = append(encoded, encodedMessage{
 			ID: m.ID, Destination: m.Destination, Type: m.Type, Payload: m.Payload, ContentType: m.ContentType,
 			Headers: m.Headers, OrderingKey: m.OrderingKey,
-			DueAt: m.DueAt.UTC(), DueIn: interval(m.DueIn), ExpiresAt: m.ExpiresAt.UTC(), ExpiresIn: interval(m.ExpiresIn),
+			DueAt: m.DueAt.UTC(), DueIn: interval(m.DueIn),
+			ExpiresAt: m.ExpiresAt.UTC(), ExpiresIn: interval(m.ExpiresIn),
 			Callback: m.Callback, CallbackPayload: m.CallbackPayload,
 		})
 	}

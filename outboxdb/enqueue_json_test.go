@@ -38,13 +38,17 @@ func TestEnqueueTakesPayloadsOfEveryType(t *testing.T) {
 	} {
 		for _, statement := range []string{
 			`SELECT outbox.enqueue('sqs://orders', 'order-placed', ` + given + `) FROM (SELECT '日' AS a, 1 AS b) AS r`,
-			`SELECT outbox.enqueue(payload => ` + given + `, type => 'order-placed', headers => '{"tenant": "acme"}', destination => 'sqs://orders', due_in => '1 hour') FROM (SELECT '日' AS a, 1 AS b) AS r`,
+			`SELECT outbox.enqueue(payload => ` + given +
+				`, type => 'order-placed', headers => '{"tenant": "acme"}',
+				destination => 'sqs://orders', due_in => '1 hour')
+				FROM (SELECT '日' AS a, 1 AS b) AS r`,
 		} {
 			var id string
 			require.NoError(t, pool.QueryRow(t.Context(), statement).Scan(&id), given)
 			var payload []byte
 			var contentType string
-			require.NoError(t, pool.QueryRow(t.Context(), `SELECT payload, content_type FROM outbox.messages WHERE id = $1`, id).Scan(&payload, &contentType))
+			require.NoError(t, pool.QueryRow(t.Context(),
+				`SELECT payload, content_type FROM outbox.messages WHERE id = $1`, id).Scan(&payload, &contentType))
 			require.Equal(t, sent, string(payload), given)
 			require.Equal(t, "application/json", contentType)
 		}
@@ -59,7 +63,8 @@ func TestEnqueueWithUntypedParameters(t *testing.T) {
 	conn, err := pool.Acquire(t.Context())
 	require.NoError(t, err)
 	defer conn.Release()
-	values := [][]byte{[]byte("sqs://orders"), []byte("order-placed"), []byte(`{"b": 1,  "a": 2}`), []byte(`{"tenant": "acme"}`)}
+	values := [][]byte{[]byte("sqs://orders"), []byte("order-placed"), []byte(`{"b": 1,  "a": 2}`),
+		[]byte(`{"tenant": "acme"}`)}
 	for sql, n := range map[string]int{
 		`SELECT outbox.enqueue($1, $2, $3)`:                                                      3,
 		`SELECT outbox.enqueue($1, $2, $3, headers => $4)`:                                       4,
@@ -72,7 +77,8 @@ func TestEnqueueWithUntypedParameters(t *testing.T) {
 		result := conn.Conn().PgConn().ExecParams(t.Context(), sql, values[:n], nil, nil, nil).Read()
 		require.NoError(t, result.Err, sql)
 		var payload []byte
-		require.NoError(t, conn.QueryRow(t.Context(), `SELECT payload FROM outbox.messages WHERE id = $1`, string(result.Rows[0][0])).Scan(&payload))
+		require.NoError(t, conn.QueryRow(t.Context(), `SELECT payload FROM outbox.messages WHERE id = $1`,
+			string(result.Rows[0][0])).Scan(&payload))
 		require.Equal(t, `{"b": 1,  "a": 2}`, string(payload), sql)
 	}
 }
@@ -89,15 +95,19 @@ func TestEnqueueWithTypedParameters(t *testing.T) {
 		payload uint32
 		sent    string
 	}{
-		{pgtype.JSONOID, `{"b": 1,  "a": 2}`}, {pgtype.JSONBOID, `{"a": 2, "b": 1}`}, {pgtype.TextOID, `{"b": 1,  "a": 2}`},
-		{pgtype.VarcharOID, `{"b": 1,  "a": 2}`}, {pgtype.UnknownOID, `{"b": 1,  "a": 2}`}, {pgtype.ByteaOID, `{"b": 1,  "a": 2}`},
+		{pgtype.JSONOID, `{"b": 1,  "a": 2}`}, {pgtype.JSONBOID, `{"a": 2, "b": 1}`}, {pgtype.TextOID,
+			`{"b": 1,  "a": 2}`},
+		{pgtype.VarcharOID, `{"b": 1,  "a": 2}`}, {pgtype.UnknownOID, `{"b": 1,  "a": 2}`}, {pgtype.ByteaOID,
+			`{"b": 1,  "a": 2}`},
 	} {
 		for _, text := range []uint32{pgtype.TextOID, pgtype.VarcharOID, pgtype.UnknownOID} {
 			values := [][]byte{[]byte("sqs://orders"), []byte("order-placed"), []byte(`{"b": 1,  "a": 2}`)}
-			result := conn.Conn().PgConn().ExecParams(t.Context(), `SELECT outbox.enqueue($1, $2, $3)`, values, []uint32{text, text, c.payload}, nil, nil).Read()
+			result := conn.Conn().PgConn().ExecParams(t.Context(), `SELECT outbox.enqueue($1, $2, $3)`, values,
+				[]uint32{text, text, c.payload}, nil, nil).Read()
 			require.NoError(t, result.Err, "%d, %d", text, c.payload)
 			var payload []byte
-			require.NoError(t, conn.QueryRow(t.Context(), `SELECT payload FROM outbox.messages WHERE id = $1`, string(result.Rows[0][0])).Scan(&payload))
+			require.NoError(t, conn.QueryRow(t.Context(), `SELECT payload FROM outbox.messages WHERE id = $1`,
+				string(result.Rows[0][0])).Scan(&payload))
 			require.Equal(t, c.sent, string(payload))
 		}
 	}
@@ -131,15 +141,18 @@ func TestATriggerEnqueues(t *testing.T) {
 		CREATE FUNCTION announce() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
 			PERFORM outbox.enqueue('sqs://orders', 'order-placed', to_jsonb(NEW));
-			PERFORM outbox.enqueue('sqs://orders', 'order-placed', row_to_json(NEW), ordering_key => 'order-' || NEW.id);
+			PERFORM outbox.enqueue('sqs://orders', 'order-placed', row_to_json(NEW),
+				ordering_key => 'order-' || NEW.id);
 			RETURN NEW;
 		END $$`)
 	execute(t, pool, `CREATE TRIGGER announce AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION announce()`)
 	execute(t, pool, `GRANT INSERT ON orders TO `+role)
-	as := strings.Join([]string{`BEGIN`, `SET LOCAL ROLE ` + role, `INSERT INTO orders VALUES (7, 'teapot')`, `COMMIT`}, ";")
+	as := strings.Join([]string{`BEGIN`, `SET LOCAL ROLE ` + role, `INSERT INTO orders VALUES (7, 'teapot')`, `COMMIT`},
+		";")
 	_, err := pool.Exec(t.Context(), as, pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
 	var payloads []string
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT array_agg(convert_from(payload, 'UTF8') ORDER BY seq) FROM outbox.messages`).Scan(&payloads))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT array_agg(convert_from(payload, 'UTF8') ORDER BY seq) FROM outbox.messages`).Scan(&payloads))
 	require.Equal(t, []string{`{"id": 7, "item": "teapot"}`, `{"id":7,"item":"teapot"}`}, payloads)
 }

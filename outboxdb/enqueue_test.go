@@ -33,7 +33,8 @@ func TestEnqueue(t *testing.T) {
 		require.Equal(t, []string{outboxdb.StatementEnqueue}, statements.take())
 		require.NoError(t, tx.Commit(t.Context()))
 
-		require.Equal(t, ids, values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages ORDER BY seq`), "seq follows the call's order")
+		require.Equal(t, ids, values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages ORDER BY seq`),
+			"seq follows the call's order")
 		require.True(t, slices.IsSortedFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) }))
 		for _, id := range ids {
 			require.EqualValues(t, 7, id.Version())
@@ -54,8 +55,9 @@ func TestEnqueue(t *testing.T) {
 		defer clean(t)
 		now := value[time.Time](t, pool, `SELECT now()`)
 		m := outflow.Message{
-			ID: uuid.MustParse("018f3c1e-0000-7000-8000-000000000001"), Destination: "arn:aws:sqs:eu-west-1:123456789012:orders.fifo",
-			Type: "order/placed:v1", Payload: []byte{0, 1, 0xff}, ContentType: "application/octet-stream",
+			ID:          uuid.MustParse("018f3c1e-0000-7000-8000-000000000001"),
+			Destination: "arn:aws:sqs:eu-west-1:123456789012:orders.fifo",
+			Type:        "order/placed:v1", Payload: []byte{0, 1, 0xff}, ContentType: "application/octet-stream",
 			Headers:     map[string]string{"tenant": "<a&b>", "x.y-z_1": "\u2028 \U0001F600 \\ \" \n"},
 			OrderingKey: "customer#7", DueAt: now.Add(-time.Hour), ExpiresAt: now.AddDate(400, 0, 0),
 		}
@@ -71,7 +73,8 @@ func TestEnqueue(t *testing.T) {
 		require.Equal(t, 1, got.Generation)
 		require.WithinDuration(t, now, got.EnqueuedAt, time.Minute)
 		require.Zero(t, got.FinishedAt)
-		require.True(t, value[bool](t, pool, `SELECT available_at = enqueued_at FROM outbox.messages`), "a past due time makes it claimable now, no earlier")
+		require.True(t, value[bool](t, pool, `SELECT available_at = enqueued_at FROM outbox.messages`),
+			"a past due time makes it claimable now, no earlier")
 	})
 	t.Run("defaults", func(t *testing.T) {
 		defer clean(t)
@@ -90,7 +93,8 @@ func TestEnqueue(t *testing.T) {
 		m := message("sqs://orders")
 		m.DueIn, m.ExpiresIn = 90*time.Minute+250*time.Microsecond, 200*365*24*time.Hour
 		enqueue(t, pool, m)
-		require.True(t, value[bool](t, pool, `SELECT due_at = enqueued_at + interval '90 minutes 250 microseconds' AND available_at = due_at
+		require.True(t, value[bool](t, pool,
+			`SELECT due_at = enqueued_at + interval '90 minutes 250 microseconds' AND available_at = due_at
 			AND expires_at = enqueued_at + interval '1752000 hours' FROM outbox.messages`))
 	})
 	t.Run("a rolled back transaction leaves nothing", func(t *testing.T) {
@@ -184,7 +188,8 @@ func TestEnqueueDuplicates(t *testing.T) {
 				if c.name != "twice in a call" { // there the first of the two is written
 					require.NotContains(t, ids, taken[0])
 				} else {
-					require.Equal(t, msgs[0].Type, value[string](t, tx, `SELECT type FROM outbox.messages WHERE id = $1`, msgs[0].ID))
+					require.Equal(t, msgs[0].Type,
+						value[string](t, tx, `SELECT type FROM outbox.messages WHERE id = $1`, msgs[0].ID))
 				}
 			})
 		})
@@ -281,7 +286,8 @@ func TestEnqueueFunction(t *testing.T) {
 		require.WithinDuration(t, time.Now(), time.Unix(sec, nsec), time.Minute)
 	})
 	t.Run("text", func(t *testing.T) {
-		id := value[uuid.UUID](t, pool, `SELECT outbox.enqueue('sqs://orders', 'order-placed', json_build_object('name', 'Zoë')::text)`)
+		id := value[uuid.UUID](t, pool, `
+			SELECT outbox.enqueue('sqs://orders', 'order-placed', json_build_object('name', 'Zoë')::text)`)
 		require.Equal(t, `{"name" : "Zoë"}`, string(payload(id)))
 	})
 	t.Run("bytes", func(t *testing.T) {
@@ -290,11 +296,14 @@ func TestEnqueueFunction(t *testing.T) {
 	})
 	t.Run("named arguments", func(t *testing.T) {
 		given := uuid.Must(uuid.NewV7())
-		id := value[uuid.UUID](t, pool, `SELECT outbox.enqueue(destination => 'https://sqs.eu-west-1.amazonaws.com/123456789012/orders',
-			type => 'order-placed', payload => 'x', content_type => 'text/plain', headers => '{"tenant": "acme"}', ordering_key => 'k',
+		id := value[uuid.UUID](t, pool, `SELECT outbox.enqueue(
+			destination => 'https://sqs.eu-west-1.amazonaws.com/123456789012/orders',
+			type => 'order-placed', payload => 'x', content_type => 'text/plain', headers => '{"tenant": "acme"}',
+			ordering_key => 'k',
 			id => $1, due_in => '1 hour', expires_in => '1 month')`, given)
 		require.Equal(t, given, id)
-		require.True(t, value[bool](t, pool, `SELECT destination = 'sqs://orders?account=123456789012&region=eu-west-1' AND content_type = 'text/plain'
+		require.True(t, value[bool](t, pool,
+			`SELECT destination = 'sqs://orders?account=123456789012&region=eu-west-1' AND content_type = 'text/plain'
 			AND headers = '{"tenant": "acme"}' AND ordering_key = 'k' AND due_at = enqueued_at + interval '1 hour'
 			AND expires_at = enqueued_at + interval '1 month' FROM outbox.messages WHERE id = $1`, id))
 	})
@@ -303,7 +312,8 @@ func TestEnqueueFunction(t *testing.T) {
 		_, err := pool.Exec(t.Context(), `SELECT outbox.enqueue('sqs://orders', 'a', 'second', id => $1)`, id)
 		require.ErrorContains(t, err, "id: a message with the ID "+id.String()+" was enqueued before")
 		require.Equal(t, "23505", sqlState(err))
-		require.Equal(t, id, value[uuid.UUID](t, pool, `SELECT outbox.enqueue('sqs://orders', 'a', 'second', id => $1, if_absent => true)`, id))
+		require.Equal(t, id, value[uuid.UUID](t, pool,
+			`SELECT outbox.enqueue('sqs://orders', 'a', 'second', id => $1, if_absent => true)`, id))
 		require.Equal(t, "first", string(payload(id)))
 	})
 	t.Run("bad input", func(t *testing.T) {
@@ -316,7 +326,8 @@ func TestEnqueueFunction(t *testing.T) {
 		require.ErrorContains(t, err, "type: wants")
 		_, err = pool.Exec(t.Context(), `SELECT outbox.enqueue('sqs://q', 'a', NULL::text)`)
 		require.ErrorContains(t, err, "payload: wants 1 to 16777216 bytes (got 0)")
-		_, err = pool.Exec(t.Context(), `SELECT outbox.enqueue('sqs://q', 'a', 'x', id => '00000000-0000-0000-0000-000000000000')`)
+		_, err = pool.Exec(t.Context(), `
+			SELECT outbox.enqueue('sqs://q', 'a', 'x', id => '00000000-0000-0000-0000-000000000000')`)
 		require.ErrorContains(t, err, "id: wants a UUID other than the zero one")
 		for _, bad := range []string{`[]`, `"x"`, `{"a": 1}`, `{"a": null}`} {
 			_, err = pool.Exec(t.Context(), `SELECT outbox.enqueue('sqs://q', 'a', 'x', headers => $1)`, bad)
@@ -350,7 +361,8 @@ func TestEnqueueBatchFunction(t *testing.T) {
 		return got
 	}
 	t.Run("the forms of a payload", func(t *testing.T) {
-		got := ask(t, `[{"destination": "sqs://q", "type": "a", "payload": "text"}, {"destination": "sqs://q", "type": "a", "payload": {"b": [1]}},
+		got := ask(t, `[{"destination": "sqs://q", "type": "a", "payload": "text"},
+			{"destination": "sqs://q", "type": "a", "payload": {"b": [1]}},
 			{"destination": "sqs://q", "type": "a", "payload_base64": "AP8="}]`)
 		require.Len(t, got, 3)
 		for i, v := range got {
@@ -363,7 +375,8 @@ func TestEnqueueBatchFunction(t *testing.T) {
 	t.Run("nothing", func(t *testing.T) { require.Empty(t, ask(t, `[]`)) })
 	t.Run("one refused, the others withdrawn", func(t *testing.T) {
 		before := count(t, pool)
-		got := ask(t, `[{"destination": "sqs://q", "type": "a", "payload": "x"}, 7, {"destination": "sqs://q", "type": "a", "payload": "x", "colour": "red"},
+		got := ask(t, `[{"destination": "sqs://q", "type": "a", "payload": "x"}, 7,
+			{"destination": "sqs://q", "type": "a", "payload": "x", "colour": "red"},
 			{"destination": "sqs://q", "type": "a", "payload": "x", "payload_base64": "AP8="}]`)
 		require.Equal(t, "withdrawn", got[0].Verdict)
 		require.Equal(t, "refused: message: wants a JSON object", got[1].Verdict)

@@ -26,8 +26,10 @@ func TestEmbedded(t *testing.T) {
 	endpoint := httptest.NewServer(queues)
 	t.Cleanup(endpoint.Close)
 	for name, value := range map[string]string{
-		"TEMPORAL_ADDRESS": address, "TEMPORAL_NAMESPACE": "default", "TEMPORAL_API_KEY": "", "TEMPORAL_PROFILE": "", "TEMPORAL_CONFIG_FILE": os.DevNull,
-		"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_ENDPOINT_URL_SQS": endpoint.URL,
+		"TEMPORAL_ADDRESS": address, "TEMPORAL_NAMESPACE": "default", "TEMPORAL_API_KEY": "",
+		"TEMPORAL_PROFILE": "", "TEMPORAL_CONFIG_FILE": os.DevNull,
+		"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake",
+		"AWS_ENDPOINT_URL_SQS": endpoint.URL,
 	} {
 		t.Setenv(name, value)
 	}
@@ -43,13 +45,16 @@ func TestEmbedded(t *testing.T) {
 	const orders = 6
 	for i := range orders {
 		o := Order{ID: uuid.NewString(), Item: fmt.Sprintf("teapot %d", i)}
-		placed, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: "order/" + o.ID, TaskQueue: taskQueue}, PlaceOrder, o)
+		placed, err := c.ExecuteWorkflow(t.Context(),
+			client.StartWorkflowOptions{ID: "order/" + o.ID, TaskQueue: taskQueue}, PlaceOrder, o)
 		require.NoError(t, err)
 		require.NoError(t, placed.Get(t.Context(), nil))
 		require.Eventually(t, func() bool { return delivered(t, pool) == i+1 }, 30*time.Second, 5*time.Millisecond)
 	}
 	var took []float64
-	err = pool.QueryRow(t.Context(), `SELECT array_agg(extract(epoch FROM finished_at - enqueued_at)::float8 ORDER BY seq) FROM outbox.messages`).Scan(&took)
+	err = pool.QueryRow(t.Context(), `
+		SELECT array_agg(extract(epoch FROM finished_at - enqueued_at)::float8 ORDER BY seq)
+		  FROM outbox.messages`).Scan(&took)
 	require.NoError(t, err)
 	// The first goes to a destination that the scanner has to find. Without Wake, each of the
 	// others would wait for a PollInterval: it is enqueued right after a poll.
@@ -71,6 +76,7 @@ func TestEmbedded(t *testing.T) {
 
 func delivered(t *testing.T, pool *pgxpool.Pool) (n int) {
 	t.Helper()
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.messages WHERE state = 'delivered'`).Scan(&n))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT count(*) FROM outbox.messages WHERE state = 'delivered'`).Scan(&n))
 	return n
 }

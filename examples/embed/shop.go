@@ -39,7 +39,8 @@ type shop struct {
 // again: an order that exists has its message.
 func (s *shop) Write(ctx context.Context, o Order) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		inserted, err := tx.Exec(ctx, `INSERT INTO orders (id, item) VALUES ($1, $2) ON CONFLICT DO NOTHING`, o.ID, o.Item)
+		inserted, err := tx.Exec(ctx, `INSERT INTO orders (id, item) VALUES ($1, $2)
+			ON CONFLICT DO NOTHING`, o.ID, o.Item)
 		if err != nil || inserted.RowsAffected() == 0 {
 			return err
 		}

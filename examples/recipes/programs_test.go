@@ -35,7 +35,8 @@ func TestPrograms(t *testing.T) {
 			}
 		},
 		"trigger": func(t *testing.T, pool *pgxpool.Pool) program {
-			said, err := exec.CommandContext(t.Context(), psql(t), pool.Config().ConnString(), "-v", "ON_ERROR_STOP=1", "-f", "psql/trigger.sql").CombinedOutput()
+			said, err := exec.CommandContext(t.Context(), psql(t), pool.Config().ConnString(), "-v", "ON_ERROR_STOP=1",
+				"-f", "psql/trigger.sql").CombinedOutput()
 			require.NoError(t, err, "%s", said)
 			return func(name string) ([]byte, error) {
 				_, err := pool.Exec(t.Context(), `INSERT INTO users (name) VALUES ($1)`, name)
@@ -51,7 +52,8 @@ func TestPrograms(t *testing.T) {
 			for _, statement := range []string{
 				string(schema),
 				`ALTER TABLE users ADD CONSTRAINT no_eve CHECK (name <> 'Eve')`,
-				`ALTER TABLE outbox.messages ADD CONSTRAINT no_mallory CHECK (convert_from(payload, 'UTF8') !~ 'Mallory')`,
+				`ALTER TABLE outbox.messages ADD CONSTRAINT no_mallory
+					CHECK (convert_from(payload, 'UTF8') !~ 'Mallory')`,
 			} {
 				_, err = pool.Exec(t.Context(), statement)
 				require.NoError(t, err)
@@ -141,7 +143,8 @@ func TestNodesPayloads(t *testing.T) {
 }
 
 func nodeLine(parameter, payload string) string {
-	return "await client.query('SELECT outbox.enqueue($1, $2, " + parameter + ")', ['sqs://welcome-email', 'user-registered', " + payload + "])"
+	return "await client.query('SELECT outbox.enqueue($1, $2, " + parameter +
+		")', ['sqs://welcome-email', 'user-registered', " + payload + "])"
 }
 
 // installNode installs the packages of package-lock.json in a folder of the test's own.

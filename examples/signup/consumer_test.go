@@ -99,14 +99,17 @@ func TestSameMessageTwiceIsOneEmail(t *testing.T) {
 // A consumer that dies before it deletes a message gets it again from SQS.
 func TestOneMessageDeliveredThreeTimesIsOneEmail(t *testing.T) {
 	i := newReader(t)
-	i.server.Inject(fakesqs.Fault{Action: "DeleteMessage", Times: 2, Error: &fakesqs.Error{Status: 400, Code: "RequestThrottled", Message: "Rate exceeded"}})
+	i.server.Inject(fakesqs.Fault{Action: "DeleteMessage", Times: 2,
+		Error: &fakesqs.Error{Status: 400, Code: "RequestThrottled", Message: "Rate exceeded"}})
 	id := uuid.Must(uuid.NewV7())
 	i.publish(t, id, welcomeEmail, ada)
 	var deliveries []string
 	for i.left() > 0 {
 		received, err := i.client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{
 			QueueUrl: &i.url, MessageAttributeNames: []string{"All"},
-			MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameApproximateReceiveCount},
+			MessageSystemAttributeNames: []types.MessageSystemAttributeName{
+				types.MessageSystemAttributeNameApproximateReceiveCount,
+			},
 		})
 		require.NoError(t, err)
 		require.Len(t, received.Messages, 1)
@@ -144,10 +147,12 @@ func TestAMessageThatCannotBeHandledStaysInTheQueue(t *testing.T) {
 		says string
 	}{
 		"another sender's": {func(t *testing.T, i *reader) {
-			_, err := i.client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &i.url, MessageBody: aws.String("hello")})
+			_, err := i.client.SendMessage(t.Context(),
+				&sqs.SendMessageInput{QueueUrl: &i.url, MessageBody: aws.String("hello")})
 			require.NoError(t, err)
 		}, "no attribute outflow-message-id"},
-		"no user":      {func(t *testing.T, i *reader) { i.publish(t, id, welcomeEmail, "hello") }, "reading the payload of message " + id.String()},
+		"no user": {func(t *testing.T, i *reader) { i.publish(t, id, welcomeEmail, "hello") },
+			"reading the payload of message " + id.String()},
 		"unknown type": {func(t *testing.T, i *reader) { i.publish(t, id, "invoice", ada) }, "unknown type"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -65,7 +65,8 @@ func TestSignUpWritesOneUserAndTwoMessages(t *testing.T) {
 	assert.Equal(t, "Ada <ada@example.com>", a.User.String())
 	assert.Equal(t, 1, count(t, pool, "users"))
 
-	rows, err := pool.Query(t.Context(), `SELECT id::text, destination, type, payload FROM outbox.messages ORDER BY seq`)
+	rows, err := pool.Query(t.Context(), `
+		SELECT id::text, destination, type, payload FROM outbox.messages ORDER BY seq`)
 	require.NoError(t, err)
 	type row struct {
 		ID, Destination, Type string
@@ -93,7 +94,8 @@ func TestSignUpWaitsForTheEmail(t *testing.T) {
 	dispatched := make(chan error, 1)
 	go func() {
 		for {
-			tag, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE type = 'welcome-email'`)
+			tag, err := pool.Exec(t.Context(),
+				`UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE type = 'welcome-email'`)
 			if err != nil || tag.RowsAffected() == 1 {
 				dispatched <- err
 				return
@@ -141,18 +143,20 @@ func TestBadInputIsRefusedByField(t *testing.T) {
 		body   string
 		fields []string
 	}{
-		"no JSON":           {`name=Ada`, []string{"body"}},
-		"a list":            {`[]`, []string{"body"}},
-		"two values":        {`{} {}`, []string{"body"}},
-		"too large":         {`{"name": "` + strings.Repeat("a", maxBody) + `"}`, []string{"body"}},
-		"nothing":           {`{}`, []string{"name", "email"}},
-		"blank name":        {`{"name": "  ", "email": "ada@example.com"}`, []string{"name"}},
-		"long name":         {`{"name": "` + strings.Repeat("é", maxName+1) + `", "email": "ada@example.com"}`, []string{"name"}},
+		"no JSON":    {`name=Ada`, []string{"body"}},
+		"a list":     {`[]`, []string{"body"}},
+		"two values": {`{} {}`, []string{"body"}},
+		"too large":  {`{"name": "` + strings.Repeat("a", maxBody) + `"}`, []string{"body"}},
+		"nothing":    {`{}`, []string{"name", "email"}},
+		"blank name": {`{"name": "  ", "email": "ada@example.com"}`, []string{"name"}},
+		"long name": {`{"name": "` + strings.Repeat("é", maxName+1) + `", "email": "ada@example.com"}`,
+			[]string{"name"}},
 		"control character": {`{"name": "A\u001bda", "email": "ada@example.com"}`, []string{"name"}},
 		"NUL":               {`{"name": "A\u0000da", "email": "ada@example.com"}`, []string{"name"}},
 		"no address":        {`{"name": "Ada", "email": "ada"}`, []string{"email"}},
 		"name in address":   {`{"name": "Ada", "email": "Ada <ada@example.com>"}`, []string{"email"}},
-		"long address":      {`{"name": "Ada", "email": "` + strings.Repeat("a", maxEmail) + `@example.com"}`, []string{"email"}},
+		"long address": {`{"name": "Ada", "email": "` + strings.Repeat("a", maxEmail) + `@example.com"}`,
+			[]string{"email"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, a := post(t, service, tc.body)
@@ -172,6 +176,7 @@ func TestBadInputIsRefusedByField(t *testing.T) {
 func TestRunRefusesMistakes(t *testing.T) {
 	for _, args := range [][]string{{}, {"sing"}, {"serve", "-port", "1"}, {"consume", "now"}} {
 		var mistake usageError
-		assert.ErrorAs(t, run(t.Context(), args, func(string) string { return "" }, io.Discard, io.Discard), &mistake, args)
+		assert.ErrorAs(t, run(t.Context(), args, func(string) string { return "" }, io.Discard, io.Discard), &mistake,
+			args)
 	}
 }

@@ -38,7 +38,8 @@ func TestUp(t *testing.T) {
 	}
 	callers.Wait()
 	require.Equal(t, []string{"0001_seen"}, applied, "each once, by one caller")
-	require.False(t, teststack.Value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "a consumer has no outbox")
+	require.False(t, teststack.Value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`),
+		"a consumer has no outbox")
 }
 
 // TestUpSQL adopts what psql has made, as Up does.
@@ -88,7 +89,8 @@ func TestPlainFiles(t *testing.T) {
 	run("0001_seen.up.sql")
 	require.True(t, deliverOnce(t, pool))
 	run("0001_seen.down.sql")
-	require.Zero(t, teststack.Value[int](t, pool, `SELECT count(*) FROM pg_class WHERE relnamespace = 'inbox'::regnamespace`))
+	require.Zero(t, teststack.Value[int](t, pool,
+		`SELECT count(*) FROM pg_class WHERE relnamespace = 'inbox'::regnamespace`))
 	run("0001_seen.up.sql")
 }
 

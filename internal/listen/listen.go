@@ -29,7 +29,8 @@ const (
 )
 
 // ErrNotArriving says that a notification which was sent did not arrive.
-var ErrNotArriving = errors.New("notifications do not arrive: a transaction pooler drops them, or the connection is dead")
+var ErrNotArriving = errors.New(
+	"notifications do not arrive: a transaction pooler drops them, or the connection is dead")
 
 // Listener listens on a channel. All fields are required. Its functions are called from
 // several goroutines.

@@ -30,7 +30,8 @@ type listening struct {
 func run(t *testing.T, pool *pgxpool.Pool, config *pgx.ConnConfig) *listening {
 	t.Helper()
 	r := &listening{
-		ready: make(chan struct{}, 100), notified: make(chan string, 100), lost: make(chan error, 100), unregistered: make(chan struct{}, 100),
+		ready: make(chan struct{}, 100), notified: make(chan string, 100), lost: make(chan error,
+			100), unregistered: make(chan struct{}, 100),
 	}
 	l := listen.Listener{
 		Channel:  "a channel",
@@ -94,7 +95,8 @@ func TestABrokenConnectionIsReplaced(t *testing.T) {
 	r := run(t, pool, pool.Config().ConnConfig)
 	for range 3 {
 		receive(t, r.ready)
-		teststack.Execute(t, pool, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'`)
+		teststack.Execute(t, pool, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE datname = current_database() AND query LIKE 'LISTEN%'`)
 		require.ErrorContains(t, receive(t, r.lost), "waiting for a notification")
 		receive(t, r.unregistered)
 	}

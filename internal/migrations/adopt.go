@@ -28,7 +28,8 @@ func (s Set) adopt(ctx context.Context, db *sql.DB) (adopted []Status, denied, e
 	steps, err := s.rehearse(ctx, db)
 	switch {
 	case hasState(err, insufficientPrivilege):
-		return nil, fmt.Errorf("looking for what another tool may have applied wants the owner of schema %s, with the right to create schemas: %w", s.Schema, err), nil
+		return nil, fmt.Errorf("looking for what another tool may have applied "+
+			"wants the owner of schema %s, with the right to create schemas: %w", s.Schema, err), nil
 	case err != nil:
 		return nil, nil, fmt.Errorf("rehearsing the migrations of schema %s: %w", s.Schema, err)
 	}
@@ -50,7 +51,8 @@ func (s Set) recordedVersion(ctx context.Context, db *sql.DB) (version int, err 
 	if !exists {
 		return 0, nil
 	}
-	err = db.QueryRowContext(ctx, `SELECT coalesce(pg_catalog.max(version_id), 0) FROM `+s.versionTable()+` WHERE is_applied`).Scan(&version)
+	newest := `SELECT coalesce(pg_catalog.max(version_id), 0) FROM ` + s.versionTable() + ` WHERE is_applied`
+	err = db.QueryRowContext(ctx, newest).Scan(&version)
 	if err != nil {
 		return 0, fmt.Errorf("reading %s: %w", s.versionTable(), err)
 	}
@@ -69,7 +71,8 @@ func (s Set) present(ctx context.Context, db *sql.DB) (present catalog, err erro
 // rehearse returns what a fresh schema holds after each of the migrations.
 func (s Set) rehearse(ctx context.Context, db *sql.DB) (steps []catalog, err error) {
 	return steps, rolledBack(ctx, db, func(tx *sql.Tx) error {
-		aside := fmt.Sprintf(`ALTER SCHEMA %s RENAME TO %s`, pgx.Identifier{s.Schema}.Sanitize(), pgx.Identifier{s.Schema + " aside"}.Sanitize())
+		aside := fmt.Sprintf(`ALTER SCHEMA %s RENAME TO %s`, pgx.Identifier{s.Schema}.Sanitize(),
+			pgx.Identifier{s.Schema + " aside"}.Sanitize())
 		if _, err := tx.ExecContext(ctx, aside); err != nil {
 			return err
 		}

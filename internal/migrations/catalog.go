@@ -18,7 +18,8 @@ WITH relations AS (
     SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.reloptions, c.reltoastrelid
       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
      WHERE n.nspname = $1 AND c.relname NOT IN ('migrations', 'migrations_id_seq', 'migrations_pkey'))
-SELECT format('%s %I.%I', CASE r.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' ELSE 'relation' END,
+SELECT format('%s %I.%I',
+              CASE r.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' ELSE 'relation' END,
               $1::text, r.relname),
        concat_ws(' ', r.relkind, r.reloptions::text, t.reloptions::text,
            CASE r.relkind WHEN 'v' THEN translate(pg_get_viewdef(r.oid), '() ', '') END,
@@ -33,7 +34,8 @@ SELECT format('column %I.%I.%I', $1::text, r.relname, a.attname),
   LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
  WHERE r.relkind IN ('r', 'v', 'p') AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
-SELECT format('constraint %I of %I.%I', c.conname, $1::text, r.relname), translate(pg_get_constraintdef(c.oid), '() ', '')
+SELECT format('constraint %I of %I.%I', c.conname, $1::text, r.relname),
+       translate(pg_get_constraintdef(c.oid), '() ', '')
   FROM relations AS r JOIN pg_constraint AS c ON c.conrelid = r.oid
  WHERE c.contype <> 'n'
 UNION ALL
@@ -47,7 +49,8 @@ SELECT format('trigger %I of %I.%I', t.tgname, $1::text, r.relname), pg_get_trig
 UNION ALL
 SELECT format('function %I.%I(%s)', $1::text, p.proname, pg_get_function_identity_arguments(p.oid)),
        concat_ws(' ', pg_get_functiondef(p.oid),
-           (SELECT string_agg(privilege_type, ',') FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) WHERE grantee = 0))
+           (SELECT string_agg(privilege_type, ',')
+              FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) WHERE grantee = 0))
   FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
  WHERE n.nspname = $1 AND p.prokind IN ('f', 'p')
 UNION ALL

@@ -27,7 +27,8 @@ func (s Set) completeVersion(present catalog, steps []catalog, recorded int) (in
 	if len(parts) == 0 {
 		return recorded, nil // nothing of the missing migrations is there
 	}
-	return 0, fmt.Errorf("schema %s has a part of migrations that are not recorded: %s: complete it with the tool that began it, or drop what is there, then try again",
+	return 0, fmt.Errorf("schema %s has a part of migrations that are not recorded: %s: "+
+		"complete it with the tool that began it, or drop what is there, then try again",
 		s.Schema, strings.Join(parts, "; "))
 }
 

@@ -32,7 +32,8 @@ const noTimeouts = `SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transacti
 	  FROM pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) 'transaction_timeout'`
 
 // fileSettings decide how a file is read and what it means.
-const fileSettings = `SET LOCAL TIME ZONE 'UTC'; SET LOCAL standard_conforming_strings = on; SET LOCAL search_path = pg_catalog; ` + noTimeouts
+const fileSettings = `SET LOCAL TIME ZONE 'UTC'; SET LOCAL standard_conforming_strings = on;
+	SET LOCAL search_path = pg_catalog; ` + noTimeouts
 
 // lock waits until no other process migrates, and returns a function that lets the next
 // process in. A transaction that stays open holds the lock. A session's lock would not do:
@@ -43,8 +44,9 @@ func (s Set) lock(ctx context.Context, db *sql.DB) (unlock func(), err error) {
 		return nil, fmt.Errorf("taking the lock: %w", err)
 	}
 	unlock = func() { _ = tx.Rollback() }
-	_, err = tx.ExecContext(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d; `+noTimeouts+`; SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`,
-		lockWait.Milliseconds(), s.Lock))
+	statements := fmt.Sprintf(`SET LOCAL lock_timeout = %d; `, lockWait.Milliseconds()) + noTimeouts +
+		fmt.Sprintf(`; SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, s.Lock)
+	_, err = tx.ExecContext(ctx, statements)
 	if err != nil {
 		unlock()
 		if hasState(err, lockNotAvailable) {
@@ -65,7 +67,8 @@ func (s Set) ensureSchema(ctx context.Context, db *sql.DB) error {
 	}
 	defer func() { _ = tx.Rollback() }()
 	var exists bool
-	if _, err = tx.ExecContext(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`, s.Lock+1)); err == nil {
+	if _, err = tx.ExecContext(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_advisory_xact_lock(%d::pg_catalog.int8)`,
+		s.Lock+1)); err == nil {
 		err = tx.QueryRowContext(ctx, `SELECT pg_catalog.to_regnamespace($1) IS NOT NULL`, s.Schema).Scan(&exists)
 	}
 	if err == nil && !exists {

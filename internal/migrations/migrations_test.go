@@ -21,13 +21,15 @@ func TestMigrationsHaveNoTimeouts(t *testing.T) {
 	pool.Reset()
 	set := migrations.Set{Schema: "sample", Lock: 7_000_001, Files: fstest.MapFS{
 		"0001_sample.up.sql": {Data: []byte(`CREATE TABLE sample.timeouts AS
-			SELECT name, setting FROM pg_settings WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`)},
+			SELECT name, setting FROM pg_settings
+			 WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`)},
 		"0001_sample.down.sql": {Data: []byte(`DROP TABLE sample.timeouts`)},
 	}}
 	applied, err := set.Up(t.Context(), pool)
 	require.NoError(t, err)
 	require.Len(t, applied, 1)
 	var kept int
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM sample.timeouts WHERE setting <> '0'`).Scan(&kept))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT count(*) FROM sample.timeouts WHERE setting <> '0'`).Scan(&kept))
 	require.Zero(t, kept)
 }

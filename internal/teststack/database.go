@@ -156,7 +156,8 @@ func sweep(ctx context.Context, server *url.URL) error {
 		return err
 	}
 	defer conn.Close(ctx)
-	rows, err := conn.Query(ctx, `SELECT datname::text FROM pg_database WHERE datname ~ '^(template|test)_[0-9]+(_[0-9]+)?$'`)
+	rows, err := conn.Query(ctx, `
+		SELECT datname::text FROM pg_database WHERE datname ~ '^(template|test)_[0-9]+(_[0-9]+)?$'`)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,8 @@ func RunDispatcher(t *testing.T, example func()) (printed, outbox string) {
 	t.Cleanup(endpoint.Close)
 	for name, value := range map[string]string{
 		"TEMPORAL_ADDRESS": Temporal(t), "OUTFLOW_OUTBOX": outbox,
-		"AWS_ENDPOINT_URL_SQS": endpoint.URL, "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake",
+		"AWS_ENDPOINT_URL_SQS": endpoint.URL, "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "fake",
+		"AWS_SECRET_ACCESS_KEY": "fake",
 	} {
 		t.Setenv(name, value)
 	}

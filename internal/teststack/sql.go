@@ -88,7 +88,8 @@ func OpenSQL(t testing.TB, pool *pgxpool.Pool) map[string]*sql.DB {
 	for name, driver := range map[string]string{"pgx": "pgx", "lib/pq": "postgres"} {
 		c := pool.Config().ConnConfig
 		u := url.URL{
-			Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Path: "/" + c.Database, RawQuery: "sslmode=disable",
+			Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Path: "/" +
+				c.Database, RawQuery: "sslmode=disable",
 			Host: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))),
 		}
 		db, err := sql.Open(driver, u.String())

@@ -40,14 +40,16 @@ func postgres(t *testing.T, input, name string, args ...string) string {
 func byPsql(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
 	for _, name := range names[:n] {
-		postgres(t, "", "psql", pool.Config().ConnString(), "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f", "../migrations/"+name+".up.sql")
+		postgres(t, "", "psql", pool.Config().ConnString(), "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f",
+			"../migrations/"+name+".up.sql")
 	}
 }
 
 // fromDump restores what pg_dump writes of a migrated database.
 func fromDump(t *testing.T, pool *pgxpool.Pool, args ...string) {
 	t.Helper()
-	dump := postgres(t, "", "pg_dump", append(args, "--schema-only", "--schema=outbox", teststack.New(t).Config().ConnString())...)
+	dump := postgres(t, "", "pg_dump", append(args, "--schema-only", "--schema=outbox",
+		teststack.New(t).Config().ConnString())...)
 	postgres(t, dump, "psql", pool.Config().ConnString(), "-q", "-1", "-v", "ON_ERROR_STOP=1")
 }
 
@@ -67,15 +69,25 @@ func TestUpAdopts(t *testing.T) {
 			teststack.Execute(t, pool, `CREATE VIEW outbox.dead AS SELECT id FROM outbox.messages WHERE state = 'dead'`)
 			teststack.Execute(t, pool, `GRANT SELECT ON outbox.messages TO `+teststack.NewRole(t, pool))
 		}, all},
-		"a dump with goose's empty table":      {func(t *testing.T, pool *pgxpool.Pool) { fromDump(t, pool) }, all},
-		"a dump without it":                    {func(t *testing.T, pool *pgxpool.Pool) { fromDump(t, pool, "--exclude-table=outbox.migrations") }, all},
-		"psql, where goose had begun to apply": {func(t *testing.T, pool *pgxpool.Pool) { byPsql(t, pool, 2); gooseZero(t, pool) }, 2},
+		"a dump with goose's empty table": {func(t *testing.T, pool *pgxpool.Pool) { fromDump(t, pool) }, all},
+		"a dump without it": {func(t *testing.T,
+			pool *pgxpool.Pool) {
+			fromDump(t, pool, "--exclude-table=outbox.migrations")
+		}, all},
+		"psql, where goose had begun to apply": {func(t *testing.T,
+			pool *pgxpool.Pool) {
+			byPsql(t, pool, 2)
+			gooseZero(t, pool)
+		}, 2},
 		"psql, after goose": {func(t *testing.T, pool *pgxpool.Pool) {
 			_, err := migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
 			teststack.Execute(t, pool, `DELETE FROM outbox.migrations WHERE version_id > 4`)
 		}, all - 4},
-		"an empty schema": {func(t *testing.T, pool *pgxpool.Pool) { teststack.Execute(t, pool, `CREATE SCHEMA outbox`) }, 0},
+		"an empty schema": {func(t *testing.T,
+			pool *pgxpool.Pool) {
+			teststack.Execute(t, pool, `CREATE SCHEMA outbox`)
+		}, 0},
 		"only things of one's own": {func(t *testing.T, pool *pgxpool.Pool) {
 			teststack.Execute(t, pool, `CREATE SCHEMA outbox`)
 			teststack.Execute(t, pool, `CREATE TABLE outbox.mine (id int)`)

@@ -35,7 +35,8 @@ func enqueue(t testing.TB, pool *pgxpool.Pool) uuid.UUID {
 	t.Helper()
 	var ids []uuid.UUID
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) (err error) {
-		ids, err = outboxdb.Enqueue(t.Context(), tx, outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
+		ids, err = outboxdb.Enqueue(t.Context(), tx,
+			outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
 		return err
 	})
 	require.NoError(t, err)

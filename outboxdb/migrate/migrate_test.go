@@ -21,16 +21,21 @@ import (
 // definitions is everything in the schema but goose's table, as text.
 const definitions = `
 SELECT string_agg(what, E'\n' ORDER BY what) FROM (
-    SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' ' || attidentity::text::text
+    SELECT 'column ' || attname || ' ' || format_type(atttypid, atttypmod)
+           || ' ' || attnotnull || ' ' || attidentity::text::text
            || ' ' || attcollation::regcollation || ' ' || coalesce(pg_get_expr(adbin, adrelid), '') AS what
       FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
      WHERE attrelid = 'outbox.messages'::regclass AND attnum > 0
-    UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'outbox.messages'::regclass
+    UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid)
+      FROM pg_constraint WHERE conrelid = 'outbox.messages'::regclass
     UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'outbox.messages'::regclass
-    UNION ALL SELECT pg_get_functiondef(oid) || coalesce(proacl::text, 'default rights') FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
-    UNION ALL SELECT 'rights ' || coalesce(relacl::text, 'default') FROM pg_class WHERE oid = 'outbox.messages'::regclass
+    UNION ALL SELECT pg_get_functiondef(oid) || coalesce(proacl::text, 'default rights')
+      FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
+    UNION ALL SELECT 'rights ' || coalesce(relacl::text, 'default')
+      FROM pg_class WHERE oid = 'outbox.messages'::regclass
     UNION ALL SELECT 'settings ' || c.relname || ' ' || array_to_string(c.reloptions || t.reloptions, ' ')
-      FROM pg_class AS c LEFT JOIN pg_class AS t ON t.oid = c.reltoastrelid WHERE c.relnamespace = 'outbox'::regnamespace AND (c.reloptions || t.reloptions) IS NOT NULL
+      FROM pg_class AS c LEFT JOIN pg_class AS t ON t.oid = c.reltoastrelid
+     WHERE c.relnamespace = 'outbox'::regnamespace AND (c.reloptions || t.reloptions) IS NOT NULL
     UNION ALL SELECT 'rights ' || coalesce(nspacl::text, 'default') FROM pg_namespace WHERE nspname = 'outbox') AS t`
 
 // leftovers are the things in the schema that migrations should have taken back.
@@ -49,7 +54,8 @@ func TestMigrations(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, status, len(names))
 	require.Zero(t, status[0].AppliedAt)
-	require.False(t, teststack.Value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`), "status wrote something")
+	require.False(t, teststack.Value[bool](t, pool, `SELECT to_regnamespace('outbox') IS NOT NULL`),
+		"status wrote something")
 	require.ErrorContains(t, store.Ping(ctx), `run "outflow migrate up"`)
 
 	applied, err := migrate.Up(ctx, pool)
@@ -65,7 +71,9 @@ func TestMigrations(t *testing.T) {
 	require.Empty(t, applied, "the second time has nothing to do")
 
 	// goose notes the time without its zone; a session's zone must not move it.
-	distant := teststack.Another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["timezone"] = "Asia/Tokyo" })
+	distant := teststack.Another(t, pool, func(c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["timezone"] = "Asia/Tokyo"
+	})
 	_, err = migrate.Down(ctx, distant)
 	require.NoError(t, err)
 	require.ErrorContains(t, store.Ping(ctx), `run "outflow migrate up"`, "half of a schema is not enough")
@@ -99,7 +107,8 @@ func TestTheTablesSettings(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	const settings = `
-		SELECT unnest(t.reloptions) FROM pg_class AS c JOIN pg_class AS t ON t.oid = CASE WHEN $2 THEN c.reltoastrelid ELSE c.oid END
+		SELECT unnest(t.reloptions) FROM pg_class AS c
+		  JOIN pg_class AS t ON t.oid = CASE WHEN $2 THEN c.reltoastrelid ELSE c.oid END
 		 WHERE c.oid = $1::text::regclass ORDER BY 1`
 	for _, c := range []struct {
 		table string
@@ -112,13 +121,15 @@ func TestTheTablesSettings(t *testing.T) {
 			"autovacuum_vacuum_insert_scale_factor=0.02", "autovacuum_vacuum_insert_threshold=20000",
 			"autovacuum_vacuum_scale_factor=0.01", "autovacuum_vacuum_threshold=5000",
 		}},
-		{"outbox.messages", true, []string{"autovacuum_vacuum_cost_limit=2000", "autovacuum_vacuum_scale_factor=0.01", "autovacuum_vacuum_threshold=5000"}},
+		{"outbox.messages", true, []string{"autovacuum_vacuum_cost_limit=2000", "autovacuum_vacuum_scale_factor=0.01",
+			"autovacuum_vacuum_threshold=5000"}},
 		{"outbox.destinations", false, []string{"fillfactor=50"}},
 		{"outbox.waiters", false, []string{"fillfactor=50"}},
 		{"outbox.audit", false, []string{}},
 		{"outbox.history", false, []string{}},
 	} {
-		require.ElementsMatch(t, c.want, teststack.Values[string](t, pool, settings, c.table, c.toast), "%s, toast: %t", c.table, c.toast)
+		require.ElementsMatch(t, c.want, teststack.Values[string](t, pool, settings, c.table, c.toast), "%s, toast: %t",
+			c.table, c.toast)
 	}
 }
 
@@ -169,9 +180,11 @@ func TestPlainFiles(t *testing.T) {
 	run("*.up.sql")
 	store := outboxdb.New(pool)
 	require.NoError(t, store.Ping(t.Context()))
-	require.Equal(t, teststack.Value[string](t, teststack.New(t), definitions), teststack.Value[string](t, pool, definitions))
+	require.Equal(t, teststack.Value[string](t, teststack.New(t), definitions),
+		teststack.Value[string](t, pool, definitions))
 	id := enqueue(t, pool)
-	claimed, err := store.Claim(t.Context(), outbox.ClaimRequest{Lease: time.Minute, MaxMessages: 10, MaxBytes: 1 << 20, Allowance: 10})
+	claimed, err := store.Claim(t.Context(),
+		outbox.ClaimRequest{Lease: time.Minute, MaxMessages: 10, MaxBytes: 1 << 20, Allowance: 10})
 	require.NoError(t, err)
 	require.Len(t, claimed.Messages, 1)
 	require.Equal(t, id, claimed.Messages[0].ID)

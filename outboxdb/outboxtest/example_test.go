@@ -45,7 +45,8 @@ func ExampleRequireEnqueued() {
 // A publisher of the test's own takes the broker's place. Here it fails twice.
 func ExampleDeliver() {
 	testDelivery := func(t *testing.T, pool *pgxpool.Pool) {
-		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { return signUp(t.Context(), tx, "ada@example.com") })
+		err := pgx.BeginFunc(t.Context(), pool,
+			func(tx pgx.Tx) error { return signUp(t.Context(), tx, "ada@example.com") })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +57,8 @@ func ExampleDeliver() {
 			}
 			return nil
 		}))
-		if len(deliveries) != 1 || deliveries[0].Outcome.State != outflow.Delivered || deliveries[0].Outcome.Attempts != 3 {
+		if len(deliveries) != 1 || deliveries[0].Outcome.State != outflow.Delivered ||
+			deliveries[0].Outcome.Attempts != 3 {
 			t.Fatalf("got %+v", deliveries)
 		}
 	}

@@ -77,9 +77,12 @@ func commit(t *testing.T, pool *pgxpool.Pool, msgs ...outflow.Message) []uuid.UU
 // full returns a message with every field set.
 func full() outflow.Message {
 	return outflow.Message{
-		ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Destination: "arn:aws:sqs:eu-west-1:123456789012:orders.fifo", Type: "order-placed",
-		Payload: []byte(`{"id": 7, "items": ["teapot"]}`), ContentType: "application/json", Headers: map[string]string{"tenant": "acme", "x": "y"},
-		OrderingKey: "customer-42", DueIn: 90 * time.Minute, ExpiresIn: 48 * time.Hour, Callback: "arn:aws:sqs:eu-west-1:123456789012:replies",
+		ID:          uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"),
+		Destination: "arn:aws:sqs:eu-west-1:123456789012:orders.fifo", Type: "order-placed",
+		Payload: []byte(`{"id": 7, "items": ["teapot"]}`), ContentType: "application/json",
+		Headers:     map[string]string{"tenant": "acme", "x": "y"},
+		OrderingKey: "customer-42", DueIn: 90 * time.Minute, ExpiresIn: 48 * time.Hour,
+		Callback: "arn:aws:sqs:eu-west-1:123456789012:replies",
 	}
 }
 
@@ -106,26 +109,46 @@ func TestRequireEnqueued(t *testing.T) {
 		{"another form of the destination", []outflow.Message{mail, order}, nil},
 		{"a vague one first", []outflow.Message{vague, mail}, nil},
 		{"a vague one last", []outflow.Message{mail, vague}, nil},
-		{"JSON written otherwise", other(func(m *outflow.Message) { m.Payload = []byte(`{"items":["teapot"],"id":7}`) }), nil},
+		{"JSON written otherwise", other(func(m *outflow.Message) {
+			m.Payload = []byte(`{"items":["teapot"],"id":7}`)
+		}), nil},
 		{"some of the headers", other(func(m *outflow.Message) { m.Headers = map[string]string{"x": "y"} }), nil},
-		{"too few", []outflow.Message{mail}, []string{"wants 1 messages, of 2 that were enqueued:", "\nnot wanted:  order-placed to sqs://orders.fifo?account=123456789012&region=eu-west-1: {\"id\": 7"}},
-		{"none", nil, []string{"wants 0 messages, of 2", "not wanted:  order-placed", "not wanted:  welcome to sqs://mail: \"\\xff\\x00\""}},
-		{"too many", []outflow.Message{mail, full(), {Type: "audit"}}, []string{"\nmissing:     audit to any destination"}},
-		{"one twice", []outflow.Message{mail, mail}, []string{"missing:     any type to sqs://mail\n  closest is order-placed to", "Destination: wants sqs://mail, got sqs://orders.fifo?", "not wanted:  order-placed"}},
-		{"another ID", other(func(m *outflow.Message) { m.ID = uuid.Max }), []string{"ID: wants ffffffff-ffff-ffff-ffff-ffffffffffff, got 018f6a3e"}},
+		{"too few", []outflow.Message{mail}, []string{"wants 1 messages, of 2 that were enqueued:",
+			"\nnot wanted:  order-placed to sqs://orders.fifo?account=123456789012&region=eu-west-1: {\"id\": 7"}},
+		{"none", nil, []string{"wants 0 messages, of 2", "not wanted:  order-placed",
+			"not wanted:  welcome to sqs://mail: \"\\xff\\x00\""}},
+		{"too many", []outflow.Message{mail, full(), {Type: "audit"}},
+			[]string{"\nmissing:     audit to any destination"}},
+		{"one twice", []outflow.Message{mail, mail},
+			[]string{"missing:     any type to sqs://mail\n  closest is order-placed to",
+				"Destination: wants sqs://mail, got sqs://orders.fifo?", "not wanted:  order-placed"}},
+		{"another ID", other(func(m *outflow.Message) { m.ID = uuid.Max }),
+			[]string{"ID: wants ffffffff-ffff-ffff-ffff-ffffffffffff, got 018f6a3e"}},
 		{"another type", other(func(m *outflow.Message) { m.Type = "a" }), []string{"Type: wants a, got order-placed"}},
-		{"another payload", other(func(m *outflow.Message) { m.Payload = []byte(`{"id": 8}`) }), []string{`Payload: wants {"id": 8}, got {"id": 7, "items": ["teapot"]}`}},
-		{"no JSON", other(func(m *outflow.Message) { m.Payload = []byte(`{"id": 7`) }), []string{`Payload: wants {"id": 7, got {"id": 7, `}},
-		{"another content type", other(func(m *outflow.Message) { m.ContentType = "a" }), []string{"ContentType: wants a, got application/json"}},
-		{"another header", other(func(m *outflow.Message) { m.Headers["x"] = "z" }), []string{`Headers: wants x="z", got "y"`}},
-		{"a header more", other(func(m *outflow.Message) { m.Headers["z"] = "z" }), []string{`Headers: wants z="z", got none of this name`}},
-		{"another callback", other(func(m *outflow.Message) { m.Callback = "sqs://a" }), []string{"Callback: wants sqs://a, got sqs://replies?account=123456789012&region=eu-west-1"}},
-		{"another key", other(func(m *outflow.Message) { m.OrderingKey = "a" }), []string{"OrderingKey: wants a, got customer-42"}},
-		{"due sooner", other(func(m *outflow.Message) { m.DueIn = time.Minute }), []string{"DueIn: wants 1m0s, got 1h30m0s"}},
-		{"expires sooner", other(func(m *outflow.Message) { m.ExpiresIn = time.Hour }), []string{"ExpiresIn: wants 1h0m0s, got 48h0m0s"}},
-		{"due at another time", other(func(m *outflow.Message) { m.DueIn, m.DueAt = 0, time.Unix(0, 0) }), []string{"DueAt: wants "}},
-		{"expires at another time", other(func(m *outflow.Message) { m.ExpiresIn, m.ExpiresAt = 0, time.Unix(0, 0) }), []string{"ExpiresAt: wants "}},
-		{"an expiry where there is none", []outflow.Message{full(), {Type: "welcome", ExpiresIn: time.Hour}}, []string{"ExpiresIn: wants 1h0m0s, got never"}},
+		{"another payload", other(func(m *outflow.Message) { m.Payload = []byte(`{"id": 8}`) }),
+			[]string{`Payload: wants {"id": 8}, got {"id": 7, "items": ["teapot"]}`}},
+		{"no JSON", other(func(m *outflow.Message) { m.Payload = []byte(`{"id": 7`) }),
+			[]string{`Payload: wants {"id": 7, got {"id": 7, `}},
+		{"another content type", other(func(m *outflow.Message) { m.ContentType = "a" }),
+			[]string{"ContentType: wants a, got application/json"}},
+		{"another header", other(func(m *outflow.Message) { m.Headers["x"] = "z" }),
+			[]string{`Headers: wants x="z", got "y"`}},
+		{"a header more", other(func(m *outflow.Message) { m.Headers["z"] = "z" }),
+			[]string{`Headers: wants z="z", got none of this name`}},
+		{"another callback", other(func(m *outflow.Message) { m.Callback = "sqs://a" }),
+			[]string{"Callback: wants sqs://a, got sqs://replies?account=123456789012&region=eu-west-1"}},
+		{"another key", other(func(m *outflow.Message) { m.OrderingKey = "a" }),
+			[]string{"OrderingKey: wants a, got customer-42"}},
+		{"due sooner", other(func(m *outflow.Message) { m.DueIn = time.Minute }),
+			[]string{"DueIn: wants 1m0s, got 1h30m0s"}},
+		{"expires sooner", other(func(m *outflow.Message) { m.ExpiresIn = time.Hour }),
+			[]string{"ExpiresIn: wants 1h0m0s, got 48h0m0s"}},
+		{"due at another time", other(func(m *outflow.Message) { m.DueIn, m.DueAt = 0, time.Unix(0, 0) }),
+			[]string{"DueAt: wants "}},
+		{"expires at another time", other(func(m *outflow.Message) { m.ExpiresIn, m.ExpiresAt = 0, time.Unix(0, 0) }),
+			[]string{"ExpiresAt: wants "}},
+		{"an expiry where there is none", []outflow.Message{full(), {Type: "welcome", ExpiresIn: time.Hour}},
+			[]string{"ExpiresIn: wants 1h0m0s, got never"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := textOf(t, func(tb testing.TB) { outboxtest.RequireEnqueued(tb, tx, c.want...) })
@@ -207,7 +230,8 @@ func TestScope(t *testing.T) {
 func TestNoTable(t *testing.T) {
 	t.Parallel()
 	pool := teststack.NewEmpty(t)
-	require.Contains(t, textOf(t, func(tb testing.TB) { outboxtest.RequireEnqueued(tb, pool) }), "outboxtest: reading outbox.messages: ")
+	require.Contains(t, textOf(t, func(tb testing.TB) { outboxtest.RequireEnqueued(tb, pool) }),
+		"outboxtest: reading outbox.messages: ")
 	require.Contains(t, textOf(t, func(tb testing.TB) { outboxtest.Deliver(tb, pool, nil) }), "outboxtest: ")
 }
 
@@ -287,7 +311,9 @@ func TestDeliver(t *testing.T) {
 		pool := teststack.New(t)
 		commit(t, pool, message("a"))
 		text := textOf(t, func(tb testing.TB) {
-			outboxtest.Deliver(tb, pool, outboxtest.PublisherFunc(func(outflow.Message) error { return errors.New("connection refused") }))
+			outboxtest.Deliver(tb, pool, outboxtest.PublisherFunc(func(outflow.Message) error {
+				return errors.New("connection refused")
+			}))
 		})
 		require.Equal(t, `outboxtest: a to sqs://orders: {"id":7} failed 10 times: connection refused`, text)
 	})

@@ -23,8 +23,9 @@ import (
 func TestAShopWithDatabaseSQL(t *testing.T) {
 	t.Parallel()
 	c := teststack.NewEmpty(t).Config().ConnConfig
-	at := url.URL{Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Path: "/" + c.Database, RawQuery: "sslmode=disable",
-		Host: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+	at := url.URL{Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Path: "/" + c.Database,
+		RawQuery: "sslmode=disable",
+		Host:     net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
 	db, err := sql.Open("postgres", at.String())
 	require.NoError(t, err)
 	defer db.Close()

@@ -54,7 +54,8 @@ func readOutcomes(ctx context.Context, db database, ids []uuid.UUID) (map[uuid.U
 	err := db.query(ctx, outcomesSQL, func(row scanner) error {
 		var o outflow.Outcome
 		var finishedAt *time.Time
-		err := row.Scan(&o.ID, &o.State, &o.Generation, &o.Attempts, &finishedAt, &o.BrokerMessageID, &o.LastError, &o.CallbackDue)
+		err := row.Scan(&o.ID, &o.State, &o.Generation, &o.Attempts, &finishedAt, &o.BrokerMessageID, &o.LastError,
+			&o.CallbackDue)
 		if finishedAt != nil {
 			o.FinishedAt = *finishedAt
 		}

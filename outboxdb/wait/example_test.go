@@ -66,7 +66,8 @@ func TestExample(t *testing.T) {
 		dispatched := make(chan error, 1)
 		go func() {
 			for {
-				tag, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now()`)
+				tag, err := pool.Exec(t.Context(),
+					`UPDATE outbox.messages SET state = 'delivered', finished_at = now()`)
 				if err != nil || tag.RowsAffected() == 1 {
 					dispatched <- err
 					return

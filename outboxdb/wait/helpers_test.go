@@ -51,7 +51,8 @@ func startWait(t testing.TB, w *wait.Waiter, id uuid.UUID) <-chan answer {
 		outcome, err := w.Wait(ctx, id)
 		answers <- answer{outcome, err}
 	}()
-	require.Eventually(t, func() bool { return w.Waiting() > before || len(answers) > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return w.Waiting() > before || len(answers) > 0 }, 10*time.Second,
+		time.Millisecond)
 	return answers
 }
 
@@ -84,16 +85,19 @@ func requireNotified(t testing.TB, w *wait.Waiter) {
 // waitFor waits until a statement returns true.
 func waitFor(t testing.TB, pool *pgxpool.Pool, statement string, args ...any) {
 	t.Helper()
-	require.Eventually(t, func() bool { return teststack.Value[bool](t, pool, statement, args...) }, 10*time.Second, 2*time.Millisecond, statement)
+	require.Eventually(t, func() bool { return teststack.Value[bool](t, pool, statement, args...) }, 10*time.Second,
+		2*time.Millisecond, statement)
 }
 
 // waitsForLock says that some session of this database waits for another's lock.
-const waitsForLock = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`
+const waitsForLock = `SELECT EXISTS (
+	SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`
 
 // listening counts the connections that listen for ends.
 func listening(t testing.TB, pool *pgxpool.Pool) int {
 	t.Helper()
-	return teststack.Value[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = $1`, wait.StatementListen)
+	return teststack.Value[int](t, pool, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND query = $1`, wait.StatementListen)
 }
 
 // tracer counts the polls that a pool sends.
@@ -144,7 +148,8 @@ func enqueue(t testing.TB, pool *pgxpool.Pool, n int) (ids []uuid.UUID) {
 }
 
 func newMessage() outflow.Message {
-	return outflow.Message{ID: uuid.Must(uuid.NewV7()), Destination: "sqs://orders", Type: "user-registered", Payload: []byte(`{"name":"Ada"}`)}
+	return outflow.Message{ID: uuid.Must(uuid.NewV7()), Destination: "sqs://orders", Type: "user-registered",
+		Payload: []byte(`{"name":"Ada"}`)}
 }
 
 func deliver(t testing.TB, pool *pgxpool.Pool, ids ...uuid.UUID) {

@@ -37,7 +37,8 @@ func TestWaitPollsWithoutNotifications(t *testing.T) {
 			pool := teststack.New(t)
 			own, tr := traced(t, pool)
 			var logged syncBuffer
-			w := newWaiter(t, own, wait.ListenOn(listenOn(t, pool)), wait.LogTo(slog.New(slog.NewTextHandler(&logged, nil))))
+			w := newWaiter(t, own, wait.ListenOn(listenOn(t, pool)),
+				wait.LogTo(slog.New(slog.NewTextHandler(&logged, nil))))
 			w.SetTimes(time.Minute, time.Minute, 200*time.Millisecond)
 			ids := enqueue(t, pool, 100)
 			var all []<-chan answer
@@ -84,13 +85,15 @@ func TestWaitSurvivesItsConnection(t *testing.T) {
 	requireNotified(t, w)
 	for _, id := range ids[:4] {
 		answers := startWait(t, w, id)
-		waitFor(t, pool, `SELECT count(pg_terminate_backend(pid)) = 1 FROM pg_stat_activity WHERE datname = current_database() AND query = $1`, wait.StatementListen)
+		waitFor(t, pool, `SELECT count(pg_terminate_backend(pid)) = 1 FROM pg_stat_activity
+			WHERE datname = current_database() AND query = $1`, wait.StatementListen)
 		deliver(t, pool, id) // the notification is lost, or nearly always
 		requireAnswer(t, answers)
 		requireNotified(t, w)
 		require.Eventually(t, func() bool { return listening(t, pool) == 1 }, 10*time.Second, 10*time.Millisecond)
 		require.Eventually(t, func() bool { // the old one is gone, or has run out
-			return teststack.Value[bool](t, pool, `SELECT count(*) = 1 FROM outbox.waiters AS w WHERE w.expires_at > now()`)
+			return teststack.Value[bool](t, pool,
+				`SELECT count(*) = 1 FROM outbox.waiters AS w WHERE w.expires_at > now()`)
 		}, 90*time.Second, 10*time.Millisecond)
 	}
 	requireNoAnswer(t, last)
@@ -124,7 +127,8 @@ func TestWaitRegistersBesideAnEnd(t *testing.T) {
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback(context.Background()) }()
-	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, ids[0])
+	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`,
+		ids[0])
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), `SELECT outbox.notify_waiters($1)`, ids[:1])
 	require.NoError(t, err)
@@ -162,7 +166,8 @@ func TestWaitIsNotifiedDuringAPoll(t *testing.T) {
 	require.NoError(t, err)
 	teststack.Execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, wait.KeyOf(ids[0]))
 	waitFor(t, pool, waitsForLock)
-	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`, ids[0]) // no waiter is notified
+	_, err = tx.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now() WHERE id = $1`,
+		ids[0]) // no waiter is notified
 	require.NoError(t, err)
 	teststack.Execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, wait.KeyOf(ids[0]))
 	require.Eventually(t, func() bool { return w.IsDue(ids[0]) }, 10*time.Second, time.Millisecond)
@@ -179,7 +184,8 @@ func TestWaitIgnoresNonsense(t *testing.T) {
 	id := enqueue(t, pool, 1)[0]
 	answers := startWait(t, w, id)
 	requireNotified(t, w)
-	for _, payload := range []string{"", ",", "nonsense", "waiter", "waiter " + uuid.NewString(), id.String() + ",", uuid.NewString(), id.String()} {
+	for _, payload := range []string{"", ",", "nonsense", "waiter", "waiter " + uuid.NewString(), id.String() + ",",
+		uuid.NewString(), id.String()} {
 		teststack.Execute(t, pool, `SELECT pg_notify('outflow_ended', $1)`, payload)
 	}
 	deliver(t, pool, id)

@@ -61,7 +61,10 @@ func TestSQLWithoutRights(t *testing.T) {
 	pool := teststack.New(t)
 	id := enqueue(t, pool, 1)[0]
 	role := teststack.NewRole(t, pool)
-	stranger := teststack.Another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, role })
+	stranger := teststack.Another(t, pool, func(c *pgxpool.Config) {
+		c.ConnConfig.User, c.ConnConfig.Password = role,
+			role
+	})
 	for name, db := range teststack.OpenSQL(t, stranger) {
 		w := wait.NewSQL(db)
 		t.Cleanup(w.Close)

@@ -105,7 +105,8 @@ func NewSQL(db *sql.DB, options ...Option) *Waiter {
 func newWaiter(db database, options []Option) *Waiter {
 	w := &Waiter{
 		db: db, log: slog.Default(), calls: make(map[messageKey][]*call),
-		times: times{poll: defaultPoll, linger: defaultLinger, renew: renewEvery, echo: echoTimeout, settle: settleTimeout},
+		times: times{poll: defaultPoll, linger: defaultLinger, renew: renewEvery, echo: echoTimeout,
+			settle: settleTimeout},
 	}
 	for _, option := range options {
 		option(w)

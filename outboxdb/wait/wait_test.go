@@ -59,7 +59,8 @@ func TestWaitIsNotified(t *testing.T) {
 	ids := enqueue(t, pool, 3)
 	first, other := startWait(t, w, ids[0]), startWait(t, w, ids[1])
 	requireNotified(t, w)
-	require.Eventually(t, func() bool { return tr.takePolls() == 0 }, 10*time.Second, 50*time.Millisecond, "it polls again and again")
+	require.Eventually(t, func() bool { return tr.takePolls() == 0 }, 10*time.Second, 50*time.Millisecond,
+		"it polls again and again")
 
 	deliver(t, pool, ids[0])
 	outcome := requireAnswer(t, first)
@@ -116,7 +117,8 @@ func TestWaitUntilTheContextEnds(t *testing.T) {
 	outcome, err := w.Wait(ctx, id)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "waiting for message "+id.String())
-	require.Equal(t, outflow.Outcome{ID: id, State: outflow.Pending, Generation: 1, Attempts: 3, LastError: "throttled"}, outcome)
+	require.Equal(t, outflow.Outcome{ID: id, State: outflow.Pending, Generation: 1, Attempts: 3,
+		LastError: "throttled"}, outcome)
 	require.Zero(t, w.Waiting())
 
 	outcome, err = w.Wait(ctx, id)
@@ -184,7 +186,9 @@ func TestWaitWithoutADatabase(t *testing.T) {
 func TestWaiterEndsItsSession(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	gone := fmt.Sprintf(`SELECT NOT EXISTS (SELECT FROM outbox.waiters) AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = '%s')`, wait.StatementListen)
+	gone := fmt.Sprintf(`SELECT NOT EXISTS (SELECT FROM outbox.waiters)
+		AND NOT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND query = '%s')`, wait.StatementListen)
 	w := newWaiter(t, pool)
 	w.SetTimes(100*time.Millisecond, time.Minute, 5*time.Second)
 	for range 2 {

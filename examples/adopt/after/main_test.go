@@ -18,12 +18,14 @@ import (
 // does, and the customer does not notice an outage of SQS.
 func TestOneWrite(t *testing.T) {
 	pool := teststack.New(t)
-	_, err := pool.Exec(t.Context(), `CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)`)
+	_, err := pool.Exec(t.Context(), `CREATE TABLE orders (
+		id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)`)
 	require.NoError(t, err)
 	s := &service{pool: pool, queueURL: "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"}
 	post := func(item string) int {
 		answer := httptest.NewRecorder()
-		s.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/orders", strings.NewReader(`{"item": "`+item+`"}`)))
+		s.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/orders",
+			strings.NewReader(`{"item": "`+item+`"}`)))
 		return answer.Code
 	}
 	require.Equal(t, http.StatusCreated, post("teapot"))

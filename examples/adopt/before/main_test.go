@@ -18,7 +18,8 @@ import (
 // lost. The customer gets an error, and orders again.
 func TestDualWrite(t *testing.T) {
 	pool := teststack.NewEmpty(t)
-	_, err := pool.Exec(t.Context(), `CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)`)
+	_, err := pool.Exec(t.Context(), `CREATE TABLE orders (
+		id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)`)
 	require.NoError(t, err)
 	queues := &fakesqs.Server{AutoCreate: true}
 	endpoint := httptest.NewServer(queues)
@@ -29,11 +30,13 @@ func TestDualWrite(t *testing.T) {
 	})}
 	post := func() int {
 		answer := httptest.NewRecorder()
-		s.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/orders", strings.NewReader(`{"item": "teapot"}`)))
+		s.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/orders",
+			strings.NewReader(`{"item": "teapot"}`)))
 		return answer.Code
 	}
 	require.Equal(t, http.StatusCreated, post())
-	queues.Inject(fakesqs.Fault{Queue: "orders", Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable"}})
+	queues.Inject(fakesqs.Fault{Queue: "orders",
+		Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable"}})
 	require.Equal(t, http.StatusInternalServerError, post())
 	queues.Heal("")
 	require.Equal(t, http.StatusCreated, post())

@@ -6,7 +6,8 @@ export async function register(pool, name) {
   const client = await pool.connect();
   try {
     await client.query('BEGIN');
-    const { rows } = await client.query('INSERT INTO users (name) VALUES ($1) RETURNING id', [name]);
+    const { rows } = await client.query(
+      'INSERT INTO users (name) VALUES ($1) RETURNING id', [name]);
     const payload = { id: Number(rows[0].id), name };
     await client.query('SELECT outbox.enqueue($1, $2, $3::json)',
       ['sqs://welcome-email', 'user-registered', JSON.stringify(payload)]);

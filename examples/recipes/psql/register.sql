@@ -1,4 +1,5 @@
 BEGIN;
 INSERT INTO users (name) VALUES (:'name') RETURNING id \gset
-SELECT outbox.enqueue('sqs://welcome-email', 'user-registered', jsonb_build_object('id', :id, 'name', :'name'));
+SELECT outbox.enqueue('sqs://welcome-email', 'user-registered',
+                      jsonb_build_object('id', :id, 'name', :'name'));
 COMMIT;

@@ -71,7 +71,8 @@ func TestEndedProcessIsStartedAgain(t *testing.T) {
 	restarted := make(chan struct{}, 1)
 	f.restarted = func() { restarted <- struct{}{} }
 	const script = "echo begins $0; sleep 60 & wait"
-	require.NoError(t, f.start("child", func(line string) { first.see(line); second.see(line) }, "/bin/sh", "-c", script, "1"))
+	require.NoError(t, f.start("child", func(line string) { first.see(line); second.see(line) },
+		"/bin/sh", "-c", script, "1"))
 	waiting, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	require.NoError(t, first.wait(waiting))
@@ -84,7 +85,8 @@ func TestEndedProcessIsStartedAgain(t *testing.T) {
 	after := f.String()
 	require.NoError(t, f.stop())
 	assert.NotContains(t, after, fmt.Sprint(before.pid()))
-	assert.Contains(t, out.String(), fmt.Sprintf("child    | pid %d ended (signal: killed); starting it again\n", before.pid()))
+	assert.Contains(t, out.String(), fmt.Sprintf("child    | pid %d ended (signal: killed); starting it again\n",
+		before.pid()))
 	assert.Contains(t, out.String(), "child    | runs again (pid ")
 }
 
@@ -123,7 +125,8 @@ func TestStopEndsWhatRuns(t *testing.T) {
 
 func TestRunRefusesMistakes(t *testing.T) {
 	noSettings := func(string) string { return "" }
-	for _, args := range [][]string{{"now"}, {"-once", "-people", "9"}, {"-time-limit", "0s"}, {"-fast"}, {"-once", "-own", "env"}} {
+	for _, args := range [][]string{{"now"}, {"-once", "-people", "9"}, {"-time-limit", "0s"}, {"-fast"},
+		{"-once", "-own", "env"}} {
 		var mistake usageError
 		assert.ErrorAs(t, run(t.Context(), args, noSettings, io.Discard, io.Discard), &mistake, args)
 	}

@@ -44,9 +44,15 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 	endpoint := httptest.NewServer(&fakesqs.Server{})
 	defer endpoint.Close()
 	for name, value := range map[string]string{
-		"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": teststack.Temporal(t), "TEMPORAL_NAMESPACE": "default",
-		"AWS_ENDPOINT_URL_SQS": endpoint.URL, "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake",
-		"OUTFLOW_OUTBOX": strings.ReplaceAll(pool.Config().ConnConfig.Database, "_", "-"), "OUTFLOW_LEASE": "30s",
+		"DATABASE_URL":          pool.Config().ConnString(),
+		"TEMPORAL_ADDRESS":      teststack.Temporal(t),
+		"TEMPORAL_NAMESPACE":    "default",
+		"AWS_ENDPOINT_URL_SQS":  endpoint.URL,
+		"AWS_REGION":            "eu-west-1",
+		"AWS_ACCESS_KEY_ID":     "fake",
+		"AWS_SECRET_ACCESS_KEY": "fake",
+		"OUTFLOW_OUTBOX":        strings.ReplaceAll(pool.Config().ConnConfig.Database, "_", "-"),
+		"OUTFLOW_LEASE":         "30s",
 	} {
 		t.Setenv(name, value)
 	}
@@ -73,7 +79,8 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 		name string
 		by   syscall.Signal
 	}{
-		{"starter", syscall.SIGKILL}, {"consumer", syscall.SIGKILL}, {"worker", syscall.SIGTERM}, {"service", syscall.SIGTERM},
+		{"starter", syscall.SIGKILL}, {"consumer", syscall.SIGKILL}, {"worker", syscall.SIGTERM},
+		{"service", syscall.SIGTERM},
 	} {
 		currentProcess(t, d.family, end.name).signal(end.by)
 		see("| runs again (pid ", i+1)
@@ -90,7 +97,8 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 	require.NoError(t, err)
 	var users, emails, distinct int
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM users`).Scan(&users))
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*), count(DISTINCT message_id) FROM emails`).Scan(&emails, &distinct))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT count(*), count(DISTINCT message_id) FROM emails`).Scan(&emails, &distinct))
 	require.NoError(t, d.family.stop())
 	require.Equal(t, users, emails)
 	require.Equal(t, users, distinct, "an e-mail was written twice")

@@ -117,13 +117,15 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // creating queues in a real AWS account.
 func checkSettings(getenv func(string) string) error {
 	var missing []string
-	for _, name := range []string{"DATABASE_URL", "TEMPORAL_ADDRESS", "AWS_ENDPOINT_URL_SQS", "AWS_REGION", "OUTFLOW_TEMPORAL_UI"} {
+	for _, name := range []string{"DATABASE_URL", "TEMPORAL_ADDRESS", "AWS_ENDPOINT_URL_SQS", "AWS_REGION",
+		"OUTFLOW_TEMPORAL_UI"} {
 		if getenv(name) == "" {
 			missing = append(missing, name)
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("%s not set: run it in a devstack, \"bin/devstack run -- bin/demo\"", strings.Join(missing, ", "))
+		return fmt.Errorf("%s not set: run it in a devstack, \"bin/devstack run -- bin/demo\"",
+			strings.Join(missing, ", "))
 	}
 	return nil
 }
@@ -142,7 +144,8 @@ func findPrograms(names []string) (string, error) {
 		}
 	}
 	if len(missing) > 0 {
-		return "", fmt.Errorf("%s not found in %s, beside this program: run \"make build\"", strings.Join(missing, ", "), bin)
+		return "", fmt.Errorf("%s not found in %s, beside this program: run \"make build\"",
+			strings.Join(missing, ", "), bin)
 	}
 	return bin, nil
 }

@@ -87,7 +87,8 @@ func (d *demo) startOutflow(ctx context.Context) error {
 
 // await waits until the programs are ready.
 func await(ctx context.Context, marks ...*mark) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("the programs were not ready within %s", startTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
+		fmt.Errorf("the programs were not ready within %s", startTimeout))
 	defer cancel()
 	for _, m := range marks {
 		if err := m.wait(ctx); err != nil {
@@ -145,7 +146,8 @@ func (d *demo) once(ctx context.Context, people int, limit time.Duration) error 
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-over:
-			return fmt.Errorf("after %s, %d of %d messages are missing:\n%s", limit, len(t.Missing), t.Enqueued, t.report())
+			return fmt.Errorf("after %s, %d of %d messages are missing:\n%s", limit, len(t.Missing), t.Enqueued,
+				t.report())
 		}
 	}
 }
@@ -156,7 +158,8 @@ func (d *demo) stay(ctx context.Context) error {
 		return err
 	}
 	d.introduce(
-		fmt.Sprintf("    Sign up yourself  curl -d '{\"name\": \"You\", \"email\": \"you@example.com\"}' '%s?wait=1'\n", d.service),
+		fmt.Sprintf("    Sign up yourself  curl -d '{\"name\": \"You\", \"email\": \"you@example.com\"}' '%s?wait=1'\n",
+			d.service),
 		"    Break it          kill -9 one of the pids: it is started again, and nothing is lost\n",
 		fmt.Sprintf("    Stop              Ctrl-C (until then, a person signs up every %s)\n", d.every),
 	)
