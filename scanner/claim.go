@@ -84,8 +84,7 @@ func (s *Scanner) deliverIsolated(ctx, starts context.Context) {
 	if time.Now().Before(s.nextIsolated) {
 		return
 	}
-	s.running.Wait()
-	if ctx.Err() != nil {
+	if !s.awaitIdle(ctx) {
 		return
 	}
 	inTime, cancel := claimContext(ctx)
@@ -99,8 +98,24 @@ func (s *Scanner) deliverIsolated(ctx, starts context.Context) {
 			"message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "crashes", m.Claims-1)
 	}
 	s.startAll(starts, claimed)
-	s.running.Wait()
+	s.awaitIdle(ctx)
 	s.nextIsolated = time.Now().Add(isolationInterval)
+}
+
+// awaitIdle waits until nothing is in flight, and reports whether that was before the end of ctx.
+// After ctx, drain bounds the wait.
+func (s *Scanner) awaitIdle(ctx context.Context) bool {
+	idle := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // awaitNextClaim waits until the next claim is worth its cost.

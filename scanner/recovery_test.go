@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
@@ -301,6 +302,27 @@ func TestNoQuarantinedMessageAtShutdown(t *testing.T) {
 		w.stop()
 		assert.Empty(t, w.table.isolated)
 	})
+}
+
+// A shutdown has the same bounds while a quarantined message is delivered, or waits for the messages
+// in flight.
+func TestShutdownIsBoundedInIsolation(t *testing.T) {
+	for name, prepare := range map[string]func(w *world){
+		"its start has no answer": func(w *world) { w.table.quarantined, w.table.due = w.table.due[1:], nil },
+		"it waits for a start":    func(w *world) { w.table.quarantined, w.table.due = w.table.due[1:], w.table.due[:1:1] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, scanner.Options{}, func(w *world) {
+				w.table.enqueue("sqs://a", 2)
+				prepare(w)
+				w.engine.latency = time.Hour
+			}, func(w *world) {
+				pass(time.Second)
+				assert.Equal(t, timing.StopStarts, w.stop())
+				assert.Len(t, w.table.seen().released, 1)
+			})
+		})
+	}
 }
 
 func TestQuarantinedMessagesThatCantBeClaimed(t *testing.T) {
