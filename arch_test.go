@@ -38,7 +38,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"publish/webhook":             {[]string{".", "publish"}, []string{"github.com/google/uuid"}},
 	"publish/publishtest":         {[]string{".", "internal/text", "publish"}, []string{"github.com/stretchr/testify", "github.com/google/uuid"}},
 	"publish/publishtest/fakesqs": {nil, nil},
-	"activities":                  {[]string{".", "internal/metrics", "internal/text", "internal/timing", "internal/tracing", "outbox"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
+	"activities":                  {[]string{".", "internal/metrics", "internal/text", "internal/timing", "internal/tracing", "outbox", "publish"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows":                   {[]string{".", "activities", "internal/text", "internal/timing", "outbox"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
 	"scanner":                     {[]string{".", "internal/metrics", "internal/stall", "internal/timing", "internal/tracing", "outbox", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/callbacks":          {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},

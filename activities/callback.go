@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
@@ -19,60 +17,32 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// Callbacks are the rows' callbacks as the activities use them; outboxdb.Store
-// has them. Every method is safe for concurrent use, and writes only to a row of
-// the given generation whose callback is due.
+// Callbacks are the rows' callbacks as the activities use them; outboxdb.Store has them. Every
+// method is safe for concurrent use, and writes only to a row of the given generation whose
+// callback is due.
 type Callbacks interface {
-	// BeginCallback counts an attempt and leases the callback. due is false where
-	// there is nothing to tell any more.
+	// BeginCallback counts an attempt and leases the callback. due is false where no callback is to
+	// be sent any more.
 	BeginCallback(ctx context.Context, ref outbox.Ref, lease time.Duration) (c outbox.Callback, due bool, err error)
-	// NoteCallback writes what an attempt came to; noted is false where the row
-	// takes no such note any more.
+	// NoteCallback writes an attempt's result. noted is false where the row has another end or
+	// another generation by now.
 	NoteCallback(ctx context.Context, n outbox.CallbackNote) (noted bool, err error)
 }
 
-// CallbackSender tells producers. A nil error says that the destination took it.
-// Errors carry an outflow.Class. It may be asked to send the same id again: the
-// answer to the first one may be lost. ctx carries the trace that the callback
-// belongs to. It is safe for concurrent use.
+// CallbackSender sends callbacks to producers. A nil error says that the destination accepted the
+// callback. Errors carry an outflow.Class. The same id may be sent again: the first answer may be
+// lost. ctx carries the callback's trace. A CallbackSender is safe for concurrent use.
 type CallbackSender interface {
 	SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error
-}
-
-// Option changes what New returns.
-type Option func(*Activities)
-
-// WithCallbacks has callbacks sent by sender; the default is PublishCallbacks
-// over New's publisher.
-func WithCallbacks(sender CallbackSender) Option {
-	return func(a *Activities) { a.sender = sender }
-}
-
-// WithTracerProvider has spans recorded by p; the default is OpenTelemetry's global
-// provider, which records none unless somebody has set one up.
-func WithTracerProvider(p trace.TracerProvider) Option {
-	return func(a *Activities) { a.tracer.Provider = p }
-}
-
-// WithMeterProvider has metrics recorded by p; the default is OpenTelemetry's global
-// provider, which records none unless somebody has set one up.
-func WithMeterProvider(p metric.MeterProvider) Option {
-	return func(a *Activities) { a.record = metrics.New(p) }
-}
-
-// ForOutbox has the activities refuse what is for an outbox of another name. Without
-// it they refuse only what is for another database.
-func ForOutbox(name string) Option {
-	return func(a *Activities) { a.owner.outbox = name }
 }
 
 // callbackSpace is the namespace of callbacks' message IDs, a random UUID.
 var callbackSpace = uuid.MustParse("6c7ab0f4-0b47-4b0c-9d7e-52f2b1f3a6c1")
 
-// PublishCallbacks returns a CallbackSender that publishes each callback as a
-// message of type outflow.CallbackType, with the callback's ID in the header "callback-id",
-// and its trace in those of a trace. The message's own ID is a UUIDv5 of that, so that attempts to
-// tell the same thing can be told from others by it, too.
+// PublishCallbacks returns a CallbackSender that publishes each callback as a message of type
+// outflow.CallbackType. The header "callback-id" has the callback's ID, and the trace headers its
+// trace. The message's own ID is a UUIDv5 of the callback's ID: attempts to send the same callback
+// share it.
 func PublishCallbacks(p Publisher) CallbackSender { return publishCallbacks{p} }
 
 type publishCallbacks struct{ publisher Publisher }
@@ -87,16 +57,18 @@ func (s publishCallbacks) SendCallback(ctx context.Context, destination, id, con
 	return err
 }
 
-// bodyOf is what a producer is told. The payload stays out unless it was asked for:
-// whoever takes callbacks need not be who may read it.
+// bodyOf returns a callback's body. The payload is left out unless the producer asked for it: a
+// receiver of callbacks need not be allowed to read payloads.
 func bodyOf(c outbox.Callback) ([]byte, error) {
 	event := outflow.CallbackEvent{
-		MessageID: c.ID, Type: c.Type, Destination: outflow.DisplayDestination(c.Destination), State: c.State, Generation: c.Generation,
+		MessageID: c.ID, Type: c.Type, Destination: outflow.DisplayDestination(c.Destination),
+		State: c.State, Generation: c.Generation,
 		BrokerMessageID: c.BrokerMessageID, Attempts: c.Attempts,
 		EnqueuedAt: c.EnqueuedAt, FinishedAt: c.FinishedAt, LastError: c.LastError,
 	}
 	if c.WithPayload {
-		event.Payload, event.ContentType, event.PayloadOmitted = c.Payload, c.ContentType, len(c.Payload) == 0
+		event.Payload, event.ContentType = c.Payload, c.ContentType
+		event.PayloadOmitted = len(c.Payload) == 0
 	}
 	return event.MarshalJSON()
 }
@@ -117,26 +89,26 @@ type CallbackResult struct {
 	Reported outflow.State `json:"reported,omitempty"`
 }
 
-// CallbackVerdict is what a callback came to.
+// CallbackVerdict is the result of an attempt to send a callback that did not fail.
 type CallbackVerdict string
 
 // The verdicts of a callback.
 const (
 	CallbackSent   CallbackVerdict = "sent"
-	CallbackNotDue CallbackVerdict = "not due" // sent before, or the message was started again
+	CallbackNotDue CallbackVerdict = "not due" // sent before, or the message has a new generation
 )
 
-// Callback makes one attempt to tell a message's producer how it ended. What it
-// comes to is on the row before the attempt ends: a permanent failure that could
-// not be noted is retried. Its errors are Temporal's.
+// Callback makes one attempt to notify a message's producer of its end. The attempt's result is on
+// the row before the attempt ends: a permanent failure that could not be noted is retried. Its
+// errors are Temporal's.
 func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackResult, error) {
 	info := activity.GetInfo(ctx)
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return CallbackResult{}, translate(err, info.Attempt)
 	}
 	ref := outbox.Ref{ID: in.MessageID, Generation: in.Generation}
-	// Who cancels waits for the answer: the producer may have been told by then. A ctx
-	// that has ended sends no heartbeat.
+	// The attempt goes on after a cancel request: the producer may have the callback, and whoever
+	// cancels waits for the answer. A ctx that has ended sends no heartbeat.
 	ctx = context.WithoutCancel(ctx)
 	inTime, cancel := context.WithTimeout(ctx, timing.CallbackAttempt-timing.AnswerMargin)
 	defer cancel()
@@ -147,17 +119,30 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	if !due {
 		return CallbackResult{Verdict: CallbackNotDue}, nil
 	}
-	told := toldBefore(ctx)
-	stop := beat(ctx, told)
+	sent := sentBefore(ctx)
+	stop := heartbeat(ctx, sent)
 	defer stop() // a sender may panic
-	if told != callback.State {
-		err = a.tellProducer(inTime, callback, attemptOf(info))
+	if sent != callback.State {
+		err = a.sendCallback(inTime, callback, traceOf(info))
 	}
 	if errors.Is(err, outflow.ErrNoDestination) {
 		err = outflow.Unavailable(err) // a queue for replies may come back; a day bounds the wait
 	}
 	delay := callbackDelay(info.Attempt, outflow.RetryAfter(err))
-	note := outbox.CallbackNote{Ref: ref, End: callback.State, State: outbox.CallbackSent}
+	err = a.noteCallback(ctx, inTime, ref, callback.State, delay, err)
+	stop()
+	if err != nil {
+		return CallbackResult{}, translateAfter(err, delay)
+	}
+	return CallbackResult{Verdict: CallbackSent, Reported: callback.State}, nil
+}
+
+// noteCallback writes an attempt's result to the row, and returns the attempt's error: err, or why
+// the result could not be written.
+func (a *Activities) noteCallback(
+	ctx, inTime context.Context, ref outbox.Ref, end outflow.State, delay time.Duration, err error,
+) error {
+	note := outbox.CallbackNote{Ref: ref, End: end, State: outbox.CallbackSent}
 	switch {
 	case err == nil:
 	case outflow.IsPermanent(err):
@@ -165,27 +150,24 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	default:
 		note.State, note.LastError, note.Lease = outbox.CallbackDue, err.Error(), callbackLease(delay)
 	}
-	noted, notErr := a.store.NoteCallback(inTime, note)
-	stop()
+	noted, noteErr := a.store.NoteCallback(inTime, note)
 	if noted {
-		a.record.Callback(callbackResult(note.State))
+		a.metrics.Callback(callbackResult(note.State))
 	}
 	switch {
-	case notErr != nil && err != nil:
-		err = outflow.Retryable(fmt.Errorf("%w; %w", err, notErr))
-	case notErr != nil:
-		activity.RecordHeartbeat(ctx, callback.State) // another attempt need only note it
-		err = notErr
+	case noteErr != nil && err != nil:
+		return outflow.Retryable(fmt.Errorf("%w; %w", err, noteErr))
+	case noteErr != nil:
+		activity.RecordHeartbeat(ctx, end) // another attempt need only note it
+		return noteErr
 	case !noted:
-		err = outflow.Retryable(errors.New("the message ended in another way, or was started anew, meanwhile: looking once more"))
+		return outflow.Retryable(errors.New(
+			"the message has another end or another generation by now: the callback is read again"))
 	}
-	if err != nil {
-		return CallbackResult{}, translateAfter(err, delay)
-	}
-	return CallbackResult{Verdict: CallbackSent, Reported: callback.State}, nil
+	return err
 }
 
-// callbackResult is an attempt's result as metrics have it.
+// callbackResult is an attempt's result in metrics.
 func callbackResult(state outbox.CallbackState) string {
 	switch state {
 	case outbox.CallbackSent:
@@ -196,24 +178,19 @@ func callbackResult(state outbox.CallbackState) string {
 	return metrics.ResultRetried
 }
 
-// toldBefore is the end that an earlier attempt told and could not note, or "".
-func toldBefore(ctx context.Context) (told outflow.State) {
-	if !activity.HasHeartbeatDetails(ctx) || activity.GetHeartbeatDetails(ctx, &told) != nil {
+// sentBefore returns the end that an earlier attempt reported and could not note, or "".
+func sentBefore(ctx context.Context) (sent outflow.State) {
+	if !activity.HasHeartbeatDetails(ctx) || activity.GetHeartbeatDetails(ctx, &sent) != nil {
 		return ""
 	}
-	return told
+	return sent
 }
 
-// tellProducer sends one callback, under a span of its own.
-func (a *Activities) tellProducer(ctx context.Context, c outbox.Callback, t tracing.Attempt) (err error) {
+// sendCallback sends one callback, in a span of its own.
+func (a *Activities) sendCallback(ctx context.Context, c outbox.Callback, t tracing.Attempt) (err error) {
 	ctx, span := a.tracer.Callback(ctx, c, t)
-	err = tracing.ErrNoAnswer
-	defer func() { span.End(err, tracing.FailureType(err)) }()
-	err = a.sendCallback(ctx, c)
-	return err
-}
-
-func (a *Activities) sendCallback(ctx context.Context, c outbox.Callback) error {
+	err = tracing.ErrNoAnswer // where the sender panics or ends its goroutine
+	defer func() { a.observeCallback(ctx, c, span, err) }()
 	body, err := bodyOf(c)
 	if err != nil {
 		return outflow.Permanent(fmt.Errorf("encoding the callback: %w", err))
@@ -223,32 +200,32 @@ func (a *Activities) sendCallback(ctx context.Context, c outbox.Callback) error 
 	return a.sender.SendCallback(ctx, c.To, c.CallbackID(), "application/json", body)
 }
 
-// MarkCallbackFailed gives a callback up that is still due. Its errors are
-// Temporal's.
+// MarkCallbackFailed gives up a callback that is still due. Its errors are Temporal's.
 func (a *Activities) MarkCallbackFailed(ctx context.Context, in CallbackInput) error {
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return translate(err, activity.GetInfo(ctx).Attempt)
 	}
 	noted, err := a.store.NoteCallback(ctx, outbox.CallbackNote{
-		Ref: outbox.Ref{ID: in.MessageID, Generation: in.Generation}, State: outbox.CallbackFailed, LastError: in.Reason,
+		Ref:   outbox.Ref{ID: in.MessageID, Generation: in.Generation},
+		State: outbox.CallbackFailed, LastError: in.Reason,
 	})
 	if err != nil {
 		return translate(err, activity.GetInfo(ctx).Attempt)
 	}
 	if noted {
-		a.record.Callback(metrics.ResultFailed)
+		a.metrics.Callback(metrics.ResultFailed)
 	}
 	return nil
 }
 
-// callbackDelay is the wait after the given attempt, from 1: the backoff with
-// jitter, or what the destination asked for and a little more.
-func callbackDelay(attempt int32, asked time.Duration) time.Duration {
-	return timing.CallbackBackoff.Delay(attempt, asked)
+// callbackDelay returns the wait after the given attempt, from 1: the backoff, or retryAfter and a
+// little more where the destination asked for that.
+func callbackDelay(attempt int32, retryAfter time.Duration) time.Duration {
+	return timing.CallbackBackoff.Delay(attempt, retryAfter)
 }
 
-// callbackLease is how long scanners leave a callback to its run, whose next
-// attempt comes after delay.
+// callbackLease is how long scanners leave a callback to its run. The next attempt comes after
+// delay.
 func callbackLease(delay time.Duration) time.Duration {
 	return timing.CallbackAttempt + delay + delay/2 + timing.LeaseMargin
 }

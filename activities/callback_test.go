@@ -34,13 +34,14 @@ func (s *sender) SendCallback(ctx context.Context, destination, id, contentType 
 	return s.answer(ctx)
 }
 
-// tell runs Callback as a worker would.
-func tell(t *testing.T, f *fake, s *sender) (CallbackResult, *temporal.ApplicationError) {
+// callBack runs Callback as a worker would.
+func callBack(t *testing.T, f *fake, s *sender) (CallbackResult, *temporal.ApplicationError) {
 	t.Helper()
 	env, _ := environment()
 	a := New(f, f, WithCallbacks(s))
 	env.RegisterActivity(a.Callback)
-	value, err := env.ExecuteActivity(a.Callback, CallbackInput{MessageID: f.callback.ID, Generation: f.callback.Generation})
+	value, err := env.ExecuteActivity(a.Callback,
+		CallbackInput{MessageID: f.callback.ID, Generation: f.callback.Generation})
 	if err != nil {
 		var failed *temporal.ApplicationError
 		require.ErrorAs(t, err, &failed)
@@ -53,7 +54,8 @@ func tell(t *testing.T, f *fake, s *sender) (CallbackResult, *temporal.Applicati
 
 func owing() *fake {
 	return &fake{callback: outbox.Callback{
-		To: "https://shop.example/done", Destination: "sqs://orders", Type: "order-placed", EnqueuedAt: time.Date(2026, 1, 31, 9, 0, 0, 5000, time.FixedZone("", 3600)),
+		To: "https://shop.example/done", Destination: "sqs://orders", Type: "order-placed", EnqueuedAt: time.Date(2026,
+			1, 31, 9, 0, 0, 5000, time.FixedZone("", 3600)),
 		Outcome: outflow.Outcome{
 			ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), State: outflow.Dead, Generation: 2, Attempts: 3,
 			LastError: "no such queue", FinishedAt: time.Date(2026, 1, 31, 8, 0, 1, 0, time.UTC),
@@ -64,13 +66,14 @@ func owing() *fake {
 // The body stands in docs/contract.md.
 func TestCallbackBody(t *testing.T) {
 	f, s := owing(), &sender{}
-	result, failed := tell(t, f, s)
+	result, failed := callBack(t, f, s)
 	require.Nil(t, failed)
 	assert.Equal(t, CallbackResult{Verdict: CallbackSent, Reported: outflow.Dead}, result)
 	assert.Equal(t, []sentCallback{{
 		"https://shop.example/done", "018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11_2_dead", "application/json",
-		`{"messageId":"018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11","type":"order-placed","destination":"sqs://orders","state":"dead","generation":2,` +
-			`"attempts":3,"enqueuedAt":"2026-01-31T08:00:00.000005Z","finishedAt":"2026-01-31T08:00:01Z","lastError":"no such queue"}`,
+		`{"messageId":"018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11","type":"order-placed","destination":"sqs://orders",` +
+			`"state":"dead","generation":2,"attempts":3,"enqueuedAt":"2026-01-31T08:00:00.000005Z",` +
+			`"finishedAt":"2026-01-31T08:00:01Z","lastError":"no such queue"}`,
 	}}, s.sent)
 	ref := outbox.Ref{ID: f.callback.ID, Generation: 2}
 	assert.Equal(t, []outbox.Ref{ref}, f.begun)
@@ -86,16 +89,18 @@ func TestCallbackPayload(t *testing.T) {
 		want    string
 	}{
 		"not asked for": {`{"secret":1}`, false, ""},
-		"text":          {"{\"a\":\"<&>ä\U0001F600\u2028\"}\r\n", true, `"contentType":"text/plain","payload":"{\"a\":\"<&>ä😀\u2028\"}\r\n"`},
-		"bytes":         {"\xff\x00", true, `"contentType":"text/plain","payloadBase64":"/wA="`},
-		"a control":     {"a\x1b", true, `"contentType":"text/plain","payloadBase64":"YRs="`},
-		"no character":  {"\uFFFE", true, `"contentType":"text/plain","payloadBase64":"77++"`},
-		"too long":      {"", true, `"contentType":"text/plain","payloadOmitted":true`},
+		"text": {"{\"a\":\"<&>ä\U0001F600\u2028\"}\r\n", true,
+			`"contentType":"text/plain","payload":"{\"a\":\"<&>ä😀\u2028\"}\r\n"`},
+		"bytes":        {"\xff\x00", true, `"contentType":"text/plain","payloadBase64":"/wA="`},
+		"a control":    {"a\x1b", true, `"contentType":"text/plain","payloadBase64":"YRs="`},
+		"no character": {"\uFFFE", true, `"contentType":"text/plain","payloadBase64":"77++"`},
+		"too long":     {"", true, `"contentType":"text/plain","payloadOmitted":true`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, s := owing(), &sender{}
-			f.callback.WithPayload, f.callback.Payload, f.callback.ContentType = c.asked, []byte(c.payload), "text/plain"
-			_, failed := tell(t, f, s)
+			f.callback.WithPayload = c.asked
+			f.callback.Payload, f.callback.ContentType = []byte(c.payload), "text/plain"
+			_, failed := callBack(t, f, s)
 			require.Nil(t, failed)
 			end, found := strings.CutPrefix(s.sent[0].body, `{"messageId":`)
 			require.True(t, found && json.Valid([]byte(s.sent[0].body)))
@@ -123,21 +128,27 @@ func TestCallbackFailures(t *testing.T) {
 		atMost  time.Duration
 		noted   outbox.CallbackState
 	}{
-		"retryable":     {func(f *fake, s *sender) { s.answer = always(errors.New("reset")) }, ErrTypeRetryable, false, 800 * time.Millisecond, 1200 * time.Millisecond, outbox.CallbackDue},
-		"asked to wait": {func(f *fake, s *sender) { s.answer = always(busy) }, ErrTypeUnavailable, false, 10 * time.Minute, 11 * time.Minute, outbox.CallbackDue},
-		"permanent":     {func(f *fake, s *sender) { s.answer = always(outflow.Permanent(errors.New("404"))) }, ErrTypePermanent, true, 0, 0, outbox.CallbackFailed},
+		"retryable": {func(f *fake, s *sender) { s.answer = always(errors.New("reset")) }, ErrTypeRetryable, false,
+			800 * time.Millisecond, 1200 * time.Millisecond, outbox.CallbackDue},
+		"asked to wait": {func(f *fake, s *sender) { s.answer = always(busy) }, ErrTypeUnavailable, false,
+			10 * time.Minute, 11 * time.Minute, outbox.CallbackDue},
+		"permanent": {func(f *fake, s *sender) { s.answer = always(outflow.Permanent(errors.New("404"))) },
+			ErrTypePermanent, true, 0, 0, outbox.CallbackFailed},
 		"permanent, unnoted": {func(f *fake, s *sender) {
 			s.answer = always(outflow.Permanent(errors.New("404")))
 			f.noteErr = errors.New("no database")
 		}, ErrTypeRetryable, false, 1, time.Minute, outbox.CallbackFailed},
-		"told, unnoted":       {func(f *fake, s *sender) { f.noteErr = errors.New("no database") }, ErrTypeRetryable, false, 1, time.Minute, outbox.CallbackSent},
-		"another end by then": {func(f *fake, s *sender) { f.refused = true }, ErrTypeRetryable, false, 1, time.Minute, outbox.CallbackSent},
-		"no database at all":  {func(f *fake, s *sender) { f.beginErr = errors.New("no database") }, ErrTypeRetryable, false, 1, time.Minute, ""},
+		"sent, unnoted": {func(f *fake, s *sender) { f.noteErr = errors.New("no database") }, ErrTypeRetryable,
+			false, 1, time.Minute, outbox.CallbackSent},
+		"another end by then": {func(f *fake, s *sender) { f.refused = true }, ErrTypeRetryable, false, 1, time.Minute,
+			outbox.CallbackSent},
+		"no database at all": {func(f *fake, s *sender) { f.beginErr = errors.New("no database") }, ErrTypeRetryable,
+			false, 1, time.Minute, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, s := owing(), &sender{}
 			c.change(f, s)
-			_, failed := tell(t, f, s)
+			_, failed := callBack(t, f, s)
 			require.NotNil(t, failed)
 			assert.Equal(t, c.kind, failed.Type(), "%v", failed)
 			assert.Equal(t, c.final, failed.NonRetryable())
@@ -151,7 +162,8 @@ func TestCallbackFailures(t *testing.T) {
 			require.Len(t, f.notes, 1)
 			assert.Equal(t, c.noted, f.notes[0].State)
 			if c.noted == outbox.CallbackDue {
-				assert.Greater(t, f.notes[0].Lease, failed.NextRetryDelay()+timing.CallbackAttempt, "scanners leave it to the next attempt")
+				assert.Greater(t, f.notes[0].Lease, failed.NextRetryDelay()+timing.CallbackAttempt,
+					"scanners leave it to the next attempt")
 			}
 		})
 	}
@@ -161,33 +173,34 @@ func always(err error) func(context.Context) error { return func(context.Context
 
 func TestCallbackNotDue(t *testing.T) {
 	f, s := owing(), &sender{}
-	f.notOwed = true
-	result, failed := tell(t, f, s)
+	f.notDue = true
+	result, failed := callBack(t, f, s)
 	require.Nil(t, failed)
 	assert.Equal(t, CallbackNotDue, result.Verdict)
 	assert.Empty(t, s.sent)
 	assert.Empty(t, f.notes)
 }
 
-// What a sender is given leaves time to note the answer.
+// The sender's deadline leaves time to note the answer.
 func TestCallbackDeadlines(t *testing.T) {
 	f, s := owing(), &sender{}
 	var left time.Duration
 	s.answer = func(ctx context.Context) error { left = timeLeft(ctx); return nil }
-	_, failed := tell(t, f, s)
+	_, failed := callBack(t, f, s)
 	require.Nil(t, failed)
 	assert.LessOrEqual(t, left, timing.CallbackCall)
 	assert.Less(t, timing.CallbackCall+timing.AnswerMargin, timing.CallbackAttempt)
 }
 
 func TestCallbackDelay(t *testing.T) {
-	for attempt, least := range map[int32]time.Duration{1: time.Second, 5: 16 * time.Second, 11: timing.CallbackBackoff.Max, 2000: timing.CallbackBackoff.Max} {
+	for attempt, base := range map[int32]time.Duration{1: time.Second, 5: 16 * time.Second,
+		11: timing.CallbackBackoff.Max, 2000: timing.CallbackBackoff.Max} {
 		seen := map[time.Duration]bool{}
 		for range 100 {
 			d := callbackDelay(attempt, 0)
 			seen[d] = true
-			assert.GreaterOrEqual(t, d, least*8/10)
-			assert.LessOrEqual(t, d, least*12/10)
+			assert.GreaterOrEqual(t, d, base*8/10)
+			assert.LessOrEqual(t, d, base*12/10)
 			assert.Greater(t, callbackLease(d), d+timing.CallbackAttempt+timing.LeaseMargin/2)
 		}
 		assert.Greater(t, len(seen), 50, "jitter")
@@ -209,7 +222,8 @@ func TestPublishCallbacks(t *testing.T) {
 		require.NoError(t, s.SendCallback(t.Context(), "sqs://replies", id, "application/json", []byte("{}")))
 	}
 	assert.Equal(t, outflow.Message{
-		ID: uuid.MustParse("971b1308-1ee0-5735-9e42-f23c02ccd21e"), Destination: "sqs://replies", Type: "outflow.callback", Payload: []byte("{}"),
+		ID: uuid.MustParse("971b1308-1ee0-5735-9e42-f23c02ccd21e"), Destination: "sqs://replies",
+		Type: "outflow.callback", Payload: []byte("{}"),
 		ContentType: "application/json", Headers: map[string]string{"callback-id": "m_1_dead"},
 	}, sent[0])
 	assert.Equal(t, sent[0], sent[1])
@@ -217,13 +231,13 @@ func TestPublishCallbacks(t *testing.T) {
 	assert.EqualValues(t, 5, sent[0].ID.Version())
 }
 
-// A queue for replies that somebody replaces is there again in a moment: whoever
-// publishes messages to it would wait, too.
+// A queue for replies that is being replaced is there again in a moment. Its callbacks wait, as its
+// messages would.
 func TestCallbackToAQueueThatIsGone(t *testing.T) {
 	f, s := owing(), &sender{answer: func(context.Context) error {
 		return outflow.Permanent(errors.Join(errors.New("no such queue"), outflow.ErrNoDestination))
 	}}
-	_, failed := tell(t, f, s)
+	_, failed := callBack(t, f, s)
 	require.NotNil(t, failed)
 	assert.False(t, failed.NonRetryable())
 	require.Len(t, f.notes, 1)

@@ -39,19 +39,22 @@ func (l *lines) String() string {
 // logged is a log without times.
 func logged() (*lines, *slog.Logger) {
 	read := &lines{}
-	return read, slog.New(slog.NewTextHandler(read, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
+	return read, slog.New(slog.NewTextHandler(read,
+		&slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
 }
 
-// Whoever reads the log learns which message was given up, and why.
+// The log says which message was given up, and why.
 func TestMarksLogWhatWasGivenUp(t *testing.T) {
 	for state, want := range map[outflow.State]string{
-		outflow.Dead:      `level=WARN msg="a message ended dead" message=ID generation=1 destination=https://shop.example/in type=order-placed reason=why` + "\n",
-		outflow.Expired:   `level=INFO msg="a message expired" message=ID generation=1 destination=https://shop.example/in type=order-placed reason=why` + "\n",
+		outflow.Dead: `level=WARN msg="a message ended dead" message=ID generation=1` +
+			` destination=https://shop.example/in type=order-placed reason=why` + "\n",
+		outflow.Expired: `level=INFO msg="a message expired" message=ID generation=1` +
+			` destination=https://shop.example/in type=order-placed reason=why` + "\n",
 		outflow.Cancelled: "",
 		outflow.Delivered: "",
 	} {
@@ -60,7 +63,8 @@ func TestMarksLogWhatWasGivenUp(t *testing.T) {
 		f.record.Destination, f.record.Type = "https://shop.example/in?token=secret", "order-placed"
 		a := New(f, f, LogTo(to))
 		function := map[outflow.State]func(context.Context, MarkInput) (outflow.Outcome, error){
-			outflow.Delivered: a.MarkDelivered, outflow.Dead: a.MarkDead, outflow.Expired: a.MarkExpired, outflow.Cancelled: a.MarkCancelled,
+			outflow.Delivered: a.MarkDelivered, outflow.Dead: a.MarkDead,
+			outflow.Expired: a.MarkExpired, outflow.Cancelled: a.MarkCancelled,
 		}[state]
 		_, err := mark(t, function, MarkInput{MessageID: ref.ID, Generation: 1, Reason: "why"})
 		require.NoError(t, err)
@@ -68,7 +72,7 @@ func TestMarksLogWhatWasGivenUp(t *testing.T) {
 	}
 }
 
-// What another generation, or another end, came to is not this run's to log.
+// A run does not log the end of another generation, or an end that it did not write.
 func TestMarksLogTheirOwnEndAlone(t *testing.T) {
 	lines, to := logged()
 	f, _, ref := newFake()
@@ -83,16 +87,18 @@ func TestMarksLogTheirOwnEndAlone(t *testing.T) {
 	assert.Empty(t, lines.String())
 }
 
-// A queue that is gone ends many messages at once: the log has ten of them a second, and
-// how many there were.
+// A deleted queue ends many messages at once. The log names ten of them a second, and counts the
+// others.
 func TestManyEndsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lines, to := logged()
 		f, _, _ := newFake()
-		l := &New(f, f, LogTo(to)).ends
+		a := New(f, f, LogTo(to))
+		l := &a.ends
 		end := func(n int, state outflow.State) {
 			for range n {
-				l.ended(t.Context(), outflow.Outcome{ID: uuid.New(), State: state, Destination: "sqs://gone", LastError: "no such queue"})
+				l.ended(a.logger(t.Context()), outflow.Outcome{ID: uuid.New(), State: state, Destination: "sqs://gone",
+					LastError: "no such queue"})
 			}
 		}
 		count := func(text string) int { return strings.Count(lines.String(), text) }
@@ -102,7 +108,8 @@ func TestManyEndsAreCounted(t *testing.T) {
 		assert.Equal(t, 1, count("a message expired"), "the dead use up no line of the expired")
 		time.Sleep(endsWithin)
 		synctest.Wait()
-		assert.Equal(t, 1, count(`msg="more messages ended dead than the log names" more=431 within=1s`), lines.String())
+		assert.Equal(t, 1, count(`msg="more messages ended dead than the log names" more=431 within=1s`),
+			lines.String())
 
 		end(3, outflow.Dead)
 		assert.Equal(t, 13, count("a message ended dead"))

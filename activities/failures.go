@@ -10,30 +10,29 @@ import (
 	"github.com/outflowhq/outflow/internal/text"
 )
 
-// The types of the application errors that the activities return. They stand in
-// histories: never change one.
+// The types of the application errors that the activities return. They stand in histories.
 const (
 	ErrTypePermanent   = "Permanent"
 	ErrTypeUnavailable = "Unavailable"
 	ErrTypeRetryable   = "Retryable"
 	// ErrTypeNotAttempted says that nothing was sent, and no attempt is counted.
 	ErrTypeNotAttempted = "NotAttempted"
-	// ErrTypeAnotherOutbox says the same: the worker is another outbox's.
+	// ErrTypeAnotherOutbox says the same: the worker belongs to another outbox.
 	ErrTypeAnotherOutbox = "AnotherOutbox"
-	// ErrTypeNotFound says that the row is gone.
+	// ErrTypeNotFound says that the row was deleted.
 	ErrTypeNotFound = "NotFound"
 )
 
-// translate turns a classified error into Temporal's. This file is the only place
-// that does. The text goes along, cleaned; the error's own structure stays here.
+// translate turns a classified error into Temporal's. Nothing outside this file does. The cleaned
+// text goes along, and none of the error's structure.
 func translate(err error, attempt int32) error {
 	if errors.Is(err, errAnotherOutbox) {
-		return translateAfter(err, anotherDelay(attempt))
+		return translateAfter(err, foreignDelay(attempt))
 	}
 	return translateAfter(err, retryDelay(attempt, outflow.RetryAfter(err)))
 }
 
-// translateAfter is translate where the caller says how long to wait.
+// translateAfter is translate with the given wait.
 func translateAfter(err error, delay time.Duration) error {
 	kind := typeOf(err)
 	options := temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign}

@@ -26,16 +26,22 @@ func TestTranslate(t *testing.T) {
 		atLeast time.Duration
 		atMost  time.Duration
 	}{
-		"permanent":              {outflow.Permanent(cause), ErrTypePermanent, true, 0, 0},
-		"permanent, wrapped":     {fmt.Errorf("sending: %w", outflow.Permanent(cause)), ErrTypePermanent, true, 0, 0},
-		"gone":                   {fmt.Errorf("loading: %w", outflow.ErrNotFound), ErrTypeNotFound, true, 0, 0},
-		"unavailable":            {outflow.Unavailable(cause), ErrTypeUnavailable, false, 800 * time.Millisecond, 1200 * time.Millisecond},
-		"unavailable, asked":     {fmt.Errorf("sending: %w", asked), ErrTypeUnavailable, false, 24 * time.Second, 36 * time.Second},
-		"retryable":              {outflow.Retryable(cause), ErrTypeRetryable, false, 800 * time.Millisecond, 1200 * time.Millisecond},
-		"without a class":        {cause, ErrTypeRetryable, false, 800 * time.Millisecond, 1200 * time.Millisecond},
-		"cancelled":              {context.Canceled, ErrTypeRetryable, false, 800 * time.Millisecond, 1200 * time.Millisecond},
-		"not attempted":          {outflow.ErrNotAttempted, ErrTypeNotAttempted, false, 800 * time.Millisecond, 1200 * time.Millisecond},
-		"not attempted, classed": {outflow.Retryable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)), ErrTypeNotAttempted, false, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"permanent":          {outflow.Permanent(cause), ErrTypePermanent, true, 0, 0},
+		"permanent, wrapped": {fmt.Errorf("sending: %w", outflow.Permanent(cause)), ErrTypePermanent, true, 0, 0},
+		"gone":               {fmt.Errorf("loading: %w", outflow.ErrNotFound), ErrTypeNotFound, true, 0, 0},
+		"unavailable": {outflow.Unavailable(cause), ErrTypeUnavailable, false, 800 * time.Millisecond,
+			1200 * time.Millisecond},
+		"unavailable, asked": {fmt.Errorf("sending: %w", asked), ErrTypeUnavailable, false, 24 * time.Second,
+			36 * time.Second},
+		"retryable": {outflow.Retryable(cause), ErrTypeRetryable, false, 800 * time.Millisecond,
+			1200 * time.Millisecond},
+		"without a class": {cause, ErrTypeRetryable, false, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"cancelled": {context.Canceled, ErrTypeRetryable, false, 800 * time.Millisecond,
+			1200 * time.Millisecond},
+		"not attempted": {outflow.ErrNotAttempted, ErrTypeNotAttempted, false, 800 * time.Millisecond,
+			1200 * time.Millisecond},
+		"not attempted, classed": {outflow.Retryable(fmt.Errorf("queueing: %w", outflow.ErrNotAttempted)),
+			ErrTypeNotAttempted, false, 800 * time.Millisecond, 1200 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got *temporal.ApplicationError
@@ -45,7 +51,8 @@ func TestTranslate(t *testing.T) {
 			assert.Equal(t, c.final, got.NonRetryable())
 			assert.GreaterOrEqual(t, got.NextRetryDelay(), c.atLeast)
 			assert.LessOrEqual(t, got.NextRetryDelay(), c.atMost)
-			assert.Equal(t, temporal.ApplicationErrorCategoryBenign, got.Category(), "a broker's refusal is no error of ours")
+			assert.Equal(t, temporal.ApplicationErrorCategoryBenign, got.Category(),
+				"a broker's refusal is no error of ours")
 			assert.False(t, got.HasDetails())
 			assert.NoError(t, errors.Unwrap(got), "the error's own structure stays here")
 		})

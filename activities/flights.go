@@ -16,9 +16,9 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// flights joins the attempts of one (message, generation) within a process, and
-// remembers an acknowledgement until its end is written. Temporal may run a
-// local activity again while, or after, the first run of it published.
+// flights joins the attempts of one (message, generation) within a process, and remembers an
+// acknowledgement until the message's end is written. Temporal may run a local activity again while
+// the first run publishes, or after it did.
 type flights struct {
 	mu   sync.Mutex
 	open map[outbox.Ref]*flight
@@ -28,16 +28,18 @@ type flight struct {
 	landed chan struct{} // closed when result and err are set
 	result PublishResult
 	err    error
-	// forgetting drops an acknowledgement that nobody came to mark.
+	// forgetting drops an acknowledgement whose end is not written in time.
 	forgetting *time.Timer
 }
 
 func newFlights() *flights { return &flights{open: make(map[outbox.Ref]*flight)} }
 
-// do returns the result of an attempt that is under way, or acknowledged and
-// not marked (joined says so); else it starts one. An attempt outlives a caller
-// that leaves: the broker may have the message by then.
-func (f *flights) do(ctx context.Context, ref outbox.Ref, attempt func(context.Context) (PublishResult, error)) (result PublishResult, joined bool, err error) {
+// do joins an attempt that is under way, or acknowledged and not marked, and returns its result.
+// Otherwise it starts an attempt. An attempt outlives a caller that leaves: the broker may have the
+// message by then.
+func (f *flights) do(
+	ctx context.Context, ref outbox.Ref, attempt func(context.Context) (PublishResult, error),
+) (result PublishResult, joined bool, err error) {
 	f.mu.Lock()
 	fl, joined := f.open[ref]
 	if !joined {
@@ -54,7 +56,9 @@ func (f *flights) do(ctx context.Context, ref outbox.Ref, attempt func(context.C
 	}
 }
 
-func (f *flights) fly(ctx context.Context, ref outbox.Ref, fl *flight, attempt func(context.Context) (PublishResult, error)) {
+func (f *flights) fly(
+	ctx context.Context, ref outbox.Ref, fl *flight, attempt func(context.Context) (PublishResult, error),
+) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(timing.LocalPublish)
@@ -70,7 +74,8 @@ func (f *flights) fly(ctx context.Context, ref outbox.Ref, fl *flight, attempt f
 			if failure, ok := p.(runtime.Error); ok {
 				said = failure.Error()
 			}
-			fl.err = outflow.Permanent(fmt.Errorf("publishing panicked: %s (the log has the stack; fix the publisher and retry the message, or correct the message and enqueue it again)", said))
+			fl.err = outflow.Permanent(fmt.Errorf("publishing panicked: %s (the log has the stack; fix the"+
+				" publisher and retry the message, or correct the message and enqueue it again)", said))
 		}
 		f.land(ref, fl)
 	}()
@@ -90,9 +95,8 @@ func (f *flights) land(ref outbox.Ref, fl *flight) {
 	close(fl.landed)
 }
 
-// acknowledged returns the acknowledgement of ref that waits for its mark, or
-// nil. It waits for an attempt that is under way, and errs if that takes
-// longer than ctx.
+// acknowledged returns the acknowledgement of ref that waits for its mark, or nil. It waits for an
+// attempt that is under way, and returns an error when that takes longer than ctx.
 func (f *flights) acknowledged(ctx context.Context, ref outbox.Ref) (*PublishResult, error) {
 	f.mu.Lock()
 	fl := f.open[ref]
@@ -111,8 +115,7 @@ func (f *flights) acknowledged(ctx context.Context, ref outbox.Ref) (*PublishRes
 	return &fl.result, nil
 }
 
-// forget drops the acknowledgement of a message whose end is written, or was
-// not in time.
+// forget drops the acknowledgement of a message whose end is written, or was not written in time.
 func (f *flights) forget(ref outbox.Ref) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -124,11 +127,11 @@ func (f *flights) forget(ref outbox.Ref) {
 	case <-fl.landed:
 		fl.forgetting.Stop()
 		delete(f.open, ref)
-	default: // a newer attempt is under way; it reads the row first
+	default: // a later attempt is under way; it reads the row first
 	}
 }
 
-// timeLeft is how long ctx has until its deadline.
+// timeLeft returns the time until ctx's deadline.
 func timeLeft(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {

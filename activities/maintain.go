@@ -15,29 +15,29 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// How a purge treats the deliveries beside it.
+// How a purge leaves room for deliveries.
 const (
-	// purgeRows is a chunk at its largest, some ten milliseconds of work. One that
-	// takes longer than slowChunk (large payloads, a busy disk) halves the next.
-	purgeRows = 1000
-	slowChunk = 250 * time.Millisecond
-	// A purge works one part in purgeShare of the time: of the database's CPU,
-	// disk and log it leaves nine tenths to deliveries, whatever a chunk costs there.
+	// maxChunkRows is the largest chunk, some ten milliseconds of work. A chunk that takes longer
+	// than slowChunk (large payloads, a busy disk) halves the next one.
+	maxChunkRows = 1000
+	slowChunk    = 250 * time.Millisecond
+	// A purge works one part in purgeShare of the time. Nine tenths of the database's CPU, disk and
+	// log are left to deliveries, whatever a chunk costs.
 	purgeShare = 10
-	// leastPause lets the log and the replicas breathe after the quickest chunk.
-	leastPause = 20 * time.Millisecond
+	// minPause lets the write-ahead log and the replicas catch up after the quickest chunk.
+	minPause = 20 * time.Millisecond
 
-	// keepAudit and keepIdle are for the small tables.
-	keepAudit = 365 * 24 * time.Hour
-	keepIdle  = 30 * 24 * time.Hour
+	// auditRetention and idleRetention are for the small tables.
+	auditRetention = 365 * 24 * time.Hour
+	idleRetention  = 30 * 24 * time.Hour
 
-	// HeldTooLong is the age from which a held snapshot is worth a warning.
+	// HeldTooLong is the age from which a held snapshot is logged as a warning.
 	HeldTooLong = 15 * time.Minute
 )
 
-// Maintenance is the table as a purge uses it; outboxdb.Store is one. Each call
-// is one statement, and may be repeated. One that is too slow returns an error
-// that is context.DeadlineExceeded.
+// Maintenance is the table as a purge uses it; outboxdb.Store is one. Each call is one statement,
+// and may be repeated. A statement that is too slow returns an error that is
+// context.DeadlineExceeded.
 type Maintenance interface {
 	PurgeMessages(ctx context.Context, p outbox.Purge) (outbox.Purged, error)
 	PurgeAudit(ctx context.Context, olderThan time.Duration, limit int) (int, error)
@@ -46,12 +46,12 @@ type Maintenance interface {
 	Identity
 }
 
-// MaintenanceActivities is the set that keeps the table small.
+// MaintenanceActivities is the set of activities that keeps the table small.
 type MaintenanceActivities struct {
-	store  Maintenance
-	owner  *ownership
-	clock  clock
-	record *metrics.Recorder
+	store   Maintenance
+	owner   *ownership
+	clock   clock
+	metrics *metrics.Recorder
 }
 
 // MaintenanceOption changes what NewMaintenance returns.
@@ -64,7 +64,7 @@ func MaintainOutbox(name string) MaintenanceOption {
 
 // MaintainMeterProvider is WithMeterProvider for maintenance.
 func MaintainMeterProvider(p metric.MeterProvider) MaintenanceOption {
-	return func(a *MaintenanceActivities) { a.record = metrics.New(p) }
+	return func(a *MaintenanceActivities) { a.metrics = metrics.New(p) }
 }
 
 // NewMaintenance returns the activities over a store.
@@ -73,8 +73,8 @@ func NewMaintenance(store Maintenance, options ...MaintenanceOption) *Maintenanc
 	for _, option := range options {
 		option(a)
 	}
-	if a.record == nil {
-		a.record = metrics.New(nil)
+	if a.metrics == nil {
+		a.metrics = metrics.New(nil)
 	}
 	return a
 }
@@ -84,8 +84,8 @@ type HealthInput struct {
 	Owner
 }
 
-// TableHealth looks at what decides whether the table stays fast, and logs a
-// warning for each snapshot that is held too long.
+// TableHealth reads what decides whether the table stays fast, and logs a warning for each snapshot
+// that is held too long.
 func (a *MaintenanceActivities) TableHealth(ctx context.Context, in HealthInput) (outbox.TableHealth, error) {
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return outbox.TableHealth{}, err
@@ -95,8 +95,9 @@ func (a *MaintenanceActivities) TableHealth(ctx context.Context, in HealthInput)
 		return outbox.TableHealth{}, err
 	}
 	for _, h := range health.Held {
-		activity.GetLogger(ctx).Warn("a held snapshot keeps the outbox table from being vacuumed", "holder", h.Holder,
-			"pid", h.PID, "application", h.Name, "seconds", h.Seconds, "transactions", h.Transactions, "advice", h.Advice())
+		activity.GetLogger(ctx).Warn("a held snapshot keeps the outbox table from being vacuumed",
+			"holder", h.Holder, "pid", h.PID, "application", h.Name,
+			"seconds", h.Seconds, "transactions", h.Transactions, "advice", h.Advice())
 	}
 	return health, nil
 }
@@ -110,30 +111,32 @@ type PurgeInput struct {
 // PurgeResult says what a purge deleted.
 type PurgeResult struct {
 	Delivered int `json:"delivered"`
-	// Dead counts the dismissed ones too.
+	// Dead counts dismissed messages too.
 	Dead      int `json:"dead"`
 	Expired   int `json:"expired"`
 	Cancelled int `json:"cancelled"`
-	// Moved of these are in outbox.history now.
+	// Moved of these messages are in outbox.history now.
 	Moved int `json:"moved"`
-	// Audit entries and Destinations are those of the small tables.
+	// Audit and Destinations are rows of the small tables.
 	Audit        int `json:"audit"`
 	Destinations int `json:"destinations"`
-	// More says that time was over first. The next run goes on.
+	// More: the time was over first. The next run goes on.
 	More bool `json:"more"`
 }
 
-// Purge deletes what is older than the retention, a chunk of each kind in turn,
-// with a pause after each, until nothing is left or PurgeFor is over. An attempt
-// that takes over from another goes on counting where that one was.
+// Purge deletes rows that are older than the retention: a chunk of each kind in turn, with a pause
+// after each. It ends when nothing is left or timing.Purge is over. An attempt that takes over from
+// another one adds to its counts.
 func (a *MaintenanceActivities) Purge(ctx context.Context, in PurgeInput) (result PurgeResult, err error) {
 	if err := a.owner.check(ctx, in.Owner); err != nil {
 		return PurgeResult{}, err
 	}
-	defer func() { a.record.PurgeEnded(result.More, err) }()
-	p := &purging{store: a.store, clock: a.clock, retention: in.Retention, limit: purgeRows, record: a.record}
+	defer func() { a.metrics.PurgeEnded(result.More, err) }()
+	p := &purging{
+		store: a.store, clock: a.clock, retention: in.Retention, metrics: a.metrics, limit: maxChunkRows,
+	}
 	if activity.HasHeartbeatDetails(ctx) {
-		_ = activity.GetHeartbeatDetails(ctx, &p.done) // without them it counts anew
+		_ = activity.GetHeartbeatDetails(ctx, &p.done) // without them it counts from zero
 	}
 	p.done.More = false
 	kinds := p.kinds()
@@ -160,15 +163,15 @@ type purging struct {
 	store     Maintenance
 	clock     clock
 	retention outflow.Retention
-	record    *metrics.Recorder
+	metrics   *metrics.Recorder
 	limit     int
 	done      PurgeResult
 }
 
-// kind deletes up to limit rows of its kind and returns how many it did.
+// kind deletes up to limit rows of its kind and returns their number.
 type kind func(ctx context.Context, limit int) (int, error)
 
-// kinds are what there is to purge.
+// kinds returns the kinds of rows to purge.
 func (p *purging) kinds() []kind {
 	small := func(count *int, purge func(context.Context, time.Duration, int) (int, error), age time.Duration) kind {
 		return func(ctx context.Context, limit int) (int, error) {
@@ -178,8 +181,8 @@ func (p *purging) kinds() []kind {
 		}
 	}
 	all := []kind{
-		small(&p.done.Audit, p.store.PurgeAudit, keepAudit),
-		small(&p.done.Destinations, p.store.PurgeDestinations, keepIdle),
+		small(&p.done.Audit, p.store.PurgeAudit, auditRetention),
+		small(&p.done.Destinations, p.store.PurgeDestinations, idleRetention),
 	}
 	for _, s := range []struct {
 		state     outflow.State
@@ -194,13 +197,14 @@ func (p *purging) kinds() []kind {
 		{outflow.Delivered, false, p.retention.Delivered, &p.done.Delivered},
 	} {
 		if s.keep != outflow.Forever {
-			all = append(all, p.messages(outbox.Purge{State: s.state, Dismissed: s.dismissed, OlderThan: time.Duration(s.keep)}, s.count))
+			purge := outbox.Purge{State: s.state, Dismissed: s.dismissed, OlderThan: time.Duration(s.keep)}
+			all = append(all, p.messages(purge, s.count))
 		}
 	}
 	return all
 }
 
-// messages purges those of a state, each chunk from where the last one stopped.
+// messages purges the messages of one state. Each chunk begins where the last one ended.
 func (p *purging) messages(old outbox.Purge, count *int) kind {
 	old.History = p.retention.History
 	return func(ctx context.Context, limit int) (int, error) {
@@ -211,7 +215,7 @@ func (p *purging) messages(old outbox.Purge, count *int) kind {
 		}
 		old.After = purged.UpTo
 		*count += purged.Rows
-		p.record.Purged(old.State, purged.Rows)
+		p.metrics.Purged(old.State, purged.Rows)
 		if p.retention.History {
 			p.done.Moved += purged.Rows
 		}
@@ -235,20 +239,20 @@ func (p *purging) chunk(ctx context.Context, purge kind) (more bool, err error) 
 		if took > slowChunk {
 			p.limit = max(limit/2, 1)
 		} else if took < slowChunk/4 {
-			p.limit = min(2*limit, purgeRows)
+			p.limit = min(2*limit, maxChunkRows)
 		}
 	}
 	activity.RecordHeartbeat(ctx, p.done)
 	if !more && n == 0 {
-		return false, nil // it did nothing to rest from
+		return false, nil
 	}
-	return more, p.rest(ctx, max((purgeShare-1)*took, leastPause))
+	return more, p.rest(ctx, max((purgeShare-1)*took, minPause))
 }
 
 // errStopping is a cancellation, and no failure.
 var errStopping = fmt.Errorf("%w: the worker stops; another one goes on", context.Canceled)
 
-// rest waits, with a heartbeat now and then.
+// rest waits, and sends heartbeats meanwhile.
 func (p *purging) rest(ctx context.Context, d time.Duration) error {
 	for ; d > 0; d -= timing.PurgeHeartbeatInterval {
 		select {
@@ -264,10 +268,11 @@ func (p *purging) rest(ctx context.Context, d time.Duration) error {
 }
 
 func (r PurgeResult) String() string {
-	return fmt.Sprintf("%d delivered, %d dead, %d expired and %d cancelled messages", r.Delivered, r.Dead, r.Expired, r.Cancelled)
+	return fmt.Sprintf("%d delivered, %d dead, %d expired and %d cancelled messages",
+		r.Delivered, r.Dead, r.Expired, r.Cancelled)
 }
 
-// clock measures durations, so that tests need not wait for them.
+// clock measures durations. Tests have one that does not wait.
 type clock interface {
 	Now() time.Time
 	After(d time.Duration) <-chan time.Time

@@ -107,13 +107,16 @@ func (m *manual) After(d time.Duration) <-chan time.Time {
 	return c
 }
 
-var keepAll = outflow.Retention{Delivered: outflow.Keep(time.Hour), Dead: outflow.Keep(2 * time.Hour), Expired: outflow.Keep(3 * time.Hour), Cancelled: outflow.Keep(4 * time.Hour)}
+var keepAll = outflow.Retention{Delivered: outflow.Keep(time.Hour), Dead: outflow.Keep(2 * time.Hour),
+	Expired: outflow.Keep(3 * time.Hour), Cancelled: outflow.Keep(4 * time.Hour)}
 
 func newShelf() *shelf {
-	return &shelf{clock: &manual{now: time.Unix(0, 0)}, perRow: 20 * time.Microsecond, rows: map[outflow.State]int{}, dismissed: map[outflow.State]int{}}
+	return &shelf{clock: &manual{now: time.Unix(0, 0)}, perRow: 20 * time.Microsecond, rows: map[outflow.State]int{},
+		dismissed: map[outflow.State]int{}}
 }
 
-func (s *shelf) purge(t *testing.T, r outflow.Retention, change ...func(*testsuite.TestActivityEnvironment)) (PurgeResult, error) {
+func (s *shelf) purge(t *testing.T, r outflow.Retention,
+	change ...func(*testsuite.TestActivityEnvironment)) (PurgeResult, error) {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestActivityEnvironment()
@@ -133,14 +136,18 @@ func (s *shelf) purge(t *testing.T, r outflow.Retention, change ...func(*testsui
 
 func TestPurgeTakesAllThereIs(t *testing.T) {
 	s := newShelf()
-	s.rows = map[outflow.State]int{outflow.Delivered: 4500, outflow.Dead: 3, outflow.Expired: 1000, outflow.Cancelled: 1}
+	s.rows = map[outflow.State]int{outflow.Delivered: 4500, outflow.Dead: 3, outflow.Expired: 1000,
+		outflow.Cancelled: 1}
 	s.dismissed[outflow.Dead] = 1002
 	s.audit, s.idle = 1001, 7
 	result, err := s.purge(t, keepAll)
 	require.NoError(t, err)
-	assert.Equal(t, PurgeResult{Delivered: 4500, Dead: 1005, Expired: 1000, Cancelled: 1, Audit: 1001, Destinations: 7}, result)
-	assert.Equal(t, []string{"audit 8760h0m0s", "destinations 720h0m0s", "cancelled", "expired", "dismissed", "dead", "delivered",
-		"audit 8760h0m0s", "expired", "dismissed", "delivered", "delivered", "delivered", "delivered"}, s.order, "a chunk of each in turn")
+	assert.Equal(t, PurgeResult{Delivered: 4500, Dead: 1005, Expired: 1000, Cancelled: 1, Audit: 1001, Destinations: 7},
+		result)
+	assert.Equal(t, []string{"audit 8760h0m0s", "destinations 720h0m0s", "cancelled", "expired", "dismissed", "dead",
+		"delivered",
+		"audit 8760h0m0s", "expired", "dismissed", "delivered", "delivered", "delivered", "delivered"},
+		s.order, "a chunk of each in turn")
 	ages := map[outflow.State]time.Duration{}
 	after := map[outflow.State]time.Time{}
 	for _, p := range s.chunks {
@@ -151,10 +158,11 @@ func TestPurgeTakesAllThereIs(t *testing.T) {
 		ages[state] = p.OlderThan
 		assert.Equal(t, after[state], p.After, "each chunk begins where the last one stopped")
 		after[state] = p.After.Add(time.Duration(min(p.Limit, 1000)))
-		assert.LessOrEqual(t, p.Limit, purgeRows)
+		assert.LessOrEqual(t, p.Limit, maxChunkRows)
 		assert.False(t, p.History)
 	}
-	assert.Equal(t, map[outflow.State]time.Duration{outflow.Delivered: time.Hour, outflow.Dead: 2 * time.Hour, outflow.Expired: 3 * time.Hour,
+	assert.Equal(t, map[outflow.State]time.Duration{outflow.Delivered: time.Hour, outflow.Dead: 2 * time.Hour,
+		outflow.Expired:   3 * time.Hour,
 		outflow.Cancelled: 4 * time.Hour, "dismissed": 4 * time.Hour}, ages)
 }
 
@@ -175,7 +183,8 @@ func TestPurgeKeepsForEver(t *testing.T) {
 
 // Deliveries have nine tenths of the time, and a purge its bound.
 func TestPurgeRests(t *testing.T) {
-	for _, perRow := range []time.Duration{time.Microsecond, 20 * time.Microsecond, 200 * time.Microsecond, 10 * time.Millisecond} {
+	for _, perRow := range []time.Duration{time.Microsecond, 20 * time.Microsecond, 200 * time.Microsecond,
+		10 * time.Millisecond} {
 		t.Run(perRow.String(), func(t *testing.T) {
 			s := newShelf()
 			s.perRow = perRow
@@ -213,7 +222,7 @@ func TestPurgeMakesRefusedChunksSmaller(t *testing.T) {
 	s.rows[outflow.Delivered] = 300
 	s.fail = func(int) error { return context.DeadlineExceeded }
 	_, err = s.purge(t, keepAll)
-	require.ErrorContains(t, err, "after 0 delivered", "a row that can't be deleted alone is an error")
+	require.ErrorContains(t, err, "after 0 delivered", "a chunk of one row that can't be deleted is an error")
 	assert.Less(t, len(s.order), 20)
 }
 
@@ -240,7 +249,7 @@ func TestPurgeGoesOnCounting(t *testing.T) {
 func TestPurgeStopsWithItsWorker(t *testing.T) {
 	s := newShelf()
 	s.rows[outflow.Delivered] = 5000
-	s.clock.stuck = true // it would rest for ever
+	s.clock.stuck = true // it would rest forever
 	stop := make(chan struct{})
 	close(stop)
 	_, err := s.purge(t, keepAll, func(env *testsuite.TestActivityEnvironment) { env.SetWorkerStopChannel(stop) })
@@ -249,7 +258,8 @@ func TestPurgeStopsWithItsWorker(t *testing.T) {
 
 func TestTableHealthWarns(t *testing.T) {
 	s := newShelf()
-	s.health = outbox.TableHealth{DeadRows: 7, Held: []outbox.HeldSnapshot{{Holder: "session", PID: 42, Name: "report", Seconds: 3600}}}
+	s.health = outbox.TableHealth{DeadRows: 7,
+		Held: []outbox.HeldSnapshot{{Holder: "session", PID: 42, Name: "report", Seconds: 3600}}}
 	var logged bytes.Buffer
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(sdklog.NewStructuredLogger(slog.New(slog.NewTextHandler(&logged, nil))))
@@ -262,7 +272,8 @@ func TestTableHealthWarns(t *testing.T) {
 	require.NoError(t, value.Get(&health))
 	assert.Equal(t, s.health, health)
 	assert.Equal(t, []string{"health 15m0s"}, s.order)
-	for _, part := range []string{"level=WARN", "pid=42", "application=report", "seconds=3600", "pg_terminate_backend(42)"} {
+	for _, part := range []string{"level=WARN", "pid=42", "application=report", "seconds=3600",
+		"pg_terminate_backend(42)"} {
 		assert.Contains(t, logged.String(), part)
 	}
 	s.healthIs = errors.New("connection lost")

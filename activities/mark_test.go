@@ -22,7 +22,8 @@ type (
 )
 
 // mark runs one of the Mark activities as a worker would.
-func mark(t *testing.T, function func(context.Context, MarkInput) (outflow.Outcome, error), in MarkInput) (outflow.Outcome, error) {
+func mark(t *testing.T, function func(context.Context, MarkInput) (outflow.Outcome, error),
+	in MarkInput) (outflow.Outcome, error) {
 	t.Helper()
 	env, _ := environment()
 	env.RegisterActivityWithOptions(function, activity.RegisterOptions{Name: "Mark"})
@@ -38,13 +39,16 @@ func mark(t *testing.T, function func(context.Context, MarkInput) (outflow.Outco
 func TestMarksWriteTheirOwnEnd(t *testing.T) {
 	f, a, ref := newFake()
 	for state, function := range map[outflow.State]func(context.Context, MarkInput) (outflow.Outcome, error){
-		outflow.Delivered: a.MarkDelivered, outflow.Dead: a.MarkDead, outflow.Expired: a.MarkExpired, outflow.Cancelled: a.MarkCancelled,
+		outflow.Delivered: a.MarkDelivered, outflow.Dead: a.MarkDead,
+		outflow.Expired: a.MarkExpired, outflow.Cancelled: a.MarkCancelled,
 	} {
 		f.endings = nil
-		outcome, err := mark(t, function, MarkInput{MessageID: ref.ID, Generation: 1, BrokerMessageID: "b", Reason: "why", Attempts: 2})
+		outcome, err := mark(t, function, MarkInput{MessageID: ref.ID, Generation: 1, BrokerMessageID: "b",
+			Reason: "why", Attempts: 2})
 		require.NoError(t, err)
 		assert.Equal(t, state, outcome.State)
-		assert.Equal(t, []outbox.Ending{{Ref: ref, State: state, BrokerMessageID: "b", LastError: "why", Attempts: 2}}, f.endings)
+		assert.Equal(t, []outbox.Ending{{Ref: ref, State: state, BrokerMessageID: "b", LastError: "why", Attempts: 2}},
+			f.endings)
 		assert.Empty(t, f.madeWay)
 	}
 }
@@ -52,9 +56,18 @@ func TestMarksWriteTheirOwnEnd(t *testing.T) {
 // An acknowledgement in this process beats whatever else the run decided.
 func TestAckBeatsEveryOtherEnd(t *testing.T) {
 	for name, of := range map[string]func(a *Activities) func(context.Context, MarkInput) (outflow.Outcome, error){
-		"dead":      func(a *Activities) func(context.Context, MarkInput) (outflow.Outcome, error) { return a.MarkDead },
-		"expired":   func(a *Activities) func(context.Context, MarkInput) (outflow.Outcome, error) { return a.MarkExpired },
-		"cancelled": func(a *Activities) func(context.Context, MarkInput) (outflow.Outcome, error) { return a.MarkCancelled },
+		"dead": func(a *Activities) func(context.Context, MarkInput) (outflow.Outcome,
+			error) {
+			return a.MarkDead
+		},
+		"expired": func(a *Activities) func(context.Context, MarkInput) (outflow.Outcome,
+			error) {
+			return a.MarkExpired
+		},
+		"cancelled": func(a *Activities) func(context.Context, MarkInput) (outflow.Outcome,
+			error) {
+			return a.MarkCancelled
+		},
 	} {
 		for _, underWay := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
@@ -68,7 +81,7 @@ func TestAckBeatsEveryOtherEnd(t *testing.T) {
 				sent := make(chan error, 1)
 				go func() {
 					_, _, err := a.flights.do(t.Context(), ref, func(ctx context.Context) (PublishResult, error) {
-						return a.attempt(ctx, try{ref: ref, look: func(ctx context.Context) (outbox.Record, error) { return f.Load(ctx, ref) }})
+						return a.publishOnce(ctx, attempt{ref: ref, load: f.row})
 					})
 					sent <- err
 				}()
@@ -79,10 +92,12 @@ func TestAckBeatsEveryOtherEnd(t *testing.T) {
 					close(answer)
 					require.NoError(t, <-sent)
 				}
-				outcome, err := mark(t, of(a), MarkInput{MessageID: ref.ID, Generation: 1, Reason: "given up", Attempts: 1})
+				outcome, err := mark(t, of(a),
+					MarkInput{MessageID: ref.ID, Generation: 1, Reason: "given up", Attempts: 1})
 				require.NoError(t, err)
 				assert.Equal(t, outflow.Delivered, outcome.State)
-				assert.Equal(t, []outbox.Ending{{Ref: ref, State: outflow.Delivered, BrokerMessageID: "broker-1", Attempts: 1}}, f.endings)
+				assert.Equal(t, []outbox.Ending{{Ref: ref, State: outflow.Delivered, BrokerMessageID: "broker-1",
+					Attempts: 1}}, f.endings)
 				assert.Empty(t, known(a.flights), "its end is written")
 			})
 		}

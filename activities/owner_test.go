@@ -39,7 +39,8 @@ func TestTasksOfAnotherOutboxAreRefused(t *testing.T) {
 			"MarkDelivered": {a.MarkDelivered, mark}, "MarkDead": {a.MarkDead, mark},
 			"MarkExpired": {a.MarkExpired, mark}, "MarkCancelled": {a.MarkCancelled, mark},
 			"Callback": {a.Callback, callback}, "MarkCallbackFailed": {a.MarkCallbackFailed, callback},
-			"TableHealth": {m.TableHealth, HealthInput{Owner: owner}}, "Purge": {m.Purge, PurgeInput{Owner: owner, Retention: keepAll}},
+			"TableHealth": {m.TableHealth, HealthInput{Owner: owner}}, "Purge": {m.Purge,
+				PurgeInput{Owner: owner, Retention: keepAll}},
 		} {
 			var suite testsuite.WorkflowTestSuite
 			env := suite.NewTestActivityEnvironment()
@@ -63,16 +64,18 @@ func TestTasksOfAnotherOutboxAreRefused(t *testing.T) {
 	}
 }
 
-// A refused durable attempt leaves what it was told to the next one: no process was lost,
-// the fast path's attempt is still to be noted, and its wait to be kept.
-func TestARefusedAttemptPassesOnWhatItWasTold(t *testing.T) {
+// A refused durable attempt passes its input on to the next one: no process crashed, the fast
+// path's failure is still to be noted, and its wait to be kept.
+func TestARefusedAttemptPassesOnItsInput(t *testing.T) {
 	for name, c := range map[string]struct {
 		left *attemptNote
 		want attemptNote
 	}{
-		"the first":     {nil, attemptNote{Attempt: 1, LastError: "503", Uncounted: 1, Refused: true}},
-		"a later one":   {&attemptNote{Attempt: 6, LastError: "502", Uncounted: -1}, attemptNote{Attempt: 1, LastError: "502", Uncounted: -1}},
-		"one of a few":  {&attemptNote{Attempt: 2, LastError: "503", Uncounted: 1, Refused: true}, attemptNote{Attempt: 1, LastError: "503", Uncounted: 1, Refused: true}},
+		"the first": {nil, attemptNote{Attempt: 1, LastError: "503", Uncounted: 1, PassedOn: true}},
+		"a later one": {&attemptNote{Attempt: 6, LastError: "502", Uncounted: -1},
+			attemptNote{Attempt: 1, LastError: "502", Uncounted: -1}},
+		"one of a few": {&attemptNote{Attempt: 2, LastError: "503", Uncounted: 1, PassedOn: true},
+			attemptNote{Attempt: 1, LastError: "503", Uncounted: 1, PassedOn: true}},
 		"after silence": {&attemptNote{}, attemptNote{Attempt: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -81,17 +84,14 @@ func TestARefusedAttemptPassesOnWhatItWasTold(t *testing.T) {
 			var notes []attemptNote
 			var suite testsuite.WorkflowTestSuite
 			env := suite.NewTestActivityEnvironment()
-			env.SetOnActivityHeartbeatListener(func(_ *activityInfo, details encodedValues) {
-				var note attemptNote
-				assert.NoError(t, details.Get(&note))
-				notes = append(notes, note)
-			})
+			keepNotes(t, env, &notes)
 			if c.left != nil {
 				env.SetHeartbeatDetails(*c.left)
 			}
 			env.RegisterActivity(a)
 			_, err := env.ExecuteActivity(a.Publish, PublishInput{
-				Owner: Owner{Outbox: "billing"}, MessageID: ref.ID, Generation: 1, LastError: "503", Attempts: 1, Wait: time.Hour,
+				Owner: Owner{Outbox: "billing"}, MessageID: ref.ID, Generation: 1,
+				LastError: "503", Attempts: 1, Wait: time.Hour,
 			})
 			require.Error(t, err)
 			assert.Equal(t, []attemptNote{c.want}, notes)
@@ -102,9 +102,10 @@ func TestARefusedAttemptPassesOnWhatItWasTold(t *testing.T) {
 		f, a, ref := newFake()
 		var suite testsuite.WorkflowTestSuite
 		env := suite.NewTestActivityEnvironment()
-		env.SetHeartbeatDetails(attemptNote{Attempt: 4, LastError: "503", Uncounted: 1, Refused: true})
+		env.SetHeartbeatDetails(attemptNote{Attempt: 4, LastError: "503", Uncounted: 1, PassedOn: true})
 		env.RegisterActivity(a)
-		_, err := env.ExecuteActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1, LastError: "503", Attempts: 1, Wait: time.Hour})
+		_, err := env.ExecuteActivity(a.Publish,
+			PublishInput{MessageID: ref.ID, Generation: 1, LastError: "503", Attempts: 1, Wait: time.Hour})
 		require.ErrorContains(t, err, "nothing is sent for 1h")
 		assert.Zero(t, f.sent)
 		require.Len(t, f.renewals, 1)

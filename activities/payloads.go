@@ -11,32 +11,32 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// payloadBytes bounds the large payloads that the attempts of a process hold at once:
-// a thousand activity slots with 16 MiB each would take all of a machine's memory. What
-// a starter claims has a bound of its own (scanner.Options.BytesInFlight).
-const payloadBytes = 64 << 20
+// maxPayloadBytes bounds the large payloads that the attempts of a process hold at once: a thousand
+// activity slots with 16 MiB each would take all of a machine's memory. A starter's claims have a
+// bound of their own (scanner.Options.BytesInFlight).
+const maxPayloadBytes = 64 << 20
 
 var errNoRoom = errors.New("waiting for other large payloads to be sent")
 
-// payloads are the large payloads in hand. A target holds half of what the others leave
-// at most, or one payload: a slow one keeps no room from a healthy one.
+// payloads is the room for large payloads in memory. A target has at most half of the room that the
+// others leave, or room for one payload: a slow target takes no room from a healthy one.
 type payloads struct {
 	mu    sync.Mutex
 	held  int
 	of    map[string]int // held, by target
-	freed chan struct{}  // closed when some are let go
+	freed chan struct{}  // closed at a release
 }
 
 func newPayloads() *payloads {
 	return &payloads{of: make(map[string]int), freed: make(chan struct{})}
 }
 
-// take waits for room for n bytes, payloadBytes at most, until ctx ends.
-func (p *payloads) take(ctx context.Context, target string, n int) error {
+// acquire waits until ctx ends for room for n bytes, maxPayloadBytes at most.
+func (p *payloads) acquire(ctx context.Context, target string, n int) error {
 	for {
 		p.mu.Lock()
 		own := p.of[target]
-		fits := p.held+n <= payloadBytes && (own == 0 || own+n <= (payloadBytes-p.held+own)/2)
+		fits := p.held+n <= maxPayloadBytes && (own == 0 || own+n <= (maxPayloadBytes-p.held+own)/2)
 		if fits {
 			p.held += n
 			p.of[target] += n
@@ -54,7 +54,7 @@ func (p *payloads) take(ctx context.Context, target string, n int) error {
 	}
 }
 
-func (p *payloads) letGo(target string, n int) {
+func (p *payloads) release(target string, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.held -= n
@@ -65,20 +65,22 @@ func (p *payloads) letGo(target string, n int) {
 	p.freed = make(chan struct{})
 }
 
-// withPayload runs send with the record's payload, which it loads where the record owes
-// it. That takes PayloadRoom and PayloadLoad at most: the broker's call has its time after
-// that. send is not run where the payload can't be had, or came too late for that call.
-func (a *Activities) withPayload(ctx context.Context, record outbox.Record, send func(outbox.Record) error) (loadErr, err error) {
+// withPayload runs send with the record's payload. A large payload is loaded first, which takes at
+// most timing.PayloadRoom and timing.PayloadLoad. send does not run where the payload can't be
+// loaded, or too late for the broker's call.
+func (a *Activities) withPayload(
+	ctx context.Context, record outbox.Record, send func(outbox.Record) error,
+) (loadErr, err error) {
 	if record.MissingBytes == 0 {
 		return nil, send(record)
 	}
-	target, n := outbox.TargetOf(record.Destination), min(record.MissingBytes, payloadBytes)
+	target, n := outbox.TargetOf(record.Destination), min(record.MissingBytes, maxPayloadBytes)
 	forRoom, cancel := context.WithTimeout(ctx, timing.PayloadRoom)
 	defer cancel()
-	if err := a.payloads.take(forRoom, target, n); err != nil {
+	if err := a.payloads.acquire(forRoom, target, n); err != nil {
 		return err, nil
 	}
-	defer a.payloads.letGo(target, n)
+	defer a.payloads.release(target, n)
 	inTime, cancel := context.WithTimeout(ctx, timing.PayloadLoad)
 	defer cancel()
 	if record.Payload, loadErr = a.store.LoadPayload(inTime, record); loadErr != nil {

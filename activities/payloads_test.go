@@ -27,7 +27,8 @@ func TestLargePayloadsInHandAreBounded(t *testing.T) {
 		var sending, most, sent, late atomic.Int64
 		var attempts sync.WaitGroup
 		for i := range 12 {
-			record := outbox.Record{Message: outflow.Message{Destination: fmt.Sprintf("https://h%d.example/", i)}, MissingBytes: 16 << 20}
+			record := outbox.Record{Message: outflow.Message{Destination: fmt.Sprintf("https://h%d.example/", i)},
+				MissingBytes: 16 << 20}
 			attempts.Go(func() {
 				loadErr, err := a.withPayload(t.Context(), record, func(r outbox.Record) error {
 					assert.Equal(t, "large", string(r.Payload))
@@ -45,7 +46,7 @@ func TestLargePayloadsInHandAreBounded(t *testing.T) {
 			})
 		}
 		attempts.Wait()
-		assert.EqualValues(t, payloadBytes/(16<<20), most.Load())
+		assert.EqualValues(t, maxPayloadBytes/(16<<20), most.Load())
 		assert.EqualValues(t, 8, sent.Load(), "two rounds of four within timing.PayloadRoom")
 		assert.EqualValues(t, 4, late.Load())
 	})
@@ -60,7 +61,8 @@ func TestASlowTargetLeavesRoomForOthersPayloads(t *testing.T) {
 		send := func(destination string, bytes int, took time.Duration) {
 			attempts.Go(func() {
 				record := outbox.Record{Message: outflow.Message{Destination: destination}, MissingBytes: bytes}
-				loadErr, _ := a.withPayload(t.Context(), record, func(outbox.Record) error { time.Sleep(took); return nil })
+				loadErr, _ := a.withPayload(t.Context(), record,
+					func(outbox.Record) error { time.Sleep(took); return nil })
 				if took == 0 {
 					assert.NoError(t, loadErr, destination)
 				}

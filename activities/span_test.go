@@ -33,13 +33,15 @@ func TestPublishIsASpan(t *testing.T) {
 		err                 error
 		consecutiveFailures int
 		errors              string
-		local               bool
+		fastPath            bool
 	}{
-		"fast":                       {local: true},
-		"durable":                    {},
-		"permanent":                  {err: outflow.Permanent(errors.New("too large")), errors: "permanent"},
-		"unavailable":                {err: outflow.Unavailable(errors.New("503")), errors: "unavailable", local: true},
-		"unavailable, and set aside": {err: outflow.Unavailable(errors.New("503")), consecutiveFailures: mostWaiting + 1, errors: "unavailable", local: true},
+		"fast":      {fastPath: true},
+		"durable":   {},
+		"permanent": {err: outflow.Permanent(errors.New("too large")), errors: "permanent"},
+		"unavailable": {err: outflow.Unavailable(errors.New("503")), errors: "unavailable",
+			fastPath: true},
+		"unavailable, and set aside": {err: outflow.Unavailable(errors.New("503")),
+			consecutiveFailures: maxWaitingRuns + 1, errors: "unavailable", fastPath: true},
 		"without a class":            {err: errors.New("reset"), errors: "retryable"},
 		"nothing was sent after all": {err: outflow.Retryable(outflow.ErrNotAttempted), errors: "not_attempted"},
 	} {
@@ -51,12 +53,13 @@ func TestPublishIsASpan(t *testing.T) {
 			var under trace.SpanContext
 			f.publish = func(ctx context.Context, m outflow.Message) (string, error) {
 				under = trace.SpanContextFromContext(ctx)
-				assert.Equal(t, traceparent, m.Headers["traceparent"], "consumers get the trace of the message's making")
+				assert.Equal(t, traceparent, m.Headers["traceparent"],
+					"consumers get the trace of the message's making")
 				return "broker-1", c.err
 			}
 			a := New(f, f, option)
 			env, _ := environment()
-			if c.local {
+			if c.fastPath {
 				_, err := env.ExecuteLocalActivity(a.Publish, PublishInput{MessageID: ref.ID, Generation: 1})
 				assert.Equal(t, c.err != nil && c.consecutiveFailures == 0, err != nil)
 			} else {
@@ -71,7 +74,7 @@ func TestPublishIsASpan(t *testing.T) {
 			assert.Equal(t, "00f067aa0ba902b7", got.Parent().SpanID().String())
 			assert.Equal(t, got.SpanContext(), under, "what the publisher does hangs below it")
 			path := "durable"
-			if c.local {
+			if c.fastPath {
 				path = "fast"
 			}
 			assert.Contains(t, got.Attributes(), attribute.String("outflow.path", path))
@@ -124,7 +127,7 @@ func TestNoSpanWhereNothingIsSent(t *testing.T) {
 		"expired":    func(f *fake) { f.record.Expired = true },
 		"given up":   func(f *fake) { f.record.Claims = outbox.MaxClaims + 1 },
 		"held back":  func(f *fake) { f.record.HeldBack = true },
-		"not loaded": func(f *fake) { f.lookErr = errors.New("no database") },
+		"not loaded": func(f *fake) { f.rowErr = errors.New("no database") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			spans, option := recorded()
@@ -140,7 +143,7 @@ func TestNoSpanWhereNothingIsSent(t *testing.T) {
 }
 
 func TestCallbackIsASpan(t *testing.T) {
-	for name, err := range map[string]error{"told": nil, "not told": outflow.Unavailable(errors.New("503"))} {
+	for name, err := range map[string]error{"sent": nil, "not sent": outflow.Unavailable(errors.New("503"))} {
 		t.Run(name, func(t *testing.T) {
 			spans, option := recorded()
 			f := owing()
@@ -159,17 +162,18 @@ func TestCallbackIsASpan(t *testing.T) {
 			assert.Equal(t, trace.SpanKindProducer, got.SpanKind())
 			assert.Equal(t, "00f067aa0ba902b7", got.Parent().SpanID().String())
 			assert.Equal(t, map[string]string{
-				"callback-id": f.callback.CallbackID(), "traceparent": "00-" + traceID + "-" + got.SpanContext().SpanID().String() + "-01", "tracestate": "a=b",
+				"callback-id": f.callback.CallbackID(), "traceparent": "00-" + traceID + "-" +
+					got.SpanContext().SpanID().String() + "-01", "tracestate": "a=b",
 			}, sent.Headers, "the callback's own span is the one that it carries")
 			if err != nil {
 				assert.Equal(t, sdktrace.Status{Code: codes.Error, Description: "503"}, got.Status())
 			}
 		})
 	}
-	t.Run("not owed", func(t *testing.T) {
+	t.Run("not due", func(t *testing.T) {
 		spans, option := recorded()
 		f := owing()
-		f.notOwed = true
+		f.notDue = true
 		a := New(f, f, option)
 		env, _ := environment()
 		env.RegisterActivity(a.Callback)
@@ -188,6 +192,7 @@ func TestCallbackIsASpan(t *testing.T) {
 		env.RegisterActivity(a.Callback)
 		_, err := env.ExecuteActivity(a.Callback, CallbackInput{MessageID: f.callback.ID, Generation: 2})
 		require.NoError(t, err)
-		assert.Equal(t, map[string]string{"callback-id": f.callback.CallbackID(), "traceparent": traceparent}, sent.Headers)
+		assert.Equal(t, map[string]string{"callback-id": f.callback.CallbackID(), "traceparent": traceparent},
+			sent.Headers)
 	})
 }

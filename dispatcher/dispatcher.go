@@ -1,5 +1,5 @@
-// Package dispatcher runs Outflow inside a program of yours: a scanner, and a
-// Temporal worker for its deliveries, in one call.
+// Package dispatcher runs Outflow inside your program: a scanner, and a Temporal worker for its
+// deliveries, in one call.
 //
 //	d, err := dispatcher.New(dispatcher.Options{
 //		Pool: pool, Client: temporalClient,
@@ -7,13 +7,13 @@
 //	})
 //	err = d.Run(ctx) // until ctx ends
 //
-// Call d.Wake after the commit of a transaction that enqueued: it spares the wait for
-// the next look at the table. Workflows and activities of your own can share the
-// worker: see Options.Register.
+// Call d.Wake after the commit of a transaction that enqueued: the scanner then claims at once,
+// without waiting for its next poll. Your own workflows and activities can share the worker: see
+// Options.Register.
 //
-// The invariant: the worker runs before the scanner begins and until its starts have
-// ended, with time for what it publishes to be marked. So the end of the program
-// sends nothing twice.
+// The invariant: the worker starts before the scanner, and stops after the scanner's starts have
+// ended, with time to write the ends of published messages. So the end of the program sends no
+// message twice.
 package dispatcher
 
 import (
@@ -35,38 +35,37 @@ import (
 	"github.com/outflowhq/outflow/workflows"
 )
 
-// Options are Pool, Client and Publishers, and what is to be other than usual. The
-// Dispatcher closes nothing of them.
+// Options are the required Pool, Client and Publishers, and optional settings. The Dispatcher
+// closes none of them.
 type Options struct {
-	// Pool is of the database with the outbox, migrated (outboxdb/migrate). Ten
-	// connections are enough for a busy program.
+	// Pool connects to the migrated database of the outbox (outboxdb/migrate). Ten connections are
+	// enough for a busy program.
 	Pool *pgxpool.Pool
-	// Client starts the deliveries, and the worker runs on it, as eager start wants.
+	// Client starts the deliveries. The worker uses the same one: eager start needs that.
 	Client client.Client
-	// Publishers are at least one, and one for each scheme. A webhook.Publisher also
-	// sends callbacks to https URLs.
+	// Publishers has at least one publisher, and at most one for each scheme. A webhook.Publisher
+	// also sends callbacks to https URLs.
 	Publishers []publish.Publisher
 
-	// Scanner has the outbox's name, the task queue, how much is in flight, the Logger
-	// and the providers of OpenTelemetry; a zero field takes its default.
+	// Scanner has the outbox's name, the task queue, the bounds of messages in flight, the Logger
+	// and the providers of OpenTelemetry. A zero field takes its default.
 	Scanner scanner.Options
-	// Worker has options for the worker; a zero field takes what Outflow wants of it.
-	// New warns of options with which messages would be published twice.
+	// Worker has options for the worker. A zero field takes the value that Outflow needs. New warns
+	// of options with which messages would be published twice.
 	Worker worker.Options
-	// Register registers workflows and activities of yours with the same worker, and
-	// so on Outflow's task queue. It may be nil.
+	// Register registers your own workflows and activities with the same worker, and so on
+	// Outflow's task queue. It may be nil.
 	Register func(worker.Registry)
 
-	// Retention is how long final messages stay in the table, such as
-	// outflow.DefaultRetention(). Where it is zero they stay for ever. Otherwise a
-	// schedule of Temporal's runs the purge every five minutes, in Namespace.
+	// Retention is how long final messages stay in the table, such as outflow.DefaultRetention().
+	// Zero: they stay forever. Otherwise a Temporal schedule in Namespace purges every five
+	// minutes.
 	Retention outflow.Retention
-	// Namespace is the Client's, which the Client itself does not tell. Retention
-	// wants it; it is needed for nothing else.
+	// Namespace is the Client's namespace, which a Client does not reveal. Only Retention needs it.
 	Namespace string
 }
 
-// Dispatcher claims, starts and publishes. Make one with New; one Run at a time.
+// Dispatcher claims, starts and publishes messages. New makes one. Call Run once at a time.
 type Dispatcher struct {
 	opts       Options
 	store      *outboxdb.Store
@@ -74,8 +73,8 @@ type Dispatcher struct {
 	scanner    *scanner.Scanner
 }
 
-// New checks the options and connects to nothing. Its error names every option that
-// is missing or wrong, joined.
+// New checks the options and connects to nothing. Its error joins one error for each option that is
+// missing or wrong.
 func New(opts Options) (*Dispatcher, error) {
 	router := publish.NewRouter(opts.Publishers...)
 	if err := errors.Join(opts.check(), router.Err()); err != nil {
@@ -86,10 +85,11 @@ func New(opts Options) (*Dispatcher, error) {
 		opts.Scanner.Refuse = router.Refusal
 	}
 	d := &Dispatcher{opts: opts, store: outboxdb.New(opts.Pool)}
-	publisher := publish.Watch(router, opts.Scanner.Logger)
-	d.activities = activities.New(d.store, publisher,
-		activities.WithCallbacks(callbacks.New(opts.Publishers, publisher)), activities.WithTracerProvider(opts.Scanner.TracerProvider),
-		activities.WithMeterProvider(opts.Scanner.MeterProvider), activities.ForOutbox(opts.Scanner.Outbox))
+	d.activities = activities.New(d.store, router,
+		activities.WithCallbacks(callbacks.New(opts.Publishers, router)),
+		activities.WithTracerProvider(opts.Scanner.TracerProvider),
+		activities.WithMeterProvider(opts.Scanner.MeterProvider),
+		activities.LogTo(opts.Scanner.Logger), activities.ForOutbox(opts.Scanner.Outbox))
 	d.scanner = scanner.New(d.store, opts.Client, opts.Scanner)
 	opts.Scanner.Logger.Info("outflow publishes to these schemes", "schemes", router.Schemes())
 	return d, nil
@@ -102,9 +102,12 @@ func (o *Options) check() error {
 		option, wants string
 	}{
 		{o.Pool == nil, "Pool", "the pool of the database with the outbox"},
-		{o.Client == nil, "Client", "a client of Temporal's"},
+		{o.Client == nil, "Client", "a Temporal client"},
 		{len(o.Publishers) == 0, "Publishers", "at least one, such as awssqs.New(sqsClient)"},
-		{o.Retention != (outflow.Retention{}) && o.Namespace == "", "Namespace", `the Client's namespace, such as "default", because Retention is set`},
+		{
+			o.Retention != (outflow.Retention{}) && o.Namespace == "", "Namespace",
+			`the Client's namespace, such as "default", because Retention is set`,
+		},
 		{o.Worker.DisableWorkflowWorker, "Worker.DisableWorkflowWorker", "false: deliveries are workflows"},
 	} {
 		if c.wrong {
@@ -114,14 +117,13 @@ func (o *Options) check() error {
 	return errors.Join(errs...)
 }
 
-// Wake asks for a look at the table now. It never blocks, and many calls make one
-// look.
+// Wake asks for a claim now. It never blocks, and many calls make one claim.
 func (d *Dispatcher) Wake() { d.scanner.Wake() }
 
-// Run delivers until ctx ends. Then it claims no more, waits for what is under way,
-// at most about a minute, and returns nil. Before that it returns an error
-// where the database can't be reached or lacks the outbox, and where the worker does
-// not start or ends by itself.
+// Run delivers until ctx ends. Then it claims no more, waits at most about a minute for messages
+// under way, and returns nil. It returns an error before that where
+//   - the database can't be reached or lacks the outbox;
+//   - the worker does not start, or ends by itself.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	if err := d.store.Ping(ctx); err != nil {
 		return err
@@ -135,7 +137,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("starting the worker: %w", err)
 	}
-	defer w.Stop() // after the scanner, whose starts it finishes
+	defer w.Stop() // after the scanner: it publishes what the scanner has started
 	stop, err := metrics.WatchTable(d.opts.Scanner.MeterProvider, d.store, d.opts.Scanner.Logger)
 	if err != nil {
 		d.opts.Scanner.Logger.Warn("the outbox table has no metrics", "error", err)
@@ -159,7 +161,7 @@ type workerError struct{ err error }
 func (e *workerError) Error() string { return "running the worker: " + e.err.Error() }
 func (e *workerError) Unwrap() error { return e.err }
 
-// newWorker returns a worker that has everything registered.
+// newWorker returns a worker with all workflows and activities registered.
 func (d *Dispatcher) newWorker(fail func(error)) worker.Worker {
 	options := d.opts.Worker
 	own := options.OnFatalError
@@ -171,7 +173,8 @@ func (d *Dispatcher) newWorker(fail func(error)) worker.Worker {
 	}
 	w := worker.New(d.opts.Client, d.opts.Scanner.TaskQueue, options)
 	workflows.Register(w, d.activities)
-	workflows.RegisterMaintain(w, activities.NewMaintenance(d.store, activities.MaintainOutbox(d.opts.Scanner.Outbox),
+	workflows.RegisterMaintain(w, activities.NewMaintenance(d.store,
+		activities.MaintainOutbox(d.opts.Scanner.Outbox),
 		activities.MaintainMeterProvider(d.opts.Scanner.MeterProvider)))
 	if d.opts.Register != nil {
 		d.opts.Register(w)

@@ -70,7 +70,8 @@ func given(t *testing.T, pool *pgxpool.Pool, q *counted) (dispatcher.Options, *b
 	t.Helper()
 	logged := &buffer{}
 	log := slog.New(slog.NewTextHandler(logged, nil))
-	c, err := client.Dial(client.Options{HostPort: teststack.Temporal(t), Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))})
+	c, err := client.Dial(client.Options{HostPort: teststack.Temporal(t),
+		Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	name := "test-" + uuid.NewString()
@@ -141,7 +142,8 @@ func TestTheEndSendsNothingTwice(t *testing.T) {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
-	_, err = opts.Client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: opts.Scanner.Outbox + "-own", TaskQueue: opts.Scanner.TaskQueue}, "Own")
+	_, err = opts.Client.ExecuteWorkflow(t.Context(),
+		client.StartWorkflowOptions{ID: opts.Scanner.Outbox + "-own", TaskQueue: opts.Scanner.TaskQueue}, "Own")
 	require.NoError(t, err)
 	<-waiting
 	id := enqueue(t, pool)
@@ -163,7 +165,7 @@ func TestTheEndSendsNothingTwice(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// TestRunAgain: after its end the same Dispatcher runs anew, and with a Retention it
+// TestRunAgain: after its end the same Dispatcher runs again, and with a Retention it
 // schedules the purge.
 func TestRunAgain(t *testing.T) {
 	t.Parallel()
@@ -213,9 +215,9 @@ func TestScheduleOfAnotherDatabase(t *testing.T) {
 		stop()
 		require.NoError(t, <-ended)
 	}
-	const said = "the schedule maintains another database"
-	assert.NotContains(t, taken.String(), said)
-	assert.Contains(t, logged.String(), said)
+	const warning = "the schedule maintains another database"
+	assert.NotContains(t, taken.String(), warning)
+	assert.Contains(t, logged.String(), warning)
 }
 
 // TestWhatIsNotAllowedWaits: messages for a host that no setting allows get no run.
@@ -227,20 +229,23 @@ func TestWhatIsNotAllowedWaits(t *testing.T) {
 	d, err := dispatcher.New(opts)
 	require.NoError(t, err)
 	var id uuid.UUID
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT outbox.enqueue('https://shop.example/in', 'order-placed', '{}')`).Scan(&id))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT outbox.enqueue('https://shop.example/in', 'order-placed', '{}')`).Scan(&id))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
 	var lastError string
 	eventually(t, func() bool {
-		return pool.QueryRow(t.Context(), `SELECT coalesce(last_error, '') FROM outbox.messages WHERE id = $1`, id).Scan(&lastError) == nil && lastError != ""
+		return pool.QueryRow(t.Context(), `SELECT coalesce(last_error, '') FROM outbox.messages WHERE id = $1`,
+			id).Scan(&lastError) == nil && lastError != ""
 	})
 	stop()
 	require.NoError(t, <-ended)
 	assert.Contains(t, lastError, "the host is not allowed")
 	assert.Contains(t, logged.String(), "the host is not allowed")
 	var started bool
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT started OR state <> 'pending' FROM outbox.messages WHERE id = $1`, id).Scan(&started))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT started OR state <> 'pending' FROM outbox.messages WHERE id = $1`, id).Scan(&started))
 	assert.False(t, started)
 }
 
@@ -254,8 +259,10 @@ func TestRunWithoutAnOutbox(t *testing.T) {
 
 func TestNewNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	_, err := dispatcher.New(dispatcher.Options{Retention: outflow.DefaultRetention(), Worker: worker.Options{DisableWorkflowWorker: true}})
-	for _, wants := range []string{"Pool: wants", "Client: wants", "Publishers: wants", "Namespace: wants", "Worker.DisableWorkflowWorker: wants false"} {
+	_, err := dispatcher.New(dispatcher.Options{Retention: outflow.DefaultRetention(),
+		Worker: worker.Options{DisableWorkflowWorker: true}})
+	for _, wants := range []string{"Pool: wants", "Client: wants", "Publishers: wants", "Namespace: wants",
+		"Worker.DisableWorkflowWorker: wants false"} {
 		require.ErrorContains(t, err, wants)
 	}
 	q := &counted{queue: takesAll}
@@ -283,7 +290,8 @@ func TestNewWarns(t *testing.T) {
 			[]string{"published twice", "option=WorkerStopTimeout got=1s", "35s"}},
 		"panics": {func(o *dispatcher.Options) { o.Worker.WorkflowPanicPolicy = worker.FailWorkflow },
 			[]string{"published again", "option=WorkflowPanicPolicy"}},
-		"no activities": {func(o *dispatcher.Options) { o.Worker.LocalActivityWorkerOnly = true }, []string{"option=LocalActivityWorkerOnly"}},
+		"no activities": {func(o *dispatcher.Options) { o.Worker.LocalActivityWorkerOnly = true },
+			[]string{"option=LocalActivityWorkerOnly"}},
 		"few slots": {func(o *dispatcher.Options) { o.Worker.MaxConcurrentWorkflowTaskExecutionSize = 20 },
 			[]string{"option=MaxConcurrentWorkflowTaskExecutionSize got=20", "200"}},
 		"few local slots": {func(o *dispatcher.Options) { o.Worker.MaxConcurrentLocalActivityExecutionSize = 20 },

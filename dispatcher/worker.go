@@ -14,20 +14,20 @@ import (
 )
 
 const (
-	// StopTimeout is the least WorkerStopTimeout of a worker that delivers: a stopping
-	// worker waits that long for what it is doing. With less, or with the SDK's default
-	// of 0, what is published stays unmarked, and another worker publishes it again. It
-	// holds the longest call that a publisher makes, and its mark.
+	// StopTimeout is the smallest WorkerStopTimeout of a worker that delivers: a stopping worker
+	// waits that long for its activities. It has room for a publisher's longest call and for the
+	// end of the message. With less, or with the SDK's default of 0, published messages stay
+	// without their ends, and another worker publishes them again.
 	StopTimeout = outflow.MaxCallTime + 5*time.Second
 	// HeartbeatThrottle is the MaxHeartbeatThrottleInterval of such a worker. With the SDK's
-	// default, a busy Temporal takes a slow publish for a crashed one.
+	// default, a busy Temporal takes a slow publish for a crashed worker.
 	HeartbeatThrottle = timing.HeartbeatThrottle
-	// Slots are the workflow-task and local-activity slots of a worker, where the
-	// options name none: the SDK's default.
+	// Slots are the workflow-task and local-activity slots of a worker without such options: the
+	// SDK's default.
 	Slots = 1000
 )
 
-// complete sets what is not set, and warns of what is set and does harm.
+// complete sets the options that are not set, and warns of options that do harm.
 func (o *Options) complete() {
 	o.Scanner.Logger = cmp.Or(o.Scanner.Logger, slog.Default())
 	o.Scanner.Outbox = cmp.Or(o.Scanner.Outbox, outflow.DefaultOutbox)
@@ -42,16 +42,17 @@ func (o *Options) complete() {
 			"option", "WorkerStopTimeout", "got", w.WorkerStopTimeout, "wants_at_least", StopTimeout)
 	}
 	if w.WorkflowPanicPolicy == worker.FailWorkflow {
-		o.warn("a delivery whose workflow fails to replay is published again, by a new run; the default waits for a worker that can go on",
+		o.warn("a delivery whose workflow fails to replay is published again, by a new run;"+
+			" the default waits for a worker that can go on",
 			"option", "WorkflowPanicPolicy", "got", "FailWorkflow", "wants", "BlockWorkflow")
 	}
 	if w.LocalActivityWorkerOnly {
-		o.warn("retries and callbacks want another worker on the task queue, which runs activities",
+		o.warn("retries and callbacks need another worker on the task queue, which runs activities",
 			"option", "LocalActivityWorkerOnly", "got", true, "task_queue", o.Scanner.TaskQueue)
 	}
 	if w.Tuner == nil {
-		o.size("MaxConcurrentWorkflowTaskExecutionSize", &w.MaxConcurrentWorkflowTaskExecutionSize)
-		o.size("MaxConcurrentLocalActivityExecutionSize", &w.MaxConcurrentLocalActivityExecutionSize)
+		o.fitSlots("MaxConcurrentWorkflowTaskExecutionSize", &w.MaxConcurrentWorkflowTaskExecutionSize)
+		o.fitSlots("MaxConcurrentLocalActivityExecutionSize", &w.MaxConcurrentLocalActivityExecutionSize)
 	}
 	w.MaxHeartbeatThrottleInterval = cmp.Or(w.MaxHeartbeatThrottleInterval, HeartbeatThrottle)
 	if w.WorkflowTaskPollerBehavior == nil && w.MaxConcurrentWorkflowTaskPollers == 0 {
@@ -62,9 +63,9 @@ func (o *Options) complete() {
 	}
 }
 
-// size gives a message in flight a slot. One that waits for a slot runs out of time
-// there and leaves the fast path, so no more are in flight than there are slots.
-func (o *Options) size(name string, slots *int) {
+// fitSlots has a slot for each message in flight. A message that waits for a slot runs out of time
+// and leaves the fast path, so no more messages are in flight than there are slots.
+func (o *Options) fitSlots(name string, slots *int) {
 	if *slots == 0 {
 		*slots = max(Slots, o.Scanner.InFlight)
 	}
@@ -76,6 +77,6 @@ func (o *Options) size(name string, slots *int) {
 	}
 }
 
-func (o *Options) warn(what string, details ...any) {
-	o.Scanner.Logger.Warn("outflow's worker: "+what, details...)
+func (o *Options) warn(message string, details ...any) {
+	o.Scanner.Logger.Warn("outflow's worker: "+message, details...)
 }

@@ -10,7 +10,7 @@ import (
 
 // leaseMargin is how much of its lease a claimed row must have left to be published without another
 // read: a local publish (4 s) and its mark, and room for a process that stalls in between. The
-// other half is withoutSending in package activities, which decides on the row.
+// other half is mayPublish in package activities, which decides by the row.
 const leaseMargin = 15 * time.Second
 
 // handoff keeps the rows that this process has claimed until their runs, which usually start in the

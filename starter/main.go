@@ -1,5 +1,5 @@
-// Command starter claims due messages and starts their workflows, and runs
-// their fast paths in the same process. Run as many as you like.
+// Command starter claims due messages, starts their workflows, and runs their fast paths in the
+// same process. Run as many as you like.
 package main
 
 import (
@@ -20,7 +20,8 @@ func main() { program.Main("outflow-starter", run) }
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	flags := program.Flags("outflow-starter", "claims due messages, starts their workflows, and runs their fast paths.")
 	once := flags.Bool("once", false, "deliver what is due, print what is left, and exit")
-	limit := flags.Duration("time-limit", time.Minute, "with -once: how long to wait for what is due; what is under way then ends, in 45 s at most")
+	limit := flags.Duration("time-limit", time.Minute,
+		"with -once: how long to wait for due messages; those under way then end, in 45 s at most")
 	if err := program.Parse(flags, args, stdout); err != nil {
 		return err
 	}

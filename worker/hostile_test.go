@@ -12,7 +12,7 @@ import (
 	"github.com/outflowhq/outflow/internal/program"
 )
 
-// TestHostileCommandLines: each mistake is said whole, and before the settings
+// TestHostileCommandLines: each mistake is printed whole, and before the settings
 // are read, which are missing here.
 func TestHostileCommandLines(t *testing.T) {
 	for line, says := range map[string]string{

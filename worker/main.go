@@ -1,5 +1,5 @@
-// Command worker is the fleet's worker: it takes the workflows that were not
-// started eagerly, and every durable attempt. Run as many as you like.
+// Command worker is the fleet's worker: it takes the workflows that were not started eagerly, and
+// every durable attempt. Run as many as you like.
 package main
 
 import (

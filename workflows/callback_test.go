@@ -62,8 +62,10 @@ func TestDeliverStartsTheCallback(t *testing.T) {
 	}{
 		"delivered": {message: acks, state: outflow.Delivered},
 		"dead":      {message: fails(outflow.Permanent(errReset)), state: outflow.Dead},
-		"cancelled": {message: acks, state: outflow.Cancelled, change: func(r *outbox.Record) { r.CancelRequested = true }},
-		"expired":   {message: acks, state: outflow.Expired, change: func(r *outbox.Record) { r.ExpiresAt = time.Unix(0, 0) }},
+		"cancelled": {message: acks, state: outflow.Cancelled,
+			change: func(r *outbox.Record) { r.CancelRequested = true }},
+		"expired": {message: acks, state: outflow.Expired,
+			change: func(r *outbox.Record) { r.ExpiresAt = time.Unix(0, 0) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, _ := newCallbackRun(t, c.message, acks)
@@ -146,8 +148,10 @@ func TestCallbackTellsHowItEnded(t *testing.T) {
 			assert.Equal(t, outbox.CallbackSent, r.table.callback.state)
 			require.Equal(t, 1, receiver.count())
 			m := receiver.calls[0]
-			assert.Equal(t, []any{replies, outflow.CallbackType, "application/json"}, []any{m.Destination, m.Type, m.ContentType})
-			assert.Equal(t, map[string]string{"callback-id": r.in.MessageID.String() + "_1_" + string(state)}, m.Headers)
+			assert.Equal(t, []any{replies, outflow.CallbackType, "application/json"},
+				[]any{m.Destination, m.Type, m.ContentType})
+			assert.Equal(t, map[string]string{"callback-id": r.in.MessageID.String() + "_1_" + string(state)},
+				m.Headers)
 			var body map[string]any
 			require.NoError(t, json.Unmarshal(m.Payload, &body))
 			assert.Equal(t, r.in.MessageID.String(), body["messageId"])

@@ -28,20 +28,26 @@ func TestWhyMessagesEndDead(t *testing.T) {
 		require.Equal(t, outcome.LastError, r.table.row.LastError, cause)
 		all = append(all, golden.Death{Cause: cause, LastError: r.table.row.LastError})
 	}
-	// byHand is what becomes of the activity publish.
+	// byHand has an operator end the activity publish.
 	byHand := func(result activities.PublishResult, err error) func(r *run) {
 		return func(r *run) {
-			r.env.OnActivity(workflows.ActivityPublish, anything, anything).Return(activities.PublishResult{}, errReset).Once() // the fast path
+			r.env.OnActivity(workflows.ActivityPublish, anything, anything).Return(activities.PublishResult{},
+				errReset).Once() // the fast path
 			r.env.OnActivity(workflows.ActivityPublish, anything, anything).Return(result, err)
 		}
 	}
 
-	add("its process died, again and again", func(r *run) { r.table.row.Claims = outbox.MaxClaims + 1 })
+	add("its process crashed, again and again", func(r *run) { r.table.row.Claims = outbox.MaxClaims + 1 })
 	add("a publisher of your own panics", func(r *run) {
-		r.broker.script = []answer{func(context.Context, outflow.Message) (string, error) { panic("can't read " + payload) }}
+		r.broker.script = []answer{func(context.Context, outflow.Message) (string,
+			error) {
+			panic("can't read " + payload)
+		}}
 	})
-	add("its attempts were limited: temporal activity update-options --retry-maximum-attempts", func(r *run) { r.spy.attempts = 3 })
-	add("temporal activity fail --reason 'not today'", byHand(activities.PublishResult{}, temporal.NewNonRetryableApplicationError("not today", "", nil)))
+	add("its attempts were limited: temporal activity update-options --retry-maximum-attempts",
+		func(r *run) { r.spy.attempts = 3 })
+	add("temporal activity fail --reason 'not today'",
+		byHand(activities.PublishResult{}, temporal.NewNonRetryableApplicationError("not today", "", nil)))
 	add("temporal activity complete", byHand(activities.PublishResult{}, nil))
 	golden.Deaths(t, "workflows", all, all)
 }

@@ -78,11 +78,11 @@ func (d *delivery) publish(ctx workflow.Context) (activities.PublishResult, erro
 	if !in.Again {
 		showState(ctx, StateRetrying)
 	}
-	in.Again, in.LastError = false, reason(err)
-	if !nothingSent(err) {
-		in.Attempts, in.Wait = 1, waitAfter(err)
+	d.status.Phase, d.status.LastError = "retrying", reason(err)
+	in.Again = false
+	if !nothingSent(err) { // otherwise the row keeps its own last error, or none
+		in.LastError, in.Attempts, in.Wait = reason(err), 1, waitAfter(err)
 	}
-	d.status.Phase, d.status.LastError = "retrying", in.LastError
 	result, err = d.publishDurably(ctx, in)
 	d.attempts = result.Attempts // durable attempts count themselves on the row
 	return result, err
@@ -139,8 +139,8 @@ func taskWasLost(ctx workflow.Context) bool {
 }
 
 // showState lets the Web UI's filters find the run. Where the namespace lacks the search
-// attributes, the run was started without them and sets none. A namespace that only lacks OutflowState
-// refuses the whole task, each time: a run whose first task was lost sets none either.
+// attributes, the run was started without them and sets none. A namespace that only lacks
+// OutflowState refuses the whole task, each time: a run whose first task was lost sets none either.
 func showState(ctx workflow.Context, state string) {
 	if _, ok := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeDestination); !ok {
 		return

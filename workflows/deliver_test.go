@@ -89,7 +89,8 @@ func TestTheFirstRetryWaits(t *testing.T) {
 				defer r.table.mu.Unlock()
 				assert.Equal(t, errReset.Error(), r.table.row.LastError, "the row says why it waits")
 				assert.Equal(t, 1, r.table.row.Attempts)
-				assert.True(t, r.table.leased.After(r.env.Now().Add(c.least-time.Second/2)), "no claim meets the run meanwhile")
+				assert.True(t, r.table.leased.After(r.env.Now().Add(c.least-time.Second/2)),
+					"no claim meets the run meanwhile")
 			}, 500*time.Millisecond)
 			outcome, err := r.execute()
 			require.NoError(t, err)
@@ -179,13 +180,15 @@ func TestRetryIsEndless(t *testing.T) {
 
 // The lease of each durable attempt is still open when the next one renews it.
 func TestLeaseReachesTheNextAttempt(t *testing.T) {
-	script := append(times(40, fails(&outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Hour, Err: errReset})), acks)
+	script := append(times(40, fails(&outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Hour,
+		Err: errReset})), acks)
 	r := newRun(t, script...)
 	r.table.before = func(statement string) error {
 		r.table.mu.Lock()
 		defer r.table.mu.Unlock()
 		if statement == "renew" && len(r.table.renewals) > 0 {
-			assert.True(t, r.table.now().Before(r.table.leased), "attempt %d found its lease run out", len(r.table.renewals)+1)
+			assert.True(t, r.table.now().Before(r.table.leased), "attempt %d found its lease run out",
+				len(r.table.renewals)+1)
 		}
 		return nil
 	}
@@ -292,7 +295,7 @@ func TestCancelledBeforeTheFirstTask(t *testing.T) {
 		return nil
 	}
 	r.env.SetOnLocalActivityCanceledListener(func(*activityInfo) { close(loading) })
-	r.broker.script = []answer{fails(outflow.Permanent(errors.New("the run was cancelled before it was looked at")))}
+	r.broker.script = []answer{fails(outflow.Permanent(errors.New("the run was cancelled before it was read")))}
 	_, err := r.execute()
 	assert.Equal(t, outflow.Cancelled, canceledAs(t, err).State)
 	assert.Equal(t, outflow.Cancelled, r.table.row.State)
@@ -388,7 +391,8 @@ func TestSuperseded(t *testing.T) {
 		assert.Len(t, r.table.madeWay, 1)
 		assert.Zero(t, r.table.row.Attempts, "a superseded run notes nothing")
 	})
-	for name, script := range map[string]answer{"while publishing": acks, "while failing": fails(outflow.Permanent(errReset))} {
+	for name, script := range map[string]answer{"while publishing": acks,
+		"while failing": fails(outflow.Permanent(errReset))} {
 		t.Run(name, func(t *testing.T) {
 			r := newRun(t)
 			r.broker.script = []answer{func(ctx context.Context, m outflow.Message) (string, error) {
@@ -419,7 +423,10 @@ func TestRowThatEndedAlready(t *testing.T) {
 		outflow.Expired: func(t *testing.T, _ outflow.Outcome, err error) outflow.Outcome {
 			return failedAs(t, err, workflows.ErrTypeExpired)
 		},
-		outflow.Cancelled: func(t *testing.T, _ outflow.Outcome, err error) outflow.Outcome { return canceledAs(t, err) },
+		outflow.Cancelled: func(t *testing.T, _ outflow.Outcome,
+			err error) outflow.Outcome {
+			return canceledAs(t, err)
+		},
 	} {
 		t.Run(string(state), func(t *testing.T) {
 			r := newRun(t, acks)
@@ -497,15 +504,27 @@ func TestLocalPublishTimesOutAndTheAckComesLate(t *testing.T) {
 	assert.Equal(t, []string{"local Publish", "Publish", "local MarkDelivered"}, r.spy.names)
 }
 
+// A fast path that sent nothing is no attempt, and leaves no error on the row of a message that is
+// delivered afterwards.
 func TestNotAttemptedIsNoAttempt(t *testing.T) {
-	r := newRun(t, acks)
-	r.spy.localTimeout = timing.FastPathCall - time.Second
-	outcome, err := r.execute()
-	require.NoError(t, err)
-	assert.Equal(t, 1, r.broker.count())
-	assert.Equal(t, 1, outcome.Attempts)
-	require.Len(t, r.table.renewals, 1)
-	assert.Equal(t, outflow.ErrNotAttempted.Error(), r.table.renewals[0].LastError)
+	for name, prepare := range map[string]func(r *run){
+		"too little time": func(r *run) { r.spy.localTimeout = timing.FastPathCall - time.Second },
+		"a slow target":   func(r *run) { r.table.row.SlowTarget = true },
+		"not loaded":      func(r *run) { r.table.before = failsFirst("load", 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRun(t, acks)
+			prepare(r)
+			outcome, err := r.execute()
+			require.NoError(t, err)
+			assert.Equal(t, outflow.Delivered, outcome.State)
+			assert.Equal(t, 1, r.broker.count())
+			assert.Equal(t, 1, outcome.Attempts)
+			require.Len(t, r.table.renewals, 1)
+			assert.Empty(t, r.table.renewals[0].LastError)
+			assert.Empty(t, r.table.row.LastError)
+		})
+	}
 }
 
 func TestLoadThatFailsGoesOnDurably(t *testing.T) {
@@ -521,7 +540,8 @@ func TestLoadThatFailsGoesOnDurably(t *testing.T) {
 // "temporal activity update-options --retry-maximum-attempts", "… fail" and
 // "… complete". None of these is a cancel, and none may leave the row open.
 func TestPublishEndedByHand(t *testing.T) {
-	const byHand = " (an operator failed the activity or limited its attempts: fix the cause, then retry or redirect the message)"
+	const byHand = " (an operator failed the activity or limited its attempts: fix the cause, then retry or" +
+		" redirect the message)"
 	t.Run("its attempts limited", func(t *testing.T) {
 		r := newRun(t, fails(errReset))
 		r.spy.attempts = 3
@@ -533,7 +553,8 @@ func TestPublishEndedByHand(t *testing.T) {
 	})
 	t.Run("failed", func(t *testing.T) {
 		r := newRun(t, fails(errReset))
-		r.env.OnActivity(workflows.ActivityPublish, anything, anything).Return(activities.PublishResult{}, errReset).Once()
+		r.env.OnActivity(workflows.ActivityPublish, anything, anything).Return(activities.PublishResult{},
+			errReset).Once()
 		r.env.OnActivity(workflows.ActivityPublish, anything, anything).
 			Return(activities.PublishResult{}, temporal.NewNonRetryableApplicationError("not today", "CLI", nil))
 		_, err := r.execute()
@@ -541,7 +562,8 @@ func TestPublishEndedByHand(t *testing.T) {
 	})
 	t.Run("completed with something else", func(t *testing.T) {
 		r := newRun(t, fails(errReset))
-		r.env.OnActivity(workflows.ActivityPublish, anything, anything).Return(activities.PublishResult{}, errReset).Once()
+		r.env.OnActivity(workflows.ActivityPublish, anything, anything).Return(activities.PublishResult{},
+			errReset).Once()
 		r.env.OnActivity(workflows.ActivityPublish, anything, anything).Return(activities.PublishResult{}, nil)
 		_, err := r.execute()
 		assert.Equal(t, outflow.Dead, failedAs(t, err, workflows.ErrTypeDead).State)
@@ -573,11 +595,12 @@ func TestCancelAfterTryNow(t *testing.T) {
 	assert.Equal(t, outflow.Cancelled, canceledAs(t, err).State)
 }
 
-// A suspect that a lost attempt leaves is another run's: this one ends, and writes
+// A quarantined message that a crashed attempt leaves is another run's: this run ends, and writes
 // no end.
 func TestSetAside(t *testing.T) {
 	r := newRun(t, fails(outflow.Unavailable(errReset)))
-	r.env.OnActivity(workflows.ActivityPublish, mock.Anything, mock.Anything).Return(func(ctx context.Context, in activities.PublishInput) (activities.PublishResult, error) {
+	r.env.OnActivity(workflows.ActivityPublish, mock.Anything,
+		mock.Anything).Return(func(ctx context.Context, in activities.PublishInput) (activities.PublishResult, error) {
 		return activities.PublishResult{Verdict: activities.SetAside, Outcome: r.table.row.Outcome()}, nil
 	})
 	outcome, err := r.execute()

@@ -153,7 +153,8 @@ func (t *table) BeginCallback(_ context.Context, ref outbox.Ref, lease time.Dura
 	}
 	t.callback.attempts++
 	t.callback.leases = append(t.callback.leases, lease)
-	return outbox.Callback{To: t.row.Callback, Outcome: t.row.Outcome(), Destination: t.row.Destination, Type: t.row.Type}, true, nil
+	return outbox.Callback{To: t.row.Callback, Outcome: t.row.Outcome(), Destination: t.row.Destination,
+		Type: t.row.Type}, true, nil
 }
 
 func (t *table) NoteCallback(_ context.Context, n outbox.CallbackNote) (bool, error) {
@@ -254,8 +255,9 @@ func newRun(t *testing.T, script ...answer) *run {
 		t: t, env: env, began: env.Now(), broker: &broker{script: script}, spy: &spy{},
 		in: workflows.DeliverInput{Outbox: "outbox", MessageID: id, Generation: 1},
 		table: &table{now: env.Now, row: outbox.Record{
-			Message: outflow.Message{ID: id, Destination: "sqs://orders", Type: "order-placed", Payload: []byte(payload)},
-			State:   outflow.Pending, Generation: 1,
+			Message: outflow.Message{ID: id, Destination: "sqs://orders", Type: "order-placed",
+				Payload: []byte(payload)},
+			State: outflow.Pending, Generation: 1,
 		}},
 	}
 	env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{r.spy}})
@@ -330,7 +332,8 @@ type spy struct {
 	upserts int
 }
 
-func (s *spy) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
+func (s *spy) InterceptWorkflow(_ workflow.Context,
+	next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
 	in := &spyIn{spy: s}
 	in.Next = next
 	return in

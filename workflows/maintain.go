@@ -26,7 +26,8 @@ type MaintainResult struct {
 func Maintain(ctx workflow.Context, in MaintainInput) (MaintainResult, error) {
 	var result MaintainResult
 	health := activities.HealthInput{Owner: in.owner()}
-	if err := workflow.ExecuteActivity(readHealth(ctx), ActivityTableHealth, health).Get(ctx, &result.Health); err != nil {
+	if err := workflow.ExecuteActivity(readHealth(ctx), ActivityTableHealth, health).Get(ctx,
+		&result.Health); err != nil {
 		if temporal.IsCanceledError(err) {
 			return result, err
 		}

@@ -87,7 +87,8 @@ func TestMaintain(t *testing.T) {
 	assert.Equal(t, table.health, result.Health)
 	require.Len(t, result.Warnings, 1)
 	assert.Contains(t, result.Warnings[0], "pg_terminate_backend(42)")
-	assert.Equal(t, map[outflow.State]int{outflow.Delivered: 0, outflow.Dead: 4}, table.rows, "what is kept for ever stays")
+	assert.Equal(t, map[outflow.State]int{outflow.Delivered: 0, outflow.Dead: 4}, table.rows,
+		"what is kept forever stays")
 
 	assert.Equal(t, []string{"TableHealth", "Purge"}, seen.names)
 	health, purge := seen.regular[0], seen.regular[1]
@@ -96,7 +97,7 @@ func TestMaintain(t *testing.T) {
 	assert.Equal(t, timing.PurgeHeartbeatTimeout, purge.HeartbeatTimeout)
 	assert.Greater(t, purge.StartToCloseTimeout, timing.Purge)
 	assert.Greater(t, purge.ScheduleToCloseTimeout, purge.StartToCloseTimeout)
-	assert.Positive(t, health.ScheduleToCloseTimeout, "nobody waits for ever")
+	assert.Positive(t, health.ScheduleToCloseTimeout, "nobody waits forever")
 }
 
 func TestMaintainIsRetried(t *testing.T) {
@@ -109,7 +110,7 @@ func TestMaintainIsRetried(t *testing.T) {
 	assert.Empty(t, result.Warnings)
 }
 
-// A table that can't be looked at is purged all the same.
+// A table that can't be read is purged all the same.
 func TestMaintainWithoutHealth(t *testing.T) {
 	table := &oldRows{rows: map[outflow.State]int{outflow.Delivered: 30}, before: func(statement string) error {
 		if statement == "health" {
@@ -145,9 +146,11 @@ func TestMaintainWireContract(t *testing.T) {
 		workflows.ActivityIDPurge, workflows.MaintainID("outbox"),
 	})
 	payload, err := converter.GetDefaultDataConverter().ToPayload(workflows.MaintainInput{
-		Outbox: "outbox", Database: uuid.MustParse("6f757466-6c6f-4077-8000-000000000001"), Retention: outflow.DefaultRetention()})
+		Outbox: "outbox", Database: uuid.MustParse("6f757466-6c6f-4077-8000-000000000001"),
+		Retention: outflow.DefaultRetention()})
 	require.NoError(t, err)
-	assert.JSONEq(t, `{"outbox":"outbox","database":"6f757466-6c6f-4077-8000-000000000001","retention":{"delivered":"7d","dead":"forever","expired":"30d","cancelled":"30d","history":false}}`, string(payload.GetData()))
+	assert.JSONEq(t, `{"outbox":"outbox","database":"6f757466-6c6f-4077-8000-000000000001",
+		"retention":{"delivered":"7d","dead":"forever","expired":"30d","cancelled":"30d","history":false}}`, string(payload.GetData()))
 	result, err := json.Marshal(workflows.MaintainResult{})
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"purged":{"delivered":0,"dead":0,"expired":0,"cancelled":0,"moved":0,"audit":0,"destinations":0,"more":false},

@@ -44,7 +44,8 @@ func TestRegisterOnAVersionedWorker(t *testing.T) {
 				workflows.RegisterMaintain(r, activities.NewMaintenance(nil))
 			})
 			require.Equal(t, map[string]workflow.VersioningBehavior{
-				workflows.WorkflowDeliver: workflow.VersioningBehaviorAutoUpgrade, workflows.WorkflowCallback: workflow.VersioningBehaviorAutoUpgrade,
+				workflows.WorkflowDeliver:  workflow.VersioningBehaviorAutoUpgrade,
+				workflows.WorkflowCallback: workflow.VersioningBehaviorAutoUpgrade,
 				workflows.WorkflowMaintain: workflow.VersioningBehaviorAutoUpgrade,
 			}, r.behaviors)
 		})

@@ -24,9 +24,12 @@ func TestReplay(t *testing.T) {
 		require.NoError(t, err)
 		t.Run(name, func(t *testing.T) {
 			replayer := worker.NewWorkflowReplayer()
-			replayer.RegisterWorkflowWithOptions(workflows.Deliver, workflow.RegisterOptions{Name: workflows.WorkflowDeliver})
-			replayer.RegisterWorkflowWithOptions(workflows.Callback, workflow.RegisterOptions{Name: workflows.WorkflowCallback})
-			replayer.RegisterWorkflowWithOptions(workflows.Maintain, workflow.RegisterOptions{Name: workflows.WorkflowMaintain})
+			replayer.RegisterWorkflowWithOptions(workflows.Deliver,
+				workflow.RegisterOptions{Name: workflows.WorkflowDeliver})
+			replayer.RegisterWorkflowWithOptions(workflows.Callback,
+				workflow.RegisterOptions{Name: workflows.WorkflowCallback})
+			replayer.RegisterWorkflowWithOptions(workflows.Maintain,
+				workflow.RegisterOptions{Name: workflows.WorkflowMaintain})
 			require.NoError(t, replayer.ReplayWorkflowHistoryFromJSONFile(nil, file))
 		})
 	}

@@ -67,7 +67,8 @@ func TestStatusInEveryPhase(t *testing.T) {
 func TestSearchAttributes(t *testing.T) {
 	t.Run("a run off the fast path shows it", func(t *testing.T) {
 		r := newRun(t, fails(errReset), acks)
-		require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders", "order-placed")))
+		require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders",
+			"order-placed")))
 		r.env.OnUpsertTypedSearchAttributes(anything).Return(nil)
 		outcome, err := r.execute()
 		require.NoError(t, err)
@@ -76,7 +77,8 @@ func TestSearchAttributes(t *testing.T) {
 	})
 	t.Run("an attribute that can't be set stops nothing", func(t *testing.T) {
 		r := newRun(t, fails(errReset), acks)
-		require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders", "order-placed")))
+		require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders",
+			"order-placed")))
 		r.env.OnUpsertTypedSearchAttributes(anything).Return(errReset)
 		outcome, err := r.execute()
 		require.NoError(t, err)
@@ -85,7 +87,8 @@ func TestSearchAttributes(t *testing.T) {
 	})
 	t.Run("the fast path writes none", func(t *testing.T) {
 		r := newRun(t, acks)
-		require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders", "order-placed")))
+		require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders",
+			"order-placed")))
 		_, err := r.execute()
 		require.NoError(t, err)
 		assert.Zero(t, r.spy.upserts)
@@ -116,10 +119,11 @@ func TestSearchAttributes(t *testing.T) {
 		for _, answer := range []answer{fails(outflow.Permanent(errReset)), fails(errReset)} {
 			r, _ := newCallbackRun(t, acks, answer)
 			r.owes(outflow.Delivered)
-			require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders", "order-placed")))
+			require.NoError(t, r.env.SetTypedSearchAttributesOnStart(workflows.StartAttributes("sqs://orders",
+				"order-placed")))
 			_, err := r.executeCallback()
 			failedAs(t, err, workflows.ErrTypeCallbackFailed)
-			assert.Zero(t, r.spy.upserts, "a namespace that lacks the attribute would refuse the last task for ever")
+			assert.Zero(t, r.spy.upserts, "a namespace that lacks the attribute would refuse the last task forever")
 		}
 	})
 }
@@ -221,7 +225,8 @@ func TestKeywordsAreCut(t *testing.T) {
 	kind, _ := short.GetKeyword(workflows.AttributeType)
 	assert.Len(t, kind, 255, "what fits is not cut")
 
-	assert.LessOrEqual(t, len(workflows.Summary(long, "order-placed")), 390, "Temporal takes 400 bytes, quotes included")
+	assert.LessOrEqual(t, len(workflows.Summary(long, "order-placed")), 390,
+		"Temporal takes 400 bytes, quotes included")
 }
 
 // The Web UI reads both as Markdown: what a producer wrote is shown as it is.
@@ -241,11 +246,13 @@ func TestDetails(t *testing.T) {
 	id := uuid.Must(uuid.NewV7())
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.FixedZone("", 3600))
 	record := outbox.Record{
-		Message:    outflow.Message{ID: id, Destination: "sqs://orders", Type: "order-placed", Payload: []byte(payload), DueAt: at},
+		Message: outflow.Message{ID: id, Destination: "sqs://orders", Type: "order-placed", Payload: []byte(payload),
+			DueAt: at},
 		Generation: 3, EnqueuedAt: at,
 	}
 	details := workflows.Details(record)
-	for _, want := range []string{id.String(), "sqs://orders", "order-placed", "2026-03-01T11:00:00Z", "Generation: 3"} {
+	for _, want := range []string{id.String(), "sqs://orders", "order-placed", "2026-03-01T11:00:00Z",
+		"Generation: 3"} {
 		assert.Contains(t, details, want)
 	}
 	assert.NotContains(t, details, "secret")
@@ -258,9 +265,11 @@ func TestDetails(t *testing.T) {
 func TestWireContract(t *testing.T) {
 	id := uuid.MustParse("01890000-0000-7000-8000-000000000001")
 	assert.Equal(t, "outbox/01890000-0000-7000-8000-000000000001", workflows.DeliverID("outbox", id))
-	payloads, err := converter.GetDefaultDataConverter().ToPayload(workflows.DeliverInput{Outbox: "outbox", Database: uuid.MustParse("6f757466-6c6f-4077-8000-000000000001"), MessageID: id, Generation: 1})
+	payloads, err := converter.GetDefaultDataConverter().ToPayload(workflows.DeliverInput{Outbox: "outbox",
+		Database: uuid.MustParse("6f757466-6c6f-4077-8000-000000000001"), MessageID: id, Generation: 1})
 	require.NoError(t, err)
-	assert.JSONEq(t, `{"outbox":"outbox","database":"6f757466-6c6f-4077-8000-000000000001","messageId":"01890000-0000-7000-8000-000000000001","generation":1}`, string(payloads.GetData()))
+	assert.JSONEq(t, `{"outbox":"outbox","database":"6f757466-6c6f-4077-8000-000000000001",
+		"messageId":"01890000-0000-7000-8000-000000000001","generation":1}`, string(payloads.GetData()))
 	assert.Equal(t, []string{
 		"outflow-outbox", "Deliver", "Publish", "MarkDelivered", "MarkDead", "MarkExpired", "MarkCancelled", "publish", "mark",
 		"delivery-status", "retrying", "OutflowDestination", "OutflowType", "OutflowState", "Dead", "Expired",

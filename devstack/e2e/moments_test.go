@@ -222,7 +222,7 @@ func TestPayloadThatKillsItsProcess(t *testing.T) {
 	var reason string
 	require.NoError(t, w.pool.QueryRow(t.Context(), "SELECT last_error FROM outbox.messages WHERE id = $1",
 		killer).Scan(&reason))
-	require.Contains(t, reason, "the process ended without a word 8 times while it had this message, the last 3 times this one alone")
+	require.Contains(t, reason, "the process crashed 8 times while publishing this message, the last 3 times with nothing else in flight")
 	w.eventually(time.Minute, "all others are delivered", func() bool { return w.count("state = 'delivered'") == 50 })
 	lost, duplicates := w.report("orders", ids, died)
 	require.Zero(t, lost)

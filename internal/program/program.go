@@ -1,9 +1,8 @@
-// Package program is what Outflow's mains share: signals, exit codes, flags
-// and the help that lists the settings.
+// Package program has the parts that Outflow's mains share: signals, exit codes, flags and the help
+// that lists the settings.
 //
-// The invariant: only Main ends the process; 0 is success, 1 a failure that was
-// said on standard error, 2 a mistake on the command line. A command may give
-// other codes a meaning of its own.
+// The invariant: only Main ends the process. Exit code 0 is success, 1 an error on standard error,
+// 2 a mistake on the command line. A command may give other codes a meaning.
 package program
 
 import (
@@ -31,7 +30,7 @@ type Run func(ctx context.Context, args []string, getenv func(string) string, st
 // UsageError is a mistake on the command line.
 type UsageError struct {
 	Err error
-	// Help is said after it; empty says where the program's help is.
+	// Help is printed after the error. Empty: a line says where the program's help is.
 	Help string
 }
 
@@ -40,8 +39,8 @@ func (e UsageError) Error() string { return e.Err.Error() }
 // Unwrap returns the mistake.
 func (e UsageError) Unwrap() error { return e.Err }
 
-// ExitError ends the program with a code of the command's own. It is said on
-// standard error like any other.
+// ExitError ends the program with the command's own code. It is printed on standard error like any
+// other error.
 type ExitError struct {
 	Code int
 	Err  error
@@ -49,11 +48,11 @@ type ExitError struct {
 
 func (e ExitError) Error() string { return e.Err.Error() }
 
-// Unwrap returns what is said.
+// Unwrap returns the error that is printed.
 func (e ExitError) Unwrap() error { return e.Err }
 
-// Main runs a program until it ends or a signal asks it to. A second signal
-// ends the process at once.
+// Main runs a program until it ends by itself or at a signal. A second signal ends the process at
+// once.
 func Main(name string, run Run) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
@@ -62,18 +61,18 @@ func Main(name string, run Run) {
 
 func exitCode(name string, err error, stderr io.Writer) int {
 	var usage UsageError
-	said := ""
+	message := ""
 	if err != nil {
-		said = text.Visible(err.Error()) // it quotes receivers, producers and settings
+		message = text.Visible(err.Error()) // it quotes receivers, producers and settings
 	}
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "%s: %s\n%s\n", name, said, cmp.Or(usage.Help, fmt.Sprintf("See %q.", name+" -help")))
+		fmt.Fprintf(stderr, "%s: %s\n%s\n", name, message, cmp.Or(usage.Help, fmt.Sprintf("See %q.", name+" -help")))
 		return 2
 	}
-	fmt.Fprintf(stderr, "%s: %s\n", name, said)
+	fmt.Fprintf(stderr, "%s: %s\n", name, message)
 	var exit ExitError
 	if errors.As(err, &exit) {
 		return exit.Code
@@ -104,8 +103,8 @@ func WriteSettings(out io.Writer) {
 	_ = table.Flush()
 }
 
-// Parse parses a daemon's flags. It returns flag.ErrHelp where help or the
-// version was asked for, and printed.
+// Parse parses a daemon's flags. It returns flag.ErrHelp after it has printed the help or the
+// version.
 func Parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 	flags.SetOutput(io.Discard)
 	err := flags.Parse(args)
@@ -130,7 +129,7 @@ func Parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 	return nil
 }
 
-// Version is the module version that the binary was built from.
+// Version returns the module version that the binary was built from.
 func Version() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		return info.Main.Version

@@ -26,9 +26,12 @@ func TestExitCodes(t *testing.T) {
 		{"help", flag.ErrHelp, 0, ""},
 		{"a failure", errors.New("no database"), 1, "p: no database\n"},
 		{"a mistake", usage, 2, "p: unknown word\nSee \"p -help\".\n"},
-		{"a code of its own", fmt.Errorf("waiting: %w", ExitError{4, errors.New("not yet")}), 4, "p: waiting: not yet\n"},
-		{"a mistake, with its help", UsageError{Err: errors.New("unknown word"), Help: "Words: one"}, 2, "p: unknown word\nWords: one\n"},
-		{"words of a stranger", errors.New("certificate is valid for \x1b[2J\u202e.example"), 1, "p: certificate is valid for \\u001b[2J\\u202e.example\n"},
+		{"a code of its own", fmt.Errorf("waiting: %w", ExitError{4, errors.New("not yet")}), 4,
+			"p: waiting: not yet\n"},
+		{"a mistake, with its help", UsageError{Err: errors.New("unknown word"), Help: "Words: one"}, 2,
+			"p: unknown word\nWords: one\n"},
+		{"words of a stranger", errors.New("certificate is valid for \x1b[2J\u202e.example"), 1,
+			"p: certificate is valid for \\u001b[2J\\u202e.example\n"},
 		{"a mistake, wrapped", fmt.Errorf("parsing: %w", usage), 2, "p: parsing: unknown word\nSee \"p -help\".\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -65,7 +68,8 @@ func TestParse(t *testing.T) {
 			case c.bad != "":
 				require.ErrorAs(t, err, &usage)
 				assert.Contains(t, err.Error(), c.bad)
-				assert.Equal(t, c.name != "an argument", strings.Contains(usage.Help, "  -version\n"), "a mistake in the flags lists them")
+				assert.Equal(t, c.name != "an argument", strings.Contains(usage.Help, "  -version\n"),
+					"a mistake in the flags lists them")
 				assert.Empty(t, stdout.String())
 			default:
 				require.NoError(t, err)

@@ -21,7 +21,7 @@ import (
 )
 
 // A namespace may have the attributes of a start, and not that of a retry: the task
-// that sets it is refused as a whole, and would be for ever.
+// that sets it is refused as a whole, and would be forever.
 func TestNamespaceWithoutTheStateAttribute(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -30,7 +30,8 @@ func TestNamespaceWithoutTheStateAttribute(t *testing.T) {
 		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
 	})
 	require.NoError(t, err)
-	w.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t), Namespace: name, Logger: sdklog.NewStructuredLogger(w.log)})
+	w.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t), Namespace: name,
+		Logger: sdklog.NewStructuredLogger(w.log)})
 	require.NoError(t, err)
 	t.Cleanup(w.client.Close)
 	attributes := []string{workflows.AttributeDestination.GetName(), workflows.AttributeType.GetName()}

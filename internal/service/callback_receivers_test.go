@@ -55,7 +55,8 @@ func (n *notes) String() string {
 func (w *world) workWithWebhooks(o webhook.Options) {
 	w.Helper()
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks.New(brokers.Publishers(brokersOf(aws.Config{}, o)), w.broker))))
+	workflows.Register(run, activities.New(w.store, w.broker,
+		activities.WithCallbacks(callbacks.New(brokers.Publishers(brokersOf(aws.Config{}, o)), w.broker))))
 	require.NoError(w, run.Start())
 	w.Cleanup(run.Stop)
 }
@@ -68,7 +69,8 @@ func TestHostileCallbackReceivers(t *testing.T) {
 	var logged notes
 	w.opts.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
-	w.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t), Logger: sdklog.NewStructuredLogger(w.opts.Logger)})
+	w.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t),
+		Logger: sdklog.NewStructuredLogger(w.opts.Logger)})
 	require.NoError(t, err)
 	t.Cleanup(w.client.Close)
 	var signatures sync.Map
@@ -155,13 +157,16 @@ func TestHostileCallbackReceivers(t *testing.T) {
 	assert.Greater(t, others, 1, "none waits for an attempt at a receiver that hangs")
 
 	for what, says := range map[string]string{
-		"hangs":          "posting to " + server.URL + "/hangs: no answer in time (it may have been received, and is sent again with the same webhook-id)",
-		"resets":         "it may have been received",
-		"gigabyte":       "/gigabyte: HTTP status 500 Internal Server Error (",
-		"redirects":      "/redirects: HTTP status 302 Found (redirects are never followed",
-		"is private":     "posting to https://10.11.12.13/done: its address 10.11.12.13 is ",
-		"is metadata":    "posting to https://169.254.169.254/latest/meta-data/: its address 169.254.169.254 is link-local",
-		"is not allowed": "posting to https://evil.example/done: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, and a secret for it to OUTFLOW_WEBHOOK_SECRETS_FILE)",
+		"hangs": "posting to " + server.URL +
+			"/hangs: no answer in time (it may have been received, and is sent again with the same webhook-id)",
+		"resets":     "it may have been received",
+		"gigabyte":   "/gigabyte: HTTP status 500 Internal Server Error (",
+		"redirects":  "/redirects: HTTP status 302 Found (redirects are never followed",
+		"is private": "posting to https://10.11.12.13/done: its address 10.11.12.13 is ",
+		"is metadata": "posting to https://169.254.169.254/latest/meta-data/: its address 169.254.169.254 is" +
+			" link-local",
+		"is not allowed": "posting to https://evil.example/done: the host is not allowed (add it to" +
+			" OUTFLOW_WEBHOOK_HOSTS, and a secret for it to OUTFLOW_WEBHOOK_SECRETS_FILE)",
 	} {
 		got := w.untilCallback(ids[what], func(c callback) bool { return c.Error != "" })
 		assert.Equal(t, "due", got.State, "%s: tried again for a day", what)
@@ -174,8 +179,9 @@ func TestHostileCallbackReceivers(t *testing.T) {
 	assert.EqualValues(t, 1, answered["gone"].Load())
 	assert.Equal(t, callback{State: "sent", Attempts: 2}, w.untilTold(ids["asks"]))
 	var waited float64
-	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT extract(epoch FROM clock_timestamp() - finished_at) FROM outbox.messages WHERE id = $1`, ids["asks"]).Scan(&waited))
-	assert.Greater(t, waited, 4.0, "what it asked for, not the backoff's second")
+	require.NoError(t, w.pool.QueryRow(t.Context(),
+		`SELECT extract(epoch FROM clock_timestamp() - finished_at) FROM outbox.messages WHERE id = $1`, ids["asks"]).Scan(&waited))
+	assert.Greater(t, waited, 4.0, "as the receiver asked for, not the backoff's second")
 
 	var hidden []string
 	signatures.Range(func(s, _ any) bool { hidden = append(hidden, s.(string)); return true })
@@ -187,7 +193,8 @@ func TestHostileCallbackReceivers(t *testing.T) {
 		row := w.row(id)
 		assert.Equal(t, outflow.Delivered, row.State, what)
 		assert.Equal(t, 1, row.Attempts, "%s: sent once", what)
-		fmt.Fprintln(&seen, w.callback(id).Error, w.historyOf(w.workflowID(id), "", "-"+what), w.historyOf(w.callbackID(id, 1), "", "-callback-"+what))
+		fmt.Fprintln(&seen, w.callback(id).Error, w.historyOf(w.workflowID(id), "", "-"+what),
+			w.historyOf(w.callbackID(id, 1), "", "-callback-"+what))
 	}
 	for _, secret := range hidden {
 		assert.NotContains(t, seen.String(), secret, "in a log, a history or an error")

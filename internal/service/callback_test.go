@@ -31,11 +31,11 @@ import (
 
 // receiver is who takes callbacks; it answers each as a test says.
 type receiver struct {
-	mu     sync.Mutex
-	answer func(id string, n int) error
-	ids    []string // of every attempt
-	took   []string // of those that were taken
-	told   []string // their destinations and bodies
+	mu        sync.Mutex
+	answer    func(id string, n int) error
+	ids       []string // of every attempt
+	took      []string // of those that were taken
+	callbacks []string // their destinations and bodies
 }
 
 func (r *receiver) SendCallback(_ context.Context, destination, id, _ string, body []byte) error {
@@ -51,7 +51,7 @@ func (r *receiver) SendCallback(_ context.Context, destination, id, _ string, bo
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.took = append(r.took, id)
-	r.told = append(r.told, destination+" "+string(body))
+	r.callbacks = append(r.callbacks, destination+" "+string(body))
 	return nil
 }
 
@@ -67,10 +67,11 @@ func (r *receiver) seen() (attempts, took []string) {
 	return append([]string{}, r.ids...), append([]string{}, r.took...)
 }
 
-// enqueueCallback commits a message whose producer wants to be told.
+// enqueueCallback commits a message whose producer wants a callback.
 func (w *world) enqueueCallback(to string) uuid.UUID {
 	w.Helper()
-	return w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"), Callback: to})
+	return w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"),
+		Callback: to})
 }
 
 func (w *world) enqueueMessage(m outflow.Message) uuid.UUID {
@@ -103,7 +104,8 @@ func (w *world) callback(id uuid.UUID) callback {
 
 func (w *world) untilCallback(id uuid.UUID, condition func(callback) bool) (c callback) {
 	w.Helper()
-	w.eventually(func() bool { c = w.callback(id); return condition(c) }, func() string { return fmt.Sprintf("%+v, %+v", c, w.row(id)) })
+	w.eventually(func() bool { c = w.callback(id); return condition(c) },
+		func() string { return fmt.Sprintf("%+v, %+v", c, w.row(id)) })
 	return c
 }
 
@@ -137,7 +139,7 @@ func (w *world) describe(workflowID string) *workflowservice.DescribeWorkflowExe
 func TestCallbackGoesOnByItself(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.told.set(func(_ string, n int) error {
+	w.receiver.set(func(_ string, n int) error {
 		if n < 3 {
 			return fmt.Errorf("failure %d", n)
 		}
@@ -160,7 +162,7 @@ func TestCallbackGoesOnByItself(t *testing.T) {
 	assert.Equal(t, callback{State: "sent", Attempts: 3}, c)
 	assert.True(t, seen["failure 1"] && seen["failure 2"], "%v", seen)
 	assert.True(t, visible, "its attempts are in Temporal")
-	attempts, took := w.told.seen()
+	attempts, took := w.receiver.seen()
 	own := id.String() + "_1_delivered"
 	assert.Equal(t, []string{own, own, own}, attempts)
 	assert.Equal(t, []string{own}, took)
@@ -169,40 +171,44 @@ func TestCallbackGoesOnByItself(t *testing.T) {
 	status, history := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
 	assert.Equal(t, 1, count(history, enums.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED))
-	assert.Zero(t, count(history, enums.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED), "the delivery did not wait for it")
+	assert.Zero(t, count(history, enums.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED),
+		"the delivery did not wait for it")
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1))
 	assert.Equal(t, w.callbackID(id, 1), fmt.Sprintf("%s/callback/1", w.workflowID(id)))
 }
 
-// A message that asks for no callback itself: an operator's rule has its end told.
+// A message that asks for no callback itself: an operator's rule has its end reported.
 func TestCallbackByRule(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.work()
 	w.scan()
 	o, ada := operator.New(w.pool, nil, w.opts.Outbox), operator.Actor{Who: "ada"}
-	_, err := o.SetCallbackRule(t.Context(), operator.CallbackRule{Destination: "sqs://orders", Callback: done, WithPayload: true}, ada)
+	_, err := o.SetCallbackRule(t.Context(),
+		operator.CallbackRule{Destination: "sqs://orders", Callback: done, WithPayload: true}, ada)
 	require.NoError(t, err)
-	id := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"order":7}`)})
-	silent := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"), Callback: outflow.NoCallback})
+	id := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed",
+		Payload: []byte(`{"order":7}`)})
+	silent := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"),
+		Callback: outflow.NoCallback})
 	assert.Equal(t, callback{State: "sent", Attempts: 1}, w.untilTold(id))
 	w.until(silent, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, callback{}, w.callback(silent))
-	_, took := w.told.seen()
+	_, took := w.receiver.seen()
 	assert.Equal(t, []string{id.String() + "_1_delivered"}, took)
-	require.Len(t, w.told.told, 1)
-	assert.Contains(t, w.told.told[0], done+` {"messageId":"`+id.String()+`"`)
-	assert.Contains(t, w.told.told[0], `"contentType":"application/json","payload":"{\"order\":7}"}`)
+	require.Len(t, w.receiver.callbacks, 1)
+	assert.Contains(t, w.receiver.callbacks[0], done+` {"messageId":"`+id.String()+`"`)
+	assert.Contains(t, w.receiver.callbacks[0], `"contentType":"application/json","payload":"{\"order\":7}"}`)
 }
 
-// A dead message whose producer can't be told is retried all the same, and the
+// A dead message whose callback can't be sent is retried all the same, and the
 // producer then learns of its second end.
 func TestRetryDoesNotWaitForTheCallback(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.broker.set(func(int) (string, error) { return "", outflow.Permanent(errors.New("no such queue")) })
 	first := "_1_dead"
-	w.told.set(func(id string, _ int) error {
+	w.receiver.set(func(id string, _ int) error {
 		if id[36:] == first {
 			return errors.New("503")
 		}
@@ -220,9 +226,10 @@ func TestRetryDoesNotWaitForTheCallback(t *testing.T) {
 	require.NoError(t, err)
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, callback{State: "sent", Attempts: 1}, w.untilTold(id))
-	_, took := w.told.seen()
+	_, took := w.receiver.seen()
 	assert.Equal(t, []string{id.String() + "_2_delivered"}, took)
-	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1), "it finds nothing that is owed any more")
+	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1),
+		"it finds no callback that is due any more")
 	assert.Equal(t, callback{State: "sent", Attempts: 1}, w.callback(id))
 }
 
@@ -240,7 +247,7 @@ func TestCallbackWithoutARun(t *testing.T) {
 	found := w.describe(w.callbackID(id, 1)).GetWorkflowExecutionInfo().GetSearchAttributes().GetIndexedFields()
 	assert.Equal(t, `"sqs://orders"`, string(found["OutflowDestination"].GetData()))
 	assert.Equal(t, `"order-placed"`, string(found["OutflowType"].GetData()))
-	_, took := w.told.seen()
+	_, took := w.receiver.seen()
 	assert.Equal(t, []string{id.String() + "_1_cancelled"}, took)
 	assert.Zero(t, w.broker.count())
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1))
@@ -253,7 +260,8 @@ func TestCallbackOfALostNamespace(t *testing.T) {
 	w := newWorld(t)
 	id := w.enqueueCallback(done)
 	ref := outbox.Ref{ID: id, Generation: 1}
-	_, err := w.store.Finish(t.Context(), outbox.Ending{Ref: ref, State: outflow.Delivered, BrokerMessageID: "b", Attempts: 1})
+	_, err := w.store.Finish(t.Context(), outbox.Ending{Ref: ref, State: outflow.Delivered, BrokerMessageID: "b",
+		Attempts: 1})
 	require.NoError(t, err)
 	_, due, err := w.store.BeginCallback(t.Context(), ref, 0)
 	require.NoError(t, err)
@@ -261,7 +269,7 @@ func TestCallbackOfALostNamespace(t *testing.T) {
 	w.work()
 	w.scan()
 	assert.Equal(t, callback{State: "sent", Attempts: 2}, w.untilTold(id))
-	_, took := w.told.seen()
+	_, took := w.receiver.seen()
 	assert.Equal(t, []string{id.String() + "_1_delivered"}, took)
 	assert.Zero(t, w.broker.count(), "the message itself is not sent again")
 }
@@ -280,16 +288,16 @@ func TestCallbackOfACancelledRun(t *testing.T) {
 	status, history := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_CANCELED, status)
 	assert.Equal(t, 1, count(history, enums.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED))
-	_, took := w.told.seen()
+	_, took := w.receiver.seen()
 	assert.Equal(t, []string{id.String() + "_1_cancelled"}, took)
 }
 
 // The callback's run is lost, with its namespace or by somebody's hand. The row
-// knows, and another starts; a run that is alive is left alone.
+// knows, and another starts; an open run is left as it is.
 func TestCallbackOutlivesItsRun(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.told.set(func(string, int) error {
+	w.receiver.set(func(string, int) error {
 		return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: time.Hour, Err: errors.New("503")}
 	})
 	w.work()
@@ -300,18 +308,20 @@ func TestCallbackOutlivesItsRun(t *testing.T) {
 		require.NoError(t, err)
 	}
 	leased := func() (ahead bool) {
-		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT callback_due_at > now() + interval '30 seconds' FROM outbox.messages WHERE id = $1`, id).Scan(&ahead))
+		require.NoError(t, w.pool.QueryRow(t.Context(),
+			`SELECT callback_due_at > now() + interval '30 seconds' FROM outbox.messages WHERE id = $1`, id).Scan(&ahead))
 		return ahead
 	}
 	w.untilCallback(id, func(c callback) bool { return c.Error == "503" })
 	first := w.describe(w.callbackID(id, 1)).GetWorkflowExecutionInfo().GetExecution().GetRunId()
 	due()
 	w.eventually(leased, func() string { return "no sweep came" })
-	assert.Equal(t, first, w.describe(w.callbackID(id, 1)).GetWorkflowExecutionInfo().GetExecution().GetRunId(), "it is alive")
+	assert.Equal(t, first, w.describe(w.callbackID(id, 1)).GetWorkflowExecutionInfo().GetExecution().GetRunId(),
+		"it is alive")
 	assert.Equal(t, callback{State: "due", Attempts: 1, Error: "503"}, w.callback(id))
 
 	require.NoError(t, w.client.TerminateWorkflow(t.Context(), w.callbackID(id, 1), "", "a test"))
-	w.told.set(nil)
+	w.receiver.set(nil)
 	due()
 	assert.Equal(t, callback{State: "sent", Attempts: 2}, w.untilTold(id))
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, w.callbackClosed(id, 1))
@@ -322,14 +332,15 @@ func TestCallbackOutlivesItsRun(t *testing.T) {
 func TestFailedCallbackIsRetriedByHand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.told.set(func(string, int) error { return outflow.Permanent(errors.New("410 gone")) })
+	w.receiver.set(func(string, int) error { return outflow.Permanent(errors.New("410 gone")) })
 	w.work()
 	w.scan()
 	id := w.enqueueCallback(done)
 	c := w.untilCallback(id, func(c callback) bool { return c.State == "failed" })
 	assert.Equal(t, callback{State: "failed", Attempts: 1, Error: "410 gone"}, c)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, w.callbackClosed(id, 1))
-	query := fmt.Sprintf("WorkflowType = 'Callback' AND ExecutionStatus = 'Failed' AND OutflowDestination = 'sqs://orders' AND WorkflowId = '%s'", w.callbackID(id, 1))
+	query := fmt.Sprintf("WorkflowType = 'Callback' AND ExecutionStatus = 'Failed' AND OutflowDestination ="+
+		" 'sqs://orders' AND WorkflowId = '%s'", w.callbackID(id, 1))
 	w.eventually(func() bool {
 		found, err := w.client.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: query})
 		require.NoError(t, err)
@@ -338,8 +349,9 @@ func TestFailedCallbackIsRetriedByHand(t *testing.T) {
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED, status)
 
-	w.told.set(nil)
-	_, err := operator.New(w.pool, nil, w.opts.Outbox).RetryCallbacks(t.Context(), []uuid.UUID{id}, operator.Actor{Who: "ada"})
+	w.receiver.set(nil)
+	_, err := operator.New(w.pool, nil, w.opts.Outbox).RetryCallbacks(t.Context(), []uuid.UUID{id},
+		operator.Actor{Who: "ada"})
 	require.NoError(t, err)
 	assert.Equal(t, callback{State: "sent", Attempts: 2}, w.untilTold(id))
 }

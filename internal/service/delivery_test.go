@@ -255,16 +255,18 @@ func TestAnOperatorLimitsTheAttempts(t *testing.T) {
 	w.scan()
 	id := w.enqueue("{}")
 	w.eventually(func() bool { return w.broker.count() == 2 }, func() string { return "no durable attempt" })
-	_, err := w.client.WorkflowService().UpdateActivityOptions(t.Context(), &workflowservice.UpdateActivityOptionsRequest{
-		Namespace: "default", Execution: &commonpb.WorkflowExecution{WorkflowId: w.workflowID(id)},
-		Activity:        &workflowservice.UpdateActivityOptionsRequest_Id{Id: workflows.ActivityIDPublish},
-		ActivityOptions: &activitypb.ActivityOptions{RetryPolicy: &commonpb.RetryPolicy{MaximumAttempts: 3}},
-		UpdateMask:      &fieldmaskpb.FieldMask{Paths: []string{"retry_policy.maximum_attempts"}},
-	})
+	_, err := w.client.WorkflowService().UpdateActivityOptions(t.Context(),
+		&workflowservice.UpdateActivityOptionsRequest{
+			Namespace: "default", Execution: &commonpb.WorkflowExecution{WorkflowId: w.workflowID(id)},
+			Activity:        &workflowservice.UpdateActivityOptionsRequest_Id{Id: workflows.ActivityIDPublish},
+			ActivityOptions: &activitypb.ActivityOptions{RetryPolicy: &commonpb.RetryPolicy{MaximumAttempts: 3}},
+			UpdateMask:      &fieldmaskpb.FieldMask{Paths: []string{"retry_policy.maximum_attempts"}},
+		})
 	require.NoError(t, err)
 	r := w.until(id, func(r row) bool { return r.State != outflow.Pending })
 	assert.Equal(t, outflow.Dead, r.State)
-	assert.Equal(t, "failure 3 (an operator failed the activity or limited its attempts: fix the cause, then retry or redirect the message)", r.LastError)
+	assert.Equal(t, "failure 3 (an operator failed the activity or limited its attempts: fix the cause, then"+
+		" retry or redirect the message)", r.LastError)
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, status)
 }
@@ -315,7 +317,7 @@ func TestExpiredMessageFailsTheRun(t *testing.T) {
 	assert.Zero(t, w.broker.count())
 }
 
-// An operator starts the message anew while the old broker acknowledges: the
+// An operator starts the message again while the old broker acknowledges: the
 // run of the old generation marks nothing and makes way for the next.
 func TestSupersededWhilePublishing(t *testing.T) {
 	t.Parallel()
@@ -338,13 +340,15 @@ func TestSupersededWhilePublishing(t *testing.T) {
 
 	var outcome outflow.Outcome
 	old := first.GetWorkflowExecutionInfo().GetExecution()
-	require.NoError(t, w.client.GetWorkflow(t.Context(), old.GetWorkflowId(), old.GetRunId()).Get(t.Context(), &outcome))
+	require.NoError(t, w.client.GetWorkflow(t.Context(), old.GetWorkflowId(), old.GetRunId()).Get(t.Context(),
+		&outcome))
 	assert.Equal(t, 2, outcome.Generation)
 	assert.Equal(t, outflow.Pending, outcome.State)
 	r := w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, 1, r.Attempts, "those of the new start")
 	var brokerID string
-	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT broker_message_id FROM outbox.messages WHERE id = $1`, id).Scan(&brokerID))
+	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT broker_message_id FROM outbox.messages WHERE id = $1`,
+		id).Scan(&brokerID))
 	assert.Equal(t, "broker-2", brokerID)
 	w.history(id, old.GetRunId())
 }

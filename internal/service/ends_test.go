@@ -44,13 +44,15 @@ func TestADeadMessageIsInTheLog(t *testing.T) {
 	w := newWorld(t)
 	tx, err := w.pool.Begin(t.Context())
 	require.NoError(t, err)
-	ids, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{Destination: "rabbitmq://events/placed", Type: "order-placed", Payload: []byte("{}")})
+	ids, err := outboxdb.Enqueue(t.Context(), tx,
+		outflow.Message{Destination: "rabbitmq://events/placed", Type: "order-placed", Payload: []byte("{}")})
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
 
 	logged := &lines{}
 	c := config.Config{
-		Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"}, webhook.Options{}),
+		Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"},
+			webhook.Options{}),
 		Temporal: client.Options{HostPort: teststack.Temporal(t)},
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -58,7 +60,8 @@ func TestADeadMessageIsInTheLog(t *testing.T) {
 	go func() { ended <- Starter(ctx, c, slog.New(slog.NewTextHandler(logged, nil))) }()
 	w.until(ids[0], func(r row) bool { return r.State == outflow.Dead })
 	want := func(id uuid.UUID) string {
-		return `level=WARN msg="a message ended dead" message=` + id.String() + ` generation=1 destination=rabbitmq://events/placed type=order-placed reason="`
+		return `level=WARN msg="a message ended dead" message=` + id.String() +
+			` generation=1 destination=rabbitmq://events/placed type=order-placed reason="`
 	}
 	w.eventually(func() bool { return bytes.Contains([]byte(logged.String()), []byte(want(ids[0]))) }, logged.String)
 	stop()

@@ -11,69 +11,52 @@ import (
 	"sync"
 	"time"
 
-	"go.temporal.io/sdk/client"
-
 	"github.com/outflowhq/outflow/internal/timing"
 )
 
 const (
-	// checkLimit bounds each check; they run at once, so it bounds the answer too.
-	checkLimit = 2 * time.Second
-	// checkAgain is how old an answer may be: probes, however many, don't take
-	// the deliveries' connections.
-	checkAgain = time.Second
-	// requestLimit is how long a caller may take to ask.
-	requestLimit = 5 * time.Second
-	// sayAgainUnready is how often the log says of a part that stays unready why.
-	sayAgainUnready = time.Minute
+	// readTimeout and writeTimeout bound a probe's request and its answer.
+	readTimeout  = 5 * time.Second
+	writeTimeout = 10 * time.Second
 )
 
-// The parts without which a program is not ready, as /readyz and the log call them.
-const (
-	partDatabase = "database"
-	partTemporal = "temporal"
-)
-
-// check is one thing without which a program is not ready.
-type check struct {
-	name string
-	run  func(context.Context) error
-}
-
-// health answers the probes: /livez while the process runs, /readyz with 200
-// only between start and stop, and while every check passes. It serves /metrics beside
-// them. A nil *health is
-// one that nobody asked for.
+// health answers the probes: /livez with 200 while the process runs, /readyz with 200 between start
+// and stop while every check passes. It serves /metrics beside them. A nil *health serves nothing.
 type health struct {
 	listener net.Listener
 	server   *http.Server
 	served   chan struct{}
 	log      *slog.Logger
 
-	mu      sync.Mutex
-	state   string // why it is not ready, whatever the checks say; "" once started
-	checks  []check
-	checked time.Time
-	failing error
-	reasons map[string]reasonSaid // by part, of those that are not ready
+	mu        sync.Mutex
+	state     string // why the program is not ready, whatever the checks say; "" once started
+	checks    []check
+	checkedAt time.Time
+	failing   error
+	reasons   map[string]loggedReason // by part that is not ready
 
-	asking sync.Mutex // one round of checks at a time
+	checking sync.Mutex // one round of checks at a time
 }
 
-// newHealth listens on address, or returns nil where there is none. It is
-// called before anything is connected, so that a mistake shows at once.
-func newHealth(ctx context.Context, address string, metrics http.Handler, log *slog.Logger) (*health, error) {
+// newHealth listens on address, or returns nil where address is empty. It runs before anything is
+// connected, so that a mistake shows at once.
+func newHealth(
+	ctx context.Context, address string, metrics http.Handler, log *slog.Logger,
+) (*health, error) {
 	if address == "" {
 		return nil, nil
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("OUTFLOW_HEALTH_ADDRESS: wants an address that is free on this host (got %q): %w", address, err)
+		return nil, fmt.Errorf("OUTFLOW_HEALTH_ADDRESS: wants an address that is free on this host (got %q): %w",
+			address, err)
 	}
 	h := &health{listener: listener, served: make(chan struct{}), log: log, state: "starting"}
-	h.server = &http.Server{Handler: h.handler(metrics), ReadTimeout: requestLimit, WriteTimeout: 10 * time.Second,
-		ConnState: new(callers).changed, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	h.server.SetKeepAlivesEnabled(false) // no caller has a reason to stay
+	h.server = &http.Server{
+		Handler: h.handler(metrics), ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		ConnState: new(callers).changed, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	h.server.SetKeepAlivesEnabled(false) // a probe is one request
 	go h.serve()
 	log.Info("answering probes", "address", listener.Addr().String())
 	return h, nil
@@ -117,8 +100,8 @@ func (h *health) started(checks ...check) {
 	h.state, h.checks = "", checks
 }
 
-// waitsFor says which part the start waits for.
-func (h *health) waitsFor(part string) {
+// waitingFor sets the part that the start waits for.
+func (h *health) waitingFor(part string) {
 	if h == nil {
 		return
 	}
@@ -127,7 +110,7 @@ func (h *health) waitsFor(part string) {
 	h.state = "starting: " + part + ": not ready"
 }
 
-// stopping says from now on that nothing new is to be expected here.
+// stopping has /readyz answer "stopping" from now on.
 func (h *health) stopping() {
 	if h == nil {
 		return
@@ -150,103 +133,33 @@ func (h *health) close() {
 	<-h.served
 }
 
-// unready says why the program is not ready, or nil.
+// unready returns why the program is not ready, or nil.
 func (h *health) unready(ctx context.Context) error {
-	h.asking.Lock()
-	defer h.asking.Unlock()
-	state, checks, failing, fresh := h.look()
+	h.checking.Lock()
+	defer h.checking.Unlock()
+	state, checks, failing, fresh := h.last()
 	switch {
 	case state != "":
 		return errors.New(state)
 	case fresh:
 		return failing
 	}
-	// A prober that leaves must not be taken for a part that fails.
+	// A client that leaves does not make a check fail.
 	failed := runChecks(context.WithoutCancel(ctx), checks)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.say(failed)
-	h.checked, h.failing = time.Now(), notReady(failed)
+	h.logReasons(failed)
+	h.checkedAt, h.failing = time.Now(), notReady(failed)
 	if h.state != "" {
 		return errors.New(h.state)
 	}
 	return h.failing
 }
 
-// failure is a check that did not pass.
-type failure struct {
-	part string
-	err  error
-}
-
-// notReady is what whoever can reach the port may know: errors name hosts, users and
-// databases, and those are for the log.
-func notReady(failed []failure) error {
-	var said []error
-	for _, f := range failed {
-		said = append(said, errors.New(f.part+": not ready"))
-	}
-	return errors.Join(said...)
-}
-
-// reasonSaid is what the log has of a part that is not ready.
-type reasonSaid struct {
-	text string
-	at   time.Time
-}
-
-// say logs why parts are not ready: when that changes, and once a minute. The lock is
-// held.
-func (h *health) say(failed []failure) {
-	reasons := map[string]reasonSaid{}
-	for _, f := range failed {
-		before, text := h.reasons[f.part], f.err.Error()
-		if before.text != text || time.Since(before.at) >= sayAgainUnready {
-			h.log.Warn("not ready", "part", f.part, "error", text)
-			before = reasonSaid{text, time.Now()}
-		}
-		reasons[f.part] = before
-	}
-	for part := range h.reasons {
-		if _, still := reasons[part]; !still {
-			h.log.Info("ready again", "part", part)
-		}
-	}
-	h.reasons = reasons
-}
-
-func (h *health) look() (state string, checks []check, failing error, fresh bool) {
+// last returns the state, and the result of the last round of checks. fresh: that result may be
+// used.
+func (h *health) last() (state string, checks []check, failing error, fresh bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.state, h.checks, h.failing, !h.checked.IsZero() && time.Since(h.checked) < checkAgain
-}
-
-// runChecks runs all checks at once and returns those that fail, in their order.
-func runChecks(ctx context.Context, checks []check) []failure {
-	ctx, cancel := context.WithTimeout(ctx, checkLimit)
-	defer cancel()
-	said := make([]error, len(checks))
-	var running sync.WaitGroup
-	for i, c := range checks {
-		running.Go(func() { said[i] = c.run(ctx) })
-	}
-	running.Wait()
-	var failed []failure
-	for i, err := range said {
-		if err != nil {
-			failed = append(failed, failure{checks[i].name, err})
-		}
-	}
-	return failed
-}
-
-// checks are what a starter and a worker need to do their work.
-func (p *parts) checks() []check {
-	return []check{
-		{partDatabase, p.store.Ping},
-		{partTemporal, func(ctx context.Context) error {
-			_, err := p.client.CheckHealth(ctx, &client.CheckHealthRequest{})
-			return err
-		}},
-	}
+	return h.state, h.checks, h.failing, !h.checkedAt.IsZero() && time.Since(h.checkedAt) < checkInterval
 }

@@ -76,12 +76,12 @@ func TestReadyOnlyBetweenStartAndStop(t *testing.T) {
 }
 
 func TestReadyNamesWhatFails(t *testing.T) {
-	var down, late, asked atomic.Int32
+	var down, late, checks atomic.Int32
 	log := &announced{}
 	h := &health{log: slog.New(slog.NewTextHandler(log, nil))}
 	h.started(
 		check{"database", func(context.Context) error {
-			asked.Add(1)
+			checks.Add(1)
 			if down.Load() > 0 {
 				return errors.New("user=shop database=orders at 10.0.0.7: connection refused")
 			}
@@ -99,7 +99,7 @@ func TestReadyNamesWhatFails(t *testing.T) {
 	defer server.Close()
 	again := func() (int, string) { // as if a second were over
 		h.mu.Lock()
-		h.checked = time.Time{}
+		h.checkedAt = time.Time{}
 		h.mu.Unlock()
 		return probe(t, server.URL+"/readyz")
 	}
@@ -115,20 +115,22 @@ func TestReadyNamesWhatFails(t *testing.T) {
 	status, text = again()
 	assert.Equal(t, 503, status)
 	assert.Equal(t, "database: not ready\ntemporal: not ready\n", text)
-	assert.InDelta(t, checkLimit.Seconds(), time.Since(began).Seconds(), 1)
+	assert.InDelta(t, checkTimeout.Seconds(), time.Since(began).Seconds(), 1)
 
 	down.Store(0)
 	late.Store(0)
-	before := asked.Load()
+	before := checks.Load()
 	status, _ = again()
 	require.Equal(t, 200, status)
 	for range 5 {
 		status, _ = probe(t, server.URL+"/readyz")
 		require.Equal(t, 200, status)
 	}
-	assert.Less(t, asked.Load()-before, int32(5), "an answer serves all probes for a second")
-	assert.Equal(t, 1, strings.Count(log.String(), `msg="not ready" part=database error="user=shop database=orders at 10.0.0.7: connection refused"`), "%s", log)
-	assert.Equal(t, 1, strings.Count(log.String(), `msg="not ready" part=temporal error="context deadline exceeded"`), "%s", log)
+	assert.Less(t, checks.Load()-before, int32(5), "an answer serves all probes for a second")
+	assert.Equal(t, 1, strings.Count(log.String(),
+		`msg="not ready" part=database error="user=shop database=orders at 10.0.0.7: connection refused"`), "%s", log)
+	assert.Equal(t, 1, strings.Count(log.String(), `msg="not ready" part=temporal error="context deadline exceeded"`),
+		"%s", log)
 	assert.Equal(t, 2, strings.Count(log.String(), `msg="ready again"`), "%s", log)
 }
 
@@ -138,7 +140,7 @@ func TestWhyItIsNotReadyIsSaidNowAndThen(t *testing.T) {
 		log := &announced{}
 		h := &health{log: slog.New(slog.NewTextHandler(log, nil))}
 		for range 600 {
-			h.say([]failure{{"database", errors.New("away")}})
+			h.logReasons([]failure{{"database", errors.New("away")}})
 			time.Sleep(time.Second)
 		}
 		assert.Equal(t, 10, strings.Count(log.String(), "away"))
@@ -169,14 +171,16 @@ func TestIdleCallers(t *testing.T) {
 			require.Equal(t, "200 ok\n", fmt.Sprintf("%d %s", status, text))
 		}
 	}
-	require.Eventually(t, func() bool { return closed.Load() >= idle-mostCallers }, time.Minute, 10*time.Millisecond, "closed at once, beyond the bound")
-	require.Eventually(t, func() bool { return closed.Load() == idle }, time.Minute, 10*time.Millisecond, "and the others soon")
+	require.Eventually(t, func() bool { return closed.Load() >= idle-maxCallers }, time.Minute, 10*time.Millisecond,
+		"closed at once, beyond the bound")
+	require.Eventually(t, func() bool { return closed.Load() == idle }, time.Minute, 10*time.Millisecond,
+		"and the others soon")
 }
 
-// Those that have asked go last.
-func TestWhoHasToGo(t *testing.T) {
+// Connections that have sent a request are closed last.
+func TestWhichConnectionIsClosed(t *testing.T) {
 	c := &callers{}
-	var conns [mostCallers + 2]net.Conn
+	var conns [maxCallers + 2]net.Conn
 	gone := func(i int) bool {
 		return errors.Is(conns[i].SetDeadline(time.Time{}), io.ErrClosedPipe)
 	}
@@ -192,9 +196,9 @@ func TestWhoHasToGo(t *testing.T) {
 	}
 	c.changed(conns[3], http.StateActive) // too late
 	c.changed(conns[3], http.StateClosed)
-	assert.Len(t, c.open, mostCallers)
+	assert.Len(t, c.open, maxCallers)
 	c.changed(conns[0], http.StateClosed)
-	assert.Len(t, c.open, mostCallers-1)
+	assert.Len(t, c.open, maxCallers-1)
 }
 
 func TestProbesAreReadOnly(t *testing.T) {
@@ -214,7 +218,8 @@ func TestHealthPortInUse(t *testing.T) {
 	require.NoError(t, err)
 	defer taken.Close()
 	c := config.Config{HealthAddress: taken.Addr().String()}
-	for name, run := range map[string]func(context.Context, config.Config, *slog.Logger) error{"worker": Worker, "starter": Starter} {
+	for name, run := range map[string]func(context.Context, config.Config, *slog.Logger) error{"worker": Worker,
+		"starter": Starter} {
 		err := run(t.Context(), c, quiet)
 		assert.ErrorContains(t, err, "OUTFLOW_HEALTH_ADDRESS: wants an address that is free", name)
 		assert.ErrorContains(t, err, taken.Addr().String(), name)
@@ -291,7 +296,8 @@ func TestStarterIsNotReadyWhileItDrains(t *testing.T) {
 	until(200)
 
 	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		_, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
+		_, err := outboxdb.Enqueue(t.Context(), tx,
+			outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
 		return err
 	}))
 	<-sending

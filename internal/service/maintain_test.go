@@ -43,7 +43,8 @@ func TestMaintainOnSchedule(t *testing.T) {
 	stop := p.schedule(c).Keep(t.Context())
 	id := workflows.MaintainID(w.opts.Outbox)
 	handle := w.client.ScheduleClient().GetHandle(t.Context(), id)
-	w.eventually(func() bool { _, err := handle.Describe(t.Context()); return err == nil }, func() string { return "no schedule" })
+	w.eventually(func() bool { _, err := handle.Describe(t.Context()); return err == nil },
+		func() string { return "no schedule" })
 	stop()
 	t.Cleanup(func() { _ = handle.Delete(context.Background()) })
 	require.NoError(t, handle.Trigger(t.Context(), client.ScheduleTriggerOptions{}))
@@ -57,15 +58,18 @@ func TestMaintainOnSchedule(t *testing.T) {
 	}, func() string { return "no run" })
 	execution := started[0].StartWorkflowResult
 	var result workflows.MaintainResult
-	require.NoError(t, w.client.GetWorkflow(t.Context(), execution.WorkflowID, execution.FirstExecutionRunID).Get(t.Context(), &result))
+	require.NoError(t, w.client.GetWorkflow(t.Context(), execution.WorkflowID,
+		execution.FirstExecutionRunID).Get(t.Context(), &result))
 	assert.Equal(t, activities.PurgeResult{Delivered: 1, Moved: 1}, result.Purged)
 	assert.Positive(t, result.Health.TableBytes)
 	var left, moved int
-	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM outbox.messages), (SELECT count(*) FROM outbox.history)`).Scan(&left, &moved))
+	require.NoError(t, w.pool.QueryRow(t.Context(),
+		`SELECT (SELECT count(*) FROM outbox.messages), (SELECT count(*) FROM outbox.history)`).Scan(&left, &moved))
 	assert.Equal(t, []int{1, 1}, []int{left, moved})
 
 	history := &historypb.History{}
-	events := w.client.GetWorkflowHistory(t.Context(), execution.WorkflowID, execution.FirstExecutionRunID, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := w.client.GetWorkflowHistory(t.Context(), execution.WorkflowID, execution.FirstExecutionRunID, false,
+		enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for events.HasNext() {
 		event, err := events.Next()
 		require.NoError(t, err)
@@ -88,21 +92,24 @@ func TestNoScheduleStopsNothing(t *testing.T) {
 	assert.Contains(t, logged.String(), "final messages are not purged")
 }
 
-// Both programs ensure the schedule by themselves, and end when they are told to.
+// Both programs ensure the schedule by themselves, and end when they are asked to.
 func TestProgramsScheduleMaintenance(t *testing.T) {
 	t.Parallel()
-	for name, program := range map[string]func(context.Context, config.Config, *slog.Logger) error{"worker": Worker, "starter": Starter} {
+	for name, program := range map[string]func(context.Context, config.Config, *slog.Logger) error{"worker": Worker,
+		"starter": Starter} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			c := config.Config{
-				Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"}, webhook.Options{}), Retention: outflow.DefaultRetention(),
+				Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"},
+					webhook.Options{}), Retention: outflow.DefaultRetention(),
 				Temporal: client.Options{HostPort: teststack.Temporal(t)},
 			}
 			ctx, stop := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- program(ctx, c, w.log) }()
 			handle := w.client.ScheduleClient().GetHandle(t.Context(), workflows.MaintainID(w.opts.Outbox))
-			w.eventually(func() bool { _, err := handle.Describe(t.Context()); return err == nil }, func() string { return "no schedule" })
+			w.eventually(func() bool { _, err := handle.Describe(t.Context()); return err == nil },
+				func() string { return "no schedule" })
 			require.NoError(t, handle.Delete(t.Context()))
 			stop()
 			require.NoError(t, <-ended)
@@ -110,7 +117,7 @@ func TestProgramsScheduleMaintenance(t *testing.T) {
 	}
 }
 
-// A schedule that somebody deletes comes back, and one that is there is left alone:
+// A schedule that somebody deletes comes back, and one that is there stays as it is:
 // paused, or as another process with other settings wrote it.
 func TestADeletedScheduleComesBack(t *testing.T) {
 	t.Parallel()

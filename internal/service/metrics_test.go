@@ -73,7 +73,8 @@ func startWithMetrics(t *testing.T, w *world) (address string) {
 	for _, name := range []string{"orders", "replies", "broken"} {
 		broker.CreateQueue("", name, nil)
 	}
-	broker.Inject(fakesqs.Fault{Action: "SendMessageBatch", Queue: "broken", Error: &fakesqs.Error{Status: 503, Code: "ServiceUnavailable"}})
+	broker.Inject(fakesqs.Fault{Action: "SendMessageBatch", Queue: "broken",
+		Error: &fakesqs.Error{Status: 503, Code: "ServiceUnavailable"}})
 	queues := httptest.NewServer(broker)
 	t.Cleanup(queues.Close)
 	c := config.Config{
@@ -128,7 +129,8 @@ func everythingHappens(t *testing.T, w *world) {
 		require.NoError(t, err)
 	}
 	handle := w.client.ScheduleClient().GetHandle(t.Context(), workflows.MaintainID(w.opts.Outbox))
-	w.eventually(func() bool { return handle.Trigger(t.Context(), client.ScheduleTriggerOptions{}) == nil }, func() string { return "no schedule" })
+	w.eventually(func() bool { return handle.Trigger(t.Context(), client.ScheduleTriggerOptions{}) == nil },
+		func() string { return "no schedule" })
 	t.Cleanup(func() { _ = handle.Delete(context.Background()) })
 }
 
@@ -185,7 +187,8 @@ func askPrometheus(t *testing.T, target string) {
 	require.NoError(t, err)
 	server := listener.Addr().String()
 	require.NoError(t, listener.Close())
-	run := exec.CommandContext(t.Context(), binary, "--config.file="+configuration, "--storage.tsdb.path="+filepath.Join(folder, "data"), "--web.listen-address="+server, "--log.level=warn")
+	run := exec.CommandContext(t.Context(), binary, "--config.file="+configuration,
+		"--storage.tsdb.path="+filepath.Join(folder, "data"), "--web.listen-address="+server, "--log.level=warn")
 	log, err := os.Create(filepath.Join(folder, "log"))
 	require.NoError(t, err)
 	run.Stdout, run.Stderr = log, log
@@ -198,7 +201,8 @@ func askPrometheus(t *testing.T, target string) {
 				var answer struct {
 					Data struct{ Result []json.RawMessage }
 				}
-				get(server, "/api/v1/query?query="+url.QueryEscape(strings.ReplaceAll(query, "$__rate_interval", "30s")), &answer)
+				get(server, "/api/v1/query?query="+url.QueryEscape(strings.ReplaceAll(query, "$__rate_interval",
+					"30s")), &answer)
 				return len(answer.Data.Result) > 0
 			}, 30*time.Second, 500*time.Millisecond, "panel %q shows nothing: %s", panel.title, query)
 		}

@@ -36,10 +36,11 @@ func (p *posts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(p.status)
 }
 
-// cancelled is a message that ended without a run, and whose producer is to be told.
+// cancelled is a message that ended without a run, and whose callback is due.
 func (w *world) cancelled(callback string, attempts int, dueIn time.Duration) uuid.UUID {
 	w.Helper()
-	id := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"), Callback: callback})
+	id := w.enqueueMessage(outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}"),
+		Callback: callback})
 	_, err := w.pool.Exec(w.Context(), `
 		UPDATE outbox.messages SET state = 'cancelled', finished_at = now(), callback_state = 'due', callback_due_at = now() + $2::interval,
 		       callback_attempts = $3::int, callback_error = CASE WHEN $3::int > 0 THEN '503' END WHERE id = $1`, id, dueIn, attempts)
@@ -73,7 +74,8 @@ func TestOnceTellsDueCallbacks(t *testing.T) {
 	assert.Equal(t, "sent", w.callback(lost).State)
 	assert.Equal(t, "due", w.callback(waits).State)
 	assert.Equal(t, 2, receiver.bodies)
-	assert.Equal(t, "once: left 0 in backoff, 0 delayed, 0 not started\nonce: left 1 callbacks in backoff, 0 not tried\n  last error of a callback: 503\n", out)
+	assert.Equal(t, "once: left 0 in backoff, 0 delayed, 0 not started\nonce: left 1 callbacks in backoff, 0 not"+
+		" tried\n  last error of a callback: 503\n", out)
 }
 
 // One attempt is made at each; what it met is printed.
@@ -97,7 +99,8 @@ func TestOnceLeavesCallbacksInBackoff(t *testing.T) {
 func TestOnceLeavesWhatItMayNotSend(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	id := w.enqueueMessage(outflow.Message{Destination: "https://shop.example/in", Type: "order-placed", Payload: []byte("{}")})
+	id := w.enqueueMessage(outflow.Message{Destination: "https://shop.example/in", Type: "order-placed",
+		Payload: []byte("{}")})
 	type result struct {
 		out string
 		err error
@@ -117,7 +120,8 @@ func TestOnceLeavesWhatItMayNotSend(t *testing.T) {
 		}
 	}, time.Minute, 10*time.Millisecond, "the pass waits for it")
 	require.NoError(t, got.err)
-	assert.Contains(t, got.out, "once: left 1 in backoff, 0 delayed, 0 not started\n  https://shop.example/in: 1 in backoff; last error: ")
+	assert.Contains(t, got.out, "once: left 1 in backoff, 0 delayed, 0 not started\n  https://shop.example/in: 1"+
+		" in backoff; last error: ")
 	assert.Contains(t, got.out, "the host is not allowed")
 	assert.Equal(t, outflow.Pending, w.row(id).State)
 }

@@ -53,7 +53,7 @@ func (b *tally) times(id uuid.UUID) int {
 }
 
 // Two databases share a namespace and a task queue, under two names of an outbox and
-// under one: each message goes out once, by its own side, each callback is told, and
+// under one: each message goes out once, by its own side, each callback is sent, and
 // neither's schedule purges the other's rows.
 func TestTwoDatabasesOnOneTaskQueue(t *testing.T) {
 	t.Parallel()
@@ -68,21 +68,24 @@ func TestTwoDatabasesOnOneTaskQueue(t *testing.T) {
 			brokers := []*tally{{tried: map[uuid.UUID]int{}}, {tried: map[uuid.UUID]int{}}}
 			ids := make([][]uuid.UUID, 2)
 			for i, w := range sides {
-				_, err := w.pool.Exec(t.Context(), `INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at)
+				_, err := w.pool.Exec(t.Context(),
+					`INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at)
 					SELECT gen_random_uuid(), 'sqs://old', 'a', '{}', 'delivered', now() - interval '1 day' FROM generate_series(1, 20)`)
 				require.NoError(t, err)
 				run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
-				workflows.Register(run, activities.New(w.store, brokers[i], activities.WithCallbacks(callbacks.Sender{HTTPS: w.told})))
+				workflows.Register(run, activities.New(w.store, brokers[i],
+					activities.WithCallbacks(callbacks.Sender{HTTPS: w.receiver})))
 				workflows.RegisterMaintain(run, activities.NewMaintenance(w.store))
 				require.NoError(t, run.Start())
 				t.Cleanup(run.Stop)
 				for n := range 5 {
 					ids[i] = append(ids[i], w.enqueueMessage(outflow.Message{
-						Destination: fmt.Sprintf("sqs://orders-%d", n), Type: "order-placed", Payload: []byte("{}"), Callback: done}))
+						Destination: fmt.Sprintf("sqs://orders-%d",
+							n), Type: "order-placed", Payload: []byte("{}"), Callback: done}))
 				}
 				w.scan()
 			}
-			// The first side keeps its rows for ever; the second purges.
+			// The first side keeps its rows forever; the second purges.
 			run, err := sides[1].client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{
 				ID: workflows.MaintainID(sides[1].opts.Outbox), TaskQueue: sides[1].opts.TaskQueue,
 			}, workflows.WorkflowMaintain, workflows.MaintainInput{
@@ -91,7 +94,10 @@ func TestTwoDatabasesOnOneTaskQueue(t *testing.T) {
 			for i, w := range sides {
 				for _, id := range ids[i] {
 					// Each refusal is a matter of chance, and may come many times in a row.
-					require.Eventually(t, func() bool { return w.row(id).State == outflow.Delivered && w.callback(id).State == "sent" },
+					require.Eventually(t, func() bool {
+						return w.row(id).State == outflow.Delivered &&
+							w.callback(id).State == "sent"
+					},
 						10*time.Minute, 20*time.Millisecond, id)
 					assert.Equal(t, 2, brokers[i].times(id), "once refused, once taken")
 					assert.Zero(t, brokers[1-i].times(id))
@@ -102,7 +108,8 @@ func TestTwoDatabasesOnOneTaskQueue(t *testing.T) {
 			assert.Equal(t, 20, result.Purged.Delivered)
 			for i, left := range []int{20, 0} {
 				var old int
-				require.NoError(t, sides[i].pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.messages WHERE destination = 'sqs://old'`).Scan(&old))
+				require.NoError(t, sides[i].pool.QueryRow(t.Context(),
+					`SELECT count(*) FROM outbox.messages WHERE destination = 'sqs://old'`).Scan(&old))
 				assert.Equal(t, left, old)
 			}
 		})
@@ -123,7 +130,8 @@ func TestScheduleOfAnotherDatabase(t *testing.T) {
 	c := configOf(w)
 	require.True(t, a.schedule(c).Write(t.Context()))
 	t.Cleanup(func() {
-		_ = w.client.ScheduleClient().GetHandle(context.Background(), workflows.MaintainID(w.opts.Outbox)).Delete(context.Background())
+		_ = w.client.ScheduleClient().GetHandle(context.Background(),
+			workflows.MaintainID(w.opts.Outbox)).Delete(context.Background())
 	})
 	require.True(t, a.schedule(c).Write(t.Context()))
 	assert.Empty(t, first.String(), "it is its own")

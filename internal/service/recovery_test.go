@@ -34,7 +34,7 @@ func afterTheFirst(n int) time.Duration {
 	return time.Minute
 }
 
-// A run in a long backoff that is told to try now does.
+// A run in a long backoff that is signalled to try now does.
 func TestTryNow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -64,7 +64,7 @@ func TestTryNow(t *testing.T) {
 }
 
 // One message to which its destination answers 503, whatever it does with others,
-// opens the breaker of a quiet destination alone. Others find out that it works.
+// opens the breaker of a quiet destination by itself. Others find out that it works.
 func TestOneHopelessMessageBesideOthers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -73,7 +73,8 @@ func TestOneHopelessMessageBesideOthers(t *testing.T) {
 	w.scan()
 	hopeless := w.enqueue(w.broker.refuses)
 	isOpen := func() (open bool) {
-		err := w.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`).Scan(&open)
+		err := w.pool.QueryRow(t.Context(),
+			`SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NOT NULL)`).Scan(&open)
 		require.NoError(t, err)
 		return open
 	}
@@ -94,7 +95,8 @@ func TestTryNowDuringAnAttemptThatFails(t *testing.T) {
 			sending <- struct{}{}
 			<-release
 		}
-		return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: afterTheFirst(n), Err: fmt.Errorf("503, the %d.", n)}
+		return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: afterTheFirst(n),
+			Err: fmt.Errorf("503, the %d.", n)}
 	})
 	w.work()
 	w.scan()
@@ -131,12 +133,14 @@ func TestOutageAndRecovery(t *testing.T) {
 		w.enqueue("{}")
 	}
 	number := func(condition string) (n int) {
-		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.messages WHERE `+condition).Scan(&n))
+		require.NoError(t, w.pool.QueryRow(t.Context(),
+			`SELECT count(*) FROM outbox.messages WHERE `+condition).Scan(&n))
 		return n
 	}
 	w.eventually(func() bool {
 		var openings int
-		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT coalesce(max(openings), 0) FROM outbox.destinations`).Scan(&openings))
+		require.NoError(t, w.pool.QueryRow(t.Context(),
+			`SELECT coalesce(max(openings), 0) FROM outbox.destinations`).Scan(&openings))
 		return openings >= 3
 	}, func() string { return "the breaker did not stay open" })
 	assert.Less(t, number("claims > 0 OR attempts > 0"), 100, "the others were never tried")
@@ -151,11 +155,12 @@ func TestOutageAndRecovery(t *testing.T) {
 		_ = w.pool.QueryRow(t.Context(), `SELECT string_agg(d::text, ' ') FROM outbox.destinations AS d`).Scan(&breakers)
 		return "not all of them are delivered; breakers: " + breakers
 	})
-	t.Logf("%d messages, %d publishes during the outage; drained %s after it", n, sent, time.Since(began).Round(time.Millisecond))
+	t.Logf("%d messages, %d publishes during the outage; drained %s after it", n, sent,
+		time.Since(began).Round(time.Millisecond))
 	assert.Less(t, time.Since(began), 45*time.Second)
 }
 
-// Somebody terminates a run. Its row is pending, and started anew when its lease is over.
+// Somebody terminates a run. Its row is pending, and started again when its lease is over.
 func TestTerminatedRunStartsAnew(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -193,19 +198,20 @@ func TestTwoStartersMeetOneExpiredLease(t *testing.T) {
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	assert.Equal(t, 1, w.broker.count())
 
-	var told atomic.Int64
+	var sent atomic.Int64
 	w.broker.set(func(int) (string, error) {
-		if n := told.Add(1); n <= 2 { // the fast path, and the first durable attempt
-			return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: afterTheFirst(int(n)), Err: errors.New("not now")}
+		if n := sent.Add(1); n <= 2 { // the fast path, and the first durable attempt
+			return "", &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: afterTheFirst(int(n)),
+				Err: errors.New("not now")}
 		}
 		return "broker-2", nil
 	})
 	id = w.enqueue("{}")
-	w.eventually(func() bool { return told.Load() == 2 }, func() string { return "no durable attempt" })
+	w.eventually(func() bool { return sent.Load() == 2 }, func() string { return "no durable attempt" })
 	require.NoError(t, w.client.TerminateWorkflow(t.Context(), w.workflowID(id), "", "a test"))
 	w.expireLease(id)
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
-	assert.EqualValues(t, 3, told.Load(), "the new run sent it once")
+	assert.EqualValues(t, 3, sent.Load(), "the new run sent it once")
 	assert.Equal(t, 2, w.runs(id))
 }
 
@@ -260,7 +266,8 @@ func TestTooManyClaimsEndDead(t *testing.T) {
 	w.work()
 	w.scan()
 	r := w.until(id, func(r row) bool { return r.State == outflow.Dead })
-	assert.Contains(t, r.LastError, "the process ended without a word 8 times while it had this message, the last 3 times this one alone")
+	assert.Contains(t, r.LastError, "the process crashed 8 times while publishing this message, the last 3 times"+
+		" with nothing else in flight")
 	assert.Zero(t, w.broker.count())
 	status, _ := w.closed(id)
 	assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_FAILED, status)
@@ -272,8 +279,12 @@ type starts struct {
 	start func(next func() (client.WorkflowRun, error)) (client.WorkflowRun, error)
 }
 
-func (s starts) ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
-	return s.start(func() (client.WorkflowRun, error) { return s.Client.ExecuteWorkflow(ctx, options, workflow, args...) })
+func (s starts) ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any,
+	args ...any) (client.WorkflowRun, error) {
+	return s.start(func() (client.WorkflowRun,
+		error) {
+		return s.Client.ExecuteWorkflow(ctx, options, workflow, args...)
+	})
 }
 
 // A start whose answer is lost is given back, and claimed in another process while
@@ -294,8 +305,10 @@ func TestStartWhoseAnswerIsLost(t *testing.T) {
 		if calls.Add(1) > 1 { // a second claim that meets the run would lease the row for a minute
 			return nil, context.DeadlineExceeded
 		}
-		_, err := next()
-		require.NoError(t, err)
+		if _, err := next(); !assert.NoError(t, err) {
+			stop()
+			return nil, err
+		}
 		<-sending
 		stop()
 		return nil, context.DeadlineExceeded
@@ -308,7 +321,8 @@ func TestStartWhoseAnswerIsLost(t *testing.T) {
 	other := *w
 	other.store = outboxdb.New(w.pool)
 	var err error
-	other.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t), Logger: sdklog.NewStructuredLogger(w.log)})
+	other.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t),
+		Logger: sdklog.NewStructuredLogger(w.log)})
 	require.NoError(t, err)
 	t.Cleanup(other.client.Close)
 	other.work()
@@ -338,7 +352,8 @@ func (w *world) runs(id uuid.UUID) int {
 	w.Helper()
 	n := 0
 	w.eventually(func() bool {
-		list, err := w.client.ListWorkflow(w.Context(), &workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowId = '" + w.workflowID(id) + "'"})
+		list, err := w.client.ListWorkflow(w.Context(),
+			&workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowId = '" + w.workflowID(id) + "'"})
 		require.NoError(w, err)
 		n = len(list.GetExecutions())
 		return n > 1

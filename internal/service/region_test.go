@@ -53,7 +53,8 @@ func TestAStarterWithoutARegion(t *testing.T) {
 	var c config.Config
 	c.Database, c.Scanner, c.Temporal = w.pool.Config(), w.opts, client.Options{HostPort: teststack.Temporal(t)}
 	c.Retention = outflow.Retention{}
-	c.Brokers = brokersOf(aws.Config{BaseEndpoint: aws.String(queues.URL), Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", "")}, webhookOptions(t, hooks))
+	c.Brokers = brokersOf(aws.Config{BaseEndpoint: aws.String(queues.URL),
+		Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", "")}, webhookOptions(t, hooks))
 
 	tx, err := w.pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -75,7 +76,8 @@ func TestAStarterWithoutARegion(t *testing.T) {
 	for _, id := range ids[:2] {
 		w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	}
-	w.eventually(func() bool { return strings.Contains(logged.String(), "sqs://orders: no AWS region is configured") }, logged.String)
+	w.eventually(func() bool { return strings.Contains(logged.String(), "sqs://orders: no AWS region is configured") },
+		logged.String)
 	require.Equal(t, outflow.Pending, w.row(ids[2]).State)
 	_, err = w.client.DescribeWorkflowExecution(t.Context(), w.workflowID(ids[2]), "")
 	require.Error(t, err, "it waits as a row, without a run")

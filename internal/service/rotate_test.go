@@ -42,7 +42,8 @@ func TestDatabasePasswordsRotate(t *testing.T) {
 	for url, rotate := range map[string]func(password string){
 		"postgres://app@" + address + "/shop?sslmode=disable": func(p string) { write(passwords, "*:*:*:app:"+p+"\n") },
 		"service=shop sslmode=disable": func(p string) {
-			write(services, fmt.Sprintf("[shop]\nhost=%s\nport=%s\nuser=app-%s\npassword=%s\ndbname=shop\n", host, port, p, p))
+			write(services, fmt.Sprintf("[shop]\nhost=%s\nport=%s\nuser=app-%s\npassword=%s\ndbname=shop\n", host, port,
+				p, p))
 		},
 	} {
 		right.Store("old")
@@ -93,7 +94,8 @@ func (a authority) issue() (cert, key []byte) {
 	require.NoError(a, err)
 	keyDER, err := x509.MarshalECPrivateKey(own)
 	require.NoError(a, err)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE",
+		Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
 }
 
 func (a authority) pem() []byte {
@@ -107,7 +109,8 @@ func (a authority) serverConfig() *tls.Config {
 	require.NoError(a, err)
 	clients := x509.NewCertPool()
 	clients.AddCert(a.cert)
-	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert, NextProtos: []string{"h2"}}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: clients,
+		ClientAuth: tls.RequireAndVerifyClientCert, NextProtos: []string{"h2"}}
 }
 
 // TestTemporalCertificatesRotate: a real Temporal behind TLS, whose authority changes
@@ -120,7 +123,10 @@ func TestTemporalCertificatesRotate(t *testing.T) {
 	now.Store(first.serverConfig())
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return now.Load(), nil },
-		GetCertificate:     func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &now.Load().Certificates[0], nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return &now.Load().Certificates[0],
+				nil
+		},
 	})
 	require.NoError(t, err)
 	defer listener.Close()
@@ -151,8 +157,9 @@ func TestTemporalCertificatesRotate(t *testing.T) {
 		}
 	}
 	write(first)
-	settings := map[string]string{"TEMPORAL_ADDRESS": listener.Addr().String(), "TEMPORAL_TLS_CLIENT_CERT_PATH": file("cert"),
-		"TEMPORAL_TLS_CLIENT_KEY_PATH": file("key"), "TEMPORAL_TLS_SERVER_CA_CERT_PATH": file("ca")}
+	settings := map[string]string{"TEMPORAL_ADDRESS": listener.Addr().String(),
+		"TEMPORAL_TLS_CLIENT_CERT_PATH": file("cert"),
+		"TEMPORAL_TLS_CLIENT_KEY_PATH":  file("key"), "TEMPORAL_TLS_SERVER_CA_CERT_PATH": file("ca")}
 	options, err := config.Temporal(func(name string) string { return settings[name] })
 	require.NoError(t, err)
 	c, err := client.DialContext(t.Context(), options)
@@ -168,7 +175,11 @@ func TestTemporalCertificatesRotate(t *testing.T) {
 	for len(open) > 0 {
 		_ = (<-open).Close()
 	}
-	require.Eventually(t, func() bool { err := healthy(); return err != nil && strings.Contains(err.Error(), "x509: ") }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		err := healthy()
+		return err != nil &&
+			strings.Contains(err.Error(), "x509: ")
+	}, time.Minute, 50*time.Millisecond)
 	require.NoError(t, os.WriteFile(file("key"), []byte("half a key"), 0o600))
 	require.Error(t, healthy())
 	write(second)

@@ -6,14 +6,12 @@ import (
 
 	"go.temporal.io/sdk/client"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/namespace"
-	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
 
-// schedule is the schedule of Maintain as these settings want it.
+// schedule keeps Maintain scheduled as these settings have it.
 func (p *parts) schedule(c config.Config) namespace.ScheduleKeeper {
 	return namespace.ScheduleKeeper{
 		Client: p.client, Logger: p.log, OutboxSetting: "OUTFLOW_OUTBOX",
@@ -30,8 +28,7 @@ func (p *parts) schedule(c config.Config) namespace.ScheduleKeeper {
 	}
 }
 
-// scheduleOnce writes the schedule in the background where there is none. The returned function
-// waits for that.
+// scheduleOnce writes the schedule in the background where there is none. wait waits for that.
 func (p *parts) scheduleOnce(ctx context.Context, c config.Config) (wait func()) {
 	done := make(chan struct{})
 	go func() {
@@ -40,5 +37,3 @@ func (p *parts) scheduleOnce(ctx context.Context, c config.Config) (wait func())
 	}()
 	return func() { <-done }
 }
-
-func outboxName(o scanner.Options) string { return cmp.Or(o.Outbox, outflow.DefaultOutbox) }

@@ -34,7 +34,8 @@ func TestWorkerWaitsForWhatItIsDoing(t *testing.T) {
 		"slow webhooks": {0, 25 * time.Second, 25 * time.Second},
 		"all are quick": {time.Second, 2 * time.Second, 2 * time.Second},
 	} {
-		stop := workerOptions(config.Config{Brokers: []brokers.Broker{brokers.SQS(aws.Config{}, c.sqs), brokers.Webhooks(webhook.Options{Timeout: c.webhook})}}, nil).WorkerStopTimeout
+		stop := workerOptions(config.Config{Brokers: []brokers.Broker{brokers.SQS(aws.Config{}, c.sqs),
+			brokers.Webhooks(webhook.Options{Timeout: c.webhook})}}, nil).WorkerStopTimeout
 		assert.Greater(t, stop, c.longest+timing.LocalMark, name)
 		assert.Greater(t, stop, timing.LocalPublish+timing.LocalMark, "%s: so does a fast path", name)
 	}
@@ -61,9 +62,11 @@ func TestSQSHasItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sqs := &inProcess{Handler: queues}
 		b := brokers.SQS(aws.Config{
-			Region: "eu-west-1", HTTPClient: sqs, Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", ""),
+			Region: "eu-west-1", HTTPClient: sqs, Credentials: credentials.NewStaticCredentialsProvider("fake", "fake",
+				""),
 		}, 23*time.Second)
-		_, err := publish.NewRouter(b.Publisher).Publish(t.Context(), outflow.Message{ID: uuid.New(), Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
+		_, err := publish.NewRouter(b.Publisher).Publish(t.Context(),
+			outflow.Message{ID: uuid.New(), Destination: "sqs://orders", Type: "a", Payload: []byte("{}")})
 		require.NoError(t, err)
 		assert.Equal(t, []time.Duration{23 * time.Second, 23 * time.Second}, sqs.times, "the look-up and the message")
 	})

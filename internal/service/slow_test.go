@@ -45,7 +45,8 @@ func (w *world) enqueueTo(destination string, payload []byte, n int) []uuid.UUID
 	w.Helper()
 	var messages []outflow.Message
 	for range n {
-		messages = append(messages, outflow.Message{Destination: destination, Type: "order-placed", Payload: payload, ContentType: "text/plain"})
+		messages = append(messages, outflow.Message{Destination: destination, Type: "order-placed", Payload: payload,
+			ContentType: "text/plain"})
 	}
 	tx, err := w.pool.Begin(w.Context())
 	require.NoError(w, err)
@@ -170,7 +171,8 @@ func TestASlowReceiverIsNoFailingOne(t *testing.T) {
 	cut := w.enqueueTo(server.URL+"/orders", []byte("{}"), first)
 	w.eventually(func() bool {
 		var slow bool
-		err := w.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = $1 AND slow_until > now())`, server.URL).Scan(&slow)
+		err := w.pool.QueryRow(t.Context(),
+			`SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = $1 AND slow_until > now())`, server.URL).Scan(&slow)
 		return err == nil && slow
 	}, func() string { return "it is not slow" })
 	began := time.Now()
@@ -213,18 +215,18 @@ func (w *world) waiting(id uuid.UUID) (pending *workflowpb.PendingActivityInfo) 
 	return pending
 }
 
-// Fifty messages for a receiver that asks to be left alone for ten minutes: a few
+// Fifty messages for a receiver that asks for a pause of ten minutes: a few
 // requests tell that, and then nobody asks before the time, neither the runs that were
 // refused nor what waits behind them.
 func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var mu sync.Mutex
-	asked := map[string]int{} // by message
+	byMessage := map[string]int{}
 	server := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
-		asked[req.Header.Get("webhook-id")]++
+		byMessage[req.Header.Get("webhook-id")]++
 		rw.Header().Set("Retry-After", "600")
 		rw.WriteHeader(http.StatusTooManyRequests)
 	}))
@@ -232,7 +234,7 @@ func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 	requests := func() (all, most int) {
 		mu.Lock()
 		defer mu.Unlock()
-		for _, n := range asked {
+		for _, n := range byMessage {
 			all, most = all+n, max(most, n)
 		}
 		return all, most
@@ -242,17 +244,20 @@ func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 
 	// Whoever was refused waits as a run, leased past its wait, or as a row.
 	count := func(condition string) (n int) {
-		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.messages WHERE `+condition).Scan(&n))
+		require.NoError(t, w.pool.QueryRow(t.Context(),
+			`SELECT count(*) FROM outbox.messages WHERE `+condition).Scan(&n))
 		return n
 	}
 	w.eventually(func() bool {
 		all, _ := requests()
-		return all > 0 && count(`attempts > 0`) == all && count(`retrying AND available_at > now() + interval '9 minutes'`) == count(`retrying`) &&
+		return all > 0 && count(`attempts > 0`) == all &&
+			count(`retrying AND available_at > now() + interval '9 minutes'`) == count(`retrying`) &&
 			count(`retrying`) > 0
 	}, func() string { return "nobody waits" })
 	var openFor float64
 	w.eventually(func() bool {
-		err := w.pool.QueryRow(t.Context(), `SELECT extract(epoch FROM max(open_until) - now()) FROM outbox.destinations WHERE open_until > now()`).Scan(&openFor)
+		err := w.pool.QueryRow(t.Context(),
+			`SELECT extract(epoch FROM max(open_until) - now()) FROM outbox.destinations WHERE open_until > now()`).Scan(&openFor)
 		return err == nil && openFor > 0
 	}, func() string { return "the breaker is closed" })
 	assert.InDelta(t, 600, openFor, 60)

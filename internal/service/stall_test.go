@@ -117,14 +117,17 @@ func TestSomebodyElsesRunIsSaid(t *testing.T) {
 			var logged notes
 			w.opts.Logger = logged.logger()
 			id := w.enqueue("{}")
-			_, err := w.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: w.workflowID(id), TaskQueue: w.opts.TaskQueue + "-theirs"},
-				c.workflow, workflows.DeliverInput{Outbox: w.opts.Outbox, Database: uuid.New(), MessageID: id, Generation: 1})
+			_, err := w.client.ExecuteWorkflow(t.Context(),
+				client.StartWorkflowOptions{ID: w.workflowID(id), TaskQueue: w.opts.TaskQueue + "-theirs"},
+				c.workflow, workflows.DeliverInput{Outbox: w.opts.Outbox, Database: uuid.New(), MessageID: id,
+					Generation: 1})
 			require.NoError(t, err)
 			w.work()
 			w.scan()
 			w.untilSaid(&logged, id, c.said)
 			w.untilDoctored(operator.Fail, strings.ReplaceAll(c.said, `\`, ""))
-			text, _, err := namespace.New(w.client, client.DefaultNamespace).Stalled(t.Context(), w.opts.Outbox, uuid.Nil, outbox.Ref{ID: id, Generation: 1})
+			text, _, err := namespace.New(w.client, client.DefaultNamespace).Stalled(t.Context(), w.opts.Outbox,
+				uuid.Nil, outbox.Ref{ID: id, Generation: 1})
 			require.NoError(t, err)
 			assert.NotContains(t, text, "of database", "where nobody knows which one it is to be")
 			require.NoError(t, w.client.TerminateWorkflow(t.Context(), w.workflowID(id), "", "as the log advises"))
@@ -135,7 +138,7 @@ func TestSomebodyElsesRunIsSaid(t *testing.T) {
 	}
 }
 
-// A callback's run is looked at as a message's is.
+// A callback's run is checked as a message's is.
 func TestACallbackOnAnotherQueueIsSaid(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -145,7 +148,8 @@ func TestACallbackOnAnotherQueueIsSaid(t *testing.T) {
 	_, err := w.pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'cancelled', finished_at = now(), callback_state = 'due', callback_due_at = now() WHERE id = $1`, id)
 	require.NoError(t, err)
 	in := workflows.CallbackInput{Outbox: w.opts.Outbox, Database: w.database(), MessageID: id, Generation: 1}
-	_, err = w.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: in.ID(), TaskQueue: w.opts.TaskQueue + "-old"}, workflows.WorkflowCallback, in)
+	_, err = w.client.ExecuteWorkflow(t.Context(),
+		client.StartWorkflowOptions{ID: in.ID(), TaskQueue: w.opts.TaskQueue + "-old"}, workflows.WorkflowCallback, in)
 	require.NoError(t, err)
 	w.work()
 	w.scan()

@@ -31,7 +31,7 @@ import (
 	"github.com/outflowhq/outflow/scanner"
 )
 
-// late is an address at which nobody listens until it is told to lead to target.
+// late is an address at which nobody listens until the test has it lead to target.
 type late struct {
 	*testing.T
 	address, target string
@@ -115,14 +115,16 @@ func (d *daemon) until(status int, text string) {
 // comes takes it further, up to the schema.
 func TestPartsThatComeUpLate(t *testing.T) {
 	t.Parallel()
-	for name, run := range map[string]func(context.Context, config.Config, *slog.Logger) error{"starter": Starter, "worker": Worker} {
+	for name, run := range map[string]func(context.Context, config.Config, *slog.Logger) error{"starter": Starter,
+		"worker": Worker} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := teststack.NewEmpty(t)
 			own := pool.Config().ConnConfig
 			database := newLate(t, net.JoinHostPort(own.Host, fmt.Sprint(own.Port)))
 			engine := newLate(t, teststack.Temporal(t))
-			d := startDaemon(t, run, daemonConfig(t, fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", own.User, database.address, own.Database), engine.address))
+			d := startDaemon(t, run, daemonConfig(t, fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", own.User,
+				database.address, own.Database), engine.address))
 			d.until(503, "starting: database: not ready\n")
 			status, _ := probe(t, d.log.url()+"/livez")
 			assert.Equal(t, 200, status)
@@ -130,7 +132,8 @@ func TestPartsThatComeUpLate(t *testing.T) {
 			assert.Contains(t, d.log.String(), "connection refused")
 
 			database.comeUp()
-			require.Eventually(t, func() bool { return strings.Contains(d.log.String(), `run \"outflow migrate up\"`) }, time.Minute, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return strings.Contains(d.log.String(), `run \"outflow migrate up\"`) },
+				time.Minute, 10*time.Millisecond)
 			_, err := migrate.Up(t.Context(), pool)
 			require.NoError(t, err)
 			d.until(503, "starting: temporal: not ready\n")
@@ -146,8 +149,10 @@ func TestPartsThatComeUpLate(t *testing.T) {
 // Not everything that speaks the protocol answers.
 func TestAServerThatAnswersNothingIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	d := startDaemon(t, Worker, daemonConfig(t, "postgres://app:right@"+askForPassword(t, func() string { return "right" })+"/x?sslmode=disable", "127.0.0.1:1"))
-	require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "reading the session's settings") }, time.Minute, 10*time.Millisecond)
+	d := startDaemon(t, Worker, daemonConfig(t, "postgres://app:right@"+askForPassword(t,
+		func() string { return "right" })+"/x?sslmode=disable", "127.0.0.1:1"))
+	require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "reading the session's settings") },
+		time.Minute, 10*time.Millisecond)
 	d.stop()
 	require.NoError(t, <-d.ended)
 }
@@ -161,7 +166,8 @@ func TestStopWhileWaiting(t *testing.T) {
 			database = teststack.New(t).Config().ConnString()
 		}
 		d := startDaemon(t, Worker, daemonConfig(t, database, "127.0.0.1:1"))
-		require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "waiting at the start") }, time.Minute, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "waiting at the start") },
+			time.Minute, 10*time.Millisecond)
 		d.stop()
 		require.NoError(t, <-d.ended)
 		assert.Contains(t, d.log.String(), "msg=stopping")
@@ -181,13 +187,19 @@ func TestMistakesEndTheStart(t *testing.T) {
 		temporal client.Options
 		says     string
 	}{
-		"an unknown database":  {"postgres://" + own.User + "@" + at + "/nosuch?sslmode=disable", client.Options{}, "SQLSTATE 3D000"},
-		"an unknown role":      {"postgres://nosuch@" + at + "/" + own.Database + "?sslmode=disable", client.Options{}, "SQLSTATE 28000"},
-		"a wrong password":     {"postgres://app:wrong@" + askForPassword(t, func() string { return "right" }) + "/x?sslmode=disable", client.Options{}, "SQLSTATE 28P01"},
-		"no TLS there":         {"postgres://" + own.User + "@" + at + "/" + own.Database + "?sslmode=require", client.Options{}, "server refused TLS connection"},
+		"an unknown database": {"postgres://" + own.User + "@" + at + "/nosuch?sslmode=disable", client.Options{},
+			"SQLSTATE 3D000"},
+		"an unknown role": {"postgres://nosuch@" + at + "/" + own.Database + "?sslmode=disable", client.Options{},
+			"SQLSTATE 28000"},
+		"a wrong password": {"postgres://app:wrong@" + askForPassword(t, func() string { return "right" }) +
+			"/x?sslmode=disable", client.Options{}, "SQLSTATE 28P01"},
+		"no TLS there": {"postgres://" + own.User + "@" + at + "/" + own.Database + "?sslmode=require",
+			client.Options{}, "server refused TLS connection"},
 		"an unknown parameter": {good + "&nosuch=1", client.Options{}, "SQLSTATE 42704"},
-		"an unknown namespace": {good, client.Options{HostPort: temporal, Namespace: "nosuch"}, `looking for the namespace "nosuch" (TEMPORAL_NAMESPACE): Namespace nosuch is not found`},
-		"TLS with a Temporal without": {good, client.Options{HostPort: temporal, ConnectionOptions: client.ConnectionOptions{TLS: &tls.Config{}}},
+		"an unknown namespace": {good, client.Options{HostPort: temporal, Namespace: "nosuch"},
+			`looking for the namespace "nosuch" (TEMPORAL_NAMESPACE): Namespace nosuch is not found`},
+		"TLS with a Temporal without": {good,
+			client.Options{HostPort: temporal, ConnectionOptions: client.ConnectionOptions{TLS: &tls.Config{}}},
 			"first record does not look like a TLS handshake"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -206,7 +218,8 @@ func TestMistakesEndTheStart(t *testing.T) {
 // A single pass is somebody's job, who wants to know.
 func TestOnceDoesNotWait(t *testing.T) {
 	t.Parallel()
-	err := Once(t.Context(), daemonConfig(t, "postgres://nobody@127.0.0.1:1/none", "127.0.0.1:1"), time.Minute, io.Discard, quiet)
+	err := Once(t.Context(), daemonConfig(t, "postgres://nobody@127.0.0.1:1/none", "127.0.0.1:1"), time.Minute,
+		io.Discard, quiet)
 	require.ErrorContains(t, err, "connection refused")
 }
 
@@ -231,10 +244,8 @@ func TestWhatTheDatabasesAnswersMean(t *testing.T) {
 	}
 }
 
-// answering is a server of Postgres's protocol that answers a client which asks for TLS
-// with a byte, and one that does not with an error of this code. It ends the connection
-// then, and at once where the code is empty.
-func answering(t *testing.T, toTLS byte, code string) (address string) {
+// backend is a server of Postgres's protocol that has serve answer each connection.
+func backend(t *testing.T, serve func(conn net.Conn, b *pgproto3.Backend)) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -247,18 +258,26 @@ func answering(t *testing.T, toTLS byte, code string) (address string) {
 			}
 			go func() {
 				defer conn.Close()
-				b := pgproto3.NewBackend(conn, conn)
-				first, err := b.ReceiveStartupMessage()
-				if _, asks := first.(*pgproto3.SSLRequest); err == nil && asks {
-					_, _ = conn.Write([]byte{toTLS})
-				} else if err == nil && code != "" {
-					b.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: code, Message: "no"})
-					_ = b.Flush()
-				}
+				serve(conn, pgproto3.NewBackend(conn, conn))
 			}()
 		}
 	}()
 	return l.Addr().String()
+}
+
+// answering is a server that answers a client which asks for TLS with a byte, and any other client
+// with an error of this code. Then it ends the connection. It ends it at once where code is empty.
+func answering(t *testing.T, toTLS byte, code string) (address string) {
+	t.Helper()
+	return backend(t, func(conn net.Conn, b *pgproto3.Backend) {
+		first, err := b.ReceiveStartupMessage()
+		if _, asks := first.(*pgproto3.SSLRequest); err == nil && asks {
+			_, _ = conn.Write([]byte{toTLS})
+		} else if err == nil && code != "" {
+			b.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: code, Message: "no"})
+			_ = b.Flush()
+		}
+	})
 }
 
 // With sslmode=prefer, the default, each server is tried with TLS and without.
@@ -269,16 +288,18 @@ func TestEveryWayToTheDatabaseIsJudged(t *testing.T) {
 		query   string
 		ends    bool
 	}{
-		"a wrong password, no TLS":                  {[]string{answering(t, 'N', "28P01")}, "", true},
-		"an unknown role, no TLS":                   {[]string{answering(t, 'N', "28000")}, "", true},
-		"no TLS, and it is asked for":               {[]string{answering(t, 'N', "")}, "sslmode=require", true},
-		"no TLS, and the server ends":               {[]string{answering(t, 'N', "")}, "", false},
-		"no TLS, and the server starts":             {[]string{answering(t, 'N', "57P03")}, "", false},
-		"TLS ends, and is wanted":                   {[]string{answering(t, 'S', "28000")}, "", false},
-		"one without the TLS asked for, one away":   {[]string{answering(t, 'N', ""), away}, "sslmode=require", false},
-		"one that starts, one with an unknown role": {[]string{answering(t, 'N', "57P03"), answering(t, 'N', "28000")}, "", false},
-		"two with an unknown role":                  {[]string{answering(t, 'N', "28000"), answering(t, 'N', "28000")}, "", true},
-		"a parameter that it does not take":         {[]string{answering(t, 'N', "42704")}, "sslmode=disable", true},
+		"a wrong password, no TLS":               {[]string{answering(t, 'N', "28P01")}, "", true},
+		"an unknown role, no TLS":                {[]string{answering(t, 'N', "28000")}, "", true},
+		"no TLS, and it is required":             {[]string{answering(t, 'N', "")}, "sslmode=require", true},
+		"no TLS, and the server ends":            {[]string{answering(t, 'N', "")}, "", false},
+		"no TLS, and the server starts":          {[]string{answering(t, 'N', "57P03")}, "", false},
+		"TLS ends, and is wanted":                {[]string{answering(t, 'S', "28000")}, "", false},
+		"one without the required TLS, one away": {[]string{answering(t, 'N', ""), away}, "sslmode=require", false},
+		"one that starts, one with an unknown role": {[]string{answering(t, 'N', "57P03"), answering(t, 'N', "28000")},
+			"", false},
+		"two with an unknown role": {[]string{answering(t, 'N', "28000"), answering(t, 'N', "28000")},
+			"", true},
+		"a parameter that it does not take": {[]string{answering(t, 'N', "42704")}, "sslmode=disable", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := pgconn.Connect(t.Context(), "postgres://app:secret@"+strings.Join(c.servers, ",")+"/x?"+c.query)
@@ -326,15 +347,15 @@ func TestWhatTemporalsAnswersMean(t *testing.T) {
 // Installers register the namespace seconds after the server answers.
 func TestANamespaceMayComeLaterThanItsServer(t *testing.T) {
 	missing := error(serviceerror.NewNamespaceNotFound("default"))
-	assert.True(t, new(patience).refused(missing), "the server was there first")
+	assert.True(t, new(namespaceWait).isOver(missing), "the server was there first")
 	synctest.Test(t, func(t *testing.T) {
-		late := new(patience)
-		assert.False(t, late.refused(serviceerror.NewUnavailable("starting")))
-		assert.False(t, late.refused(missing))
+		late := new(namespaceWait)
+		assert.False(t, late.isOver(serviceerror.NewUnavailable("starting")))
+		assert.False(t, late.isOver(missing))
 		time.Sleep(namespaceGrace)
-		assert.False(t, late.refused(missing))
+		assert.False(t, late.isOver(missing))
 		time.Sleep(time.Nanosecond)
-		assert.True(t, late.refused(missing), "it does not come")
+		assert.True(t, late.isOver(missing), "it does not come")
 	})
 }
 
@@ -345,36 +366,22 @@ func TestWaitingIsSaidNowAndThen(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		tries := 0
-		err := startup{log: slog.New(slog.NewTextHandler(log, nil))}.until(ctx, "database", func(context.Context) error {
-			tries++
-			return errors.New("away")
-		}, func(error) bool { return false })
+		err := startup{log: slog.New(slog.NewTextHandler(log, nil))}.until(ctx, "database",
+			func(context.Context) error {
+				tries++
+				return errors.New("away")
+			}, func(error) bool { return false })
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.InDelta(t, int(10*time.Minute/sayAgain), strings.Count(log.String(), "waiting at the start"), 1)
-		assert.GreaterOrEqual(t, tries, int(10*time.Minute/tryAgain))
+		assert.InDelta(t, int(10*time.Minute/waitLogInterval), strings.Count(log.String(), "waiting at the start"), 1)
+		assert.GreaterOrEqual(t, tries, int(10*time.Minute/tryPause))
 	})
 }
 
-// askForPassword is a server of Postgres's protocol that takes one password, which
-// may change, and answers every statement with nothing.
+// askForPassword is a server that accepts one password, which may change, and answers every
+// statement with nothing.
 func askForPassword(t *testing.T, right func() string) (address string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				serveWithPassword(pgproto3.NewBackend(conn, conn), right)
-			}()
-		}
-	}()
-	return l.Addr().String()
+	return backend(t, func(_ net.Conn, b *pgproto3.Backend) { serveWithPassword(b, right) })
 }
 
 func serveWithPassword(b *pgproto3.Backend, right func() string) {

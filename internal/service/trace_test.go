@@ -83,7 +83,8 @@ func TestTraceFromEndToEnd(t *testing.T) {
 	var id uuid.UUID
 	require.NoError(t, pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
 		ids, err := outboxdb.Enqueue(ctx, tx, outflow.Message{
-			Destination: server.URL + "/orders", Type: "order-placed", Payload: []byte("{}"), Callback: server.URL + "/done?token=t",
+			Destination: server.URL + "/orders", Type: "order-placed", Payload: []byte("{}"), Callback: server.URL +
+				"/done?token=t",
 		})
 		id = ids[0]
 		return err
@@ -143,7 +144,8 @@ func TestTraceCollectorThatHangs(t *testing.T) {
 			Credentials: credentials.NewStaticCredentialsProvider("AKIAFAKE", "fake", "")}, webhook.Options{}),
 		Scanner: scanner.Options{Outbox: name, TaskQueue: name, PollInterval: 20 * time.Millisecond},
 		Traces: config.Traces{
-			Endpoint: &url.URL{Scheme: "http", Host: hanging.Addr().String(), Path: "/v1/traces"}, Timeout: 10 * time.Second,
+			Endpoint: &url.URL{Scheme: "http", Host: hanging.Addr().String(),
+				Path: "/v1/traces"}, Timeout: 10 * time.Second,
 			Sampler: "parentbased_always_on", QueueSize: 16, BatchSize: 4, Delay: 10 * time.Millisecond, ExportTimeout: 30 * time.Second,
 		},
 	}
@@ -155,7 +157,8 @@ func TestTraceCollectorThatHangs(t *testing.T) {
 	const messages = 50
 	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 		for range messages {
-			if _, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}")}); err != nil {
+			if _, err := outboxdb.Enqueue(t.Context(), tx,
+				outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}")}); err != nil {
 				return err
 			}
 		}
@@ -163,7 +166,8 @@ func TestTraceCollectorThatHangs(t *testing.T) {
 	}))
 	require.Eventually(t, func() bool {
 		var delivered int
-		require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.messages WHERE state = 'delivered' AND attempts = 1`).Scan(&delivered))
+		require.NoError(t, pool.QueryRow(t.Context(),
+			`SELECT count(*) FROM outbox.messages WHERE state = 'delivered' AND attempts = 1`).Scan(&delivered))
 		return delivered == messages
 	}, 30*time.Second, 20*time.Millisecond)
 	stop()

@@ -30,7 +30,8 @@ func (w *world) deploy(build string) worker.Worker {
 	deployment := w.client.WorkerDeploymentClient().GetHandle(w.opts.TaskQueue)
 	var err error
 	w.eventually(func() bool { // the server learns of a build by its polls
-		_, err = deployment.SetCurrentVersion(w.Context(), client.WorkerDeploymentSetCurrentVersionOptions{BuildID: build})
+		_, err = deployment.SetCurrentVersion(w.Context(),
+			client.WorkerDeploymentSetCurrentVersionOptions{BuildID: build})
 		return err == nil
 	}, func() string { return err.Error() })
 	return run
@@ -48,7 +49,8 @@ func TestAVersionedRunGoesOnWithTheNextBuild(t *testing.T) {
 	w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	_, history := w.closed(id)
 	assert.Equal(t, 1, count(history, enums.EVENT_TYPE_WORKFLOW_TASK_STARTED))
-	assert.True(t, history.GetEvents()[0].GetWorkflowExecutionStartedEventAttributes().GetEagerExecutionAccepted(), "docs/running.md says so")
+	assert.True(t, history.GetEvents()[0].GetWorkflowExecutionStartedEventAttributes().GetEagerExecutionAccepted(),
+		"docs/running.md says so")
 
 	w.broker.set(func(int) (string, error) { return "", outflow.Unavailable(errors.New("down")) })
 	id = w.enqueue("through both")

@@ -93,7 +93,8 @@ func TestAWebhookIsDelivered(t *testing.T) {
 
 	tx, err := w.pool.Begin(t.Context())
 	require.NoError(t, err)
-	enqueued, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{Destination: server.URL + "/orders?token=t", Type: "order-placed", Payload: []byte(`{"id":7}`)})
+	enqueued, err := outboxdb.Enqueue(t.Context(), tx,
+		outflow.Message{Destination: server.URL + "/orders?token=t", Type: "order-placed", Payload: []byte(`{"id":7}`)})
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
 	r := w.until(enqueued[0], func(r row) bool { return r.State == outflow.Delivered })
@@ -101,7 +102,8 @@ func TestAWebhookIsDelivered(t *testing.T) {
 	assert.Equal(t, enqueued[0].String(), <-ids)
 	assert.Equal(t, enqueued[0].String(), <-ids)
 	var brokerMessageID string
-	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT broker_message_id FROM outbox.messages WHERE id = $1`, enqueued[0]).Scan(&brokerMessageID))
+	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT broker_message_id FROM outbox.messages WHERE id = $1`,
+		enqueued[0]).Scan(&brokerMessageID))
 	assert.Equal(t, "request-1", brokerMessageID)
 }
 
@@ -115,28 +117,30 @@ func TestAWebhooksQueryIsShownNowhere(t *testing.T) {
 	w.opts.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.log = w.opts.Logger
 	var err error
-	w.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t), Logger: sdklog.NewStructuredLogger(w.log)})
+	w.client, err = client.Dial(client.Options{HostPort: teststack.Temporal(t),
+		Logger: sdklog.NewStructuredLogger(w.log)})
 	require.NoError(t, err)
 	t.Cleanup(w.client.Close)
 
 	var status atomic.Int64
-	var asked, body atomic.Value
+	var requested, body atomic.Value
 	status.Store(http.StatusInternalServerError)
 	server := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		if req.URL.Path == "/done" {
-			told, err := io.ReadAll(req.Body)
+			got, err := io.ReadAll(req.Body)
 			assert.NoError(t, err)
-			body.Store(string(told))
+			body.Store(string(got))
 			return
 		}
-		asked.Store(req.URL.RequestURI())
+		requested.Store(req.URL.RequestURI())
 		rw.WriteHeader(int(status.Load()))
 	}))
 	t.Cleanup(server.Close)
 	c := webhookConfig(t, server)
 	router := publish.NewRouter(publishers(c)...)
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, publish.Watch(router, w.log), activities.WithCallbacks(callbacks.New(publishers(c), router))))
+	workflows.Register(run, activities.New(w.store, router,
+		activities.WithCallbacks(callbacks.New(publishers(c), router)), activities.LogTo(w.log)))
 	require.NoError(t, run.Start())
 	t.Cleanup(run.Stop)
 	w.scan()
@@ -144,7 +148,8 @@ func TestAWebhooksQueryIsShownNowhere(t *testing.T) {
 	tx, err := w.pool.Begin(t.Context())
 	require.NoError(t, err)
 	ids, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{
-		Destination: server.URL + "/orders?token=hunter2", Callback: server.URL + "/done?token=hunter2", Type: "order-placed", Payload: []byte(`{}`),
+		Destination: server.URL + "/orders?token=hunter2", Callback: server.URL +
+			"/done?token=hunter2", Type: "order-placed", Payload: []byte(`{}`),
 	})
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
@@ -159,12 +164,13 @@ func TestAWebhooksQueryIsShownNowhere(t *testing.T) {
 	_, history := w.closed(ids[0])
 	w.eventually(func() bool { return body.Load() != nil }, logged.String)
 
-	assert.Equal(t, "/orders?token=hunter2", asked.Load(), "the request has it")
+	assert.Equal(t, "/orders?token=hunter2", requested.Load(), "the request has it")
 	assert.Contains(t, body.Load(), `"destination":"`+shown+`"`)
 	assert.Contains(t, string(description.GetWorkflowExecutionInfo().GetSearchAttributes().GetIndexedFields()[workflows.AttributeDestination.GetName()].GetData()), shown)
 	assert.Contains(t, logged.String(), "destination="+shown)
 	for what, text := range map[string]string{
-		"the row's errors": retrying.LastError + dead.LastError, "the run": description.String(), "its history": history.String(),
+		"the row's errors": retrying.LastError +
+			dead.LastError, "the run": description.String(), "its history": history.String(),
 		"the log": logged.String(), "the callback": body.Load().(string),
 	} {
 		assert.NotContains(t, text, "hunter2", what)

@@ -45,13 +45,13 @@ const recordVariable = "OUTFLOW_RECORD_HISTORIES"
 // broker that a test plays.
 type world struct {
 	*testing.T
-	pool   *pgxpool.Pool
-	client client.Client
-	store  *outboxdb.Store
-	opts   scanner.Options
-	broker *broker
-	told   *receiver
-	log    *slog.Logger
+	pool     *pgxpool.Pool
+	client   client.Client
+	store    *outboxdb.Store
+	opts     scanner.Options
+	broker   *broker
+	receiver *receiver
+	log      *slog.Logger
 }
 
 func newWorld(t *testing.T) *world {
@@ -65,7 +65,7 @@ func newWorld(t *testing.T) *world {
 	pool := teststack.New(t)
 	name := "test-" + uuid.NewString()
 	return &world{
-		T: t, pool: pool, client: c, store: outboxdb.New(pool), broker: &broker{}, told: &receiver{}, log: log,
+		T: t, pool: pool, client: c, store: outboxdb.New(pool), broker: &broker{}, receiver: &receiver{}, log: log,
 		opts: scanner.Options{Outbox: name, TaskQueue: name, PollInterval: 20 * time.Millisecond, Logger: log},
 	}
 }
@@ -74,7 +74,8 @@ func newWorld(t *testing.T) *world {
 func (w *world) work() {
 	w.Helper()
 	run := worker.New(w.client, w.opts.TaskQueue, workerOptions(config.Config{}, make(chan error, 1)))
-	workflows.Register(run, activities.New(w.store, w.broker, activities.WithCallbacks(callbacks.Sender{HTTPS: w.told})))
+	workflows.Register(run, activities.New(w.store, w.broker,
+		activities.WithCallbacks(callbacks.Sender{HTTPS: w.receiver})))
 	require.NoError(w, run.Start())
 	w.Cleanup(run.Stop)
 }
@@ -83,11 +84,13 @@ func (w *world) work() {
 // processes would: one runs the workflows, one the regular activities.
 func (w *world) workApart() {
 	w.Helper()
-	workflowsOnly, activitiesOnly := workerOptions(config.Config{}, make(chan error, 1)), workerOptions(config.Config{}, make(chan error, 1))
+	workflowsOnly, activitiesOnly := workerOptions(config.Config{}, make(chan error, 1)), workerOptions(config.Config{},
+		make(chan error, 1))
 	workflowsOnly.LocalActivityWorkerOnly = true
 	activitiesOnly.DisableWorkflowWorker = true
 	for _, options := range []worker.Options{workflowsOnly, activitiesOnly} {
-		c, err := client.Dial(client.Options{HostPort: teststack.Temporal(w.T), Logger: sdklog.NewStructuredLogger(w.log)})
+		c, err := client.Dial(client.Options{HostPort: teststack.Temporal(w.T),
+			Logger: sdklog.NewStructuredLogger(w.log)})
 		require.NoError(w, err)
 		run := worker.New(c, w.opts.TaskQueue, options)
 		var registry worker.Registry = run
@@ -195,7 +198,8 @@ func (w *world) history(id uuid.UUID, runID string) *historypb.History {
 func (w *world) historyOf(workflowID, runID, part string) *historypb.History {
 	w.Helper()
 	history := &historypb.History{}
-	events := w.client.GetWorkflowHistory(w.Context(), workflowID, runID, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := w.client.GetWorkflowHistory(w.Context(), workflowID, runID, false,
+		enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for events.HasNext() {
 		event, err := events.Next()
 		require.NoError(w, err)
@@ -281,6 +285,7 @@ func publishers(c config.Config) []publish.Publisher { return brokers.Publishers
 
 // configOf is what the programs are given for the world.
 func configOf(w *world) config.Config {
-	return config.Config{Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"}, webhook.Options{}),
+	return config.Config{Database: w.pool.Config(), Scanner: w.opts,
+		Brokers:   brokersOf(aws.Config{Region: "eu-west-1"}, webhook.Options{}),
 		Retention: outflow.DefaultRetention(), Temporal: client.Options{HostPort: teststack.Temporal(w.T)}}
 }

@@ -1,5 +1,4 @@
-// Package stall looks at the run that stands under a workflow ID, and says why it
-// does not take its message.
+// Package stall finds out why the open run under a workflow ID does not deliver its message.
 //
 // The invariant: a look changes nothing, and compares no clocks.
 package stall
@@ -22,34 +21,39 @@ import (
 	"github.com/outflowhq/outflow/workflows"
 )
 
-// Client is what a look needs of a Temporal client.
+// Client has the methods of a Temporal client that a look calls.
 type Client interface {
-	DescribeWorkflowExecution(ctx context.Context, workflowID, runID string) (*workflowservice.DescribeWorkflowExecutionResponse, error)
-	DescribeTaskQueue(ctx context.Context, taskQueue string, kind enums.TaskQueueType) (*workflowservice.DescribeTaskQueueResponse, error)
-	GetWorkflowHistory(ctx context.Context, workflowID, runID string, isLongPoll bool, filter enums.HistoryEventFilterType) client.HistoryEventIterator
+	DescribeWorkflowExecution(
+		ctx context.Context, workflowID, runID string,
+	) (*workflowservice.DescribeWorkflowExecutionResponse, error)
+	DescribeTaskQueue(
+		ctx context.Context, taskQueue string, kind enums.TaskQueueType,
+	) (*workflowservice.DescribeTaskQueueResponse, error)
+	GetWorkflowHistory(
+		ctx context.Context, workflowID, runID string, isLongPoll bool, filter enums.HistoryEventFilterType,
+	) client.HistoryEventIterator
 }
 
-// Expected is the run that should stand under a workflow ID.
+// Expected is the run that should be open under a workflow ID.
 type Expected struct {
 	WorkflowID string
 	Type       string // of the workflow
-	// Input is what it was started with. A zero Database is not known here, and not
-	// compared.
+	// Input is the run's input. A zero Database is unknown, and not compared.
 	Input workflows.DeliverInput
 }
 
-// Problem is why a run does not take its message.
+// Problem is why a run does not deliver its message.
 type Problem struct {
 	// Text says what the run waits for, Remedy what to do.
 	Text, Remedy string
 	// TaskQueue and Type are the run's.
 	TaskQueue, Type string
-	// Certain says that waiting does not help. Otherwise the run is merely slow.
+	// Certain: waiting does not help. Otherwise the run is merely slow.
 	Certain bool
 }
 
-// Look returns why the open run under an ID does not go on, or nil where it does,
-// where it has ended, or where there is none.
+// Look returns why the open run under an ID does not go on. It returns nil where the run goes on,
+// has ended, or does not exist.
 func Look(ctx context.Context, c Client, want Expected) (*Problem, error) {
 	described, err := c.DescribeWorkflowExecution(ctx, want.WorkflowID, "")
 	var none *serviceerror.NotFound
@@ -64,11 +68,11 @@ func Look(ctx context.Context, c Client, want Expected) (*Problem, error) {
 		return nil, nil
 	}
 	l := look{client: c, want: want, info: info}
-	if p := l.whose(ctx); p != nil {
-		return l.of(p), nil
+	if p := l.mismatch(ctx); p != nil {
+		return l.complete(p), nil
 	}
-	p, err := l.waits(ctx, described)
-	return l.of(p), err
+	p, err := l.waitsFor(ctx, described)
+	return l.complete(p), err
 }
 
 // look is one look at an open run.
@@ -78,37 +82,45 @@ type look struct {
 	info   *workflowpb.WorkflowExecutionInfo
 }
 
-func (l look) of(p *Problem) *Problem {
+// complete adds the run's task queue and type.
+func (l look) complete(p *Problem) *Problem {
 	if p != nil {
 		p.TaskQueue, p.Type = l.info.GetTaskQueue(), l.info.GetType().GetName()
 	}
 	return p
 }
 
-// whose returns a problem where the run is not the message's own.
-func (l look) whose(ctx context.Context) *Problem {
-	terminate := fmt.Sprintf("end it if nobody needs it (temporal workflow terminate --workflow-id %q), or give this outbox another OUTFLOW_OUTBOX", l.want.WorkflowID)
+// mismatch returns a problem where the run belongs to another message or another workflow.
+func (l look) mismatch(ctx context.Context) *Problem {
+	problem := func(format string, args ...any) *Problem {
+		return &Problem{
+			Certain: true, Text: fmt.Sprintf(format, args...),
+			Remedy: fmt.Sprintf("end it if nobody needs it (temporal workflow terminate --workflow-id %q),"+
+				" or give this outbox another OUTFLOW_OUTBOX", l.want.WorkflowID),
+		}
+	}
 	if kind := l.info.GetType().GetName(); kind != l.want.Type {
-		return &Problem{Certain: true, Remedy: terminate, Text: fmt.Sprintf("a run of workflow %q stands under the ID, where %q is to be", kind, l.want.Type)}
+		return problem("a run of workflow %q stands under the ID, where %q is to be", kind, l.want.Type)
 	}
 	in, ok := l.input(ctx)
 	switch {
 	case !ok:
-		return nil // it can't be read here
+		return nil
 	case in.Outbox != l.want.Input.Outbox || in.MessageID != l.want.Input.MessageID:
-		return &Problem{Certain: true, Remedy: terminate, Text: fmt.Sprintf("the run is of message %s in outbox %q", in.MessageID, in.Outbox)}
+		return problem("the run is of message %s in outbox %q", in.MessageID, in.Outbox)
 	case l.want.Input.Database != uuid.Nil && in.Database != l.want.Input.Database:
-		return &Problem{Certain: true, Remedy: terminate,
-			Text: fmt.Sprintf("the run is of database %s, and this is database %s (outbox.identity)", in.Database, l.want.Input.Database)}
+		return problem("the run is of database %s, and this is database %s (outbox.identity)",
+			in.Database, l.want.Input.Database)
 	}
 	return nil
 }
 
-// input is what the run was started with. A client may encode it in a way of its own;
-// then it is not for this package to read.
+// input returns the run's input. ok is false where it can't be read: a client may encode payloads
+// in its own way.
 func (l look) input(ctx context.Context) (in workflows.DeliverInput, ok bool) {
 	run := l.info.GetExecution()
-	events := l.client.GetWorkflowHistory(ctx, run.GetWorkflowId(), run.GetRunId(), false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := l.client.GetWorkflowHistory(ctx, run.GetWorkflowId(), run.GetRunId(), false,
+		enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	if !events.HasNext() {
 		return in, false
 	}
@@ -117,39 +129,51 @@ func (l look) input(ctx context.Context) (in workflows.DeliverInput, ok bool) {
 		return in, false
 	}
 	payloads := first.GetWorkflowExecutionStartedEventAttributes().GetInput()
-	if len(payloads.GetPayloads()) != 1 || string(payloads.GetPayloads()[0].GetMetadata()[converter.MetadataEncoding]) != converter.MetadataEncodingJSON {
+	if len(payloads.GetPayloads()) != 1 {
+		return in, false
+	}
+	encoding := payloads.GetPayloads()[0].GetMetadata()[converter.MetadataEncoding]
+	if string(encoding) != converter.MetadataEncodingJSON {
 		return in, false
 	}
 	return in, converter.GetDefaultDataConverter().FromPayloads(payloads, &in) == nil
 }
 
-// waits returns what the run's next task waits for.
-func (l look) waits(ctx context.Context, described *workflowservice.DescribeWorkflowExecutionResponse) (*Problem, error) {
+// waitsFor returns what the run's next task waits for.
+func (l look) waitsFor(
+	ctx context.Context, described *workflowservice.DescribeWorkflowExecutionResponse,
+) (*Problem, error) {
 	if task := described.GetPendingWorkflowTask(); task.GetState() == enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED {
 		p, err := l.unpolled(ctx, enums.TASK_QUEUE_TYPE_WORKFLOW)
 		if p != nil || err != nil {
 			return p, err
 		}
 		if task.GetAttempt() > 2 {
-			return &Problem{Remedy: "read the worker's log, and the history: temporal workflow show --workflow-id " + quote(l.want.WorkflowID),
-				Text: fmt.Sprintf("its workflow task fails: it is at attempt %d", task.GetAttempt())}, nil
+			return &Problem{
+				Text: fmt.Sprintf("its workflow task fails: it is at attempt %d", task.GetAttempt()),
+				Remedy: "read the worker's log, and the history: temporal workflow show --workflow-id " +
+					quote(l.want.WorkflowID),
+			}, nil
 		}
 		return &Problem{Remedy: "add workers", Text: "its workflow task waits for a free worker"}, nil
 	}
 	for _, a := range described.GetPendingActivities() {
-		if p, err := l.waitsFor(ctx, a); p != nil || err != nil {
+		if p, err := l.activityWaitsFor(ctx, a); p != nil || err != nil {
 			return p, err
 		}
 	}
 	return nil, nil
 }
 
-func (l look) waitsFor(ctx context.Context, a *workflowpb.PendingActivityInfo) (*Problem, error) {
+func (l look) activityWaitsFor(ctx context.Context, a *workflowpb.PendingActivityInfo) (*Problem, error) {
 	named := fmt.Sprintf("its activity %q", a.GetActivityId())
 	switch {
 	case a.GetPaused() || a.GetState() == enums.PENDING_ACTIVITY_STATE_PAUSED:
-		return &Problem{Certain: true, Text: named + " is paused",
-			Remedy: fmt.Sprintf("temporal activity unpause --workflow-id %s --activity-id %s", quote(l.want.WorkflowID), quote(a.GetActivityId()))}, nil
+		return &Problem{
+			Certain: true, Text: named + " is paused",
+			Remedy: fmt.Sprintf("temporal activity unpause --workflow-id %q --activity-id %q",
+				l.want.WorkflowID, a.GetActivityId()),
+		}, nil
 	case a.GetState() != enums.PENDING_ACTIVITY_STATE_SCHEDULED:
 		return nil, nil // an attempt is under way
 	}
@@ -162,11 +186,13 @@ func (l look) waitsFor(ctx context.Context, a *workflowpb.PendingActivityInfo) (
 	if failure.GetMessage() != "" {
 		text += "; the last one: " + failure.GetMessage()
 	}
-	return &Problem{Remedy: "mend what the last attempt says; else add workers", Text: text,
-		Certain: isForeign(failure)}, nil
+	return &Problem{
+		Text: text, Remedy: "fix the cause that the last attempt names; where it names none, add workers",
+		Certain: isForeign(failure),
+	}, nil
 }
 
-// unpolled returns a problem where nobody takes such tasks from the run's queue.
+// unpolled returns a problem where no worker polls the run's queue for such tasks.
 func (l look) unpolled(ctx context.Context, kind enums.TaskQueueType) (*Problem, error) {
 	name := l.info.GetTaskQueue()
 	found, err := l.client.DescribeTaskQueue(ctx, name, kind)
@@ -180,8 +206,11 @@ func (l look) unpolled(ctx context.Context, kind enums.TaskQueueType) (*Problem,
 	if kind == enums.TASK_QUEUE_TYPE_ACTIVITY {
 		tasks = "activities"
 	}
-	return &Problem{Certain: true, Text: fmt.Sprintf("it waits on task queue %q, from which no worker takes %s", name, tasks),
-		Remedy: "start outflow-worker with OUTFLOW_TASK_QUEUE=" + name + " until its runs have ended (\"Another task queue\" in docs/running.md)"}, nil
+	return &Problem{
+		Certain: true, Text: fmt.Sprintf("it waits on task queue %q, from which no worker takes %s", name, tasks),
+		Remedy: "start outflow-worker with OUTFLOW_TASK_QUEUE=" + name +
+			" until its runs have ended (\"Another task queue\" in docs/running.md)",
+	}, nil
 }
 
 // isForeign reports whether a worker of another outbox had the last attempt.

@@ -1,9 +1,8 @@
-// Package teststack gives tests the real parts that devstack started: to each a
-// Postgres database of its own, migrated, dropped when the test ends, and the
-// address of Temporal.
+// Package teststack gives tests the real parts that devstack started. Each test has a migrated
+// Postgres database, which is dropped when the test ends, and the address of Temporal.
 //
-// The invariant: no ambient setting can lead a test elsewhere. Without the parts
-// a test is skipped; in CI, where CI is set, it fails.
+// The invariant: no ambient setting can lead a test elsewhere. Without the parts a test is skipped;
+// where CI is set, it fails.
 package teststack
 
 import (
@@ -61,7 +60,7 @@ func serverTemplate(t testing.TB) (string, error) {
 // serverURL returns the server's URL, or ends the test.
 func serverURL(t testing.TB) *url.URL {
 	t.Helper()
-	u, err := url.Parse(given(t, databaseVariable))
+	u, err := url.Parse(setting(t, databaseVariable))
 	require.NoError(t, err)
 	requireLoopback(t, databaseVariable, u.Hostname())
 	return u
@@ -70,15 +69,15 @@ func serverURL(t testing.TB) *url.URL {
 // Temporal returns the address of the Temporal server, or ends the test.
 func Temporal(t testing.TB) string {
 	t.Helper()
-	address := given(t, temporalVariable)
+	address := setting(t, temporalVariable)
 	host, _, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	requireLoopback(t, temporalVariable, host)
 	return address
 }
 
-// given returns what devstack has set, or ends the test.
-func given(t testing.TB, variable string) string {
+// setting returns the value that devstack has set, or ends the test.
+func setting(t testing.TB, variable string) string {
 	t.Helper()
 	value := os.Getenv(variable)
 	if value != "" {
@@ -120,7 +119,7 @@ func create(t testing.TB, from string) *pgxpool.Pool {
 	return pool
 }
 
-// makeTemplate migrates one database in a process, which the others copy.
+// makeTemplate migrates one database in a process. The tests' databases are copies of it.
 func makeTemplate() (string, error) {
 	server, err := url.Parse(os.Getenv(databaseVariable))
 	if err != nil {
@@ -148,8 +147,8 @@ func makeTemplate() (string, error) {
 	return name, err
 }
 
-// sweep drops what processes that are gone have left: their templates, and the
-// databases of killed tests. The server is on this machine, and so were they.
+// sweep drops databases that ended processes have left: templates, and those of killed tests. The
+// server and the processes run on the same machine.
 func sweep(ctx context.Context, server *url.URL) error {
 	conn, err := pgx.Connect(ctx, server.String())
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bouncerSettings give each transaction the session that rested the longest, so that
-// no two in a row have the same, and let none of the client's settings through that
-// PgBouncer does not track: both are what hurts.
+// bouncerSettings make PgBouncer as difficult as it gets. Each transaction has the session that was
+// idle for the longest time, so that no two in a row share a session. Settings of the client that
+// PgBouncer does not track are refused.
 const bouncerSettings = `[databases]
 * = host=%s port=%d user=%s password=%s
 [pgbouncer]
@@ -32,9 +32,9 @@ min_pool_size = 3
 default_pool_size = 20
 `
 
-// PgBouncer starts a PgBouncer that pools transactions before the server of pool, and
-// returns a configuration that goes through it. Without the program the test is
-// skipped; in CI it fails.
+// PgBouncer starts a PgBouncer that pools transactions in front of the server of pool, and returns
+// a configuration that connects through it. Without the program the test is skipped; in CI it
+// fails.
 func PgBouncer(t testing.TB, pool *pgxpool.Pool) *pgxpool.Config {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
@@ -63,7 +63,7 @@ func PgBouncer(t testing.TB, pool *pgxpool.Pool) *pgxpool.Config {
 	require.NoError(t, os.WriteFile(file, []byte(settings), 0o600))
 	cmd := exec.Command(program, file)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if os.Getuid() == 0 { // as which it refuses to run
+	if os.Getuid() == 0 { // PgBouncer does not run as root
 		nobody, err := user.Lookup("nobody")
 		require.NoError(t, err)
 		uid, err := strconv.Atoi(nobody.Uid)

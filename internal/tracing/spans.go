@@ -45,13 +45,13 @@ const (
 	attrState      = attribute.Key("outflow.state")
 	attrRunning    = attribute.Key("outflow.already_running")
 
-	// What Temporal's own tracing calls them.
+	// These names are those of Temporal's own tracing.
 	attrWorkflowID = attribute.Key("temporalWorkflowID")
 	attrRunID      = attribute.Key("temporalRunID")
 )
 
-// The systems. Enqueue and start are Outflow's own doing; the others are named
-// by the conventions, but for webhooks, which they don't know.
+// The systems. Enqueue and start are Outflow's own operations. The conventions name the other
+// systems, except webhooks.
 const (
 	systemOutflow = "outflow"
 	systemWebhook = "webhook"
@@ -62,8 +62,8 @@ var systems = map[string]string{
 	outflow.SchemeHTTPS: systemWebhook, outflow.SchemeHTTP: systemWebhook,
 }
 
-// describe returns the system and the name of a destination; both are empty for
-// one that can't be read. Of an https address it is the host: the rest may be a secret.
+// describe returns the system and the name of a destination. Both are empty where it can't be
+// parsed. The name of an https address is its host: the rest may be a secret.
 func describe(destination string) (system, name string) {
 	d, err := outflow.ParseDestination(destination)
 	if err != nil {
@@ -74,7 +74,7 @@ func describe(destination string) (system, name string) {
 		if u, err := url.Parse(d.URL); err == nil {
 			name = u.Host
 		}
-	case outflow.SchemeRabbitMQ: // as the conventions for RabbitMQ have it
+	case outflow.SchemeRabbitMQ: // as in the conventions for RabbitMQ
 		name = strings.Trim(d.Name+":"+d.RoutingKey, ":")
 	default:
 		name = d.Name
@@ -85,9 +85,12 @@ func describe(destination string) (system, name string) {
 // Span is an operation under way. End it once.
 type Span struct{ span trace.Span }
 
-// begin begins an operation on what is called name in a system, with what is known
-// of it so far: samplers see no more.
-func (t Tracer) begin(ctx context.Context, operation, system, name string, kind trace.SpanKind, attributes []attribute.KeyValue, options ...trace.SpanStartOption) (context.Context, Span) {
+// begin begins the span of an operation on the destination name in a system. Samplers see the
+// attributes that are given here, and no later ones.
+func (t Tracer) begin(
+	ctx context.Context, operation, system, name string, kind trace.SpanKind,
+	attributes []attribute.KeyValue, options ...trace.SpanStartOption,
+) (context.Context, Span) {
 	spanName := operation
 	attributes = append(attributes, attrOperation.String(operation))
 	if system != "" {
@@ -102,15 +105,16 @@ func (t Tracer) begin(ctx context.Context, operation, system, name string, kind 
 	return ctx, Span{span}
 }
 
-// Enqueue begins the span of a call that enqueues msgs. Its context is the one
-// for the messages to carry; it links to those that messages bring themselves.
+// Enqueue begins the span of a call that enqueues msgs. The messages carry its context. The span
+// links to the contexts that messages already carry.
 func (t Tracer) Enqueue(ctx context.Context, msgs []outflow.Message) (context.Context, Span) {
 	attributes := []attribute.KeyValue{attrOperationType.String("send")}
 	if len(msgs) > 1 {
 		attributes = append(attributes, attrCount.Int(len(msgs)))
 	}
 	differs := func(field func(outflow.Message) string) bool {
-		return slices.ContainsFunc(msgs[1:], func(m outflow.Message) bool { return field(m) != field(msgs[0]) })
+		first := field(msgs[0])
+		return slices.ContainsFunc(msgs[1:], func(m outflow.Message) bool { return field(m) != first })
 	}
 	name := ""
 	if !differs(func(m outflow.Message) string { return m.Destination }) {
@@ -141,7 +145,7 @@ func (t Tracer) Start(ctx context.Context, m outbox.Record, workflowID string) (
 // Attempt tells an activity's attempts apart.
 type Attempt struct {
 	WorkflowID, RunID string
-	// Number counts from 1, and anew when a run is told to try now.
+	// Number counts from 1, and again from 1 when a run is signalled to try now.
 	Number int32
 	// Path is "fast" or "durable".
 	Path string
@@ -150,12 +154,12 @@ type Attempt struct {
 func (a Attempt) attributes() []attribute.KeyValue {
 	all := make([]attribute.KeyValue, 0, 16) // room for the operation's own
 	return append(all,
-		attrWorkflowID.String(a.WorkflowID), attrRunID.String(a.RunID), attrAttempt.Int(int(a.Number)), attrPath.String(a.Path),
-		attrOperationType.String("send"),
+		attrWorkflowID.String(a.WorkflowID), attrRunID.String(a.RunID),
+		attrAttempt.Int(int(a.Number)), attrPath.String(a.Path), attrOperationType.String("send"),
 	)
 }
 
-// Publish begins the span of one attempt to hand a message to its broker.
+// Publish begins the span of one call to a message's publisher.
 func (t Tracer) Publish(ctx context.Context, m outbox.Record, a Attempt) (context.Context, Span) {
 	ctx, options := into(ctx, m.Headers)
 	system, name := describe(m.Destination)
@@ -164,8 +168,7 @@ func (t Tracer) Publish(ctx context.Context, m outbox.Record, a Attempt) (contex
 	), options...)
 }
 
-// Callback begins the span of one attempt to tell a producer. Its context is the
-// one for the callback to carry.
+// Callback begins the span of one attempt to send a callback. The callback carries its context.
 func (t Tracer) Callback(ctx context.Context, c outbox.Callback, a Attempt) (context.Context, Span) {
 	ctx, options := into(ctx, c.Trace)
 	system, name := describe(c.To)
@@ -175,14 +178,14 @@ func (t Tracer) Callback(ctx context.Context, c outbox.Callback, a Attempt) (con
 	), options...)
 }
 
-// Enqueued notes the ID of a message that was enqueued alone.
+// Enqueued notes the ID of a message that was enqueued by itself.
 func (s Span) Enqueued(id uuid.UUID) {
 	if s.span.IsRecording() {
 		s.span.SetAttributes(attrMessageID.String(id.String()))
 	}
 }
 
-// Started notes the run that was started, or that one was running already.
+// Started notes the run that was started, or that a run was open already.
 func (s Span) Started(runID string, running bool) {
 	if runID != "" {
 		s.span.SetAttributes(attrRunID.String(runID))
@@ -199,9 +202,9 @@ func (s Span) Published(brokerMessageID string) {
 	}
 }
 
-// End ends the span; with an error, of the given type, as one that failed. Nobody
-// else calls the SDK's own End, which writes a panic's words onto a span where it is
-// deferred: they may quote a payload.
+// End ends the span. With an error, of the given type, the span is marked as failed. No other code
+// calls the SDK's own End: where that is deferred, it writes a panic's words onto the span, and
+// these may quote a payload.
 func (s Span) End(err error, errorType string) {
 	if err != nil && s.span.IsRecording() {
 		s.span.SetAttributes(attrErrorType.String(errorType))
@@ -210,12 +213,10 @@ func (s Span) End(err error, errorType string) {
 	s.span.End()
 }
 
-// ErrNoAnswer is the error of an attempt that ended its goroutine, by a panic for
-// one.
+// ErrNoAnswer is the error of an attempt whose goroutine ended, for example by a panic.
 var ErrNoAnswer = errors.New("it ended without an answer (the log of the process may say why)")
 
-// FailureType is the type of a failed attempt to send: its class, or why it has
-// none.
+// FailureType returns the type of a failed attempt to send: its class, or why it has none.
 func FailureType(err error) string {
 	switch {
 	case errors.Is(err, ErrNoAnswer):

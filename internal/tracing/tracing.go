@@ -1,11 +1,10 @@
-// Package tracing has the names of Outflow's spans and of what stands on them,
-// and carries a trace in a message's headers. It links OpenTelemetry's API alone:
-// where nobody has set up an SDK, its spans record nothing.
+// Package tracing has the names of Outflow's spans and of their attributes, and carries a trace in
+// a message's headers. It links nothing but OpenTelemetry's API: where no SDK is set up, its spans
+// record nothing.
 //
-// The invariant: what becomes of a message belongs to the trace that its headers
-// carry, whichever process does it, and no span has a payload, a header, or of an
-// https address more than its host. An error's text is the one that stands on the
-// row and in the log.
+// The invariant: every operation on a message belongs to the trace in its headers, whichever
+// process does it. No span has a payload, a header, or more of an https address than its host. An
+// error's text is the same on the span, on the row and in the log.
 package tracing
 
 import (
@@ -26,8 +25,8 @@ const (
 	State  = "tracestate"
 )
 
-// Tracer begins spans. The zero Tracer uses OpenTelemetry's global provider, as
-// it is at that moment; without one, spans cost next to nothing.
+// Tracer begins spans. The zero Tracer uses OpenTelemetry's global provider of that moment. Without
+// a provider spans cost next to nothing.
 type Tracer struct {
 	// Provider is used instead of the global one, unless it is nil.
 	Provider trace.TracerProvider
@@ -40,8 +39,8 @@ func (t Tracer) tracer() trace.Tracer {
 	return otel.GetTracerProvider().Tracer(scope)
 }
 
-// Headers is the trace of ctx as headers: nil where it has none, and without
-// State where there is nothing to it.
+// Headers returns the trace of ctx as headers: nil where ctx has none, and without State where that
+// is empty.
 func Headers(ctx context.Context) map[string]string {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return nil
@@ -51,8 +50,8 @@ func Headers(ctx context.Context) map[string]string {
 	return headers
 }
 
-// carried is the span context in a message's headers, which is invalid where
-// there is none. A producer may have spelled their names in its own way.
+// carried returns the span context in a message's headers. It is invalid where there is none. The
+// case of the headers' names does not matter.
 func carried(headers map[string]string) trace.SpanContext {
 	found := propagation.MapCarrier{}
 	for name, value := range headers {
@@ -69,8 +68,8 @@ func carried(headers map[string]string) trace.SpanContext {
 	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), found))
 }
 
-// into makes the message's trace that of ctx. Where the caller has a span, too,
-// the new one links to it: the message's own comes first.
+// into returns ctx with the message's trace. Where the caller has a span of another trace, the new
+// span links to it.
 func into(ctx context.Context, headers map[string]string) (context.Context, []trace.SpanStartOption) {
 	message := carried(headers)
 	if !message.IsValid() {

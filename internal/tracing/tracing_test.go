@@ -41,7 +41,8 @@ func attributesOf(s sdktrace.ReadOnlySpan) map[string]any {
 
 func record(destination string, headers map[string]string) outbox.Record {
 	return outbox.Record{Generation: 2, Message: outflow.Message{
-		ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Destination: destination, Type: "order-placed", Payload: []byte("the payload"), Headers: headers,
+		ID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Destination: destination, Type: "order-placed",
+		Payload: []byte("the payload"), Headers: headers,
 	}}
 }
 
@@ -50,7 +51,8 @@ var attempt = Attempt{WorkflowID: "outbox/1", RunID: "run", Number: 3, Path: "du
 func TestSpansOfAMessage(t *testing.T) {
 	headers := map[string]string{"TraceParent": traceparent, "tracestate": "vendor=1", "secret": "the header"}
 	common := map[string]any{
-		"messaging.message.id": "018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11", "outflow.type": "order-placed", "outflow.generation": int64(2),
+		"messaging.message.id": "018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11", "outflow.type": "order-placed",
+		"outflow.generation":         int64(2),
 		"messaging.destination.name": "orders",
 	}
 	for name, c := range map[string]struct {
@@ -63,23 +65,27 @@ func TestSpansOfAMessage(t *testing.T) {
 			s.Started("run", true)
 			return ctx, s
 		}, trace.SpanKindClient, map[string]any{
-			"messaging.system": "outflow", "messaging.operation.name": "start", "temporalWorkflowID": "outbox/1", "temporalRunID": "run", "outflow.already_running": true,
+			"messaging.system": "outflow", "messaging.operation.name": "start", "temporalWorkflowID": "outbox/1",
+			"temporalRunID": "run", "outflow.already_running": true,
 		}},
 		"publish orders": {func(t Tracer) (context.Context, Span) {
 			ctx, s := t.Publish(context.Background(), record("sqs://orders", headers), attempt)
 			s.Published("broker-1")
 			return ctx, s
 		}, trace.SpanKindClient, map[string]any{
-			"messaging.system": "aws_sqs", "messaging.operation.name": "publish", "messaging.operation.type": "send", "temporalWorkflowID": "outbox/1", "temporalRunID": "run",
+			"messaging.system": "aws_sqs", "messaging.operation.name": "publish",
+			"messaging.operation.type": "send", "temporalWorkflowID": "outbox/1", "temporalRunID": "run",
 			"outflow.attempt": int64(3), "outflow.path": "durable", "outflow.broker_message_id": "broker-1",
 		}},
 		"callback orders": {func(t Tracer) (context.Context, Span) {
 			m := record("", nil)
 			return t.Callback(context.Background(), outbox.Callback{
-				To: "sqs://orders", Type: m.Type, Trace: headers, Outcome: outflow.Outcome{ID: m.ID, Generation: 2, State: outflow.Dead},
+				To: "sqs://orders", Type: m.Type, Trace: headers, Outcome: outflow.Outcome{ID: m.ID, Generation: 2,
+					State: outflow.Dead},
 			}, attempt)
 		}, trace.SpanKindProducer, map[string]any{
-			"messaging.system": "aws_sqs", "messaging.operation.name": "callback", "messaging.operation.type": "send", "temporalWorkflowID": "outbox/1", "temporalRunID": "run",
+			"messaging.system": "aws_sqs", "messaging.operation.name": "callback",
+			"messaging.operation.type": "send", "temporalWorkflowID": "outbox/1", "temporalRunID": "run",
 			"outflow.attempt": int64(3), "outflow.path": "durable", "outflow.state": "dead",
 		}},
 	} {
@@ -103,9 +109,11 @@ func TestSpansOfAMessage(t *testing.T) {
 			}
 			assert.Equal(t, want, attributesOf(got))
 			assert.Equal(t, codes.Unset, got.Status().Code)
-			assert.Equal(t, got.SpanContext().SpanID(), trace.SpanContextFromContext(ctx).SpanID(), "what is done under it hangs below it")
+			assert.Equal(t, got.SpanContext().SpanID(), trace.SpanContextFromContext(ctx).SpanID(),
+				"what is done under it hangs below it")
 			assert.Equal(t, map[string]string{
-				"traceparent": "00-" + traceID + "-" + got.SpanContext().SpanID().String() + "-01", "tracestate": "vendor=1",
+				"traceparent": "00-" + traceID + "-" + got.SpanContext().SpanID().String() +
+					"-01", "tracestate": "vendor=1",
 			}, Headers(ctx))
 		})
 	}
@@ -123,7 +131,8 @@ func TestEnqueueSpan(t *testing.T) {
 		links int
 	}{
 		{[]outflow.Message{plain}, "enqueue orders", map[string]any{"messaging.destination.name": "orders"}, 0},
-		{[]outflow.Message{plain, plain}, "enqueue orders", map[string]any{"messaging.destination.name": "orders", "messaging.batch.message_count": int64(2)}, 0},
+		{[]outflow.Message{plain, plain}, "enqueue orders",
+			map[string]any{"messaging.destination.name": "orders", "messaging.batch.message_count": int64(2)}, 0},
 		{[]outflow.Message{plain, other, own}, "enqueue", map[string]any{"messaging.batch.message_count": int64(3)}, 1},
 	} {
 		spans.Reset()
@@ -132,7 +141,8 @@ func TestEnqueueSpan(t *testing.T) {
 		got := spans.Ended()[0]
 		assert.Equal(t, c.name, got.Name())
 		assert.Equal(t, trace.SpanKindProducer, got.SpanKind(), "its context is what the messages carry")
-		c.want["messaging.system"], c.want["messaging.operation.name"], c.want["messaging.operation.type"], c.want["outflow.type"] = "outflow", "enqueue", "send", "order-placed"
+		c.want["messaging.system"], c.want["messaging.operation.name"], c.want["messaging.operation.type"],
+			c.want["outflow.type"] = "outflow", "enqueue", "send", "order-placed"
 		assert.Equal(t, c.want, attributesOf(got))
 		assert.Len(t, got.Links(), c.links)
 		assert.False(t, got.Parent().IsValid())
@@ -238,7 +248,8 @@ func TestNoProvider(t *testing.T) {
 // A span that is not sampled costs no text.
 func TestUnsampled(t *testing.T) {
 	r := tracetest.NewSpanRecorder()
-	tracer := Tracer{Provider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(r), sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())))}
+	tracer := Tracer{Provider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(r),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())))}
 	message := map[string]string{"traceparent": "00-" + traceID + "-" + spanID + "-00"}
 	ctx, s := tracer.Publish(t.Context(), record("sqs://orders", message), attempt)
 	s.End(errors.New("refused"), "retryable")

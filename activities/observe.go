@@ -1,0 +1,129 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"go.temporal.io/sdk/log"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/tracing"
+	"github.com/outflowhq/outflow/outbox"
+	"github.com/outflowhq/outflow/publish"
+)
+
+// call is one call to the publisher.
+type call struct {
+	span tracing.Span
+	path string // see tracing.Attempt
+	took time.Duration
+}
+
+// observe is the one place that learns how an attempt to publish ended. c is nil where the
+// publisher was not called. In this order it
+//   - classifies the error: a destination that was there before is taken to come back;
+//   - ends the call's span, and records its metrics;
+//   - logs the destination's turn, from working to failing or back;
+//   - has the destination's circuit breaker note the observation.
+//
+// It returns the classified error and the destination's consecutive failures in this process.
+func (a *Activities) observe(
+	ctx context.Context, record outbox.Record, c *call, err error,
+) (consecutiveFailures int, classified error) {
+	observation := outbox.Observation{Err: a.classify(ctx, record.Destination, err)}
+	if c != nil {
+		c.span.End(observation.Err, tracing.FailureType(observation.Err))
+		a.metrics.Published(record.Destination, c.path, publishResult(observation.Err), c.took)
+		a.turns.observe(a.logger(ctx), record.ID, record.Destination, observation.Err)
+		observation.Took = c.took
+	}
+	return a.store.Observe(record.Destination, record.ID, observation), observation.Err
+}
+
+// publishResult is a call's result in metrics.
+func publishResult(err error) string {
+	if err == nil {
+		return "acknowledged"
+	}
+	return tracing.FailureType(err)
+}
+
+// classify makes a missing destination unavailable where messages have reached it before: somebody
+// deleted it, and its messages must not die of that.
+func (a *Activities) classify(ctx context.Context, destination string, err error) error {
+	if !errors.Is(err, outflow.ErrNoDestination) || !outflow.IsPermanent(err) {
+		return err
+	}
+	known, knownErr := a.store.Known(ctx, destination)
+	switch {
+	case knownErr != nil:
+		return outflow.Retryable(fmt.Errorf("%w; %w", err, knownErr))
+	case known:
+		return outflow.Unavailable(fmt.Errorf("%w; messages have reached it before, so they wait for it", err))
+	}
+	return err
+}
+
+// observeCallback is observe for an attempt to send a callback. Breakers know nothing of callbacks.
+func (a *Activities) observeCallback(ctx context.Context, callback outbox.Callback, span tracing.Span, err error) {
+	span.End(err, tracing.FailureType(err))
+	a.turns.observe(a.logger(ctx), callback.ID, callback.To, err)
+}
+
+// maxFailing bounds the destinations that a turnLog remembers as failing.
+const maxFailing = 1000
+
+// turnLog logs when a destination begins to fail and when it works again: once each, however many
+// messages are retried meanwhile. A permanent failure is one message's own, and not logged: its row
+// and its run have it. There are two exceptions: a destination that does not exist, and a panic, of
+// which the log may say more than a row. A turnLog is safe for concurrent use.
+type turnLog struct {
+	mu      sync.Mutex
+	failing map[string]bool
+}
+
+// observe logs how a call ended, where that is news.
+func (l *turnLog) observe(to log.Logger, message uuid.UUID, destination string, err error) {
+	shown := outflow.DisplayDestination(destination)
+	var panicked *publish.PanicError
+	switch {
+	case err == nil:
+		if l.turned(destination, false) {
+			to.Info("publishing works again", "destination", shown)
+		}
+	case errors.As(err, &panicked):
+		to.Error("publishing panicked", "message_id", message, "destination", shown,
+			"panic", panicked.Value, "stack", string(panicked.Stack))
+	case errors.Is(err, outflow.ErrNotAttempted), errors.Is(err, tracing.ErrNoAnswer):
+		// These say nothing about the destination.
+	case !outflow.IsPermanent(err) || errors.Is(err, outflow.ErrNoDestination):
+		if l.turned(destination, true) {
+			to.Warn("publishing fails", "destination", shown, "error", err)
+		}
+	}
+}
+
+// turned notes whether a destination fails, and reports whether that is news.
+func (l *turnLog) turned(destination string, failing bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failing[destination] == failing {
+		return false
+	}
+	if !failing {
+		delete(l.failing, destination)
+		return true
+	}
+	if len(l.failing) >= maxFailing {
+		return false
+	}
+	if l.failing == nil {
+		l.failing = map[string]bool{}
+	}
+	l.failing[destination] = true
+	return true
+}

@@ -1,0 +1,88 @@
+package service
+
+import (
+	"cmp"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.temporal.io/sdk/client"
+	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/timing"
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+const (
+	// workerSlots are the workflow-task and local-activity slots of a worker: the SDK's default,
+	// and no less than a scanner's messages in flight.
+	workerSlots = 1000
+	// poolConnections are the database's connections, unless the URL has pool_max_conns: for
+	// coalesced statements, the claim and durable attempts.
+	poolConnections = 10
+	// pingTimeout bounds the pool's check of an idle connection. pgx waits forever by default.
+	pingTimeout = time.Second
+	// keepAlive and keepAliveTimeout bound how long a connection to Temporal that went silent, and
+	// was never closed, is used. The SDK's defaults of 30 and 15 seconds outlive a lease. A server
+	// refuses more than one ping in ten seconds (frontend.keepAliveMinTime).
+	keepAlive        = 15 * time.Second
+	keepAliveTimeout = 5 * time.Second
+)
+
+// setPool sets what the URL leaves open.
+func setPool(c *pgxpool.Config) {
+	if c.MaxConns < poolConnections && !strings.Contains(c.ConnString(), "pool_max_conns") {
+		c.MaxConns = poolConnections
+	}
+	c.PingTimeout = cmp.Or(c.PingTimeout, pingTimeout)
+}
+
+// setClient sets what the settings of Temporal leave open.
+func setClient(o *client.Options, log *slog.Logger) {
+	connection := &o.ConnectionOptions
+	if connection.GrpcCompression == nil {
+		// Requests have some hundred bytes. The SDK's default, to compress them, saves nothing.
+		connection.GrpcCompression = &client.GrpcCompressionNone{}
+	}
+	if connection.KeepAliveTime == 0 {
+		connection.KeepAliveTime, connection.KeepAliveTimeout = keepAlive, keepAliveTimeout
+	}
+	o.Logger = sdklog.NewStructuredLogger(log)
+}
+
+func workerOptions(c config.Config, fatal chan<- error) worker.Options {
+	autoscaling := func() worker.PollerBehavior {
+		return worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{})
+	}
+	return worker.Options{
+		WorkerStopTimeout:                       stopTimeout(c),
+		MaxConcurrentWorkflowTaskExecutionSize:  workerSlots,
+		MaxConcurrentLocalActivityExecutionSize: workerSlots,
+		WorkflowTaskPollerBehavior:              autoscaling(),
+		ActivityTaskPollerBehavior:              autoscaling(),
+		MaxHeartbeatThrottleInterval:            timing.HeartbeatThrottle,
+		OnFatalError:                            func(err error) { fatal <- err },
+	}
+}
+
+// stopTimeout has room for the longest call of a durable attempt, and for the end of its message.
+// The SDK's default of 0 leaves published messages without their ends, and another worker publishes
+// them again.
+func stopTimeout(c config.Config) time.Duration {
+	var longest time.Duration
+	for _, b := range c.Brokers {
+		longest = max(longest, b.Timeout)
+	}
+	return longest + timing.StopCalls
+}
+
+func taskQueue(o scanner.Options) string {
+	return cmp.Or(o.TaskQueue, workflows.TaskQueueFor(outboxName(o)))
+}
+
+func outboxName(o scanner.Options) string { return cmp.Or(o.Outbox, outflow.DefaultOutbox) }

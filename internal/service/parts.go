@@ -1,0 +1,136 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/internal/brokers"
+	"github.com/outflowhq/outflow/internal/callbacks"
+	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/metrics"
+	"github.com/outflowhq/outflow/internal/telemetry"
+	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+// parts are what a starter and a worker have in common.
+type parts struct {
+	pool   *pgxpool.Pool
+	client client.Client
+	store  *outboxdb.Store
+	worker worker.Worker
+	fatal  chan error
+	spans  *telemetry.Spans
+	// metrics are nil where none are collected.
+	metrics *telemetry.Metrics
+	// unwatch ends the table's metrics; nil where there are none.
+	unwatch func()
+	opts    scanner.Options
+	log     *slog.Logger
+}
+
+// open composes a program: it connects to everything and starts the worker, or fails at the first
+// error. name is the program's.
+func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (*parts, error) {
+	return startup{log: log, once: true}.open(ctx, c, name)
+}
+
+// open composes a program: it connects to everything and starts the worker. It waits for parts that
+// are not there yet.
+func (s startup) open(ctx context.Context, c config.Config, name string) (_ *parts, err error) {
+	c.WarnTo(s.log)
+	p := &parts{metrics: s.metrics, fatal: make(chan error, 1), opts: c.Scanner, log: s.log}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+
+	// No delivery depends on spans.
+	if p.spans, err = telemetry.Start(ctx, c.Traces, name, s.log); err != nil {
+		s.log.Warn("no spans are exported", "error", err)
+	}
+
+	setPool(c.Database)
+	if p.pool, err = pgxpool.NewWithConfig(ctx, c.Database); err != nil {
+		return nil, fmt.Errorf("opening the database: %w", err)
+	}
+	p.store = outboxdb.New(p.pool)
+	if s.metrics != nil && name == nameStarter { // not each of many workers
+		if p.unwatch, err = metrics.WatchTable(nil, p.store, s.log); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.reachDatabase(ctx, p.store); err != nil {
+		return nil, err
+	}
+
+	setClient(&c.Temporal, s.log)
+	c.Temporal.MetricsHandler = s.metrics.Temporal()
+	if p.client, err = s.dial(ctx, c.Temporal); err != nil {
+		return nil, err
+	}
+
+	publishers := brokers.Publishers(c.Brokers)
+	router := publish.NewRouter(publishers...)
+	if err := router.Err(); err != nil {
+		return nil, err
+	}
+	p.opts.Refuse = router.Refusal
+	logSchemes(router, c, s.log)
+
+	outbox := outboxName(c.Scanner)
+	delivery := activities.New(p.store, router, activities.WithCallbacks(callbacks.New(publishers, router)),
+		activities.ForOutbox(outbox), activities.LogTo(s.log))
+	maintenance := activities.NewMaintenance(p.store, activities.MaintainOutbox(outbox))
+	p.worker, err = s.startWorker(ctx, func() worker.Worker {
+		w := worker.New(p.client, taskQueue(c.Scanner), workerOptions(c, p.fatal))
+		workflows.Register(w, delivery)
+		workflows.RegisterMaintain(w, maintenance)
+		return w
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// close stops the worker, then closes the connections. The spans and metrics of the worker's last
+// messages go last.
+func (p *parts) close() {
+	if p.worker != nil {
+		p.worker.Stop()
+	}
+	if p.client != nil {
+		p.client.Close()
+	}
+	if p.unwatch != nil {
+		p.unwatch()
+	}
+	if p.pool != nil {
+		p.pool.Close()
+	}
+	var stopping sync.WaitGroup // at once: they share their time
+	stopping.Go(p.spans.Stop)
+	stopping.Go(p.metrics.Stop)
+	stopping.Wait()
+}
+
+// logSchemes logs which destinations are served.
+func logSchemes(router *publish.Router, c config.Config, log *slog.Logger) {
+	log.Info("publishing to these schemes", "schemes", router.Schemes())
+	for _, b := range c.Brokers {
+		if b.Waiting != "" {
+			log.Info(b.Waiting)
+		}
+	}
+}
