@@ -13,8 +13,8 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// beginCancelSQL locks the rows $1 in the order of their IDs, so that the answer is what the statement
-// decided on.
+// beginCancelSQL locks the rows $1 in the order of their IDs, so that the answer is what the
+// statement decided on.
 const beginCancelSQL = `
 WITH locked AS MATERIALIZED (
     SELECT m.id, m.state, m.generation, m.available_at, m.finished_at, m.cancel_requested,

@@ -144,8 +144,8 @@ UPDATE outbox.messages AS m
       ARRAY(SELECT started FROM fitting))
        AS f (id, was_available_at, was_started)
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, m.retrying, ` + failingSQL + `,
-    ` + slowTargetSQL + `, ` + recordColumnsSQL
+RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, m.retrying,
+          ` + failingSQL + `, ` + slowTargetSQL + `, ` + recordColumnsSQL
 
 // claimIsolatedSQL takes the due quarantined message with the lowest ID, for a lease of $1.
 const claimIsolatedSQL = `
@@ -161,8 +161,8 @@ UPDATE outbox.messages AS m
    SET available_at = now() + $1::interval, parked = true, started = true, claims = m.claims + 1
   FROM due AS f
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigint AS seen, m.retrying, ` + failingSQL + `,
-    ` + recordColumnsSQL
+RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigint AS seen, m.retrying,
+          ` + failingSQL + `, ` + recordColumnsSQL
 
 // Claim leases due messages to this process: of each target and destination at most req.Allowance
 // less those open already, oldest first. Concurrent scanners never get the same row. It sends up to

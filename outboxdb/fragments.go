@@ -4,8 +4,8 @@ package outboxdb
 // package operator: its statements mean the same by a due, a leased or a pending row as these.
 
 const (
-	// UntouchedSQL says of a pending row m that no claim was ever made of it: then no run has it and
-	// none can have published it.
+	// UntouchedSQL says of a pending row m that no claim was ever made of it: then no run has it
+	// and none can have published it.
 	UntouchedSQL = `
 	(m.finished_at IS NULL AND NOT m.started AND m.generation = 1)`
 
@@ -22,8 +22,8 @@ const (
      UNION ALL
      SELECT * FROM outbox.messages AS waiting WHERE waiting.state = 'pending' AND waiting.parked)`
 
-	// AuditActSQL notes each row c of the CTE "changed" in outbox.audit, for $2 who says why ($3). The
-	// audit outlives the row, so it keeps no query of an address, which may hold a token.
+	// AuditActSQL notes each row c of the CTE "changed" in outbox.audit, for $2 who says why ($3).
+	// The audit outlives the row, so it keeps no query of an address, which may hold a token.
 	AuditActSQL = `
 ), noted AS (
     INSERT INTO outbox.audit (act, message_id, destination, generation, who, why, detail)
@@ -32,7 +32,7 @@ const (
       FROM changed AS c
 )`
 
-	// waitsSQL says of a leased row m that it was put back or held back: no claim counts, and its last
-	// error says why.
+	// waitsSQL says of a leased row m that it was put back or held back: no claim counts, and its
+	// last error says why.
 	waitsSQL = `(m.claims = 0 AND m.last_error IS NOT NULL)`
 )

@@ -22,7 +22,7 @@ const (
 	gaugeBreakers  = "1000"
 )
 
-// gaugesSQL counts what waitsSQL. Each part reads one index, and a bounded number of rows:
+// gaugesSQL counts what waits. Each part reads one index, and a bounded number of rows:
 //   - claimable rows target by target, so that a target with millions hides no other
 //   - parked rows by their time: leased, waiting and retrying ones come before most of
 //     those that are delayed
@@ -52,9 +52,10 @@ WITH RECURSIVE targets AS (
     SELECT f.*
       FROM targets AS t
      CROSS JOIN LATERAL (
-           SELECT m.destination, m.due_at, m.available_at, m.retrying, false AS waitsSQL
+           SELECT m.destination, m.due_at, m.available_at, m.retrying, false AS waits
              FROM outbox.messages AS m
-            WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= t.destination AND m.destination < ` + behindTargetSQL + `
+            WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= t.destination
+              AND m.destination < ` + behindTargetSQL + `
             ORDER BY m.destination, m.available_at
             LIMIT ` + gaugePerTarget + `) AS f
      LIMIT ` + gaugeRows + `
@@ -69,8 +70,10 @@ WITH RECURSIVE targets AS (
            count(*) FILTER (WHERE NOT p.retrying AND p.available_at <= now())                        AS due,
            count(*) FILTER (WHERE p.retrying)                                                        AS retrying,
            count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at > now())    AS delayed,
-           count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at <= now() AND NOT p.waitsSQL) AS leased,
-           count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at <= now() AND p.waitsSQL)     AS waiting,
+           count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at <= now()
+               AND NOT p.waits) AS leased,
+           count(*) FILTER (WHERE NOT p.retrying AND p.available_at > now() AND p.due_at <= now()
+               AND p.waits)     AS waiting,
            min(p.due_at) FILTER (WHERE p.due_at <= now())                                            AS oldest
       FROM (SELECT * FROM claimable UNION ALL SELECT * FROM parked) AS p
      GROUP BY p.destination
@@ -91,7 +94,8 @@ WITH RECURSIVE targets AS (
     SELECT ` + TargetOfSQL + ` AS target, CASE WHEN m.held THEN 0 ELSE m.due END AS due, m.leased,
            m.waiting + CASE WHEN m.held THEN m.due ELSE 0 END AS waiting, m.retrying, m.delayed, 0 AS dead, m.oldest
       FROM (SELECT m.*, (SELECT count(*) > 0 FROM breakers) AND
-                   EXISTS (SELECT FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) AS held
+                   EXISTS (SELECT FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL
+                       AND ` + BreakersOfSQL + `) AS held
               FROM pending AS m) AS m
     UNION ALL
     SELECT ` + TargetOfSQL + ` AS target, 0, 0, 0, 0, 0, m.dead, NULL
@@ -99,22 +103,29 @@ WITH RECURSIVE targets AS (
 ), ranked AS (
     SELECT c.target, sum(c.due) AS due, sum(c.leased) AS leased, sum(c.waiting) AS waiting, sum(c.retrying) AS retrying,
            sum(c.delayed) AS delayed, sum(c.dead) AS dead, min(c.oldest) AS oldest,
-           greatest(sum(sum(c.due + c.waiting)) OVER (), sum(sum(c.leased + c.waiting + c.retrying + c.delayed)) OVER (), sum(sum(c.dead)) OVER ()) AS total,
-           row_number() OVER (ORDER BY sum(c.due + c.leased + c.waiting + c.retrying) DESC, sum(c.dead) DESC, c.target) AS place
+           greatest(sum(sum(c.due + c.waiting)) OVER (),
+               sum(sum(c.leased + c.waiting + c.retrying + c.delayed)) OVER (), sum(sum(c.dead)) OVER ()) AS total,
+           row_number() OVER (ORDER BY sum(c.due + c.leased + c.waiting + c.retrying) DESC, sum(c.dead) DESC,
+               c.target) AS place
       FROM counted AS c
      GROUP BY c.target
 )
 SELECT 'target' AS kind, CASE WHEN r.place <= $1::int THEN r.target ELSE $2::text END AS name,
-       sum(r.due)::bigint AS due, sum(r.leased)::bigint AS leased, sum(r.waiting)::bigint AS waiting, sum(r.retrying)::bigint AS retrying,
-       sum(r.delayed)::bigint AS delayed, sum(r.dead)::bigint AS dead, coalesce(extract(epoch FROM now() - min(r.oldest)), 0)::float8 AS seconds,
-       coalesce(max(r.place), 0) >= ` + gaugeTargets + ` OR bool_or(r.due + r.waiting >= ` + gaugePerTarget + `) OR bool_or(r.total >= ` + gaugeRows + `) AS truncated
+       sum(r.due)::bigint AS due, sum(r.leased)::bigint AS leased, sum(r.waiting)::bigint AS waiting,
+           sum(r.retrying)::bigint AS retrying,
+       sum(r.delayed)::bigint AS delayed, sum(r.dead)::bigint AS dead,
+           coalesce(extract(epoch FROM now() - min(r.oldest)), 0)::float8 AS seconds,
+       coalesce(max(r.place), 0) >= ` + gaugeTargets + ` OR bool_or(r.due + r.waiting >= ` + gaugePerTarget + `)
+           OR bool_or(r.total >= ` + gaugeRows + `) AS truncated
   FROM ranked AS r
  GROUP BY 2
 UNION ALL
 SELECT 'breaker', b.destination, 0, 0, 0, 0, 0, 0, b.seconds, false FROM breakers AS b
 UNION ALL
-SELECT 'callbacks', '', count(*), 0, 0, 0, 0, 0, greatest(extract(epoch FROM now() - min(c.callback_due_at)), 0)::float8, count(*) >= ` + gaugeRows + `
-  FROM (SELECT m.callback_due_at FROM outbox.messages AS m WHERE m.callback_state = 'due' ORDER BY m.callback_due_at LIMIT ` + gaugeRows + `) AS c`
+SELECT 'callbacks', '', count(*), 0, 0, 0, 0, 0,
+    greatest(extract(epoch FROM now() - min(c.callback_due_at)), 0)::float8, count(*) >= ` + gaugeRows + `
+  FROM (SELECT m.callback_due_at FROM outbox.messages AS m WHERE m.callback_state = 'due'
+      ORDER BY m.callback_due_at LIMIT ` + gaugeRows + `) AS c`
 
 // gaugeRow is a row of gaugesSQL.
 type gaugeRow struct {
@@ -134,17 +145,17 @@ func (r gaugeRow) duration() time.Duration {
 	return time.Duration(deref(r.Seconds) * float64(time.Second))
 }
 
-// Gauges counts what waitsSQL in the table, in one statement that reads a bounded number of
+// Gauges counts what waits in the table, in one statement that reads a bounded number of
 // rows. The maxTargets targets with the most pending messages are counted for themselves,
 // the rest together under the name other.
 func (s *Store) Gauges(ctx context.Context, maxTargets int, other string) (outbox.Gauges, error) {
 	rows, err := s.pool.Query(ctx, gaugesSQL, maxTargets, other)
 	if err != nil {
-		return outbox.Gauges{}, fmt.Errorf("counting what waitsSQL: %w", err)
+		return outbox.Gauges{}, fmt.Errorf("counting what waits: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[gaugeRow])
 	if err != nil {
-		return outbox.Gauges{}, fmt.Errorf("counting what waitsSQL: %w", err)
+		return outbox.Gauges{}, fmt.Errorf("counting what waits: %w", err)
 	}
 	var g outbox.Gauges
 	var breakers []outbox.BreakerGauges
@@ -152,7 +163,8 @@ func (s *Store) Gauges(ctx context.Context, maxTargets int, other string) (outbo
 		g.Truncated = g.Truncated || r.Truncated
 		switch r.Kind {
 		case "target":
-			g.Targets = append(g.Targets, outbox.TargetGauges{Target: r.Name, Due: r.Due, Leased: r.Leased, Waiting: r.Waiting,
+			g.Targets = append(g.Targets, outbox.TargetGauges{Target: r.Name, Due: r.Due, Leased: r.Leased,
+				Waiting:  r.Waiting,
 				Retrying: r.Retrying, Delayed: r.Delayed, Dead: r.Dead, OldestDue: max(r.duration(), 0)})
 		case "breaker":
 			breakers = append(breakers, breakerGauges(r))
@@ -167,7 +179,8 @@ func (s *Store) Gauges(ctx context.Context, maxTargets int, other string) (outbo
 // breakerGauges names a breaker as metrics show it, without the query of an address.
 func breakerGauges(r gaugeRow) outbox.BreakerGauges {
 	name, isNew := strings.CutSuffix(r.Name, "#new")
-	b := outbox.BreakerGauges{Name: outflow.DisplayDestination(name), Covers: "destination", Open: 1, FailingFor: r.duration()}
+	b := outbox.BreakerGauges{Name: outflow.DisplayDestination(name), Covers: "destination", Open: 1,
+		FailingFor: r.duration()}
 	switch {
 	case isNew:
 		b.Covers = "new"

@@ -33,8 +33,7 @@ const otherColumnsSQL = `
 // outcomeColumnsSQL are how a message stands, without its payload.
 const outcomeColumnsSQL = `
 	m.id, m.destination, m.type, m.state, m.generation, m.attempts, m.due_at, m.finished_at,
-	m.broker_message_id, m.last_error,
-	    ` + callbackDueSQL
+	m.broker_message_id, m.last_error, ` + callbackDueSQL
 
 // row is one row as these columns return it.
 type row struct {
