@@ -14,8 +14,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/lib/pq"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -48,7 +46,7 @@ func value[T any](t *testing.T, pool *pgxpool.Pool, query string, args ...any) T
 	return teststack.Value[T](t, pool, query, args...)
 }
 
-// another returns a second pool on pool's database, changed as wanted.
+// another returns a second pool on pool's database, with its settings changed.
 func another(t *testing.T, pool *pgxpool.Pool, change func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	return teststack.Another(t, pool, change)
@@ -95,24 +93,23 @@ func (s sqlSession) rollback(context.Context) error { return s.Rollback() }
 
 const insertEffect = `INSERT INTO effects VALUES ($1::uuid)`
 
-// door is a way into the database.
-type door struct {
+// driver begins transactions with a driver and a protocol.
+type driver struct {
 	name  string
 	begin func(t *testing.T) session
 }
 
-func doors(t *testing.T, pool *pgxpool.Pool) []door {
+func drivers(t *testing.T, pool *pgxpool.Pool) []driver {
 	t.Helper()
-	over := func(name string, pool *pgxpool.Pool) door {
-		return door{name, func(t *testing.T) session {
+	over := func(name string, pool *pgxpool.Pool) driver {
+		return driver{name, func(t *testing.T) session {
 			tx, err := pool.Begin(t.Context())
 			require.NoError(t, err)
 			return pgxSession{tx}
 		}}
 	}
-	overSQL := func(name string, db *sql.DB) door {
-		t.Cleanup(func() { require.NoError(t, db.Close()) })
-		return door{name, func(t *testing.T) session {
+	overSQL := func(name string, db *sql.DB) driver {
+		return driver{name, func(t *testing.T) session {
 			tx, err := db.BeginTx(t.Context(), nil)
 			require.NoError(t, err)
 			return sqlSession{tx}
@@ -121,35 +118,20 @@ func doors(t *testing.T, pool *pgxpool.Pool) []door {
 	mode := func(m pgx.QueryExecMode) *pgxpool.Pool {
 		return another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = m })
 	}
-	return []door{
+	return []driver{
 		over("pgx", pool),
 		over("pgx, exec", mode(pgx.QueryExecModeExec)),
 		over("pgx, simple protocol", mode(pgx.QueryExecModeSimpleProtocol)),
-		overSQL("database-sql, pgx", stdlib.OpenDB(*pool.Config().ConnConfig)),
-		overSQL("database-sql, pq", openPQ(t, pool, nil)),
-		overSQL("database-sql, pq, binary parameters", openPQ(t, pool, url.Values{"binary_parameters": {"yes"}})),
+		overSQL("database-sql, pgx", teststack.OpenSQL(t, pool)["pgx"]),
+		overSQL("database-sql, pq", teststack.OpenPQ(t, pool, nil)),
+		overSQL("database-sql, pq, binary parameters", teststack.OpenPQ(t, pool, url.Values{"binary_parameters": {"yes"}})),
 	}
-}
-
-// openPQ opens pool's database with lib/pq, with more settings where there are any.
-func openPQ(t *testing.T, pool *pgxpool.Pool, more url.Values) *sql.DB {
-	t.Helper()
-	u, err := url.Parse(pool.Config().ConnString())
-	require.NoError(t, err)
-	query := u.Query()
-	for name, values := range more {
-		query[name] = values
-	}
-	u.RawQuery = query.Encode()
-	connector, err := pq.NewConnector(u.String())
-	require.NoError(t, err)
-	return sql.OpenDB(connector)
 }
 
 func TestOnce(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
-	for _, d := range doors(t, pool) {
+	for _, d := range drivers(t, pool) {
 		t.Run(d.name, func(t *testing.T) {
 			id := newID()
 			says := func(want bool, tx session, consumer string) {
@@ -180,7 +162,7 @@ func TestOnce(t *testing.T) {
 func TestBadInputLeavesTheTransactionUsable(t *testing.T) {
 	t.Parallel()
 	pool := newInbox(t)
-	for _, d := range doors(t, pool) {
+	for _, d := range drivers(t, pool) {
 		t.Run(d.name, func(t *testing.T) {
 			tx := d.begin(t)
 			for _, tc := range []struct {
@@ -229,7 +211,7 @@ func TestTheTableRefusesTheSame(t *testing.T) {
 
 func TestOnceWithoutTheTable(t *testing.T) {
 	t.Parallel()
-	for _, d := range doors(t, teststack.NewEmpty(t)) {
+	for _, d := range drivers(t, teststack.NewEmpty(t)) {
 		tx := d.begin(t)
 		_, err := tx.once(t.Context(), "mailer", newID())
 		assert.ErrorContains(t, err, "this database wants the migrations (package inbox/migrate)", d.name)

@@ -31,7 +31,7 @@ func asks(t testing.TB, q queryer, id uuid.UUID) string {
 }
 
 // TestCallbackRules: the narrowest rule counts, a message's own word before it,
-// through whichever door it comes.
+// whatever the driver.
 func TestCallbackRules(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -71,7 +71,7 @@ func TestCallbackRules(t *testing.T) {
 		m := message(c.destination)
 		m.Type, m.Callback, m.CallbackPayload = c.messageType, c.own, c.payload
 		name := fmt.Sprintf("%s %s %q", c.destination, c.messageType, c.own)
-		for _, d := range doors(t, pool) {
+		for _, d := range drivers(t, pool) {
 			t.Run(name+", "+d.name, func(t *testing.T) {
 				s := d.open(t)
 				ids, err := s.enqueue(t.Context(), m)

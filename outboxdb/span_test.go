@@ -42,7 +42,7 @@ func TestEnqueueIsASpan(t *testing.T) {
 	spans := record(t)
 	pool := teststack.New(t)
 	ctx, outer := otel.Tracer("test").Start(t.Context(), "request")
-	for _, d := range doors(t, pool) {
+	for _, d := range drivers(t, pool) {
 		s := d.open(t)
 		for _, call := range []func(context.Context, ...outflow.Message) ([]uuid.UUID, error){s.enqueue,
 			s.enqueueIfAbsent} {

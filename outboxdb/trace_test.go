@@ -42,7 +42,7 @@ func longState() string {
 func TestTraceGoesAlong(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	ways := doors(t, pool)
+	ways := drivers(t, pool)
 	traced := func(state string) context.Context {
 		return trace.ContextWithSpanContext(t.Context(), spanContext(t, state))
 	}

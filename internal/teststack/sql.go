@@ -3,16 +3,15 @@ package teststack
 import (
 	"context"
 	"database/sql"
-	"net"
+	"maps"
 	"net/url"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
-	_ "github.com/lib/pq"              // the driver "postgres"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
 )
 
@@ -84,18 +83,22 @@ func WithRole(t testing.TB, pool *pgxpool.Pool, role string) *pgxpool.Pool {
 // OpenSQL opens pool's database with database/sql, once with each driver.
 func OpenSQL(t testing.TB, pool *pgxpool.Pool) map[string]*sql.DB {
 	t.Helper()
-	all := map[string]*sql.DB{}
-	for name, driver := range map[string]string{"pgx": "pgx", "lib/pq": "postgres"} {
-		c := pool.Config().ConnConfig
-		u := url.URL{
-			Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Path: "/" +
-				c.Database, RawQuery: "sslmode=disable",
-			Host: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))),
-		}
-		db, err := sql.Open(driver, u.String())
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = db.Close() })
-		all[name] = db
-	}
-	return all
+	viaPgx := stdlib.OpenDB(*pool.Config().ConnConfig)
+	t.Cleanup(func() { require.NoError(t, viaPgx.Close()) })
+	return map[string]*sql.DB{"pgx": viaPgx, "lib/pq": OpenPQ(t, pool, nil)}
+}
+
+// OpenPQ opens pool's database with lib/pq and the settings in more.
+func OpenPQ(t testing.TB, pool *pgxpool.Pool, more url.Values) *sql.DB {
+	t.Helper()
+	u, err := url.Parse(pool.Config().ConnString())
+	require.NoError(t, err)
+	settings := u.Query()
+	maps.Copy(settings, more)
+	u.RawQuery = settings.Encode()
+	connector, err := pq.NewConnector(u.String())
+	require.NoError(t, err)
+	db := sql.OpenDB(connector)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
 }

@@ -3,7 +3,6 @@ package outboxdb_test
 import (
 	"context"
 	"database/sql"
-	"maps"
 	"net/url"
 	"testing"
 	"time"
@@ -11,8 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
@@ -75,14 +72,14 @@ func (s sqlSession) count(ctx context.Context) (n int, err error) {
 func (s sqlSession) commit(context.Context) error   { return s.Commit() }
 func (s sqlSession) rollback(context.Context) error { return s.Rollback() }
 
-// door is one way in for a Go producer: a driver and a protocol.
-type door struct {
+// driver begins transactions with a driver and a protocol.
+type driver struct {
 	name  string
 	begin func(ctx context.Context) (session, error)
 }
 
 // open begins a transaction that the test's end rolls back.
-func (d door) open(t *testing.T) session {
+func (d driver) open(t *testing.T) session {
 	t.Helper()
 	s, err := d.begin(t.Context())
 	require.NoError(t, err)
@@ -96,56 +93,43 @@ func simple(c *pgxpool.Config) {
 	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 }
 
-// doors are all the ways in to pool's database, with times in UTC.
-func doors(t *testing.T, pool *pgxpool.Pool) []door {
+// drivers has every driver and protocol of a Go producer, with times in UTC.
+func drivers(t *testing.T, pool *pgxpool.Pool) []driver {
 	t.Helper()
-	overPool := func(name string, p *pgxpool.Pool) door {
-		return door{name, func(ctx context.Context) (session, error) {
+	overPool := func(name string, p *pgxpool.Pool) driver {
+		return driver{name, func(ctx context.Context) (session, error) {
 			tx, err := p.Begin(ctx)
 			return pgxSession{tx}, err
 		}}
 	}
-	overSQL := func(name string, db *sql.DB) door {
-		t.Cleanup(func() { require.NoError(t, db.Close()) })
-		return door{name, func(ctx context.Context) (session, error) {
+	overSQL := func(name string, db *sql.DB) driver {
+		return driver{name, func(ctx context.Context) (session, error) {
 			tx, err := db.BeginTx(ctx, nil)
 			return sqlSession{tx}, err
 		}}
 	}
 	pool = another(t, pool, utc)
 	plain := another(t, pool, simple)
-	return []door{
+	return []driver{
 		overPool("pgx", pool),
 		overPool("pgx, simple protocol", plain),
-		overSQL("database-sql, pgx", stdlib.OpenDB(*pool.Config().ConnConfig)),
-		overSQL("database-sql, pgx, simple protocol", stdlib.OpenDB(*plain.Config().ConnConfig)),
-		overSQL("database-sql, pq", openPQ(t, pool, nil)),
-		// What lib/pq offers for poolers: parameters go in one round trip, with no
-		// statement prepared.
-		overSQL("database-sql, pq, binary parameters", openPQ(t, pool, url.Values{"binary_parameters": {"yes"}})),
+		overSQL("database-sql, pgx", teststack.OpenSQL(t, pool)["pgx"]),
+		overSQL("database-sql, pgx, simple protocol", teststack.OpenSQL(t, plain)["pgx"]),
+		overSQL("database-sql, pq", teststack.OpenPQ(t, pool, url.Values{"timezone": {"UTC"}})),
+		// lib/pq's mode for poolers: it sends parameters in one round trip, and prepares no
+		// statement.
+		overSQL("database-sql, pq, binary parameters", teststack.OpenPQ(t, pool, url.Values{
+			"timezone": {"UTC"}, "binary_parameters": {"yes"},
+		})),
 	}
 }
 
-// openPQ opens pool's database with lib/pq, with more settings where there are any.
-func openPQ(t *testing.T, pool *pgxpool.Pool, more url.Values) *sql.DB {
-	t.Helper()
-	u, err := url.Parse(pool.Config().ConnString())
-	require.NoError(t, err)
-	settings := u.Query()
-	settings.Set("timezone", "UTC")
-	maps.Copy(settings, more)
-	u.RawQuery = settings.Encode()
-	connector, err := pq.NewConnector(u.String())
-	require.NoError(t, err)
-	return sql.OpenDB(connector)
-}
-
-// TestDoors: whatever driver and protocol, the same row, the same errors.
-func TestDoors(t *testing.T) {
+// TestEveryDriver: the row and the errors are the same, whatever the driver and the protocol.
+func TestEveryDriver(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	execute(t, pool, `CREATE TABLE users (name text)`)
-	for _, d := range doors(t, pool) {
+	for _, d := range drivers(t, pool) {
 		t.Run(d.name, func(t *testing.T) {
 			t.Run("every field", func(t *testing.T) {
 				now := value[time.Time](t, pool, `SELECT now()`)
@@ -251,20 +235,20 @@ func TestDoors(t *testing.T) {
 	}
 }
 
-// TestRefusals: the table of bad inputs through every door and the SQL
+// TestRefusals: the table of bad inputs through every driver and the SQL
 // function. All say the same in the same words, and nothing is written. Where
 // Go refuses, the transaction goes on.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	require.GreaterOrEqual(t, len(badInputs), 40)
 	pool := another(t, teststack.New(t), utc)
-	ways := doors(t, pool)
+	ways := drivers(t, pool)
 	functions := map[string]*pgxpool.Pool{"SQL": pool, "SQL, simple protocol": another(t, pool, simple)}
 	for _, in := range badInputs {
 		t.Run(in.name, func(t *testing.T) {
 			bad := message("sqs://orders")
 			in.change(&bad)
-			verdict := "" // the first door's, which the others must repeat
+			verdict := "" // that of the first driver, which the others must repeat
 			for _, d := range ways {
 				refused := refusedBy(t, d, bad)
 				require.Equal(t, 1, refused.Index, d.name)
@@ -290,7 +274,7 @@ func TestRefusals(t *testing.T) {
 }
 
 // refusedBy enqueues a bad message among good ones, and goes on.
-func refusedBy(t *testing.T, d door, bad outflow.Message) *outflow.InvalidMessageError {
+func refusedBy(t *testing.T, d driver, bad outflow.Message) *outflow.InvalidMessageError {
 	t.Helper()
 	s, err := d.begin(t.Context())
 	require.NoError(t, err)
@@ -312,7 +296,7 @@ func refusedBy(t *testing.T, d door, bad outflow.Message) *outflow.InvalidMessag
 func TestConnectionsAreFree(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	for _, d := range doors(t, pool) {
+	for _, d := range drivers(t, pool) {
 		s := d.open(t)
 		for range 3 {
 			_, err := s.enqueue(t.Context(), message("sqs://orders"))
@@ -323,5 +307,5 @@ func TestConnectionsAreFree(t *testing.T) {
 		}
 		require.NoError(t, s.commit(t.Context()), d.name)
 	}
-	require.Equal(t, 3*len(doors(t, pool)), count(t, pool))
+	require.Equal(t, 3*len(drivers(t, pool)), count(t, pool))
 }
