@@ -22,7 +22,7 @@ import (
 // lockRowsSQL begins a write on many rows; the write is on those of "locked" alone. It locks them
 // in the order of their IDs before the first is written, because an update takes rows in whatever
 // order it finds them: two such writes could wait for each other in a circle. A row that another
-// session has locked is left out, and the caller waits for it without the others (insist).
+// session has locked is left out, and the caller waits for it without the others (retryLocked).
 const lockRowsSQL = `
 WITH locked AS MATERIALIZED (
     SELECT m.id FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED

@@ -30,7 +30,7 @@ func asks(t testing.TB, q queryer, id uuid.UUID) string {
 	return value[string](t, q, `SELECT coalesce(callback, '') || CASE WHEN callback_payload THEN ' with the payload' ELSE '' END FROM outbox.messages WHERE id = $1`, id)
 }
 
-// TestCallbackRules: the narrowest rule counts, a message's own word before it,
+// TestCallbackRules: the message's own callback counts first, then the narrowest rule,
 // whatever the driver.
 func TestCallbackRules(t *testing.T) {
 	t.Parallel()

@@ -10,10 +10,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// enqueueBatch passes all messages of a call to the SQL function that every language calls.
+// enqueueSQL passes all messages of a call to the SQL function that every language calls.
 // The server casts text to jsonb, so that any driver and protocol can send it. A verdict may
 // quote the input: as hexadecimal digits, no client_encoding changes it.
-const enqueueBatch = `
+const enqueueSQL = `
 SELECT index, message_id, pg_catalog.encode(pg_catalog.convert_to(verdict, 'UTF8'), 'hex') AS verdict
   FROM outbox.enqueue_batch($1::text::jsonb, $2)`
 
@@ -41,13 +41,13 @@ func (t *hexText) Scan(value any) error {
 	return nil
 }
 
-// batchQuery runs enqueueBatch in the caller's transaction. Nothing else differs between
+// batchQuery runs enqueueSQL in the caller's transaction. Nothing else differs between
 // pgx and database/sql.
 type batchQuery func(ctx context.Context, batch string, ifAbsent bool) ([]verdict, error)
 
 func pgxQuery(tx pgx.Tx) batchQuery {
 	return func(ctx context.Context, batch string, ifAbsent bool) ([]verdict, error) {
-		rows, err := tx.Query(ctx, enqueueBatch, batch, ifAbsent)
+		rows, err := tx.Query(ctx, enqueueSQL, batch, ifAbsent)
 		if err != nil {
 			return nil, err
 		}
@@ -57,7 +57,7 @@ func pgxQuery(tx pgx.Tx) batchQuery {
 
 func sqlQuery(tx *sql.Tx) batchQuery {
 	return func(ctx context.Context, batch string, ifAbsent bool) (verdicts []verdict, err error) {
-		rows, err := tx.QueryContext(ctx, enqueueBatch, batch, ifAbsent)
+		rows, err := tx.QueryContext(ctx, enqueueSQL, batch, ifAbsent)
 		if err != nil {
 			return nil, err
 		}

@@ -87,8 +87,8 @@ func (d driver) open(t *testing.T) session {
 	return s
 }
 
-// simple has every statement sent as one text, as it must be behind a pooler
-// that gives each transaction another connection.
+// simple sends every statement as one text. A pooler that gives each transaction another
+// connection may want that.
 func simple(c *pgxpool.Config) {
 	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 }
@@ -134,7 +134,8 @@ func TestEveryDriver(t *testing.T) {
 			t.Run("every field", func(t *testing.T) {
 				now := value[time.Time](t, pool, `SELECT now()`)
 				m := outflow.Message{
-					ID: uuid.Must(uuid.NewV7()), Destination: "arn:aws:sqs:eu-west-1:123456789012:orders.fifo", Type: "order/placed:v1",
+					ID:          uuid.Must(uuid.NewV7()),
+					Destination: "arn:aws:sqs:eu-west-1:123456789012:orders.fifo", Type: "order/placed:v1",
 					Payload: []byte("it's \"quoted\" \\ $1 ? \x00\xff"), ContentType: "application/octet-stream",
 					Headers:     map[string]string{"tenant": "<a&b> 'x'", "x.y-z_1": "\u2028 \U0001F600 \\ \" \n $2"},
 					OrderingKey: "customer#7", DueAt: now.Add(time.Hour), ExpiresAt: now.AddDate(400, 0, 0),
@@ -159,7 +160,8 @@ func TestEveryDriver(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, ids, 200)
 				require.NoError(t, s.commit(t.Context()))
-				require.Equal(t, ids, values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages WHERE id = ANY ($1) ORDER BY seq`, ids))
+				require.Equal(t, ids, values[uuid.UUID](t, pool,
+					`SELECT id FROM outbox.messages WHERE id = ANY ($1) ORDER BY seq`, ids))
 			})
 			t.Run("none", func(t *testing.T) {
 				ids, err := d.open(t).enqueue(t.Context())
@@ -184,7 +186,8 @@ func TestEveryDriver(t *testing.T) {
 						require.NoError(t, s.rollback(t.Context()))
 					}
 				}
-				require.Equal(t, 1, value[int](t, pool, `WITH d AS (DELETE FROM users RETURNING 1) SELECT count(*) FROM d`))
+				require.Equal(t, 1, value[int](t, pool,
+					`WITH d AS (DELETE FROM users RETURNING 1) SELECT count(*) FROM d`))
 			})
 			t.Run("an ID that exists", func(t *testing.T) {
 				msgs := withIDs(3)
@@ -193,7 +196,8 @@ func TestEveryDriver(t *testing.T) {
 				before, err := s.count(t.Context())
 				require.NoError(t, err)
 				_, err = s.enqueue(t.Context(), msgs...)
-				require.EqualError(t, err, "enqueuing: message id: enqueued before, or twice in this call: "+msgs[1].ID.String())
+				require.EqualError(t, err,
+					"enqueuing: message id: enqueued before, or twice in this call: "+msgs[1].ID.String())
 				var duplicate *outflow.DuplicateIDError
 				require.ErrorAs(t, err, &duplicate)
 				require.Equal(t, []uuid.UUID{msgs[1].ID}, duplicate.IDs)
@@ -235,9 +239,8 @@ func TestEveryDriver(t *testing.T) {
 	}
 }
 
-// TestRefusals: the table of bad inputs through every driver and the SQL
-// function. All say the same in the same words, and nothing is written. Where
-// Go refuses, the transaction goes on.
+// TestRefusals sends each bad input through every driver and the SQL function. All refuse it
+// with the same text, and nothing is written. Where Go refuses, the transaction goes on.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	require.GreaterOrEqual(t, len(badInputs), 40)
@@ -266,7 +269,8 @@ func TestRefusals(t *testing.T) {
 				}
 				_, err := p.Exec(t.Context(), enqueueOne, arguments(bad)...)
 				require.Equal(t, "22023", sqlState(err), "%s: %v", name, err)
-				require.Contains(t, moments.ReplaceAllString(err.Error(), "T"), verdict, "%s says it in other words", name)
+				require.Contains(t, moments.ReplaceAllString(err.Error(), "T"), verdict, "%s says it in other words",
+					name)
 			}
 			require.Zero(t, count(t, pool))
 		})
@@ -291,8 +295,8 @@ func refusedBy(t *testing.T, d driver, bad outflow.Message) *outflow.InvalidMess
 	return refused
 }
 
-// TestConnectionsAreFree: an Enqueue leaves nothing open on its connection, on
-// which database/sql would refuse the next statement.
+// TestConnectionsAreFree: an Enqueue leaves no rows open on its connection. With open rows,
+// database/sql would refuse the next statement.
 func TestConnectionsAreFree(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

@@ -13,9 +13,9 @@ import (
 	"github.com/outflowhq/outflow/operator"
 )
 
-// TestEnqueueTakesPayloadsOfEveryType: each type, and what has none, finds its
-// function, by position and by name.
-func TestEnqueueTakesPayloadsOfEveryType(t *testing.T) {
+// TestEnqueueAcceptsPayloadsOfEveryType: a payload of each type, and one without a type, finds
+// its function, by position and by name.
+func TestEnqueueAcceptsPayloadsOfEveryType(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	written, plain := `{"b": 1,  "a": "日"}`, `{"a": "日", "b": 1}`
@@ -55,8 +55,8 @@ func TestEnqueueTakesPayloadsOfEveryType(t *testing.T) {
 	}
 }
 
-// TestEnqueueWithUntypedParameters: drivers such as node-postgres and psycopg send
-// text and leave its type to the server.
+// TestEnqueueWithUntypedParameters: drivers such as node-postgres and psycopg send text whose
+// type the server infers.
 func TestEnqueueWithUntypedParameters(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -83,8 +83,7 @@ func TestEnqueueWithUntypedParameters(t *testing.T) {
 	}
 }
 
-// TestEnqueueWithTypedParameters: psycopg's Json and Jsonb, and JDBC's strings, say
-// what they are.
+// TestEnqueueWithTypedParameters: psycopg's Json and Jsonb, and JDBC's strings, have a type.
 func TestEnqueueWithTypedParameters(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -113,7 +112,7 @@ func TestEnqueueWithTypedParameters(t *testing.T) {
 	}
 }
 
-// TestEnqueueRefusesBadJSONPayloads in the words of the other types.
+// TestEnqueueRefusesBadJSONPayloads: with the error texts of the other types.
 func TestEnqueueRefusesBadJSONPayloads(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

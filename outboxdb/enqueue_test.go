@@ -120,8 +120,8 @@ func TestEnqueue(t *testing.T) {
 	})
 }
 
-// duplicates are the places where an ID can be taken already. Each prepares the
-// transaction and returns the messages of the call and the IDs that are taken.
+// duplicates are the ways in which an ID can exist already. Each prepares the transaction. It
+// returns the messages of the call and the IDs that exist.
 var duplicates = []struct {
 	name    string
 	prepare func(t *testing.T, pool *pgxpool.Pool, tx pgx.Tx) (msgs []outflow.Message, taken []uuid.UUID)
@@ -207,8 +207,8 @@ func TestEnqueueDuplicates(t *testing.T) {
 	})
 }
 
-// A row that another transaction has written but not committed is waited for.
-func TestEnqueueBesideAnother(t *testing.T) {
+// Enqueue waits for a transaction that has written the same ID and is still open.
+func TestConcurrentEnqueue(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	type answer struct {

@@ -28,7 +28,7 @@ const (
 	StatementRenew           = renewSQL
 	StatementFinish          = finishSQL
 	StatementMakeWay         = makeWaySQL
-	StatementEnqueue         = enqueueBatch
+	StatementEnqueue         = enqueueSQL
 	StatementRequestCancel   = requestCancelSQL
 	StatementEndCancelled    = endCancelledSQL
 	StatementBeginCallback   = beginCallbackSQL
@@ -46,7 +46,7 @@ const (
 
 // Statements are those that the package sends; a list's is put together.
 var Statements = []string{
-	enqueueBatch, schemaReadySQL, dueDestinationsSQL, openBreakersSQL, claimSQL, claimIsolatedSQL, giveBackSQL,
+	enqueueSQL, schemaReadySQL, dueDestinationsSQL, openBreakersSQL, claimSQL, claimIsolatedSQL, giveBackSQL,
 	loadSQL, loadAgainSQL, loadPayloadsSQL, loadOutcomesSQL, renewSQL, finishSQL, makeWaySQL, putBackSQL,
 	pendingCountsSQL, tableHealthSQL, heldSnapshotsSQL, noteFailuresSQL, noteSuccessSQL, noteReachedSQL,
 	noteSlowSQL, knownSQL, unparkSQL, holdBackSQL, closeAbandonedSQL, takeProbesSQL, endProbeSQL, releaseSQL,

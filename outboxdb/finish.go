@@ -63,7 +63,7 @@ func (s *Store) Finish(ctx context.Context, e outbox.Ending) (outflow.Outcome, e
 	if !e.State.Final() {
 		return outflow.Outcome{}, fmt.Errorf("finishing message %s: %q is not a final state", e.ID, e.State)
 	}
-	record, err := insist(ctx, s.endings, e)
+	record, err := retryLocked(ctx, s.endings, e)
 	if err == nil || errors.Is(err, outflow.ErrNotFound) {
 		s.handoff.settle(e.Ref)
 	}

@@ -84,7 +84,7 @@ func (s *Store) PutBack(ctx context.Context, p outbox.PutBack) (outflow.Outcome,
 		}
 		return outflow.Outcome{}, nil
 	}
-	record, err := insist(ctx, s.putBacks, p)
+	record, err := retryLocked(ctx, s.putBacks, p)
 	if err != nil {
 		return outflow.Outcome{}, fmt.Errorf("putting message %s back: %w", p.ID, err)
 	}
@@ -99,7 +99,7 @@ func (s *Store) GiveBack(ctx context.Context, m outbox.ClaimedMessage, why outbo
 	if why == outbox.RunElsewhere {
 		return nil
 	}
-	_, err := insist(ctx, s.giveBacks, giveBack{m.Ref(), m.LeasedUntil, why == outbox.NotStarted})
+	_, err := retryLocked(ctx, s.giveBacks, giveBack{m.Ref(), m.LeasedUntil, why == outbox.NotStarted})
 	if err != nil {
 		return fmt.Errorf("giving back message %s: %w", m.ID, err)
 	}

@@ -78,7 +78,7 @@ func (s *Store) Load(ctx context.Context, ref outbox.Ref) (outbox.Record, error)
 // where the row is pending in that generation.
 func (s *Store) LoadAgain(ctx context.Context, ref outbox.Ref) (outbox.Record, error) {
 	s.handoff.settle(ref) // a claim of this process no longer leads
-	found, err := insist(ctx, s.reloads, ref)
+	found, err := retryLocked(ctx, s.reloads, ref)
 	if err != nil {
 		return outbox.Record{}, fmt.Errorf("loading message %s again: %w", ref.ID, err)
 	}
@@ -90,7 +90,7 @@ func (s *Store) LoadAgain(ctx context.Context, ref outbox.Ref) (outbox.Record, e
 // generation, is returned as it stands, with nothing written.
 func (s *Store) Renew(ctx context.Context, r outbox.Renewal) (outbox.Record, error) {
 	s.handoff.settle(r.Ref) // its run has left the fast path
-	found, err := insist(ctx, s.renewals, r)
+	found, err := retryLocked(ctx, s.renewals, r)
 	if err != nil {
 		return outbox.Record{}, fmt.Errorf("renewing the lease of message %s: %w", r.ID, err)
 	}

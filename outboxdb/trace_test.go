@@ -17,7 +17,7 @@ import (
 
 const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
-// spanContext is traceparent as OpenTelemetry has it.
+// spanContext returns OpenTelemetry's form of traceparent.
 func spanContext(t *testing.T, state string) trace.SpanContext {
 	t.Helper()
 	traceID, err := trace.TraceIDFromHex("4bf92f3577b34da6a3ce929d0e0e4736")
@@ -30,7 +30,7 @@ func spanContext(t *testing.T, state string) trace.SpanContext {
 		TraceFlags: trace.FlagsSampled, TraceState: parsed})
 }
 
-// longState is a valid trace state beyond what a header's value may hold.
+// longState returns a valid trace state that is too long for a header's value.
 func longState() string {
 	var members []string
 	for i := range 32 {

@@ -18,8 +18,8 @@ const (
 	maxLockWait  = time.Second
 )
 
-// insist calls c.Do, again and again while the message's row is locked.
-func insist[In, Out any](ctx context.Context, c *coalesce.Coalescer[In, Out], in In) (Out, error) {
+// retryLocked calls c.Do, again and again while the message's row is locked.
+func retryLocked[In, Out any](ctx context.Context, c *coalesce.Coalescer[In, Out], in In) (Out, error) {
 	began, locked := time.Now(), false
 	for pause := minLockPause; ; pause = min(2*pause, maxLockPause) {
 		out, err := c.Do(ctx, in)
