@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/panics"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -65,20 +64,13 @@ func (f *flights) fly(
 	}
 	own, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
-	defer func() {
-		// A payload that makes its publisher panic must not take the process,
-		// and with it everybody's messages, down.
-		if p := recover(); p != nil {
-			activity.GetLogger(ctx).Error("publishing panicked", "panic", p, "stack", string(debug.Stack()))
-			said := fmt.Sprintf("a %T, not shown because it may quote the message", p)
-			if failure, ok := p.(runtime.Error); ok {
-				said = failure.Error()
-			}
-			fl.err = outflow.Permanent(fmt.Errorf("publishing panicked: %s (the log has the stack; fix the"+
-				" publisher and retry the message, or correct the message and enqueue it again)", said))
-		}
-		f.land(ref, fl)
-	}()
+	defer f.land(ref, fl)
+	// A payload that makes its publisher panic must not take the process, and with it
+	// everybody's messages, down.
+	defer panics.Catch(func(p *panics.Error) {
+		activity.GetLogger(ctx).Error("publishing panicked", "panic", p.Value, "stack", string(p.Stack))
+		fl.err = outflow.Permanent(panics.OfPublisher("publishing", p))
+	})
 	fl.err = errors.New("the publish ended without an answer") // it may end its goroutine
 	fl.result, fl.err = attempt(own)
 }

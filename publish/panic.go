@@ -1,33 +1,17 @@
 package publish
 
-import (
-	"fmt"
-	"runtime"
-	"runtime/debug"
-)
+import "github.com/outflowhq/outflow/internal/panics"
 
-// PanicError is what a publisher's panic becomes. It is permanent wherever one
-// message alone was being published: what made the publisher panic once would
-// do it again, and again take others' time with it.
+// PanicError is a publisher's panic as an error. It has two fields, both for logs: Value, of
+// type any, and Stack, of type []byte. Its text has the panic's own words only where they are
+// Go's, such as "index out of range": any others may quote the payload.
 //
-// Its text has the panic's own words only where they are Go's, such as "index
-// out of range": any other may quote the payload, and ends in a row and in
-// Temporal. Value and Stack are for logs; Watch writes them there.
-type PanicError struct {
-	Value any
-	Stack []byte
-}
+// It is permanent wherever one message alone was being published: the same message would have
+// the publisher panic again, and take others' time with it. The log has Value and Stack.
 
-// Recovered returns the PanicError of what recover returned. Call it in the
-// deferred function, so that Stack is that of the panic.
-func Recovered(value any) *PanicError {
-	return &PanicError{Value: value, Stack: debug.Stack()}
-}
+type PanicError = panics.Error
 
-func (e *PanicError) Error() string {
-	said := fmt.Sprintf("a %T, not shown because it may quote the message", e.Value)
-	if err, ok := e.Value.(runtime.Error); ok {
-		said = err.Error()
-	}
-	return "the publisher panicked: " + said + " (the log has the stack; mend the publisher and retry the message, or correct the message and enqueue it again)"
-}
+// Recovered returns the PanicError of a value that recover returned. Call it in the deferred
+// function, so that Stack is that of the panic. A Router recovers in the goroutine that calls
+// Publish; a publisher that starts goroutines recovers in those.
+func Recovered(value any) *PanicError { return panics.New(value) }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/panics"
 )
 
 // Router publishes each message with the publisher of its destination's
@@ -82,11 +83,9 @@ func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageI
 			"publishing to %s: no publisher for %s:// is configured here (there is %s); redirect the message, or deliver it with a program of your own that has one",
 			shown, scheme, r.known()))
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			err = outflow.Permanent(fmt.Errorf("publishing to %s: %w", shown, Recovered(v)))
-		}
-	}()
+	defer panics.Catch(func(p *PanicError) {
+		err = outflow.Permanent(panics.OfPublisher("publishing to "+shown, p))
+	})
 	return p.Publish(ctx, m)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/coalesce"
+	"github.com/outflowhq/outflow/internal/panics"
 )
 
 func TestCallerLeavesBeforeTheSealing(t *testing.T) {
@@ -130,9 +131,10 @@ func TestDeadCallDoesNotHangItsCallers(t *testing.T) {
 		"panic": {
 			call: func([]int) []coalesce.Result[int] { panic("boom") },
 			want: func(t *testing.T, err error) {
-				var p *coalesce.PanicError
+				var p *panics.Error
 				require.ErrorAs(t, err, &p)
-				assert.ErrorContains(t, err, "panicked: boom")
+				assert.ErrorContains(t, err, "the shared call panicked: a string")
+				assert.Equal(t, "boom", p.Value)
 				assert.Contains(t, string(p.Stack), "leave_test.go")
 			},
 		},

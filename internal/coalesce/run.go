@@ -4,24 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
+
+	"github.com/outflowhq/outflow/internal/panics"
 )
-
-// PanicError is what every entry of a shared call that panicked gets. Its text
-// names the panic; Stack is for logs.
-type PanicError struct {
-	Value any
-	Stack []byte
-}
-
-func (e *PanicError) Error() string { return fmt.Sprintf("the shared call panicked: %v", e.Value) }
-
-// Unwrap returns the panic's value where it is an error, such as a runtime.Error.
-func (e *PanicError) Unwrap() error {
-	err, _ := e.Value.(error)
-	return err
-}
 
 // ErrNoResult is what an entry gets for which the shared call returned nothing.
 var ErrNoResult = errors.New("the shared call returned no result for this entry")
@@ -33,9 +19,6 @@ func (c *Coalescer[In, Out]) run(batch []*entry[In, Out], sealed time.Time) {
 	var results []Result[Out]
 	failure := ErrNoResult
 	defer func() {
-		if p := recover(); p != nil {
-			failure = &PanicError{Value: p, Stack: debug.Stack()}
-		}
 		c.mu.Lock()
 		c.calls--
 		c.pump()
@@ -48,6 +31,7 @@ func (c *Coalescer[In, Out]) run(batch []*entry[In, Out], sealed time.Time) {
 			}
 		}
 	}()
+	defer panics.Catch(func(p *panics.Error) { failure = fmt.Errorf("the shared call %w", p) })
 	ctx := context.Background()
 	if c.opts.Timeout > 0 {
 		var cancel context.CancelFunc

@@ -233,7 +233,7 @@ func TestPanicBesideOthers(t *testing.T) {
 	w.scan()
 	r := w.until(guilty, func(r row) bool { return r.State != outflow.Pending })
 	assert.Equal(t, outflow.Dead, r.State)
-	assert.Contains(t, r.LastError, "publishing panicked: a string, not shown because it may quote the message (")
+	assert.Contains(t, r.LastError, "publishing: the publisher panicked: a string, not shown because it may quote the message (")
 	for _, id := range ids {
 		w.until(id, func(r row) bool { return r.State == outflow.Delivered })
 	}

@@ -18,7 +18,7 @@ func (p *Publisher) Check(ctx context.Context, destination string) error {
 	if d.Scheme != outflow.SchemeSQS {
 		return outflow.Permanent(fmt.Errorf("looking up %s: only sqs:// is published here", d))
 	}
-	once := lookup{calls: &caller{api: p.api, destination: d, timeout: p.timeout}}
-	_, err = once.address(ctx, 0, nil)
+	uncached := lookup{calls: &caller{api: p.api, destination: d, timeout: p.timeout}}
+	_, err = uncached.address(ctx, 0, nil)
 	return err
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-func TestJudge(t *testing.T) {
+func TestCodesHaveAClass(t *testing.T) {
 	const permanent, unavailable, retryable = outflow.ClassPermanent, outflow.ClassUnavailable, outflow.ClassRetryable
 	for _, tc := range []struct {
 		code   string
@@ -24,7 +24,7 @@ func TestJudge(t *testing.T) {
 		{"KMS.ThrottlingException", 0, unavailable, "the same in a batch's entry"},
 		{"OverLimit", 403, unavailable, "a limit that is free again later"},
 		{"Whatever", 429, unavailable, "the status says it, whoever answers"},
-		// Refusals that somebody will mend, without a change to the message.
+		// Refusals that somebody corrects, without a change to the message.
 		{"AccessDenied", 403, unavailable, "a policy"},
 		{"AccessDeniedException", 400, unavailable, "a policy, in the JSON protocol"},
 		{"KmsAccessDenied", 400, unavailable, "the key's policy"},
@@ -65,17 +65,14 @@ func TestJudge(t *testing.T) {
 		{"", 400, retryable, "no code"},
 		{"ResourceNotFoundException", 400, retryable, "not the queue: SQS names that QueueDoesNotExist"},
 	} {
-		got := judge(tc.code, tc.status)
-		assert.Equal(t, tc.want, got.class, "%s %d: %s", tc.code, tc.status, tc.why)
+		got := service.KindOf(tc.code, tc.status)
+		assert.Equal(t, tc.want, got.Class(), "%s %d: %s", tc.code, tc.status, tc.why)
 	}
 }
 
-func TestVerdictsAreConsistent(t *testing.T) {
-	for code, v := range verdicts {
-		assert.NotEmpty(t, v.next, "%s tells the operator what to do", code)
-		assert.Equal(t, v.class == outflow.ClassPermanent, v.content || v.gone, "%s: permanent is content or the queue", code)
-		assert.False(t, v.content && !v.quotes, "%s: a text about content may quote it", code)
-		assert.False(t, v.throttle && v.class != outflow.ClassUnavailable, code)
-		assert.Equal(t, code, plainCode(code), "%s is listed in its plain form", code)
+// A code is looked up without the service's prefix.
+func TestCodesAreListedInTheirPlainForm(t *testing.T) {
+	for code, kind := range service.Codes {
+		assert.Equal(t, kind, service.KindOf(service.CodePrefix+code, 0), code)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
+	"github.com/outflowhq/outflow/publish/internal/aws"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
@@ -86,7 +87,7 @@ func deaths() []death {
 			all[i].message.Payload = []byte("guilty")
 		}
 	}
-	for _, code := range awssqs.PermanentCodes(false) {
+	for _, code := range awssqs.CodesOf(aws.Content) {
 		all = append(all, death{cause: "SQS refuses it: " + code, code: code, message: to("sqs://orders"), fault: refuse(400, code)})
 	}
 	return all
@@ -138,7 +139,7 @@ func TestWhyMessagesEndDead(t *testing.T) {
 func TestEveryPermanentVerdictIsAmongTheDead(t *testing.T) {
 	pinned, err := os.ReadFile("testdata/dead.golden")
 	require.NoError(t, err)
-	for _, code := range append(awssqs.PermanentCodes(true), awssqs.PermanentCodes(false)...) {
+	for _, code := range append(awssqs.CodesOf(aws.Missing), awssqs.CodesOf(aws.Content)...) {
 		require.Contains(t, string(pinned), ": "+code, code)
 	}
 }

@@ -9,13 +9,14 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
+	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
 var id = uuid.MustParse("0190a5b0-7c3e-7d50-9a2f-000000000001")
@@ -127,7 +128,7 @@ func TestHeadersThatAreNoAttributes(t *testing.T) {
 	assert.Len(t, got, 5)
 	assert.Contains(t, got[AttributeHeaders], `"noncharacter":"\uffff"`)
 	assert.Contains(t, got[AttributeHeaders], `"control":"\u0001"`)
-	assert.True(t, xmlSafe(got[AttributeHeaders]))
+	assert.True(t, aws.XMLSafe(got[AttributeHeaders]))
 	back, err := Decode(received(e))
 	require.NoError(t, err)
 	assert.Equal(t, m.Headers, back.Headers)
@@ -139,13 +140,13 @@ func TestXMLSafe(t *testing.T) {
 		"\x00": false, "\x08": false, "\x0b": false, "\x1f": false, "\uFFFE": false, "\uFFFF": false,
 		"\xff": false, "a\xc3": false, "\xed\xa0\x80": false, "\xef\xbf": false,
 	} {
-		assert.Equal(t, want, xmlSafe(s), "%q", s)
+		assert.Equal(t, want, aws.XMLSafe(s), "%q", s)
 	}
 }
 
 func TestSizeCountsNamesTypesAndValues(t *testing.T) {
-	e := types.SendMessageBatchRequestEntry{MessageBody: aws.String("åb"), MessageAttributes: map[string]types.MessageAttributeValue{
-		"name": {DataType: aws.String("String"), StringValue: aws.String("ö")},
+	e := types.SendMessageBatchRequestEntry{MessageBody: sdk.String("åb"), MessageAttributes: map[string]types.MessageAttributeValue{
+		"name": {DataType: sdk.String("String"), StringValue: sdk.String("ö")},
 	}}
 	assert.Equal(t, 3+4+6+2, sizeOf(e))
 }
@@ -156,10 +157,10 @@ func TestDecodeRefusesWhatIsNotOutflows(t *testing.T) {
 	change := func(name, value string) types.Message {
 		m := received(good)
 		m.MessageAttributes = maps.Clone(m.MessageAttributes)
-		m.MessageAttributes[name] = types.MessageAttributeValue{DataType: aws.String("String"), StringValue: aws.String(value)}
+		m.MessageAttributes[name] = types.MessageAttributeValue{DataType: sdk.String("String"), StringValue: sdk.String(value)}
 		return m
 	}
-	_, err = Decode(types.Message{Body: aws.String("hello")})
+	_, err = Decode(types.Message{Body: sdk.String("hello")})
 	assert.ErrorIs(t, err, ErrNotOutflow)
 	without := func(name string) types.Message {
 		m := change(name, "")
@@ -207,11 +208,11 @@ func FuzzRoundTrip(f *testing.F) {
 			return
 		}
 		require.LessOrEqual(t, len(e.MessageAttributes), 10)
-		require.True(t, xmlSafe(*e.MessageBody))
+		require.True(t, aws.XMLSafe(*e.MessageBody))
 		for name, value := range texts(e) {
 			require.NotEmpty(t, value)
-			require.True(t, xmlSafe(value))
-			require.Regexp(t, attributeName, name)
+			require.True(t, aws.XMLSafe(value))
+			require.True(t, aws.IsAttributeName(name), name)
 		}
 		got, err := Decode(received(e))
 		require.NoError(t, err)

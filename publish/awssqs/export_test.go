@@ -4,14 +4,13 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
-// PermanentCodes are SQS's codes after which a message is given up; missing is
-// true for those that say that the queue does not exist.
-func PermanentCodes(missing bool) (codes []string) {
-	for _, code := range slices.Sorted(maps.Keys(verdicts)) {
-		if v := verdicts[code]; v.class == outflow.ClassPermanent && v.gone == missing {
+// CodesOf are SQS's error codes of a kind.
+func CodesOf(kind aws.Kind) (codes []string) {
+	for _, code := range slices.Sorted(maps.Keys(service.Codes)) {
+		if service.Codes[code] == kind {
 			codes = append(codes, code)
 		}
 	}

@@ -352,7 +352,7 @@ func TestASlowQueueIsLookedUpBesideTheAttempts(t *testing.T) {
 	err := hasty()
 	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
 	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err))
-	assert.EqualError(t, err, "looking up sqs://orders: not attempted: nothing was sent: the answer is waited for beside this attempt")
+	assert.EqualError(t, err, "looking up sqs://orders: not attempted: nothing was sent: the look-up goes on beside this attempt")
 	require.Eventually(t, func() bool { return hasty() == nil }, 10*time.Second, 50*time.Millisecond)
 	assert.Len(t, b.Requests("GetQueueUrl"), 1)
 	assert.Len(t, b.sizes(), 1)

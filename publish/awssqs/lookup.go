@@ -8,26 +8,27 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
+	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/internal/panics"
+	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
-// address is what a lookup learnt of a queue.
+// address is a queue's URL, as one look-up found it.
 type address struct{ url string }
 
-// lookup finds a queue's address and keeps it. Concurrent callers share one lookup,
-// which has its own deadlines and no caller's context: a queue whose answers take
-// longer than a caller may wait is known to the next ones.
+// lookup finds a queue's address and keeps it. Concurrent callers share one request, which has
+// its own deadlines and no caller's context: the next callers know a queue whose answer takes
+// longer than this one may wait.
 type lookup struct {
 	calls *caller
 
-	mu      sync.Mutex
-	known   *address
-	under   *pending // the lookup under way
-	failing bool     // the last one that ended got no answer
+	mu       sync.Mutex
+	known    *address
+	underWay *pending
+	failing  bool // the last request that ended got no answer
 }
 
 type pending struct {
@@ -36,24 +37,24 @@ type pending struct {
 	err   error
 }
 
-// address returns the queue's address, and waits for it as long as ctx then has
-// leave left. stale is one that turned out not to exist any more, nil at first: it is
-// never returned again.
-func (l *lookup) address(ctx context.Context, leave time.Duration, stale *address) (*address, error) {
+// address returns the queue's address. It waits for a look-up under way, but leaves reserve of
+// ctx's time for the send. stale is an address that turned out not to exist any more, or nil:
+// it is never returned again.
+func (l *lookup) address(ctx context.Context, reserve time.Duration, stale *address) (*address, error) {
 	l.mu.Lock()
 	if l.known != nil && l.known != stale {
 		defer l.mu.Unlock()
 		return l.known, nil
 	}
 	l.known = nil
-	if !enoughTime(ctx, leave) {
+	if !aws.EnoughTime(ctx, reserve) {
 		l.mu.Unlock()
 		return nil, l.notAttempted(cmp.Or(ctx.Err(), errTooLate))
 	}
-	p := l.under
+	p := l.underWay
 	if p == nil {
 		p = &pending{done: make(chan struct{})}
-		l.under = p
+		l.underWay = p
 		go l.run(p)
 	}
 	failing := l.failing
@@ -61,7 +62,7 @@ func (l *lookup) address(ctx context.Context, leave time.Duration, stale *addres
 	inTime := ctx
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
-		inTime, cancel = context.WithDeadline(ctx, deadline.Add(-leave))
+		inTime, cancel = context.WithDeadline(ctx, deadline.Add(-reserve))
 		defer cancel()
 	}
 	select {
@@ -72,16 +73,18 @@ func (l *lookup) address(ctx context.Context, leave time.Duration, stale *addres
 	switch {
 	case ctx.Err() != nil:
 		return nil, l.notAttempted(ctx.Err())
-	case failing: // said nothing the last time, and is silent still
-		return nil, failure(l.doing(), down, "no answer", "it is waited for beside this attempt", 0, 0)
+	case failing: // it did not answer the last time, and has not answered now
+		return nil, service.Failure(aws.Refusal{
+			Doing: l.doing(), Kind: aws.Down, Code: "no answer", Said: "the look-up goes on beside this attempt",
+		})
 	}
-	// A queue that is slow to say where it is does not fail: the next attempt knows.
+	// A queue whose look-up is slow does not fail: the next attempt knows its address.
 	return nil, l.notAttempted(errNotYet)
 }
 
 var (
 	errTooLate = errors.New("too little time is left")
-	errNotYet  = errors.New("the answer is waited for beside this attempt")
+	errNotYet  = errors.New("the look-up goes on beside this attempt")
 )
 
 func (l *lookup) doing() string { return "looking up " + l.calls.destination.String() }
@@ -92,72 +95,42 @@ func (l *lookup) notAttempted(why error) error {
 
 func (l *lookup) run(p *pending) {
 	defer func() {
-		if v := recover(); v != nil {
-			// No message is part of it, so it says nothing of any.
-			p.err = outflow.Unavailable(fmt.Errorf("%s: %w", l.doing(), publish.Recovered(v)))
-		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.under = nil
+		l.underWay = nil
 		l.failing = p.err != nil && outflow.ClassOf(p.err) == outflow.ClassUnavailable
 		if p.err == nil {
 			l.known = p.found
 		}
 		close(p.done)
 	}()
-	p.found, p.err = l.ask()
+	defer panics.Catch(func(e *panics.Error) {
+		// No message is part of the request, so it says nothing about any.
+		p.err = outflow.Unavailable(panics.OfPublisher(l.doing(), e))
+	})
+	p.found, p.err = l.request()
 }
 
-// ask asks SQS where the queue is.
-func (l *lookup) ask() (*address, error) {
+// request asks SQS for the queue's URL.
+func (l *lookup) request() (*address, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.calls.timeout)
 	defer cancel()
 	d := l.calls.destination
-	if err := withoutRegion(l.calls.api, d); err != nil {
+	if err := missingRegion(l.calls.api, d); err != nil {
 		return nil, err
 	}
-	in := &sqs.GetQueueUrlInput{QueueName: aws.String(d.Name)}
+	in := &sqs.GetQueueUrlInput{QueueName: sdk.String(d.Name)}
 	if d.Account != "" {
-		in.QueueOwnerAWSAccountId = aws.String(d.Account)
+		in.QueueOwnerAWSAccountId = sdk.String(d.Account)
 	}
-	a := &attempt{doing: l.doing()}
-	out, err := l.calls.api.GetQueueUrl(a.trace(ctx), in, l.calls.within(l.calls.timeout/2))
+	a := &aws.Attempt{Service: service, Doing: l.doing()}
+	out, err := l.calls.api.GetQueueUrl(a.Trace(ctx), in, l.calls.retryFor(l.calls.timeout/2))
 	if err != nil {
-		return nil, a.failure(err)
+		_, failure := a.Failure(err)
+		return nil, failure
 	}
-	if aws.ToString(out.QueueUrl) == "" {
+	if sdk.ToString(out.QueueUrl) == "" {
 		return nil, outflow.Retryable(fmt.Errorf("%s: the answer has no queue URL (check the endpoint)", l.doing()))
 	}
 	return &address{url: *out.QueueUrl}, nil
-}
-
-// caller is what every request for one destination shares.
-type caller struct {
-	api         API
-	destination outflow.Destination
-	timeout     time.Duration
-}
-
-// least is the time that an attempt to send must have left.
-func (c *caller) least() time.Duration { return c.timeout / 5 }
-
-// within is options for a request that is tried again for that long only, however
-// long its answer may take.
-func (c *caller) within(d time.Duration) func(*sqs.Options) {
-	until := time.Now().Add(d)
-	return func(o *sqs.Options) {
-		c.options(o)
-		o.Retryer = &retryer{least: c.least(), until: until}
-	}
-}
-
-// options sets what Outflow's promises need, whatever client it was given.
-func (c *caller) options(o *sqs.Options) {
-	o.Retryer = &retryer{least: c.least()}
-	// The SDK turns one wrong checksum into an error of the whole batch; it is
-	// checked for each entry instead.
-	o.DisableMessageChecksumValidation = true
-	if c.destination.Region != "" {
-		o.Region = c.destination.Region
-	}
 }

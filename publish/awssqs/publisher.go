@@ -1,17 +1,19 @@
 // Package awssqs publishes messages to Amazon SQS, standard and FIFO queues.
 //
-// The invariant: a message is reported as published only where SQS named it
-// among a batch's successful entries; as permanently failed only where SQS
-// refused it by itself, or where nothing was sent because no queue could take
-// it, or where sending it alone panicked; and it is sent again within one Publish
-// only where SQS accepted nothing, or where the request that it shared panicked.
+// The invariant:
 //
-// Concurrent publishes to one queue share SendMessageBatch requests of up to ten
-// messages and 1 MiB. A destination is a queue's name, with region and account
-// where they are not the client's; its URL is looked up once and again when the
-// queue was recreated. A size limit of the queue's own is left to SQS, so that it counts
-// as it is at the moment. The sender needs the permissions sqs:SendMessage and
-// sqs:GetQueueUrl. Decode is the consumer's side.
+//   - A message is reported as published only where SQS named it among a batch's successful
+//     entries.
+//   - It is reported as permanently failed only where SQS refused it by itself, where nothing
+//     was sent because no queue could take it, or where sending it alone panicked.
+//   - It is sent again within one Publish only where SQS accepted nothing, or where the request
+//     that it shared panicked.
+//
+// Concurrent publishes to one queue share SendMessageBatch requests of up to ten messages and
+// 1 MiB. A destination is a queue's name, with region and account where they are not the
+// client's. The queue's URL is looked up once, and again when the queue was recreated. The
+// queue's own size limit is left to SQS, so that it counts as it is at the moment. The sender
+// needs the permissions sqs:SendMessage and sqs:GetQueueUrl. Decode is the consumer's side.
 //
 //	cfg, err := config.LoadDefaultConfig(ctx) // honours AWS_REGION, AWS_ENDPOINT_URL_SQS, …
 //	publisher := awssqs.New(sqs.NewFromConfig(cfg))
@@ -28,24 +30,31 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/metrics"
+	"github.com/outflowhq/outflow/internal/panics"
 	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
 // API is what the Publisher needs of a client; *sqs.Client has it.
 type API interface {
-	GetQueueUrl(context.Context, *sqs.GetQueueUrlInput, ...func(*sqs.Options)) (*sqs.GetQueueUrlOutput, error)
-	SendMessageBatch(context.Context, *sqs.SendMessageBatchInput, ...func(*sqs.Options)) (*sqs.SendMessageBatchOutput, error)
+	GetQueueUrl(
+		context.Context, *sqs.GetQueueUrlInput, ...func(*sqs.Options),
+	) (*sqs.GetQueueUrlOutput, error)
+	SendMessageBatch(
+		context.Context, *sqs.SendMessageBatchInput, ...func(*sqs.Options),
+	) (*sqs.SendMessageBatchOutput, error)
 }
 
-// Publisher publishes to SQS. It is safe for concurrent use, holds no goroutine
-// while idle, and needs no closing.
+// Publisher publishes to SQS. It is safe for concurrent use, holds no goroutine while idle, and
+// needs no closing.
 type Publisher struct {
 	settings
-	lanes lanes
+	queues queues
 }
 
 var (
 	_ publish.Publisher = (*Publisher)(nil)
+	_ publish.Checker   = (*Publisher)(nil)
 	_ API               = (*sqs.Client)(nil)
 )
 
@@ -54,23 +63,22 @@ type settings struct {
 	linger      time.Duration
 	maxRequests int
 	timeout     time.Duration
-	maxLanes    int
+	maxQueues   int
 	meters      metric.MeterProvider
 	record      *metrics.Recorder
 }
 
-// Option changes a default of New. A value that makes no sense (zero or less,
-// except for WithLinger) keeps the default.
+// Option changes a default of New. A value that makes no sense (zero or less, except for
+// WithLinger) keeps the default.
 type Option func(*settings)
 
-// WithLinger sets how long a message waits for others to share its request;
-// 5 ms by default, 0 for not at all. While requests are shared anyway, it is four
-// times that.
+// WithLinger sets how long a message waits for others to share its request; 5 ms by default, 0
+// for not at all. While several messages share each request, it is four times that.
 func WithLinger(d time.Duration) Option { return func(s *settings) { s.linger = max(d, 0) } }
 
-// WithMaxRequests sets how many requests to one destination may be under way at
-// once; 8 by default. The SDK's HTTP client keeps 10 idle connections to a
-// region's endpoint: give it more where many queues are busy.
+// WithMaxRequests sets how many requests to one destination may be under way at once; 8 by
+// default. The SDK's HTTP client keeps 10 idle connections to a region's endpoint: give it more
+// where many queues are busy.
 func WithMaxRequests(n int) Option {
 	return func(s *settings) {
 		if n > 0 {
@@ -79,18 +87,19 @@ func WithMaxRequests(n int) Option {
 	}
 }
 
-// WithMeterProvider has the metrics of requests recorded by p; the default is
-// OpenTelemetry's global provider, which records none unless somebody has set one up.
+// WithMeterProvider sets the provider of the metrics of requests. The default is OpenTelemetry's
+// global provider, which records nothing unless the program sets one up.
 func WithMeterProvider(p metric.MeterProvider) Option { return func(s *settings) { s.meters = p } }
 
 // DefaultTimeout bounds a request with its retries: 1 MiB at 1 Mbit/s.
 const DefaultTimeout = 10 * time.Second
 
-// WithTimeout sets how long a request may take with its retries: DefaultTimeout by
-// default, outflow.MaxCallTime at most. Where Publish's context has no time for it, as
-// on the fast path, a request has outflow.FastPathCallTime. A queue that is not known yet is
-// looked up before, as long as the context leaves the request its time; the lookup goes
-// on beside, for as long as a request may.
+// WithTimeout sets how long a request may take with its retries: DefaultTimeout by default,
+// outflow.MaxCallTime at most. Where Publish's context has no time for it, as on the fast path,
+// a request has outflow.FastPathCallTime.
+//
+// A queue that is not known yet is looked up first, for as long as the context leaves the
+// request its time. The look-up goes on beside the call, for as long as a request may take.
 func WithTimeout(d time.Duration) Option {
 	return func(s *settings) {
 		if d > 0 {
@@ -99,13 +108,13 @@ func WithTimeout(d time.Duration) Option {
 	}
 }
 
-// New returns a Publisher over client, usually an *sqs.Client. The client's
-// endpoint, credentials and region are used; its retry settings are not.
+// New returns a Publisher over client, usually an *sqs.Client. It uses the client's endpoint,
+// credentials and region, and not its retry settings.
 func New(client API, opts ...Option) *Publisher {
 	s := settings{
 		api: client, linger: 5 * time.Millisecond, maxRequests: 8, timeout: DefaultTimeout,
-		// A lane is a few hundred bytes; losing one costs two lookups.
-		maxLanes: 1000,
+		// A queue takes a few hundred bytes; dropping one costs a look-up.
+		maxQueues: 1000,
 	}
 	for _, opt := range opts {
 		opt(&s)
@@ -117,44 +126,43 @@ func New(client API, opts ...Option) *Publisher {
 // Scheme is "sqs".
 func (*Publisher) Scheme() string { return outflow.SchemeSQS }
 
-// Publish sends m to its queue and returns SQS's message ID. What it promises
-// is written at publish.Publisher.
+// Publish sends m to its queue and returns SQS's message ID. See publish.Publisher for what it
+// promises.
 func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
 	d, err := outflow.ParseDestination(m.Destination)
 	if err != nil {
-		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
+		return "", outflow.Permanent(fmt.Errorf(
+			"reading the destination: %w; redirect the message to a valid one", err))
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			err = outflow.Permanent(fmt.Errorf("sending to %s: %w", d, publish.Recovered(v)))
-		}
-	}()
+	sending := "sending to " + d.String()
+	defer panics.Catch(func(p *panics.Error) { err = outflow.Permanent(panics.OfPublisher(sending, p)) })
 	if d.Scheme != outflow.SchemeSQS {
-		return "", outflow.Permanent(fmt.Errorf("sending to %s: only sqs:// is published here; redirect the message", d))
+		return "", outflow.Permanent(fmt.Errorf("%s: only sqs:// is published here; redirect the message", sending))
 	}
 	e, err := encode(m, d.FIFO())
 	if err != nil {
-		return "", outflow.Permanent(fmt.Errorf("encoding message %s for %s: %w (%s)", m.ID, d, err, badContent.next))
+		return "", outflow.Permanent(fmt.Errorf(
+			"encoding message %s for %s: %w (%s)", m.ID, d, err, service.Advice(aws.Content)))
 	}
 	size := sizeOf(e)
 	if size > maxBytes {
 		return "", tooLarge(d, size)
 	}
-	lane := p.acquire(d)
-	defer p.lanes.release(lane)
-	batches, call := lane.patient, publish.CallTime(ctx, p.timeout)
-	if call < p.timeout {
-		batches = lane.quick
+	q := p.acquire(d)
+	defer p.queues.release(q)
+	requests, callTime := q.durable, publish.CallTime(ctx, p.timeout)
+	if callTime < p.timeout {
+		requests = q.fastPath
 	}
-	to, err := lane.queue.address(ctx, call, nil)
+	to, err := q.url.address(ctx, callTime, nil)
 	if err != nil {
 		return "", err
 	}
-	brokerMessageID, err = batches.Do(ctx, entry{SendMessageBatchRequestEntry: e, size: size, to: to})
+	brokerMessageID, err = requests.Do(ctx, entry{SendMessageBatchRequestEntry: e, size: size, to: to})
 	var classified *outflow.Failure
 	if err != nil && !errors.As(err, &classified) {
 		// Refused before its batch was sealed, or the shared call died.
-		err = outflow.Retryable(fmt.Errorf("sending to %s: %w", d, err))
+		err = outflow.Retryable(fmt.Errorf("%s: %w", sending, err))
 	}
 	return brokerMessageID, err
 }

@@ -11,20 +11,21 @@ import (
 
 var _ publish.Refuser = (*Publisher)(nil)
 
-// Refusal is why nothing is sent to a queue whose region neither its destination nor
-// the client names, or nil. A program that sends webhooks alone needs no region.
+// Refusal is why nothing is sent to a queue whose region neither its destination nor the
+// client names, or nil. A program that sends webhooks alone needs no region.
 func (p *Publisher) Refusal(destination string) error {
 	d, err := outflow.ParseDestination(destination)
 	if err != nil {
-		return nil // Publish's to refuse
+		return nil // Publish refuses it
 	}
-	return withoutRegion(p.api, d)
+	return missingRegion(p.api, d)
 }
 
-func withoutRegion(api API, d outflow.Destination) error {
+func missingRegion(api API, d outflow.Destination) error {
 	client, ok := api.(interface{ Options() sqs.Options })
 	if !ok || d.Region != "" || client.Options().Region != "" {
 		return nil
 	}
-	return outflow.Unavailable(fmt.Errorf("sending to %s: no AWS region is configured, and the destination names none (set AWS_REGION, or redirect the message to %s?region=…): nothing was sent", d, d))
+	return outflow.Unavailable(fmt.Errorf("sending to %s: no AWS region is configured, and the destination names none "+
+		"(set AWS_REGION, or redirect the message to %s?region=…): nothing was sent", d, d))
 }

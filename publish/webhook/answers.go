@@ -12,9 +12,10 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/publish/internal/retryafter"
 )
 
 // judge says what an answer means; nil is an acknowledgement. A body is never
@@ -42,33 +43,14 @@ func judge(to target, resp *http.Response) error {
 		next = "receivers say so of a wrong signature too; " + next
 	}
 	said := strconv.Itoa(status)
-	if text := http.StatusText(status); text != "" {
-		said += " " + text
+	if reason := http.StatusText(status); reason != "" {
+		said += " " + reason
 	}
 	f := &outflow.Failure{Class: class, Answered: true, Err: fmt.Errorf("posting to %s: HTTP status %s (%s)", to, said, next)}
 	if class != outflow.ClassPermanent {
-		f.RetryAfter = retryAfter(resp.Header)
+		f.RetryAfter = retryafter.From(resp.Header)
 	}
 	return f
-}
-
-// retryAfter is the time that an answer asked for: seconds or a date (RFC 9110,
-// section 10.2.3). A date is counted from the answer's own, not from our clock.
-func retryAfter(header http.Header) time.Duration {
-	value := header.Get("Retry-After")
-	seconds, err := strconv.ParseUint(value, 10, 64)
-	if err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(seconds, uint64(outflow.MaxRetryAfter/time.Second))) * time.Second
-	}
-	until, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	now, err := http.ParseTime(header.Get("Date"))
-	if err != nil {
-		return 0
-	}
-	return min(max(until.Sub(now), 0), outflow.MaxRetryAfter)
 }
 
 const (
@@ -131,7 +113,7 @@ func unreached(err error) string {
 		if errors.As(err, new(x509.UnknownAuthorityError)) {
 			own = "SSL_CERT_FILE names authorities of your own; "
 		}
-		return "its certificate is not trusted: " + brief(certificate.Err.Error()) + " (" + own + nothingSent + ")"
+		return "its certificate is not trusted: " + text.Limit(certificate.Err.Error(), 200) + " (" + own + nothingSent + ")"
 	case notAgreed(err):
 		return "TLS 1.2 or later can't be agreed upon (" + nothingSent + ")"
 	case timedOut(err):
@@ -154,14 +136,4 @@ func notAgreed(err error) bool {
 func timedOut(err error) bool {
 	var timeout net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
-}
-
-// brief bounds what is quoted of others' texts.
-func brief(s string) string {
-	const limit = 200
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if runes := []rune(s); len(runes) > limit {
-		return string(runes[:limit]) + "…"
-	}
-	return s
 }
