@@ -54,7 +54,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/migrations":         {[]string{"internal/database"}, []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"}},
 	"internal/settings":           {[]string{"internal/bounded", "internal/text"}, nil},
 	"internal/stall":              {[]string{"activities", "workflows"}, []string{"go.temporal.io/", "github.com/google/uuid"}},
-	"internal/timing":             {[]string{"."}, nil},
+	"internal/timing":             {[]string{".", "outbox"}, nil},
 	"internal/tracing":            {[]string{".", "internal/text", "outbox"}, []string{"go.opentelemetry.io/otel", "github.com/google/uuid"}},
 	"internal/program":            {[]string{".", "internal/config", "internal/text"}, nil},
 	"dispatcher": {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 func ExampleJSON() {
@@ -67,7 +68,7 @@ func ExampleClassOf() {
 		Class: outflow.ClassUnavailable, RetryAfter: 30 * time.Second, Err: errors.New("too many requests"),
 	}
 	for _, err := range []error{tooLarge, throttled, errors.New("connection reset")} {
-		fmt.Println(outflow.ClassOf(err), outflow.IsPermanent(err), outflow.RetryAfter(err))
+		fmt.Println(outflow.ClassOf(err), outflow.IsPermanent(err), outbox.RetryAfter(err))
 	}
 	// Output:
 	// permanent true 0s

@@ -42,7 +42,7 @@ var ErrNotFound = errors.New("message not found")
 type Failure struct {
 	Class Class
 	// RetryAfter is how long the destination asked to be left alone; zero
-	// where it named no time. More than MaxRetryAfter counts as that.
+	// where it named no time. More than an hour counts as an hour.
 	RetryAfter time.Duration
 	// Answered says that the destination itself answered: it is there, and whatever
 	// it said was about this message.
@@ -89,37 +89,6 @@ func ClassOf(err error) Class {
 
 // IsPermanent reports whether err is classified as permanent.
 func IsPermanent(err error) bool { return err != nil && ClassOf(err) == ClassPermanent }
-
-// WasAnswered reports whether err, which is not of the class unavailable, came from
-// the destination itself.
-func WasAnswered(err error) bool {
-	for f := new(Failure); errors.As(err, &f); err = f.Err {
-		if f.Answered {
-			return true
-		}
-	}
-	return false
-}
-
-// WasCutShort reports whether err is of a call that was ended before its publisher's own
-// timeout: the destination may have the message, and may be about to say so.
-func WasCutShort(err error) bool {
-	for f := new(Failure); errors.As(err, &f); err = f.Err {
-		if f.CutShort {
-			return true
-		}
-	}
-	return false
-}
-
-// RetryAfter is the wait that the destination asked for, from 0 to MaxRetryAfter.
-func RetryAfter(err error) time.Duration {
-	var f *Failure
-	if errors.As(err, &f) {
-		return min(max(f.RetryAfter, 0), MaxRetryAfter)
-	}
-	return 0
-}
 
 // InvalidMessageError says which message of a call was refused, and why.
 // Nothing of the call was written.

@@ -32,15 +32,6 @@ func TestClasses(t *testing.T) {
 	require.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(outflow.Unavailable(outflow.Permanent(cause))), "the outermost decides")
 }
 
-func TestWasCutShort(t *testing.T) {
-	t.Parallel()
-	cut := &outflow.Failure{Class: outflow.ClassUnavailable, CutShort: true, Err: errors.New("no answer in time")}
-	require.True(t, outflow.WasCutShort(cut))
-	require.True(t, outflow.WasCutShort(fmt.Errorf("sending: %w", outflow.Retryable(cut))), "whatever is around it")
-	require.False(t, outflow.WasCutShort(outflow.Unavailable(errors.New("no answer in time"))))
-	require.False(t, outflow.WasCutShort(nil))
-}
-
 func TestErrorTexts(t *testing.T) {
 	t.Parallel()
 	require.EqualError(t, &outflow.InvalidMessageError{Index: 2, Field: "type", Wants: "wants a type (got nothing)"}, "message 2: type: wants a type (got nothing)")

@@ -23,27 +23,6 @@ const (
 
 const day = Keep(24 * time.Hour)
 
-// ParseKeep reads the text of a Keep. The error says what it wants.
-func ParseKeep(text string) (Keep, error) {
-	if text == "forever" {
-		return Forever, nil
-	}
-	var k Keep
-	number, isDays := strings.CutSuffix(text, "d")
-	days, err := strconv.Atoi(number)
-	switch {
-	case isDays && err == nil && days >= 1 && days <= int(MaxKeep/day):
-		k = Keep(days) * day
-	case !isDays:
-		d, _ := time.ParseDuration(text) // zero where it is none, which is too short
-		k = Keep(d)
-	}
-	if k < MinKeep || k > MaxKeep {
-		return 0, errors.New(`wants "forever", or a time from 1m to 3650d, such as 36h or 30d`)
-	}
-	return k, nil
-}
-
 func (k Keep) String() string {
 	switch {
 	case k == Forever:
@@ -57,10 +36,28 @@ func (k Keep) String() string {
 // MarshalText returns what UnmarshalText reads.
 func (k Keep) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// UnmarshalText reads the text as ParseKeep does.
-func (k *Keep) UnmarshalText(text []byte) (err error) {
-	*k, err = ParseKeep(string(text))
-	return err
+// UnmarshalText reads the text of a Keep. The error says what it wants.
+func (k *Keep) UnmarshalText(text []byte) error {
+	s := string(text)
+	if s == "forever" {
+		*k = Forever
+		return nil
+	}
+	var parsed Keep
+	number, isDays := strings.CutSuffix(s, "d")
+	days, err := strconv.Atoi(number)
+	switch {
+	case isDays && err == nil && days >= 1 && days <= int(MaxKeep/day):
+		parsed = Keep(days) * day
+	case !isDays:
+		d, _ := time.ParseDuration(s) // zero where there is none, which is too short
+		parsed = Keep(d)
+	}
+	if parsed < MinKeep || parsed > MaxKeep {
+		return errors.New(`wants "forever", or a time from 1m to 3650d, such as 36h or 30d`)
+	}
+	*k = parsed
+	return nil
 }
 
 // Retention says how long final rows stay in outbox.messages, by their state.

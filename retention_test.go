@@ -15,16 +15,14 @@ func TestKeep(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"forever": 0, "1m": time.Minute, "168h": 168 * time.Hour, "30d": 720 * time.Hour, "1h30m": 90 * time.Minute, "3650d": 87600 * time.Hour,
 	} {
-		k, err := outflow.ParseKeep(text)
-		require.NoError(t, err, text)
+		var k, again outflow.Keep
+		require.NoError(t, k.UnmarshalText([]byte(text)), text)
 		assert.Equal(t, want, time.Duration(k), text)
-		again, err := outflow.ParseKeep(k.String())
-		require.NoError(t, err)
+		require.NoError(t, again.UnmarshalText([]byte(k.String())))
 		assert.Equal(t, k, again, "%s survives as %s", text, k)
 	}
 	for _, text := range []string{"", "0", "59s", "-1h", "3651d", "0d", "-3d", "1.5d", "d", "87601h", "for ever", "99999999999999999999d", "1w"} {
-		_, err := outflow.ParseKeep(text)
-		require.ErrorContains(t, err, "from 1m to 3650d", text)
+		require.ErrorContains(t, new(outflow.Keep).UnmarshalText([]byte(text)), "from 1m to 3650d", text)
 	}
 }
 

@@ -12,7 +12,4 @@ const (
 	// MaxCallTime is the longest that a publisher's own timeout can be. The Standard
 	// Webhooks specification finds 15 to 30 s enough for a receiver.
 	MaxCallTime = 30 * time.Second
-	// MaxRetryAfter is the longest time for which a destination is left alone
-	// because it asked for that; a wish for more counts as this.
-	MaxRetryAfter = time.Hour
 )

@@ -128,7 +128,7 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	if errors.Is(err, outflow.ErrNoDestination) {
 		err = outflow.Unavailable(err) // a queue for replies may come back; a day bounds the wait
 	}
-	delay := callbackDelay(info.Attempt, outflow.RetryAfter(err))
+	delay := callbackDelay(info.Attempt, outbox.RetryAfter(err))
 	err = a.noteCallback(ctx, inTime, ref, callback.State, delay, err)
 	stop()
 	if err != nil {

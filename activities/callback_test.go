@@ -207,7 +207,7 @@ func TestCallbackDelay(t *testing.T) {
 	}
 	for range 100 {
 		assert.GreaterOrEqual(t, callbackDelay(1, time.Minute), time.Minute)
-		assert.LessOrEqual(t, callbackDelay(1, 48*time.Hour), outflow.MaxRetryAfter*11/10)
+		assert.LessOrEqual(t, callbackDelay(1, 48*time.Hour), outbox.MaxRetryAfter*11/10)
 	}
 }
 

@@ -63,7 +63,7 @@ func (a *Activities) noteFailure(
 		}
 	}
 	activity.RecordHeartbeat(ctx, note)
-	delay := untilExpiry(retryDelay(attempt, outflow.RetryAfter(err)), row.expiresAfter)
+	delay := untilExpiry(retryDelay(attempt, outbox.RetryAfter(err)), row.expiresAfter)
 	if errors.Is(err, errNoRoom) {
 		delay = min(delay, timing.MaxRoomDelay)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // The types of the application errors that the activities return. They stand in histories.
@@ -29,7 +30,7 @@ func translate(err error, attempt int32) error {
 	if errors.Is(err, errAnotherOutbox) {
 		return translateAfter(err, foreignDelay(attempt))
 	}
-	return translateAfter(err, retryDelay(attempt, outflow.RetryAfter(err)))
+	return translateAfter(err, retryDelay(attempt, outbox.RetryAfter(err)))
 }
 
 // translateAfter is translate with the given wait.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/timing"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // For every attempt and every wait that a destination may ask for: the lease of the attempt, or of
@@ -16,7 +17,7 @@ func TestLeaseIsAlwaysPastTheNextAttempt(t *testing.T) {
 		for _, asked := range []time.Duration{-time.Hour, 0, time.Millisecond, time.Second, 59 * time.Second,
 			time.Minute, time.Hour, 1 << 62} {
 			delay := retryDelay(attempt, asked)
-			if delay <= 0 || delay > outflow.MaxRetryAfter*11/10 {
+			if delay <= 0 || delay > outbox.MaxRetryAfter*11/10 {
 				t.Fatalf("attempt %d, asked %s: waits %s", attempt, asked, delay)
 			}
 			spare := lease - timing.DurablePublish - delay

@@ -41,11 +41,11 @@ func (o Observation) Kind() ObservationKind {
 	switch {
 	case o.Err == nil:
 		return Acknowledged
-	case outflow.WasCutShort(o.Err):
+	case WasCutShort(o.Err):
 		return CallCutShort
 	case outflow.ClassOf(o.Err) == outflow.ClassUnavailable && !errors.Is(o.Err, outflow.ErrNotAttempted):
 		return DestinationFailed
-	case outflow.WasAnswered(o.Err):
+	case WasAnswered(o.Err):
 		return MessageRejected
 	default:
 		return Inconclusive

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/database"
 	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/outbox"
@@ -154,8 +153,8 @@ func (b *breakers) acknowledged(destination string) {
 // failure without an answer counts for its target. Several failures without a success between them
 // open a breaker, and so does a wait that the destination asks for.
 func (b *breakers) destinationFailed(destination string, err error) (consecutiveFailures int) {
-	name, wait := outbox.TargetOf(destination), outflow.RetryAfter(err)
-	if own := b.ownBreaker(destination); outflow.WasAnswered(err) && own != name {
+	name, wait := outbox.TargetOf(destination), outbox.RetryAfter(err)
+	if own := b.ownBreaker(destination); outbox.WasAnswered(err) && own != name {
 		b.close(name, 0)
 		if own != destination && wait > 0 { // it asks for itself, not for other new destinations
 			b.failed(destination, err, wait)

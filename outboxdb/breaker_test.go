@@ -118,7 +118,7 @@ func TestBreakerHonoursRetryAfter(t *testing.T) {
 	waitFor(t, pool, isOpen, "sqs://throttled")
 	waitFor(t, pool, isOpen, "sqs://greedy")
 	require.InDelta(t, 20, *breakerOf(t, pool, "sqs://throttled").OpenFor, 10)
-	require.InDelta(t, outflow.MaxRetryAfter.Seconds(), *breakerOf(t, pool, "sqs://greedy").OpenFor, 10)
+	require.InDelta(t, outbox.MaxRetryAfter.Seconds(), *breakerOf(t, pool, "sqs://greedy").OpenFor, 10)
 }
 
 // While all goes well, a destination costs one statement a day.

@@ -8,7 +8,6 @@ import "github.com/outflowhq/outflow/internal/panics"
 //
 // It is permanent wherever one message alone was being published: the same message would have
 // the publisher panic again, and take others' time with it. The log has Value and Stack.
-
 type PanicError = panics.Error
 
 // Recovered returns the PanicError of a value that recover returned. Call it in the deferred

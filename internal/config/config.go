@@ -224,10 +224,7 @@ func setName(into *string) func(string) error {
 }
 
 func setKeep(into *outflow.Keep) func(string) error {
-	return func(value string) (err error) {
-		*into, err = outflow.ParseKeep(value)
-		return err
-	}
+	return func(value string) error { return into.UnmarshalText([]byte(value)) }
 }
 
 // maxInFlight is the SDK's default number of workflow-task slots; a start

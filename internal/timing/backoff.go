@@ -4,7 +4,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // Backoff is the wait between attempts: First after the first one, doubled with each attempt
@@ -12,7 +12,7 @@ import (
 type Backoff struct{ First, Max time.Duration }
 
 // The backoffs of a delivery and of its callback. A destination may ask for longer waits:
-// outflow.MaxRetryAfter at most.
+// outbox.MaxRetryAfter at most.
 var (
 	PublishBackoff  = Backoff{First: time.Second, Max: 5 * time.Minute}
 	CallbackBackoff = Backoff{First: time.Second, Max: 10 * time.Minute}
@@ -32,6 +32,6 @@ func (b Backoff) After(attempt int32) time.Duration {
 func (b Backoff) Delay(attempt int32, retryAfter time.Duration) time.Duration {
 	delay := b.After(attempt)
 	delay += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(delay))
-	retryAfter = min(retryAfter, outflow.MaxRetryAfter)
+	retryAfter = min(retryAfter, outbox.MaxRetryAfter)
 	return max(delay, retryAfter+time.Duration(rand.Float64()*0.1*float64(retryAfter)))
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
@@ -385,14 +386,14 @@ func TestSQSThatAnswersAfterThreeSeconds(t *testing.T) {
 	both.Wait()
 	assert.ErrorContains(t, fast, "no answer")
 	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(fast))
-	assert.True(t, outflow.WasCutShort(fast), "it was about to answer")
+	assert.True(t, outbox.WasCutShort(fast), "it was about to answer")
 
 	// Where the publisher's own timeout is over, the queue fails.
 	impatient := awssqs.New(b.client, awssqs.WithTimeout(2*time.Second))
 	for _, d := range []time.Duration{4 * time.Second, 30 * time.Second} {
 		err := publishWithin(t, impatient, d)
 		assert.ErrorContains(t, err, "no answer")
-		assert.False(t, outflow.WasCutShort(err))
+		assert.False(t, outbox.WasCutShort(err))
 	}
 }
 
@@ -406,7 +407,7 @@ func TestAThrottleThatNamesATime(t *testing.T) {
 		b.Inject(fakesqs.Fault{Action: batch, Error: &fakesqs.Error{Status: 429, Code: "RequestThrottled", RetryAfter: value}})
 		err := publishAll(t, awssqs.New(b.client, awssqs.WithTimeout(time.Second)), message("sqs://orders", "a"))[0]
 		assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
-		assert.Equal(t, want, outflow.RetryAfter(err), value)
+		assert.Equal(t, want, outbox.RetryAfter(err), value)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/publish/webhook"
 )
 
@@ -309,7 +310,7 @@ func TestCertificates(t *testing.T) {
 			failed(t, err, outflow.ClassUnavailable, c.says)
 			assert.ErrorContains(t, err, "nothing was sent")
 			assert.Equal(t, what == "unknown authority", strings.Contains(err.Error(), "(SSL_CERT_FILE names authorities of your own; nothing was sent"))
-			assert.False(t, outflow.WasAnswered(err), "it counts for the host")
+			assert.False(t, outbox.WasAnswered(err), "it counts for the host")
 			assert.Zero(t, got.Load())
 		})
 	}
@@ -339,10 +340,10 @@ func TestUnreachable(t *testing.T) {
 	closed.Close()
 	_, err := publisher(t, nil, webhook.Options{}).Publish(t.Context(), message(closed.port()))
 	failed(t, err, outflow.ClassUnavailable, "connection refused (nothing was sent")
-	assert.False(t, outflow.WasAnswered(err), "it counts for the host")
+	assert.False(t, outbox.WasAnswered(err), "it counts for the host")
 	_, err = publisher(t, nil, webhook.Options{}, "").Publish(t.Context(), message("443"))
 	failed(t, err, outflow.ClassUnavailable, "the host name does not resolve (nothing was sent")
-	assert.False(t, outflow.WasAnswered(err), "it counts for the host")
+	assert.False(t, outbox.WasAnswered(err), "it counts for the host")
 }
 
 // TestTheCallersTime: Publish stays for an answer that Send may leave.
@@ -402,10 +403,10 @@ func TestTimeoutEndsASend(t *testing.T) {
 	for _, ctx := range []context.Context{t.Context(), long} {
 		_, err := p.Send(ctx, message(port).Destination, "id", "", []byte(marker), nil)
 		failed(t, err, outflow.ClassUnavailable, "no answer in time")
-		assert.False(t, outflow.WasCutShort(err))
+		assert.False(t, outbox.WasCutShort(err))
 		_, err = p.Publish(ctx, message(port))
 		failed(t, err, outflow.ClassUnavailable, "no answer in time")
-		assert.False(t, outflow.WasCutShort(err), "it had the publisher's whole timeout")
+		assert.False(t, outbox.WasCutShort(err), "it had the publisher's whole timeout")
 	}
 }
 
@@ -426,7 +427,7 @@ func TestAReceiverThatAnswersAfterThreeSeconds(t *testing.T) {
 	defer cancel()
 	_, err := p.Publish(fast, message(port))
 	failed(t, err, outflow.ClassUnavailable, "no answer in time")
-	assert.True(t, outflow.WasCutShort(err), "it was about to answer")
+	assert.True(t, outbox.WasCutShort(err), "it was about to answer")
 	durable, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, err = p.Publish(durable, message(port))
@@ -442,7 +443,7 @@ func TestAConnectionThatIsNotMadeInTime(t *testing.T) {
 	defer cancel()
 	_, err := p.Publish(fast, message(port))
 	failed(t, err, outflow.ClassUnavailable, "no connection in time (nothing was sent")
-	assert.False(t, outflow.WasCutShort(err))
+	assert.False(t, outbox.WasCutShort(err))
 }
 
 // TestErrorsStayShort, whatever the address.

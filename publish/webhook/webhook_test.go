@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/publish/webhook"
 )
 
@@ -207,7 +208,7 @@ func TestAnswers(t *testing.T) {
 			failed(t, err, class, fmt.Sprintf("posting to https://%s:%s/%d: HTTP status %d", name, port, status, status))
 			assert.Regexp(t, ` \(.+\)$`, err.Error(), "it says what to do")
 			assert.NotErrorIs(t, err, outflow.ErrNoDestination)
-			assert.True(t, outflow.WasAnswered(err), "%d counts for the path, not for its host", status)
+			assert.True(t, outbox.WasAnswered(err), "%d counts for the path, not for its host", status)
 		}
 	}
 }
@@ -248,7 +249,7 @@ func TestRetryAfter(t *testing.T) {
 		}
 		_, err := p.Publish(t.Context(), message(port))
 		require.Error(t, err)
-		assert.Equal(t, c.want, outflow.RetryAfter(err), "%d %s", c.status, c.value)
+		assert.Equal(t, c.want, outbox.RetryAfter(err), "%d %s", c.status, c.value)
 	}
 }
 
