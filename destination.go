@@ -22,16 +22,15 @@ const (
 	SchemeHTTP = "http"
 )
 
-// maxDestination is the longest destination in bytes; URLs beyond about 2,000
-// characters are refused by many servers and proxies.
+// maxDestination is the longest destination in bytes; many servers and proxies refuse URLs beyond
+// about 2,000 characters.
 const maxDestination = 2000
 
-// Destination is a parsed destination. Its String is the canonical form, which
-// is what the table stores.
+// Destination is a parsed destination. The table stores its canonical form, which String returns.
 type Destination struct {
 	Scheme string
-	// Name is the queue (sqs), the topic (sns) or the exchange (rabbitmq; empty
-	// for the default exchange).
+	// Name is the queue (sqs), the topic (sns) or the exchange (rabbitmq; empty for the default
+	// exchange).
 	Name string
 	// RoutingKey is RabbitMQ's.
 	RoutingKey string
@@ -58,23 +57,23 @@ const regionForm = `[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}`
 //	https://host/path
 //	http://localhost:8080/path   (or 127.0.0.0/8, or [::1]: for development)
 //
-// An ARN of an SQS queue or SNS topic and the URL of an SQS queue are accepted as
-// pasted: AWS's and its emulators' forms, in queueurl.go. Of a queue's URL the
-// region and the account are kept; the endpoint is the client's own setting. An
-// address in https or http becomes canonical: its host in lower case, no default
-// port, and "/" for an empty path. The error says what was wrong and what is wanted,
-// and repeats no query of an address.
+// It takes an ARN of an SQS queue or SNS topic and the URL of an SQS queue as pasted, in the forms
+// of AWS and its emulators (destination_queue_url.go). It keeps the region and the account of a
+// queue's URL; the endpoint is the client's own setting. A URL in https or http becomes canonical:
+// its host in lower case, no default port, and "/" for an empty path. The error says what was
+// wrong and what is wanted, and repeats no query of a URL.
 func ParseDestination(s string) (Destination, error) {
 	d, err := parseDestination(s)
 	if err != nil {
-		return Destination{}, fmt.Errorf("wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: %w (got %q)",
+		return Destination{}, fmt.Errorf("wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, "+
+			"https://host/path, a queue URL or an ARN: %w (got %q)",
 			err, text.Abbreviate(DisplayDestination(s)))
 	}
 	return d, nil
 }
 
-// parseDestination reads what outbox.canonical_destination and outbox.is_destination
-// read, and gives the reasons of outbox.destination_refusal.
+// parseDestination does in Go what outbox.canonical_destination and outbox.is_destination do in
+// SQL, with the reasons of outbox.destination_refusal.
 func parseDestination(s string) (Destination, error) {
 	if len(s) > maxDestination {
 		return Destination{}, errTooLong
@@ -120,8 +119,8 @@ func parseAWS(scheme, rest string) (Destination, error) {
 	return awsDestination(scheme, name, values["region"], values["account"])
 }
 
-// awsDestination holds AWS's rules for names: a queue has 1 to 80 characters,
-// a topic 1 to 256, both with ".fifo" counted in.
+// awsDestination checks AWS's rules for names: a queue has 1 to 80 characters, a topic 1 to 256,
+// with ".fifo" counted in.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html
 // https://docs.aws.amazon.com/sns/latest/api/API_CreateTopic.html
 func awsDestination(scheme, name, region, account string) (Destination, error) {
@@ -130,7 +129,8 @@ func awsDestination(scheme, name, region, account string) (Destination, error) {
 		longest = 256
 	}
 	if len(name) > longest || !awsName.MatchString(name) {
-		return Destination{}, fmt.Errorf("a name in %s has 1 to %d letters, digits, _ or -, and may end in .fifo", scheme, longest)
+		return Destination{}, fmt.Errorf("a name in %s has 1 to %d letters, digits, _ or -, and may end in .fifo",
+			scheme, longest)
 	}
 	if region != "" && !awsRegion.MatchString(region) {
 		return Destination{}, errRegion
@@ -147,10 +147,10 @@ func parseRabbitMQ(rest string) (Destination, error) {
 		return Destination{}, fmt.Errorf("rabbitmq wants exchange/routing-key, percent-encoded, and no query")
 	}
 	d := Destination{Scheme: SchemeRabbitMQ}
-	var ok, fine bool
-	d.Name, ok = decodeShortString(exchange)
-	d.RoutingKey, fine = decodeShortString(key)
-	if !ok || !fine {
+	var nameOK, keyOK bool
+	d.Name, nameOK = decodeShortString(exchange)
+	d.RoutingKey, keyOK = decodeShortString(key)
+	if !nameOK || !keyOK {
 		return Destination{}, errShortString
 	}
 	if d.Name == "" && d.RoutingKey == "" {
@@ -159,15 +159,17 @@ func parseRabbitMQ(rest string) (Destination, error) {
 	return d, nil
 }
 
-// decodeShortString undoes percent-encoding. AMQP 0-9-1 keeps exchange and
-// routing key in short strings of at most 255 bytes.
+// decodeShortString undoes percent-encoding. AMQP 0-9-1 has exchange and routing key in short
+// strings of at most 255 bytes.
 func decodeShortString(encoded string) (decoded string, ok bool) {
 	decoded, err := url.PathUnescape(encoded)
-	return decoded, err == nil && len(decoded) <= 255 && utf8.ValidString(decoded) && !strings.ContainsFunc(decoded, unicode.IsControl)
+	return decoded, err == nil && len(decoded) <= 255 && utf8.ValidString(decoded) &&
+		!strings.ContainsFunc(decoded, unicode.IsControl)
 }
 
 var errShortString = errors.New(
-	"rabbitmq's exchange and routing key want at most 255 bytes of UTF-8 each, percent-encoded, without control characters")
+	"rabbitmq's exchange and routing key want at most 255 bytes of UTF-8 each, percent-encoded, " +
+		"without control characters")
 
 // FIFO reports whether the destination is a FIFO queue or topic of AWS.
 func (d Destination) FIFO() bool {
@@ -195,3 +197,25 @@ func (d Destination) String() string {
 	}
 	return s
 }
+
+// DisplayDestination returns a destination as logs, errors, histories and spans show it: a URL
+// has scheme, host and path only, because a query often holds a token. Only the row and the
+// request have the whole destination. Any text will do, valid or not.
+func DisplayDestination(destination string) string {
+	if ownScheme.MatchString(destination) {
+		return destination
+	}
+	if at := strings.IndexAny(destination, "?#"); at >= 0 {
+		destination = destination[:at]
+	}
+	start := strings.Index(destination, "//") + len("//")
+	if start < len("//") {
+		return destination
+	}
+	end := start + strings.IndexByte(destination[start:]+"/", '/')
+	at := start + strings.LastIndexByte(destination[start:end], '@') + 1
+	return destination[:start] + destination[at:]
+}
+
+// ownScheme begins destinations whose query, if any, has Outflow's own parameters only.
+var ownScheme = regexp.MustCompile(`^(?i:sqs|sns|rabbitmq|arn):`)

@@ -29,12 +29,15 @@ func TestClasses(t *testing.T) {
 	require.Equal(t, outflow.ClassRetryable, outflow.ClassOf(outflow.ErrNotAttempted))
 	require.False(t, outflow.IsPermanent(nil))
 	require.False(t, outflow.IsPermanent(cause))
-	require.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(outflow.Unavailable(outflow.Permanent(cause))), "the outermost decides")
+	require.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(outflow.Unavailable(outflow.Permanent(cause))),
+		"the outermost decides")
 }
 
 func TestErrorTexts(t *testing.T) {
 	t.Parallel()
-	require.EqualError(t, &outflow.InvalidMessageError{Index: 2, Field: "type", Wants: "wants a type (got nothing)"}, "message 2: type: wants a type (got nothing)")
+	require.EqualError(t, &outflow.InvalidMessageError{Index: 2, Field: "type", Wants: "wants a type (got nothing)"},
+		"message 2: type: wants a type (got nothing)")
 	a, b := uuid.New(), uuid.New()
-	require.EqualError(t, &outflow.DuplicateIDError{IDs: []uuid.UUID{a, b}}, "message id: enqueued before, or twice in this call: "+a.String()+", "+b.String())
+	require.EqualError(t, &outflow.DuplicateIDError{IDs: []uuid.UUID{a, b}},
+		"message id: enqueued before, or twice in this call: "+a.String()+", "+b.String())
 }

@@ -1,120 +1,28 @@
-// Package outflow holds the words that every part of Outflow shares: the
-// message, its states, its destination and the classes of failure. It imports
-// the standard library and uuid only, so that anything may import it.
+// Package outflow has the names that every part of Outflow shares: the message, its states, its
+// destination and the classes of failure. It imports the standard library and uuid only, so
+// that anything may import it.
 //
-// Outflow dispatches a transactional outbox on Temporal. An application writes
-// messages in the transaction that writes its data (package outboxdb); a
-// scanner (package scanner) starts one Deliver workflow (package workflows)
-// for each committed message; that workflow publishes it (package publish)
-// and records its end.
+// Outflow dispatches a transactional outbox on Temporal:
+//
+//   - An application writes messages in the transaction that writes its data (package outboxdb).
+//   - A scanner (package scanner) starts one Deliver workflow (package workflows) for each
+//     committed message.
+//   - That workflow publishes the message (package publish) and records its end.
 package outflow
 
-import (
-	"time"
+import "time"
 
-	"github.com/google/uuid"
-)
-
-// DefaultOutbox is the outbox name used where none is configured. It is the
-// first part of every workflow ID.
+// DefaultOutbox is the outbox name used where none is configured. It is the first part of every
+// workflow ID.
 const DefaultOutbox = "outbox"
 
-// Message is what a producer enqueues: one delivery to one destination.
-type Message struct {
-	// ID identifies the message for good: it is the primary key of the row,
-	// part of the workflow ID, and travels with the published message so that
-	// consumers can deduplicate. The zero UUID asks Enqueue for a new UUIDv7.
-	ID uuid.UUID
-	// Destination is a URI such as "sqs://orders", or a queue URL or ARN as
-	// pasted from the AWS console. See ParseDestination.
-	Destination string
-	// Type says what happened or what is asked for, such as "user-registered":
-	// 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit.
-	// Those that begin with "outflow." are Outflow's own, such as a callback's.
-	Type string
-	// Payload is the body, 1 byte to 16 MiB; a destination may allow less (SQS
-	// and SNS: 1 MiB together with the attributes).
-	Payload []byte
-	// ContentType is the media type of Payload. Empty means "application/json".
-	ContentType string
-	// Headers travel as attributes of the published message: at most 64, each
-	// name 1 to 128 letters, digits, "_", "-" and single inner dots, each value
-	// up to 8 KiB. Names that start with "outflow", "aws." or "amazon." and
-	// "content-type" are taken; no two may differ by upper and lower case only.
-	Headers map[string]string
-	// OrderingKey groups messages whose order matters; FIFO queues use it as
-	// their message group. Up to 128 printable ASCII characters, no spaces.
-	OrderingKey string
-
-	// DueAt and DueIn delay the first delivery: DueAt until a moment, DueIn by
-	// a duration counted by the database's clock from the enqueue. At most one
-	// may be set; neither means at once.
-	DueAt time.Time
-	DueIn time.Duration
-	// ExpiresAt and ExpiresIn bound the delivery: a message not yet published
-	// by then ends expired. ExpiresIn counts by the database's clock from the
-	// enqueue. At most one may be set; neither means never.
-	ExpiresAt time.Time
-	ExpiresIn time.Duration
-
-	// Callback is where the producer is told how the message ended: an https URL,
-	// or any other destination, such as "sqs://replies". Empty means wherever an
-	// operator's rule for the destination or type says, most often nowhere;
-	// NoCallback means nowhere in any case.
-	Callback string
-	// CallbackPayload has the callback carry the payload, too, where it is no longer
-	// than MaxCallbackPayload. Whoever takes callbacks then reads payloads. It wants
-	// a Callback; that of a rule carries the payload where the rule says so.
-	CallbackPayload bool
-}
-
-// State is where a message stands. Pending is the only state that is not final.
-type State string
-
-// The states of a message. An operator can make a dead message pending again
-// with the next generation.
+// The times of a call to a broker. The other timeouts of a delivery follow from these.
 const (
-	Pending   State = "pending"
-	Delivered State = "delivered" // the broker acknowledged it
-	Dead      State = "dead"      // given up, with a reason
-	Expired   State = "expired"   // not published before its expiry
-	Cancelled State = "cancelled" // cancelled before it was published
+	// FastPathCallTime is the longest that a publisher gives one call to a broker, retries
+	// included, where its context leaves no time for more: on the fast path, which gives a
+	// whole attempt 4 s. Package publish's CallTime applies it.
+	FastPathCallTime = 2500 * time.Millisecond
+	// MaxCallTime is the longest that a publisher's own timeout can be. The Standard Webhooks
+	// specification finds 15 to 30 s enough for a receiver.
+	MaxCallTime = 30 * time.Second
 )
-
-// Final reports whether s is one of the four ends.
-func (s State) Final() bool {
-	switch s {
-	case Delivered, Dead, Expired, Cancelled:
-		return true
-	}
-	return false
-}
-
-// Outcome is how a message stands after an ending was written or refused: what
-// the row says. It never carries the payload.
-type Outcome struct {
-	ID              uuid.UUID `json:"id"`
-	State           State     `json:"state"`
-	Generation      int       `json:"generation"`
-	Attempts        int       `json:"attempts,omitempty"`
-	BrokerMessageID string    `json:"brokerMessageId,omitempty"`
-	LastError       string    `json:"lastError,omitempty"`
-	FinishedAt      time.Time `json:"finishedAt,omitzero"`
-	// CallbackDue says that the producer is still to be told.
-	CallbackDue bool `json:"callbackDue,omitempty"`
-	// Destination and Type are the message's, for the log of the process that read the
-	// row; they go into no workflow's history, and a Waiter leaves them empty.
-	Destination string `json:"-"`
-	Type        string `json:"-"`
-	// DueAt is when the message was due, by the database's clock; likewise.
-	DueAt time.Time `json:"-"`
-}
-
-// Bytes is the size of the message's payload and headers.
-func (m Message) Bytes() int {
-	size := len(m.Payload)
-	for name, value := range m.Headers {
-		size += len(name) + len(value)
-	}
-	return size
-}

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// Keep is how long final rows stay in the table; zero is for ever, so that what
-// nobody has set deletes nothing. As text, in settings and in Temporal, it is
-// "forever", a number of days such as "30d", or a duration such as "36h".
+// Keep is how long final rows stay in the table; zero is forever, so that a period that nobody has
+// set deletes nothing. As text, in settings and in Temporal, it is "forever", a number of days such
+// as "30d", or a duration such as "36h".
 type Keep time.Duration
 
-// The bounds of a Keep that is not for ever. A row is kept at least so long that
-// the end of its run can still read it.
+// The bounds of a Keep that is not Forever. A row stays at least so long that the end of its run
+// can still read it.
 const (
 	Forever Keep = 0
 	MinKeep      = Keep(time.Minute)
@@ -63,8 +63,8 @@ func (k *Keep) UnmarshalText(text []byte) error {
 // Retention says how long final rows stay in outbox.messages, by their state.
 type Retention struct {
 	Delivered Keep `json:"delivered"`
-	// Dead is for all dead rows. A dismissed one goes after Cancelled too, counted
-	// from its dismissal: somebody has decided that it is not sent.
+	// Dead is for all dead rows. A dismissed row goes after Cancelled too, counted from its
+	// dismissal: somebody has decided that it is not sent.
 	Dead      Keep `json:"dead"`
 	Expired   Keep `json:"expired"`
 	Cancelled Keep `json:"cancelled"`
@@ -72,8 +72,8 @@ type Retention struct {
 	History bool `json:"history"`
 }
 
-// DefaultRetention keeps what was delivered for a week, what expired or was
-// cancelled for a month, and what is dead until somebody has looked at it.
+// DefaultRetention keeps delivered rows for a week, expired and cancelled rows for 30 days, and
+// dead rows until somebody has decided about them.
 func DefaultRetention() Retention {
 	return Retention{Delivered: 7 * day, Dead: Forever, Expired: 30 * day, Cancelled: 30 * day}
 }

@@ -21,7 +21,8 @@ func TestKeep(t *testing.T) {
 		require.NoError(t, again.UnmarshalText([]byte(k.String())))
 		assert.Equal(t, k, again, "%s survives as %s", text, k)
 	}
-	for _, text := range []string{"", "0", "59s", "-1h", "3651d", "0d", "-3d", "1.5d", "d", "87601h", "for ever", "99999999999999999999d", "1w"} {
+	for _, text := range []string{"", "0", "59s", "-1h", "3651d", "0d", "-3d", "1.5d", "d", "87601h", "for ever",
+		"99999999999999999999d", "1w"} {
 		require.ErrorContains(t, new(outflow.Keep).UnmarshalText([]byte(text)), "from 1m to 3650d", text)
 	}
 }
@@ -29,7 +30,8 @@ func TestKeep(t *testing.T) {
 func TestRetentionIsReadable(t *testing.T) {
 	data, err := json.Marshal(outflow.DefaultRetention())
 	require.NoError(t, err)
-	assert.JSONEq(t, `{"delivered":"7d","dead":"forever","expired":"30d","cancelled":"30d","history":false}`, string(data))
+	assert.JSONEq(t, `{"delivered":"7d","dead":"forever","expired":"30d","cancelled":"30d","history":false}`,
+		string(data))
 	var back outflow.Retention
 	require.NoError(t, json.Unmarshal(data, &back))
 	assert.Equal(t, outflow.DefaultRetention(), back)

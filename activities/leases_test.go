@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )

@@ -84,7 +84,7 @@ CREATE FUNCTION outbox.is_host(host text) RETURNS boolean
 
 -- The queue whose URL an address is, as region, account and name; NULL where it is
 -- none. Where it looks like a queue's and can't be read, the name is NULL, and the
--- region says why: 'url', 'region' or 'regions'. See queueurl.go for the forms.
+-- region says why: 'url', 'region' or 'regions'. See destination_queue_url.go for the forms.
 CREATE FUNCTION outbox.queue_of(a text[]) RETURNS text[]
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE

@@ -8,31 +8,32 @@ import (
 	"strings"
 )
 
-// What people write who mean a destination. outbox.destination_refusal has the
-// same guesses.
+// Texts that people write for a destination, each with the destination that they probably mean.
+// outbox.destination_refusal has the same guesses.
 var (
-	loneLocal   = regexp.MustCompile(`^(?:localhost|127\.[0-9.]+)(?::[0-9]+)?(?:[/?]|$)`)
-	loneHost    = regexp.MustCompile(`^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+(?::[0-9]+)?(?:[/?]|$)`)
-	halfScheme  = regexp.MustCompile(`^(sqs|sns|rabbitmq|https|http)(?::/*|//+)(?:[^/]|$)`)
-	plainWord   = regexp.MustCompile(`^[A-Za-z0-9_.+-]{1,40}$`)
-	rabbitNames = []string{"amqp", "amqps", "rabbit"}
-	schemes     = []string{SchemeSQS, SchemeSNS, SchemeRabbitMQ, SchemeHTTPS, SchemeHTTP}
+	bareLocal    = regexp.MustCompile(`^(?:localhost|127\.[0-9.]+)(?::[0-9]+)?(?:[/?]|$)`)
+	bareHost     = regexp.MustCompile(`^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+(?::[0-9]+)?(?:[/?]|$)`)
+	brokenScheme = regexp.MustCompile(`^(sqs|sns|rabbitmq|https|http)(?::/*|//+)(?:[^/]|$)`)
+	plainWord    = regexp.MustCompile(`^[A-Za-z0-9_.+-]{1,40}$`)
+	rabbitNames  = []string{"amqp", "amqps", "rabbit"}
+	schemes      = []string{SchemeSQS, SchemeSNS, SchemeRabbitMQ, SchemeHTTPS, SchemeHTTP}
 
 	errARN = errors.New("an ARN wants arn:aws:sqs:REGION:ACCOUNT:QUEUE or arn:aws:sns:REGION:ACCOUNT:TOPIC")
 )
 
 // noScheme says why a text without "://" is refused.
 func noScheme(s string) error {
-	switch half := halfScheme.FindStringSubmatch(s); {
+	switch broken := brokenScheme.FindStringSubmatch(s); {
 	case strings.HasPrefix(s, "arn:"):
 		return errARN
-	case half != nil:
-		return fmt.Errorf(`a scheme ends in "://"%s`, didYouMean(half[1]+"://"+strings.TrimLeft(s[len(half[1]):], ":/")))
+	case broken != nil:
+		return fmt.Errorf(`a scheme ends in "://"%s`,
+			didYouMean(broken[1]+"://"+strings.TrimLeft(s[len(broken[1]):], ":/")))
 	case awsName.MatchString(s):
 		return fmt.Errorf("no scheme%s", didYouMean(SchemeSQS+"://"+s))
-	case loneLocal.MatchString(s):
+	case bareLocal.MatchString(s):
 		return fmt.Errorf("no scheme%s", didYouMean(SchemeHTTP+"://"+s))
-	case loneHost.MatchString(s):
+	case bareHost.MatchString(s):
 		return fmt.Errorf("no scheme%s", didYouMean(SchemeHTTPS+"://"+s))
 	}
 	return errors.New("no scheme")
@@ -58,7 +59,7 @@ func didYouMean(s string) string {
 	return " (did you mean " + s + "?)"
 }
 
-// quoteWord quotes a plain word with a space before it, and leaves others out.
+// quoteWord returns a plain word in quotes with a space before it, and "" for any other text.
 func quoteWord(s string) string {
 	if !plainWord.MatchString(s) {
 		return ""

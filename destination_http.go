@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// address is an https or http URL in its parts: the host in lower case, no port
-// where it is the scheme's own, and the path with the query.
+// address is an https or http URL in its parts: the host in lower case, no port where it is the
+// scheme's own, and the path with the query.
 type address struct{ scheme, host, port, path string }
 
 // The same expressions stand in outbox.is_destination and its neighbours.
@@ -19,8 +19,8 @@ var (
 		`^(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$`)
 	hostName  = regexp.MustCompile(`^[a-z0-9_]+(?:(?:\.|-+)[a-z0-9_]+)*$`)
 	longLabel = regexp.MustCompile(`[^.]{64}`)
-	// A name does not end in a number, so what does is read as an IPv4 address:
-	// what 127.1 or 0x7f.1 is, depends on who reads it.
+	// No host name ends in a number, so a host that does is an IPv4 address in some spelling.
+	// Programs differ in how they read 127.1 or 0x7f.1.
 	endsInNumber = regexp.MustCompile(`(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$`)
 	ipv4         = regexp.MustCompile(`^` + octet + `(?:\.` + octet + `){3}$`)
 	thisMachine  = regexp.MustCompile(`^(?:localhost|127(?:\.` + octet + `){3}|\[::1\])$`)
@@ -43,8 +43,8 @@ var (
 	errPath     = errors.New("path and query want each character that RFC 3986 does not allow there percent-encoded")
 )
 
-// parseAddress reads what follows the scheme of an https or http URL. It may be
-// that of a queue.
+// parseAddress reads the part of an https or http URL behind the scheme. The URL may be that of a
+// queue.
 func parseAddress(scheme, rest string) (Destination, error) {
 	a, err := splitAddress(scheme, rest)
 	if err != nil {
@@ -75,7 +75,8 @@ func splitAddress(scheme, rest string) (address, error) {
 	part := authority.FindStringSubmatch(rest[:at])
 	switch {
 	case notPrintable.MatchString(rest):
-		return address{}, fmt.Errorf("an %s address has printable ASCII characters only; percent-encode the others", scheme)
+		return address{}, fmt.Errorf("an %s address has printable ASCII characters only; percent-encode the others",
+			scheme)
 	case strings.Contains(rest, "#"):
 		return address{}, errFragment
 	case strings.Contains(rest[:at], "@"):
@@ -110,25 +111,3 @@ func (a address) String() string {
 	}
 	return a.scheme + "://" + a.host + port + a.path
 }
-
-// DisplayDestination returns a destination as logs, errors, histories and spans show
-// it: of an address only scheme, host and path, because a query often holds a token.
-// Only the row and the request have the whole. It takes any text, good or not.
-func DisplayDestination(destination string) string {
-	if ownScheme.MatchString(destination) {
-		return destination
-	}
-	if at := strings.IndexAny(destination, "?#"); at >= 0 {
-		destination = destination[:at]
-	}
-	start := strings.Index(destination, "//") + len("//")
-	if start < len("//") {
-		return destination
-	}
-	end := start + strings.IndexByte(destination[start:]+"/", '/')
-	at := start + strings.LastIndexByte(destination[start:end], '@') + 1
-	return destination[:start] + destination[at:]
-}
-
-// ownScheme begins what has no query but Outflow's own.
-var ownScheme = regexp.MustCompile(`^(?i:sqs|sns|rabbitmq|arn):`)

@@ -5,15 +5,15 @@ import (
 	"regexp"
 )
 
-// awsSuffix are the DNS suffixes of AWS's partitions, those for dual stack too.
+// awsSuffix has the DNS suffixes of AWS's partitions, those for dual stack too.
 // https://docs.aws.amazon.com/general/latest/gr/sqs-service.html and the endpoints
 // in AWS's SDK.
 const awsSuffix = `(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.(?:com\.cn|eu)` +
 	`|c2s\.ic\.gov|sc2s\.sgov\.gov` +
 	`|cloud\.adc-e\.uk|csp\.hci\.ic\.gov|api\.aws(?:\.hci)?\.ic\.gov|api\.aws\.scloud|api\.cloud-aws\.adc-e\.uk)`
 
-// The URLs of queues. The same expressions stand in outbox.canonical_destination;
-// the likes, in outbox.is_destination too.
+// The URLs of queues. The same expressions stand in outbox.canonical_destination; those that
+// recognise a wrong URL of a queue stand in outbox.is_destination too.
 var (
 	sqsHost = regexp.MustCompile(`^(?:sqs(?:-fips)?\.([a-z0-9-]+)|[a-z0-9-]+\.sqs(?:-fips)?\.([a-z0-9-]+)\.vpce` +
 		`|([a-z0-9-]+)\.queue)\.` + awsSuffix + `$`)
@@ -30,7 +30,7 @@ var (
 	sqsHostLike = regexp.MustCompile(`(?:^|\.)(?:queue|sqs(?:-fips)?(?:\.[a-z0-9-]+)?(?:\.vpce)?)\.` + awsSuffix + `$`)
 	pathLike    = regexp.MustCompile(`^/+(?:queue/+[^/?]+/+)?[0-9]{12}/+[^/?]+/*(?:\?|$)`)
 	regionPath  = regexp.MustCompile(`^/+queue/+` + regionForm + `/`)
-	// emulatorHost are the hosts of emulators alone, in https too.
+	// emulatorHost matches hosts that only emulators have, in https too.
 	emulatorHost = regexp.MustCompile(`^(?:127\.[0-9.]+|\[::1\]|(?:[a-z0-9_.-]+\.)?(?:localhost|localstack\.cloud))$`)
 	noRegionHost = regexp.MustCompile(`^(?:sqs\.[^.]+|[^.]+\.queue)\.localhost(?:\.localstack\.cloud)?$`)
 	ipv6Host     = regexp.MustCompile(`^\[[0-9a-f:]+\]$`)
@@ -44,9 +44,9 @@ var (
 	errTwoRegions = errors.New("a queue's URL wants one region, and its host and path name two")
 )
 
-// queue returns the queue whose URL an address is. What looks like one, and can't
-// be read, is an error: sent as a webhook, a message would be lost in an emulator
-// that answers 200 to anything.
+// queue returns the queue whose URL an address is. A URL that looks like a queue's and can't be
+// read is an error: sent as a webhook, a message would be lost in an emulator that answers 200 to
+// anything.
 func (a address) queue() (d Destination, is bool, err error) {
 	if sqsHostLike.MatchString(a.host) {
 		d, err = a.awsQueue()

@@ -39,7 +39,8 @@ func TestDecodeCallback(t *testing.T) {
 	require.Equal(t, outflow.CallbackEvent{
 		MessageID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Type: "order-placed", Destination: "sqs://orders",
 		State: outflow.Dead, Generation: 2, BrokerMessageID: "5fea7756-0ea4-451a-a703-a558b933e274", Attempts: 3,
-		EnqueuedAt: time.Date(2026, 1, 31, 8, 0, 0, 5000, time.UTC), FinishedAt: time.Date(2026, 1, 31, 8, 0, 1, 0, time.UTC),
+		EnqueuedAt: time.Date(2026, 1, 31, 8, 0, 0, 5000, time.UTC), FinishedAt: time.Date(2026, 1, 31, 8, 0, 1, 0,
+			time.UTC),
 		LastError: "no such queue",
 	}, e)
 	require.Equal(t, "018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11_2_dead", e.ID())
@@ -87,7 +88,8 @@ func TestCallbackPayloadsComeBack(t *testing.T) {
 // The longest payload fits into an SQS message, whatever its characters are.
 func TestCallbackPayloadsFit(t *testing.T) {
 	for _, worst := range []string{`"`, "\n", "\x7f", "\u009b", "\u00ad", "\u2028", "\U000e0041", "\xff"} {
-		e := outflow.CallbackEvent{MessageID: uuid.New(), State: outflow.Dead, Generation: 1, LastError: strings.Repeat(`"`, text.MaxError)}
+		e := outflow.CallbackEvent{MessageID: uuid.New(), State: outflow.Dead, Generation: 1,
+			LastError: strings.Repeat(`"`, text.MaxError)}
 		e.Payload = []byte(strings.Repeat(worst, outflow.MaxCallbackPayload/len(worst)))
 		body, err := e.MarshalJSON()
 		require.NoError(t, err)
