@@ -111,7 +111,7 @@ func (h *harness) Destination(*testing.T) string {
 	return "sqs://" + name
 }
 
-func (h *harness) Missing(*testing.T) string { return "sqs://missing" + h.suffix }
+func (h *harness) MissingDestination(*testing.T) string { return "sqs://missing" + h.suffix }
 
 func (h *harness) Receive(t *testing.T, destination string, _ int) []outflow.Message {
 	return h.receive(t, nameOf(destination))
@@ -119,7 +119,11 @@ func (h *harness) Receive(t *testing.T, destination string, _ int) []outflow.Mes
 
 func (h *harness) MaxBytes() int { return 1 << 20 }
 
-func (h *harness) Inject(_ *testing.T, destination string, f publishtest.Fault) bool {
+func (h *harness) Skip(name string) (string, bool) {
+	return "the publisher holds nothing that needs closing", name == publishtest.CaseClose
+}
+
+func (h *harness) Break(t *testing.T, destination string, f publishtest.Fault) {
 	fault := fakesqs.Fault{Action: "SendMessageBatch", Queue: nameOf(destination)}
 	switch f {
 	case publishtest.Throttled:
@@ -133,12 +137,11 @@ func (h *harness) Inject(_ *testing.T, destination string, f publishtest.Fault) 
 	case publishtest.Slow:
 		fault.Delay = publishtest.SlowBy
 	default:
-		return false
+		t.Fatalf("no such fault: %s", f)
 	}
 	h.Server.Inject(fault)
-	return true
 }
 
-func (h *harness) Heal(_ *testing.T, destination string) { h.Server.Heal(nameOf(destination)) }
+func (h *harness) Restore(_ *testing.T, destination string) { h.Server.Heal(nameOf(destination)) }
 
 func nameOf(destination string) string { return strings.TrimPrefix(destination, "sqs://") }

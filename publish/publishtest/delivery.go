@@ -1,12 +1,10 @@
 package publishtest
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -15,9 +13,7 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// testContent: every payload arrives byte for byte, beside ID, type and content
-// type.
-func testContent(t *testing.T, h Harness) {
+func payloadsArrive(t *testing.T, h Harness) {
 	p, destination := h.Publisher(t), h.Destination(t)
 	for name, payload := range map[string]string{
 		"JSON":          `{"name":"Åsa","emoji":"🦉"}`,
@@ -39,31 +35,33 @@ func testContent(t *testing.T, h Harness) {
 			assert.Equal(t, carried(m), arrives(t, h, p, m))
 		})
 	}
-	t.Run("other type and content type", func(t *testing.T) {
-		m := message(destination)
-		m.Type, m.ContentType = "a.b_c:d/e-f", `text/plain; charset="utf-8"`
-		assert.Equal(t, carried(m), arrives(t, h, p, m))
-	})
-	t.Run("default content type", func(t *testing.T) {
-		m := message(destination)
-		m.ContentType = ""
-		assert.Equal(t, carried(m), arrives(t, h, p, m))
-	})
-	t.Run("again", func(t *testing.T) {
-		m := message(destination)
-		id, err := p.Publish(t.Context(), m)
-		require.NoError(t, err)
-		assert.NotEmpty(t, id)
-		_, err = p.Publish(t.Context(), m)
-		require.NoError(t, err, "publishing again is no error")
-		for _, got := range h.Receive(t, destination, 2) {
-			assert.Equal(t, m.ID, got.ID, "a duplicate carries the same ID")
-		}
-	})
 }
 
-// testHeaders: all headers arrive under their own names.
-func testHeaders(t *testing.T, h Harness) {
+func typesArrive(t *testing.T, h Harness) {
+	p, destination := h.Publisher(t), h.Destination(t)
+	m := message(destination)
+	m.Type, m.ContentType = "a.b_c:d/e-f", `text/plain; charset="utf-8"`
+	assert.Equal(t, carried(m), arrives(t, h, p, m))
+
+	m = message(destination)
+	m.ContentType = ""
+	assert.Equal(t, carried(m), arrives(t, h, p, m), "the default content type")
+}
+
+func publishedAgain(t *testing.T, h Harness) {
+	p, destination := h.Publisher(t), h.Destination(t)
+	m := message(destination)
+	id, err := p.Publish(t.Context(), m)
+	require.NoError(t, err)
+	assert.NotEmpty(t, id)
+	_, err = p.Publish(t.Context(), m)
+	require.NoError(t, err, "publishing again is no error")
+	for _, got := range h.Receive(t, destination, 2) {
+		assert.Equal(t, m.ID, got.ID, "a duplicate carries the same ID")
+	}
+}
+
+func headersArrive(t *testing.T, h Harness) {
 	p, destination := h.Publisher(t), h.Destination(t)
 	many := func(n, size int) map[string]string {
 		headers := map[string]string{}
@@ -72,14 +70,17 @@ func testHeaders(t *testing.T, h Harness) {
 		}
 		return headers
 	}
+	trace := "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	for name, headers := range map[string]map[string]string{
 		"one":         {"tenant": "acme"},
 		"fifteen":     many(15, 20),
 		"sixty-four":  many(64, 1000),
-		"trace":       {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"},
+		"trace":       {"traceparent": trace, "tracestate": "a=b"},
 		"empty value": {"tenant": "", "other": "x"},
-		"odd values":  {"a": "line\nbreak", "b": "Åsa 🦉", "c": `"quoted" \ & <tag>`, "d": "\uFFFE\uFFFF", "e": "\x01"},
-		"odd names":   {"Content-Type": "a", "content-type": "b", "A": "1", "a": "2", "_": "3", "-": "4"},
+		"odd values": {
+			"a": "line\nbreak", "b": "Åsa 🦉", "c": `"quoted" \ & <tag>`, "d": "\uFFFE\uFFFF", "e": "\x01",
+		},
+		"odd names": {"Content-Type": "a", "content-type": "b", "A": "1", "a": "2", "_": "3", "-": "4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := message(destination)
@@ -89,9 +90,8 @@ func testHeaders(t *testing.T, h Harness) {
 	}
 }
 
-// testConcurrency: concurrent publishes arrive once each, and every call gets
-// its own message's answer.
-func testConcurrency(t *testing.T, h Harness) {
+// concurrentPublishes: each call gets its own message's answer.
+func concurrentPublishes(t *testing.T, h Harness) {
 	p, destination := h.Publisher(t), h.Destination(t)
 	const n = 60
 	ids := make([]string, n)
@@ -119,24 +119,4 @@ func testConcurrency(t *testing.T, h Harness) {
 		delete(sent, m.ID)
 	}
 	assert.Empty(t, sent, "missing")
-}
-
-// testLeaving: a caller whose time is over has sent nothing.
-func testLeaving(t *testing.T, h Harness) {
-	p, destination := h.Publisher(t), h.Destination(t)
-	done, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err := p.Publish(done, message(destination))
-	failsAs(t, outflow.ClassRetryable, err)
-	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
-	assert.ErrorIs(t, err, context.Canceled)
-
-	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	_, err = p.Publish(short, message(destination))
-	failsAs(t, outflow.ClassRetryable, err)
-	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
-
-	m := message(destination)
-	assert.Equal(t, carried(m), arrives(t, h, p, m), "and nothing else arrived")
 }
