@@ -12,16 +12,16 @@ import (
 	"github.com/outflowhq/outflow/internal/panics"
 )
 
-// Router publishes each message with the publisher of its destination's
-// scheme. It is safe for concurrent use.
+// Router publishes each message with the publisher of its destination's scheme. It is safe for
+// concurrent use.
 type Router struct {
 	publishers map[string]Publisher
 	problems   map[string]error // by scheme: why it can't be served
 }
 
-// NewRouter returns a Router over publishers, at most one for each scheme. Two
-// for one scheme are a mistake of the configuration, reported by Err: neither
-// is used, because any choice would send messages where nobody looks for them.
+// NewRouter returns a Router over publishers, at most one for each scheme. Two for one scheme are
+// a mistake of the configuration, which Err reports. The Router uses neither: either choice could
+// send messages to a broker that no consumer reads.
 func NewRouter(publishers ...Publisher) *Router {
 	r := &Router{publishers: map[string]Publisher{}, problems: map[string]error{}}
 	for i, p := range publishers {
@@ -30,16 +30,16 @@ func NewRouter(publishers ...Publisher) *Router {
 			continue
 		}
 		scheme := p.Scheme()
-		if _, twice := r.publishers[scheme]; twice {
-			r.problems[scheme] = fmt.Errorf("two publishers for %s://: configure one", scheme)
+		if _, exists := r.publishers[scheme]; exists {
+			r.problems[scheme] = fmt.Errorf("two publishers for %s://: configure only one", scheme)
 		}
 		r.publishers[scheme] = p
 	}
 	return r
 }
 
-// Err returns every mistake in what NewRouter was given, joined, or nil. Check
-// it once at the start of a process.
+// Err returns every mistake in NewRouter's arguments, joined, or nil. Check it once at the start
+// of a process.
 func (r *Router) Err() error {
 	var errs []error
 	for _, scheme := range slices.Sorted(maps.Keys(r.problems)) {
@@ -60,28 +60,28 @@ func (r *Router) Schemes() []string {
 	return schemes
 }
 
-// Publish hands m to the publisher of its destination's scheme; what that
-// promises is written at Publisher. That of https takes http, too. A destination that can't be parsed, or
-// whose scheme has no publisher, is a permanent failure; a scheme with two is
-// unavailable until the configuration is mended. A publisher's panic becomes a
-// permanent failure that wraps a PanicError.
+// Publish hands m to the publisher of its destination's scheme; see Publisher for what that
+// promises. The publisher of https gets http, too. Beyond the publisher's own errors:
+//
+//   - A destination that can't be parsed, or whose scheme has no publisher, is a permanent
+//     failure.
+//   - A scheme with two publishers is unavailable until the configuration is corrected.
+//   - A publisher's panic is a permanent failure that wraps a PanicError.
 func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
 	d, err := outflow.ParseDestination(m.Destination)
 	if err != nil {
-		return "", outflow.Permanent(fmt.Errorf("reading the destination: %w; redirect the message to a valid one", err))
+		return "", outflow.Permanent(fmt.Errorf(
+			"reading the destination: %w; redirect the message to a valid one", err))
 	}
-	scheme, shown := d.Scheme, outflow.DisplayDestination(d.String())
-	if scheme == outflow.SchemeHTTP {
-		scheme = outflow.SchemeHTTPS // whose publisher knows whether it may
-	}
+	scheme, shown := publisherScheme(d.Scheme), outflow.DisplayDestination(d.String())
 	if problem := r.problems[scheme]; problem != nil {
 		return "", outflow.Unavailable(fmt.Errorf("publishing to %s: %w", shown, problem))
 	}
 	p := r.publishers[scheme]
 	if p == nil {
-		return "", outflow.Permanent(fmt.Errorf(
-			"publishing to %s: no publisher for %s:// is configured here (there is %s); redirect the message, or deliver it with a program of your own that has one",
-			shown, scheme, r.known()))
+		return "", outflow.Permanent(fmt.Errorf("publishing to %s: no publisher for %s:// is configured here "+
+			"(there is %s); redirect the message, or deliver it with a program of your own that has one",
+			shown, scheme, r.schemeList()))
 	}
 	defer panics.Catch(func(p *PanicError) {
 		err = outflow.Permanent(panics.OfPublisher("publishing to "+shown, p))
@@ -89,7 +89,7 @@ func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageI
 	return p.Publish(ctx, m)
 }
 
-func (r *Router) known() string {
+func (r *Router) schemeList() string {
 	if schemes := r.Schemes(); len(schemes) > 0 {
 		return strings.Join(schemes, ", ")
 	}

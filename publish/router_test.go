@@ -11,7 +11,7 @@ import (
 	"github.com/outflowhq/outflow/publish"
 )
 
-// plain is a publisher that answers with its own name, or does what do says.
+// plain is a publisher that answers with its own name, or with the error of do.
 type plain struct {
 	scheme, name string
 	do           func() error
@@ -31,7 +31,8 @@ func (p plain) Publish(context.Context, outflow.Message) (string, error) {
 func to(destination string) outflow.Message { return outflow.Message{Destination: destination} }
 
 func TestRouterPicksByScheme(t *testing.T) {
-	r := publish.NewRouter(plain{scheme: "sqs", name: "queue"}, plain{scheme: "sns", name: "topic"}, plain{scheme: "https", name: "post"})
+	r := publish.NewRouter(plain{scheme: "sqs", name: "queue"}, plain{scheme: "sns", name: "topic"},
+		plain{scheme: "https", name: "post"})
 	assert.NoError(t, r.Err())
 	assert.Equal(t, []string{"https", "sns", "sqs"}, r.Schemes())
 	for destination, want := range map[string]string{
@@ -54,13 +55,18 @@ func TestRouterRefusesForGood(t *testing.T) {
 		destination string
 		says        []string
 	}{
-		"unparsable":     {publish.NewRouter(), "orders", []string{"no scheme", "redirect"}},
-		"unknown scheme": {publish.NewRouter(plain{scheme: "sqs"}), "ftp://orders", []string{`unknown scheme "ftp"`, "redirect"}},
-		"no publisher":   {publish.NewRouter(plain{scheme: "sqs"}), "sns://news", []string{"sns://news", "there is sqs", "redirect", "or deliver it with a program of your own that has one"}},
-		"no https":       {publish.NewRouter(plain{scheme: "sqs"}), "https://shop.example/", []string{"no publisher for https://", "there is sqs", "redirect"}},
-		"plain http":     {publish.NewRouter(plain{scheme: "sqs"}), "http://localhost/", []string{"http://localhost/: no publisher for https://", "there is sqs", "redirect"}},
-		"a query":        {publish.NewRouter(), "https://shop.example/in?token=hunter2", []string{"publishing to https://shop.example/in: no publisher"}},
-		"no publishers":  {publish.NewRouter(), "sns://news", []string{"there is none"}},
+		"unparsable": {publish.NewRouter(), "orders", []string{"no scheme", "redirect"}},
+		"unknown scheme": {publish.NewRouter(plain{scheme: "sqs"}), "ftp://orders",
+			[]string{`unknown scheme "ftp"`, "redirect"}},
+		"no publisher": {publish.NewRouter(plain{scheme: "sqs"}), "sns://news", []string{"sns://news", "there is sqs",
+			"redirect", "or deliver it with a program of your own that has one"}},
+		"no https": {publish.NewRouter(plain{scheme: "sqs"}), "https://shop.example/",
+			[]string{"no publisher for https://", "there is sqs", "redirect"}},
+		"plain http": {publish.NewRouter(plain{scheme: "sqs"}), "http://localhost/",
+			[]string{"http://localhost/: no publisher for https://", "there is sqs", "redirect"}},
+		"a query": {publish.NewRouter(), "https://shop.example/in?token=hunter2",
+			[]string{"publishing to https://shop.example/in: no publisher"}},
+		"no publishers": {publish.NewRouter(), "sns://news", []string{"there is none"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := tc.router.Publish(t.Context(), to(tc.destination))
@@ -74,7 +80,8 @@ func TestRouterRefusesForGood(t *testing.T) {
 }
 
 func TestRouterWithTwoPublishersForASchemeUsesNeither(t *testing.T) {
-	r := publish.NewRouter(plain{scheme: "sqs", name: "a"}, plain{scheme: "sqs", name: "b"}, plain{scheme: "sns", name: "c"}, nil)
+	r := publish.NewRouter(plain{scheme: "sqs", name: "a"}, plain{scheme: "sqs", name: "b"},
+		plain{scheme: "sns", name: "c"}, nil)
 	assert.ErrorContains(t, r.Err(), "two publishers for sqs://")
 	assert.ErrorContains(t, r.Err(), "publisher 3 is nil")
 	assert.Equal(t, []string{"sns"}, r.Schemes())
@@ -87,7 +94,8 @@ func TestRouterWithTwoPublishersForASchemeUsesNeither(t *testing.T) {
 
 func TestRouterPassesErrorsOnAndSurvivesPanics(t *testing.T) {
 	gone := outflow.Permanent(errors.New("gone"))
-	r := publish.NewRouter(plain{scheme: "sqs", do: func() error { return gone }}, plain{scheme: "sns", do: func() error { panic("boom") }})
+	r := publish.NewRouter(plain{scheme: "sqs", do: func() error { return gone }},
+		plain{scheme: "sns", do: func() error { panic("boom") }})
 	_, err := r.Publish(t.Context(), to("sqs://orders"))
 	assert.Same(t, gone, err)
 	_, err = r.Publish(t.Context(), to("sns://news"))

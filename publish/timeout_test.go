@@ -22,7 +22,7 @@ func TestCallTime(t *testing.T) {
 		{"the fast path is quick", 15 * time.Second, fast, outflow.FastPathCallTime},
 		{"and never slower than the publisher's own", time.Second, fast, time.Second},
 		{"half a minute at most", time.Hour, durable, outflow.MaxCallTime},
-		{"nobody waits", 15 * time.Second, 0, 15 * time.Second},
+		{"no caller waits any more", 15 * time.Second, 0, 15 * time.Second},
 		{"just enough time", 15 * time.Second, 16 * time.Second, 15 * time.Second},
 		{"too little time", 15 * time.Second, 16*time.Second - 1, outflow.FastPathCallTime},
 	} {

@@ -7,9 +7,9 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// Check looks a queue up and sends nothing. A nil error says that the queue is
-// there and that these credentials may look at it; whether they may send shows
-// only when something is sent. Errors carry an outflow.Class, as Publish's do.
+// Check looks a queue up and sends nothing. A nil error says that the queue exists and that these
+// credentials may look it up; whether they may send shows only when a message is sent. Errors carry
+// an outflow.Class, as Publish's do.
 func (p *Publisher) Check(ctx context.Context, destination string) error {
 	d, err := outflow.ParseDestination(destination)
 	if err != nil {

@@ -50,7 +50,7 @@ func newBroker(t *testing.T) *broker {
 	return b
 }
 
-// newClient returns a client that knows nothing of the machine's settings.
+// newClient returns a client that reads none of the machine's settings.
 func newClient(t *testing.T, endpoint string, opts ...func(*sqs.Options)) *sqs.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -63,10 +63,10 @@ func newClient(t *testing.T, endpoint string, opts ...func(*sqs.Options)) *sqs.C
 	return sqs.New(o, opts...)
 }
 
-// takenAgain has what was in a lost answer come again at once. A request that is
-// answered while net/http still looks for the end of its body can lose the answer, and
-// the SDK asks again: rare, and not where an answer takes a network's time.
-var takenAgain = map[string]string{"VisibilityTimeout": "0"}
+// visibleAtOnce lets the messages of a lost answer be received again at once. A request that is
+// answered while net/http still looks for the end of its body can lose the answer, and the SDK
+// asks again: rare, and not where an answer takes a network's time.
+var visibleAtOnce = map[string]string{"VisibilityTimeout": "0"}
 
 // receive takes everything that is in the queue.
 func (b *broker) receive(t *testing.T, name string) (found []outflow.Message) {
@@ -107,7 +107,7 @@ func (h *harness) Publisher(*testing.T) publish.Publisher { return awssqs.New(h.
 
 func (h *harness) Destination(*testing.T) string {
 	name := fmt.Sprintf("queue-%d%s", h.queues.Add(1), h.suffix)
-	h.CreateQueue("", name, takenAgain)
+	h.CreateQueue("", name, visibleAtOnce)
 	return "sqs://" + name
 }
 
@@ -129,7 +129,8 @@ func (h *harness) Break(t *testing.T, destination string, f publishtest.Fault) {
 	case publishtest.Throttled:
 		fault.Error = &fakesqs.Error{Code: "RequestThrottled", Message: "Rate exceeded"}
 	case publishtest.Denied:
-		fault.Error = &fakesqs.Error{Status: 403, Code: "AccessDeniedException", Message: "not authorized to perform: sqs:sendmessage"}
+		fault.Error = &fakesqs.Error{Status: 403, Code: "AccessDeniedException",
+			Message: "not authorized to perform: sqs:sendmessage"}
 	case publishtest.Broken:
 		fault.Error = &fakesqs.Error{Status: 500, Code: "InternalFailure", Message: "We encountered an internal error."}
 	case publishtest.AnswerLost:

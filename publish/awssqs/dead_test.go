@@ -21,10 +21,10 @@ import (
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
-// death is a cause for which a message ends dead, and how to bring it about.
+// death is a cause for which a message ends dead, and how to cause it.
 type death struct {
 	cause string
-	// code is SQS's, where the cause is one of many that differ in nothing else.
+	// code is SQS's, for causes that differ in the code alone.
 	code string
 	// attributes are those of the queue, orders.
 	attributes map[string]string
@@ -49,14 +49,16 @@ func changed(change func(*outflow.Message)) outflow.Message {
 // outOfRange is a client that panics as Go does.
 type outOfRange struct{ *sqs.Client }
 
-func (outOfRange) SendMessageBatch(_ context.Context, in *sqs.SendMessageBatchInput, _ ...func(*sqs.Options)) (*sqs.SendMessageBatchOutput, error) {
+func (outOfRange) SendMessageBatch(_ context.Context, in *sqs.SendMessageBatchInput,
+	_ ...func(*sqs.Options)) (*sqs.SendMessageBatchOutput, error) {
 	return nil, fmt.Errorf("%v", in.Entries[7])
 }
 
 func deaths() []death {
 	refuse := func(status int, code string) *fakesqs.Fault {
 		return &fakesqs.Fault{Action: batch, Error: &fakesqs.Error{
-			Status: status, Code: code, SenderFault: true, Message: "Value payload for parameter MessageBody is invalid."}}
+			Status: status, Code: code, SenderFault: true,
+			Message: "Value payload for parameter MessageBody is invalid."}}
 	}
 	all := []death{
 		{cause: "no scheme", message: to("orders")},
@@ -65,21 +67,31 @@ func deaths() []death {
 		{cause: "bad region", message: to("sqs://orders?region=moon")},
 		{cause: "no publisher for the scheme", message: to("sns://news")},
 		{cause: "unknown queue", message: to("sqs://missing")},
-		{cause: "unknown queue, in the other spelling", message: to("sqs://orders"), fault: &fakesqs.Fault{Action: "GetQueueUrl", Error: &fakesqs.Error{Code: "QueueDoesNotExist"}}},
-		{cause: "too large for SQS", message: changed(func(m *outflow.Message) { m.Payload = bytes.Repeat([]byte("x"), 1<<20) })},
-		{cause: "too large as base64", message: changed(func(m *outflow.Message) { m.Payload = make([]byte, 800_000) })},
+		{cause: "unknown queue, in the other spelling", message: to("sqs://orders"),
+			fault: &fakesqs.Fault{Action: "GetQueueUrl", Error: &fakesqs.Error{Code: "QueueDoesNotExist"}}},
+		{cause: "too large for SQS", message: changed(func(m *outflow.Message) {
+			m.Payload = bytes.Repeat([]byte("x"),
+				1<<20)
+		})},
+		{cause: "too large as base64", message: changed(func(m *outflow.Message) {
+			m.Payload = make([]byte,
+				800_000)
+		})},
 		{cause: "too large with its headers", message: changed(func(m *outflow.Message) {
 			m.Payload, m.Headers = bytes.Repeat([]byte("x"), 1_000_000), map[string]string{}
 			for i := range 64 {
 				m.Headers[fmt.Sprintf("x-%02d", i)] = strings.Repeat("v", 1000)
 			}
 		})},
-		{cause: "too large for the queue's own limit", message: changed(func(m *outflow.Message) { m.Payload = bytes.Repeat([]byte("x"), 2000) }),
+		{cause: "too large for the queue's own limit",
+			message:    changed(func(m *outflow.Message) { m.Payload = bytes.Repeat([]byte("x"), 2000) }),
 			attributes: map[string]string{"MaximumMessageSize": "1024"}},
 		{cause: "characters that no attribute takes", message: changed(func(m *outflow.Message) { m.Type = "a\x01b" })},
-		{cause: "a header that is not UTF-8", message: changed(func(m *outflow.Message) { m.Headers = map[string]string{"x": "\xff"} })},
+		{cause: "a header that is not UTF-8",
+			message: changed(func(m *outflow.Message) { m.Headers = map[string]string{"x": "\xff"} })},
 		{cause: "panic", message: to("sqs://orders"), api: func(c *sqs.Client) awssqs.API { return outOfRange{c} }},
-		{cause: "panic that may quote the message", message: to("sqs://orders"), api: func(c *sqs.Client) awssqs.API { return panicking{c, false} }},
+		{cause: "panic that may quote the message", message: to("sqs://orders"),
+			api: func(c *sqs.Client) awssqs.API { return panicking{c, false} }},
 		{cause: "a proxy's size limit", message: to("sqs://orders"), fault: refuse(413, "")},
 	}
 	for i := range all {
@@ -88,12 +100,13 @@ func deaths() []death {
 		}
 	}
 	for _, code := range awssqs.CodesOf(aws.Content) {
-		all = append(all, death{cause: "SQS refuses it: " + code, code: code, message: to("sqs://orders"), fault: refuse(400, code)})
+		all = append(all, death{cause: "SQS refuses it: " + code, code: code, message: to("sqs://orders"),
+			fault: refuse(400, code)})
 	}
 	return all
 }
 
-// lastError brings the death about and returns what stands on the row.
+// lastError causes the death and returns the error that the row gets.
 func (d death) lastError(t *testing.T) string {
 	t.Helper()
 	b := newBroker(t)
@@ -130,13 +143,14 @@ func TestWhyMessagesEndDead(t *testing.T) {
 		refusal = shape
 		refusals = append(refusals, "`"+d.code+"`")
 	}
-	shown = append(shown, golden.Death{Cause: "SQS refuses it, and CODE is one of " + strings.Join(refusals, ", "), LastError: refusal})
+	shown = append(shown, golden.Death{Cause: "SQS refuses it, and CODE is one of " + strings.Join(refusals, ", "),
+		LastError: refusal})
 	golden.Deaths(t, "publish/awssqs", all, shown)
 }
 
-// TestEveryPermanentVerdictIsAmongTheDead: codes for a missing queue say so in
-// the lookup, the others are refusals.
-func TestEveryPermanentVerdictIsAmongTheDead(t *testing.T) {
+// TestEveryPermanentCodeIsAmongTheDead: codes for a missing queue come from the look-up, the
+// others are refusals.
+func TestEveryPermanentCodeIsAmongTheDead(t *testing.T) {
 	pinned, err := os.ReadFile("testdata/dead.golden")
 	require.NoError(t, err)
 	for _, code := range append(awssqs.CodesOf(aws.Missing), awssqs.CodesOf(aws.Content)...) {

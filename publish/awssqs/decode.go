@@ -14,30 +14,26 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// ErrNotOutflow says that a message carries no Outflow message ID: somebody
-// else sent it, or ReceiveMessage did not ask for its attributes.
+// ErrNotOutflow says that a message carries no Outflow message ID: another sender sent it, or
+// ReceiveMessage did not ask for its attributes.
 var ErrNotOutflow = errors.New("no attribute " + AttributeMessageID +
 	": ask ReceiveMessage for MessageAttributeNames All; another sender's message has none")
 
-// Decode returns the message that was published: ID, Type, ContentType,
-// Headers, Payload, and OrderingKey on a FIFO queue. The trace context is in
-// Headers, under "traceparent" and "tracestate". The other fields, Destination
-// among them, stay in the outbox and are zero. An empty ContentType comes back
-// as "application/json", no headers as a nil map.
+// Decode returns the message that was published: ID, Type, ContentType, Headers, Payload, and
+// OrderingKey on a FIFO queue. The trace context is in Headers, under "traceparent" and
+// "tracestate". The other fields, Destination among them, stay in the outbox and are zero. An
+// empty ContentType comes back as "application/json", no headers as a nil map.
 //
-// The message must have been received with MessageAttributeNames "All" and, for
-// the ordering key, MessageSystemAttributeNames "MessageGroupId". Attributes
-// that are asked for one by one are not enough: the one that says that the body
-// is base64 is rarely there, and never missed.
+// Receive the message with MessageAttributeNames "All" and, for the ordering key,
+// MessageSystemAttributeNames "MessageGroupId". A list of single attributes is not enough: few
+// messages have AttributeEncoding, so that nobody notices that the list lacks it.
 //
-// The error is ErrNotOutflow for a message that Outflow did not write; any other
-// names what is missing or can't be read. No later delivery of the same message
-// decodes better, unless it is received with more attributes or by a newer
-// Outflow.
+// The error is ErrNotOutflow for a message that Outflow did not write; any other names what is
+// missing or can't be read. No later delivery of the same message decodes, unless it is received
+// with more attributes or by a newer Outflow.
 //
-// Consumers need nothing else of this package, and it brings neither Temporal
-// nor a database driver into their programs. Package inbox makes the effect of
-// the message happen once.
+// Consumers need nothing else of this package, and it brings neither Temporal nor a database
+// driver into their programs. Package inbox makes the effect of the message happen once.
 func Decode(received types.Message) (outflow.Message, error) {
 	values := make(map[string]string, len(received.MessageAttributes))
 	for name, a := range received.MessageAttributes {
@@ -45,12 +41,12 @@ func Decode(received types.Message) (outflow.Message, error) {
 			values[name] = *a.StringValue
 		}
 	}
-	take := func(name string) string {
+	remove := func(name string) string {
 		value := values[name]
 		delete(values, name)
 		return value
 	}
-	text := take(AttributeMessageID)
+	text := remove(AttributeMessageID)
 	if text == "" {
 		return outflow.Message{}, ErrNotOutflow
 	}
@@ -61,10 +57,10 @@ func Decode(received types.Message) (outflow.Message, error) {
 	if err != nil {
 		return outflow.Message{}, fmt.Errorf("reading %s: %w", AttributeMessageID, err)
 	}
-	m := outflow.Message{ID: id, Type: take(AttributeType), ContentType: take(AttributeContentType)}
-	m.Payload, err = payloadOf(m, received, take(AttributeEncoding))
+	m := outflow.Message{ID: id, Type: remove(AttributeType), ContentType: remove(AttributeContentType)}
+	m.Payload, err = payloadOf(m, received, remove(AttributeEncoding))
 	if err == nil {
-		m.Headers, err = headersOf(values, take(AttributeHeaders))
+		m.Headers, err = headersOf(values, remove(AttributeHeaders))
 	}
 	if err != nil {
 		return outflow.Message{}, fmt.Errorf("decoding message %s: %w", id, err)
@@ -77,13 +73,13 @@ func Decode(received types.Message) (outflow.Message, error) {
 }
 
 func payloadOf(m outflow.Message, received types.Message, encoding string) ([]byte, error) {
-	// Outflow always writes both. Where one is missing, the encoding may be, too,
-	// and base64 would be taken for the payload.
+	// Outflow always writes both. Where one is missing, AttributeEncoding may be missing, too, and
+	// base64 would pass for the payload.
 	switch "" {
 	case m.Type:
-		return nil, lacks(AttributeType)
+		return nil, missingAttribute(AttributeType)
 	case m.ContentType:
-		return nil, lacks(AttributeContentType)
+		return nil, missingAttribute(AttributeContentType)
 	}
 	body := aws.ToString(received.Body)
 	if body == "" {
@@ -102,12 +98,12 @@ func payloadOf(m outflow.Message, received types.Message, encoding string) ([]by
 	return nil, fmt.Errorf("unknown %s %q; a newer Outflow may know it", AttributeEncoding, encoding)
 }
 
-func lacks(attribute string) error {
+func missingAttribute(attribute string) error {
 	return fmt.Errorf("no attribute %s: ask ReceiveMessage for MessageAttributeNames All", attribute)
 }
 
-// headersOf adds the headers in object to those that are attributes of their
-// own: each is in one of the two places.
+// headersOf adds the headers in object to those that are attributes of their own. Each header is
+// in one of the two places.
 func headersOf(own map[string]string, object string) (map[string]string, error) {
 	if object != "" {
 		var rest map[string]string

@@ -20,12 +20,15 @@ import (
 // rules and back.
 func TestRoundTrip(t *testing.T) {
 	payloads := []string{
-		`{"name":"Åsa","emoji":"🦉"}`, " \t\r\n ", "a\x00b", "\xff\xfe caf\xe9", "\uFFFE\uFFFF", "\uFFFD", "\xed\xa0\x80",
+		`{"name":"Åsa","emoji":"🦉"}`, " \t\r\n ", "a\x00b", "\xff\xfe caf\xe9", "\uFFFE\uFFFF", "\uFFFD",
+		"\xed\xa0\x80",
 		"aGVsbG8=", `<a b="c">&amp;]]></a>`, "\r\n", strings.Repeat("\x01", 30_000),
 	}
 	many := map[string]string{
-		"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b", "empty": "", "control": "\x01",
-		"Content-Type": "not the payload's", "outflow-type": "not Outflow's", "aws.reserved": "x", "two..dots": "x", "ö": `"\<&>`, "\uFFFF": "\uFFFE",
+		"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b",
+		"empty": "", "control": "\x01",
+		"Content-Type": "not the payload's", "outflow-type": "not Outflow's", "aws.reserved": "x",
+		"two..dots": "x", "ö": `"\<&>`, "\uFFFF": "\uFFFE",
 	}
 	for i := range 20 {
 		many[fmt.Sprintf("x-header.%02d", i)] = strings.Repeat("v", i+1)
@@ -70,12 +73,13 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// Base64 that nobody undoes is the harm of asking for too few attributes.
+// A consumer that asks for too few attributes would take base64 for the payload.
 func TestDecodeMissesWhatWasNotAskedFor(t *testing.T) {
 	b := newBroker(t)
 	b.CreateQueue("", "orders", takenAgain)
 	id := uuid.Must(uuid.NewV7())
-	_, err := awssqs.New(b.client).Publish(t.Context(), outflow.Message{ID: id, Destination: "sqs://orders", Type: "scan", Payload: []byte{0}})
+	_, err := awssqs.New(b.client).Publish(t.Context(),
+		outflow.Message{ID: id, Destination: "sqs://orders", Type: "scan", Payload: []byte{0}})
 	require.NoError(t, err)
 	url, err := b.client.GetQueueUrl(t.Context(), &sqs.GetQueueUrlInput{QueueName: aws.String("orders")})
 	require.NoError(t, err)
@@ -85,9 +89,11 @@ func TestDecodeMissesWhatWasNotAskedFor(t *testing.T) {
 	}{
 		{nil, "no attribute outflow-message-id"},
 		{[]string{awssqs.AttributeMessageID}, "decoding message " + id.String() + ": no attribute outflow-type"},
-		{[]string{awssqs.AttributeMessageID, awssqs.AttributeType}, "decoding message " + id.String() + ": no attribute content-type"},
+		{[]string{awssqs.AttributeMessageID, awssqs.AttributeType},
+			"decoding message " + id.String() + ": no attribute content-type"},
 	} {
-		out, err := b.client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: url.QueueUrl, MessageAttributeNames: tc.ask})
+		out, err := b.client.ReceiveMessage(t.Context(),
+			&sqs.ReceiveMessageInput{QueueUrl: url.QueueUrl, MessageAttributeNames: tc.ask})
 		require.NoError(t, err)
 		require.Len(t, out.Messages, 1)
 		_, err = awssqs.Decode(out.Messages[0])

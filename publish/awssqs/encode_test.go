@@ -85,12 +85,16 @@ func TestHeadersBeyondTenAttributes(t *testing.T) {
 		own     []string // headers that are attributes of their own
 		rest    string
 	}{
-		"seven fit":               {headers(7), "x", []string{"h00", "h01", "h02", "h03", "h04", "h05", "h06"}, ""},
-		"eight do not":            {headers(8), "x", []string{"h00", "h01", "h02", "h03", "h04", "h05"}, `{"h06":"v","h07":"v"}`},
-		"six fit beside base64":   {headers(6), "\x00", []string{"h00", "h01", "h02", "h03", "h04", "h05"}, ""},
-		"seven do not":            {headers(7), "\x00", []string{"h00", "h01", "h02", "h03", "h04"}, `{"h05":"v","h06":"v"}`},
-		"an odd one takes a slot": {with(headers(7), "odd", ""), "x", []string{"h00", "h01", "h02", "h03", "h04", "h05"}, `{"h06":"v","odd":""}`},
-		"traceparent comes first": {with(headers(9), "traceparent", "00-1"), "x", []string{"h00", "h01", "h02", "h03", "h04", "traceparent"}, `{"h05":"v","h06":"v","h07":"v","h08":"v"}`},
+		"seven fit": {headers(7), "x", []string{"h00", "h01", "h02", "h03", "h04", "h05", "h06"}, ""},
+		"eight do not": {headers(8), "x", []string{"h00", "h01", "h02", "h03", "h04", "h05"},
+			`{"h06":"v","h07":"v"}`},
+		"six fit beside base64": {headers(6), "\x00", []string{"h00", "h01", "h02", "h03", "h04", "h05"}, ""},
+		"seven do not": {headers(7), "\x00", []string{"h00", "h01", "h02", "h03", "h04"},
+			`{"h05":"v","h06":"v"}`},
+		"an odd one takes a slot": {with(headers(7), "odd", ""), "x",
+			[]string{"h00", "h01", "h02", "h03", "h04", "h05"}, `{"h06":"v","odd":""}`},
+		"traceparent comes first": {with(headers(9), "traceparent", "00-1"), "x",
+			[]string{"h00", "h01", "h02", "h03", "h04", "traceparent"}, `{"h05":"v","h06":"v","h07":"v","h08":"v"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := full()
@@ -101,7 +105,8 @@ func TestHeadersBeyondTenAttributes(t *testing.T) {
 			assert.Equal(t, before, m.Headers, "the caller's map is left alone")
 			got := texts(e)
 			assert.Equal(t, tc.rest, got[AttributeHeaders])
-			for _, name := range []string{AttributeMessageID, AttributeType, AttributeContentType, AttributeEncoding, AttributeHeaders} {
+			for _, name := range []string{AttributeMessageID, AttributeType, AttributeContentType, AttributeEncoding,
+				AttributeHeaders} {
 				delete(got, name)
 			}
 			assert.Equal(t, tc.own, slices.Sorted(maps.Keys(got)))
@@ -145,9 +150,10 @@ func TestXMLSafe(t *testing.T) {
 }
 
 func TestSizeCountsNamesTypesAndValues(t *testing.T) {
-	e := types.SendMessageBatchRequestEntry{MessageBody: sdk.String("åb"), MessageAttributes: map[string]types.MessageAttributeValue{
-		"name": {DataType: sdk.String("String"), StringValue: sdk.String("ö")},
-	}}
+	e := types.SendMessageBatchRequestEntry{MessageBody: sdk.String("åb"),
+		MessageAttributes: map[string]types.MessageAttributeValue{
+			"name": {DataType: sdk.String("String"), StringValue: sdk.String("ö")},
+		}}
 	assert.Equal(t, 3+4+6+2, sizeOf(e))
 }
 
@@ -157,7 +163,8 @@ func TestDecodeRefusesWhatIsNotOutflows(t *testing.T) {
 	change := func(name, value string) types.Message {
 		m := received(good)
 		m.MessageAttributes = maps.Clone(m.MessageAttributes)
-		m.MessageAttributes[name] = types.MessageAttributeValue{DataType: sdk.String("String"), StringValue: sdk.String(value)}
+		m.MessageAttributes[name] = types.MessageAttributeValue{DataType: sdk.String("String"),
+			StringValue: sdk.String(value)}
 		return m
 	}
 	_, err = Decode(types.Message{Body: sdk.String("hello")})

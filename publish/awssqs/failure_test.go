@@ -53,11 +53,15 @@ func TestBadEntryHurtsNoOther(t *testing.T) {
 		class outflow.Class
 		says  string
 	}{
-		"content":             {fakesqs.Error{Code: "InvalidMessageContents", SenderFault: true, Message: "guilty"}, outflow.ClassPermanent, "InvalidMessageContents"},
-		"KMS throttle":        {fakesqs.Error{Code: "KMS.ThrottlingException", SenderFault: true}, outflow.ClassUnavailable, "KMS.ThrottlingException"},
-		"KMS refusal":         {fakesqs.Error{Code: "KMS.AccessDeniedException", SenderFault: true}, outflow.ClassUnavailable, "kms:GenerateDataKey"},
-		"internal":            {fakesqs.Error{Code: "InternalError"}, outflow.ClassRetryable, "InternalError"},
-		"unknown, our fault":  {fakesqs.Error{Code: "SomethingNew", SenderFault: true, Message: "guilty"}, outflow.ClassRetryable, "SomethingNew (sender's fault)"},
+		"content": {fakesqs.Error{Code: "InvalidMessageContents", SenderFault: true, Message: "guilty"},
+			outflow.ClassPermanent, "InvalidMessageContents"},
+		"KMS throttle": {fakesqs.Error{Code: "KMS.ThrottlingException", SenderFault: true},
+			outflow.ClassUnavailable, "KMS.ThrottlingException"},
+		"KMS refusal": {fakesqs.Error{Code: "KMS.AccessDeniedException", SenderFault: true},
+			outflow.ClassUnavailable, "kms:GenerateDataKey"},
+		"internal": {fakesqs.Error{Code: "InternalError"}, outflow.ClassRetryable, "InternalError"},
+		"unknown, our fault": {fakesqs.Error{Code: "SomethingNew", SenderFault: true, Message: "guilty"},
+			outflow.ClassRetryable, "SomethingNew (sender's fault)"},
 		"without any details": {fakesqs.Error{}, outflow.ClassRetryable, "no code"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -139,8 +143,9 @@ func TestLostAnswersAreNeverRetriedHere(t *testing.T) {
 		"late":                 {fakesqs.Fault{Delay: 2 * time.Second}, outflow.ClassUnavailable},
 		"not JSON":             {fakesqs.Fault{Body: "<html>"}, outflow.ClassUnavailable},
 		// It answers, and says nothing of this message.
-		"empty object":    {fakesqs.Fault{Body: "{}"}, outflow.ClassRetryable},
-		"foreign entries": {fakesqs.Fault{Body: `{"Successful":[{"Id":"7"},{"Id":"x"},{}],"Failed":[{"Id":"-1"}]}`}, outflow.ClassRetryable},
+		"empty object": {fakesqs.Fault{Body: "{}"}, outflow.ClassRetryable},
+		"foreign entries": {fakesqs.Fault{Body: `{"Successful":[{"Id":"7"},{"Id":"x"},{}],"Failed":[{"Id":"-1"}]}`},
+			outflow.ClassRetryable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, fault := newBroker(t), tc.fault
@@ -222,7 +227,8 @@ func TestThrottleIsRetriedWithinTheDeadline(t *testing.T) {
 	})
 	t.Run("whatever the client's own retryer", func(t *testing.T) {
 		b := newBroker(t)
-		b.client = newClient(t, b.http.URL, func(o *sqs.Options) { o.Retryer = aws.NopRetryer{}; o.RetryMaxAttempts = 7 })
+		b.client = newClient(t, b.http.URL,
+			func(o *sqs.Options) { o.Retryer = aws.NopRetryer{}; o.RetryMaxAttempts = 7 })
 		b.CreateQueue("", "orders", nil)
 		b.Inject(fakesqs.Fault{Times: 1, Action: batch, Error: rate})
 		noErrors(t, publishAll(t, awssqs.New(b.client), message("sqs://orders", "a")))
@@ -327,8 +333,8 @@ func TestLookupHasItsOwnDeadlineAndIsShared(t *testing.T) {
 	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))
 }
 
-// slowly has the lookup of a queue take that long.
-func slowly(t *testing.T, d time.Duration) *broker {
+// brokerWithSlowLookup has the look-up of a queue take that long.
+func brokerWithSlowLookup(t *testing.T, d time.Duration) *broker {
 	b := newBroker(t)
 	b.CreateQueue("", "orders", nil)
 	b.Inject(fakesqs.Fault{Action: "GetQueueUrl", Delay: d})
@@ -343,18 +349,19 @@ func publishWithin(t *testing.T, p *awssqs.Publisher, d time.Duration) error {
 	return err
 }
 
-// A queue is looked up beside an attempt that has no time for it. That attempt is no
-// failure of a queue that is slow: the next one knows it.
+// A queue is looked up beside an attempt that has no time for it. That attempt does not count as
+// a failure of the slow queue: the next attempt knows the queue.
 func TestASlowQueueIsLookedUpBesideTheAttempts(t *testing.T) {
 	t.Parallel()
-	b := slowly(t, 1500*time.Millisecond)
+	b := brokerWithSlowLookup(t, 1500*time.Millisecond)
 	p := awssqs.New(b.client, awssqs.WithTimeout(3*time.Second), awssqs.WithLinger(0))
-	hasty := func() error { return publishWithin(t, p, 3500*time.Millisecond) }
-	err := hasty()
+	short := func() error { return publishWithin(t, p, 3500*time.Millisecond) }
+	err := short()
 	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
 	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err))
-	assert.EqualError(t, err, "looking up sqs://orders: not attempted: nothing was sent: the look-up goes on beside this attempt")
-	require.Eventually(t, func() bool { return hasty() == nil }, 10*time.Second, 50*time.Millisecond)
+	assert.EqualError(t, err, "looking up sqs://orders: not attempted: nothing was sent: "+
+		"the look-up goes on beside this attempt")
+	require.Eventually(t, func() bool { return short() == nil }, 10*time.Second, 50*time.Millisecond)
 	assert.Len(t, b.Requests("GetQueueUrl"), 1)
 	assert.Len(t, b.sizes(), 1)
 }
@@ -362,15 +369,15 @@ func TestASlowQueueIsLookedUpBesideTheAttempts(t *testing.T) {
 // The send has all of its time, however long the lookup took.
 func TestASlowLookupTakesNoTimeOfTheSend(t *testing.T) {
 	t.Parallel()
-	b := slowly(t, 1500*time.Millisecond)
+	b := brokerWithSlowLookup(t, 1500*time.Millisecond)
 	b.Inject(fakesqs.Fault{Action: batch, Delay: 1500 * time.Millisecond})
 	p := awssqs.New(b.client, awssqs.WithTimeout(2500*time.Millisecond), awssqs.WithLinger(0))
 	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))
 	assert.Len(t, b.sizes(), 1)
 }
 
-// An SQS that answers after three seconds: the fast path has no time for that, and a
-// durable attempt has. Neither takes the other's deadline, though they publish together.
+// An SQS that answers after three seconds: the fast path has no time for that, and a durable
+// attempt has. Neither gets the other's deadline, though they publish at the same time.
 func TestSQSThatAnswersAfterThreeSeconds(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t)
@@ -397,31 +404,33 @@ func TestSQSThatAnswersAfterThreeSeconds(t *testing.T) {
 	}
 }
 
-// SQS, or what stands before it, names a time beside its refusal.
+// SQS, or a proxy before it, names a time beside its refusal.
 func TestAThrottleThatNamesATime(t *testing.T) {
 	for value, want := range map[string]time.Duration{
 		"600": 10 * time.Minute, "86400": time.Hour, "99999999999999999999": time.Hour, "soon": 0, "-1": 0,
 	} {
 		b := newBroker(t)
 		b.CreateQueue("", "orders", nil)
-		b.Inject(fakesqs.Fault{Action: batch, Error: &fakesqs.Error{Status: 429, Code: "RequestThrottled", RetryAfter: value}})
+		b.Inject(fakesqs.Fault{Action: batch,
+			Error: &fakesqs.Error{Status: 429, Code: "RequestThrottled", RetryAfter: value}})
 		err := publishAll(t, awssqs.New(b.client, awssqs.WithTimeout(time.Second)), message("sqs://orders", "a"))[0]
 		assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
 		assert.Equal(t, want, outbox.RetryAfter(err), value)
 	}
 }
 
-// Silence is a failure where the lookup before ended in one: else hasty attempts, the
-// probes of an open breaker among them, would say nothing of a queue for ever.
+// A look-up without an answer is a failure where the look-up before failed. Otherwise attempts with
+// little time, the probes of an open breaker among them, would never say that the queue fails.
 func TestSilenceAfterAFailedLookupIsUnavailable(t *testing.T) {
 	t.Parallel()
-	b := slowly(t, time.Minute)
+	b := brokerWithSlowLookup(t, time.Minute)
 	p := awssqs.New(b.client, awssqs.WithTimeout(time.Second), awssqs.WithLinger(0))
-	hasty := func() error { return publishWithin(t, p, 1300*time.Millisecond) }
-	require.ErrorIs(t, hasty(), outflow.ErrNotAttempted)
-	require.Eventually(t, func() bool { return !errors.Is(hasty(), outflow.ErrNotAttempted) }, 5*time.Second, time.Millisecond)
+	short := func() error { return publishWithin(t, p, 1300*time.Millisecond) }
+	require.ErrorIs(t, short(), outflow.ErrNotAttempted)
+	require.Eventually(t, func() bool { return !errors.Is(short(), outflow.ErrNotAttempted) }, 5*time.Second,
+		time.Millisecond)
 	for range 3 {
-		err := hasty()
+		err := short()
 		assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
 		assert.NotErrorIs(t, err, outflow.ErrNotAttempted)
 		assert.ErrorContains(t, err, "looking up sqs://orders: no answer")
@@ -429,22 +438,24 @@ func TestSilenceAfterAFailedLookupIsUnavailable(t *testing.T) {
 	assert.Greater(t, len(b.Requests("GetQueueUrl")), 1)
 }
 
-// A panic of a lookup is no message's fault: none is part of it.
+// A panic of a look-up says nothing about any message: none is part of it.
 func TestPanicInTheLookupIsUnavailable(t *testing.T) {
 	p := awssqs.New(struct{ awssqs.API }{}, awssqs.WithLinger(0)) // a nil API: every call panics
 	err := publishAll(t, p, message("sqs://orders", "a"))[0]
 	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
-	assert.ErrorContains(t, err, "looking up sqs://orders: the publisher panicked: runtime error: invalid memory address")
+	assert.ErrorContains(t, err, "looking up sqs://orders: the publisher panicked: "+
+		"runtime error: invalid memory address")
 }
 
-// panicking panics over what only some requests have: before it is sent, or
-// when SQS has it.
+// panicking panics for requests with the guilty message: before the request is sent, or when SQS
+// has it.
 type panicking struct {
 	*sqs.Client
 	after bool
 }
 
-func (p panicking) SendMessageBatch(ctx context.Context, in *sqs.SendMessageBatchInput, opts ...func(*sqs.Options)) (*sqs.SendMessageBatchOutput, error) {
+func (p panicking) SendMessageBatch(ctx context.Context, in *sqs.SendMessageBatchInput,
+	opts ...func(*sqs.Options)) (*sqs.SendMessageBatchOutput, error) {
 	var out *sqs.SendMessageBatchOutput
 	var err error
 	if p.after {
@@ -502,7 +513,8 @@ func TestPanicOfALoneRequestIsPermanent(t *testing.T) {
 func TestErrorTextsStayShort(t *testing.T) {
 	b := newBroker(t)
 	b.CreateQueue("", "orders", nil)
-	b.Inject(fakesqs.Fault{Action: batch, Error: &fakesqs.Error{Code: "AccessDenied", Message: strings.Repeat("é", 5000)}})
+	b.Inject(fakesqs.Fault{Action: batch, Error: &fakesqs.Error{Code: "AccessDenied",
+		Message: strings.Repeat("é", 5000)}})
 	err := publishAll(t, awssqs.New(b.client), message("sqs://orders", "a"))[0]
 	require.Error(t, err)
 	assert.Less(t, len(err.Error()), 1000)
@@ -515,13 +527,14 @@ func TestNoConnectionInTimeIsUnavailable(t *testing.T) {
 	var dead atomic.Bool
 	over := make(chan struct{}) // net/http dials with a context of its own
 	defer close(over)
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		if dead.Load() {
-			<-over // a host that answers nothing
-			return nil, net.ErrClosed
-		}
-		return (&net.Dialer{}).DialContext(ctx, network, address)
-	}}
+	transport := &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dead.Load() {
+				<-over // a host that answers nothing
+				return nil, net.ErrClosed
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}}
 	client := newClient(t, b.http.URL, func(o *sqs.Options) { o.HTTPClient = &http.Client{Transport: transport} })
 	p := awssqs.New(client, awssqs.WithTimeout(time.Second))
 	noErrors(t, publishAll(t, p, message("sqs://orders", "a")))

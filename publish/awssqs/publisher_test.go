@@ -26,7 +26,8 @@ var (
 )
 
 func message(destination, payload string) outflow.Message {
-	return outflow.Message{ID: uuid.Must(uuid.NewV7()), Destination: destination, Type: "test", Payload: []byte(payload)}
+	return outflow.Message{ID: uuid.Must(uuid.NewV7()), Destination: destination, Type: "test",
+		Payload: []byte(payload)}
 }
 
 // publishAll publishes at once and returns the error of each.
@@ -107,8 +108,7 @@ func TestLargestMessageIsSentAndOneByteMoreIsNot(t *testing.T) {
 	assert.Len(t, b.sizes(), 1, "nothing was sent")
 }
 
-// A queue's own limit is what it is when the message is sent: an operator may raise it
-// and retry.
+// A queue's own limit counts as it is when the message is sent: an operator may raise it and retry.
 func TestQueuesOwnSizeLimit(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t)
@@ -117,8 +117,10 @@ func TestQueuesOwnSizeLimit(t *testing.T) {
 	large := message("sqs://small", strings.Repeat("x", 2000))
 	errs := publishAll(t, p, large, message("sqs://small", "fits"))
 	assert.True(t, outflow.IsPermanent(errs[0]), "%v", errs[0])
-	assert.ErrorContains(t, errs[0], "InvalidParameterValue: the message has 2116 bytes with its attributes and encoding, and the queue takes 1024"+
-		" (raise the queue's MaximumMessageSize, at most 1048576, and retry the message; or enqueue a reference to the content instead)")
+	assert.ErrorContains(t, errs[0], "InvalidParameterValue: the message has 2116 bytes "+
+		"with its attributes and encoding, and the queue takes 1024"+
+		" (raise the queue's MaximumMessageSize, at most 1048576, and retry the message; "+
+		"or enqueue a reference to the content instead)")
 	assert.NoError(t, errs[1], "others in its request are not to blame")
 
 	b.DeleteQueue("", "small")
@@ -126,7 +128,7 @@ func TestQueuesOwnSizeLimit(t *testing.T) {
 	noErrors(t, publishAll(t, p, large))
 }
 
-// A request that is refused as a whole for one message's size is sent one by one.
+// Where a whole request is refused for one message's size, each message is sent alone.
 func TestARequestThatOneMessageMakesTooLarge(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t)
@@ -154,7 +156,8 @@ func TestRegionAndAccountAreTheDestinations(t *testing.T) {
 			region = "eu-west-1"
 		}
 		assert.Equal(t, region, r.Region, r.Action)
-		assert.Equal(t, strings.TrimPrefix(b.http.URL, "http://"), r.Host, "the client's endpoint, whatever host the URL names")
+		assert.Equal(t, strings.TrimPrefix(b.http.URL, "http://"), r.Host,
+			"the client's endpoint, whatever host the URL names")
 	}
 }
 
@@ -202,7 +205,7 @@ func TestFIFODropsADuplicateForFiveMinutes(t *testing.T) {
 	assert.Len(t, b.Messages("", "orders.fifo"), 2)
 }
 
-func TestOtherDestinationsAndEmptyMessagesAreRefusedForGood(t *testing.T) {
+func TestOtherDestinationsAndEmptyMessagesArePermanent(t *testing.T) {
 	b := newBroker(t)
 	p := awssqs.New(b.client)
 	noID := message("sqs://orders", "a")

@@ -15,8 +15,8 @@ import (
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
-// TestWithoutARegion: nothing is sent where nobody says to which region, and that is
-// no verdict on the message.
+// TestWithoutARegion: nothing is sent where no setting names the region, and that says nothing
+// about the message.
 func TestWithoutARegion(t *testing.T) {
 	t.Parallel()
 	queues := &fakesqs.Server{AutoCreate: true}
@@ -31,7 +31,8 @@ func TestWithoutARegion(t *testing.T) {
 	require.NoError(t, err)
 	m.ID = uuid.New()
 	_, err = p.Publish(t.Context(), m)
-	require.ErrorContains(t, err, "sqs://orders: no AWS region is configured, and the destination names none (set AWS_REGION")
+	require.ErrorContains(t, err, "sqs://orders: no AWS region is configured, "+
+		"and the destination names none (set AWS_REGION")
 	require.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err))
 	require.ErrorContains(t, p.Check(t.Context(), "sqs://orders"), "set AWS_REGION")
 	require.ErrorContains(t, p.Refusal("sqs://orders"), "set AWS_REGION")
