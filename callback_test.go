@@ -37,8 +37,9 @@ func TestDecodeCallback(t *testing.T) {
 	e, err := outflow.DecodeCallback([]byte(strings.Replace(example, "{", `{"later": 1,`, 1)))
 	require.NoError(t, err)
 	require.Equal(t, outflow.CallbackEvent{
-		MessageID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Type: "order-placed", Destination: "sqs://orders",
-		State: outflow.Dead, Generation: 2, BrokerMessageID: "5fea7756-0ea4-451a-a703-a558b933e274", Attempts: 3,
+		MessageID: uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11"), Type: "order-placed",
+		Destination: "sqs://orders",
+		State:       outflow.Dead, Generation: 2, BrokerMessageID: "5fea7756-0ea4-451a-a703-a558b933e274", Attempts: 3,
 		EnqueuedAt: time.Date(2026, 1, 31, 8, 0, 0, 5000, time.UTC), FinishedAt: time.Date(2026, 1, 31, 8, 0, 1, 0,
 			time.UTC),
 		LastError: "no such queue",
@@ -66,8 +67,10 @@ func TestCallbackBodyIsDocumented(t *testing.T) {
 
 func TestCallbackPayloadsComeBack(t *testing.T) {
 	for payload, asText := range map[string]bool{
-		"": false, `{"a":"<&>"}`: true, "日\r\n\t": true, "a\u202egpj.exe\u200b": true, "👨\u200d👩\u200d👧": true, "\U000e0041": true,
-		"\xff\x00": false, "a\x1b": false, "\uFFFE": false, "\u202e\u009b2J\x7f": false, "\u009b2J": false, "\x7f": false,
+		"": false, `{"a":"<&>"}`: true, "日\r\n\t": true, "a\u202egpj.exe\u200b": true, "👨\u200d👩\u200d👧": true,
+		"\U000e0041": true,
+		"\xff\x00":   false, "a\x1b": false, "\uFFFE": false, "\u202e\u009b2J\x7f": false, "\u009b2J": false,
+		"\x7f": false,
 	} {
 		e := outflow.CallbackEvent{
 			MessageID: uuid.New(), State: outflow.Delivered, Generation: 1, ContentType: "text/plain",

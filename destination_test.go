@@ -153,9 +153,14 @@ func TestFIFO(t *testing.T) {
 // when it is read again.
 func FuzzParseDestination(f *testing.F) {
 	for _, seed := range []string{
-		"sqs://orders?account=123456789012&region=eu-west-1", "sns://news.fifo", "rabbitmq://a%2Fb/%C3%A4 b", "rabbitmq:///q",
-		"https://example.org:1/a?b=c", "https://sqs.eu-west-1.amazonaws.com/123456789012/orders", "http://localhost:4100/000000000000/q",
-		"arn:aws:sqs:eu-west-1:123456789012:orders", "https://[::1]/", "https://Sqs.eu-west-1.api.aws:443/123456789012/q/", "https://Host:0443?x", "http://localhost/queue/us-east-1/000000000000/q", "http://[::1]:8080/a?b", "http://127.0.0.1/000000000000/q/", "sqs://q?region=eu%2Dwest-1", "\xff", "rabbitmq://%ff/",
+		"sqs://orders?account=123456789012&region=eu-west-1", "sns://news.fifo", "rabbitmq://a%2Fb/%C3%A4 b",
+		"rabbitmq:///q",
+		"https://example.org:1/a?b=c", "https://sqs.eu-west-1.amazonaws.com/123456789012/orders",
+		"http://localhost:4100/000000000000/q",
+		"arn:aws:sqs:eu-west-1:123456789012:orders", "https://[::1]/",
+		"https://Sqs.eu-west-1.api.aws:443/123456789012/q/", "https://Host:0443?x",
+		"http://localhost/queue/us-east-1/000000000000/q", "http://[::1]:8080/a?b",
+		"http://127.0.0.1/000000000000/q/", "sqs://q?region=eu%2Dwest-1", "\xff", "rabbitmq://%ff/",
 	} {
 		f.Add(seed)
 	}

@@ -15,7 +15,8 @@ func TestClasses(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("the broker said no")
 	for class, classify := range map[outflow.Class]func(error) error{
-		outflow.ClassPermanent: outflow.Permanent, outflow.ClassUnavailable: outflow.Unavailable, outflow.ClassRetryable: outflow.Retryable,
+		outflow.ClassPermanent: outflow.Permanent, outflow.ClassUnavailable: outflow.Unavailable,
+		outflow.ClassRetryable: outflow.Retryable,
 	} {
 		err := classify(cause)
 		require.Equal(t, class, outflow.ClassOf(err))

@@ -11,7 +11,8 @@ import (
 func TestFinal(t *testing.T) {
 	t.Parallel()
 	for state, want := range map[outflow.State]bool{
-		outflow.Pending: false, outflow.Delivered: true, outflow.Dead: true, outflow.Expired: true, outflow.Cancelled: true, "": false, "leased": false,
+		outflow.Pending: false, outflow.Delivered: true, outflow.Dead: true, outflow.Expired: true,
+		outflow.Cancelled: true, "": false, "leased": false,
 	} {
 		require.Equal(t, want, state.Final(), state)
 	}

@@ -13,7 +13,8 @@ import (
 
 func TestKeep(t *testing.T) {
 	for text, want := range map[string]time.Duration{
-		"forever": 0, "1m": time.Minute, "168h": 168 * time.Hour, "30d": 720 * time.Hour, "1h30m": 90 * time.Minute, "3650d": 87600 * time.Hour,
+		"forever": 0, "1m": time.Minute, "168h": 168 * time.Hour, "30d": 720 * time.Hour, "1h30m": 90 * time.Minute,
+		"3650d": 87600 * time.Hour,
 	} {
 		var k, again outflow.Keep
 		require.NoError(t, k.UnmarshalText([]byte(text)), text)

@@ -38,7 +38,7 @@ func TestRoundTrip(t *testing.T) {
 	for _, suffix := range []string{"", ".fifo"} {
 		t.Run("queue"+suffix, func(t *testing.T) {
 			b := newBroker(t)
-			b.CreateQueue("", "orders"+suffix, takenAgain)
+			b.CreateQueue("", "orders"+suffix, visibleAtOnce)
 			p := awssqs.New(b.client)
 			sent := map[uuid.UUID]outflow.Message{}
 			var wg sync.WaitGroup
@@ -76,7 +76,7 @@ func TestRoundTrip(t *testing.T) {
 // A consumer that asks for too few attributes would take base64 for the payload.
 func TestDecodeMissesWhatWasNotAskedFor(t *testing.T) {
 	b := newBroker(t)
-	b.CreateQueue("", "orders", takenAgain)
+	b.CreateQueue("", "orders", visibleAtOnce)
 	id := uuid.Must(uuid.NewV7())
 	_, err := awssqs.New(b.client).Publish(t.Context(),
 		outflow.Message{ID: id, Destination: "sqs://orders", Type: "scan", Payload: []byte{0}})

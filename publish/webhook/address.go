@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// refusedPrefixes are the IPv4 networks that are not somebody's public address.
+// refusedPrefixes are the IPv4 networks without public addresses of receivers.
 // https://www.iana.org/assignments/iana-ipv4-special-registry
 var refusedPrefixes = prefixes(map[string]string{
 	"0.0.0.0/8":        "of this network",
@@ -28,7 +28,7 @@ var refusedPrefixes = prefixes(map[string]string{
 	"224.0.0.0/4":      "multicast",
 	"240.0.0.0/4":      "reserved",
 
-	// Within IPv6's global unicast, which is 2000::/3; all else is refused.
+	// Within IPv6's global unicast, which is 2000::/3; all other addresses are refused.
 	// https://www.iana.org/assignments/iana-ipv6-special-registry
 	"2001::/23":     "reserved",
 	"2001:db8::/32": "for documentation",
@@ -40,25 +40,24 @@ var globalUnicast = netip.MustParsePrefix("2000::/3")
 
 func prefixes(texts map[string]string) map[netip.Prefix]string {
 	parsed := map[netip.Prefix]string{}
-	for text, what := range texts {
-		parsed[netip.MustParsePrefix(text)] = what
+	for text, use := range texts {
+		parsed[netip.MustParsePrefix(text)] = use
 	}
 	return parsed
 }
 
-// metadata are services of a cloud that give a machine its credentials: no list of
-// networks lets a request through to them. fd00:ec2::/32 is AWS's, fd20:ce::/32 is
-// Google's, 100.100.100.200 Alibaba's, 168.63.129.16 Azure's; the others are
-// link-local.
+// metadata are services of a cloud that give a machine its credentials: no list of networks lets
+// a request through to them. fd00:ec2::/32 is AWS's, fd20:ce::/32 is Google's, 100.100.100.200
+// Alibaba's, 168.63.129.16 Azure's; the others are link-local.
 var metadata = []netip.Prefix{
 	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
 	netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("100.100.100.200/32"),
-	netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::/32"), netip.MustParsePrefix("fd00:c1::/32"), netip.MustParsePrefix("fd00:42::/32"),
+	netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::/32"),
+	netip.MustParsePrefix("fd00:c1::/32"), netip.MustParsePrefix("fd00:42::/32"),
 }
 
-// refused returns why an address is not connected to, or "". IPv6 is allowed by
-// what it must be, so loopback, link-local, unique local, multicast, NAT64 and
-// IPv4 in IPv6 are out without being named.
+// refused returns why an address may not be connected to, or "". An IPv6 address must be global
+// unicast, which excludes loopback, link-local, unique local, multicast, NAT64 and IPv4 in IPv6.
 func refused(a netip.Addr) string {
 	if !a.IsValid() {
 		return "no address"
@@ -66,41 +65,44 @@ func refused(a netip.Addr) string {
 	if a.Is6() && (!globalUnicast.Contains(a) || a.Zone() != "") {
 		return "not a public IPv6 address"
 	}
-	for prefix, what := range refusedPrefixes {
+	for prefix, use := range refusedPrefixes {
 		if prefix.Contains(a) {
-			return what
+			return use
 		}
 	}
 	return ""
 }
 
-// refusedNever are the reasons that no list of networks takes away.
-func refusedNever(a netip.Addr) string {
+// alwaysRefused returns why an address may not be connected to, whatever list of networks there
+// is, or "".
+func alwaysRefused(a netip.Addr) string {
 	for _, prefix := range metadata {
 		if prefix.Contains(a.Unmap().WithZone("")) {
-			return "link-local or a cloud's metadata service, which are never connected to"
+			return "link-local or a cloud's metadata service, which are always refused"
 		}
 	}
 	return ""
 }
 
-// refusedError says that the address of a host is not connected to.
+// refusedError says that the address of a host may not be connected to.
 type refusedError struct {
 	address netip.Addr
-	what    string
+	reason  string
 }
 
-func (e *refusedError) Error() string { return fmt.Sprintf("its address %s is %s", e.address, e.what) }
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("its address %s is %s", e.address, e.reason)
+}
 
-// dial connects to a host at an address that may be connected to. The check is
-// made where the connection is: whatever a name said before does not count.
+// dial connects to a host at an address that may be connected to. It checks the address of the
+// connection itself: the result of an earlier look-up of the name does not count.
 func (p *Publisher) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("reading the address to connect to: %w", err)
 	}
 	d := net.Dialer{
-		// net/http goes on connecting when the request is gone.
+		// net/http goes on connecting after the request has ended.
 		Timeout:  p.timeout,
 		Resolver: p.resolver,
 		ControlContext: func(_ context.Context, _, at string, _ syscall.RawConn) error {
@@ -113,27 +115,29 @@ func (p *Publisher) dial(ctx context.Context, network, address string) (net.Conn
 func (p *Publisher) mayConnect(host, at string) error {
 	to, err := netip.ParseAddrPort(at)
 	if err != nil {
-		return &refusedError{what: "not an IP address"}
+		return &refusedError{reason: "not an IP address"}
 	}
 	if p.loopback && namesThisMachine(host) {
 		if to.Addr().IsLoopback() {
 			return nil
 		}
 		// It may be about to go out in plain http.
-		return &refusedError{address: to.Addr(), what: "not loopback, as its name says"}
+		return &refusedError{address: to.Addr(), reason: "not loopback, as its name says"}
 	}
-	if never := refusedNever(to.Addr()); never != "" {
-		return &refusedError{address: to.Addr(), what: never}
+	if reason := alwaysRefused(to.Addr()); reason != "" {
+		return &refusedError{address: to.Addr(), reason: reason}
 	}
 	if p.networks.Contain(to.Addr()) {
 		return nil
 	}
-	if what := p.refused(to.Addr()); what != "" {
+	if use := p.refused(to.Addr()); use != "" {
 		also := "the networks of OUTFLOW_WEBHOOK_NETWORKS"
 		if to.Addr().IsLoopback() { // no list of networks has it
 			also = "localhost where OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on, for development"
 		}
-		return &refusedError{address: to.Addr(), what: what + ", and only public addresses are sent to, and " + also}
+		return &refusedError{
+			address: to.Addr(), reason: use + "; allowed are public addresses and " + also,
+		}
 	}
 	return nil
 }

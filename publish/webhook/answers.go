@@ -18,9 +18,9 @@ import (
 	"github.com/outflowhq/outflow/publish/internal/retryafter"
 )
 
-// judge says what an answer means; nil is an acknowledgement. A body is never
+// failureOf returns the failure that an answer means; nil is an acknowledgement. A body is never
 // quoted: it may repeat the payload. docs/webhooks.md has the reasons.
-func judge(to target, resp *http.Response) error {
+func failureOf(to target, resp *http.Response) error {
 	status := resp.StatusCode
 	class, next := outflow.ClassRetryable, "it is sent again with the same "+HeaderID
 	switch {
@@ -29,24 +29,26 @@ func judge(to target, resp *http.Response) error {
 	case status >= 300 && status <= 399:
 		next = "redirects are never followed; redirect the message to the address that it names"
 	case status == http.StatusGone:
-		class, next = outflow.ClassPermanent, "the receiver wants no more; redirect the message, or retry it when the receiver is back"
+		class, next = outflow.ClassPermanent, "the receiver accepts no more messages; "+
+			"redirect this one, or retry it when the receiver is back"
 	case status == http.StatusRequestEntityTooLarge, status == http.StatusUnsupportedMediaType,
 		status == http.StatusUnprocessableEntity, status == http.StatusRequestHeaderFieldsTooLarge:
-		class, next = outflow.ClassPermanent, "the receiver will not take this message; enqueue a corrected one, or mend the receiver and retry"
+		class, next = outflow.ClassPermanent, "the receiver rejects this message; "+
+			"enqueue a corrected one, or fix the receiver and retry this one"
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		class, next = outflow.ClassUnavailable, "compare the receiver's secret and clock with the sender's; "+next
 	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
-		class, next = outflow.ClassUnavailable, "nothing there takes it now; "+next
-	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500 && status <= 599:
+		class, next = outflow.ClassUnavailable, "nothing there accepts messages now; "+next
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly,
+		status == http.StatusTooManyRequests, status >= 500 && status <= 599:
 		class = outflow.ClassUnavailable
 	case status == http.StatusBadRequest:
-		next = "receivers say so of a wrong signature too; " + next
+		next = "receivers also answer so to a wrong signature; " + next
 	}
-	said := strconv.Itoa(status)
-	if reason := http.StatusText(status); reason != "" {
-		said += " " + reason
+	answer := strings.TrimSpace(strconv.Itoa(status) + " " + http.StatusText(status))
+	f := &outflow.Failure{
+		Class: class, Answered: true, Err: fmt.Errorf("posting to %s: HTTP status %s (%s)", to, answer, next),
 	}
-	f := &outflow.Failure{Class: class, Answered: true, Err: fmt.Errorf("posting to %s: HTTP status %s (%s)", to, said, next)}
 	if class != outflow.ClassPermanent {
 		f.RetryAfter = retryafter.From(resp.Header)
 	}
@@ -58,9 +60,10 @@ const (
 	maybeSent   = "it may have been received, and is sent again with the same " + HeaderID
 )
 
-// noAnswer is the failure of a request without an answer. The transport's own
-// words stay out where they may quote what the other side sent.
-func noAnswer(to target, err, ended error, connected, quick bool) error {
+// noAnswer is the failure of a request without an answer. ended is why its context ended, if it
+// did; cutShort says that it ended before the publisher's own timeout. The transport's own words
+// stay out where they may quote what the other side sent.
+func noAnswer(to target, err, ended error, connected, cutShort bool) error {
 	doing := "posting to " + to.String()
 	if errors.Is(ended, context.Canceled) {
 		if !connected {
@@ -70,15 +73,15 @@ func noAnswer(to target, err, ended error, connected, quick bool) error {
 	}
 	if connected {
 		return &outflow.Failure{
-			Class: outflow.ClassUnavailable, CutShort: quick && errors.Is(ended, context.DeadlineExceeded),
-			Err: fmt.Errorf("%s: %s (%s)", doing, silence(err), maybeSent),
+			Class: outflow.ClassUnavailable, CutShort: cutShort && errors.Is(ended, context.DeadlineExceeded),
+			Err: fmt.Errorf("%s: %s (%s)", doing, lostAnswer(err), maybeSent),
 		}
 	}
-	return outflow.Unavailable(fmt.Errorf("%s: %s", doing, unreached(err)))
+	return outflow.Unavailable(fmt.Errorf("%s: %s", doing, noConnection(err)))
 }
 
-// silence says how a connection ended without an answer.
-func silence(err error) string {
+// lostAnswer says how a connection ended without an answer.
+func lostAnswer(err error) string {
 	var errno syscall.Errno
 	switch {
 	case timedOut(err):
@@ -95,8 +98,8 @@ func silence(err error) string {
 	return "the answer is not HTTP"
 }
 
-// unreached says why there was no connection, and what to do.
-func unreached(err error) string {
+// noConnection says why there was no connection, and what to do.
+func noConnection(err error) string {
 	var address *refusedError
 	var dns *net.DNSError
 	var certificate *tls.CertificateVerificationError
@@ -107,14 +110,15 @@ func unreached(err error) string {
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "the host name does not resolve (" + nothingSent + ")"
 	case errors.As(err, &dns):
-		return "looking up the host name went wrong (" + nothingSent + ")"
+		return "looking up the host name ended with an error (" + nothingSent + ")"
 	case errors.As(err, &certificate):
 		own := ""
 		if errors.As(err, new(x509.UnknownAuthorityError)) {
 			own = "SSL_CERT_FILE names authorities of your own; "
 		}
-		return "its certificate is not trusted: " + text.Limit(certificate.Err.Error(), 200) + " (" + own + nothingSent + ")"
-	case notAgreed(err):
+		return "its certificate is not trusted: " + text.Limit(certificate.Err.Error(), 200) + " (" + own +
+			nothingSent + ")"
+	case noTLS(err):
 		return "TLS 1.2 or later can't be agreed upon (" + nothingSent + ")"
 	case timedOut(err):
 		return "no connection in time (" + nothingSent + ")"
@@ -124,9 +128,9 @@ func unreached(err error) string {
 	return "no connection (" + nothingSent + ")"
 }
 
-// notAgreed reports whether the other side speaks no TLS, or none that we do.
-// crypto/tls has no type that covers them all.
-func notAgreed(err error) bool {
+// noTLS reports whether the other side speaks no TLS, or no version of it that is accepted here.
+// crypto/tls has no type that covers all such errors.
+func noTLS(err error) bool {
 	var record tls.RecordHeaderError
 	var alert *net.OpError
 	return errors.As(err, &record) || strings.HasPrefix(err.Error(), "tls: ") ||

@@ -22,7 +22,7 @@ import (
 	"github.com/outflowhq/outflow/publish/webhook"
 )
 
-// hour is beyond the patience of every test.
+// hour is longer than any test waits.
 func hour() time.Time { return time.Now().Add(time.Hour) }
 
 // readRequest reads one request, and nothing behind it.
@@ -44,13 +44,15 @@ func TestHostileReceivers(t *testing.T) {
 		says  string
 		waits bool // until the timeout
 	}{
-		"hangs without an answer": {func(c net.Conn) { readRequest(c); _, _ = io.Copy(io.Discard, c) }, "no answer in time (it may have been received", true},
+		"hangs without an answer": {func(c net.Conn) { readRequest(c); _, _ = io.Copy(io.Discard, c) },
+			"no answer in time (it may have been received", true},
 		"never reads": {func(c net.Conn) {
 			if c.(*tls.Conn).Handshake() == nil {
 				time.Sleep(2 * timeout)
 			}
 		}, "no answer in time (it may have been received", true},
-		"closes without an answer": {func(c net.Conn) { readRequest(c) }, "the connection was closed without an answer (it may have been received", false},
+		"closes without an answer": {func(c net.Conn) { readRequest(c) },
+			"the connection was closed without an answer (it may have been received", false},
 		"resets": {func(c net.Conn) {
 			readRequest(c)
 			_ = c.(*tls.Conn).NetConn().(*net.TCPConn).SetLinger(0)
@@ -58,13 +60,15 @@ func TestHostileReceivers(t *testing.T) {
 		}, "it may have been received", false},
 		"answers a letter at a time": {func(c net.Conn) {
 			readRequest(c)
-			for _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nX-Slow: "); err == nil; _, err = io.WriteString(c, "a") {
+			for _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nX-Slow: "); err == nil; _, err = io.WriteString(c,
+				"a") {
 				time.Sleep(20 * time.Millisecond)
 			}
 		}, "no answer in time (it may have been received", true},
 		"sends interim answers without end": {func(c net.Conn) {
 			readRequest(c)
-			for _, err := io.WriteString(c, ""); err == nil; _, err = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n") {
+			for _, err := io.WriteString(c, ""); err == nil; _, err = io.WriteString(c,
+				"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n") {
 			}
 		}, "(it may have been received", false},
 		"sends headers without end": {func(c net.Conn) {
@@ -75,7 +79,8 @@ func TestHostileReceivers(t *testing.T) {
 		}, "the answer has more than 65536 bytes of headers (it may have been received", false},
 		"sends too many headers": {func(c net.Conn) {
 			readRequest(c)
-			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"+strings.Repeat("X-Filler: "+strings.Repeat("a", 1000)+"\r\n", 100)+"\r\n")
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"+strings.Repeat("X-Filler: "+strings.Repeat("a", 1000)+"\r\n",
+				100)+"\r\n")
 		}, "the answer has more than 65536 bytes of headers (it may have been received", false},
 		"speaks no HTTP, and quotes": {func(c net.Conn) {
 			readRequest(c)
@@ -130,7 +135,8 @@ func TestAStatusCountsHoweverTheAnswerGoesOn(t *testing.T) {
 			a := newAuthority(t)
 			l := listen(t, a.config(t, name, hour()), func(c net.Conn) {
 				readRequest(c)
-				if _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nX-Request-Id: r-1\r\nContent-Length: 1073741824\r\n\r\n"); err == nil {
+				if _, err := io.WriteString(c,
+					"HTTP/1.1 200 OK\r\nX-Request-Id: r-1\r\nContent-Length: 1073741824\r\n\r\n"); err == nil {
 					body(c)
 				}
 				gone <- struct{}{}
@@ -154,7 +160,8 @@ func TestLongAnswers(t *testing.T) {
 	for size, connections := range map[int]int64{0: 1, 64 << 10: 1, 64<<10 + 1: 2, 1 << 20: 2} {
 		l := listen(t, a.config(t, name, hour()), func(c net.Conn) {
 			for readRequest(c) {
-				_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("a", size))
+				_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size,
+					strings.Repeat("a", size))
 			}
 		})
 		p := publisher(t, a, webhook.Options{})
@@ -166,9 +173,9 @@ func TestLongAnswers(t *testing.T) {
 	}
 }
 
-// TestNothingIsRepeatedUnseen: net/http itself repeats a request on a connection
+// TestNothingIsRepeatedSilently: net/http itself repeats a request on a connection
 // that died, where a header such as Idempotency-Key says that it may.
-func TestNothingIsRepeatedUnseen(t *testing.T) {
+func TestNothingIsRepeatedSilently(t *testing.T) {
 	a := newAuthority(t)
 	var requests atomic.Int64
 	l := listen(t, a.config(t, name, hour()), func(c net.Conn) {
@@ -190,20 +197,22 @@ func TestNothingIsRepeatedUnseen(t *testing.T) {
 	assert.EqualValues(t, 1, l.accepted.Load(), "the second went over the same connection")
 }
 
-// TestRedirectsAreNotFollowed: neither to a metadata service nor to anybody.
+// TestRedirectsAreNotFollowed: neither to a metadata service nor to another host.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	a := newAuthority(t)
 	var stolen atomic.Int64
 	elsewhere := serveHTTP(t, a, func(http.ResponseWriter, *http.Request) { stolen.Add(1) })
 	for _, status := range []int{300, 301, 302, 303, 307, 308} {
-		for _, location := range []string{"http://169.254.169.254/latest/meta-data/", "https://" + name + ":" + elsewhere + "/", "/again"} {
+		for _, location := range []string{"http://169.254.169.254/latest/meta-data/",
+			"https://" + name + ":" + elsewhere + "/", "/again"} {
 			var asked atomic.Int64
 			port := serveHTTP(t, a, func(w http.ResponseWriter, _ *http.Request) {
 				asked.Add(1)
 				w.Header().Set("Location", location)
 				w.WriteHeader(status)
 			})
-			answer, err := publisher(t, a, webhook.Options{}).Send(t.Context(), message(port).Destination, "id", "", nil, nil)
+			answer, err := publisher(t, a, webhook.Options{}).Send(t.Context(), message(port).Destination, "id", "",
+				nil, nil)
 			failed(t, err, outflow.ClassRetryable, "redirects are never followed")
 			assert.NotContains(t, err.Error(), "169.254")
 			assert.Equal(t, status, answer.Status)
@@ -217,10 +226,12 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 func TestPrivateAddressesAreRefused(t *testing.T) {
 	a := newAuthority(t)
 	l := listen(t, a.config(t, name, hour()), func(net.Conn) {})
-	o := webhook.Options{Hosts: hosts(t, name+", localhost, 127.0.0.1, 169.254.169.254, ::ffff:127.0.0.1"), Secrets: secrets(t, secretText), RootCAs: a.pool}
+	o := webhook.Options{Hosts: hosts(t, name+", localhost, 127.0.0.1, 169.254.169.254, ::ffff:127.0.0.1"),
+		Secrets: secrets(t, secretText), RootCAs: a.pool}
 	for host, why := range map[string]string{
-		"127.0.0.1": "only public addresses are sent to", "localhost": "only public addresses are sent to", "[::ffff:127.0.0.1]": "only public addresses are sent to",
-		"169.254.169.254": "which are never connected to",
+		"127.0.0.1": "allowed are public addresses", "localhost": "allowed are public addresses",
+		"[::ffff:127.0.0.1]": "allowed are public addresses",
+		"169.254.169.254":    "which are always refused",
 	} {
 		p := webhook.New(o)
 		_, err := p.Send(t.Context(), "https://"+host+":"+l.port()+"/", "id", "", nil, nil)
@@ -228,11 +239,13 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 		assert.ErrorContains(t, err, "(nothing was sent")
 		p.Close()
 	}
-	for _, host := range []string{"2130706433", "0x7f.1", "256.1.1.1"} { // 127.0.0.1 for some resolvers, no name for others
+	for _, host := range []string{"2130706433", "0x7f.1",
+		"256.1.1.1"} { // 127.0.0.1 for some resolvers, no name for others
 		_, err := webhook.ParseHosts(host)
 		require.ErrorContains(t, err, "is no host name")
 		p := webhook.New(o)
-		_, err = p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: "https://" + host + ":" + l.port() + "/"})
+		_, err = p.Publish(t.Context(), outflow.Message{ID: message("1").ID,
+			Destination: "https://" + host + ":" + l.port() + "/"})
 		failed(t, err, outflow.ClassPermanent, "wants https://host/path")
 		p.Close()
 	}
@@ -240,25 +253,25 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 		_, err := publisher(t, a, webhook.Options{}, address).Publish(t.Context(), message(l.port()))
 		failed(t, err, outflow.ClassUnavailable, "its address "+address+" is ")
 	}
-	// Development's switch is for names of this machine, not for whatever resolves to it.
+	// The setting for development is for names of this machine, not for names that resolve to it.
 	o.InsecureLoopback = true
 	p := webhook.NewResolving(o, &resolve(t, "127.0.0.1").Resolver, loopback.Next())
 	t.Cleanup(p.Close)
 	_, err := p.Publish(t.Context(), message(l.port()))
 	failed(t, err, outflow.ClassUnavailable, "its address 127.0.0.1 is loopback")
 	// And a name of this machine that leads elsewhere is not followed: it may be plain http.
-	p = webhook.NewResolving(webhook.Options{Hosts: hosts(t, "shop.localhost"), Secrets: secrets(t, secretText), InsecureLoopback: true},
+	p = webhook.NewResolving(webhook.Options{Hosts: hosts(t, "shop.localhost"), Secrets: secrets(t, secretText),
+		InsecureLoopback: true},
 		&resolve(t, "192.0.2.1").Resolver, netip.MustParseAddr("192.0.2.1"))
 	t.Cleanup(p.Close)
 	for _, scheme := range []string{"http", "https"} {
 		_, err = p.Send(t.Context(), scheme+"://shop.localhost:"+l.port()+"/", "id", "", nil, nil)
 		failed(t, err, outflow.ClassUnavailable, "its address 192.0.2.1 is not loopback, as its name says")
 	}
-	assert.Zero(t, l.accepted.Load(), "nobody was connected to")
+	assert.Zero(t, l.accepted.Load(), "no connection was made")
 }
 
-// TestRebinding: a name that was public a moment ago is looked at again where the
-// next connection is made.
+// TestRebinding: a name that was public a moment ago is checked again for the next connection.
 func TestRebinding(t *testing.T) {
 	a := newAuthority(t)
 	var received atomic.Int64
@@ -267,7 +280,8 @@ func TestRebinding(t *testing.T) {
 		w.Header().Set("Connection", "close")
 	})
 	names := resolve(t, "127.0.0.1", "169.254.169.254")
-	p := webhook.NewResolving(webhook.Options{Hosts: hosts(t, name), Secrets: secrets(t, secretText), RootCAs: a.pool}, &names.Resolver, loopback)
+	p := webhook.NewResolving(webhook.Options{Hosts: hosts(t, name), Secrets: secrets(t, secretText), RootCAs: a.pool},
+		&names.Resolver, loopback)
 	t.Cleanup(p.Close)
 	_, err := p.Publish(t.Context(), message(port))
 	require.NoError(t, err)
@@ -288,11 +302,14 @@ func TestCertificates(t *testing.T) {
 		config *tls.Config
 		says   string
 	}{
-		"another name":      {known.config(t, "other.example.com", hour()), "its certificate is not trusted: x509: certificate is valid for other.example.com, not " + name},
-		"unknown authority": {unknown.config(t, name, hour()), "its certificate is not trusted: x509: certificate signed by unknown authority"},
-		"expired":           {known.config(t, name, time.Now().Add(-time.Hour)), "its certificate is not trusted: x509: certificate has expired"},
-		"TLS 1.1":           {old, "TLS 1.2 or later can't be agreed upon"},
-		"no TLS":            {nil, "TLS 1.2 or later can't be agreed upon"},
+		"another name": {known.config(t, "other.example.com", hour()),
+			"its certificate is not trusted: x509: certificate is valid for other.example.com, not " + name},
+		"unknown authority": {unknown.config(t, name, hour()),
+			"its certificate is not trusted: x509: certificate signed by unknown authority"},
+		"expired": {known.config(t, name, time.Now().Add(-time.Hour)),
+			"its certificate is not trusted: x509: certificate has expired"},
+		"TLS 1.1": {old, "TLS 1.2 or later can't be agreed upon"},
+		"no TLS":  {nil, "TLS 1.2 or later can't be agreed upon"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			var got atomic.Int64
@@ -309,20 +326,22 @@ func TestCertificates(t *testing.T) {
 			_, err := publisher(t, known, webhook.Options{}).Publish(t.Context(), message(l.port()))
 			failed(t, err, outflow.ClassUnavailable, c.says)
 			assert.ErrorContains(t, err, "nothing was sent")
-			assert.Equal(t, what == "unknown authority", strings.Contains(err.Error(), "(SSL_CERT_FILE names authorities of your own; nothing was sent"))
+			assert.Equal(t, what == "unknown authority",
+				strings.Contains(err.Error(), "(SSL_CERT_FILE names authorities of your own; nothing was sent"))
 			assert.False(t, outbox.WasAnswered(err), "it counts for the host")
 			assert.Zero(t, got.Load())
 		})
 	}
 	t.Run("a handshake that hangs", func(t *testing.T) {
 		l := listen(t, nil, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
-		_, err := publisher(t, known, webhook.Options{Timeout: 300 * time.Millisecond}).Publish(t.Context(), message(l.port()))
+		_, err := publisher(t, known, webhook.Options{Timeout: 300 * time.Millisecond}).Publish(t.Context(),
+			message(l.port()))
 		failed(t, err, outflow.ClassUnavailable, "no connection in time (nothing was sent")
 	})
 }
 
-// TestProxiesOfTheEnvironmentAreNotAsked: they would connect where we may not.
-func TestProxiesOfTheEnvironmentAreNotAsked(t *testing.T) {
+// TestProxiesOfTheEnvironmentAreNotUsed: they would connect to addresses that are refused here.
+func TestProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
 	proxy := listen(t, nil, func(net.Conn) {})
 	for _, setting := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY"} {
 		t.Setenv(setting, "http://"+proxy.Addr().String())
@@ -346,7 +365,7 @@ func TestUnreachable(t *testing.T) {
 	assert.False(t, outbox.WasAnswered(err), "it counts for the host")
 }
 
-// TestTheCallersTime: Publish stays for an answer that Send may leave.
+// TestTheCallersTime: Publish waits for an answer, however long; Send ends with its caller.
 func TestTheCallersTime(t *testing.T) {
 	a := newAuthority(t)
 	asked, answer := make(chan struct{}), make(chan struct{})
@@ -451,10 +470,12 @@ func TestErrorsStayShort(t *testing.T) {
 	p := publisher(t, nil, webhook.Options{})
 	long := "https://other.example.com/" + strings.Repeat("a", 1900) + "?token=hunter2"
 	for _, destination := range []string{
-		long, "https://ada:hunter2@" + name + "/", "https://" + name + "/#hunter2", "https://" + name + "/%zzhunter2", "https://?token=hunter2",
+		long, "https://ada:hunter2@" + name + "/", "https://" + name + "/#hunter2", "https://" + name +
+			"/%zzhunter2", "https://?token=hunter2",
 		"https://" + name + ":hunter2/", "https://[fe80::1%25hunter2/", "https://hunter2 .example.com/",
 	} {
-		_, err := p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: destination, Payload: []byte(marker)})
+		_, err := p.Publish(t.Context(), outflow.Message{ID: message("1").ID, Destination: destination,
+			Payload: []byte(marker)})
 		want := outflow.ClassPermanent
 		if destination == long { // nothing is wrong with it
 			want = outflow.ClassUnavailable

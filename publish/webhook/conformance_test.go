@@ -45,9 +45,11 @@ var _ publishtest.Harness = (*receiver)(nil)
 func newReceiver(t *testing.T) *receiver {
 	verifier, err := standardwebhooks.NewWebhook(secretText)
 	require.NoError(t, err)
-	r := &receiver{t: t, roots: newAuthority(t), verifier: verifier, inbox: map[string][]outflow.Message{}, faults: map[string]publishtest.Fault{}}
+	r := &receiver{t: t, roots: newAuthority(t), verifier: verifier, inbox: map[string][]outflow.Message{},
+		faults: map[string]publishtest.Fault{}}
 	r.http = httptest.NewUnstartedServer(r)
-	r.http.TLS = r.roots.config(t, "127.0.0.1", time.Now().Add(time.Hour)) // its own has a key that is slow to sign with
+	r.http.TLS = r.roots.config(t, "127.0.0.1",
+		time.Now().Add(time.Hour)) // its own has a key that is slow to sign with
 	r.http.Config.ErrorLog = log.New(io.Discard, "", 0)
 	r.http.StartTLS()
 	t.Cleanup(r.http.Close)

@@ -2,12 +2,11 @@ package webhook
 
 import "strings"
 
-// The wire contract: how a message looks to its receiver. Names are never
-// changed once released. The signature covers webhook-id, webhook-timestamp and
-// the body, and nothing else.
+// The wire contract: how a message looks to its receiver. Names are never changed once released.
+// The signature covers webhook-id, webhook-timestamp and the body, and nothing else.
 const (
-	// HeaderID is the message ID; receivers deduplicate by it. This header and the
-	// next two are Standard Webhooks'.
+	// HeaderID is the message ID; receivers deduplicate by it. Standard Webhooks defines this
+	// header and the next two.
 	HeaderID = "webhook-id"
 	// HeaderTimestamp is when this attempt was made, in seconds since 1970.
 	HeaderTimestamp = "webhook-timestamp"
@@ -18,10 +17,10 @@ const (
 	// HeaderType is the message's type, such as "user-registered".
 	HeaderType = "outflow-type"
 	// HeaderOrderingKey is the message's ordering key; absent where it has none.
-	// Nothing is promised of the order.
+	// Messages may arrive in any order.
 	HeaderOrderingKey = "outflow-ordering-key"
-	// HeaderHeaders is a JSON object, in ASCII, of those headers of the message
-	// that are no HTTP headers of their own. See ownHeader.
+	// HeaderHeaders is a JSON object, in ASCII, of the message's headers that can't be HTTP
+	// headers of their own.
 	HeaderHeaders = "outflow-headers"
 
 	headerContentType = "Content-Type"

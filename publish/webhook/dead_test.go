@@ -39,7 +39,8 @@ func TestWhyMessagesEndDead(t *testing.T) {
 		require.Error(t, err, cause)
 		require.True(t, outflow.IsPermanent(err), "%s: %v", cause, err)
 		failed(t, err, outflow.ClassPermanent, "")
-		all = append(all, golden.Death{Cause: cause, LastError: strings.ReplaceAll(text.Clean(err.Error()), ":"+port, "")})
+		all = append(all, golden.Death{Cause: cause,
+			LastError: strings.ReplaceAll(text.Clean(err.Error()), ":"+port, "")})
 	}
 	to := func(destination string) func(m *outflow.Message) {
 		return func(m *outflow.Message) { m.Destination = destination }
@@ -56,7 +57,8 @@ func TestWhyMessagesEndDead(t *testing.T) {
 	add("a type that no header takes", p, func(m *outflow.Message) { m.Type = "a\x01b" })
 	add("an ordering key that no header takes", p, func(m *outflow.Message) { m.OrderingKey = "a\x01b" })
 	for _, status := range []int{
-		http.StatusGone, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
+		http.StatusGone, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType,
+		http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
 	} {
 		add("its receiver answers "+strconv.Itoa(status), p, to(address+strconv.Itoa(status)))
 	}

@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// NewResolving returns a Publisher that asks resolver, and takes the address
-// public for a public one.
+// NewResolving returns a Publisher that uses resolver, and treats the address public as a public
+// one.
 func NewResolving(o Options, resolver *net.Resolver, public netip.Addr) *Publisher {
 	p := New(o)
 	p.resolver = resolver
@@ -19,7 +19,7 @@ func NewResolving(o Options, resolver *net.Resolver, public netip.Addr) *Publish
 	return p
 }
 
-// Refused is the real rule.
+// Refused is the real function.
 func Refused(a netip.Addr) string { return refused(a) }
 
 // MayConnect is the check of an address that is about to be connected to.

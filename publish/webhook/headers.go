@@ -18,25 +18,25 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// headersOf returns the headers of a request: those of given that HTTP carries
-// under their own names, the others as HeaderHeaders, the content type, and those
-// that the host's requests always have, whose names are theirs alone.
+// headersOf returns the headers of a request: those of given that HTTP carries under their own
+// names, the others as HeaderHeaders, the content type, and the headers of every request to the
+// host, whose names no message may use.
 func headersOf(contentType string, given map[string]string, always []Header) (http.Header, error) {
 	contentType = cmp.Or(contentType, defaultContentType)
 	if !plainValue(contentType) {
 		return nil, errors.New("the content type has characters that HTTP does not allow in a header")
 	}
 	header := http.Header{}
-	spelled := map[string]int{} // how many names differ in case only
+	spellings := map[string]int{} // how many names differ in case only
 	for _, h := range always {
-		spelled[strings.ToLower(h.name)]++
+		spellings[strings.ToLower(h.name)]++
 	}
 	for name := range given {
-		spelled[strings.ToLower(name)]++
+		spellings[strings.ToLower(name)]++
 	}
 	rest := map[string]string{}
 	for name, value := range given {
-		if spelled[strings.ToLower(name)] == 1 && ownHeader(name, value) {
+		if spellings[strings.ToLower(name)] == 1 && isOwnHeader(name, value) {
 			header.Set(name, value)
 		} else {
 			rest[name] = value
@@ -57,9 +57,9 @@ func headersOf(contentType string, given map[string]string, always []Header) (ht
 	return header, nil
 }
 
-// ownHeader reports whether a header travels under its own name.
-func ownHeader(name, value string) bool {
-	return ownName.MatchString(name) && !taken(name) && plainValue(value)
+// isOwnHeader reports whether a header travels under its own name.
+func isOwnHeader(name, value string) bool {
+	return ownName.MatchString(name) && !reserved(name) && plainValue(value)
 }
 
 func asciiJSON(headers map[string]string) (string, error) {
@@ -88,17 +88,16 @@ func asciiJSON(headers map[string]string) (string, error) {
 	return ascii.String(), nil
 }
 
-// ErrNotOutflow says that a request carries no message ID of Outflow's: somebody
-// else sent it, or it is no message.
+// ErrNotOutflow says that a request carries no message ID of Outflow's: another sender sent it, or
+// it is no message.
 var ErrNotOutflow = errors.New("no " + HeaderID + " with a message ID")
 
-// Decode returns the message that was posted: ID, Type, ContentType, Headers,
-// OrderingKey and Payload. The other fields stay in the outbox and are zero. HTTP
-// names have no case: Headers has them in lower case, together with what proxies
-// have added on the way.
+// Decode returns the message that was posted: ID, Type, ContentType, Headers, OrderingKey and
+// Payload. The other fields stay in the outbox and are zero. HTTP names have no case: Headers has
+// them in lower case, together with those that proxies have added on the way.
 //
-// It verifies nothing: do that first, with a library of Standard Webhooks. Even
-// then only the ID and the payload are signed, the headers are not.
+// It verifies nothing: do that first, with a library of Standard Webhooks. The signature covers
+// the ID and the payload, and no other header.
 func Decode(header http.Header, body []byte) (outflow.Message, error) {
 	text := header.Get(HeaderID)
 	if text == "" {
@@ -117,7 +116,7 @@ func Decode(header http.Header, body []byte) (outflow.Message, error) {
 	}
 	values := map[string]string{}
 	for name := range header {
-		if !taken(name) {
+		if !reserved(name) {
 			values[strings.ToLower(name)] = header.Get(name)
 		}
 	}

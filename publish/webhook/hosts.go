@@ -21,7 +21,8 @@ func ParseHosts(list string) (Hosts, error) {
 	for i, entry := range strings.Split(list, ",") {
 		pattern, err := parsePattern(strings.TrimSpace(entry))
 		if err != nil {
-			return Hosts{}, fmt.Errorf("wants host names such as hooks.example.com or *.example.com, separated by commas: number %d %w", i+1, err)
+			return Hosts{}, fmt.Errorf("wants host names such as hooks.example.com or *.example.com, "+
+				"separated by commas: number %d %w", i+1, err)
 		}
 		h.patterns[pattern] = true
 	}
@@ -48,7 +49,7 @@ var hostName = regexp.MustCompile(`^[a-z0-9_.-]+$`)
 func parsePattern(entry string) (string, error) {
 	name, wild := strings.CutPrefix(canonicalHost(entry), "*.")
 	_, notAddress := netip.ParseAddr(name)
-	// What no destination can name is no host here either.
+	// A host that no destination can name is no host here either.
 	_, notHost := outflow.ParseDestination("https://" + name + "/")
 	switch {
 	case notAddress == nil && !wild:
@@ -63,7 +64,7 @@ func parsePattern(entry string) (string, error) {
 	return name, nil
 }
 
-// canonicalHost is what hosts are compared by.
+// canonicalHost returns the form in which hosts are compared.
 func canonicalHost(host string) string {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
@@ -73,7 +74,7 @@ func canonicalHost(host string) string {
 	return host
 }
 
-// patternsOf returns all that could match a host, the most specific first.
+// patternsOf returns all patterns that could match a host, the most specific first.
 func patternsOf(host string) []string {
 	host = canonicalHost(host)
 	patterns := []string{host}
@@ -86,8 +87,7 @@ func patternsOf(host string) []string {
 	return patterns
 }
 
-// namesThisMachine reports whether a host stands for loopback by its very name,
-// whatever it resolves to.
+// namesThisMachine reports whether a host is loopback by its name, whatever it resolves to.
 func namesThisMachine(host string) bool {
 	host = canonicalHost(host)
 	a, err := netip.ParseAddr(host)

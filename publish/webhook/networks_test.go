@@ -44,11 +44,11 @@ func TestNetworks(t *testing.T) {
 		"::ffff:10.0.0.0/104": "number 1 is not private",
 		"127.0.0.0/8":         "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK",
 		"::1/128":             "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK",
-		"169.254.0.0/16":      "never connected to",
-		"fe80::/10":           "never connected to",
-		"168.63.129.16/32":    "never connected to",
-		"100.100.100.200/32":  "never connected to",
-		"fd00:ec2::/32":       "never connected to",
+		"169.254.0.0/16":      "always refused",
+		"fe80::/10":           "always refused",
+		"168.63.129.16/32":    "always refused",
+		"100.100.100.200/32":  "always refused",
+		"fd00:ec2::/32":       "always refused",
 	} {
 		_, err := webhook.ParseNetworks(list)
 		assert.ErrorContains(t, err, says, list)
@@ -60,16 +60,20 @@ func TestNetworks(t *testing.T) {
 // services never are, by name or by number.
 func TestPrivateNetworks(t *testing.T) {
 	wide := networks(t, "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7")
-	never := "link-local or a cloud's metadata service, which are never connected to"
+	never := "link-local or a cloud's metadata service, which are always refused"
 	for _, c := range []struct {
 		networks webhook.Networks
 		at, says string // "" where it may be connected to
 	}{
-		{webhook.Networks{}, "10.1.2.3:443", "its address 10.1.2.3 is private, and only public addresses are sent to, and the networks of OUTFLOW_WEBHOOK_NETWORKS"},
+		{webhook.Networks{}, "10.1.2.3:443",
+			"its address 10.1.2.3 is private; " +
+				"allowed are public addresses and the networks of OUTFLOW_WEBHOOK_NETWORKS"},
 		{networks(t, "10.1.0.0/16"), "10.1.2.3:443", ""},
 		{networks(t, "10.1.0.0/16"), "10.2.2.3:443", "is private"},
 		{networks(t, "10.1.0.0/16"), "8.8.8.8:443", ""},
-		{networks(t, "10.1.0.0/16"), "127.0.0.1:443", "is loopback, and only public addresses are sent to, and localhost where OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
+		{networks(t, "10.1.0.0/16"), "127.0.0.1:443",
+			"is loopback; " +
+				"allowed are public addresses and localhost where OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
 		{networks(t, "fd00:1::/32"), "[::1]:443", "and localhost where OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
 		{networks(t, "10.1.0.0/16"), "[::ffff:10.1.0.1]:443", "not a public IPv6 address"},
 		{networks(t, "10.1.0.0/16"), "[64:ff9b::10.1.0.1]:443", "not a public IPv6 address"},
@@ -100,21 +104,23 @@ func TestPrivateNetworks(t *testing.T) {
 	}
 }
 
-// TestPrivateReceivers: the check is made on the address that is connected to, for
-// real connections; loopback stays the other setting's.
+// TestPrivateReceivers: the check is made on the address of a real connection. Another setting
+// allows loopback.
 func TestPrivateReceivers(t *testing.T) {
 	a := newAuthority(t)
 	l := listen(t, a.config(t, name, hour()), func(net.Conn) {})
 	for address, says := range map[string]string{
-		"127.0.0.1": "its address 127.0.0.1 is loopback", "169.254.169.254": "never connected to", "100.100.100.200": "never connected to", "172.16.0.1": "is private",
+		"127.0.0.1": "its address 127.0.0.1 is loopback", "169.254.169.254": "always refused",
+		"100.100.100.200": "always refused", "172.16.0.1": "is private",
 	} {
-		o := webhook.Options{Hosts: hosts(t, name), Secrets: secrets(t, secretText), RootCAs: a.pool, Networks: networks(t, "10.0.0.0/8,100.64.0.0/10")}
+		o := webhook.Options{Hosts: hosts(t, name), Secrets: secrets(t, secretText), RootCAs: a.pool,
+			Networks: networks(t, "10.0.0.0/8,100.64.0.0/10")}
 		p := webhook.NewResolving(o, &resolve(t, address).Resolver, netip.Addr{})
 		_, err := p.Publish(t.Context(), message(l.port()))
 		failed(t, err, outflow.ClassUnavailable, says)
 		p.Close()
 	}
-	assert.Zero(t, l.accepted.Load(), "nobody was connected to")
+	assert.Zero(t, l.accepted.Load(), "no connection was made")
 	inside, found := privateAddress()
 	if !found {
 		t.Skip("this machine has no private address")

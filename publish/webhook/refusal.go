@@ -7,14 +7,14 @@ import (
 
 var _ publish.Refuser = (*Publisher)(nil)
 
-// Refusal is why nothing is sent to an address until an operator allows its host or adds a
-// secret for it, or nil. An address that can never be sent to is Publish's to refuse.
+// Refusal is why nothing is sent to an address until an operator allows its host or adds a secret
+// for it, or nil. Publish refuses addresses that no setting allows.
 func (p *Publisher) Refusal(destination string) error {
 	to, err := parseTarget(destination)
 	if err != nil {
 		return nil
 	}
-	if _, err = p.allowed(to); outflow.IsPermanent(err) {
+	if _, err = p.secretsFor(to); outflow.IsPermanent(err) {
 		return nil
 	}
 	return err

@@ -20,15 +20,16 @@ type Secret struct {
 const secretPrefix = "whsec_"
 
 // The specification's bounds on a secret's bytes.
-const leastKey, mostKey = 24, 64
+const minKey, maxKey = 24, 64
 
 // ParseSecret reads a secret: "whsec_" and 24 to 64 random bytes in base64, as the
 // specification has it. The error does not repeat it.
 func ParseSecret(text string) (Secret, error) {
 	encoded, found := strings.CutPrefix(text, secretPrefix)
 	key, err := base64.StdEncoding.Strict().DecodeString(encoded)
-	if !found || err != nil || len(key) < leastKey || len(key) > mostKey {
-		return Secret{}, fmt.Errorf("wants %s and %d to %d random bytes in base64, with padding", secretPrefix, leastKey, mostKey)
+	if !found || err != nil || len(key) < minKey || len(key) > maxKey {
+		return Secret{}, fmt.Errorf("wants %s and %d to %d random bytes in base64, with padding",
+			secretPrefix, minKey, maxKey)
 	}
 	return Secret{key: func() []byte { return key }}, nil
 }
@@ -66,8 +67,8 @@ func (s Secret) sign(id, timestamp string, body []byte) string {
 type Secrets struct {
 	// Hosts has them by host or pattern, as ParseHosts takes them; see ReadSecrets.
 	Hosts map[string][]Secret
-	// Default is for every host that has none of its own. Whoever knows it can
-	// sign for all of them: give each receiver its own where they are not yours.
+	// Default is for every host that has no secret of its own. A receiver that knows it can sign
+	// requests to all of them: give each receiver a secret of its own where others run it.
 	Default []Secret
 }
 
@@ -105,13 +106,13 @@ func ReadSecrets(r io.Reader) (map[string][]Secret, error) {
 	return hosts, nil
 }
 
-// mostFile bounds a file of secrets or headers, in bytes.
-const mostFile = 1 << 20
+// maxFile bounds a file of secrets or headers, in bytes.
+const maxFile = 1 << 20
 
 // eachLine calls do with each line that is neither empty nor a comment, without
 // spaces around it. Errors name the line.
 func eachLine(r io.Reader, do func(line string) error) error {
-	limited := &io.LimitedReader{R: r, N: mostFile + 1}
+	limited := &io.LimitedReader{R: r, N: maxFile + 1}
 	lines := bufio.NewScanner(limited)
 	n := 0
 	for lines.Scan() {
@@ -128,7 +129,7 @@ func eachLine(r io.Reader, do func(line string) error) error {
 		return fmt.Errorf("line %d: %w", n+1, err)
 	}
 	if limited.N <= 0 {
-		return fmt.Errorf("wants at most %d bytes", mostFile)
+		return fmt.Errorf("wants at most %d bytes", maxFile)
 	}
 	return nil
 }

@@ -49,7 +49,8 @@ func TestWhatAReceiverGets(t *testing.T) {
 	m.OrderingKey = "customer-42"
 	m.Headers = map[string]string{
 		"X-Tenant": "acme", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-		"x.dotted": "1", "under_score": "2", "Authorization": "no", "Idempotency-Key": "no", "Host": "no", "webhook-id": "no", "X-Forwarded-For": "no", "emoji": "🦉",
+		"x.dotted": "1", "under_score": "2", "Authorization": "no", "Idempotency-Key": "no", "Host": "no",
+		"webhook-id": "no", "X-Forwarded-For": "no", "emoji": "🦉",
 	}
 	_, err := publisher(t, a, webhook.Options{}).Publish(t.Context(), m)
 	require.NoError(t, err)
@@ -72,21 +73,27 @@ func TestWhatAReceiverGets(t *testing.T) {
 	assert.Equal(t, m.Payload, got.body)
 }
 
-// TestWhatProxiesBelieve: a message's header of a name that a proxy, a gateway or a
-// service mesh sets for whoever is behind it does not go out under that name.
-func TestWhatProxiesBelieve(t *testing.T) {
+// TestNamesThatProxiesTrust: a message's header does not go out under a name that a proxy, a
+// gateway or a service mesh sets for the services behind it.
+func TestNamesThatProxiesTrust(t *testing.T) {
 	a := newAuthority(t)
 	port, requests := receive(t, a, ok)
 	m := message(port)
 	believed := []string{
-		"Proxy", "Proxy-Authorization", "True-Client-IP", "Remote-User", "X-Forwarded", "X-Forwarded-Host", "X-ForwardedFor", "X-Envoy-External-Address", "X-Real-IP",
-		"CF-Connecting-IP", "Fastly-Client-IP", "Fly-Client-IP", "X-Amz-Security-Token", "X-Amzn-Oidc-Identity", "X-Client-Cert", "Client-Cert", "X-SSL-Client-DN",
-		"SSL-Client-Verify", "X-Authenticated-User", "X-Remote-Group", "X-WebAuth-User", "X-Original-URI", "X-HTTP-Method", "X-Cluster-Client-IP",
-		"X-AppEngine-User-IP", "X-Goog-Authenticated-User-Email", "X-Azure-ClientIP", "X-Vercel-Forwarded-For", "X-MS-Client-Principal", "Cookie2", "Set-Cookie2",
-		"X-Api-Key", "Api-Key", "Authorization", "X-Auth-Request-User", "X-Consumer-Username", "Impersonate-User", "l5d-client-id", "X-Middleware-Subrequest",
+		"Proxy", "Proxy-Authorization", "True-Client-IP", "Remote-User", "X-Forwarded", "X-Forwarded-Host",
+		"X-ForwardedFor", "X-Envoy-External-Address", "X-Real-IP",
+		"CF-Connecting-IP", "Fastly-Client-IP", "Fly-Client-IP", "X-Amz-Security-Token", "X-Amzn-Oidc-Identity",
+		"X-Client-Cert", "Client-Cert", "X-SSL-Client-DN",
+		"SSL-Client-Verify", "X-Authenticated-User", "X-Remote-Group", "X-WebAuth-User", "X-Original-URI",
+		"X-HTTP-Method", "X-Cluster-Client-IP",
+		"X-AppEngine-User-IP", "X-Goog-Authenticated-User-Email", "X-Azure-ClientIP", "X-Vercel-Forwarded-For",
+		"X-MS-Client-Principal", "Cookie2", "Set-Cookie2",
+		"X-Api-Key", "Api-Key", "Authorization", "X-Auth-Request-User", "X-Consumer-Username", "Impersonate-User",
+		"l5d-client-id", "X-Middleware-Subrequest",
 		"X-Accel-Redirect", "Front-End-Https", "CloudFront-Viewer-Address", "X-User-Id", "X-Client-IP", "Client-IP",
 	}
-	kept := []string{"X-Tenant", "tracestate", "baggage", "X-Correlation-Id", "X-Request-Id", "Flyer", "Fox", "Userland", "Priority"}
+	kept := []string{"X-Tenant", "tracestate", "baggage", "X-Correlation-Id", "X-Request-Id", "Flyer", "Fox",
+		"Userland", "Priority"}
 	for batch := range slices.Chunk(append(believed, kept...), 20) {
 		m.Headers = map[string]string{}
 		for _, name := range batch {
@@ -109,7 +116,8 @@ func TestWhatProxiesBelieve(t *testing.T) {
 // TestHeadersOfHosts: an operator's headers go with every request to their host, and
 // no message has one of these names for itself.
 func TestHeadersOfHosts(t *testing.T) {
-	headers, err := webhook.ReadHeaders(strings.NewReader("# keys\n" + name + "\tAuthorization:  Bearer hunter2-a b\n" + name + " x-api-key: hunter2\n\n" +
+	headers, err := webhook.ReadHeaders(strings.NewReader("# keys\n" + name + "\tAuthorization:  Bearer hunter2-a b\n" +
+		name + " x-api-key: hunter2\n\n" +
 		name + " x-team: ours\n*.example.com x-api-key: wide\n"))
 	require.NoError(t, err)
 	assert.Empty(t, headers.For("example.com"))
@@ -167,7 +175,8 @@ func TestRotation(t *testing.T) {
 	port, requests := receive(t, a, ok)
 	p := publisher(t, a, webhook.Options{Secrets: secrets(t, secretText, oldText)})
 	id := uuid.NewString() + "_7_dead"
-	answer, err := p.Send(t.Context(), message(port).Destination, id, "text/plain", []byte("done"), map[string]string{"kind": "callback"})
+	answer, err := p.Send(t.Context(), message(port).Destination, id, "text/plain", []byte("done"),
+		map[string]string{"kind": "callback"})
 	require.NoError(t, err)
 	assert.Equal(t, webhook.Answer{Status: 200}, answer)
 	got := <-requests
@@ -196,16 +205,19 @@ func TestAnswers(t *testing.T) {
 		acknowledged:             {200, 201, 202, 203, 204, 206, 226, 299},
 		outflow.ClassPermanent:   {410, 413, 415, 422, 431},
 		outflow.ClassUnavailable: {401, 403, 404, 405, 408, 425, 429, 500, 501, 502, 503, 504, 520, 599},
-		outflow.ClassRetryable:   {300, 301, 302, 303, 304, 307, 308, 400, 402, 406, 409, 412, 418, 423, 451, 499, 600, 999},
+		outflow.ClassRetryable: {300, 301, 302, 303, 304, 307, 308, 400, 402, 406, 409, 412, 418, 423, 451, 499, 600,
+			999},
 	} {
 		for _, status := range statuses {
-			answer, err := p.Send(t.Context(), "https://"+name+":"+port+fmt.Sprintf("/%d?token=hunter2", status), "id", "", []byte(marker), nil)
+			answer, err := p.Send(t.Context(), "https://"+name+":"+port+fmt.Sprintf("/%d?token=hunter2", status), "id",
+				"", []byte(marker), nil)
 			assert.Equal(t, status, answer.Status)
 			if class == acknowledged {
 				require.NoError(t, err)
 				continue
 			}
-			failed(t, err, class, fmt.Sprintf("posting to https://%s:%s/%d: HTTP status %d", name, port, status, status))
+			failed(t, err, class, fmt.Sprintf("posting to https://%s:%s/%d: HTTP status %d", name, port, status,
+				status))
 			assert.Regexp(t, ` \(.+\)$`, err.Error(), "it says what to do")
 			assert.NotErrorIs(t, err, outflow.ErrNoDestination)
 			assert.True(t, outbox.WasAnswered(err), "%d counts for the path, not for its host", status)
@@ -253,8 +265,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestWhatIsNotSent: who may be sent to is decided before anything is.
-func TestWhatIsNotSent(t *testing.T) {
+// TestRefusalsBeforeSending: nothing is sent to a destination that is not allowed.
+func TestRefusalsBeforeSending(t *testing.T) {
 	a := newAuthority(t)
 	l := listen(t, a.config(t, name, hour()), func(net.Conn) {})
 	o := webhook.Options{Hosts: hosts(t, name+", localhost"), Secrets: secrets(t, secretText), RootCAs: a.pool}
@@ -269,17 +281,22 @@ func TestWhatIsNotSent(t *testing.T) {
 		class         outflow.Class
 		says          string
 	}{
-		{"no host is allowed", "https://" + name, without(func(o *webhook.Options) { o.Hosts = webhook.Hosts{} }), outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
+		{"no host is allowed", "https://" + name, without(func(o *webhook.Options) { o.Hosts = webhook.Hosts{} }),
+			outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
 		{"another host", "https://evil.example.com", o, outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
-		{"a host that looks like one", "https://" + name + ".evil.com", o, outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
-		{"no secret", "https://" + name, without(func(o *webhook.Options) { o.Secrets = nil }), outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_SECRETS_FILE"},
+		{"a host that looks like one", "https://" + name + ".evil.com", o, outflow.ClassUnavailable,
+			"OUTFLOW_WEBHOOK_HOSTS"},
+		{"no secret", "https://" + name, without(func(o *webhook.Options) { o.Secrets = nil }),
+			outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_SECRETS_FILE"},
 		{"an empty secret", "https://" + name, without(func(o *webhook.Options) {
 			o.Secrets = func(string) []webhook.Secret { return make([]webhook.Secret, 1) }
 		}), outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_SECRETS_FILE"},
 		{"http", "http://" + name, o, outflow.ClassPermanent, "only https://"},
-		{"http in development", "http://" + name, without(func(o *webhook.Options) { o.InsecureLoopback = true }), outflow.ClassPermanent, "only https://"},
+		{"http in development", "http://" + name, without(func(o *webhook.Options) { o.InsecureLoopback = true }),
+			outflow.ClassPermanent, "only https://"},
 		{"http to loopback", "http://localhost", o, outflow.ClassPermanent, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
-		{"http to another loopback host", "http://127.0.0.2", without(func(o *webhook.Options) { o.InsecureLoopback = true }), outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
+		{"http to another loopback host", "http://127.0.0.2",
+			without(func(o *webhook.Options) { o.InsecureLoopback = true }), outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
 	} {
 		p := webhook.NewResolving(c.options, &resolve(t, "127.0.0.1").Resolver, loopback)
 		_, err := p.Send(t.Context(), c.address+":"+l.port()+"/orders?token=hunter2", "id", "", []byte(marker), nil)
@@ -289,7 +306,7 @@ func TestWhatIsNotSent(t *testing.T) {
 		if c.class == outflow.ClassUnavailable { // a scanner starts no run to find out
 			failed(t, refusal, c.class, c.says)
 		} else {
-			assert.NoError(t, refusal, "%s: no setting mends it, so it ends dead", c.what)
+			assert.NoError(t, refusal, "%s: no setting allows it, so it ends dead", c.what)
 		}
 		p.Close()
 	}
@@ -304,9 +321,13 @@ func TestWhatIsNotSent(t *testing.T) {
 // TestDevelopment: with the switch, this machine may be posted to in plain http.
 func TestDevelopment(t *testing.T) {
 	asked := make(chan string, 1)
-	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { asked <- req.Header.Get("webhook-id") })}
+	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter,
+		req *http.Request) {
+		asked <- req.Header.Get("webhook-id")
+	})}
 	port := listenPlain(t, server)
-	p := webhook.New(webhook.Options{Hosts: hosts(t, "localhost, 127.0.0.1"), Secrets: secrets(t, secretText), InsecureLoopback: true})
+	p := webhook.New(webhook.Options{Hosts: hosts(t, "localhost, 127.0.0.1"), Secrets: secrets(t, secretText),
+		InsecureLoopback: true})
 	t.Cleanup(p.Close)
 	for _, host := range []string{"localhost", "LocalHost", "127.0.0.1"} {
 		_, err := p.Send(t.Context(), "http://"+host+":"+port+"/", "id-1", "", nil, nil)
@@ -357,17 +378,24 @@ func TestDecodeRefusesOthers(t *testing.T) {
 
 func TestRefusedAddresses(t *testing.T) {
 	for _, text := range []string{
-		"0.0.0.0", "0.1.2.3", "10.0.0.0", "10.255.255.255", "100.64.0.0", "100.100.100.200", "100.127.255.255", "127.0.0.1", "127.255.255.255",
-		"168.63.129.16", "169.254.169.254", "169.254.170.2", "172.16.0.0", "172.31.255.255", "192.0.0.192", "192.0.2.1", "192.88.99.1", "192.168.0.1",
-		"198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
-		"::", "::1", "::ffff:8.8.8.8", "::ffff:127.0.0.1", "::8.8.8.8", "64:ff9b::8.8.8.8", "64:ff9b:1::1", "100::1", "fc00::1", "fd00:ec2::254", "fe80::1",
-		"fe80::1%eth0", "fec0::1", "ff02::1", "2001::1", "2001:10::1", "2001:db8::1", "2002:7f00:1::1", "3fff::1", "5f00::1",
+		"0.0.0.0", "0.1.2.3", "10.0.0.0", "10.255.255.255", "100.64.0.0", "100.100.100.200", "100.127.255.255",
+		"127.0.0.1", "127.255.255.255",
+		"168.63.129.16", "169.254.169.254", "169.254.170.2", "172.16.0.0", "172.31.255.255", "192.0.0.192",
+		"192.0.2.1", "192.88.99.1", "192.168.0.1",
+		"198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1",
+		"255.255.255.255",
+		"::", "::1", "::ffff:8.8.8.8", "::ffff:127.0.0.1", "::8.8.8.8", "64:ff9b::8.8.8.8", "64:ff9b:1::1",
+		"100::1", "fc00::1", "fd00:ec2::254", "fe80::1",
+		"fe80::1%eth0", "fec0::1", "ff02::1", "2001::1", "2001:10::1", "2001:db8::1", "2002:7f00:1::1", "3fff::1",
+		"5f00::1",
 	} {
 		assert.NotEmpty(t, webhook.Refused(netip.MustParseAddr(text)), text)
 	}
 	for _, text := range []string{
-		"1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.1", "168.63.129.15", "169.253.255.255",
-		"172.15.255.255", "172.32.0.0", "192.167.255.255", "192.169.0.0", "198.17.255.255", "198.20.0.0", "223.255.255.255",
+		"1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255",
+		"128.0.0.1", "168.63.129.15", "169.253.255.255",
+		"172.15.255.255", "172.32.0.0", "192.167.255.255", "192.169.0.0", "198.17.255.255", "198.20.0.0",
+		"223.255.255.255",
 		"2001:4860:4860::8888", "2606:4700:4700::1111", "2a00:1450::1", "2003::1",
 	} {
 		assert.Empty(t, webhook.Refused(netip.MustParseAddr(text)), text)
@@ -378,10 +406,12 @@ func TestRefusedAddresses(t *testing.T) {
 func TestHosts(t *testing.T) {
 	h := hosts(t, "API.example.com, *.hooks.example.org,xn--bcher-kva.example, 2001:db8::1 ,192.0.2.7")
 	assert.True(t, h.Any())
-	for _, host := range []string{"api.example.com", "Api.Example.Com.", "a.hooks.example.org", "a.b.hooks.example.org", "xn--bcher-kva.example", "2001:DB8:0::1", "[2001:db8::1]", "192.0.2.7"} {
+	for _, host := range []string{"api.example.com", "Api.Example.Com.", "a.hooks.example.org", "a.b.hooks.example.org",
+		"xn--bcher-kva.example", "2001:DB8:0::1", "[2001:db8::1]", "192.0.2.7"} {
 		assert.True(t, h.Allow(host), host)
 	}
-	for _, host := range []string{"", "example.com", "x.api.example.com", "hooks.example.org", "evilhooks.example.org", "api.example.com.evil.com", "192.0.2.70", "7.192.0.2.7", "*.hooks.example.net"} {
+	for _, host := range []string{"", "example.com", "x.api.example.com", "hooks.example.org", "evilhooks.example.org",
+		"api.example.com.evil.com", "192.0.2.70", "7.192.0.2.7", "*.hooks.example.net"} {
 		assert.False(t, h.Allow(host), host)
 	}
 	assert.False(t, webhook.Hosts{}.Any())
@@ -409,7 +439,8 @@ func TestHosts(t *testing.T) {
 }
 
 func TestSecretsOfHosts(t *testing.T) {
-	file := "# rotated in May\n\n api.example.com " + newSecret(3) + "\t" + newSecret(4) + "\n*.example.com " + newSecret(5) + "\n*.b.example.com " + newSecret(6)
+	file := "# rotated in May\n\n api.example.com " + newSecret(3) + "\t" + newSecret(4) + "\n*.example.com " +
+		newSecret(5) + "\n*.b.example.com " + newSecret(6)
 	perHost, err := webhook.ReadSecrets(strings.NewReader(file))
 	require.NoError(t, err)
 	s := webhook.Secrets{Hosts: perHost}
@@ -436,7 +467,8 @@ func TestSecretsOfHosts(t *testing.T) {
 		assert.NotContains(t, err.Error(), "hunter2")
 		assert.NotContains(t, err.Error(), strings.TrimPrefix(newSecret(3), "whsec_"))
 	}
-	for _, text := range []string{"", "hunter2", "whsec_", "whsec_hunter2", strings.TrimPrefix(secretText, "whsec_"), "whsec_" + strings.Repeat("A", 28), "whsec_" + strings.Repeat("A", 88), secretText + "A"} {
+	for _, text := range []string{"", "hunter2", "whsec_", "whsec_hunter2", strings.TrimPrefix(secretText, "whsec_"),
+		"whsec_" + strings.Repeat("A", 28), "whsec_" + strings.Repeat("A", 88), secretText + "A"} {
 		_, err := webhook.ParseSecret(text)
 		require.Error(t, err, text)
 		assert.NotContains(t, err.Error(), "hunter2")
@@ -447,7 +479,8 @@ func TestSecretsOfHosts(t *testing.T) {
 func TestSecretsAreNotPrinted(t *testing.T) {
 	s, err := webhook.ParseSecret("whsec_" + strings.Repeat("Zm9v", 8)) // "foo", eight times
 	require.NoError(t, err)
-	for _, v := range []any{s, &s, []webhook.Secret{s}, webhook.Secrets{Default: []webhook.Secret{s}}, struct{ inner any }{s}, struct{ inner webhook.Secret }{s}} {
+	for _, v := range []any{s, &s, []webhook.Secret{s}, webhook.Secrets{Default: []webhook.Secret{s}},
+		struct{ inner any }{s}, struct{ inner webhook.Secret }{s}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 			text := fmt.Sprintf(verb, v)
 			for _, hidden := range []string{"foofoo", "Zm9v", "666f6f", "102 111", "0x66, 0x6f"} {

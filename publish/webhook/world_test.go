@@ -42,7 +42,7 @@ const (
 
 var (
 	loopback = netip.MustParseAddr("127.0.0.1")
-	// What no error may show.
+	// Texts that no error may show.
 	secretText, oldText = newSecret(1), newSecret(2)
 )
 
@@ -73,8 +73,10 @@ func newAuthority(t testing.TB) *authority {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true,
+		BasicConstraintsValid: true,
+		NotBefore:             time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	require.NoError(t, err)
@@ -89,7 +91,8 @@ func newAuthority(t testing.TB) *authority {
 func (a *authority) config(t testing.TB, host string, until time.Time) *tls.Config {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: until}
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-2 * time.Hour),
+		NotAfter: until}
 	if ip := net.ParseIP(host); ip != nil {
 		template.IPAddresses = []net.IP{ip}
 	} else {
@@ -163,8 +166,8 @@ func serveHTTP(t *testing.T, a *authority, handler http.HandlerFunc) (port strin
 	return port
 }
 
-// resolver answers every question for an A record from a list, one address a
-// question, the last one for ever; it counts them.
+// resolver answers each question for an A record with the next address of a list, and then always
+// with the last. It counts the questions.
 type resolver struct {
 	net.Resolver
 	asked atomic.Int64
@@ -224,7 +227,7 @@ func reply(query []byte, address string) []byte {
 	return answer
 }
 
-// publisher returns one that takes name for 127.0.0.1 and that for a public
+// publisher returns a publisher that resolves name to 127.0.0.1, and treats that as a public
 // address.
 func publisher(t *testing.T, a *authority, o webhook.Options, answers ...string) *webhook.Publisher {
 	t.Helper()
@@ -250,13 +253,14 @@ func message(port string) outflow.Message {
 	}
 }
 
-// failed checks what every error must not show.
+// failed checks that an error shows none of them.
 func failed(t *testing.T, err error, want outflow.Class, says string) {
 	t.Helper()
 	require.Error(t, err)
 	require.Equal(t, want, outflow.ClassOf(err), "%v", err)
 	require.ErrorContains(t, err, says)
-	for _, hidden := range []string{marker, "hunter2", "token", "whsec", "v1,", strings.TrimPrefix(secretText, "whsec_")} {
+	for _, hidden := range []string{marker, "hunter2", "token", "whsec", "v1,",
+		strings.TrimPrefix(secretText, "whsec_")} {
 		require.NotContains(t, err.Error(), hidden)
 	}
 }

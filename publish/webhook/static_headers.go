@@ -15,9 +15,9 @@ type Header struct {
 	value func() string
 }
 
-// ParseHeader reads "name: value". The name has letters, digits and inner hyphens;
-// it is none that HTTP, the signature or the message sets. The value is of printable
-// ASCII. The error repeats neither.
+// ParseHeader reads "name: value". The name has letters, digits and inner hyphens, and is not the
+// name of a header that HTTP, the signature or the message sets. The value is printable ASCII. The
+// error repeats neither.
 func ParseHeader(text string) (Header, error) {
 	name, value, found := strings.Cut(text, ":")
 	name, value = strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value)
@@ -26,17 +26,18 @@ func ParseHeader(text string) (Header, error) {
 		return Header{}, errors.New("wants header-name: value, the name of letters, digits and inner hyphens")
 	case !plainValue(value):
 		return Header{}, errors.New("wants a value of printable ASCII characters")
-	case set(name):
+	case isSetElsewhere(name):
 		return Header{}, errors.New("wants a header that neither HTTP nor the message sets")
 	}
 	return Header{name: name, value: func() string { return value }}, nil
 }
 
-// set reports whether each request has a header of this name of its own, or the
-// connection would mean something else with it.
-func set(name string) bool {
+// isSetElsewhere reports whether HTTP, the signature or the message sets a header of this name, or
+// the connection would mean something else with it.
+func isSetElsewhere(name string) bool {
 	switch name {
-	case "connection", "date", "expect", "host", "http2-settings", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+	case "connection", "date", "expect", "host", "http2-settings", "keep-alive", "te", "trailer",
+		"transfer-encoding", "upgrade",
 		"idempotency-key", "x-idempotency-key", "traceparent", "tracestate":
 		return true
 	}
@@ -67,9 +68,8 @@ func (h Headers) For(host string) []Header {
 	return nil
 }
 
-// ReadHeaders reads lines of the form "host header-name: value"; a host may have
-// many. Empty lines and lines that begin with # are left out. Errors name the line
-// and repeat nothing of it.
+// ReadHeaders reads lines of the form "host header-name: value"; a host may have several. It skips
+// empty lines and lines that begin with #. Errors name the line and repeat nothing of it.
 func ReadHeaders(r io.Reader) (Headers, error) {
 	headers := Headers{}
 	err := eachLine(r, func(line string) error {
