@@ -127,5 +127,6 @@ func TestJSON(t *testing.T) {
 		Destination: "sqs://orders", Type: "order-placed", Payload: []byte(`{"id":7}`), ContentType: "application/json",
 	}, m)
 	_, err = outflow.JSON("sqs://orders", "order-placed", math.NaN())
-	require.EqualError(t, err, `encoding the payload of a message of type "order-placed" to "sqs://orders": json: unsupported value: NaN`)
+	require.EqualError(t, err, `encoding the payload of a message of type "order-placed" to "sqs://orders": json: `+
+		`unsupported value: NaN`)
 }

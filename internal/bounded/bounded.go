@@ -1,5 +1,5 @@
-// Package bounded reads files and streams that somebody names. What is named may be
-// /dev/zero, or a stream that never ends.
+// Package bounded reads files and streams that a user names. They may be /dev/zero, or a stream
+// that never ends.
 //
 // The invariant: no more than the limit is ever in memory.
 package bounded
@@ -17,8 +17,8 @@ type TooLargeError struct {
 
 func (e *TooLargeError) Error() string { return fmt.Sprintf("wants at most %d bytes", e.Limit) }
 
-// ReadFile reads a whole file of at most limit bytes; of a larger one it returns a
-// TooLargeError. Its other errors are those of os.ReadFile.
+// ReadFile reads a whole file of at most limit bytes; for a larger file it returns a TooLargeError.
+// Its other errors are those of os.ReadFile.
 func ReadFile(name string, limit int64) ([]byte, error) {
 	file, err := os.Open(name)
 	if err != nil {
@@ -28,7 +28,7 @@ func ReadFile(name string, limit int64) ([]byte, error) {
 	return ReadAll(file, limit)
 }
 
-// ReadAll reads r to its end, which comes after limit bytes at most; else it returns a
+// ReadAll reads r to its end, which comes after limit bytes at most; otherwise it returns a
 // TooLargeError.
 func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(r, limit+1))

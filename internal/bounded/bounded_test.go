@@ -26,7 +26,7 @@ func TestReadFile(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// A stream that never ends is left at the limit.
+// Reading a stream that never ends stops at the limit.
 func TestReadAll(t *testing.T) {
 	content, err := bounded.ReadAll(strings.NewReader(""), 0)
 	require.NoError(t, err)

@@ -28,7 +28,8 @@ func loadAWS(ctx context.Context, getenv func(string) string, endpoint string) (
 	}
 	var errs []error
 	if c.Region != "" && !plainRegion.MatchString(c.Region) { // it becomes a part of the endpoint's name
-		errs = append(errs, fmt.Errorf("AWS_REGION: wants the region of your queues, such as eu-west-1%s", settings.Got(c.Region)))
+		errs = append(errs, fmt.Errorf("AWS_REGION: wants the region of your queues, such as eu-west-1%s",
+			settings.Got(c.Region)))
 	}
 	// The SDK takes any text, and fails at each request.
 	for _, name := range []string{"AWS_ENDPOINT_URL", endpoint} {
@@ -40,7 +41,8 @@ func loadAWS(ctx context.Context, getenv func(string) string, endpoint string) (
 		if strings.Contains(value, "@") { // a password may stand before it
 			said = ""
 		}
-		errs = append(errs, fmt.Errorf("%s: wants a URL of scheme, host and port, such as http://localhost:4566%s", name, said))
+		errs = append(errs, fmt.Errorf("%s: wants a URL of scheme, host and port, such as http://localhost:4566%s",
+			name, said))
 	}
 	if len(errs) > 0 {
 		return aws.Config{}, errors.Join(errs...)
@@ -54,7 +56,8 @@ func defaultChain(ctx context.Context) (aws.Config, error) { return awsconfig.Lo
 // isEndpoint reports whether requests can go to value.
 func isEndpoint(value string) bool {
 	u, err := url.Parse(value)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" ||
+		u.Fragment != "" {
 		return false
 	}
 	port := u.Port()

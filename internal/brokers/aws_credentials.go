@@ -79,12 +79,13 @@ func (c *credentialChain) resolve(ctx context.Context) {
 	}
 }
 
-// watch has look see every answer of AWS.
+// watch adds checkAnswer to the client's middleware, for every answer of AWS.
 func (c *credentialChain) watch(stack *middleware.Stack) error {
-	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("OutflowRefusedCredentials", c.look), middleware.Before)
+	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("OutflowRefusedCredentials", c.checkAnswer),
+		middleware.Before)
 }
 
-func (c *credentialChain) look(
+func (c *credentialChain) checkAnswer(
 	ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler,
 ) (out middleware.DeserializeOutput, metadata middleware.Metadata, err error) {
 	out, metadata, err = next.HandleDeserialize(ctx, in)
@@ -100,9 +101,11 @@ func (c *credentialChain) look(
 var refusedCallers = map[string]bool{
 	"AccessDenied": true, "AccessDeniedException": true, "NotAuthorized": true, "AuthFailure": true,
 	"ExpiredToken": true, "ExpiredTokenException": true, "TokenRefreshRequired": true, "InvalidToken": true,
-	"InvalidClientTokenId": true, "UnrecognizedClientException": true, "InvalidAccessKeyId": true, "InvalidSecurity": true,
+	"InvalidClientTokenId": true, "UnrecognizedClientException": true, "InvalidAccessKeyId": true,
+	"InvalidSecurity":       true,
 	"SignatureDoesNotMatch": true, "InvalidSignatureException": true, "IncompleteSignature": true,
-	"IncompleteSignatureException": true, "MissingAuthenticationToken": true, "MissingAuthenticationTokenException": true,
+	"IncompleteSignatureException": true, "MissingAuthenticationToken": true,
+	"MissingAuthenticationTokenException": true,
 }
 
 func refusesCaller(err error) bool {

@@ -45,10 +45,9 @@ type Broker struct {
 	Publisher publish.Publisher
 	// Timeout is the longest time that a call to the broker may take.
 	Timeout time.Duration
-	// Waiting says, for the log, which messages wait for a setting that is not there; ""
-	// where none does.
+	// Waiting says, for the log, which messages wait for a missing setting; "" where none does.
 	Waiting string
-	// Doctor says how "outflow doctor" speaks of the broker's destinations.
+	// Doctor has the words of "outflow doctor" about the broker's destinations.
 	Doctor Doctor
 	// SettingsErr joins the mistakes in Outflow's own variables.
 	SettingsErr error
@@ -59,28 +58,28 @@ type Broker struct {
 	warnTo func(*slog.Logger)
 }
 
-// Doctor is what "outflow doctor" says of destinations that it looked up.
+// Doctor has the words of "outflow doctor" about destinations that it looked up.
 type Doctor struct {
-	// Allowed says of so many destinations of a scheme that nothing keeps messages from
-	// them, such as "%d hosts of %s:// are allowed". Where it is empty, each destination
-	// has a line of its own.
+	// Allowed is the line about destinations that no setting keeps messages from, with their
+	// number and scheme, such as "%d hosts of %s:// are allowed". Where it is empty, each
+	// destination has a line of its own.
 	Allowed string
-	// Refused says of so many more destinations of a scheme that something does. It
-	// stands beside Allowed.
+	// Refused is the line about destinations that a setting keeps messages from, likewise. It
+	// is set where Allowed is.
 	Refused string
 	// Remedy is what an operator can do about a look-up's error.
 	Remedy func(error) string
 }
 
-// WarnTo gives the broker a log for what it warns of while the program runs.
+// WarnTo gives the broker a log for its warnings while the program runs.
 func (b Broker) WarnTo(log *slog.Logger) {
 	if b.warnTo != nil {
 		b.warnTo(log)
 	}
 }
 
-// Settings are the variables of all brokers, in the order of help. Nobody calls their Set:
-// Load has its own.
+// Settings are the variables of all brokers, in the order of help. Their Set is not for use: Load
+// reads into registrations of its own.
 func Settings() (all []settings.Setting) {
 	for _, r := range registrations() {
 		all = append(all, r.settings()...)

@@ -58,7 +58,8 @@ func TestAWSCredentialsRotate(t *testing.T) {
 			folder := t.TempDir()
 			file, profile := filepath.Join(folder, "credentials"), filepath.Join(folder, "config")
 			t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-			for _, variable := range []string{"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} {
+			for _, variable := range []string{"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+				"AWS_SESSION_TOKEN"} {
 				t.Setenv(variable, "")
 			}
 			t.Setenv("AWS_REGION", "eu-west-1")
@@ -110,7 +111,8 @@ func TestWebhookSecretsRotate(t *testing.T) {
 		require.NoError(t, os.Chtimes(file, time.Now(), time.Now().Add(-age)))
 	}
 	write("a.example.com "+goodSecret+"\n", time.Minute)
-	c, err := loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_HOSTS": "a.example.com", "OUTFLOW_WEBHOOK_SECRETS_FILE": file})
+	c, err := loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_HOSTS": "a.example.com",
+		"OUTFLOW_WEBHOOK_SECRETS_FILE": file})
 	require.NoError(t, err)
 	var said lines
 	c.WarnTo(slog.New(slog.NewTextHandler(&said, nil)))
@@ -120,9 +122,13 @@ func TestWebhookSecretsRotate(t *testing.T) {
 	write("a.example.com "+goodSecret+" "+second+"\n", time.Minute)
 	require.Eventually(t, has(2), time.Minute, 50*time.Millisecond)
 	write("a.example.com hunter2\n", time.Minute)
-	require.Eventually(t, func() bool { return has(2)() && strings.Contains(said.String(), "OUTFLOW_WEBHOOK_SECRETS_FILE") }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return has(2)() &&
+			strings.Contains(said.String(), "OUTFLOW_WEBHOOK_SECRETS_FILE")
+	}, time.Minute, 50*time.Millisecond)
 	require.NoError(t, os.Remove(file))
-	require.Eventually(t, func() bool { return has(2)() && strings.Contains(said.String(), "no such file") }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return has(2)() && strings.Contains(said.String(), "no such file") },
+		time.Minute, 50*time.Millisecond)
 	assert.Equal(t, 2, strings.Count(said.String(), "\n"), "once each:\n%s", &said)
 	assert.NotContains(t, said.String(), "hunter2")
 
@@ -145,11 +151,14 @@ func TestSecretsFromAPipe(t *testing.T) {
 	_, err = io.WriteString(w, "a.example.com "+goodSecret+"\n")
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
-	c, err := loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_HOSTS": "a.example.com", "OUTFLOW_WEBHOOK_SECRETS_FILE": fmt.Sprintf("/dev/fd/%d", r.Fd())})
+	c, err := loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_HOSTS": "a.example.com",
+		"OUTFLOW_WEBHOOK_SECRETS_FILE": fmt.Sprintf("/dev/fd/%d", r.Fd())})
 	require.NoError(t, err)
-	require.Never(t, func() bool { return len(c.Webhook.Secrets("a.example.com")) != 1 }, 1500*time.Millisecond, 100*time.Millisecond)
+	require.Never(t, func() bool { return len(c.Webhook.Secrets("a.example.com")) != 1 }, 1500*time.Millisecond,
+		100*time.Millisecond)
 
-	_, err = loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_HOSTS": "a.example.com", "OUTFLOW_WEBHOOK_SECRETS_FILE": "/dev/zero"})
+	_, err = loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_HOSTS": "a.example.com",
+		"OUTFLOW_WEBHOOK_SECRETS_FILE": "/dev/zero"})
 	require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_SECRETS_FILE: wants a file of at most 1048576 bytes")
 }
 

@@ -41,8 +41,9 @@ func (w *webhooks) settings() []settings.Setting {
 	return []settings.Setting{
 		{
 			Name: webhookTimeout, Default: webhook.DefaultTimeout.String(),
-			Meaning: "how long a receiver has to answer a durable attempt or a callback, 1s to 30s; a fast path waits 2.5 s at most",
-			Set:     settings.Duration(&w.options.Timeout, time.Second, outflow.MaxCallTime),
+			Meaning: "how long a receiver has to answer a durable attempt or a callback, 1s to 30s; " +
+				"a fast path waits 2.5 s at most",
+			Set: settings.Duration(&w.options.Timeout, time.Second, outflow.MaxCallTime),
 		},
 		{
 			Name: webhookHosts, Default: "none",
@@ -75,7 +76,11 @@ func (w *webhooks) settings() []settings.Setting {
 		{
 			Name: webhookNetworks, Default: "none",
 			Meaning: "private networks that webhooks may be sent into, such as 10.1.0.0/16,fd00:1::/32",
-			Set:     func(value string) (err error) { w.options.Networks, err = webhook.ParseNetworks(value); return err },
+			Set: func(value string) (err error) {
+				w.options.Networks,
+					err = webhook.ParseNetworks(value)
+				return err
+			},
 		},
 		{
 			Name: webhookLoopback, Default: "off",
@@ -90,7 +95,8 @@ func (w *webhooks) validate(getenv func(string) string) error {
 	incomplete := ""
 	switch {
 	case w.options.Hosts.Any() && getenv(webhookSecret) == "" && getenv(webhookSecretsFile) == "":
-		return fmt.Errorf("%s: wants %s or %s beside it: every request is signed", webhookHosts, webhookSecretsFile, webhookSecret)
+		return fmt.Errorf("%s: wants %s or %s beside it: every request is signed", webhookHosts, webhookSecretsFile,
+			webhookSecret)
 	case getenv(webhookHosts) != "": // Set has reported other mistakes
 		return nil
 	case w.options.InsecureLoopback:
@@ -106,7 +112,8 @@ func (w *webhooks) validate(getenv func(string) string) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%s: wants %s beside it: nothing is sent to a host that it does not name", incomplete, webhookHosts)
+	return fmt.Errorf("%s: wants %s beside it: nothing is sent to a host that it does not name", incomplete,
+		webhookHosts)
 }
 
 func (w *webhooks) open(context.Context, func(string) string) (Broker, error) {

@@ -57,7 +57,8 @@ func TestWebhooks(t *testing.T) {
 	assert.Len(t, c.Webhook.Secrets("a.example.org"), 1)
 	assert.True(t, c.Webhook.InsecureLoopback)
 
-	for _, settings := range []map[string]string{{"OUTFLOW_WEBHOOK_SECRETS_FILE": file}, {"OUTFLOW_WEBHOOK_SECRET": goodSecret}} {
+	for _, settings := range []map[string]string{{"OUTFLOW_WEBHOOK_SECRETS_FILE": file},
+		{"OUTFLOW_WEBHOOK_SECRET": goodSecret}} {
 		settings["OUTFLOW_WEBHOOK_HOSTS"] = "hooks.example.com"
 		_, err = loadWebhooks(t, settings)
 		require.NoError(t, err, "one of the two is enough")
@@ -66,7 +67,8 @@ func TestWebhooks(t *testing.T) {
 
 func TestWebhookHeadersAndNetworks(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "headers")
-	require.NoError(t, os.WriteFile(file, []byte("# keys\nhooks.example.com x-api-key: hunter2\nhooks.example.com x-team: ours\n"), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte("# keys\nhooks.example.com x-api-key: hunter2\nhooks.example.com "+
+		"x-team: ours\n"), 0o600))
 	settings := map[string]string{
 		"OUTFLOW_WEBHOOK_HOSTS": "hooks.example.com", "OUTFLOW_WEBHOOK_SECRET": goodSecret,
 		"OUTFLOW_WEBHOOK_HEADERS_FILE": file, "OUTFLOW_WEBHOOK_NETWORKS": "10.1.0.0/16,fd00:1::/32",
@@ -81,11 +83,13 @@ func TestWebhookHeadersAndNetworks(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("hooks.example.com x-api-key hunter2\n"), 0o600))
 	settings["OUTFLOW_WEBHOOK_NETWORKS"] = "169.254.0.0/16"
 	_, err = loadWebhooks(t, settings)
-	require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_HEADERS_FILE: reading the file: line 1: after the host: wants header-name: value")
+	require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_HEADERS_FILE: reading the file: line 1: after the host: wants "+
+		"header-name: value")
 	require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_NETWORKS: wants private networks such as 10.1.0.0/16")
 	assert.NotContains(t, err.Error(), "hunter2")
 	_, err = loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_HEADERS_FILE": "hooks.example.com x-api-key: hunter2"})
-	require.EqualError(t, err, "settings:\nOUTFLOW_WEBHOOK_HEADERS_FILE: wants a file that can be read: no such file or directory", "a header in the wrong place is not shown")
+	require.EqualError(t, err, "settings:\nOUTFLOW_WEBHOOK_HEADERS_FILE: wants a file that can be read: no such "+
+		"file or directory", "a header in the wrong place is not shown")
 	_, err = loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_HEADERS_FILE": "/dev/zero"})
 	require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_HEADERS_FILE: wants a file of at most 1048576 bytes")
 }
@@ -94,9 +98,11 @@ func TestWebhookHeadersAndNetworks(t *testing.T) {
 func TestWebhookSecretsAreNotShown(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secrets")
 	for _, secret := range []string{"hunter2", "whsec_hunter2", goodSecret + "hunter2", goodSecret[len("whsec_"):]} {
-		for _, content := range []string{"a.example.com " + secret, secret + " " + secret, "a.example.com " + goodSecret + "\n" + secret + " a.example.com"} {
+		for _, content := range []string{"a.example.com " + secret, secret + " " + secret,
+			"a.example.com " + goodSecret + "\n" + secret + " a.example.com"} {
 			require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
-			_, err := loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_SECRETS_FILE": file, "OUTFLOW_WEBHOOK_SECRET": secret})
+			_, err := loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_SECRETS_FILE": file,
+				"OUTFLOW_WEBHOOK_SECRET": secret})
 			require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_SECRET: ")
 			require.ErrorContains(t, err, "OUTFLOW_WEBHOOK_SECRETS_FILE: ")
 			require.ErrorContains(t, err, "line ")
@@ -114,14 +120,17 @@ func TestHalfOfTheWebhookSettings(t *testing.T) {
 	headers := filepath.Join(t.TempDir(), "headers")
 	require.NoError(t, os.WriteFile(headers, []byte("hooks.example.com x-a: b\n"), 0o600))
 	for name, value := range map[string]string{
-		"OUTFLOW_WEBHOOK_SECRET": goodSecret, "OUTFLOW_WEBHOOK_SECRETS_FILE": file, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK": "on",
-		"OUTFLOW_WEBHOOK_HEADERS_FILE": headers, "OUTFLOW_WEBHOOK_NETWORKS": "10.0.0.0/8",
+		"OUTFLOW_WEBHOOK_SECRET": goodSecret, "OUTFLOW_WEBHOOK_SECRETS_FILE": file,
+		"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK": "on",
+		"OUTFLOW_WEBHOOK_HEADERS_FILE":      headers, "OUTFLOW_WEBHOOK_NETWORKS": "10.0.0.0/8",
 	} {
 		_, err := loadWebhooks(t, map[string]string{name: value})
-		require.EqualError(t, err, "settings:\n"+name+": wants OUTFLOW_WEBHOOK_HOSTS beside it: nothing is sent to a host that it does not name")
+		require.EqualError(t, err, "settings:\n"+name+": wants OUTFLOW_WEBHOOK_HOSTS beside it: nothing is sent "+
+			"to a host that it does not name")
 	}
 	_, err := loadWebhooks(t, map[string]string{"OUTFLOW_WEBHOOK_SECRETS_FILE": goodSecret})
-	require.EqualError(t, err, "settings:\nOUTFLOW_WEBHOOK_SECRETS_FILE: wants a file that can be read: no such file or directory", "a secret in the wrong place is not shown")
+	require.EqualError(t, err, "settings:\nOUTFLOW_WEBHOOK_SECRETS_FILE: wants a file that can be read: no such "+
+		"file or directory", "a secret in the wrong place is not shown")
 }
 
 // What help shows as the default may be written down.

@@ -1,11 +1,10 @@
-// Package coalesce joins many single calls into few shared ones: SQS sends into
-// SendMessageBatch, marks into one UPDATE, loads into one SELECT.
+// Package coalesce joins many single calls into few shared calls: SQS sends into SendMessageBatch,
+// marks into one UPDATE, loads into one SELECT.
 //
-// The invariant: every entry given to Do is settled exactly once, either
-// refused with outflow.ErrNotAttempted, in which case it was in no shared call,
-// or answered by the one shared call that it was in. An entry's place in that
-// call is fixed when the batch is sealed. From then on it can't be withdrawn,
-// because nobody could say whether it took effect.
+// The invariant: every entry given to Do is settled exactly once. Either it is refused with
+// outflow.ErrNotAttempted and was in no shared call, or the one shared call that it was in answers
+// it. An entry's place in that call is fixed when the batch is sealed. From then on it can't be
+// withdrawn, because no caller could know whether it took effect.
 package coalesce
 
 import (
@@ -22,23 +21,22 @@ import (
 type Options[In any] struct {
 	// MaxItems is the most entries in one call; less than 1 means 1.
 	MaxItems int
-	// MaxBytes is the most bytes in one call, summed by Size; 0 means no bound.
-	// An entry larger than that goes alone.
+	// MaxBytes is the most bytes in one call, summed by Size; 0 means no bound. A larger entry has
+	// a call of its own.
 	MaxBytes int
-	// Size returns an entry's size in bytes. It is called in the goroutine of
-	// Do. nil counts every entry as 0 bytes.
+	// Size returns an entry's size in bytes. It is called in the goroutine of Do. nil counts every
+	// entry as 0 bytes.
 	Size func(In) int
-	// Linger is how long the oldest entry waits for others; 0 means not at all.
-	// While every call slot is taken, entries wait longer, and share more.
+	// Linger is how long the oldest entry waits for others; 0 means not at all. While MaxCalls are
+	// under way, entries wait longer, and more of them share a call.
 	Linger time.Duration
-	// BusyLinger takes Linger's place while calls are shared anyway: from a call
-	// of several entries until one of a single entry. A lone entry then waits a
-	// little, many fill their calls better. Less than Linger means Linger.
+	// BusyLinger replaces Linger under load: after a call with several entries, until a call with a
+	// single entry. Calls are fuller then, for a little more wait. Less than Linger means Linger.
 	BusyLinger time.Duration
 	// MaxCalls is the most shared calls at once; less than 1 means 1.
 	MaxCalls int
-	// Timeout is the shared call's own deadline, counted from the sealing. An
-	// entry whose own deadline is nearer is refused. 0 means no deadline.
+	// Timeout is the shared call's own deadline, counted from the sealing. An entry whose own
+	// deadline is nearer is refused. 0 means no deadline.
 	Timeout time.Duration
 }
 
@@ -48,8 +46,8 @@ type Result[Out any] struct {
 	Err   error
 }
 
-// Coalescer joins the entries of concurrent Do calls. It is safe for concurrent
-// use, holds no goroutine while idle, and needs no closing.
+// Coalescer joins the entries of concurrent Do calls. It is safe for concurrent use, holds no
+// goroutine while idle, and needs no closing.
 type Coalescer[In, Out any] struct {
 	opts Options[In]
 	call func(ctx context.Context, in []In) []Result[Out]
@@ -72,21 +70,20 @@ type entry[In, Out any] struct {
 	answer  chan Result[Out] // buffered: settling never blocks
 }
 
-// New returns a Coalescer over call, which is given the entries in the order of
-// their arrival and returns one result for each, in the same order. Missing
-// results and a panic become errors of the entries. call must respect its
-// context's deadline: the callers wait for it.
+// New returns a Coalescer over call, which gets the entries in the order of their arrival and
+// returns a result for each, in the same order. Missing results and a panic become errors of the
+// entries. call must respect its context's deadline: the callers wait for it.
 func New[In, Out any](opts Options[In], call func(ctx context.Context, in []In) []Result[Out]) *Coalescer[In, Out] {
 	opts.MaxItems = max(opts.MaxItems, 1)
 	opts.MaxCalls = max(opts.MaxCalls, 1)
 	return &Coalescer[In, Out]{opts: opts, call: call, waiting: list.New()}
 }
 
-// Do has in answered by a shared call. Until its batch is sealed, the end of
-// ctx withdraws the entry: the error then wraps both outflow.ErrNotAttempted
-// and ctx.Err(). Once it is sealed, Do waits for the answer, however late.
-// Where ctx's deadline leaves less than Options.Timeout, the entry is refused
-// with outflow.ErrNotAttempted. The values of ctx do not reach the call.
+// Do passes in to a shared call and returns its result. Until its batch is sealed, the end of ctx
+// withdraws the entry: the error then wraps both outflow.ErrNotAttempted and ctx.Err(). Once it is
+// sealed, Do waits for the result, however late. Where ctx's deadline leaves less than
+// Options.Timeout, the entry is refused with outflow.ErrNotAttempted. The values of ctx do not
+// reach the call.
 func (c *Coalescer[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	e := &entry[In, Out]{ctx: ctx, in: in, answer: make(chan Result[Out], 1)}
 	if c.opts.Size != nil {
@@ -118,8 +115,8 @@ func (c *Coalescer[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	return r.Value, r.Err
 }
 
-// lastMoment returns a channel that fires when ctx leaves too little time for
-// a call, so that no caller waits for a slot that can't help it any more.
+// lastMoment returns a channel that fires when ctx leaves too little time for a call, so that no
+// caller waits for a slot that comes too late.
 func (c *Coalescer[In, Out]) lastMoment(ctx context.Context) (<-chan time.Time, func() bool) {
 	deadline, ok := ctx.Deadline()
 	if !ok || c.opts.Timeout <= 0 {
@@ -129,8 +126,8 @@ func (c *Coalescer[In, Out]) lastMoment(ctx context.Context) (<-chan time.Time, 
 	return t.C, t.Stop
 }
 
-// pump seals and starts as many calls as may start now, and sets the alarm for
-// the next. It runs under the lock, whenever an entry or a slot comes free.
+// pump seals and starts as many calls as may start now, and sets the alarm for the next. It runs
+// under the lock, for each new entry and each slot that becomes free.
 func (c *Coalescer[In, Out]) pump() {
 	for c.calls < c.opts.MaxCalls && c.ready() {
 		now := time.Now()
@@ -167,15 +164,15 @@ func (c *Coalescer[In, Out]) oldest() *entry[In, Out] {
 	return c.waiting.Front().Value.(*entry[In, Out])
 }
 
-// ready reports whether the next batch needs to wait for nothing but a slot.
+// ready reports whether the next batch waits only for a slot.
 func (c *Coalescer[In, Out]) ready() bool {
 	n := c.waiting.Len()
 	return n >= c.opts.MaxItems ||
 		n > 0 && (c.opts.MaxBytes > 0 && c.bytes >= c.opts.MaxBytes || time.Since(c.oldest().arrived) >= c.linger())
 }
 
-// seal takes the next batch off the queue and refuses what it meets of entries
-// that are gone or have too little time left.
+// seal takes the next batch off the queue, and refuses entries whose callers left or have too
+// little time.
 func (c *Coalescer[In, Out]) seal(now time.Time) (batch []*entry[In, Out]) {
 	bytes := 0
 	for c.waiting.Len() > 0 && len(batch) < c.opts.MaxItems {
@@ -200,7 +197,7 @@ func (c *Coalescer[In, Out]) remove(e *entry[In, Out]) {
 	c.bytes -= e.size
 }
 
-// refuse settles a waiting entry that no call will see.
+// refuse settles a waiting entry that is in no call.
 func (c *Coalescer[In, Out]) refuse(e *entry[In, Out]) {
 	c.remove(e)
 	err := outflow.ErrNotAttempted

@@ -111,7 +111,8 @@ func TestFullBatchDoesNotLinger(t *testing.T) {
 func TestBusyLingerLastsFromASharedCallToALoneOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}
-		c := coalesce.New(coalesce.Options[int]{MaxItems: 10, Linger: 5 * time.Millisecond, BusyLinger: 20 * time.Millisecond}, r.call)
+		c := coalesce.New(coalesce.Options[int]{MaxItems: 10, Linger: 5 * time.Millisecond,
+			BusyLinger: 20 * time.Millisecond}, r.call)
 		var waited []time.Duration
 		for _, together := range [][]int{{1}, {2, 3}, {4, 5}, {6}, {7}} {
 			start := time.Now()

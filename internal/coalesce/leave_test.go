@@ -84,7 +84,8 @@ func TestEntryWithTooLittleTimeIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &recorder{}
-				c := coalesce.New(coalesce.Options[int]{MaxItems: 10, Linger: 10 * time.Millisecond, Timeout: timeout}, r.call)
+				c := coalesce.New(coalesce.Options[int]{MaxItems: 10, Linger: 10 * time.Millisecond, Timeout: timeout},
+					r.call)
 				ctx, cancel := context.WithTimeout(t.Context(), left)
 				defer cancel()
 				_, err := c.Do(ctx, 1)

@@ -9,12 +9,12 @@ import (
 	"github.com/outflowhq/outflow/internal/panics"
 )
 
-// ErrNoResult is what an entry gets for which the shared call returned nothing.
+// ErrNoResult is the error of an entry for which the shared call returned no result.
 var ErrNoResult = errors.New("the shared call returned no result for this entry")
 
-// run makes one shared call and settles its entries. All of it happens in a
-// deferred function, so that neither a panic nor runtime.Goexit (a test's
-// FailNow) in the call leaves a caller waiting or a slot taken.
+// run makes one shared call and settles its entries. A deferred function settles them, so that
+// neither a panic nor runtime.Goexit (a test's FailNow) in the call leaves a caller waiting or a
+// slot taken.
 func (c *Coalescer[In, Out]) run(batch []*entry[In, Out], sealed time.Time) {
 	var results []Result[Out]
 	failure := ErrNoResult

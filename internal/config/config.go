@@ -68,12 +68,19 @@ func (c Config) WarnTo(log *slog.Logger) {
 // those of a Config of its own.
 var Settings = own(slices.Concat(new(Config).settings(), brokers.Settings()))
 
-// Ecosystem are variables of others that help names: they lead to the rest.
+// Ecosystem are other projects' variables that help names: they lead to the rest.
 var Ecosystem = slices.Concat([]settings.Setting{
 	{Name: "DATABASE_URL", Meaning: "the application's Postgres (or PGHOST, PGDATABASE, …)"},
-	{Name: "TEMPORAL_ADDRESS", Default: "localhost:7233", Meaning: "Temporal's frontend; also TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_…"},
+	{
+		Name: "TEMPORAL_ADDRESS", Default: "localhost:7233",
+		Meaning: "Temporal's frontend; also TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_…",
+	},
 }, ecosystem(brokers.Settings()), []settings.Setting{
-	{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Default: "none", Meaning: "where spans and metrics go, such as http://localhost:4318; also OpenTelemetry's other variables for both"},
+	{
+		Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Default: "none",
+		Meaning: "where spans and metrics go, such as http://localhost:4318; " +
+			"also OpenTelemetry's other variables for both",
+	},
 })
 
 func own(all []settings.Setting) []settings.Setting {
@@ -94,20 +101,68 @@ const (
 func (c *Config) settings() []settings.Setting {
 	keeps := outflow.DefaultRetention()
 	return []settings.Setting{
-		{Name: settingOutbox, Default: outflow.DefaultOutbox, Meaning: "first part of every workflow ID; give each database its own where several share a namespace", Set: setName(&c.Scanner.Outbox)},
-		{Name: settingTaskQueue, Default: "outflow- and OUTFLOW_OUTBOX", Meaning: "Temporal task queue", Set: setName(&c.Scanner.TaskQueue)},
-		{Name: "OUTFLOW_POLL_INTERVAL", Default: "250ms", Meaning: "wait between two looks at an idle table, 10ms to 1m", Set: settings.Duration(&c.Scanner.PollInterval, 10*time.Millisecond, time.Minute)},
-		{Name: "OUTFLOW_IN_FLIGHT", Default: strconv.Itoa(scanner.DefaultInFlight), Meaning: "messages in flight in a starter, 1 to 1000", Set: setCount(&c.Scanner.InFlight)},
-		{Name: "OUTFLOW_PER_DESTINATION", Default: "half of OUTFLOW_IN_FLIGHT", Meaning: "messages of one target (a queue, a host) in flight in a starter, up to OUTFLOW_IN_FLIGHT", Set: setCount(&c.Scanner.PerDestination)},
-		{Name: "OUTFLOW_LEASE", Default: "1m", Meaning: "how long a claimed message is left alone, 30s to 1h", Set: settings.Duration(&c.Scanner.Lease, 30*time.Second, time.Hour)},
-		{Name: "OUTFLOW_KEEP_DELIVERED", Default: keeps.Delivered.String(), Meaning: "how long delivered messages stay in the table: 1m to 3650d, or forever", Set: setKeep(&c.Retention.Delivered)},
-		{Name: "OUTFLOW_KEEP_DEAD", Default: keeps.Dead.String(), Meaning: "how long dead messages stay", Set: setKeep(&c.Retention.Dead)},
-		{Name: "OUTFLOW_KEEP_EXPIRED", Default: keeps.Expired.String(), Meaning: "how long expired messages stay", Set: setKeep(&c.Retention.Expired)},
-		{Name: "OUTFLOW_KEEP_CANCELLED", Default: keeps.Cancelled.String(), Meaning: "how long cancelled messages stay", Set: setKeep(&c.Retention.Cancelled)},
-		{Name: "OUTFLOW_HISTORY", Default: "off", Meaning: "on moves them to outbox.history, off deletes them", Set: settings.OnOff(&c.Retention.History)},
+		{
+			Name: settingOutbox, Default: outflow.DefaultOutbox,
+			Meaning: "first part of every workflow ID; give each database its own where several share a namespace",
+			Set:     setName(&c.Scanner.Outbox),
+		},
+		{
+			Name: settingTaskQueue, Default: "outflow- and OUTFLOW_OUTBOX",
+			Meaning: "Temporal task queue",
+			Set:     setName(&c.Scanner.TaskQueue),
+		},
+		{
+			Name: "OUTFLOW_POLL_INTERVAL", Default: "250ms",
+			Meaning: "wait between two looks at an idle table, 10ms to 1m",
+			Set:     settings.Duration(&c.Scanner.PollInterval, 10*time.Millisecond, time.Minute),
+		},
+		{
+			Name: "OUTFLOW_IN_FLIGHT", Default: strconv.Itoa(scanner.DefaultInFlight),
+			Meaning: "messages in flight in a starter, 1 to 1000",
+			Set:     setCount(&c.Scanner.InFlight),
+		},
+		{
+			Name: "OUTFLOW_PER_DESTINATION", Default: "half of OUTFLOW_IN_FLIGHT",
+			Meaning: "messages of one target (a queue, a host) in flight in a starter, up to OUTFLOW_IN_FLIGHT",
+			Set:     setCount(&c.Scanner.PerDestination),
+		},
+		{
+			Name: "OUTFLOW_LEASE", Default: "1m",
+			Meaning: "how long a claimed message is left alone, 30s to 1h",
+			Set:     settings.Duration(&c.Scanner.Lease, 30*time.Second, time.Hour),
+		},
+		{
+			Name: "OUTFLOW_KEEP_DELIVERED", Default: keeps.Delivered.String(),
+			Meaning: "how long delivered messages stay in the table: 1m to 3650d, or forever",
+			Set:     setKeep(&c.Retention.Delivered),
+		},
+		{
+			Name: "OUTFLOW_KEEP_DEAD", Default: keeps.Dead.String(),
+			Meaning: "how long dead messages stay",
+			Set:     setKeep(&c.Retention.Dead),
+		},
+		{
+			Name: "OUTFLOW_KEEP_EXPIRED", Default: keeps.Expired.String(),
+			Meaning: "how long expired messages stay",
+			Set:     setKeep(&c.Retention.Expired),
+		},
+		{
+			Name: "OUTFLOW_KEEP_CANCELLED", Default: keeps.Cancelled.String(),
+			Meaning: "how long cancelled messages stay",
+			Set:     setKeep(&c.Retention.Cancelled),
+		},
+		{
+			Name: "OUTFLOW_HISTORY", Default: "off",
+			Meaning: "on moves them to outbox.history, off deletes them",
+			Set:     settings.OnOff(&c.Retention.History),
+		},
 		{Name: "OUTFLOW_LOG_LEVEL", Default: "info", Meaning: "debug, info, warn or error", Set: c.setLogLevel},
 		{Name: "OUTFLOW_LOG_FORMAT", Default: "text", Meaning: "text or json", Set: c.setLogFormat},
-		{Name: "OUTFLOW_HEALTH_ADDRESS", Default: "off", Meaning: "where /livez, /readyz and /metrics are answered, such as :8086 or 127.0.0.1:8086", Set: c.setHealthAddress},
+		{
+			Name: "OUTFLOW_HEALTH_ADDRESS", Default: "off",
+			Meaning: "where /livez, /readyz and /metrics are answered, such as :8086 or 127.0.0.1:8086",
+			Set:     c.setHealthAddress,
+		},
 	}
 }
 
@@ -149,16 +204,17 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	return c, nil
 }
 
-// connectTimeout is how long an address has to answer where connect_timeout says
-// nothing: one that swallows packets never does, and pgxpool's default is 2 minutes.
+// connectTimeout is how long an address has to answer where connect_timeout is not set: an address
+// that drops packets never answers, and pgxpool's default is 2 minutes.
 const connectTimeout = 10 * time.Second
 
-// Database reads the database's settings alone: an operator's command works
-// while the broker's are broken.
+// Database reads the database's settings alone: an operator's command works while the broker's
+// settings are wrong.
 func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	url := getenv("DATABASE_URL")
 	if url == "" && getenv("PGHOST") == "" && getenv("PGSERVICE") == "" && getenv("PGDATABASE") == "" {
-		return nil, errors.New("DATABASE_URL: wants the application's database, such as postgres://user:password@host:5432/name (or libpq's PGHOST, PGDATABASE, …)")
+		return nil, errors.New("DATABASE_URL: wants the application's database, " +
+			"such as postgres://user:password@host:5432/name (or libpq's PGHOST, PGDATABASE, …)")
 	}
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -175,25 +231,26 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 	return c, nil
 }
 
-// withoutValue is what pgx says of a value, without the value: pgx blanks a
-// password only where it can tell which part that is, and here it can't.
+// withoutValue returns pgx's error about a value, without the value: pgx blanks a password only
+// where it can tell the password from the rest, and here it can't.
 func withoutValue(err error) string {
 	said := err.Error()
 	if i := strings.LastIndex(said, "`: "); i >= 0 {
 		said = said[i+len("`: "):]
 	}
-	// Behind these two it quotes what it stumbled over.
+	// Behind these two it quotes a part of the value.
 	switch {
 	case strings.HasPrefix(said, "failed to parse as URL"):
-		return "failed to parse as URL (percent-encode what is neither letter nor digit in the user name and the password)"
+		return "failed to parse as URL " +
+			"(percent-encode every character but letters and digits in the user name and the password)"
 	case strings.HasPrefix(said, "failed to parse as keyword/value"):
 		return "failed to parse as keyword/value (put a value with a space into single quotes)"
 	}
 	return settings.Brief(said)
 }
 
-// Names checks those of Outflow's own settings that an operator's command shares with the
-// daemons: under another name it would look for runs that are not there.
+// Names checks those of Outflow's own settings that an operator's command shares with the daemons:
+// under another name it would look for runs that do not exist.
 func Names(getenv func(string) string) error {
 	names := slices.DeleteFunc(new(Config).settings(), func(s settings.Setting) bool {
 		return s.Name != settingOutbox && s.Name != settingTaskQueue
@@ -252,7 +309,7 @@ func (c *Config) setHealthAddress(value string) error {
 
 func (c *Config) setLogLevel(value string) error {
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
-		if strings.EqualFold(value, level.String()) { // no "info+4", which slog itself would take
+		if strings.EqualFold(value, level.String()) { // no "info+4", which slog itself accepts
 			c.LogLevel = level
 			return nil
 		}

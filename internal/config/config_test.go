@@ -71,7 +71,8 @@ func TestDefaults(t *testing.T) {
 	assert.Empty(t, c.Temporal.HostPort, "the SDK's own default: localhost:7233")
 	assert.Zero(t, c.Scanner, "a zero field takes the scanner's default")
 	assert.Equal(t, outflow.Retention{
-		Delivered: outflow.Keep(168 * time.Hour), Dead: outflow.Forever, Expired: outflow.Keep(720 * time.Hour), Cancelled: outflow.Keep(720 * time.Hour),
+		Delivered: outflow.Keep(168 * time.Hour), Dead: outflow.Forever, Expired: outflow.Keep(720 * time.Hour),
+		Cancelled: outflow.Keep(720 * time.Hour),
 	}, c.Retention)
 	assert.Equal(t, slog.LevelInfo, c.LogLevel)
 	assert.False(t, c.LogJSON)
@@ -79,8 +80,10 @@ func TestDefaults(t *testing.T) {
 
 func TestEverySettingIsRead(t *testing.T) {
 	c, err := load(t, enough(map[string]string{
-		"OUTFLOW_OUTBOX": "shop", "OUTFLOW_TASK_QUEUE": "shop-queue", "OUTFLOW_POLL_INTERVAL": "1s", "OUTFLOW_IN_FLIGHT": "1000",
-		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_SQS_TIMEOUT": "20s", "OUTFLOW_WEBHOOK_TIMEOUT": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
+		"OUTFLOW_OUTBOX": "shop", "OUTFLOW_TASK_QUEUE": "shop-queue", "OUTFLOW_POLL_INTERVAL": "1s",
+		"OUTFLOW_IN_FLIGHT":       "1000",
+		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_SQS_TIMEOUT": "20s",
+		"OUTFLOW_WEBHOOK_TIMEOUT": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
 		"OUTFLOW_KEEP_EXPIRED": "36h", "OUTFLOW_KEEP_CANCELLED": "forever", "OUTFLOW_HISTORY": "on",
 		"OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json", "OUTFLOW_HEALTH_ADDRESS": "[::1]:8086",
 		"TEMPORAL_ADDRESS": "temporal.example.com:7233", "TEMPORAL_NAMESPACE": "shop",
@@ -96,7 +99,8 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, 1000, c.Scanner.PerDestination)
 	assert.Equal(t, 30*time.Second, c.Scanner.Lease)
 	assert.Equal(t, outflow.Retention{
-		Delivered: outflow.Keep(time.Minute), Dead: outflow.Keep(2160 * time.Hour), Expired: outflow.Keep(36 * time.Hour), Cancelled: outflow.Forever, History: true,
+		Delivered: outflow.Keep(time.Minute), Dead: outflow.Keep(2160 * time.Hour),
+		Expired: outflow.Keep(36 * time.Hour), Cancelled: outflow.Forever, History: true,
 	}, c.Retention)
 	assert.Equal(t, slog.LevelDebug, c.LogLevel)
 	assert.True(t, c.LogJSON)
@@ -156,9 +160,12 @@ func TestBadValues(t *testing.T) {
 func TestAllMistakesAreReportedTogether(t *testing.T) {
 	names := []string{
 		"OUTFLOW_OUTBOX", "OUTFLOW_TASK_QUEUE", "OUTFLOW_POLL_INTERVAL", "OUTFLOW_IN_FLIGHT", "OUTFLOW_PER_DESTINATION",
-		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED", "OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
-		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_SQS_TIMEOUT", "OUTFLOW_WEBHOOK_TIMEOUT", "OUTFLOW_WEBHOOK_HOSTS", "OUTFLOW_WEBHOOK_SECRETS_FILE",
-		"OUTFLOW_WEBHOOK_SECRET", "OUTFLOW_WEBHOOK_HEADERS_FILE", "OUTFLOW_WEBHOOK_NETWORKS", "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "AWS_REGION",
+		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED",
+		"OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
+		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_SQS_TIMEOUT",
+		"OUTFLOW_WEBHOOK_TIMEOUT", "OUTFLOW_WEBHOOK_HOSTS", "OUTFLOW_WEBHOOK_SECRETS_FILE",
+		"OUTFLOW_WEBHOOK_SECRET", "OUTFLOW_WEBHOOK_HEADERS_FILE", "OUTFLOW_WEBHOOK_NETWORKS",
+		"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "AWS_REGION",
 	}
 	settings := map[string]string{}
 	for _, name := range names {

@@ -35,7 +35,8 @@ const (
 	wantsBool      = "wants true or false"
 	wantsDatabase  = "wants a Postgres URL or key=value settings: "
 	keywordValue   = "failed to parse as keyword/value (put a value with a space into single quotes)"
-	percentEncoded = "failed to parse as URL (percent-encode what is neither letter nor digit in the user name and the password)"
+	percentEncoded = "failed to parse as URL (percent-encode every character but letters and digits in the user " +
+		"name and the password)"
 )
 
 // goodSecret is the base64 of 32 bytes.
@@ -115,7 +116,8 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_KEEP_DEAD", "٧d", wantsKeep + ` (got "٧d")`},
 	{"OUTFLOW_KEEP_EXPIRED", "3651d", wantsKeep + ` (got "3651d")`},
 	{"OUTFLOW_KEEP_EXPIRED", "87600h0.000000001s", wantsKeep + ` (got "87600h0.000000001s")`},
-	{"OUTFLOW_KEEP_EXPIRED", "213503982334601d", wantsKeep + ` (got "213503982334601d")`}, // one day in 64 bits of nanoseconds
+	{"OUTFLOW_KEEP_EXPIRED", "213503982334601d",
+		wantsKeep + ` (got "213503982334601d")`}, // one day in 64 bits of nanoseconds
 	{"OUTFLOW_KEEP_CANCELLED", manyBits + "d", wantsKeep + ` (got "` + manyBits + `d")`},
 	{"OUTFLOW_KEEP_CANCELLED", "FOREVER", wantsKeep + ` (got "FOREVER")`},
 	{"OUTFLOW_KEEP_CANCELLED", long, wantsKeep + longGot},
@@ -142,17 +144,22 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_HEALTH_ADDRESS", "a b:8086", wantsAddress + ` (got "a b:8086")`},
 	{"OUTFLOW_HEALTH_ADDRESS", "a\x00:8086", wantsAddress + ` (got "a\x00:8086")`},
 	{"OUTFLOW_HEALTH_ADDRESS", ":８０", wantsAddress + ` (got ":８０")`},
-	{"OUTFLOW_HEALTH_ADDRESS", long + ":8086", wantsAddress + ` (got "` + strings.Repeat("9", 100) + `"… of 5005 bytes)`},
+	{"OUTFLOW_HEALTH_ADDRESS", long + ":8086",
+		wantsAddress + ` (got "` + strings.Repeat("9", 100) + `"… of 5005 bytes)`},
 	{"OUTFLOW_WEBHOOK_HOSTS", "*", wantsHosts + `1` + noHost + ` (got "*")`},
-	{"OUTFLOW_WEBHOOK_HOSTS", "*.com", wantsHosts + `1 is too wide: a pattern wants at least two labels after the star (got "*.com")`},
-	{"OUTFLOW_WEBHOOK_HOSTS", "a.example.com,,b.example.com", wantsHosts + `2` + noHost + ` (got "a.example.com,,b.example.com")`},
+	{"OUTFLOW_WEBHOOK_HOSTS", "*.com", wantsHosts + `1 is too wide: a pattern wants at least two labels after the ` +
+		`star (got "*.com")`},
+	{"OUTFLOW_WEBHOOK_HOSTS", "a.example.com,,b.example.com",
+		wantsHosts + `2` + noHost + ` (got "a.example.com,,b.example.com")`},
 	{"OUTFLOW_WEBHOOK_HOSTS", "https://a.example.com", wantsHosts + `1` + noHost + ` (got "https://a.example.com")`},
 	{"OUTFLOW_WEBHOOK_HOSTS", "a.example.com\x00", wantsHosts + `1` + noHost + ` (got "a.example.com\x00")`},
 	{"OUTFLOW_WEBHOOK_HOSTS", "exаmple.com", wantsHosts + `1` + noHost + ` (got "exаmple.com")`}, // a Cyrillic letter
 	{"OUTFLOW_WEBHOOK_HOSTS", long, wantsHosts + `1` + noHost + longGot},
-	{"OUTFLOW_WEBHOOK_HOSTS", "a.example.com", "wants OUTFLOW_WEBHOOK_SECRETS_FILE or OUTFLOW_WEBHOOK_SECRET beside it: every request is signed"},
+	{"OUTFLOW_WEBHOOK_HOSTS", "a.example.com", "wants OUTFLOW_WEBHOOK_SECRETS_FILE or OUTFLOW_WEBHOOK_SECRET " +
+		"beside it: every request is signed"},
 	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "/", `reading the file: is a directory (got "/")`},
-	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "no\nsuch", `wants a file that can be read: no such file or directory (got "no\nsuch")`},
+	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "no\nsuch", `wants a file that can be read: no such file or directory (got ` +
+		`"no\nsuch")`},
 	{"OUTFLOW_WEBHOOK_SECRETS_FILE", "a\x00b", `wants a file that can be read: invalid argument (got "a\x00b")`},
 	{"OUTFLOW_WEBHOOK_SECRETS_FILE", long, "wants a file that can be read: file name too long" + longGot},
 	{"OUTFLOW_WEBHOOK_SECRET", "hunter2", "secret 1: " + wantsSecret},
@@ -161,28 +168,39 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_WEBHOOK_SECRET", " ", "wants a secret"},
 	{"OUTFLOW_WEBHOOK_SECRET", long, "secret 1: " + wantsSecret},
 	{"OUTFLOW_WEBHOOK_HEADERS_FILE", "/", `reading the file: is a directory (got "/")`},
-	{"OUTFLOW_WEBHOOK_HEADERS_FILE", "no\nsuch", `wants a file that can be read: no such file or directory (got "no\nsuch")`},
-	{"OUTFLOW_WEBHOOK_HEADERS_FILE", "a.example.com x-api-key: hunter2", `wants a file that can be read: no such file or directory`},
-	{"OUTFLOW_WEBHOOK_NETWORKS", "10.0.0.0", wantsNetworks + `1 is no network: wants an address, a slash and the number of its bits (got "10.0.0.0")`},
-	{"OUTFLOW_WEBHOOK_NETWORKS", "10.1.0.0/16,10.1.0.0/8", wantsNetworks + `2 has bits beyond its length (did you mean 10.0.0.0/8?) (got "10.1.0.0/16,10.1.0.0/8")`},
-	{"OUTFLOW_WEBHOOK_NETWORKS", "169.254.169.254/32", wantsNetworks + `1 is link-local or a cloud's metadata service, which are never connected to (got "169.254.169.254/32")`},
-	{"OUTFLOW_WEBHOOK_NETWORKS", long, wantsNetworks + `1 is no network: wants an address, a slash and the number of its bits` + longGot},
+	{"OUTFLOW_WEBHOOK_HEADERS_FILE", "no\nsuch", `wants a file that can be read: no such file or directory (got ` +
+		`"no\nsuch")`},
+	{"OUTFLOW_WEBHOOK_HEADERS_FILE", "a.example.com x-api-key: hunter2", `wants a file that can be read: no such ` +
+		`file or directory`},
+	{"OUTFLOW_WEBHOOK_NETWORKS", "10.0.0.0", wantsNetworks + `1 is no network: wants an address, a slash and the ` +
+		`number of its bits (got "10.0.0.0")`},
+	{"OUTFLOW_WEBHOOK_NETWORKS", "10.1.0.0/16,10.1.0.0/8", wantsNetworks + `2 has bits beyond its length (did you ` +
+		`mean 10.0.0.0/8?) (got "10.1.0.0/16,10.1.0.0/8")`},
+	{"OUTFLOW_WEBHOOK_NETWORKS", "169.254.169.254/32", wantsNetworks + `1 is link-local or a cloud's metadata ` +
+		`service, which are always refused (got "169.254.169.254/32")`},
+	{"OUTFLOW_WEBHOOK_NETWORKS", long, wantsNetworks + `1 is no network: wants an address, a slash and the number ` +
+		`of its bits` + longGot},
 	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "1", wantsOnOff + ` (got "1")`},
 	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "ON", wantsOnOff + ` (got "ON")`},
-	{"DATABASE_URL", "", "wants the application's database, such as postgres://user:password@host:5432/name (or libpq's PGHOST, PGDATABASE, …)"},
+	{"DATABASE_URL", "", "wants the application's database, such as postgres://user:password@host:5432/name (or " +
+		"libpq's PGHOST, PGDATABASE, …)"},
 	{"DATABASE_URL", "mysql://root@db/shop", wantsDatabase + keywordValue},
 	{"DATABASE_URL", "shop", wantsDatabase + keywordValue},
 	{"DATABASE_URL", "postgres://app@db:notaport/shop", wantsDatabase + "invalid port"},
 	{"DATABASE_URL", "postgres://app@db:65536/shop", wantsDatabase + "invalid port"},
 	{"DATABASE_URL", "postgres://app@db\x00/shop", wantsDatabase + percentEncoded},
-	{"DATABASE_URL", "postgres://app@db/shop?sslmode=perhaps", wantsDatabase + "failed to configure TLS (sslmode is invalid)"},
+	{"DATABASE_URL", "postgres://app@db/shop?sslmode=perhaps", wantsDatabase + "failed to configure TLS (sslmode " +
+		"is invalid)"},
 	{"DATABASE_URL", "postgres://app@db/shop?pool_max_conns=0", wantsDatabase + "pool_max_conns too small"},
-	{"DATABASE_URL", "postgres://app@db/shop?pool_max_conns=many", wantsDatabase + `cannot parse pool_max_conns (strconv.ParseInt: parsing "many": invalid syntax)`},
-	{"DATABASE_URL", "postgres://app@db/shop?connect_timeout=-1", wantsDatabase + "invalid connect_timeout (negative timeout)"},
+	{"DATABASE_URL", "postgres://app@db/shop?pool_max_conns=many", wantsDatabase + `cannot parse pool_max_conns ` +
+		`(strconv.ParseInt: parsing "many": invalid syntax)`},
+	{"DATABASE_URL", "postgres://app@db/shop?connect_timeout=-1", wantsDatabase + "invalid connect_timeout " +
+		"(negative timeout)"},
 	{"TEMPORAL_ADDRESS", "nonsense", wantsTemporal + ` (got "nonsense")`},
 	{"TEMPORAL_ADDRESS", "localhost:0", wantsTemporal + ` (got "localhost:0")`},
 	{"TEMPORAL_ADDRESS", "localhost:7233\n", wantsTemporal + ` (got "localhost:7233\n")`},
-	{"TEMPORAL_ADDRESS", "https://temporal.example.com:7233", wantsTemporal + ` (got "https://temporal.example.com:7233")`},
+	{"TEMPORAL_ADDRESS", "https://temporal.example.com:7233",
+		wantsTemporal + ` (got "https://temporal.example.com:7233")`},
 	{"TEMPORAL_ADDRESS", "http:///temporal:7233", wantsTemporal + ` (got "http:///temporal:7233")`},
 	{"TEMPORAL_ADDRESS", "::1:7233", wantsTemporal + ` (got "::1:7233")`},
 	{"TEMPORAL_ADDRESS", long, wantsTemporal + longGot},
@@ -236,11 +254,14 @@ func TestOddValuesThatAreFine(t *testing.T) {
 		"OUTFLOW_IN_FLIGHT":      {"1", "1000", "007"},
 		"OUTFLOW_LOG_LEVEL":      {"DEBUG", "Warn"},
 		"OUTFLOW_HEALTH_ADDRESS": {":8086", "localhost:1", "[::1]:65535", "[fe80::1%eth0]:8086", "0.0.0.0:8086"},
-		"TEMPORAL_ADDRESS":       {"localhost:7233", ":7233", "[::1]:7233", "dns:///temporal:7233", "unix:///run/temporal.sock"},
-		"TEMPORAL_TLS":           {"1", "0", "True", "false"},
-		"AWS_ENDPOINT_URL_SQS":   {"http://localhost:4566", "http://[::1]:4566/", "https://sqs.example.com", "http://127.0.0.1:1/path"},
-		"AWS_REGION":             {"elasticmq", "us-gov-west-1", "x"},
-		"DATABASE_URL":           {"host=/tmp dbname=shop", "postgres://app:p%40ss%2Fw%3Ard@db,db2:5433/shop", "postgresql:///shop"},
+		"TEMPORAL_ADDRESS": {"localhost:7233", ":7233", "[::1]:7233", "dns:///temporal:7233",
+			"unix:///run/temporal.sock"},
+		"TEMPORAL_TLS": {"1", "0", "True", "false"},
+		"AWS_ENDPOINT_URL_SQS": {"http://localhost:4566", "http://[::1]:4566/", "https://sqs.example.com",
+			"http://127.0.0.1:1/path"},
+		"AWS_REGION": {"elasticmq", "us-gov-west-1", "x"},
+		"DATABASE_URL": {"host=/tmp dbname=shop", "postgres://app:p%40ss%2Fw%3Ard@db,db2:5433/shop",
+			"postgresql:///shop"},
 	} {
 		for _, value := range values {
 			_, err := load(t, enough(map[string]string{name: value}))
@@ -252,10 +273,14 @@ func TestOddValuesThatAreFine(t *testing.T) {
 // A password must not get into a log, wherever the mistake is.
 func TestPasswordsAreNotShownInPart(t *testing.T) {
 	for _, url := range []string{
-		"postgres://app:hun/ter2@db/shop", "postgres://app:hun@ter2@db:notaport/shop", "postgres://app:hun:ter2@db:notaport/shop",
-		"postgres://app:hun%zzter2@db/shop", "postgres://app:hun ter2@db/shop\x00", "postgres://app:hun#ter2@db/shop", "postgres://app:hun?ter2@db/shop",
-		"host=db password=hun ter2 dbname=shop port=x", "host=db password='hun ter2 dbname=shop", "postgres://app:hun`: ter2@db:x/shop",
-		"postgres://db/shop?password=hun%zzter2", "postgres://app@db/shop?password=hunter2&sslmode=x", "postgre://app:hunter2@db/shop",
+		"postgres://app:hun/ter2@db/shop", "postgres://app:hun@ter2@db:notaport/shop",
+		"postgres://app:hun:ter2@db:notaport/shop",
+		"postgres://app:hun%zzter2@db/shop", "postgres://app:hun ter2@db/shop\x00",
+		"postgres://app:hun#ter2@db/shop", "postgres://app:hun?ter2@db/shop",
+		"host=db password=hun ter2 dbname=shop port=x", "host=db password='hun ter2 dbname=shop",
+		"postgres://app:hun`: ter2@db:x/shop",
+		"postgres://db/shop?password=hun%zzter2", "postgres://app@db/shop?password=hunter2&sslmode=x",
+		"postgre://app:hunter2@db/shop",
 	} {
 		_, err := load(t, enough(map[string]string{"DATABASE_URL": url}))
 		if err != nil {
@@ -274,7 +299,8 @@ func FuzzLoad(f *testing.F) {
 	for _, s := range config.Settings {
 		names = append(names, s.Name)
 	}
-	names = append(names, "DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "TEMPORAL_API_KEY", "TEMPORAL_TLS", "TEMPORAL_PROFILE", "TEMPORAL_GRPC_META_X", "AWS_ENDPOINT_URL_SQS")
+	names = append(names, "DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "TEMPORAL_API_KEY", "TEMPORAL_TLS",
+		"TEMPORAL_PROFILE", "TEMPORAL_GRPC_META_X", "AWS_ENDPOINT_URL_SQS")
 	for _, c := range hostile {
 		if i := slices.Index(names, c.name); i >= 0 {
 			f.Add(uint8(i), c.value, uint8(i+1), c.value)
@@ -284,7 +310,8 @@ func FuzzLoad(f *testing.F) {
 		f.Add(uint8(i), "true", uint8(0), "")
 		f.Add(uint8(i), "two\nlines", uint8(i+1), long)
 	}
-	for _, name := range []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSERVICE", "PGSSLMODE", "PGAPPNAME", "PGPASSFILE", "PGSERVICEFILE"} {
+	for _, name := range []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSERVICE", "PGSSLMODE",
+		"PGAPPNAME", "PGPASSFILE", "PGSERVICEFILE"} {
 		f.Setenv(name, "")
 	}
 	f.Setenv("AWS_CONFIG_FILE", "/nonexistent")
@@ -292,7 +319,8 @@ func FuzzLoad(f *testing.F) {
 	f.Setenv("AWS_REGION", "eu-west-1")
 	f.Setenv("HOME", f.TempDir())
 	f.Fuzz(func(t *testing.T, one uint8, first string, two uint8, second string) {
-		if strings.Contains(first+second, "service") || strings.Contains(first+second, "ssl") || strings.Contains(first+second, "passfile") {
+		if strings.Contains(first+second, "service") || strings.Contains(first+second, "ssl") ||
+			strings.Contains(first+second, "passfile") {
 			t.Skip("names a file")
 		}
 		settings := enough(map[string]string{names[int(one)%len(names)]: first, names[int(two)%len(names)]: second})

@@ -30,7 +30,8 @@ func TestTemporalAPIKeyRotates(t *testing.T) {
 	right.Store("old")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, r any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, r any, _ *grpc.UnaryServerInfo,
+		next grpc.UnaryHandler) (any, error) {
 		sent, _ := metadata.FromIncomingContext(ctx)
 		if got := strings.Join(sent.Get("authorization"), ""); got != "Bearer "+right.Load().(string) {
 			return nil, status.Error(codes.Unauthenticated, "invalid API key")
@@ -43,7 +44,8 @@ func TestTemporalAPIKeyRotates(t *testing.T) {
 
 	file := filepath.Join(t.TempDir(), "temporal.toml")
 	write := func(key string) {
-		text := "[profile.default]\naddress = \"" + l.Addr().String() + "\"\napi_key = \"" + key + "\"\n[profile.default.tls]\ndisabled = true\n"
+		text := "[profile.default]\naddress = \"" + l.Addr().String() + "\"\napi_key = \"" + key +
+			"\"\n[profile.default.tls]\ndisabled = true\n"
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	}
 	write("old")
@@ -53,7 +55,8 @@ func TestTemporalAPIKeyRotates(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	taken := func() bool {
-		_, err := c.WorkflowService().DescribeNamespace(t.Context(), &workflowservice.DescribeNamespaceRequest{Namespace: "default"})
+		_, err := c.WorkflowService().DescribeNamespace(t.Context(),
+			&workflowservice.DescribeNamespaceRequest{Namespace: "default"})
 		var passed *serviceerror.Unimplemented
 		return errors.As(err, &passed)
 	}
@@ -71,7 +74,8 @@ func TestTemporalAPIKeyRotates(t *testing.T) {
 	}
 	write("new")
 	require.NoError(t, os.WriteFile(file, []byte("[profile.default\n"), 0o600))
-	require.Never(t, func() bool { return !taken() }, 2*time.Second, 100*time.Millisecond, "what can't be read changes nothing")
+	require.Never(t, func() bool { return !taken() }, 2*time.Second, 100*time.Millisecond,
+		"what can't be read changes nothing")
 }
 
 func TestTemporalConfigFileIsBounded(t *testing.T) {

@@ -80,7 +80,8 @@ func choosesServer(connString string, getenv func(string) string) bool {
 		return true
 	}
 	home, _ := os.UserHomeDir()
-	services, err := pgservicefile.ReadServicefile(cmp.Or(said("servicefile"), getenv("PGSERVICEFILE"), filepath.Join(home, ".pg_service.conf")))
+	services, err := pgservicefile.ReadServicefile(cmp.Or(said("servicefile"), getenv("PGSERVICEFILE"),
+		filepath.Join(home, ".pg_service.conf")))
 	if err != nil {
 		return false // pgx has said so, if it wants one
 	}
@@ -88,7 +89,8 @@ func choosesServer(connString string, getenv func(string) string) bool {
 	return err == nil && service.Settings["target_session_attrs"] != ""
 }
 
-var errReadOnly = errors.New("the server is read-only: it is a standby, as an old primary is after a failover, or default_transaction_read_only is on; " +
+var errReadOnly = errors.New("the server is read-only: it is a standby, as an old primary is after a failover, or " +
+	"default_transaction_read_only is on; " +
 	"name all hosts in the URL, or another target_session_attrs than read-write")
 
 // takesWrites is target_session_attrs=read-write, with an error that says what to do.

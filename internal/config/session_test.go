@@ -23,7 +23,8 @@ import (
 
 // urlOf is the address of c's database, with the given query.
 func urlOf(c *pgx.ConnConfig, query string) string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Host: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))),
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(c.User, c.Password),
+		Host: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))),
 		Path: "/" + c.Database, RawQuery: query}
 	return u.String()
 }
@@ -41,7 +42,8 @@ func open(t *testing.T, databaseURL string) *pgxpool.Pool {
 
 func show(t *testing.T, pool *pgxpool.Pool, setting string) (value string) {
 	t.Helper()
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT pg_catalog.current_setting($1)`, pgx.QueryExecModeExec, setting).Scan(&value))
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT pg_catalog.current_setting($1)`, pgx.QueryExecModeExec,
+		setting).Scan(&value))
 	return value
 }
 
@@ -49,13 +51,15 @@ func show(t *testing.T, pool *pgxpool.Pool, setting string) (value string) {
 func TestDatabaseSettings(t *testing.T) {
 	pool := teststack.NewEmpty(t)
 	database := pool.Config().ConnConfig.Database
-	for _, setting := range []string{`client_encoding = 'LATIN1'`, `standard_conforming_strings = off`, `search_path = 'public'`,
+	for _, setting := range []string{`client_encoding = 'LATIN1'`, `standard_conforming_strings = off`,
+		`search_path = 'public'`,
 		`default_transaction_isolation = 'serializable'`, `jit = on`} {
 		_, err := pool.Exec(t.Context(), fmt.Sprintf(`ALTER DATABASE %s SET %s`, database, setting))
 		require.NoError(t, err)
 	}
 	own := open(t, urlOf(pool.Config().ConnConfig, "search_path=public"))
-	for setting, want := range map[string]string{"client_encoding": "UTF8", "standard_conforming_strings": "on", "search_path": "pg_catalog",
+	for setting, want := range map[string]string{"client_encoding": "UTF8", "standard_conforming_strings": "on",
+		"search_path":                   "pg_catalog",
 		"default_transaction_isolation": "read committed", "jit": "off", "application_name": "outflow"} {
 		require.Equal(t, want, show(t, own, setting), setting)
 	}
@@ -81,12 +85,14 @@ func TestDatabaseReadOnly(t *testing.T) {
 	service := filepath.Join(t.TempDir(), "service.conf")
 	require.NoError(t, os.WriteFile(service, []byte("[other]\n[shop]\ntarget_session_attrs=any\n"), 0o600))
 	require.NoError(t, open(t, urlOf(from, "service=shop&servicefile="+url.QueryEscape(service))).Ping(t.Context()))
-	require.ErrorContains(t, open(t, urlOf(from, "service=other&servicefile="+url.QueryEscape(service))).Ping(t.Context()), "the server is read-only")
+	require.ErrorContains(t, open(t, urlOf(from,
+		"service=other&servicefile="+url.QueryEscape(service))).Ping(t.Context()), "the server is read-only")
 	require.NoError(t, open(t, urlOf(writable.Config().ConnConfig, "")).Ping(t.Context()))
 }
 
 func TestDatabaseConnectTimeout(t *testing.T) {
-	for query, want := range map[string]time.Duration{"": 10 * time.Second, "connect_timeout=0": 10 * time.Second, "connect_timeout=3": 3 * time.Second} {
+	for query, want := range map[string]time.Duration{"": 10 * time.Second, "connect_timeout=0": 10 * time.Second,
+		"connect_timeout=3": 3 * time.Second} {
 		c, err := config.Database(func(string) string { return "postgres://127.0.0.1/x?" + query })
 		require.NoError(t, err)
 		require.Equal(t, want, c.ConnConfig.ConnectTimeout, query)
@@ -171,7 +177,8 @@ func TestARoleWithOneConnection(t *testing.T) {
 		one.Close()
 		require.Eventually(t, func() bool {
 			var left int
-			require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE usename = $1`, c.User).Scan(&left))
+			require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE usename = $1`,
+				c.User).Scan(&left))
 			return left == 0
 		}, time.Minute, time.Millisecond)
 	}

@@ -23,12 +23,14 @@ func temporal(getenv func(string) string) (client.Options, *engineFiles, error) 
 	files, err := settings.Reload("TEMPORAL_…", func() (engine, error) { return readEngine(getenv, read) })
 	read = settings.ReadSettledFile
 	if err != nil {
-		return client.Options{}, nil, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s", settings.Brief(err.Error()))
+		return client.Options{}, nil, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s",
+			settings.Brief(err.Error()))
 	}
 	options := files.Get().options
 	var errs []error
 	if address := options.HostPort; address != "" && !settings.IsHostPort(address) && !namesResolver(address) {
-		errs = append(errs, fmt.Errorf("TEMPORAL_ADDRESS: wants host:port, such as temporal.example.com:7233, without a scheme (got %s)", settings.Quote(address)))
+		errs = append(errs, fmt.Errorf("TEMPORAL_ADDRESS: wants host:port, such as temporal.example.com:7233, "+
+			"without a scheme (got %s)", settings.Quote(address)))
 	}
 	// The loader overlooks what it can't read, and a connection without TLS would be
 	// a surprise.

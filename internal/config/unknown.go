@@ -31,7 +31,8 @@ func Unknown(getenv func(string) string) []string {
 	for _, pair := range os.Environ() {
 		name, _, _ := strings.Cut(pair, "=")
 		upper := strings.ToUpper(name)
-		if !strings.HasPrefix(upper, ownPrefix) || slices.Contains(known, name) || injected.MatchString(name) || getenv(name) == "" {
+		if !strings.HasPrefix(upper, ownPrefix) || slices.Contains(known, name) || injected.MatchString(name) ||
+			getenv(name) == "" {
 			continue
 		}
 		warning := settings.Brief(name) + ": no setting has this name"

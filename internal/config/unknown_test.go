@@ -16,9 +16,11 @@ import (
 
 func TestUnknownVariablesAreNamed(t *testing.T) {
 	for name, says := range map[string]string{
-		"OUTFLOW_WEBHOOK_HOST":          "OUTFLOW_WEBHOOK_HOST: no setting has this name; did you mean OUTFLOW_WEBHOOK_HOSTS?",
-		"OUTFLOW_INFLIGHT":              "OUTFLOW_INFLIGHT: no setting has this name; did you mean OUTFLOW_IN_FLIGHT?",
-		"OUTFLOW_KEEP_CANCELED":         "OUTFLOW_KEEP_CANCELED: no setting has this name; did you mean OUTFLOW_KEEP_CANCELLED?",
+		"OUTFLOW_WEBHOOK_HOST": "OUTFLOW_WEBHOOK_HOST: no setting has this name; did you mean " +
+			"OUTFLOW_WEBHOOK_HOSTS?",
+		"OUTFLOW_INFLIGHT": "OUTFLOW_INFLIGHT: no setting has this name; did you mean OUTFLOW_IN_FLIGHT?",
+		"OUTFLOW_KEEP_CANCELED": "OUTFLOW_KEEP_CANCELED: no setting has this name; did you mean " +
+			"OUTFLOW_KEEP_CANCELLED?",
 		"Outflow_Lease":                 "Outflow_Lease: no setting has this name; did you mean OUTFLOW_LEASE?",
 		"OUTFLOW_DATABASE_URL":          "OUTFLOW_DATABASE_URL: no setting has this name",
 		"OUTFLOW_":                      "OUTFLOW_: no setting has this name",
@@ -32,7 +34,8 @@ func TestUnknownVariablesAreNamed(t *testing.T) {
 		"OUTFLOW_A_SERVICE_PORT_PROBES": "",
 		"OUTFLOW_A_PORT_8086_TCP_ADDR":  "",
 		"OUTFLOW_STARTER_PORT_8086_TCP": "",
-		"OUTFLOW_WEBHOOK_SECRETS":       "OUTFLOW_WEBHOOK_SECRETS: no setting has this name; did you mean OUTFLOW_WEBHOOK_SECRET?",
+		"OUTFLOW_WEBHOOK_SECRETS": "OUTFLOW_WEBHOOK_SECRETS: no setting has this name; did you mean " +
+			"OUTFLOW_WEBHOOK_SECRET?",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(name, "hidden")
@@ -58,13 +61,15 @@ func TestUnknownVariablesAreWarnedOf(t *testing.T) {
 	require.NoError(t, err)
 	var said bytes.Buffer
 	c.WarnTo(slog.New(slog.NewTextHandler(&said, nil)))
-	assert.Contains(t, said.String(), `level=WARN msg=settings warning="OUTFLOW_LEESE: no setting has this name; did you mean OUTFLOW_LEASE?"`)
+	assert.Contains(t, said.String(), `level=WARN msg=settings warning="OUTFLOW_LEESE: no setting has this name; `+
+		`did you mean OUTFLOW_LEASE?"`)
 }
 
 // Every variable that the programs' sources name is known.
 func TestEveryVariableIsKnown(t *testing.T) {
 	found := 0
-	for _, folder := range []string{"../../cmd/outflow", "../../starter", "../../worker", "../service", "../program", "../brokers", "."} {
+	for _, folder := range []string{"../../cmd/outflow", "../../starter", "../../worker", "../service", "../program",
+		"../brokers", "."} {
 		files, err := filepath.Glob(filepath.Join(folder, "*.go"))
 		require.NoError(t, err)
 		for _, file := range files {
@@ -73,7 +78,8 @@ func TestEveryVariableIsKnown(t *testing.T) {
 			}
 			text, err := os.ReadFile(file)
 			require.NoError(t, err)
-			for _, name := range regexp.MustCompile(`"(OUTFLOW_[A-Z_]+[A-Z])"`).FindAllStringSubmatch(string(text), -1) {
+			for _, name := range regexp.MustCompile(`"(OUTFLOW_[A-Z_]+[A-Z])"`).FindAllStringSubmatch(string(text),
+				-1) {
 				found++
 				t.Setenv(name[1], "x")
 				for _, warning := range config.Unknown(os.Getenv) {

@@ -15,13 +15,12 @@ import (
 	"github.com/outflowhq/outflow/internal/bounded"
 )
 
-// reloadEvery is the age at which a value is read again when somebody asks for it.
+// reloadEvery is the age at which Get reads a value again.
 const reloadEvery = time.Second
 
-// Reloaded is a value that comes from files, which may change while the program runs. Get
-// reads it again, at most once in reloadEvery. Files that can't be read, or have a
-// mistake, leave the last good value, and are warned of once. It is safe for concurrent
-// use.
+// Reloaded is a value that comes from files, which may change while the program runs. Get reads it
+// again, at most once in reloadEvery. Where files can't be read, or have a mistake, the last good
+// value stays, and one warning is logged. It is safe for concurrent use.
 type Reloaded[T any] struct {
 	name string // the setting, for the warning
 	read func() (T, error)
@@ -33,7 +32,7 @@ type Reloaded[T any] struct {
 	warned string
 }
 
-// Reload reads the value for the first time. name is the setting that names the files.
+// Reload reads the value for the first time. name is the setting that has the files' names.
 func Reload[T any](name string, read func() (T, error)) (*Reloaded[T], error) {
 	value, err := read()
 	if err != nil {
@@ -71,10 +70,10 @@ func (r *Reloaded[T]) Get() T {
 	switch {
 	case errors.Is(err, errUnsettled):
 	case err != nil:
-		if said := err.Error(); said != r.warned && r.log != nil {
+		if message := err.Error(); message != r.warned && r.log != nil {
 			r.log.Warn("reading a setting's files again; their last good content stays in use",
-				"setting", r.name, "error", Brief(said))
-			r.warned = said
+				"setting", r.name, "error", Brief(message))
+			r.warned = message
 		}
 	default:
 		r.value, r.warned = value, ""
@@ -82,8 +81,7 @@ func (r *Reloaded[T]) Get() T {
 	return r.value
 }
 
-// WarnTo gives the value a log for its warnings. A nil *Reloaded is a setting that names
-// no file.
+// WarnTo gives the value a log for its warnings. It does nothing for nil, a setting without a file.
 func (r *Reloaded[T]) WarnTo(log *slog.Logger) {
 	if r == nil {
 		return
@@ -93,15 +91,15 @@ func (r *Reloaded[T]) WarnTo(log *slog.Logger) {
 	r.log = log
 }
 
-// errUnsettled says that somebody may still write the file: a later Get reads it.
+// errUnsettled says that a program may still write the file: a later Get reads it.
 var errUnsettled = errors.New("the file is being written")
 
 // maxFile bounds a file of settings, in bytes.
 const maxFile = 1 << 20
 
-// ReadSettledFile reads a file that nobody has written to in the last reloadEvery: a
-// program that writes it in place must not be read half way. It refuses what is no
-// regular file, such as a pipe, which can be read only once.
+// ReadSettledFile reads a file without a change in the last reloadEvery: a program that writes it
+// in place may be half-way. It refuses a file that is not regular, such as a pipe, which can be
+// read only once.
 func ReadSettledFile(name string) ([]byte, error) {
 	info, err := os.Stat(name)
 	if err != nil {

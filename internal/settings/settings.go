@@ -21,8 +21,8 @@ import (
 // Setting is one variable, and where its value goes.
 type Setting struct {
 	Name, Default, Meaning string
-	// Set reads a value that is not empty. Its error follows the name and says what the
-	// variable wants. It is nil where a client library reads the variable by itself.
+	// Set reads a value that is not empty. Its error follows the name and says what the variable
+	// wants. It is nil where a client library reads the variable by itself.
 	Set func(value string) error
 	// Secret reports whether no error may repeat this value. nil: any may be repeated.
 	Secret func(value string) bool
@@ -44,8 +44,8 @@ func Read(all []Setting, getenv func(string) string) []error {
 	return errs
 }
 
-// WithoutDefaults gives the environment without settings that are "none" or "off" where
-// help shows that as the default: people may write it down.
+// WithoutDefaults returns the environment without settings whose value is "none" or "off" where
+// help shows that as the default: users may set it explicitly.
 func WithoutDefaults(getenv func(string) string, all []Setting) func(string) string {
 	return func(name string) string {
 		value := getenv(name)
@@ -82,16 +82,15 @@ func Quote(value string) string {
 	return fmt.Sprintf("%q… of %d bytes", value[:limit], len(value))
 }
 
-// Brief makes the text of a library one line of at most 400 characters: it may repeat a
-// value, whatever that is.
-func Brief(said string) string {
+// Brief makes a library's text one line of at most 400 characters: it may repeat any value.
+func Brief(message string) string {
 	const limit = 400 // characters
 	return text.Limit(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(said, "\uFFFD")), limit)
+	}, strings.ToValidUTF8(message, "\uFFFD")), limit)
 }
 
 // Duration sets *into to a duration from low to high.

@@ -144,7 +144,8 @@ func TestHeadersOfHosts(t *testing.T) {
 	assert.Equal(t, []string{"hunter2"}, (<-requests).Header.Values("X-Api-Key"), "callbacks too")
 
 	for file, says := range map[string]string{
-		"hunter2..com x-api-key: a":                "line 1: wants host header-name: value: the first word is no host name",
+		"hunter2..com x-api-key: a": "line 1: wants host header-name: value: the first word is no " +
+			"host name",
 		"\napi.example.com":                        "line 2: after the host: wants header-name: value",
 		"api.example.com hunter2":                  "line 1: after the host: wants header-name: value",
 		"api.example.com x_api_key: hunter2":       "line 1: after the host: wants header-name: value",
@@ -454,10 +455,11 @@ func TestSecretsOfHosts(t *testing.T) {
 	assert.Equal(t, s.Default, s.For("example.com"))
 
 	for file, says := range map[string]string{
-		"api.example.com":                            "line 1: wants a secret",
-		"\n" + newSecret(3):                          "line 2: wants host secret [secret…]: the first word is no host name",
-		"a.example.com hunter2":                      "line 1: secret 1: wants whsec_ and 24 to 64 random bytes",
-		"a.example.com " + newSecret(3) + " hunter2": "line 1: secret 2: wants whsec_",
+		"api.example.com": "line 1: wants a secret",
+		"\n" + newSecret(3): "line 2: wants host secret [secret…]: the first word is no " +
+			"host name",
+		"a.example.com hunter2":                                             "line 1: secret 1: wants whsec_ and 24 to 64 random bytes",
+		"a.example.com " + newSecret(3) + " hunter2":                        "line 1: secret 2: wants whsec_",
 		"a.example.com " + newSecret(3) + "\nA.example.com " + newSecret(3): "line 2: this host has a line already",
 		"a.example.com " + strings.Repeat("x", 70_000):                      "line 1: bufio.Scanner: token too long",
 		strings.Repeat("# a comment\n", 100_000):                            "wants at most 1048576 bytes",

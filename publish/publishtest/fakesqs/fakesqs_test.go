@@ -77,7 +77,8 @@ func TestRulesOfABatch(t *testing.T) {
 		_, err := client.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: &orders, Entries: entries})
 		assert.Equal(t, want, strings.TrimPrefix(codeOf(err), "AWS.SimpleQueueService."), "%v", err)
 	}
-	_, err := client.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: aws.String(orders + "x"), Entries: eleven})
+	_, err := client.SendMessageBatch(t.Context(),
+		&sqs.SendMessageBatchInput{QueueUrl: aws.String(orders + "x"), Entries: eleven})
 	assert.Equal(t, "AWS.SimpleQueueService.NonExistentQueue", codeOf(err))
 }
 
@@ -92,7 +93,8 @@ func TestRulesOfAMessage(t *testing.T) {
 		return e
 	}
 	named := func(name string) map[string]types.MessageAttributeValue {
-		return map[string]types.MessageAttributeValue{name: {DataType: aws.String("String"), StringValue: aws.String("v")}}
+		return map[string]types.MessageAttributeValue{name: {DataType: aws.String("String"),
+			StringValue: aws.String("v")}}
 	}
 	grouped := entry("a", "x")
 	grouped.MessageGroupId = aws.String("g")
@@ -110,7 +112,8 @@ func TestRulesOfAMessage(t *testing.T) {
 		"non-character":             {orders, entry("a", "\uFFFE"), "InvalidMessageContents"},
 		"queue's own limit":         {small, entry("a", strings.Repeat("x", 1025)), "InvalidParameterValue"},
 		"attributes count as bytes": {small, withAttributes(attributes(1, strings.Repeat("x", 1024-9))), ""},
-		"to the last one":           {small, withAttributes(attributes(1, strings.Repeat("x", 1024-8))), "InvalidParameterValue"},
+		"to the last one": {small, withAttributes(attributes(1, strings.Repeat("x", 1024-8))),
+			"InvalidParameterValue"},
 		"ten attributes":            {orders, withAttributes(attributes(10, "v")), ""},
 		"eleven attributes":         {orders, withAttributes(attributes(11, "v")), "InvalidParameterValue"},
 		"empty attribute":           {orders, withAttributes(attributes(1, "")), "InvalidParameterValue"},
@@ -148,7 +151,8 @@ func TestReceivingHidesAndDeletes(t *testing.T) {
 	})
 	require.NoError(t, err)
 	receive := func(names ...string) []types.Message {
-		out, err := client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &orders, MessageAttributeNames: names})
+		out, err := client.ReceiveMessage(t.Context(),
+			&sqs.ReceiveMessageInput{QueueUrl: &orders, MessageAttributeNames: names})
 		require.NoError(t, err)
 		return out.Messages
 	}
@@ -160,7 +164,8 @@ func TestReceivingHidesAndDeletes(t *testing.T) {
 	got = receive("All")
 	require.Len(t, got, 1, "visible again")
 	assert.Len(t, got[0].MessageAttributes, 2)
-	_, err = client.DeleteMessage(t.Context(), &sqs.DeleteMessageInput{QueueUrl: &orders, ReceiptHandle: got[0].ReceiptHandle})
+	_, err = client.DeleteMessage(t.Context(),
+		&sqs.DeleteMessageInput{QueueUrl: &orders, ReceiptHandle: got[0].ReceiptHandle})
 	require.NoError(t, err)
 	assert.Empty(t, fake.Messages("", "orders"))
 }
@@ -175,7 +180,8 @@ func TestLongPollEndsWhenAMessageArrives(t *testing.T) {
 		assert.NoError(t, err)
 		got <- len(out.Messages)
 	}()
-	require.Eventually(t, func() bool { return len(fake.Requests("ReceiveMessage")) == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(fake.Requests("ReceiveMessage")) == 1 }, 5*time.Second,
+		time.Millisecond)
 	_, err := client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &orders, MessageBody: aws.String("x")})
 	require.NoError(t, err)
 	assert.Equal(t, 1, <-got)
@@ -186,7 +192,8 @@ func TestFIFOGroupWaitsForItsMessageInFlight(t *testing.T) {
 	client, _, fifo := start(t, &fakesqs.Server{})
 	for i, group := range []string{"g", "g", "h"} {
 		_, err := client.SendMessage(t.Context(), &sqs.SendMessageInput{
-			QueueUrl: &fifo, MessageBody: aws.String(fmt.Sprint(i)), MessageGroupId: &group, MessageDeduplicationId: aws.String(fmt.Sprint(i)),
+			QueueUrl: &fifo, MessageBody: aws.String(fmt.Sprint(i)), MessageGroupId: &group,
+			MessageDeduplicationId: aws.String(fmt.Sprint(i)),
 		})
 		require.NoError(t, err)
 	}
@@ -208,7 +215,8 @@ func TestQueuesAndFaults(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, list.QueueUrls, 2)
 
-	fake.Inject(fakesqs.Fault{Queue: "orders", Times: 1, Error: &fakesqs.Error{Status: 503, Code: "ServiceUnavailable"}})
+	fake.Inject(fakesqs.Fault{Queue: "orders", Times: 1,
+		Error: &fakesqs.Error{Status: 503, Code: "ServiceUnavailable"}})
 	purge := &sqs.PurgeQueueInput{QueueUrl: &orders}
 	_, err = client.PurgeQueue(t.Context(), purge)
 	assert.Equal(t, "ServiceUnavailable", codeOf(err))
@@ -233,24 +241,28 @@ func TestQueuesAndFaults(t *testing.T) {
 func TestAcceptancesKeepWhatWasTaken(t *testing.T) {
 	fake := &fakesqs.Server{}
 	client, orders, fifo := start(t, fake)
-	_, err := client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &orders, MessageBody: aws.String("first")})
+	_, err := client.SendMessage(t.Context(),
+		&sqs.SendMessageInput{QueueUrl: &orders, MessageBody: aws.String("first")})
 	require.NoError(t, err)
 	fake.Inject(fakesqs.Fault{Queue: "orders", Times: 1, CutAfter: true})
-	_, err = client.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: &orders, Entries: []types.SendMessageBatchRequestEntry{entry("a", "cut"), entry("b", "\a")}})
+	_, err = client.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: &orders,
+		Entries: []types.SendMessageBatchRequestEntry{entry("a", "cut"), entry("b", "\a")}})
 	require.Error(t, err)
 	_, err = client.PurgeQueue(t.Context(), &sqs.PurgeQueueInput{QueueUrl: &orders})
 	require.NoError(t, err)
 	for range 2 {
-		_, err = client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &fifo, MessageBody: aws.String("again"), MessageGroupId: aws.String("g"), MessageDeduplicationId: aws.String("d")})
+		_, err = client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &fifo,
+			MessageBody: aws.String("again"), MessageGroupId: aws.String("g"), MessageDeduplicationId: aws.String("d")})
 		require.NoError(t, err)
 	}
-	var told []string
+	var accepted []string
 	for _, a := range fake.Acceptances() {
 		assert.False(t, a.Answered.Before(a.Received))
-		told = append(told, fmt.Sprint(a.Queue, " ", a.MessageBody, " from ", a.Caller, " ", a.Cut, " ", a.Deduplicated))
+		accepted = append(accepted, fmt.Sprint(a.Queue, " ", a.MessageBody, " from ", a.Caller, " ", a.Cut, " ",
+			a.Deduplicated))
 	}
 	assert.Equal(t, []string{
 		"orders first from fake false false", "orders cut from fake true false",
 		"orders.fifo again from fake false false", "orders.fifo again from fake false true",
-	}, told)
+	}, accepted)
 }

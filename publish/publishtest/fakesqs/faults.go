@@ -57,8 +57,8 @@ func (s *Server) Heal(queue string) {
 	s.faults = kept
 }
 
-// note remembers the request and returns the fault that applies to it, or nil.
-func (s *Server) note(r Request) *fault {
+// faultFor stores the request and returns the fault that applies to it, or nil.
+func (s *Server) faultFor(r Request) *fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests = append(s.requests, r)

@@ -1,7 +1,6 @@
 package fakesqs
 
-// Messages returns what stands in a queue, in the order of acceptance, whether
-// visible or not.
+// Messages returns the messages in a queue, visible or not, in the order of acceptance.
 func (s *Server) Messages(account, name string) []Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -24,7 +24,7 @@ type stored struct {
 	received int
 }
 
-// accepted is how SQS names a message that it took.
+// accepted has SQS's names of a message that it accepted.
 type accepted struct {
 	MessageId        string
 	MD5OfMessageBody string
@@ -48,8 +48,8 @@ type batchOutput struct {
 	Failed     []failedEntry  `json:",omitempty"`
 }
 
-// taken is a message as it was taken.
-type taken struct {
+// acceptedMessage is a message that SQS accepted.
+type acceptedMessage struct {
 	Entry
 	deduplicated bool
 }
@@ -59,14 +59,15 @@ func md5Of(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// put stores a message, unless its deduplication ID was seen lately: then it
-// answers with the first one's names.
+// put stores a message, unless its deduplication ID came within dedupInterval: then it returns the
+// first message's names.
 func (q *queue) put(e Entry, now time.Time) (_ accepted, deduplicated bool) {
 	if first, ok := q.seen[e.MessageDeduplicationId]; q.fifo && ok && now.Sub(first.at) < dedupInterval {
 		return first.as, true
 	}
 	q.sent++
-	as := accepted{MessageId: fmt.Sprintf("00000000-0000-4000-8000-%012d", q.sent), MD5OfMessageBody: md5Of(e.MessageBody)}
+	as := accepted{MessageId: fmt.Sprintf("00000000-0000-4000-8000-%012d", q.sent),
+		MD5OfMessageBody: md5Of(e.MessageBody)}
 	if q.fifo {
 		as.SequenceNumber = fmt.Sprintf("%020d", q.sent)
 		q.seen[e.MessageDeduplicationId] = sighting{at: now, as: as}
@@ -77,34 +78,35 @@ func (q *queue) put(e Entry, now time.Time) (_ accepted, deduplicated bool) {
 	return as, false
 }
 
-func (q *queue) sendOne(e sendEntry, now time.Time) (any, []taken, *Error) {
+func (q *queue) sendOne(e sendEntry, now time.Time) (any, []acceptedMessage, *Error) {
 	if err := checkMessage(e.Entry, q.fifo, q.number("MaximumMessageSize")); err != nil {
 		return nil, nil, err
 	}
 	as, deduplicated := q.put(e.Entry, now)
-	return as, []taken{{e.Entry, deduplicated}}, nil
+	return as, []acceptedMessage{{e.Entry, deduplicated}}, nil
 }
 
-// sendBatch takes what it can: "the batch request can result in a combination
+// sendBatch accepts what it can: "the batch request can result in a combination
 // of successful and unsuccessful actions".
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
-func (q *queue) sendBatch(entries []sendEntry, now time.Time, f *fault) (any, []taken, *Error) {
+func (q *queue) sendBatch(entries []sendEntry, now time.Time, f *fault) (any, []acceptedMessage, *Error) {
 	if err := checkBatch(entries); err != nil {
 		return nil, nil, err
 	}
 	var out batchOutput
-	var all []taken
+	var all []acceptedMessage
 	for _, e := range entries {
 		err := checkMessage(e.Entry, q.fifo, q.number("MaximumMessageSize"))
 		if refused := f.refuses(e.Entry); refused != nil {
 			err = refused
 		}
 		if err != nil {
-			out.Failed = append(out.Failed, failedEntry{Id: e.Id, SenderFault: err.SenderFault, Code: err.Code, Message: err.Message})
+			out.Failed = append(out.Failed,
+				failedEntry{Id: e.Id, SenderFault: err.SenderFault, Code: err.Code, Message: err.Message})
 			continue
 		}
 		as, deduplicated := q.put(e.Entry, now)
-		all = append(all, taken{e.Entry, deduplicated})
+		all = append(all, acceptedMessage{e.Entry, deduplicated})
 		if f.corrupts(e.Entry) {
 			as.MD5OfMessageBody = md5Of("something else")
 		}
@@ -201,13 +203,14 @@ func (m *stored) show(in input) receivedMessage {
 	return out
 }
 
-// delete takes a message out by its receipt, also by an older one of a standard
-// queue; one that is gone already is no error.
+// delete removes a message by its receipt, also by an older receipt of a standard queue. A message
+// that was removed before is no error.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html
 func (q *queue) delete(receipt string) *Error {
 	id, _, ok := strings.Cut(receipt, "/")
 	if !ok {
-		return &Error{Code: "ReceiptHandleIsInvalid", SenderFault: true, Message: "The specified receipt handle isn't valid."}
+		return &Error{Code: "ReceiptHandleIsInvalid", SenderFault: true,
+			Message: "The specified receipt handle isn't valid."}
 	}
 	q.messages = slices.DeleteFunc(q.messages, func(m *stored) bool { return m.MessageId == id })
 	return nil
@@ -217,7 +220,8 @@ func (q *queue) deleteBatch(entries []sendEntry) any {
 	var out batchOutput
 	for _, e := range entries {
 		if err := q.delete(e.ReceiptHandle); err != nil {
-			out.Failed = append(out.Failed, failedEntry{Id: e.Id, SenderFault: true, Code: err.Code, Message: err.Message})
+			out.Failed = append(out.Failed,
+				failedEntry{Id: e.Id, SenderFault: true, Code: err.Code, Message: err.Message})
 			continue
 		}
 		out.Successful = append(out.Successful, successEntry{Id: e.Id})

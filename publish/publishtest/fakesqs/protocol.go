@@ -88,7 +88,7 @@ func pathOf(queueURL string) string {
 	return strings.Trim(u.Path, "/")
 }
 
-// wants reports whether a list of attribute names asks for name: by itself, by
+// wants reports whether a list of attribute names has name: by itself, by
 // "All", or by a prefix that ends in ".*".
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
 func wants(names []string, name string) bool {

@@ -36,19 +36,22 @@ func invalid(format string, a ...any) *Error {
 	return &Error{Code: "InvalidParameterValue", SenderFault: true, Message: fmt.Sprintf(format, a...)}
 }
 
-// checkBatch holds the rules of a whole batch.
+// checkBatch checks the rules for a whole batch.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html#API_SendMessageBatch_Errors
 func checkBatch(entries []sendEntry) *Error {
 	if len(entries) == 0 {
-		return batchError("EmptyBatchRequest", "There should be at least one SendMessageBatchRequestEntry in the request.")
+		return batchError("EmptyBatchRequest",
+			"There should be at least one SendMessageBatchRequestEntry in the request.")
 	}
 	if len(entries) > maxEntries {
-		return batchError("TooManyEntriesInBatchRequest", "Maximum number of entries per request are 10. You have sent %d.", len(entries))
+		return batchError("TooManyEntriesInBatchRequest",
+			"Maximum number of entries per request are 10. You have sent %d.", len(entries))
 	}
 	seen, total := map[string]bool{}, 0
 	for _, e := range entries {
 		if !entryID.MatchString(e.Id) {
-			return batchError("InvalidBatchEntryId", "A batch entry id can only contain alphanumeric characters, hyphens and underscores, at most 80.")
+			return batchError("InvalidBatchEntryId",
+				"A batch entry id can only contain alphanumeric characters, hyphens and underscores, at most 80.")
 		}
 		if seen[e.Id] {
 			return batchError("BatchEntryIdsNotDistinct", "Id %s repeated.", e.Id)
@@ -57,7 +60,8 @@ func checkBatch(entries []sendEntry) *Error {
 		total += e.size()
 	}
 	if total > maxBytes {
-		return batchError("BatchRequestTooLong", "Batch requests cannot be longer than %d bytes. You have sent %d bytes.", maxBytes, total)
+		return batchError("BatchRequestTooLong",
+			"Batch requests cannot be longer than %d bytes. You have sent %d bytes.", maxBytes, total)
 	}
 	return nil
 }
@@ -66,21 +70,24 @@ func batchError(code, format string, a ...any) *Error {
 	return &Error{Code: code, QueryCode: "AWS.SimpleQueueService." + code, Message: fmt.Sprintf(format, a...)}
 }
 
-// checkMessage holds the rules of one message.
+// checkMessage checks the rules for a message.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-metadata.html
 func checkMessage(e Entry, fifo bool, limit int) *Error {
 	if e.MessageBody == "" { // "The minimum size is one character."
-		return &Error{Code: "MissingParameter", SenderFault: true, Message: "The request must contain the parameter MessageBody."}
+		return &Error{Code: "MissingParameter", SenderFault: true,
+			Message: "The request must contain the parameter MessageBody."}
 	}
 	if e.size() > limit {
 		return invalid("One or more parameters are invalid. Reason: Message must be shorter than %d bytes.", limit)
 	}
 	if !allowed(e.MessageBody) {
-		return &Error{Code: "InvalidMessageContents", SenderFault: true, Message: "Invalid characters found in the MessageBody."}
+		return &Error{Code: "InvalidMessageContents", SenderFault: true,
+			Message: "Invalid characters found in the MessageBody."}
 	}
 	if len(e.MessageAttributes) > maxAttributes {
-		return invalid("Number of message attributes [%d] exceeds the allowed maximum [%d].", len(e.MessageAttributes), maxAttributes)
+		return invalid("Number of message attributes [%d] exceeds the allowed maximum [%d].", len(e.MessageAttributes),
+			maxAttributes)
 	}
 	for name, a := range e.MessageAttributes {
 		if err := checkAttribute(name, a); err != nil {
@@ -89,7 +96,8 @@ func checkMessage(e Entry, fifo bool, limit int) *Error {
 	}
 	if !fifo {
 		if e.MessageDeduplicationId != "" {
-			return invalid("The request include parameter MessageDeduplicationId which is not valid for this queue type.")
+			return invalid("The request include parameter MessageDeduplicationId " +
+				"which is not valid for this queue type.")
 		}
 		return nil
 	}
@@ -105,7 +113,8 @@ func checkMessage(e Entry, fifo bool, limit int) *Error {
 
 func checkAttribute(name string, a Attribute) *Error {
 	lower := strings.ToLower(name)
-	if len(name) > 256 || !attributeName.MatchString(name) || strings.HasPrefix(lower, "aws.") || strings.HasPrefix(lower, "amazon.") {
+	if len(name) > 256 || !attributeName.MatchString(name) || strings.HasPrefix(lower, "aws.") ||
+		strings.HasPrefix(lower, "amazon.") {
 		return invalid("The name of a message attribute is not valid.")
 	}
 	if len(a.DataType) > 256 || !dataType.MatchString(a.DataType) {
@@ -126,7 +135,7 @@ func checkAttribute(name string, a Attribute) *Error {
 	return nil
 }
 
-// allowed holds SQS's set of characters: #x9 | #xA | #xD | #x20 to #xD7FF |
+// allowed reports whether s has SQS's set of characters only: #x9 | #xA | #xD | #x20 to #xD7FF |
 // #xE000 to #xFFFD | #x10000 to #x10FFFF.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 func allowed(s string) bool {

@@ -31,7 +31,7 @@ type Server struct {
 	// URLBase is the first part of queue URLs, such as "http://other.invalid";
 	// by default the host of the request. Requests are matched by path alone.
 	URLBase string
-	// AutoCreate makes every queue exist that is asked for.
+	// AutoCreate creates each queue that a request names.
 	AutoCreate bool
 
 	mu          sync.Mutex
@@ -63,7 +63,7 @@ type Error struct {
 	Code string
 	// QueryCode is the older spelling, which SQS sends in a header beside it.
 	QueryCode string
-	// SenderFault is told in a batch's entry.
+	// SenderFault is part of a batch's entry.
 	SenderFault bool
 	Message     string
 	// RetryAfter, if set, is sent as the header of that name.
@@ -85,7 +85,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var in input
 	// Go's JSON would replace invalid bytes silently.
 	if err := json.Unmarshal(body, &in); err != nil || !utf8.Valid(body) {
-		writeError(w, &Error{Code: "SerializationException", Message: fmt.Sprintf("the body is not JSON in UTF-8: %v", err)})
+		writeError(w, &Error{Code: "SerializationException",
+			Message: fmt.Sprintf("the body is not JSON in UTF-8: %v", err)})
 		return
 	}
 	req := Request{Action: action, Host: r.Host}
@@ -97,12 +98,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		req.Entries = append(req.Entries, e.Entry)
 	}
 	received := s.now()
-	f := s.note(req)
+	f := s.faultFor(req)
 	if !f.before(w, r) {
 		return
 	}
 	var noted []*Acceptance
-	out, failed := s.act(r, action, in, f, func(all []taken) { noted = s.accept(req, received, all) })
+	out, failed := s.act(r, action, in, f, func(all []acceptedMessage) { noted = s.accept(req, received, all) })
 	cut := f != nil && f.CutAfter
 	s.answered(noted, cut)
 	if cut {
@@ -116,9 +117,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
-// act does what is asked for. accept is told, under the lock, which messages were
-// taken.
-func (s *Server) act(r *http.Request, action string, in input, f *fault, accept func([]taken)) (any, *Error) {
+// act carries out the request. It calls accept, under the lock, with the messages that are
+// accepted.
+func (s *Server) act(r *http.Request, action string, in input, f *fault, accept func([]acceptedMessage)) (any, *Error) {
 	switch action {
 	case "CreateQueue":
 		return s.createQueue(r, in)
