@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Keep is how long final rows stay in the table; zero is forever, so that a period that nobody has
-// set deletes nothing. As text, in settings and in Temporal, it is "forever", a number of days such
+// Keep is how long final rows stay in the table; zero is forever, so that an unset period deletes
+// nothing. As text, in settings and in Temporal, it is "forever", a number of days such
 // as "30d", or a duration such as "36h".
 type Keep time.Duration
 
@@ -64,7 +64,7 @@ func (k *Keep) UnmarshalText(text []byte) error {
 type Retention struct {
 	Delivered Keep `json:"delivered"`
 	// Dead is for all dead rows. A dismissed row goes after Cancelled too, counted from its
-	// dismissal: somebody has decided that it is not sent.
+	// dismissal: an operator has decided that it is not sent.
 	Dead      Keep `json:"dead"`
 	Expired   Keep `json:"expired"`
 	Cancelled Keep `json:"cancelled"`
@@ -73,7 +73,7 @@ type Retention struct {
 }
 
 // DefaultRetention keeps delivered rows for a week, expired and cancelled rows for 30 days, and
-// dead rows until somebody has decided about them.
+// dead rows until an operator has decided about them.
 func DefaultRetention() Retention {
 	return Retention{Delivered: 7 * day, Dead: Forever, Expired: 30 * day, Cancelled: 30 * day}
 }

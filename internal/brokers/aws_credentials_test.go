@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// One queue's policy that refuses must cost the others nothing: credentials are looked
-// for now and then, and those that do not work replace no others.
+// The refusal of one queue's policy must not affect other queues: credentials are looked for at
+// intervals, and credentials that do not work never replace those in use.
 func TestCredentialsAreLookedForNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := func(name string, err error) aws.CredentialsProvider {

@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// awsServer takes one access key, which may change, and knows every queue.
+// awsServer accepts one access key, which may change, and has every queue.
 func awsServer(t *testing.T, code string) (url string, key *atomic.Value) {
 	t.Helper()
 	key = new(atomic.Value)
@@ -38,8 +38,8 @@ func awsServer(t *testing.T, code string) (url string, key *atomic.Value) {
 	return server.URL, key
 }
 
-// TestAWSCredentialsRotate: the SDK reads files once, and keeps what has no expiry for
-// as long as it runs.
+// TestAWSCredentialsRotate: the SDK by itself reads files once, and keeps credentials without an
+// expiry for as long as it runs.
 func TestAWSCredentialsRotate(t *testing.T) {
 	write := func(t *testing.T, file, text string, mode os.FileMode) {
 		t.Helper()
@@ -101,7 +101,7 @@ func TestAWSCredentialsRotate(t *testing.T) {
 	}
 }
 
-// TestWebhookSecretsRotate: a file that is right takes effect, and only a whole one.
+// TestWebhookSecretsRotate: a file takes effect where it is complete and correct.
 func TestWebhookSecretsRotate(t *testing.T) {
 	const second = "whsec_ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA="
 	file := filepath.Join(t.TempDir(), "secrets")
@@ -132,7 +132,7 @@ func TestWebhookSecretsRotate(t *testing.T) {
 	assert.Equal(t, 2, strings.Count(said.String(), "\n"), "once each:\n%s", &said)
 	assert.NotContains(t, said.String(), "hunter2")
 
-	for range 30 { // longer than an answer is kept, by somebody who still writes
+	for range 30 { // longer than an answer is kept, by a program that still writes
 		began := time.Now()
 		write("", 0)
 		kept := has(2)()

@@ -17,7 +17,7 @@ import (
 // goodSecret is the base64 of 32 bytes.
 const goodSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
-// loaded is what a registration's settings make.
+// loaded is the broker of a registration's settings.
 type loaded struct {
 	Broker
 	Webhook webhook.Options
@@ -113,7 +113,7 @@ func TestWebhookSecretsAreNotShown(t *testing.T) {
 	}
 }
 
-// Half of what webhooks need would end every message to an https address dead.
+// With half of the settings, every message to an https address would end dead.
 func TestHalfOfTheWebhookSettings(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secrets")
 	require.NoError(t, os.WriteFile(file, []byte("hooks.example.com "+goodSecret+"\n"), 0o600))
@@ -133,7 +133,7 @@ func TestHalfOfTheWebhookSettings(t *testing.T) {
 		"file or directory", "a secret in the wrong place is not shown")
 }
 
-// What help shows as the default may be written down.
+// A default that help shows may be set explicitly.
 func TestDefaultsOfNothing(t *testing.T) {
 	written := map[string]string{}
 	for _, s := range Settings() {

@@ -106,7 +106,7 @@ func TestEntryWithTooLittleTimeIsRefused(t *testing.T) {
 	})
 }
 
-func TestNobodyWaitsForASlotThatComesTooLate(t *testing.T) {
+func TestNoCallerWaitsForASlotThatComesTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{duration: 2 * time.Second}
 		c := coalesce.New(coalesce.Options[int]{MaxItems: 10, Timeout: 3 * time.Second}, r.call)

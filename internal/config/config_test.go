@@ -186,7 +186,7 @@ func TestPasswordsAreNotShown(t *testing.T) {
 	assert.NotContains(t, err.Error(), "hunter2")
 }
 
-// Whoever sends webhooks alone needs no region.
+// A program that sends webhooks alone needs no region.
 func TestNoRegionIsWanted(t *testing.T) {
 	c, err := load(t, enough(map[string]string{"AWS_REGION": ""}))
 	require.NoError(t, err)
@@ -226,7 +226,7 @@ func TestLogger(t *testing.T) {
 	assert.Contains(t, out.String(), `msg=hello n=1`)
 }
 
-// What help shows as the default may be written down.
+// A default that help shows may be set explicitly.
 func TestDefaultsOfNothing(t *testing.T) {
 	written := map[string]string{}
 	for _, s := range config.Settings {

@@ -49,8 +49,7 @@ var (
 	manyBits = "340282366920938463463374607431768211456" // 2 to the 128th
 )
 
-// hostile are values from the environment that must not come through, each with
-// the whole of its error.
+// hostile are values from the environment that must be refused, each with its whole error.
 var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_OUTBOX", "a/b", wantsPlain + ` (got "a/b")`},
 	{"OUTFLOW_OUTBOX", "..", wantsPlain + ` (got "..")`},
@@ -245,7 +244,7 @@ func TestHostileEnvironment(t *testing.T) {
 	}
 }
 
-// Odd, and meant.
+// Odd, and valid.
 func TestOddValuesThatAreFine(t *testing.T) {
 	for name, values := range map[string][]string{
 		"OUTFLOW_OUTBOX":         {"0", strings.Repeat("a", 100), "a._-"},

@@ -6,9 +6,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// rotateDatabase reads the files that a connection string names (PGPASSFILE,
-// PGSERVICEFILE, certificates) again for each new connection. Where that fails, what
-// they had before is tried.
+// rotateDatabase reads the files that a connection string names (PGPASSFILE, PGSERVICEFILE,
+// certificates) again for each new connection. Where that fails, the connection uses the earlier
+// content.
 func rotateDatabase(connString string) func(context.Context, *pgx.ConnConfig) error {
 	return func(_ context.Context, c *pgx.ConnConfig) error {
 		fresh, err := pgx.ParseConfig(connString)

@@ -15,21 +15,20 @@ import (
 	"github.com/outflowhq/outflow/internal/settings"
 )
 
-// engine is what Temporal's variables and files say.
+// engine has the settings of Temporal's variables and files.
 type engine struct {
 	options client.Options
 	apiKey  string
 }
 
-// readEngine reads the variables, and with read the file that they name, which may be
-// missing.
+// readEngine reads the variables, and with read the file that they name, which may be missing.
 func readEngine(getenv func(string) string, read func(name string) ([]byte, error)) (engine, error) {
 	text, err := read(cmp.Or(getenv("TEMPORAL_CONFIG_FILE"), envconfig.DefaultConfigFilePath()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return engine{}, err
 	}
 	profile, err := envconfig.LoadClientConfigProfile(envconfig.LoadClientConfigProfileOptions{
-		ConfigFileData: append(text, '\n'), // no data would have it read the file
+		ConfigFileData: append(text, '\n'), // without data it reads the file itself
 		EnvLookup:      lookup(getenv),
 	})
 	if err != nil {
@@ -39,8 +38,8 @@ func readEngine(getenv func(string) string, read func(name string) ([]byte, erro
 	return engine{options, profile.APIKey}, err
 }
 
-// rotate makes options follow the files that they were read from: API key and headers
-// for each request, certificates for each connection.
+// rotateTemporal makes options follow the files that they were read from: API key and headers for
+// each request, certificates for each connection.
 func rotateTemporal(options *client.Options, r *engineFiles) {
 	if options.Credentials != nil {
 		options.Credentials = client.NewAPIKeyDynamicCredentials(func(context.Context) (string, error) {
@@ -58,7 +57,7 @@ func rotateTemporal(options *client.Options, r *engineFiles) {
 
 type engineFiles = settings.Reloaded[engine]
 
-// headersProvider is the SDK's, which it does not name.
+// headersProvider is an interface of the SDK, which has no name for it.
 type headersProvider interface {
 	GetHeaders(ctx context.Context) (map[string]string, error)
 }
@@ -72,7 +71,7 @@ func (h headers) GetHeaders(ctx context.Context) (map[string]string, error) {
 	return nil, nil
 }
 
-// handshakes are TLS's, each with the certificates that are in the files at the time.
+// handshakes makes each TLS handshake with the certificates that are in the files at the time.
 type handshakes struct {
 	credentials.TransportCredentials
 	files *engineFiles
@@ -82,7 +81,7 @@ func (h handshakes) ClientHandshake(
 	ctx context.Context, authority string, conn net.Conn,
 ) (net.Conn, credentials.AuthInfo, error) {
 	now := h.files.Get().options.ConnectionOptions.TLS
-	if now == nil { // never without what was asked for at the start
+	if now == nil { // never without the TLS that the settings asked for at the start
 		return h.TransportCredentials.ClientHandshake(ctx, authority, conn)
 	}
 	return credentials.NewTLS(now).ClientHandshake(ctx, authority, conn)

@@ -24,7 +24,7 @@ import (
 	"github.com/outflowhq/outflow/internal/config"
 )
 
-// TestTemporalAPIKeyRotates: the key stands in a profile, which is written anew.
+// TestTemporalAPIKeyRotates: the key is in a profile, which is written again.
 func TestTemporalAPIKeyRotates(t *testing.T) {
 	var right atomic.Value
 	right.Store("old")
@@ -49,7 +49,9 @@ func TestTemporalAPIKeyRotates(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	}
 	write("old")
-	options, err := config.Temporal(func(name string) string { return map[string]string{"TEMPORAL_CONFIG_FILE": file}[name] })
+	options, err := config.Temporal(func(name string) string {
+		return map[string]string{"TEMPORAL_CONFIG_FILE": file}[name]
+	})
 	require.NoError(t, err)
 	c, err := client.DialContext(t.Context(), options)
 	require.NoError(t, err)
@@ -65,7 +67,7 @@ func TestTemporalAPIKeyRotates(t *testing.T) {
 	require.False(t, taken())
 	write("new")
 	require.Eventually(t, taken, time.Minute, 50*time.Millisecond)
-	for range 30 { // longer than an answer is kept, by somebody who still writes
+	for range 30 { // longer than an answer is kept, by a program that still writes
 		began := time.Now()
 		write("ne")
 		kept := taken()

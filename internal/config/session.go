@@ -21,16 +21,16 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A role or a database may set anything; these are what the programs' statements are
-// written for. Every pooler takes the first ones.
+// The session settings that the programs' statements expect, whatever a role or a database sets.
 var (
+	// sessionSettings are those that every pooler accepts.
 	sessionSettings = map[string]string{
 		"client_encoding": "UTF8", "standard_conforming_strings": "on",
 	}
-	// ownSettings are beyond what PgBouncer lets a client set.
+	// ownSettings are those that PgBouncer refuses.
 	// https://www.pgbouncer.org/config.html#track_extra_parameters
 	ownSettings = map[string]string{
-		// Nothing that others created is found by its name alone.
+		// No object outside of pg_catalog is found by its name alone.
 		"search_path":                   "pg_catalog",
 		"default_transaction_isolation": "read committed",
 		// A claim takes milliseconds, compiling it takes hundreds.
@@ -38,13 +38,13 @@ var (
 	}
 )
 
-// session gives every connection of c these settings, and has it reach a server that
-// takes writes, unless target_session_attrs says another.
+// session gives every connection of c these settings, and has it choose a server that accepts
+// writes, unless target_session_attrs asks for another kind of server.
 func session(c *pgxpool.Config, getenv func(string) string) {
 	maps.Copy(c.ConnConfig.RuntimeParams, sessionSettings)
 	maps.Copy(c.ConnConfig.RuntimeParams, ownSettings)
 	if !choosesServer(c.ConnString(), getenv) {
-		c.ConnConfig.ValidateConnect = takesWrites
+		c.ConnConfig.ValidateConnect = acceptsWrites
 	}
 	next, refused := c.BeforeConnect, new(pooler)
 	c.BeforeConnect = func(ctx context.Context, config *pgx.ConnConfig) error {
@@ -65,10 +65,10 @@ func session(c *pgxpool.Config, getenv func(string) string) {
 	}
 }
 
-// choosesServer reports whether the settings have target_session_attrs: what pgx makes of
-// them does not tell "any" from the default.
+// choosesServer reports whether the settings have target_session_attrs. pgx's configuration does
+// not distinguish "any" from the default.
 func choosesServer(connString string, getenv func(string) string) bool {
-	said := func(name string) string {
+	setting := func(name string) string {
 		m := regexp.MustCompile(`(?:^|[?&\s])` + name + `\s*=\s*'?([^&'\s]+)`).FindStringSubmatch(connString)
 		if m == nil {
 			return ""
@@ -76,16 +76,16 @@ func choosesServer(connString string, getenv func(string) string) bool {
 		value, _ := url.PathUnescape(m[1])
 		return value
 	}
-	if cmp.Or(said("target_session_attrs"), getenv("PGTARGETSESSIONATTRS")) != "" {
+	if cmp.Or(setting("target_session_attrs"), getenv("PGTARGETSESSIONATTRS")) != "" {
 		return true
 	}
 	home, _ := os.UserHomeDir()
-	services, err := pgservicefile.ReadServicefile(cmp.Or(said("servicefile"), getenv("PGSERVICEFILE"),
+	services, err := pgservicefile.ReadServicefile(cmp.Or(setting("servicefile"), getenv("PGSERVICEFILE"),
 		filepath.Join(home, ".pg_service.conf")))
 	if err != nil {
-		return false // pgx has said so, if it wants one
+		return false // pgx reports it where the settings name a file
 	}
-	service, err := services.GetService(cmp.Or(said("service"), getenv("PGSERVICE")))
+	service, err := services.GetService(cmp.Or(setting("service"), getenv("PGSERVICE")))
 	return err == nil && service.Settings["target_session_attrs"] != ""
 }
 
@@ -93,9 +93,9 @@ var errReadOnly = errors.New("the server is read-only: it is a standby, as an ol
 	"default_transaction_read_only is on; " +
 	"name all hosts in the URL, or another target_session_attrs than read-write")
 
-// takesWrites is target_session_attrs=read-write, with an error that says what to do.
-// pgx's own panics where a server answers with no row.
-func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
+// acceptsWrites is target_session_attrs=read-write, with an error that says what to do. pgx's own
+// function panics where a server answers with no row.
+func acceptsWrites(ctx context.Context, conn *pgconn.PgConn) error {
 	answer := conn.ExecParams(ctx, "SHOW transaction_read_only", nil, nil, nil, nil).Read()
 	if answer.Err != nil {
 		return answer.Err
@@ -106,13 +106,12 @@ func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// pooler remembers whether a pooler stands before the server that refuses settings; nil
-// is not known.
+// pooler remembers whether a pooler before the server refuses settings; nil while that is unknown.
 type pooler struct{ refused atomic.Pointer[bool] }
 
-// refuses tries a connection, until one was answered in this process. Those who ask at
-// the same time try each, so that an address which never answers holds up none of the
-// others. An error is why no connection can be made.
+// refuses tries a connection, until one was answered in this process. Concurrent callers each try a
+// connection, so that an address which never answers delays no other. An error is why no connection
+// can be made.
 func (p *pooler) refuses(ctx context.Context, config *pgx.ConnConfig) (bool, error) {
 	if known := p.refused.Load(); known != nil {
 		return *known, nil
@@ -125,15 +124,15 @@ func (p *pooler) refuses(ctx context.Context, config *pgx.ConnConfig) (bool, err
 		return false, err
 	}
 	if err == nil {
-		leave(ctx, conn)
+		closeAndWait(ctx, conn)
 	}
 	p.refused.Store(&refused)
 	return refused, nil
 }
 
-// leave ends a connection and waits until the server has: the limit of a role's
-// connections counts it until then.
-func leave(ctx context.Context, conn *pgconn.PgConn) {
+// closeAndWait ends a connection and waits until the server has ended it: until then it counts
+// towards the role's limit of connections.
+func closeAndWait(ctx context.Context, conn *pgconn.PgConn) {
 	_ = conn.Conn().SetDeadline(time.Now().Add(time.Second))
 	conn.Frontend().Send(&pgproto3.Terminate{})
 	if conn.Frontend().Flush() == nil {
@@ -142,9 +141,8 @@ func leave(ctx context.Context, conn *pgconn.PgConn) {
 	_ = conn.Close(ctx)
 }
 
-// refusesSetting knows PgBouncer's "unsupported startup parameter" (08P01), and the
-// codes by which others may say the same: feature_not_supported,
-// invalid_parameter_value and undefined_object.
+// refusesSetting recognises PgBouncer's "unsupported startup parameter" (08P01), and the codes that
+// other poolers may use: feature_not_supported, invalid_parameter_value and undefined_object.
 func refusesSetting(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {

@@ -47,7 +47,7 @@ func show(t *testing.T, pool *pgxpool.Pool, setting string) (value string) {
 	return value
 }
 
-// What a role or a database sets is not what the programs' connections have.
+// Settings of a role or a database do not change those of the programs' connections.
 func TestDatabaseSettings(t *testing.T) {
 	pool := teststack.NewEmpty(t)
 	database := pool.Config().ConnConfig.Database
@@ -65,7 +65,7 @@ func TestDatabaseSettings(t *testing.T) {
 	}
 }
 
-// PgBouncer refuses settings that it does not track: the programs do without those.
+// PgBouncer refuses settings that it does not track: the programs then connect without them.
 func TestDatabaseSettingsThroughPgBouncer(t *testing.T) {
 	through := teststack.PgBouncer(t, teststack.NewEmpty(t))
 	own := open(t, urlOf(through.ConnConfig, "default_query_exec_mode=exec"))
@@ -73,7 +73,7 @@ func TestDatabaseSettingsThroughPgBouncer(t *testing.T) {
 	require.NotEqual(t, "pg_catalog", show(t, own, "search_path"))
 }
 
-// A server that takes no writes is passed over, unless the URL asks for any.
+// A server that accepts no writes is skipped, unless the URL asks for any server.
 func TestDatabaseReadOnly(t *testing.T) {
 	readOnly, writable := teststack.NewEmpty(t), teststack.NewEmpty(t)
 	_, err := readOnly.Exec(t.Context(), `ALTER DATABASE `+readOnly.Config().ConnConfig.Database+` SET default_transaction_read_only = on`)
@@ -135,7 +135,7 @@ func silentAtFirst(t *testing.T, c *pgx.ConnConfig, n int64) (before *pgx.ConnCo
 	return before, taken
 }
 
-// An address that never answers is waited for once, not for the trial and once more.
+// An address that never answers costs one timeout, not one for the trial and one more.
 func TestASilentAddressIsTriedOnce(t *testing.T) {
 	before, taken := silentAtFirst(t, teststack.NewEmpty(t).Config().ConnConfig, 100)
 	err := open(t, urlOf(before, "sslmode=disable&connect_timeout=1")).Ping(t.Context())
@@ -143,7 +143,7 @@ func TestASilentAddressIsTriedOnce(t *testing.T) {
 	require.EqualValues(t, 1, taken.Load())
 }
 
-// A connection that gets no answer holds up no other.
+// A connection that gets no answer delays no other.
 func TestASilentConnectionHoldsUpNoOther(t *testing.T) {
 	before, taken := silentAtFirst(t, teststack.NewEmpty(t).Config().ConnConfig, 1)
 	pool := open(t, urlOf(before, "sslmode=disable&connect_timeout=600"))

@@ -32,8 +32,7 @@ func temporal(getenv func(string) string) (client.Options, *engineFiles, error) 
 		errs = append(errs, fmt.Errorf("TEMPORAL_ADDRESS: wants host:port, such as temporal.example.com:7233, "+
 			"without a scheme (got %s)", settings.Quote(address)))
 	}
-	// The loader overlooks what it can't read, and a connection without TLS would be
-	// a surprise.
+	// The loader ignores values that it can't read, and a connection without TLS would be a surprise.
 	for _, name := range []string{"TEMPORAL_TLS", "TEMPORAL_TLS_DISABLE_HOST_VERIFICATION"} {
 		switch value := getenv(name); strings.ToLower(value) {
 		case "", "true", "false", "1", "0":
@@ -58,8 +57,7 @@ func (l lookup) LookupEnv(name string) (string, bool) {
 	return value, value != ""
 }
 
-// namesResolver reports whether gRPC is to find the address in a way of its own,
-// as in dns:///temporal:7233.
+// namesResolver reports whether an address names a resolver of gRPC, as in dns:///temporal:7233.
 func namesResolver(address string) bool {
 	scheme, _, found := strings.Cut(address, ":///")
 	return found && scheme != "" && scheme != "http" && scheme != "https"

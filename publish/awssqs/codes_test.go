@@ -24,7 +24,7 @@ func TestCodesHaveAClass(t *testing.T) {
 		{"KMS.ThrottlingException", 0, unavailable, "the same in a batch's entry"},
 		{"OverLimit", 403, unavailable, "a limit that is free again later"},
 		{"Whatever", 429, unavailable, "the status says it, whoever answers"},
-		// Refusals that somebody corrects, without a change to the message.
+		// Refusals that an operator corrects, without a change to the message.
 		{"AccessDenied", 403, unavailable, "a policy"},
 		{"AccessDeniedException", 400, unavailable, "a policy, in the JSON protocol"},
 		{"KmsAccessDenied", 400, unavailable, "the key's policy"},
@@ -59,7 +59,7 @@ func TestCodesHaveAClass(t *testing.T) {
 		{"EmptyBatchRequest", 400, permanent, "not understood as sent"},
 		{"SerializationException", 400, permanent, "not understood as sent"},
 		{"", 413, permanent, "a proxy's size limit"},
-		// What nobody knows is never permanent.
+		// An unknown code is never permanent.
 		{"SomethingNew", 400, retryable, "unknown, the sender's fault"},
 		{"SomethingNew", 0, retryable, "unknown, in a batch's entry"},
 		{"", 400, retryable, "no code"},

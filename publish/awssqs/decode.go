@@ -25,8 +25,8 @@ var ErrNotOutflow = errors.New("no attribute " + AttributeMessageID +
 // empty ContentType comes back as "application/json", no headers as a nil map.
 //
 // Receive the message with MessageAttributeNames "All" and, for the ordering key,
-// MessageSystemAttributeNames "MessageGroupId". A list of single attributes is not enough: few
-// messages have AttributeEncoding, so that nobody notices that the list lacks it.
+// MessageSystemAttributeNames "MessageGroupId". A list of single attributes is not enough: it may
+// lack AttributeEncoding, which few messages have.
 //
 // The error is ErrNotOutflow for a message that Outflow did not write; any other names what is
 // missing or can't be read. No later delivery of the same message decodes, unless it is received

@@ -53,7 +53,7 @@ func (s *sender) send(ctx context.Context, batch []entry) []result {
 		}
 		results, kind, err = s.request(ctx, to, batch)
 		if err != nil && kind == aws.Missing {
-			// Found and not found in one moment: somebody is making or deleting it. The text
+			// Found and not found in one moment: it is being created or deleted. The text
 			// alone, so that no caller takes it for a queue that does not exist.
 			return fill(results, outflow.Retryable(fmt.Errorf("the queue was found at a second look: %v", err)))
 		}

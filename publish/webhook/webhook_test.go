@@ -68,7 +68,8 @@ func TestWhatAReceiverGets(t *testing.T) {
 		"Content-Type": {"application/json"}, "Content-Length": {fmt.Sprint(len(m.Payload))}, "User-Agent": {"Outflow"},
 		"Webhook-Id": {m.ID.String()}, "Outflow-Type": {"user-registered"}, "Outflow-Ordering-Key": {"customer-42"},
 		"X-Tenant": {"acme"}, "Traceparent": {m.Headers["traceparent"]},
-		"Outflow-Headers": {`{"Authorization":"no","Host":"no","Idempotency-Key":"no","X-Forwarded-For":"no","emoji":"\ud83e\udd89","under_score":"2","webhook-id":"no","x.dotted":"1"}`},
+		"Outflow-Headers": {`{"Authorization":"no","Host":"no","Idempotency-Key":"no","X-Forwarded-For":"no",` +
+			`"emoji":"\ud83e\udd89","under_score":"2","webhook-id":"no","x.dotted":"1"}`},
 	}, header)
 	assert.Equal(t, m.Payload, got.body)
 }
@@ -297,7 +298,8 @@ func TestRefusalsBeforeSending(t *testing.T) {
 			outflow.ClassPermanent, "only https://"},
 		{"http to loopback", "http://localhost", o, outflow.ClassPermanent, "OUTFLOW_WEBHOOK_INSECURE_LOOPBACK=on"},
 		{"http to another loopback host", "http://127.0.0.2",
-			without(func(o *webhook.Options) { o.InsecureLoopback = true }), outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
+			without(func(o *webhook.Options) { o.InsecureLoopback = true }),
+			outflow.ClassUnavailable, "OUTFLOW_WEBHOOK_HOSTS"},
 	} {
 		p := webhook.NewResolving(c.options, &resolve(t, "127.0.0.1").Resolver, loopback)
 		_, err := p.Send(t.Context(), c.address+":"+l.port()+"/orders?token=hunter2", "id", "", []byte(marker), nil)
