@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/outbox"
 )
 
 func ExampleJSON() {
@@ -68,22 +67,20 @@ func ExampleClassOf() {
 		Class: outflow.ClassUnavailable, RetryAfter: 30 * time.Second, Err: errors.New("too many requests"),
 	}
 	for _, err := range []error{tooLarge, throttled, errors.New("connection reset")} {
-		fmt.Println(outflow.ClassOf(err), outflow.IsPermanent(err), outbox.RetryAfter(err))
+		fmt.Println(outflow.ClassOf(err), outflow.IsPermanent(err))
 	}
 	// Output:
-	// permanent true 0s
-	// unavailable false 30s
-	// retryable false 0s
+	// permanent true
+	// unavailable false
+	// retryable false
 }
 
 func ExampleRetention() {
 	r := outflow.DefaultRetention()
-	dead, err := outflow.ParseKeep("90d")
-	if err != nil {
+	if err := r.Dead.UnmarshalText([]byte("90d")); err != nil {
 		fmt.Println(err)
 		return
 	}
-	r.Dead = dead
 	fmt.Println("delivered:", r.Delivered, "dead:", r.Dead)
 	// Output: delivered: 7d dead: 90d
 }

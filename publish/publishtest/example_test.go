@@ -70,7 +70,7 @@ func (b *broker) Destination(*testing.T) string {
 	return destination
 }
 
-func (*broker) Missing(*testing.T) string { return "sns://missing" }
+func (*broker) MissingDestination(*testing.T) string { return "sns://missing" }
 
 func (*broker) MaxBytes() int { return maxBytes }
 
@@ -82,14 +82,23 @@ func (b *broker) Receive(_ *testing.T, destination string, _ int) []outflow.Mess
 	return received
 }
 
-func (b *broker) Inject(_ *testing.T, destination string, f publishtest.Fault) (ok bool) {
+func (b *broker) Break(_ *testing.T, destination string, f publishtest.Fault) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.faults[destination] = f
-	return f != publishtest.Slow // this broker is never slow
 }
 
-func (b *broker) Heal(t *testing.T, destination string) { b.Inject(t, destination, "") }
+func (b *broker) Restore(t *testing.T, destination string) { b.Break(t, destination, "") }
+
+func (*broker) Skip(name string) (reason string, skip bool) {
+	switch name {
+	case publishtest.CaseSlow:
+		return "this broker is never slow", true
+	case publishtest.CaseClose:
+		return "this publisher needs no closing", true
+	}
+	return "", false
+}
 
 // A test of your publisher's package calls Run with a Harness: here TestConformance's body.
 // A broker over a network is its own fake or an emulator, such as fakesqs.

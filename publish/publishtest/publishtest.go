@@ -87,13 +87,14 @@ var Cases = map[string]func(t *testing.T, h Harness){
 	"a denied destination is unavailable":    func(t *testing.T, h Harness) { unavailable(t, h, Denied) },
 	"a broken destination is unavailable":    func(t *testing.T, h Harness) { unavailable(t, h, Broken) },
 	"a lost answer is not sent again":        func(t *testing.T, h Harness) { unavailable(t, h, AnswerLost) },
-	"a slow destination delays no other":     slowDestination,
+	CaseSlow:                                 slowDestination,
 	CaseClose:                                closeUnderWay,
 }
 
 // The names of the cases that some brokers skip.
 const (
 	CaseMissingDestination = "a missing destination is permanent"
+	CaseSlow               = "a slow destination delays no other"
 	CaseClose              = "closing while publishes are under way loses nothing that was acknowledged"
 )
 
