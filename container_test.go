@@ -62,7 +62,8 @@ func (c composeFile) own() map[string]composeService {
 
 func TestComposeServicesFitTogether(t *testing.T) {
 	c := readCompose(t)
-	for _, name := range []string{"postgres", "temporal", "temporal-ui", "elasticmq", "migrate", "setup", "starter", "worker"} {
+	for _, name := range []string{"postgres", "temporal", "temporal-ui", "elasticmq", "migrate", "setup", "starter",
+		"worker"} {
 		require.Contains(t, c.Services, name)
 	}
 	publishes := regexp.MustCompile(`^127\.0\.0\.1:\$\{([A-Z_]+_PORT):-(\d+)\}:\d+$`)
@@ -73,7 +74,8 @@ func TestComposeServicesFitTogether(t *testing.T) {
 			require.True(t, ok, "%s depends on %s, which is not there", name, other)
 			switch how["condition"] {
 			case "service_healthy":
-				require.NotEmpty(t, target.Healthcheck, "%s waits for the health of %s, which has no check", name, other)
+				require.NotEmpty(t, target.Healthcheck, "%s waits for the health of %s, which has no check", name,
+					other)
 			case "service_completed_successfully":
 				require.Equal(t, "no", target.Restart, "%s waits for the end of %s, which restarts", name, other)
 			case "service_started":
@@ -83,7 +85,8 @@ func TestComposeServicesFitTogether(t *testing.T) {
 		}
 		for _, p := range s.Ports {
 			// Docker opens a port that names no address to everybody, past the firewall's rules.
-			require.Regexp(t, publishes, p, "%s: whatever else runs here may have the port, so a variable changes it", name)
+			require.Regexp(t, publishes, p, "%s: whatever else runs here may have the port, so a variable changes it",
+				name)
 			for _, host := range publishes.FindStringSubmatch(p)[1:] {
 				require.Empty(t, published[host], "%s and %s publish port %s", name, published[host], host)
 				published[host] = name
@@ -122,7 +125,8 @@ func TestComposeCommandsAreTheImagesPrograms(t *testing.T) {
 		if len(s.Command) > 1 {
 			usage, err := exec.Command("go", "run", programs[s.Command[0]], "help").Output()
 			require.NoError(t, err)
-			require.Contains(t, string(usage), "  "+strings.Join(s.Command, " ")+" ", "%s runs a command that help does not know", name)
+			require.Contains(t, string(usage), "  "+strings.Join(s.Command, " ")+" ",
+				"%s runs a command that help does not know", name)
 		}
 	}
 }

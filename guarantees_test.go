@@ -90,7 +90,8 @@ func TestMisplacedTestsAreFound(t *testing.T) {
 	assert.Equal(t, 3, placed)
 	assert.Empty(t, wrong)
 	_, wrong = misplaced(table("| a | `TestLost`; `TestClaim` | `outboxdb`; `internal/service` |\n| b | `TestClaim` | `outboxdb`, `scanner` |\n| c | `TestGone` | `scanner` |\n"), rooms)
-	assert.Equal(t, []string{"TestLost in outboxdb", "TestClaim in internal/service", "TestClaim in scanner", "TestGone in scanner"}, wrong)
+	assert.Equal(t, []string{"TestLost in outboxdb", "TestClaim in internal/service", "TestClaim in scanner",
+		"TestGone in scanner"}, wrong)
 	_, wrong = misplaced(table("| a | `TestLost`, `TestClaim` | `devstack/e2e`; `outboxdb` |\n"), rooms)
 	assert.Equal(t, []string{"as many parts of rooms as of tests: | a | `TestLost`, `TestClaim` | `devstack/e2e`; `outboxdb` |"}, wrong)
 }

@@ -41,7 +41,8 @@ func TestReadmeInstalls(t *testing.T) {
 		cmd := exec.Command(command[0], command[1:]...)
 		cmd.Dir = dir
 		cache := strings.TrimSpace(goOutput(t, "env", "GOMODCACHE"))
-		cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-modcacherw -trimpath", "CGO_ENABLED=0", "GOSUMDB=off", "GOBIN="+filepath.Join(home, "bin"), "GOMODCACHE="+filepath.Join(home, "mod"),
+		cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-modcacherw -trimpath", "CGO_ENABLED=0", "GOSUMDB=off",
+			"GOBIN="+filepath.Join(home, "bin"), "GOMODCACHE="+filepath.Join(home, "mod"),
 			"GOPROXY=file://"+proxy+",file://"+filepath.Join(cache, "cache", "download")+",off", "GOTOOLCHAIN=local")
 		said, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s\n%s", line, said)
@@ -58,7 +59,8 @@ func TestReadmeInstalls(t *testing.T) {
 
 	shop := filepath.Join(home, "shop")
 	require.NoError(t, os.Mkdir(shop, 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(shop, "go.mod"), []byte("module example.com/shop\n\ngo 1.26.0\n"), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(shop, "go.mod"), []byte("module example.com/shop\n\ngo 1.26.0\n"),
+		0o644))
 	run(shop, lines[1])
 	required, err := os.ReadFile(filepath.Join(shop, "go.mod"))
 	require.NoError(t, err)
@@ -89,7 +91,8 @@ func serveCheckout(t *testing.T, proxy string) {
 		}
 		if entry.IsDir() {
 			_, nested := os.Stat(filepath.Join(path, "go.mod"))
-			if path != "." && (nested == nil || slices.Contains([]string{".git", ".devstack", "bin", "node_modules"}, entry.Name())) {
+			if path != "." && (nested == nil ||
+				slices.Contains([]string{".git", ".devstack", "bin", "node_modules"}, entry.Name())) {
 				return fs.SkipDir
 			}
 			return nil

@@ -42,7 +42,8 @@ func pages(t *testing.T) map[string]string {
 			return err
 		}
 		if entry.IsDir() {
-			if name != "." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules" || entry.Name() == "bin") {
+			if name != "." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules" ||
+				entry.Name() == "bin") {
 				return filepath.SkipDir
 			}
 			return nil
@@ -142,7 +143,8 @@ func TestPagesAreNarrow(t *testing.T) {
 			}
 		})
 	}
-	assert.LessOrEqual(t, strings.Count(pages(t)["README.md"], "\n"), readmeLines, "what is more goes to a page by topic")
+	assert.LessOrEqual(t, strings.Count(pages(t)["README.md"], "\n"), readmeLines,
+		"what is more goes to a page by topic")
 }
 
 // TestEveryPageIsLinkedFromTheReadme: a reader finds each page in one hop.
@@ -208,7 +210,8 @@ func TestSymptomsAreTheProgramsWords(t *testing.T) {
 	for _, symptom := range symptoms {
 		for _, part := range strings.Split(symptom[1], "…") {
 			part = strings.TrimSuffix(strings.Join(strings.Fields(part), " "), " error=")
-			if part == "" || part == "error=" || strings.HasPrefix(part, `"more"`) || slices.Contains(foreignTexts, part) {
+			if part == "" || part == "error=" || strings.HasPrefix(part, `"more"`) ||
+				slices.Contains(foreignTexts, part) {
 				continue
 			}
 			assert.True(t, strings.Contains(source, verbs.Replace(part)), "no program says %q", part)
@@ -224,7 +227,8 @@ func TestPagesNameMethodsThatExist(t *testing.T) {
 	for _, page := range []string{"docs/architecture.md", "docs/message-life.md"} {
 		for _, m := range method.FindAllStringSubmatch(all[page], -1) {
 			named++
-			assert.True(t, regexp.MustCompile(`func \(\w+ \*`+m[1]+`\) `+m[2]+`\(`).MatchString(source), "%s names %s.%s", page, m[1], m[2])
+			assert.True(t, regexp.MustCompile(`func \(\w+ \*`+m[1]+`\) `+m[2]+`\(`).MatchString(source),
+				"%s names %s.%s", page, m[1], m[2])
 		}
 	}
 	assert.Greater(t, named, 10)

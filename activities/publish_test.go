@@ -124,8 +124,10 @@ func TestPanicInThePublisher(t *testing.T) {
 		panics func(payload []byte)
 		says   string
 	}{
-		"with words":         {func(payload []byte) { panic("can't read " + string(payload)) }, "publishing: the publisher panicked: a string, not shown because it may quote the message" + whatToDo},
-		"of Go's own":        {func(payload []byte) { _ = payload[len(payload)] }, "publishing: the publisher panicked: runtime error: index out of range [2] with length 2" + whatToDo},
+		"with words": {func(payload []byte) { panic("can't read " + string(payload)) },
+			"publishing: the publisher panicked: a string, not shown because it may quote the message" + whatToDo},
+		"of Go's own": {func(payload []byte) { _ = payload[len(payload)] },
+			"publishing: the publisher panicked: runtime error: index out of range [2] with length 2" + whatToDo},
 		"ends its goroutine": {func([]byte) { runtime.Goexit() }, "the publish ended without an answer"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -124,7 +124,8 @@ func drivers(t *testing.T, pool *pgxpool.Pool) []driver {
 		over("pgx, simple protocol", mode(pgx.QueryExecModeSimpleProtocol)),
 		overSQL("database-sql, pgx", teststack.OpenSQL(t, pool)["pgx"]),
 		overSQL("database-sql, pq", teststack.OpenPQ(t, pool, nil)),
-		overSQL("database-sql, pq, binary parameters", teststack.OpenPQ(t, pool, url.Values{"binary_parameters": {"yes"}})),
+		overSQL("database-sql, pq, binary parameters",
+			teststack.OpenPQ(t, pool, url.Values{"binary_parameters": {"yes"}})),
 	}
 }
 

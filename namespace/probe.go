@@ -37,13 +37,14 @@ const (
 // attributes.
 func (n *Namespace) Probe(ctx context.Context, names []string) (left string, err error) {
 	id := ProbeType + "/" + rand.Text()
-	started, err := n.client.WorkflowService().StartWorkflowExecution(ctx, &workflowservice.StartWorkflowExecutionRequest{
-		Namespace: n.name, WorkflowId: id, RequestId: id, Identity: setupIdentity,
-		WorkflowType:     &commonpb.WorkflowType{Name: ProbeType},
-		TaskQueue:        &taskqueuepb.TaskQueue{Name: ProbeType},
-		SearchAttributes: keywords(names, "started"), RequestEagerExecution: true,
-		WorkflowRunTimeout: durationpb.New(probeTimeout),
-	})
+	started, err := n.client.WorkflowService().StartWorkflowExecution(ctx,
+		&workflowservice.StartWorkflowExecutionRequest{
+			Namespace: n.name, WorkflowId: id, RequestId: id, Identity: setupIdentity,
+			WorkflowType:     &commonpb.WorkflowType{Name: ProbeType},
+			TaskQueue:        &taskqueuepb.TaskQueue{Name: ProbeType},
+			SearchAttributes: keywords(names, "started"), RequestEagerExecution: true,
+			WorkflowRunTimeout: durationpb.New(probeTimeout),
+		})
 	if err != nil {
 		return "", err
 	}

@@ -29,11 +29,13 @@ type scheduled struct {
 
 func newScheduled(t *testing.T) *scheduled {
 	t.Helper()
-	c, err := client.Dial(client.Options{HostPort: teststack.Temporal(t), Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))})
+	c, err := client.Dial(client.Options{HostPort: teststack.Temporal(t),
+		Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	s := &scheduled{T: t, client: c, want: namespace.Schedule{
-		Namespace: client.DefaultNamespace, Outbox: "test-" + uuid.NewString(), Database: uuid.New(), TaskQueue: "nobody", Every: 24 * time.Hour,
+		Namespace: client.DefaultNamespace, Outbox: "test-" +
+			uuid.NewString(), Database: uuid.New(), TaskQueue: "nobody", Every: 24 * time.Hour,
 		Input: workflows.MaintainInput{Retention: outflow.DefaultRetention()},
 	}}
 	s.handle = c.ScheduleClient().GetHandle(t.Context(), workflows.MaintainID(s.want.Outbox))

@@ -102,7 +102,8 @@ func TestSetup(t *testing.T) {
 			out: "OutflowDestination created\nOutflowType created\nOutflowState created\nnamespace shop is ready: it accepts starts with them\n",
 		},
 		"creates what is missing": {
-			ns: fake{types: having("OutflowType")}, target: local, created: []string{"OutflowDestination", "OutflowState"}, probes: 1,
+			ns: fake{types: having("OutflowType")}, target: local, created: []string{"OutflowDestination",
+				"OutflowState"}, probes: 1,
 			out: "OutflowType exists\nOutflowDestination created\nOutflowState created\nnamespace shop is ready: it accepts starts with them\n",
 		},
 		"creates nothing twice": {
@@ -110,7 +111,8 @@ func TestSetup(t *testing.T) {
 			out: "OutflowDestination exists\nOutflowType exists\nOutflowState exists\nnamespace shop is ready: it accepts starts with them\n",
 		},
 		"waits until a start is accepted": {
-			ns: fake{types: having(AttributeNames()...), probe: []error{unlearnt, unlearnt, nil}}, target: local, probes: 3,
+			ns: fake{types: having(AttributeNames()...),
+				probe: []error{unlearnt, unlearnt, nil}}, target: local, probes: 3,
 			out: "OutflowDestination exists\nOutflowType exists\nOutflowState exists\n" +
 				"waiting until Temporal accepts a start with them, up to 1m0s\nnamespace shop is ready: it accepts starts with them (after 300ms)\n",
 		},
@@ -127,7 +129,8 @@ func TestSetup(t *testing.T) {
 			fails: "in namespace shop: Request unauthorized.",
 		},
 		"reports a probe that it could not remove, and starts no other": {
-			ns: fake{types: having(AttributeNames()...), left: "workflow p", probe: []error{unlearnt}}, target: local, probes: 1,
+			ns: fake{types: having(AttributeNames()...), left: "workflow p",
+				probe: []error{unlearnt}}, target: local, probes: 1,
 			out: "OutflowDestination exists\nOutflowType exists\nOutflowState exists\n" +
 				"waiting until Temporal accepts a start with them, up to 1m0s\n",
 			fails: "; the probe is still there: workflow p",
@@ -138,7 +141,8 @@ func TestSetup(t *testing.T) {
 				"namespace shop is ready: it accepts starts with them; the probe is still there: workflow p\n",
 		},
 		"asks again what fails in passing": {
-			ns: fake{types: having(), look: []error{unavailable, nil}, create: []error{unavailable, nil}}, target: local, created: AttributeNames(), probes: 1,
+			ns: fake{types: having(), look: []error{unavailable, nil},
+				create: []error{unavailable, nil}}, target: local, created: AttributeNames(), probes: 1,
 			out: "OutflowDestination created\nOutflowType created\nOutflowState created\nnamespace shop is ready: it accepts starts with them\n",
 		},
 		"another type": {
@@ -182,7 +186,8 @@ func TestSetup(t *testing.T) {
 			out: "OutflowDestination exists\nOutflowType exists\nOutflowState exists\nnamespace shop.a1b2c is ready: it accepts starts with them\n",
 		},
 		"Temporal Cloud without the operator's calls": {
-			ns: fake{look: []error{serviceerror.NewUnimplemented("unknown service")}, probe: []error{unlearnt}}, target: cloud, probes: 1,
+			ns: fake{look: []error{serviceerror.NewUnimplemented("unknown service")},
+				probe: []error{unlearnt}}, target: cloud, probes: 1,
 			out: cloudCommands, fails: "unknown service",
 		},
 	} {
@@ -211,7 +216,8 @@ func TestSetupStopsWhenAskedTo(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(5*time.Second, func() { cancel(stop) })
 		began := time.Now()
-		err := setUp(ctx, &fake{types: having(AttributeNames()...), probe: []error{unlearnt}}, local, 0, &bytes.Buffer{})
+		err := setUp(ctx, &fake{types: having(AttributeNames()...), probe: []error{unlearnt}}, local, 0,
+			&bytes.Buffer{})
 		require.ErrorIs(t, err, stop)
 		assert.Equal(t, 5*time.Second, time.Since(began))
 	})
@@ -242,6 +248,7 @@ func TestCloud(t *testing.T) {
 func TestCommandsAreWordsOfAShell(t *testing.T) {
 	lines := Target{Address: "localhost:7233", Namespace: "it's; here"}.Commands([]string{"OutflowType"})
 	require.Len(t, lines, 1)
-	assert.True(t, slices.Contains(strings.SplitAfter(lines[0], "--namespace "), `'it'\''s; here' --name OutflowType --type Keyword`), lines[0])
+	assert.True(t, slices.Contains(strings.SplitAfter(lines[0], "--namespace "),
+		`'it'\''s; here' --name OutflowType --type Keyword`), lines[0])
 	assert.Equal(t, strings.Count(localCommands, "\n"), len(local.Commands(nil)), "without names: all")
 }

@@ -39,11 +39,13 @@ func TestRetry(t *testing.T) {
 		assert.LessOrEqual(t, s.LeasedFor, 1.0, "its old run has a second to close")
 		execute(t, pool, `UPDATE outbox.messages SET available_at = now() WHERE id = $1`, id)
 		require.Len(t, audited(t, pool, id), 1)
-		assert.Contains(t, audited(t, pool, id)[0], `retry 2 ada@host: the queue is back {"was": "`+string(state)+`", "expiry_dropped": "`)
+		assert.Contains(t, audited(t, pool, id)[0],
+			`retry 2 ada@host: the queue is back {"was": "`+string(state)+`", "expiry_dropped": "`)
 
 		// What the old run sends again changes nothing.
 		for _, late := range []outflow.State{outflow.Dead, outflow.Delivered} {
-			outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: late, LastError: "late", BrokerMessageID: "late"})
+			outcome, err := store.Finish(t.Context(),
+				outbox.Ending{Ref: ref(id), State: late, LastError: "late", BrokerMessageID: "late"})
 			require.NoError(t, err)
 			assert.Equal(t, outflow.Pending, outcome.State)
 			assert.Equal(t, 2, outcome.Generation)
@@ -69,7 +71,8 @@ func TestRetryLeavesTheOthers(t *testing.T) {
 		id          uuid.UUID
 		found, done bool
 		state       outflow.State
-	}{{pending, true, false, outflow.Pending}, {nobody, false, false, ""}, {dead, true, true, outflow.Dead}, {delivered, true, false, outflow.Delivered}} {
+	}{{pending, true, false, outflow.Pending}, {nobody, false, false, ""}, {dead, true, true, outflow.Dead}, {delivered,
+		true, false, outflow.Delivered}} {
 		c := changes[i]
 		assert.Equal(t, want.id, c.ID)
 		assert.Equal(t, want.found, c.Found)
@@ -135,7 +138,8 @@ func TestRedirect(t *testing.T) {
 	assert.InDelta(t, 5, s.LeasedFor, 5, "the old run has time to make way")
 
 	// The old broker acknowledges.
-	outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "old"})
+	outcome, err := store.Finish(t.Context(),
+		outbox.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "old"})
 	require.NoError(t, err)
 	assert.Equal(t, outflow.Pending, outcome.State)
 	require.NoError(t, makeWay(t.Context(), store, ref(claimed)))
@@ -154,7 +158,8 @@ func TestRedirect(t *testing.T) {
 	changes, err = o.RetryTo(t.Context(), []uuid.UUID{dead}, "sqs://new", ada)
 	require.NoError(t, err)
 	assert.True(t, changes[0].Done)
-	assert.Equal(t, []string{`redirect 2 ada@host: the queue is back {"was": "dead", "from": "sqs://gone"}`}, audited(t, pool, dead))
+	assert.Equal(t, []string{`redirect 2 ada@host: the queue is back {"was": "dead", "from": "sqs://gone"}`},
+		audited(t, pool, dead))
 }
 
 func TestReschedule(t *testing.T) {
@@ -226,7 +231,8 @@ func TestNoteSignal(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, audit, 1)
 	assert.Equal(t, "sqs://orders", *audit[0].Destination)
-	require.ErrorContains(t, o.noteSignal(t.Context(), signalled, Actor{}), "noting that the run of message "+id.String()+" was signalled: ERROR: ", "who?")
+	require.ErrorContains(t, o.noteSignal(t.Context(), signalled, Actor{}),
+		"noting that the run of message "+id.String()+" was signalled: ERROR: ", "who?")
 }
 
 func TestResend(t *testing.T) {
@@ -242,7 +248,8 @@ func TestResend(t *testing.T) {
 	require.True(t, c.Done)
 	require.NotEqual(t, id, newID)
 	for _, column := range []string{"destination", "type", "payload", "content_type", "headers", "ordering_key"} {
-		assert.True(t, value[bool](t, pool, `SELECT a.`+column+` = b.`+column+` FROM outbox.messages AS a, outbox.messages AS b WHERE a.id = $1 AND b.id = $2`, id, newID), column)
+		assert.True(t, value[bool](t, pool,
+			`SELECT a.`+column+` = b.`+column+` FROM outbox.messages AS a, outbox.messages AS b WHERE a.id = $1 AND b.id = $2`, id, newID), column)
 	}
 	s := stands(t, pool, newID)
 	assert.Equal(t, "pending", s.State)
@@ -250,8 +257,10 @@ func TestResend(t *testing.T) {
 	assert.LessOrEqual(t, s.LeasedFor, 0.0)
 	assert.True(t, value[bool](t, pool, `SELECT expires_at IS NULL FROM outbox.messages WHERE id = $1`, newID))
 	assert.Equal(t, "delivered", stands(t, pool, id).State)
-	assert.Equal(t, []string{`resend 1 ada@host: the queue is back {"new_id": "` + newID.String() + `"}`}, audited(t, pool, id))
-	assert.Equal(t, []string{`send 1 ada@host: the queue is back {"resend_of": "` + id.String() + `"}`}, audited(t, pool, newID))
+	assert.Equal(t, []string{`resend 1 ada@host: the queue is back {"new_id": "` + newID.String() + `"}`},
+		audited(t, pool, id))
+	assert.Equal(t, []string{`send 1 ada@host: the queue is back {"resend_of": "` + id.String() + `"}`},
+		audited(t, pool, newID))
 
 	dead := finished(t, pool, message("sqs://gone"), outflow.Dead)
 	n := count(t, pool)
@@ -321,7 +330,8 @@ func TestOperatorActsWithItsRights(t *testing.T) {
 	assert.Equal(t, role, h.Role)
 	assert.WithinDuration(t, time.Now(), h.Clock, time.Minute)
 
-	dead, delivered := finished(t, pool, message("sqs://orders"), outflow.Dead), finished(t, pool, message("sqs://orders"), outflow.Delivered)
+	dead, delivered := finished(t, pool, message("sqs://orders"), outflow.Dead), finished(t, pool,
+		message("sqs://orders"), outflow.Delivered)
 	id, err := o.Send(t.Context(), message("sqs://orders"), ada)
 	require.NoError(t, err)
 	_, err = o.Retry(t.Context(), []uuid.UUID{dead}, ada)

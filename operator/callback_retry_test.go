@@ -16,17 +16,20 @@ func TestRetryCallbacksAnswers(t *testing.T) {
 	pool := teststack.New(t)
 	o := New(pool, nil, "")
 	send := func(callback, change string) uuid.UUID {
-		id, err := o.Send(t.Context(), outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}"), Callback: callback}, ada)
+		id, err := o.Send(t.Context(), outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}"),
+			Callback: callback}, ada)
 		require.NoError(t, err)
 		if change != "" {
-			_, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'delivered', finished_at = now(), callback_due_at = now(), `+change+` WHERE id = $1`, id)
+			_, err := pool.Exec(t.Context(),
+				`UPDATE outbox.messages SET state = 'delivered', finished_at = now(), callback_due_at = now(), `+change+` WHERE id = $1`, id)
 			require.NoError(t, err)
 		}
 		return id
 	}
 	const done = "https://shop.example/done"
 	ids := []uuid.UUID{
-		send(done, "callback_state = 'failed'"), send(done, "callback_state = 'sent'"), send(done, "callback_state = 'due'"),
+		send(done, "callback_state = 'failed'"), send(done, "callback_state = 'sent'"), send(done,
+			"callback_state = 'due'"),
 		send(done, ""), send("", "last_error = NULL"), uuid.New(),
 	}
 	answers, err := o.RetryCallbacks(t.Context(), ids, ada)

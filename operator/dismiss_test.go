@@ -22,8 +22,10 @@ func TestDismiss(t *testing.T) {
 	o := newActs(pool)
 	dead := finished(t, pool, message("sqs://orders"), outflow.Dead)
 	ids := []uuid.UUID{
-		finished(t, pool, message("sqs://orders"), outflow.Delivered), finished(t, pool, message("sqs://orders"), outflow.Cancelled),
-		finished(t, pool, message("sqs://orders"), outflow.Expired), enqueue(t, pool, message("sqs://orders"))[0], uuid.New(), dead,
+		finished(t, pool, message("sqs://orders"), outflow.Delivered), finished(t, pool, message("sqs://orders"),
+			outflow.Cancelled),
+		finished(t, pool, message("sqs://orders"), outflow.Expired), enqueue(t, pool,
+			message("sqs://orders"))[0], uuid.New(), dead,
 	}
 	changes, err := o.Dismiss(t.Context(), ids, ada)
 	require.NoError(t, err)
@@ -62,7 +64,8 @@ func TestUndoDismiss(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	o := newActs(pool)
-	dismissed, dead := finished(t, pool, message("sqs://orders"), outflow.Dead), finished(t, pool, message("sqs://orders"), outflow.Dead)
+	dismissed, dead := finished(t, pool, message("sqs://orders"), outflow.Dead), finished(t, pool,
+		message("sqs://orders"), outflow.Dead)
 	_, err := o.Dismiss(t.Context(), []uuid.UUID{dismissed}, ada)
 	require.NoError(t, err)
 	changes, err := o.UndoDismiss(t.Context(), []uuid.UUID{dismissed, dead}, ada)
@@ -73,7 +76,8 @@ func TestUndoDismiss(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, counts, 1)
 	assert.Equal(t, 2, counts[0].Messages)
-	assert.Equal(t, []string{"dismiss 1 ada@host: the queue is back {}", "undo-dismiss 1 ada@host: the queue is back {}"}, audited(t, pool, dismissed))
+	assert.Equal(t, []string{"dismiss 1 ada@host: the queue is back {}",
+		"undo-dismiss 1 ada@host: the queue is back {}"}, audited(t, pool, dismissed))
 }
 
 // Whatever takes a message out of dead takes the mark with it: the next end is news.
@@ -88,7 +92,8 @@ func TestDismissedMessagesComeBack(t *testing.T) {
 			return err
 		},
 		"a late acknowledgement": func(id uuid.UUID) error {
-			_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "late"})
+			_, err := store.Finish(t.Context(),
+				outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "late"})
 			return err
 		},
 	} {
@@ -109,7 +114,8 @@ func TestDismissedMessagesComeBack(t *testing.T) {
 func TestTheTableRefusesOtherDismissals(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	for _, id := range []uuid.UUID{enqueue(t, pool, message("sqs://orders"))[0], finished(t, pool, message("sqs://orders"), outflow.Cancelled)} {
+	for _, id := range []uuid.UUID{enqueue(t, pool, message("sqs://orders"))[0],
+		finished(t, pool, message("sqs://orders"), outflow.Cancelled)} {
 		_, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET dismissed_at = now() WHERE id = $1`, id)
 		require.ErrorContains(t, err, "messages_dismissed_at")
 	}
@@ -138,9 +144,11 @@ func TestBreakersWithNothingBehind(t *testing.T) {
 
 	// A target's breaker has all its destinations behind it, and no neighbour's.
 	for _, target := range []string{"https://shop.example", "https://shop.example:8443", "https://shop.example.org"} {
-		execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since) VALUES ($1, 1, now())`, target)
+		execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since) VALUES ($1, 1, now())`,
+			target)
 	}
-	enqueue(t, pool, outflow.Message{Destination: "https://shop.example/hooks/7", Type: "a", Payload: []byte("{}"), DueIn: time.Hour})
+	enqueue(t, pool, outflow.Message{Destination: "https://shop.example/hooks/7", Type: "a", Payload: []byte("{}"),
+		DueIn: time.Hour})
 	_, breakers, err = o.Status(t.Context(), 10)
 	require.NoError(t, err)
 	require.Len(t, breakers, 1)
@@ -151,7 +159,8 @@ func TestListDismissed(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	o := newActs(pool)
-	dead, dismissed := finished(t, pool, message("sqs://orders"), outflow.Dead), finished(t, pool, message("sqs://orders"), outflow.Dead)
+	dead, dismissed := finished(t, pool, message("sqs://orders"), outflow.Dead), finished(t, pool,
+		message("sqs://orders"), outflow.Dead)
 	_, err := o.Dismiss(t.Context(), []uuid.UUID{dismissed}, ada)
 	require.NoError(t, err)
 	for _, c := range []struct {

@@ -57,7 +57,8 @@ func (e *examination) foundAttributes(types map[string]enums.IndexedValueType) {
 		}
 	}
 	if len(missing) > 0 {
-		e.found("attributes", Warn, "outflow setup", "%s missing: the Web UI can't filter by them; deliveries go on without",
+		e.found("attributes", Warn, "outflow setup",
+			"%s missing: the Web UI can't filter by them; deliveries go on without",
 			strings.Join(missing, ", "))
 		return
 	}

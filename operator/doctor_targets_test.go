@@ -67,20 +67,25 @@ func TestFailingTargets(t *testing.T) {
 	claim(t, pool, request())
 	_, err = store.PutBack(t.Context(), outbox.PutBack{Ref: ref(putBack), LastError: "too large today"})
 	require.NoError(t, err)
-	enqueue(t, pool, slices.Concat(messages("sqs://down", 4), messages("https://shop.example/a", 2), messages("https://shop.example/b", 1),
+	enqueue(t, pool, slices.Concat(messages("sqs://down", 4), messages("https://shop.example/a", 2),
+		messages("https://shop.example/b", 1),
 		messages("https://new.example/in", 2), messages("sqs://fine", 9), messages("https://fine.example/well", 9))...)
 	for _, breaker := range []struct {
 		name   string
 		opened int
-	}{{"sqs://down", 1}, {"sqs://idle", 1}, {"https://shop.example/a", 0}, {"https://shop.example/idle", 0}, {"https://new.example#new", 1}} {
+	}{{"sqs://down", 1}, {"sqs://idle", 1}, {"https://shop.example/a", 0}, {"https://shop.example/idle",
+		0}, {"https://new.example#new", 1}} {
 		execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until, last_error)
 			VALUES ($1, 5, '2026-01-31Z', $2, CASE WHEN $2 > 0 THEN now() END, 'no answer of ' || $1)`, breaker.name, breaker.opened)
 	}
 	since := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
 	all := []failingTarget{
-		{Target: "sqs://down", Messages: 4, FailingSince: &since, Open: true, LastError: "no answer of sqs://down", All: 4},
-		{Target: "https://new.example", Messages: 2, FailingSince: &since, Open: true, LastError: "no answer of https://new.example#new", All: 4},
-		{Target: "https://shop.example", Messages: 2, FailingSince: &since, LastError: "no answer of https://shop.example/a", All: 4},
+		{Target: "sqs://down", Messages: 4, FailingSince: &since, Open: true, LastError: "no answer of sqs://down",
+			All: 4},
+		{Target: "https://new.example", Messages: 2, FailingSince: &since, Open: true,
+			LastError: "no answer of https://new.example#new", All: 4},
+		{Target: "https://shop.example", Messages: 2, FailingSince: &since,
+			LastError: "no answer of https://shop.example/a", All: 4},
 		{Target: "sqs://odd", Messages: 1, LastError: "too large today", All: 4},
 	}
 	for _, limit := range []int{10, 2} {
@@ -102,12 +107,14 @@ func TestFailingCallbacks(t *testing.T) {
 	o, store := newActs(pool), outboxdb.New(pool)
 	m := message("sqs://orders")
 	m.Callback = "https://shop.example/done"
-	ids := []uuid.UUID{finished(t, pool, m, outflow.Delivered), finished(t, pool, m, outflow.Delivered), finished(t, pool, m, outflow.Delivered)}
+	ids := []uuid.UUID{finished(t, pool, m, outflow.Delivered), finished(t, pool, m, outflow.Delivered),
+		finished(t, pool, m, outflow.Delivered)}
 	for i, state := range []outbox.CallbackState{outbox.CallbackDue, outbox.CallbackFailed} {
 		_, due, err := store.BeginCallback(t.Context(), ref(ids[i]), time.Minute)
 		require.NoError(t, err)
 		require.True(t, due)
-		noted, err := store.NoteCallback(t.Context(), outbox.CallbackNote{Ref: ref(ids[i]), End: outflow.Delivered, State: state, LastError: "no answer", Lease: time.Minute})
+		noted, err := store.NoteCallback(t.Context(), outbox.CallbackNote{Ref: ref(ids[i]), End: outflow.Delivered,
+			State: state, LastError: "no answer", Lease: time.Minute})
 		require.NoError(t, err)
 		require.True(t, noted)
 	}
@@ -135,7 +142,8 @@ func TestFailingTargetsPlan(t *testing.T) {
 			p := explain(t, pool, mode, failingTargetsSQL, 10)
 			require.EqualValues(t, 10, p.Rows)
 			p.each(func(n plan) {
-				require.LessOrEqual(t, n.Joined*n.Loops, 50_000.0, "%s compares every destination with every breaker", n.Node)
+				require.LessOrEqual(t, n.Joined*n.Loops, 50_000.0, "%s compares every destination with every breaker",
+					n.Node)
 				require.LessOrEqual(t, n.Rows*n.Loops, 50_000.0, "%s on %s", n.Node, n.Table)
 			})
 			t.Logf("%d buffers", p.buffers())

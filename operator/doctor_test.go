@@ -131,12 +131,15 @@ func examined(t *testing.T, spoil func(h *healthy, p *Subject)) (findings []Find
 	synctest.Test(t, func(t *testing.T) {
 		h := &healthy{
 			applied: []migrate.Migration{{Version: 1, Name: "0001_destinations", AppliedAt: time.Now()}},
-			server:  health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true, SeesAll: true, Encoding: "UTF8"},
-			types:   having(namespace.AttributeNames()...), targets: pending("sqs://orders"), workflows: 1, activities: 2,
-			id: theID, schedule: namespace.FoundSchedule{TaskQueue: "outflow-outbox", Database: theID}, refs: []outbox.Ref{{ID: theID, Generation: 1}},
+			server: health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true,
+				SeesAll: true, Encoding: "UTF8"},
+			types: having(namespace.AttributeNames()...), targets: pending("sqs://orders"), workflows: 1, activities: 2,
+			id: theID, schedule: namespace.FoundSchedule{TaskQueue: "outflow-outbox",
+				Database: theID}, refs: []outbox.Ref{{ID: theID, Generation: 1}},
 		}
-		p := Subject{Target: namespace.Target{Address: "localhost:7233", Namespace: "shop"}, Outbox: "outbox", TaskQueue: "outflow-outbox",
-			Lookups: map[string]Lookup{"sqs": answers(nil), "https": answers(nil)}}
+		p := Subject{Target: namespace.Target{Address: "localhost:7233", Namespace: "shop"}, Outbox: "outbox",
+			TaskQueue: "outflow-outbox",
+			Lookups:   map[string]Lookup{"sqs": answers(nil), "https": answers(nil)}}
 		spoil(h, &p)
 		examine(t.Context(), p, h, h, func(f Finding) {
 			findings = append(findings, f)
@@ -212,7 +215,8 @@ func TestExamine(t *testing.T) {
 		want   string // level, check and part of the text of one finding; nothing else fails or warns
 		remedy string // the whole of it
 	}{
-		"the role may not read the database's ID": {func(h *healthy, _ *Subject) { h.id, h.idErr = uuid.Nil, errAway }, "warn identity connection refused", ask},
+		"the role may not read the database's ID": {func(h *healthy, _ *Subject) { h.id, h.idErr = uuid.Nil, errAway },
+			"warn identity connection refused", ask},
 		"nobody has written the database's ID": {func(h *healthy, _ *Subject) { h.id = uuid.Nil },
 			"skip runs whether runs belong to this database is unknown, because the database's ID is", ""},
 		"no database setting": {func(_ *healthy, p *Subject) { p.DatabaseErr = errors.New("DATABASE_URL: wants") },
@@ -221,12 +225,16 @@ func TestExamine(t *testing.T) {
 			"fail database connection refused", "check DATABASE_URL and the server"},
 		"a migration is missing": {func(h *healthy, _ *Subject) { h.applied[0].AppliedAt = time.Time{} },
 			"fail schema not applied by outflow: 0001_destinations", "outflow migrate up (or run the missing files with the tool that runs yours)"},
-		"the role sees nothing": {func(h *healthy, _ *Subject) { h.healthErr = errAway }, "fail rights connection refused", ask},
+		"the role sees nothing": {func(h *healthy, _ *Subject) { h.healthErr = errAway },
+			"fail rights connection refused", ask},
 		"the role may little": {func(h *healthy, _ *Subject) { h.server.Operates = false },
 			"warn rights may not operate", "outflow grants -operator ops prints what it needs to operate"},
 		"the clock is off": {func(h *healthy, _ *Subject) { h.server.Clock = time.Now().Add(time.Minute) },
 			"warn clock this host and the database are 1m0s apart", "synchronise both clocks; deliveries use the database's only, but logs will not match"},
-		"the clock is off a little": {func(h *healthy, _ *Subject) { h.server.Clock = time.Now().Add(-5 * time.Second) },
+		"the clock is off a little": {func(h *healthy,
+			_ *Subject) {
+			h.server.Clock = time.Now().Add(-5 * time.Second)
+		},
 			"ok clock this host and the database agree within 5s", ""},
 		"a server that a failover made read-only": {func(h *healthy, _ *Subject) { h.server.ReadOnly = true },
 			"fail database the server is read-only: it is a standby",
@@ -234,15 +242,18 @@ func TestExamine(t *testing.T) {
 		"another encoding": {func(h *healthy, _ *Subject) { h.server.Encoding = "LATIN1" },
 			"warn encoding the database's encoding is LATIN1", "keep headers to the characters that it has, or move to a database in UTF8"},
 		"an old snapshot": {func(h *healthy, _ *Subject) {
-			h.server.Snapshots = []outbox.HeldSnapshot{{Holder: "session", Name: "psql", Seconds: 299}, {Holder: "session", Name: "a report", PID: 7, Seconds: 3600}}
+			h.server.Snapshots = []outbox.HeldSnapshot{{Holder: "session", Name: "psql", Seconds: 299},
+				{Holder: "session", Name: "a report", PID: 7, Seconds: 3600}}
 		}, `warn snapshots session 7 of application "a report", user "" has held a snapshot for 1h0m0s`, "end its transaction, or SELECT pg_terminate_backend(7)"},
 		"a prepared transaction": {func(h *healthy, _ *Subject) {
 			h.server.Snapshots = []outbox.HeldSnapshot{{Holder: "prepared transaction", Name: "tx-1", Seconds: 300}}
 		}, `warn snapshots prepared transaction "tx-1" has held a snapshot for 5m0s`, "COMMIT PREPARED or ROLLBACK PREPARED it"},
 		"a slot of unknown age": {func(h *healthy, _ *Subject) {
-			h.server.Snapshots = []outbox.HeldSnapshot{{Holder: "replication slot", Name: "standby", Seconds: -1, Transactions: 2_000_000}}
+			h.server.Snapshots = []outbox.HeldSnapshot{{Holder: "replication slot", Name: "standby", Seconds: -1,
+				Transactions: 2_000_000}}
 		}, `warn snapshots replication slot "standby" has held a snapshot for an unknown time`, "let its consumer catch up, or drop it with pg_drop_replication_slot"},
-		"only one's own sessions": {func(h *healthy, _ *Subject) { h.server.SeesAll = false }, "ok snapshots pg_read_all_stats", ""},
+		"only one's own sessions": {func(h *healthy, _ *Subject) { h.server.SeesAll = false },
+			"ok snapshots pg_read_all_stats", ""},
 		"no Temporal": {func(_ *healthy, p *Subject) { p.NamespaceErr = errAway },
 			"fail temporal localhost:7233, namespace shop: connection refused", reach},
 		"no Temporal setting": {func(_ *healthy, p *Subject) {
@@ -254,13 +265,19 @@ func TestExamine(t *testing.T) {
 			"fail temporal localhost:7233, namespace shop: connection refused", reach},
 		"pollers can't be seen": {func(h *healthy, _ *Subject) { h.pollers = errAway },
 			"warn workers could not be looked at: connection refused", "check the identity's rights in the namespace, and try again"},
-		"no list of destinations": {func(h *healthy, _ *Subject) { h.listing = errAway }, "warn destinations connection refused", ask},
+		"no list of destinations": {func(h *healthy, _ *Subject) { h.listing = errAway },
+			"warn destinations connection refused", ask},
 		"a queue that does not answer": {func(_ *healthy, p *Subject) {
 			p.Lookups["sqs"] = answers(context.DeadlineExceeded)
 		}, "warn destinations sqs://orders: no answer in time", "check the endpoint, AWS_REGION and the network"},
-		"may not list attributes": {func(h *healthy, _ *Subject) { h.refusal = denied }, "skip attributes may not list", ""},
-		"no attributes":           {func(h *healthy, _ *Subject) { delete(h.types, "OutflowType") }, "warn attributes OutflowType missing", "outflow setup"},
-		"attributes of another type": {func(h *healthy, _ *Subject) { h.types["OutflowState"] = enums.INDEXED_VALUE_TYPE_TEXT },
+		"may not list attributes": {func(h *healthy, _ *Subject) { h.refusal = denied }, "skip attributes may not list",
+			""},
+		"no attributes": {func(h *healthy, _ *Subject) { delete(h.types, "OutflowType") },
+			"warn attributes OutflowType missing", "outflow setup"},
+		"attributes of another type": {func(h *healthy,
+			_ *Subject) {
+			h.types["OutflowState"] = enums.INDEXED_VALUE_TYPE_TEXT
+		},
 			"warn attributes OutflowState missing", "outflow setup"},
 		"no workers": {func(h *healthy, _ *Subject) { h.workflows = 0 },
 			"fail workers no worker polls task queue outflow-outbox (workflow tasks: 0 pollers, activities: 2)", "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace"},
@@ -276,59 +293,88 @@ func TestExamine(t *testing.T) {
 			p.Lookups, p.NoLookup = nil, map[string]string{"sqs": "AWS_REGION is not set"}
 		},
 			"skip destinations 1 of sqs:// are not looked up, such as sqs://orders: AWS_REGION is not set", ""},
-		"others": {func(h *healthy, _ *Subject) { h.targets = pending("rabbitmq://shop/a") }, "skip destinations 1 of rabbitmq:// are not looked up", ""},
+		"others": {func(h *healthy, _ *Subject) { h.targets = pending("rabbitmq://shop/a") },
+			"skip destinations 1 of rabbitmq:// are not looked up", ""},
 		"a host that is not allowed": {func(h *healthy, p *Subject) {
 			h.targets, p.Lookups["https"] = pending("https://shop.example/in"), answers(errors.New("the host is not allowed"))
 		}, "fail destinations 3 pending: the host is not allowed", settle},
-		"hosts that are allowed": {func(h *healthy, _ *Subject) { h.targets = pending("https://shop.example/in", "https://b.example/") },
+		"hosts that are allowed": {func(h *healthy,
+			_ *Subject) {
+			h.targets = pending("https://shop.example/in", "https://b.example/")
+		},
 			"ok destinations 2 hosts of https:// are allowed, and have a secret", ""},
 		"more hosts than are looked up": {func(h *healthy, _ *Subject) {
 			h.targets = pending("https://shop.example/in")
 			h.targets[0].OfScheme = 700
 		}, "skip destinations 1 of https:// have more than the others, and were looked up; 699 were not", ""},
-		"broken settings": {func(_ *healthy, p *Subject) { p.SettingsErr = errors.New("OUTFLOW_WEBHOOK_HOSTS: wants host names") },
+		"broken settings": {func(_ *healthy,
+			p *Subject) {
+			p.SettingsErr = errors.New("OUTFLOW_WEBHOOK_HOSTS: wants host names")
+		},
 			"fail settings OUTFLOW_WEBHOOK_HOSTS: wants host names", "correct what the text names: a daemon with these settings does not start"},
 		"no schedule": {func(h *healthy, _ *Subject) { h.scheduleErr = namespace.ErrNoSchedule },
 			"warn schedule there is no schedule outbox/maintain: nothing is purged", "start outflow-starter or outflow-worker, which write it within minutes"},
-		"the schedule can't be seen": {func(h *healthy, _ *Subject) { h.scheduleErr = errAway }, "warn schedule connection refused", identity},
-		"may not see schedules":      {func(h *healthy, _ *Subject) { h.scheduleErr = denied }, "skip schedule may not look at schedules", ""},
-		"a paused schedule": {func(h *healthy, _ *Subject) { h.schedule.Paused, h.schedule.Note = true, "the disk is being moved" },
+		"the schedule can't be seen": {func(h *healthy, _ *Subject) { h.scheduleErr = errAway },
+			"warn schedule connection refused", identity},
+		"may not see schedules": {func(h *healthy, _ *Subject) { h.scheduleErr = denied },
+			"skip schedule may not look at schedules", ""},
+		"a paused schedule": {func(h *healthy, _ *Subject) {
+			h.schedule.Paused, h.schedule.Note = true,
+				"the disk is being moved"
+		},
 			"warn schedule outbox/maintain is paused (the disk is being moved): nothing is purged", "temporal schedule toggle --unpause --schedule-id outbox/maintain"},
 		"a schedule on another task queue": {func(h *healthy, _ *Subject) { h.schedule.TaskQueue = "old" },
 			"warn schedule outbox/maintain runs on task queue old, not outflow-outbox", "restart a daemon with the right OUTFLOW_TASK_QUEUE"},
 		"another database's schedule": {func(h *healthy, _ *Subject) { h.schedule.Database = uuid.Max },
-			"fail schedule outbox/maintain maintains database " + uuid.Max.String() + ", and this is database " + theID.String(),
+			"fail schedule outbox/maintain maintains database " + uuid.Max.String() + ", and this is database " +
+				theID.String(),
 			"give each database an OUTFLOW_OUTBOX of its own; after a database was created again, restart the daemons"},
 		"a database without an ID yet": {func(h *healthy, _ *Subject) { h.id = uuid.Nil },
 			"skip schedule outbox/maintain is there; whether it maintains this database is unknown, because the database's ID is", ""},
 		"a stalled run": {func(h *healthy, _ *Subject) { h.stalled = "it waits on task queue old" },
-			"fail runs 1 of 1 messages looked at, such as " + theID.String() + ", wait for their run: it waits on task queue old", "fix it"},
-		"runs can't be seen":    {func(h *healthy, _ *Subject) { h.stalledErr = errAway }, "warn runs could not be looked at: connection refused", identity},
-		"no list of runs":       {func(h *healthy, _ *Subject) { h.elsewhereErr = errAway }, "warn runs could not be listed: connection refused", identity},
-		"may not list runs":     {func(h *healthy, _ *Subject) { h.elsewhereErr = denied }, "skip runs could not be listed", ""},
-		"no list of messages":   {func(h *healthy, _ *Subject) { h.refsErr = errAway }, "warn runs connection refused", ask},
-		"runs on another queue": {func(h *healthy, _ *Subject) { h.elsewhere = map[string]int{"old": 4} }, "ok runs 4 runs of outbox outbox are on task queue old, which workers poll", ""},
+			"fail runs 1 of 1 messages looked at, such as " + theID.String() +
+				", wait for their run: it waits on task queue old", "fix it"},
+		"runs can't be seen": {func(h *healthy, _ *Subject) { h.stalledErr = errAway },
+			"warn runs could not be looked at: connection refused", identity},
+		"no list of runs": {func(h *healthy, _ *Subject) { h.elsewhereErr = errAway },
+			"warn runs could not be listed: connection refused", identity},
+		"may not list runs": {func(h *healthy, _ *Subject) { h.elsewhereErr = denied },
+			"skip runs could not be listed", ""},
+		"no list of messages": {func(h *healthy, _ *Subject) { h.refsErr = errAway }, "warn runs connection refused",
+			ask},
+		"runs on another queue": {func(h *healthy, _ *Subject) { h.elsewhere = map[string]int{"old": 4} },
+			"ok runs 4 runs of outbox outbox are on task queue old, which workers poll", ""},
 		"dead messages": {func(h *healthy, _ *Subject) {
-			h.deadCounts = []PhaseCount{{Destination: "https://shop.example/in;a&b", Messages: 3, LastError: "no such queue"}}
+			h.deadCounts = []PhaseCount{{Destination: "https://shop.example/in;a&b", Messages: 3,
+				LastError: "no such queue"}}
 		}, "warn dead https://shop.example/in;a&b: 3 dead, such as: no such queue", "fix the cause, then outflow retry -state dead -destination 'https://shop.example/in;a&b'; or outflow dismiss with the same filter, and -why"},
 		"dead messages whose destination has a query": {func(h *healthy, _ *Subject) {
-			h.deadCounts = []PhaseCount{{Destination: "https://shop.example/in?token=hunter2", Messages: 3, LastError: "gone"}}
+			h.deadCounts = []PhaseCount{{Destination: "https://shop.example/in?token=hunter2", Messages: 3,
+				LastError: "gone"}}
 		}, "warn dead https://shop.example/in: 3 dead, such as: gone", "fix the cause, then outflow retry ID: outflow list -state dead shows which; or outflow dismiss -why REASON ID"},
-		"the dead can't be counted":    {func(h *healthy, _ *Subject) { h.deadErr = errAway }, "warn dead connection refused", ask},
-		"a pooler drops notifications": {func(h *healthy, _ *Subject) { h.deaf = true }, "warn notify do not arrive", listenOn},
-		"nobody may listen":            {func(h *healthy, _ *Subject) { h.standby = errAway }, "warn notify connection refused", noStandby},
+		"the dead can't be counted": {func(h *healthy, _ *Subject) { h.deadErr = errAway },
+			"warn dead connection refused", ask},
+		"a pooler drops notifications": {func(h *healthy, _ *Subject) { h.deaf = true }, "warn notify do not arrive",
+			listenOn},
+		"nobody may listen": {func(h *healthy, _ *Subject) { h.standby = errAway },
+			"warn notify connection refused", noStandby},
 		"a host that accepts nothing": {func(h *healthy, _ *Subject) {
 			since := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
-			h.failing = []failingTarget{{Target: "https://shop.example", Messages: 6, FailingSince: &since, Open: true, LastError: "HTTP status 503", All: 1}}
+			h.failing = []failingTarget{{Target: "https://shop.example", Messages: 6, FailingSince: &since, Open: true,
+				LastError: "HTTP status 503", All: 1}}
 		}, "warn deliveries https://shop.example: 6 pending do not go out, it fails since 2026-01-31T08:00:00Z, its breaker is open: HTTP status 503", seeStatus},
 		"single messages that fail": {func(h *healthy, _ *Subject) {
 			h.failing = []failingTarget{{Target: "sqs://orders", Messages: 6, LastError: "too large today", All: 1}}
 		}, "warn deliveries sqs://orders: 6 pending do not go out: too large today", seeStatus},
-		"what fails can't be listed": {func(h *healthy, _ *Subject) { h.failingErr = errAway }, "warn deliveries connection refused", ask},
-		"callbacks that fail": {func(h *healthy, _ *Subject) { h.callbacks = 3 }, "warn callbacks 3 callbacks are due and their attempts failed, such as: no answer",
+		"what fails can't be listed": {func(h *healthy, _ *Subject) { h.failingErr = errAway },
+			"warn deliveries connection refused", ask},
+		"callbacks that fail": {func(h *healthy, _ *Subject) { h.callbacks = 3 },
+			"warn callbacks 3 callbacks are due and their attempts failed, such as: no answer",
 			"fix what the text names; outflow list -callback due shows them"},
-		"callbacks can't be counted": {func(h *healthy, _ *Subject) { h.callbacksErr = errAway }, "warn callbacks connection refused", ask},
-		"nothing pending":            {func(h *healthy, _ *Subject) { h.targets = nil }, "ok destinations no message is pending", ""},
+		"callbacks can't be counted": {func(h *healthy, _ *Subject) { h.callbacksErr = errAway },
+			"warn callbacks connection refused", ask},
+		"nothing pending": {func(h *healthy, _ *Subject) { h.targets = nil },
+			"ok destinations no message is pending", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			findings, lines := examined(t, c.spoil)
@@ -357,7 +403,8 @@ func TestExamine(t *testing.T) {
 func TestExamineOfManyDead(t *testing.T) {
 	_, lines := examined(t, func(h *healthy, _ *Subject) {
 		for n := range 100 {
-			h.deadCounts = append(h.deadCounts, PhaseCount{Destination: fmt.Sprintf("sqs://q%d", n), Messages: n + 1, LastError: "gone"})
+			h.deadCounts = append(h.deadCounts,
+				PhaseCount{Destination: fmt.Sprintf("sqs://q%d", n), Messages: n + 1, LastError: "gone"})
 		}
 	})
 	lines = slices.DeleteFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "warn dead ") })
@@ -384,7 +431,8 @@ func (refusedRight) SQLState() string { return "42501" }
 // Where the role lacks a right, the remedy is the grants, as with any other command.
 func TestExamineWithoutRights(t *testing.T) {
 	for remedy, err := range map[string]error{
-		seeGrants: fmt.Errorf("reading: %w", refusedRight{errors.New("permission denied")}), "check DATABASE_URL and the server": errAway,
+		seeGrants: fmt.Errorf("reading: %w",
+			refusedRight{errors.New("permission denied")}), "check DATABASE_URL and the server": errAway,
 	} {
 		findings, _ := examined(t, func(h *healthy, _ *Subject) { h.silent = err })
 		assert.Equal(t, Finding{Check: "database", Level: Fail, Text: err.Error(), Remedy: remedy}, findings[0])

@@ -38,7 +38,8 @@ func (a acts) Redirect(ctx context.Context, ids []uuid.UUID, destination string,
 	return a.act(ctx, "redirecting", redirectSQL, ids, by, destination)
 }
 
-func (a acts) Reschedule(ctx context.Context, ids []uuid.UUID, at time.Time, in time.Duration, by Actor) ([]change, error) {
+func (a acts) Reschedule(ctx context.Context, ids []uuid.UUID, at time.Time, in time.Duration,
+	by Actor) ([]change, error) {
 	var dueAt *time.Time
 	if !at.IsZero() {
 		dueAt = &at
@@ -102,7 +103,8 @@ func finished(t testing.TB, pool *pgxpool.Pool, m outflow.Message, state outflow
 	t.Helper()
 	id := enqueue(t, pool, m)[0]
 	store := outboxdb.New(pool)
-	execute(t, pool, `UPDATE outbox.messages SET claims = 1, available_at = now() + interval '1 minute' WHERE id = $1`, id)
+	execute(t, pool, `UPDATE outbox.messages SET claims = 1, available_at = now() + interval '1 minute' WHERE id = $1`,
+		id)
 	ending := outbox.Ending{Ref: ref(id), State: state, LastError: "no such queue", Attempts: 1}
 	if state == outflow.Delivered {
 		ending.LastError, ending.BrokerMessageID = "", "broker-1"
@@ -189,7 +191,8 @@ func ref(id uuid.UUID) outbox.Ref { return outbox.Ref{ID: id, Generation: 1} }
 // waitFor waits until sql returns true.
 func waitFor(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
 	t.Helper()
-	require.Eventually(t, func() bool { return value[bool](t, pool, sql, args...) }, 10*time.Second, 2*time.Millisecond, sql)
+	require.Eventually(t, func() bool { return value[bool](t, pool, sql, args...) }, 10*time.Second, 2*time.Millisecond,
+		sql)
 }
 
 // waitsForLock says that some session of this database waits for another's lock.

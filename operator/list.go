@@ -65,7 +65,8 @@ func (o *Operator) List(ctx context.Context, f ListFilter) (page []MessageStatus
 	}
 	order := ""
 	err = pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d`, listTimeout.Milliseconds())); err != nil {
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d`,
+			listTimeout.Milliseconds())); err != nil {
 			return err
 		}
 		for _, q := range queries {

@@ -65,21 +65,28 @@ func TestList(t *testing.T) {
 		filter ListFilter
 		want   []uuid.UUID
 	}{
-		"everything":                 {ListFilter{}, all},
-		"a type":                     {ListFilter{Type: "type-1"}, []uuid.UUID{dead[1], dead[4]}},
-		"a destination":              {ListFilter{Destination: "sqs://p"}, pending},
-		"dead":                       {ListFilter{State: outflow.Dead}, dead},
-		"dead of a destination":      {ListFilter{State: outflow.Dead, Destination: "sqs://q1"}, []uuid.UUID{dead[1], dead[3], dead[5]}},
-		"dead since an hour":         {ListFilter{State: outflow.Dead, Since: TimeBound{Set: true, Ago: time.Hour}}, dead[4:]},
-		"dead until an hour ago":     {ListFilter{State: outflow.Dead, Until: TimeBound{Set: true, Ago: time.Hour}}, dead[:4]},
-		"dead since tomorrow":        {ListFilter{State: outflow.Dead, Since: TimeBound{Set: true, At: time.Now().Add(24 * time.Hour)}}, nil},
-		"delivered":                  {ListFilter{State: outflow.Delivered}, nil},
-		"pending":                    {ListFilter{State: outflow.Pending}, slices.Concat(pending, retrying)},
-		"pending of a destination":   {ListFilter{State: outflow.Pending, Destination: "sqs://p"}, pending},
-		"pending until an hour ago":  {ListFilter{State: outflow.Pending, Until: TimeBound{Set: true, Ago: time.Hour}}, nil},
-		"retrying":                   {ListFilter{Retrying: true}, retrying},
-		"retrying of a destination":  {ListFilter{Retrying: true, Destination: "sqs://r0"}, []uuid.UUID{retrying[0], retrying[2], retrying[4]}},
-		"pending since an hour":      {ListFilter{State: outflow.Pending, Since: TimeBound{Set: true, Ago: time.Hour}}, slices.Concat(pending, retrying)},
+		"everything":    {ListFilter{}, all},
+		"a type":        {ListFilter{Type: "type-1"}, []uuid.UUID{dead[1], dead[4]}},
+		"a destination": {ListFilter{Destination: "sqs://p"}, pending},
+		"dead":          {ListFilter{State: outflow.Dead}, dead},
+		"dead of a destination": {ListFilter{State: outflow.Dead, Destination: "sqs://q1"},
+			[]uuid.UUID{dead[1], dead[3], dead[5]}},
+		"dead since an hour": {ListFilter{State: outflow.Dead, Since: TimeBound{Set: true, Ago: time.Hour}},
+			dead[4:]},
+		"dead until an hour ago": {ListFilter{State: outflow.Dead, Until: TimeBound{Set: true, Ago: time.Hour}},
+			dead[:4]},
+		"dead since tomorrow": {ListFilter{State: outflow.Dead,
+			Since: TimeBound{Set: true, At: time.Now().Add(24 * time.Hour)}}, nil},
+		"delivered":                {ListFilter{State: outflow.Delivered}, nil},
+		"pending":                  {ListFilter{State: outflow.Pending}, slices.Concat(pending, retrying)},
+		"pending of a destination": {ListFilter{State: outflow.Pending, Destination: "sqs://p"}, pending},
+		"pending until an hour ago": {ListFilter{State: outflow.Pending, Until: TimeBound{Set: true, Ago: time.Hour}},
+			nil},
+		"retrying": {ListFilter{Retrying: true}, retrying},
+		"retrying of a destination": {ListFilter{Retrying: true, Destination: "sqs://r0"},
+			[]uuid.UUID{retrying[0], retrying[2], retrying[4]}},
+		"pending since an hour": {ListFilter{State: outflow.Pending, Since: TimeBound{Set: true, Ago: time.Hour}},
+			slices.Concat(pending, retrying)},
 		"pending and it is retrying": {ListFilter{State: outflow.Pending, Retrying: true}, retrying},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -140,7 +147,8 @@ func TestListPlans(t *testing.T) {
 				f.After = cursor
 				statement, args := firstStatement(f)
 				var explained []struct{ Plan plan }
-				require.NoError(t, json.Unmarshal(value[[]byte](t, pool, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+statement, args...), &explained))
+				require.NoError(t, json.Unmarshal(value[[]byte](t, pool,
+					`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+statement, args...), &explained))
 				p := explained[0].Plan
 				p.each(func(n plan) {
 					assert.NotEqual(t, "Sort", n.Node)
@@ -207,7 +215,8 @@ func TestStatus(t *testing.T) {
 	targets, err := o.pendingTargets(t.Context(), 10)
 	require.NoError(t, err)
 	assert.Equal(t, []pendingTarget{
-		{Scheme: "sqs", Destination: "sqs://a", Messages: 4, OfScheme: 2}, {Scheme: "sqs", Destination: "sqs://c", Messages: 1, OfScheme: 2},
+		{Scheme: "sqs", Destination: "sqs://a", Messages: 4, OfScheme: 2}, {Scheme: "sqs", Destination: "sqs://c",
+			Messages: 1, OfScheme: 2},
 	}, targets)
 }
 
@@ -237,7 +246,8 @@ func TestStatusOfWaitingMessages(t *testing.T) {
 	for _, c := range counts {
 		got[c.Destination+" "+c.Phase] = fmt.Sprint(c.Messages, " ", c.LastError)
 	}
-	assert.Equal(t, map[string]string{"sqs://a leased": "1 ", "sqs://a waiting": "1 500", "https://shop.example/in waiting": "1 the host is not allowed"}, got)
+	assert.Equal(t, map[string]string{"sqs://a leased": "1 ", "sqs://a waiting": "1 500",
+		"https://shop.example/in waiting": "1 the host is not allowed"}, got)
 	s, err := o.Message(t.Context(), held)
 	require.NoError(t, err)
 	assert.Equal(t, "waiting", s.Phase)
@@ -255,7 +265,8 @@ func TestActPlans(t *testing.T) {
 		  FROM generate_series(1, 60000) AS n`)
 	var ids, newIDs []string
 	for n := range 20 {
-		ids, newIDs = append(ids, fmt.Sprintf("00000000-0000-0000-0000-%012x", 30_000+n)), append(newIDs, uuid.NewString())
+		ids, newIDs = append(ids, fmt.Sprintf("00000000-0000-0000-0000-%012x", 30_000+n)), append(newIDs,
+			uuid.NewString())
 	}
 	for _, statistics := range []string{"none", "fresh"} {
 		if statistics == "fresh" {
@@ -281,7 +292,8 @@ func TestActPlans(t *testing.T) {
 					p := explain(t, pool, mode, c.statement, c.args...)
 					p.each(func(n plan) {
 						assert.False(t, n.Table == "messages" && n.Node == "Seq Scan")
-						assert.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s reads what it does not use", n.Node, n.Index)
+						assert.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s reads what it does not use", n.Node,
+							n.Index)
 					})
 					t.Logf("%d buffers", p.buffers())
 					assert.LessOrEqual(t, p.buffers(), 600)

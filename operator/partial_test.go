@@ -54,7 +54,8 @@ func (c *cancels) Message(_ context.Context, id uuid.UUID) (MessageStatus, error
 func TestCancelAnswersBesideAnError(t *testing.T) {
 	ended := requested()
 	ended.State = outflow.Cancelled
-	store := &cancels{requests: []outboxdb.Cancel{ended, requested(), requested()}, fails: func(uuid.UUID) bool { return true }}
+	store := &cancels{requests: []outboxdb.Cancel{ended, requested(), requested()},
+		fails: func(uuid.UUID) bool { return true }}
 	answers, err := cancelWith(t.Context(), &noTemporal{}, store, uuid.Nil, time.Minute)
 	require.ErrorIs(t, err, errAway)
 	require.Len(t, answers, 3)
@@ -98,6 +99,7 @@ func TestRedirectAnswersBesideAnError(t *testing.T) {
 	require.ErrorContains(t, err, "connection refused")
 	require.Len(t, answers, 2)
 	assert.Equal(t, Done, answers[0].Verdict, "it is redirected")
-	assert.Equal(t, "sqs://new", value[string](t, pool, `SELECT destination FROM outbox.messages WHERE id = $1`, pending))
+	assert.Equal(t, "sqs://new", value[string](t, pool, `SELECT destination FROM outbox.messages WHERE id = $1`,
+		pending))
 	assert.Equal(t, Refused, answers[1].Verdict)
 }

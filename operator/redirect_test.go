@@ -35,25 +35,36 @@ func TestMovesThatAreRefused(t *testing.T) {
 		act  func(uuid.UUID) ([]Answer, error)
 		text string
 	}{
-		"redirect of a delivered one":            {ended(outflow.Delivered), redirect("sqs://other"), `delivered: "outflow resend" sends a copy`},
-		"redirect to where it goes":              {`claims = 0`, redirect("sqs://orders"), "it goes there already"},
-		"redirect to where it is retried":        {retrying, redirect("sqs://orders"), "it goes there already"},
-		"redirect beside a cancel":               {retrying + `, cancel_requested = true`, redirect("sqs://other"), "pending: its cancel was requested"},
-		"reschedule of a delivered one":          {ended(outflow.Delivered), reschedule(at, 0), `delivered: "outflow resend" sends a copy`},
-		"reschedule of a dead one":               {ended(outflow.Dead), reschedule(at, 0), `dead: "outflow retry" sends it`},
-		"reschedule of an expired one":           {ended(outflow.Expired), reschedule(at, 0), `expired: "outflow retry" sends it`},
-		"reschedule of a cancelled one":          {ended(outflow.Cancelled), reschedule(at, 0), `cancelled: "outflow retry" sends it`},
-		"reschedule beside a cancel":             {`cancel_requested = true`, reschedule(at, 0), "pending: its cancel was requested"},
-		"reschedule to its expiry":               {`expires_at = '2100-01-31T08:00:00Z'`, reschedule(at, 0), "it expires at 2100-01-31T08:00:00Z, and would be due after that"},
-		"reschedule of a retrying one past that": {retrying + `, expires_at = '2100-01-31T08:00:00Z'`, reschedule(time.Time{}, 200*365*24*time.Hour), "it expires at 2100-01-31T08:00:00Z, and would be due after that"},
+		"redirect of a delivered one": {ended(outflow.Delivered), redirect("sqs://other"),
+			`delivered: "outflow resend" sends a copy`},
+		"redirect to where it goes":       {`claims = 0`, redirect("sqs://orders"), "it goes there already"},
+		"redirect to where it is retried": {retrying, redirect("sqs://orders"), "it goes there already"},
+		"redirect beside a cancel": {retrying + `, cancel_requested = true`, redirect("sqs://other"),
+			"pending: its cancel was requested"},
+		"reschedule of a delivered one": {ended(outflow.Delivered), reschedule(at, 0),
+			`delivered: "outflow resend" sends a copy`},
+		"reschedule of a dead one": {ended(outflow.Dead), reschedule(at, 0),
+			`dead: "outflow retry" sends it`},
+		"reschedule of an expired one": {ended(outflow.Expired), reschedule(at, 0),
+			`expired: "outflow retry" sends it`},
+		"reschedule of a cancelled one": {ended(outflow.Cancelled), reschedule(at, 0),
+			`cancelled: "outflow retry" sends it`},
+		"reschedule beside a cancel": {`cancel_requested = true`, reschedule(at, 0),
+			"pending: its cancel was requested"},
+		"reschedule to its expiry": {`expires_at = '2100-01-31T08:00:00Z'`, reschedule(at, 0),
+			"it expires at 2100-01-31T08:00:00Z, and would be due after that"},
+		"reschedule of a retrying one past that": {retrying + `, expires_at = '2100-01-31T08:00:00Z'`,
+			reschedule(time.Time{}, 200*365*24*time.Hour), "it expires at 2100-01-31T08:00:00Z, and would be due after that"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			id, err := o.Send(t.Context(), outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}")}, ada)
+			id, err := o.Send(t.Context(), outflow.Message{Destination: "sqs://orders", Type: "order-placed",
+				Payload: []byte("{}")}, ada)
 			require.NoError(t, err)
 			_, err = pool.Exec(t.Context(), `UPDATE outbox.messages SET `+c.row+` WHERE id = $1`, id)
 			require.NoError(t, err)
 			row := func() (text string) {
-				require.NoError(t, pool.QueryRow(t.Context(), `SELECT m::text FROM outbox.messages AS m WHERE id = $1`, id).Scan(&text))
+				require.NoError(t, pool.QueryRow(t.Context(), `SELECT m::text FROM outbox.messages AS m WHERE id = $1`,
+					id).Scan(&text))
 				return text
 			}
 			runs.asked = 0
@@ -70,7 +81,8 @@ func TestMovesThatAreRefused(t *testing.T) {
 			assert.Zero(t, runs.asked)
 		})
 	}
-	for name, act := range map[string]func(uuid.UUID) ([]Answer, error){"redirect": redirect("sqs://other"), "reschedule": reschedule(at, 0)} {
+	for name, act := range map[string]func(uuid.UUID) ([]Answer, error){"redirect": redirect("sqs://other"),
+		"reschedule": reschedule(at, 0)} {
 		t.Run(name+" of none", func(t *testing.T) {
 			id := uuid.New()
 			answers, err := act(id)

@@ -15,15 +15,20 @@ func TestResendAnswers(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	o := New(pool, nil, "")
-	delivered, pending := finished(t, pool, message("sqs://orders"), outflow.Delivered), enqueue(t, pool, message("sqs://orders"))[0]
-	dead, expired := finished(t, pool, message("sqs://orders"), outflow.Dead), finished(t, pool, message("sqs://orders"), outflow.Expired)
+	delivered, pending := finished(t, pool, message("sqs://orders"), outflow.Delivered), enqueue(t, pool,
+		message("sqs://orders"))[0]
+	dead, expired := finished(t, pool, message("sqs://orders"), outflow.Dead), finished(t, pool,
+		message("sqs://orders"), outflow.Expired)
 	cancelled, nobody := finished(t, pool, message("sqs://orders"), outflow.Cancelled), uuid.New()
 	want := []Answer{
 		{ID: delivered, Verdict: Done, State: outflow.Delivered, Generation: 1},
-		{ID: pending, Verdict: Refused, Text: "pending: it was not delivered yet", State: outflow.Pending, Generation: 1},
+		{ID: pending, Verdict: Refused, Text: "pending: it was not delivered yet", State: outflow.Pending,
+			Generation: 1},
 		{ID: dead, Verdict: Refused, Text: `dead: "outflow retry" sends it`, State: outflow.Dead, Generation: 1},
-		{ID: expired, Verdict: Refused, Text: `expired: "outflow retry" sends it`, State: outflow.Expired, Generation: 1},
-		{ID: cancelled, Verdict: Refused, Text: `cancelled: "outflow retry" sends it`, State: outflow.Cancelled, Generation: 1},
+		{ID: expired, Verdict: Refused, Text: `expired: "outflow retry" sends it`, State: outflow.Expired,
+			Generation: 1},
+		{ID: cancelled, Verdict: Refused, Text: `cancelled: "outflow retry" sends it`, State: outflow.Cancelled,
+			Generation: 1},
 		{ID: nobody, Verdict: Refused, Text: "not found"},
 	}
 	ids := []uuid.UUID{delivered, pending, dead, expired, cancelled, nobody}

@@ -25,9 +25,10 @@ func TestRetryAnswers(t *testing.T) {
 		text    string
 		asked   int
 	}{
-		"none":      {"", Refused, "not found", 0},
-		"dead":      {`state = 'dead', finished_at = now()`, Done, "was dead, pending again", 0},
-		"delivered": {`state = 'delivered', finished_at = now()`, Refused, `delivered: "outflow resend" sends a copy`, 0},
+		"none": {"", Refused, "not found", 0},
+		"dead": {`state = 'dead', finished_at = now()`, Done, "was dead, pending again", 0},
+		"delivered": {`state = 'delivered', finished_at = now()`, Refused, `delivered: "outflow resend" sends a copy`,
+			0},
 		"delayed": {`due_at = '2100-01-31T08:00:00Z', ` + leasedUntil2100, Refused,
 			`pending, due at 2100-01-31T08:00:00Z: "outflow reschedule" changes that`, 0},
 		"leased": {`started = true, claims = 1, ` + leasedUntil2100, Refused, "pending: it is being delivered", 0},

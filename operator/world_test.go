@@ -53,7 +53,8 @@ func newWorld(t *testing.T) *world {
 	pool := teststack.New(t)
 	name := "operator-" + uuid.NewString()
 	return &world{
-		T: t, pool: pool, client: c, operator: New(pool, NewRuns(c), name), by: Actor{Who: "ada@host"}, broker: &broker{sent: map[uuid.UUID][]string{}},
+		T: t, pool: pool, client: c, operator: New(pool, NewRuns(c),
+			name), by: Actor{Who: "ada@host"}, broker: &broker{sent: map[uuid.UUID][]string{}},
 		opts: scanner.Options{Outbox: name, TaskQueue: name, PollInterval: 10 * time.Millisecond, Logger: log},
 	}
 }
@@ -82,7 +83,8 @@ func (w *world) work(store *outboxdb.Store) {
 
 func (w *world) enqueue(destination string) uuid.UUID {
 	w.Helper()
-	id, err := w.operator.Send(w.Context(), outflow.Message{Destination: destination, Type: "order-placed", Payload: []byte("{}")}, w.by)
+	id, err := w.operator.Send(w.Context(),
+		outflow.Message{Destination: destination, Type: "order-placed", Payload: []byte("{}")}, w.by)
 	require.NoError(w, err)
 	return id
 }
@@ -117,7 +119,8 @@ func (w *world) untilBackoff(id uuid.UUID) {
 	w.Helper()
 	w.until(id, func(MessageStatus) bool {
 		run, err := w.operator.runs.Describe(w.Context(), w.operator.workflowID(id))
-		return err == nil && len(run.Activities) == 1 && run.Activities[0].State == "Scheduled" && run.Activities[0].Attempt > 1
+		return err == nil && len(run.Activities) == 1 && run.Activities[0].State == "Scheduled" &&
+			run.Activities[0].Attempt > 1
 	})
 }
 
@@ -275,7 +278,8 @@ func TestCancelDuringBackoff(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.broker.set(func(outflow.Message) error {
-		return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 50 * time.Second, Err: errors.New("throttled")}
+		return &outflow.Failure{Class: outflow.ClassUnavailable, RetryAfter: 50 * time.Second,
+			Err: errors.New("throttled")}
 	})
 	w.start()
 	id := w.enqueue("sqs://orders")
@@ -424,7 +428,8 @@ func TestRetrySupersedesTheOldRun(t *testing.T) {
 	calls := w.broker.calls
 	assert.Equal(t, 2, deliver(1).Generation, "it says how the row stands")
 	assert.Equal(t, calls, w.broker.calls, "and sends nothing")
-	outcome, err := outboxdb.New(w.pool).Finish(t.Context(), outbox.Ending{Ref: outbox.Ref{ID: id, Generation: 1}, State: outflow.Dead, LastError: "again"})
+	outcome, err := outboxdb.New(w.pool).Finish(t.Context(),
+		outbox.Ending{Ref: outbox.Ref{ID: id, Generation: 1}, State: outflow.Dead, LastError: "again"})
 	require.NoError(t, err)
 	assert.Equal(t, outflow.Pending, outcome.State)
 	w.broker.set(nil)
@@ -436,7 +441,8 @@ func TestRetryOfARetryingMessage(t *testing.T) {
 	w := newWorld(t)
 	// So far apart that between two attempts nothing is under way.
 	w.broker.set(func(outflow.Message) error {
-		return &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: 50 * time.Second, Err: errors.New("throttled")}
+		return &outflow.Failure{Class: outflow.ClassRetryable, RetryAfter: 50 * time.Second,
+			Err: errors.New("throttled")}
 	})
 	w.start()
 	id := w.enqueue("sqs://orders")
@@ -450,7 +456,8 @@ func TestRetryOfARetryingMessage(t *testing.T) {
 	run, err := w.operator.runs.Describe(t.Context(), w.operator.workflowID(id))
 	require.NoError(t, err)
 	assert.Equal(t, "Running", run.Status)
-	events := w.client.GetWorkflowHistory(t.Context(), run.WorkflowID, run.RunID, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := w.client.GetWorkflowHistory(t.Context(), run.WorkflowID, run.RunID, false,
+		enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	var signals []string
 	for events.HasNext() {
 		event, err := events.Next()
@@ -501,7 +508,8 @@ func TestDescribe(t *testing.T) {
 	require.ErrorIs(t, lost.Cancel(t.Context(), "nobody/"+uuid.NewString()), ErrNoRun)
 
 	// A namespace that is not there is no message without a run.
-	elsewhere, err := client.NewLazyClient(client.Options{HostPort: teststack.Temporal(t), Namespace: "nowhere", Logger: sdklog.NewStructuredLogger(w.opts.Logger)})
+	elsewhere, err := client.NewLazyClient(client.Options{HostPort: teststack.Temporal(t), Namespace: "nowhere",
+		Logger: sdklog.NewStructuredLogger(w.opts.Logger)})
 	require.NoError(t, err)
 	defer elsewhere.Close()
 	err = NewRuns(elsewhere).Cancel(t.Context(), w.operator.workflowID(id))

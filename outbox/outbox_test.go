@@ -16,10 +16,12 @@ func TestOutcomeOfARecord(t *testing.T) {
 	t.Parallel()
 	id := uuid.New()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	r := outbox.Record{Message: outflow.Message{ID: id, Payload: []byte("personal data")}, State: outflow.Dead, Generation: 3, Attempts: 4,
+	r := outbox.Record{Message: outflow.Message{ID: id, Payload: []byte("personal data")}, State: outflow.Dead,
+		Generation: 3, Attempts: 4,
 		BrokerMessageID: "b", LastError: "e", FinishedAt: at}
 	require.Equal(t, outbox.Ref{ID: id, Generation: 3}, r.Ref())
-	require.Equal(t, outflow.Outcome{ID: id, State: outflow.Dead, Generation: 3, Attempts: 4, BrokerMessageID: "b", LastError: "e", FinishedAt: at}, r.Outcome())
+	require.Equal(t, outflow.Outcome{ID: id, State: outflow.Dead, Generation: 3, Attempts: 4, BrokerMessageID: "b",
+		LastError: "e", FinishedAt: at}, r.Outcome())
 
 	// Outcomes are kept in workflow histories: their names are for good.
 	encoded, err := json.Marshal(r.Outcome())

@@ -10,7 +10,8 @@ import (
 )
 
 func TestAdvice(t *testing.T) {
-	session := outbox.HeldSnapshot{Holder: "session", Name: "report", PID: 42, User: "ada", State: "idle in transaction", Seconds: 5400, Transactions: 7}
+	session := outbox.HeldSnapshot{Holder: "session", Name: "report", PID: 42, User: "ada",
+		State: "idle in transaction", Seconds: 5400, Transactions: 7}
 	assert.Equal(t, `session 42 of application "report", user "ada" (idle in transaction) has held a snapshot for 1h30m0s, 7 transactions: `+
 		`vacuum can't remove rows that died since, and claims slow down; end its transaction, or SELECT pg_terminate_backend(42)`, session.Advice())
 	slot := outbox.HeldSnapshot{Holder: "replication slot", Name: "standby", Seconds: -1}
@@ -24,6 +25,7 @@ func TestHeldFor(t *testing.T) {
 		seconds, transactions int64
 		old                   bool
 	}{{299, 5_000_000, false}, {300, 0, true}, {-1, 999_999, false}, {-1, 1_000_000, true}} {
-		assert.Equal(t, c.old, outbox.HeldSnapshot{Seconds: c.seconds, Transactions: c.transactions}.HeldFor(5*time.Minute), "%+v", c)
+		assert.Equal(t, c.old, outbox.HeldSnapshot{Seconds: c.seconds,
+			Transactions: c.transactions}.HeldFor(5*time.Minute), "%+v", c)
 	}
 }

@@ -63,7 +63,8 @@ func TestCallbackRules(t *testing.T) {
 		{"sqs://other", "Order/placed", "", false, "sqs://any"},
 		{"https://shop.example/hook", "other", "", false, "sqs://any"},
 		{orders, "order/placed", "sqs://own", false, "sqs://own"},
-		{orders, "order/placed", "arn:aws:sqs:eu-west-1:123456789012:own", true, "sqs://own?account=123456789012&region=eu-west-1 with the payload"},
+		{orders, "order/placed", "arn:aws:sqs:eu-west-1:123456789012:own", true,
+			"sqs://own?account=123456789012&region=eu-west-1 with the payload"},
 		{orders, "quiet", "sqs://own", false, "sqs://own"},
 		{orders, "order/placed", outflow.NoCallback, false, ""},
 		{"sqs://other", "other", outflow.NoCallback, false, ""},
@@ -132,12 +133,14 @@ func TestCallbackRulesAreForWhatComes(t *testing.T) {
 
 	_, err = o.Redirect(t.Context(), []uuid.UUID{first}, "sqs://elsewhere", ada)
 	require.NoError(t, err)
-	_, err = store.Finish(t.Context(), outbox.Ending{Ref: outbox.Ref{ID: first, Generation: 2}, State: outflow.Delivered})
+	_, err = store.Finish(t.Context(), outbox.Ending{Ref: outbox.Ref{ID: first, Generation: 2},
+		State: outflow.Delivered})
 	require.NoError(t, err)
 	answers, err := o.Resend(t.Context(), []uuid.UUID{first}, ada)
 	require.NoError(t, err)
 	copied := *answers[0].NewID
-	for id, want := range map[uuid.UUID]string{before: "", first: "sqs://first with the payload", second: "sqs://second", after: "", copied: "sqs://first with the payload"} {
+	for id, want := range map[uuid.UUID]string{before: "", first: "sqs://first with the payload",
+		second: "sqs://second", after: "", copied: "sqs://first with the payload"} {
 		assert.Equal(t, want, asks(t, pool, id))
 	}
 	shown, err := o.Message(t.Context(), first)
@@ -163,8 +166,10 @@ func TestSetCallbackRules(t *testing.T) {
 	assert.Empty(t, set(operator.CallbackRule{Destination: "sqs://b", Callback: "sqs://r"}))
 	assert.Empty(t, set(operator.CallbackRule{Destination: "sqs://a", Callback: "sqs://r"}))
 	assert.Empty(t, set(operator.CallbackRule{Type: "t", Callback: outflow.NoCallback}))
-	assert.Empty(t, set(operator.CallbackRule{Destination: "sqs://a", Type: "t", Callback: "sqs://r", WithPayload: true}))
-	assert.Equal(t, "sqs://r", set(operator.CallbackRule{Destination: "sqs://a", Type: "t", Callback: "https://shop.example/done"}))
+	assert.Empty(t, set(operator.CallbackRule{Destination: "sqs://a", Type: "t", Callback: "sqs://r",
+		WithPayload: true}))
+	assert.Equal(t, "sqs://r", set(operator.CallbackRule{Destination: "sqs://a", Type: "t",
+		Callback: "https://shop.example/done"}))
 	rules, err := o.CallbackRules(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []operator.CallbackRule{
@@ -222,8 +227,10 @@ func TestBadCallbackRules(t *testing.T) {
 		{operator.CallbackRule{Destination: "\xff", Callback: "sqs://r"}, "destination", wantsText},
 		{operator.CallbackRule{Type: "a b", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
 		{operator.CallbackRule{Type: "größe", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
-		{operator.CallbackRule{Type: strings.Repeat("t", 201), Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
-		{operator.CallbackRule{Type: "'; DROP TABLE outbox.messages; --", Callback: "sqs://r"}, "type", wantsType[:len(wantsType)-len(" (got ")]},
+		{operator.CallbackRule{Type: strings.Repeat("t", 201), Callback: "sqs://r"}, "type",
+			wantsType[:len(wantsType)-len(" (got ")]},
+		{operator.CallbackRule{Type: "'; DROP TABLE outbox.messages; --", Callback: "sqs://r"}, "type",
+			wantsType[:len(wantsType)-len(" (got ")]},
 		{operator.CallbackRule{Type: "a\x00", Callback: "sqs://r"}, "type", wantsText},
 	} {
 		_, err := o.SetCallbackRule(t.Context(), c.rule, ada)
@@ -249,7 +256,8 @@ func TestRulesCostLittle(t *testing.T) {
 	one := another(t, pool, func(c *pgxpool.Config) { c.MaxConns = 1 })
 	buffers := func(callback string) (n int) {
 		for range 8 { // a session's first plans are others
-			n = explain(t, one, "auto", `SELECT outbox.enqueue('sqs://orders', 'a', 'x'::text, callback => $1)`, callback).buffers()
+			n = explain(t, one, "auto", `SELECT outbox.enqueue('sqs://orders', 'a', 'x'::text, callback => $1)`,
+				callback).buffers()
 		}
 		return n
 	}
@@ -257,7 +265,8 @@ func TestRulesCostLittle(t *testing.T) {
 	execute(t, pool, `INSERT INTO outbox.callback_rules (destination, type, callback) SELECT 'sqs://q' || n, 't', 'sqs://r' FROM generate_series(1, 20000) AS n`)
 	execute(t, pool, `VACUUM ANALYZE outbox.callback_rules`)
 	many, own := buffers(""), buffers("sqs://replies")
-	t.Logf("buffers of one message: %d without rules, %d beside 20,000, %d beside them with a callback of its own", empty, many, own)
+	t.Logf("buffers of one message: %d without rules, %d beside 20,000, %d beside them with a callback of its own",
+		empty, many, own)
 	assert.LessOrEqual(t, many, empty+20)
 	assert.LessOrEqual(t, own, empty+1)
 }

@@ -23,7 +23,8 @@ func finished(t testing.TB, pool *pgxpool.Pool, m outflow.Message, state outflow
 	t.Helper()
 	id := enqueue(t, pool, m)[0]
 	store := outboxdb.New(pool)
-	execute(t, pool, `UPDATE outbox.messages SET claims = 1, available_at = now() + interval '1 minute' WHERE id = $1`, id)
+	execute(t, pool, `UPDATE outbox.messages SET claims = 1, available_at = now() + interval '1 minute' WHERE id = $1`,
+		id)
 	ending := outbox.Ending{Ref: ref(id), State: state, LastError: "no such queue", Attempts: 1}
 	if state == outflow.Delivered {
 		ending.LastError, ending.BrokerMessageID = "", "broker-1"
@@ -49,11 +50,13 @@ func TestRequestCancel(t *testing.T) {
 	require.NoError(t, store.GiveBack(t.Context(), claim(t, store, request()).Messages[0], outbox.NotStarted))
 	fresh := enqueue(t, pool, message("sqs://orders"))[0]
 	execute(t, pool, `UPDATE outbox.messages SET callback = 'https://shop.example/done' WHERE id = $1`, fresh)
-	delayed := enqueue(t, pool, outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}"), DueIn: time.Hour})[0]
+	delayed := enqueue(t, pool, outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}"),
+		DueIn: time.Hour})[0]
 	delivered := finished(t, pool, message("sqs://quick"), outflow.Delivered)
 	require.Zero(t, stands(t, pool, released).Claims)
 
-	changes, err := store.RequestCancel(t.Context(), []uuid.UUID{claimed, released, delayed, delivered}, "ada@host", "the queue is back")
+	changes, err := store.RequestCancel(t.Context(), []uuid.UUID{claimed, released, delayed, delivered}, "ada@host",
+		"the queue is back")
 	require.NoError(t, err)
 	assert.True(t, changes[0].Done)
 	assert.Equal(t, outflow.Pending, changes[0].State, "its run ends it")
@@ -77,7 +80,8 @@ func TestRequestCancel(t *testing.T) {
 	})
 	t.Run("so does another generation", func(t *testing.T) {
 		require.NoError(t, store.GiveBack(t.Context(), lease, outbox.NotStarted))
-		ended, err := store.EndCancelled(t.Context(), outbox.Ref{ID: claimed, Generation: 2}, "ada@host", "the queue is back")
+		ended, err := store.EndCancelled(t.Context(), outbox.Ref{ID: claimed, Generation: 2}, "ada@host",
+			"the queue is back")
 		require.NoError(t, err)
 		assert.False(t, ended)
 	})
@@ -94,7 +98,8 @@ func TestRequestCancel(t *testing.T) {
 		assert.False(t, ended)
 	})
 	t.Run("an acknowledgement still wins", func(t *testing.T) {
-		outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "b"})
+		outcome, err := store.Finish(t.Context(),
+			outbox.Ending{Ref: ref(claimed), State: outflow.Delivered, BrokerMessageID: "b"})
 		require.NoError(t, err)
 		assert.Equal(t, outflow.Delivered, outcome.State)
 	})

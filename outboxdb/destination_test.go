@@ -19,7 +19,8 @@ var pasted = []struct{ given, stored string }{
 	{"sqs://orders.fifo", "sqs://orders.fifo"},
 	{"sqs://orders?account=123456789012", "sqs://orders?account=123456789012"},
 	{"sqs://orders?region=eu-west-1", "sqs://orders?region=eu-west-1"},
-	{"sqs://orders?account=123456789012&region=us-gov-west-1", "sqs://orders?account=123456789012&region=us-gov-west-1"},
+	{"sqs://orders?account=123456789012&region=us-gov-west-1",
+		"sqs://orders?account=123456789012&region=us-gov-west-1"},
 	{"sqs://orders?region=eu-west-1&account=123456789012", "sqs://orders?account=123456789012&region=eu-west-1"},
 	{"sns://news?region=ap-southeast-2&account=123456789012", "sns://news?account=123456789012&region=ap-southeast-2"},
 	{"arn:aws:sqs:eu-west-1:123456789012:orders", "sqs://orders?account=123456789012&region=eu-west-1"},
@@ -27,39 +28,59 @@ var pasted = []struct{ given, stored string }{
 	{"arn:aws-cn:sns:cn-north-1:123456789012:news", "sns://news?account=123456789012&region=cn-north-1"},
 	{"arn:aws-us-gov:sns:us-gov-east-1:123456789012:news", "sns://news?account=123456789012&region=us-gov-east-1"},
 	{"https://sqs.eu-west-1.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
-	{"https://sqs.cn-north-1.amazonaws.com.cn/123456789012/orders", "sqs://orders?account=123456789012&region=cn-north-1"},
+	{"https://sqs.cn-north-1.amazonaws.com.cn/123456789012/orders",
+		"sqs://orders?account=123456789012&region=cn-north-1"},
 	{"https://eu-west-1.queue.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
-	{"https://vpce-0a1b-2c3d.sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders.fifo", "sqs://orders.fifo?account=123456789012&region=eu-west-1"},
+	{"https://vpce-0a1b-2c3d.sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders.fifo",
+		"sqs://orders.fifo?account=123456789012&region=eu-west-1"},
 	{"http://localhost:4100/000000000000/orders", "sqs://orders?account=000000000000"},
 	{"http://localhost:4100/000000000000/orders/", "sqs://orders?account=000000000000"},
 
 	// Every documented form of AWS's endpoints, each with the region that it names.
 	{"http://sqs.eu-west-1.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
-	{"https://SQS.EU-West-1.AmazonAWS.com:443/123456789012/orders/", "sqs://orders?account=123456789012&region=eu-west-1"},
+	{"https://SQS.EU-West-1.AmazonAWS.com:443/123456789012/orders/",
+		"sqs://orders?account=123456789012&region=eu-west-1"},
 	{"http://sqs.eu-west-1.amazonaws.com:80/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
 	{"https://queue.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=us-east-1"},
-	{"https://cn-north-1.queue.amazonaws.com.cn/123456789012/orders", "sqs://orders?account=123456789012&region=cn-north-1"},
-	{"https://sqs-fips.us-east-1.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=us-east-1"},
+	{"https://cn-north-1.queue.amazonaws.com.cn/123456789012/orders",
+		"sqs://orders?account=123456789012&region=cn-north-1"},
+	{"https://sqs-fips.us-east-1.amazonaws.com/123456789012/orders",
+		"sqs://orders?account=123456789012&region=us-east-1"},
 	{"https://sqs.eu-west-1.api.aws/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
-	{"https://sqs-fips.us-gov-west-1.api.aws/123456789012/orders", "sqs://orders?account=123456789012&region=us-gov-west-1"},
-	{"https://sqs.cn-north-1.api.amazonwebservices.com.cn/123456789012/orders", "sqs://orders?account=123456789012&region=cn-north-1"},
-	{"https://sqs.eusc-de-east-1.amazonaws.eu/123456789012/orders", "sqs://orders?account=123456789012&region=eusc-de-east-1"},
-	{"https://sqs.us-iso-east-1.c2s.ic.gov/123456789012/orders", "sqs://orders?account=123456789012&region=us-iso-east-1"},
-	{"https://sqs.us-isob-east-1.sc2s.sgov.gov/123456789012/orders", "sqs://orders?account=123456789012&region=us-isob-east-1"},
-	{"https://sqs.us-isof-south-1.csp.hci.ic.gov/123456789012/orders", "sqs://orders?account=123456789012&region=us-isof-south-1"},
-	{"https://sqs.eu-isoe-west-1.cloud.adc-e.uk/123456789012/orders", "sqs://orders?account=123456789012&region=eu-isoe-west-1"},
-	{"https://vpce-0a1b-2c3d-us-east-1a.sqs.us-east-1.vpce.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=us-east-1"},
+	{"https://sqs-fips.us-gov-west-1.api.aws/123456789012/orders",
+		"sqs://orders?account=123456789012&region=us-gov-west-1"},
+	{"https://sqs.cn-north-1.api.amazonwebservices.com.cn/123456789012/orders",
+		"sqs://orders?account=123456789012&region=cn-north-1"},
+	{"https://sqs.eusc-de-east-1.amazonaws.eu/123456789012/orders",
+		"sqs://orders?account=123456789012&region=eusc-de-east-1"},
+	{"https://sqs.us-iso-east-1.c2s.ic.gov/123456789012/orders",
+		"sqs://orders?account=123456789012&region=us-iso-east-1"},
+	{"https://sqs.us-isob-east-1.sc2s.sgov.gov/123456789012/orders",
+		"sqs://orders?account=123456789012&region=us-isob-east-1"},
+	{"https://sqs.us-isof-south-1.csp.hci.ic.gov/123456789012/orders",
+		"sqs://orders?account=123456789012&region=us-isof-south-1"},
+	{"https://sqs.eu-isoe-west-1.cloud.adc-e.uk/123456789012/orders",
+		"sqs://orders?account=123456789012&region=eu-isoe-west-1"},
+	{"https://vpce-0a1b-2c3d-us-east-1a.sqs.us-east-1.vpce.amazonaws.com/123456789012/orders",
+		"sqs://orders?account=123456789012&region=us-east-1"},
 
 	// Emulators'.
-	{"http://sqs.eu-central-1.localhost:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-central-1"},
-	{"http://sqs.eu-west-1.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-west-1"},
-	{"https://sqs.eu-west-1.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-west-1"},
-	{"http://eu-west-2.queue.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-west-2"},
-	{"https://eu-west-2.queue.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000&region=eu-west-2"},
+	{"http://sqs.eu-central-1.localhost:4566/000000000000/orders",
+		"sqs://orders?account=000000000000&region=eu-central-1"},
+	{"http://sqs.eu-west-1.localhost.localstack.cloud:4566/000000000000/orders",
+		"sqs://orders?account=000000000000&region=eu-west-1"},
+	{"https://sqs.eu-west-1.localhost.localstack.cloud:4566/000000000000/orders",
+		"sqs://orders?account=000000000000&region=eu-west-1"},
+	{"http://eu-west-2.queue.localhost.localstack.cloud:4566/000000000000/orders",
+		"sqs://orders?account=000000000000&region=eu-west-2"},
+	{"https://eu-west-2.queue.localhost.localstack.cloud:4566/000000000000/orders",
+		"sqs://orders?account=000000000000&region=eu-west-2"},
 	{"http://queue.localhost.localstack.cloud:4566/000000000000/orders", "sqs://orders?account=000000000000"},
 	{"http://localhost:4566/queue/us-east-1/000000000000/orders", "sqs://orders?account=000000000000&region=us-east-1"},
-	{"https://localstack.internal/queue/us-east-1/000000000000/orders.fifo/", "sqs://orders.fifo?account=000000000000&region=us-east-1"},
-	{"http://sqs.us-east-1.localhost:4566/queue/us-east-1/000000000000/orders", "sqs://orders?account=000000000000&region=us-east-1"},
+	{"https://localstack.internal/queue/us-east-1/000000000000/orders.fifo/",
+		"sqs://orders.fifo?account=000000000000&region=us-east-1"},
+	{"http://sqs.us-east-1.localhost:4566/queue/us-east-1/000000000000/orders",
+		"sqs://orders?account=000000000000&region=us-east-1"},
 	{"http://us-east-1.goaws.com:4100/100010001000/orders", "sqs://orders?account=100010001000&region=us-east-1"},
 	{"http://LocalStack:4566/000000000000/orders", "sqs://orders?account=000000000000"},
 	{"http://app-elasticmq-1:9324/000000000000/orders", "sqs://orders?account=000000000000"},
@@ -81,14 +102,16 @@ var pasted = []struct{ given, stored string }{
 	{"https://a_b--c.example.org/", "https://a_b--c.example.org/"},
 	{"https://127.0.0.1.nip.io/", "https://127.0.0.1.nip.io/"},
 	{"https://" + strings.Repeat("a", 63) + ".org/", "https://" + strings.Repeat("a", 63) + ".org/"},
-	{"https://" + strings.Repeat(strings.Repeat("a", 49)+".", 5) + "org/", "https://" + strings.Repeat(strings.Repeat("a", 49)+".", 5) + "org/"},
+	{"https://" + strings.Repeat(strings.Repeat("a", 49)+".", 5) + "org/",
+		"https://" + strings.Repeat(strings.Repeat("a", 49)+".", 5) + "org/"},
 	{"https://localhost:8443/hook", "https://localhost:8443/hook"},
 	{"https://[::1]:443/hook", "https://[::1]/hook"},
 	{"https://example.org/123456789012/hook", "https://example.org/123456789012/hook"},
 	{"https://queue.example.org/123456789012/hook", "https://queue.example.org/123456789012/hook"},
 	{"https://queue.example.org/queue/123456789012/hook", "https://queue.example.org/queue/123456789012/hook"},
 	{"https://example.org:8443/hook?a=b&c=[1]", "https://example.org:8443/hook?a=b&c=[1]"},
-	{"https://abc.execute-api.eu-west-1.amazonaws.com/prod/orders", "https://abc.execute-api.eu-west-1.amazonaws.com/prod/orders"},
+	{"https://abc.execute-api.eu-west-1.amazonaws.com/prod/orders",
+		"https://abc.execute-api.eu-west-1.amazonaws.com/prod/orders"},
 
 	// Plain http, on this machine alone. What looks like a queue's URL is a queue.
 	{"http://localhost", "http://localhost/"},
@@ -242,12 +265,15 @@ func TestDestinationsAsPasted(t *testing.T) {
 	pool := teststack.New(t)
 	for _, c := range pasted {
 		t.Run(c.given, func(t *testing.T) {
-			stored := value[string](t, pool, `SELECT CASE WHEN outbox.is_destination(c) THEN c ELSE '' END FROM outbox.canonical_destination($1) AS c`, c.given)
+			stored := value[string](t, pool,
+				`SELECT CASE WHEN outbox.is_destination(c) THEN c ELSE '' END FROM outbox.canonical_destination($1) AS c`, c.given)
 			require.Equal(t, c.stored, stored, "SQL")
-			require.Equal(t, outflow.DisplayDestination(c.given), value[string](t, pool, `SELECT outbox.display_destination($1)`, c.given), "both show the same")
+			require.Equal(t, outflow.DisplayDestination(c.given),
+				value[string](t, pool, `SELECT outbox.display_destination($1)`, c.given), "both show the same")
 			d, err := outflow.ParseDestination(c.given)
 			if c.stored == "" {
-				require.ErrorContains(t, err, "an ARN: "+value[string](t, pool, `SELECT outbox.destination_refusal(outbox.canonical_destination($1))`, c.given)+" (got ",
+				require.ErrorContains(t, err, "an ARN: "+value[string](t, pool,
+					`SELECT outbox.destination_refusal(outbox.canonical_destination($1))`, c.given)+" (got ",
 					"both say the same")
 				require.NotContains(t, err.Error(), "hunter2")
 				return
@@ -257,7 +283,8 @@ func TestDestinationsAsPasted(t *testing.T) {
 			if strings.HasPrefix(c.stored, "sqs") && c.given != c.stored {
 				m := message(c.given)
 				id := enqueue(t, pool, m)[0]
-				require.Equal(t, c.stored, value[string](t, pool, `SELECT destination FROM outbox.messages WHERE id = $1`, id))
+				require.Equal(t, c.stored, value[string](t, pool,
+					`SELECT destination FROM outbox.messages WHERE id = $1`, id))
 			}
 		})
 	}
@@ -313,7 +340,8 @@ func TestDestinationsAgree(t *testing.T) {
 // characters, mostly to such as matter.
 func randomDestination(r *rand.Rand) string {
 	const matter = "/?&=:.%#@[]-_~ aZ09\n\x7fé٣"
-	escapes := []string{"%20", "%41", "%2F", "%2f", "%00", "%7F", "%C3%A4", "%C2%85", "%C2%A0", "%E2%82%AC", "%ED%A0%80", "%F0%9F%98%80", "%F4%90%80%80", "%C0%80", "%80", "%"}
+	escapes := []string{"%20", "%41", "%2F", "%2f", "%00", "%7F", "%C3%A4", "%C2%85", "%C2%A0", "%E2%82%AC",
+		"%ED%A0%80", "%F0%9F%98%80", "%F4%90%80%80", "%C0%80", "%80", "%"}
 	s := []rune(pasted[r.IntN(len(pasted))].given)
 	letters := []rune(matter)
 	for range r.IntN(4) {

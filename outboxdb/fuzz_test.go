@@ -102,14 +102,16 @@ func FuzzHeaders(f *testing.F) {
 			require.ErrorAs(t, err, &refused)
 			require.Equal(t, "headers", refused.Field)
 			require.Less(t, len(err.Error()), 1000, "it repeats a part only")
-			require.True(t, utf8.ValidString(err.Error()) && !strings.ContainsRune(err.Error(), 0), "it can be logged and stored: %q", err)
+			require.True(t, utf8.ValidString(err.Error()) && !strings.ContainsRune(err.Error(), 0),
+				"it can be logged and stored: %q", err)
 			_, err = tx.Exec(t.Context(), `SELECT 1`)
 			require.NoError(t, err, "the transaction goes on")
 			return
 		}
 		require.NoError(t, err)
 		var stored map[string]string
-		require.NoError(t, tx.QueryRow(t.Context(), `SELECT headers FROM outbox.messages WHERE id = $1`, ids[0]).Scan(&stored))
+		require.NoError(t, tx.QueryRow(t.Context(), `SELECT headers FROM outbox.messages WHERE id = $1`,
+			ids[0]).Scan(&stored))
 		require.Equal(t, m.Headers, stored)
 		// Straight to the SQL function, as another language does.
 		_, err = tx.Exec(t.Context(), `SELECT outbox.enqueue('sqs://orders', 'a', 'x', headers => $1)`, stored)

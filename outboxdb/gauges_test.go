@@ -34,7 +34,8 @@ func TestGaugesAtScale(t *testing.T) {
 				if n.Table == "messages" {
 					require.NotEqual(t, "Seq Scan", n.Node)
 				}
-				require.LessOrEqual(t, n.Removed*n.Loops, 3000.0, "%s on %s reads what it does not use", n.Node, n.Table)
+				require.LessOrEqual(t, n.Removed*n.Loops, 3000.0, "%s on %s reads what it does not use", n.Node,
+					n.Table)
 			})
 		}
 		began := time.Now()
@@ -95,7 +96,8 @@ func TestGauges(t *testing.T) {
 		found[c.Target] = c
 	}
 	assert.Equal(t, map[string]outbox.TargetGauges{
-		"sqs://orders":      {Target: "sqs://orders", Due: 1, Leased: 1, Retrying: 1, Waiting: 1, Delayed: 1, Dead: 1, OldestDue: 90 * time.Second},
+		"sqs://orders": {Target: "sqs://orders", Due: 1, Leased: 1, Retrying: 1, Waiting: 1, Delayed: 1, Dead: 1,
+			OldestDue: 90 * time.Second},
 		"https://a.example": {Target: "https://a.example", Waiting: 2, OldestDue: 30 * time.Second},
 		"https://b.example": {Target: "https://b.example", Waiting: 1, OldestDue: 10 * time.Second},
 	}, found)

@@ -74,7 +74,8 @@ var ownersAct = []string{
 	`CREATE FUNCTION outbox.mine() RETURNS int LANGUAGE sql RETURN 1`,
 }
 
-var producerMay = []string{"drop_waiter()", "enqueue()", "enqueue_batch()", "keep_waiter()", "outcomes()", "schema: USAGE"}
+var producerMay = []string{"drop_waiter()", "enqueue()", "enqueue_batch()", "keep_waiter()", "outcomes()",
+	"schema: USAGE"}
 
 // requireWaits has a role wait for an end that somebody else writes.
 func requireWaits(t *testing.T, pool, as *pgxpool.Pool) {
@@ -86,7 +87,8 @@ func requireWaits(t *testing.T, pool, as *pgxpool.Pool) {
 	w.Close()
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.waiters`))
 	execute(t, pool, `DELETE FROM outbox.messages WHERE id = $1`, id)
-	requireDenied(t, as, `INSERT INTO outbox.waiters VALUES (gen_random_uuid(), now())`, `DELETE FROM outbox.waiters`, `UPDATE outbox.waiters SET expires_at = 'infinity'`)
+	requireDenied(t, as, `INSERT INTO outbox.waiters VALUES (gen_random_uuid(), now())`, `DELETE FROM outbox.waiters`,
+		`UPDATE outbox.waiters SET expires_at = 'infinity'`)
 }
 
 func TestProducerRights(t *testing.T) {
@@ -100,8 +102,10 @@ func TestProducerRights(t *testing.T) {
 	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'text'::text)`)
 	value[uuid.UUID](t, as, `SELECT outbox.enqueue('sqs://orders', 'a', 'bytes'::bytea)`)
 	require.Equal(t, 6, count(t, pool))
-	setRule(t, operator.New(pool, nil, ""), operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
-	require.Equal(t, "sqs://replies", asks(t, pool, enqueue(t, as, message("sqs://orders"))[0]), "rules are for who can't read them")
+	setRule(t, operator.New(pool, nil, ""),
+		operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
+	require.Equal(t, "sqs://replies", asks(t, pool, enqueue(t, as, message("sqs://orders"))[0]),
+		"rules are for who can't read them")
 	msgs := withIDs(1)
 	enqueue(t, as, msgs...)
 	inTx(t, as, func(tx pgx.Tx) {
@@ -202,10 +206,12 @@ func TestDispatcherRights(t *testing.T) {
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.audit`))
 
 	requireDenied(t, as, ownersAct...)
-	for _, column := range []string{"id", "destination", "type", "payload", "content_type", "headers", "callback", "due_at", "expires_at", "generation", "cancel_requested"} {
+	for _, column := range []string{"id", "destination", "type", "payload", "content_type", "headers", "callback",
+		"due_at", "expires_at", "generation", "cancel_requested"} {
 		requireDenied(t, as, `UPDATE outbox.messages SET `+column+` = `+column)
 	}
-	requireDenied(t, as, writePast, `SELECT outbox.enqueue('sqs://orders', 'a', 'x')`, `SELECT FROM outbox.history`, `DELETE FROM outbox.history`,
+	requireDenied(t, as, writePast, `SELECT outbox.enqueue('sqs://orders', 'a', 'x')`, `SELECT FROM outbox.history`,
+		`DELETE FROM outbox.history`,
 		`INSERT INTO outbox.audit (act, who) VALUES ('retry', 'nobody')`, `UPDATE outbox.audit SET who = 'nobody'`,
 		`SELECT FROM outbox.callback_rules`, `INSERT INTO outbox.callback_rules (callback) VALUES ('sqs://mine')`, `DELETE FROM outbox.callback_rules`)
 }
@@ -221,7 +227,10 @@ func TestOperatorRights(t *testing.T) {
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
 		"notify_waiters()", "outcomes()", "schema: USAGE", "waiters: SELECT",
-	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool { return right == "migrations: SELECT" || right == "migrations_id_seq: SELECT" }))
+	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool {
+		return right == "migrations: SELECT" ||
+			right == "migrations_id_seq: SELECT"
+	}))
 
 	require.NoError(t, outboxdb.New(as).Ping(t.Context()))
 	status, err := migrate.Status(t.Context(), as)
@@ -239,7 +248,8 @@ func TestOperatorRights(t *testing.T) {
 		destination = outbox.canonical_destination('arn:aws:sqs:eu-west-1:123456789012:other') WHERE id = (SELECT id FROM outbox.messages LIMIT 1 FOR UPDATE)`)
 	execute(t, as, `INSERT INTO outbox.audit (act, who) VALUES ('redirect', current_user)`)
 	require.Equal(t, 1, value[int](t, as, `SELECT count(*) FROM outbox.audit`))
-	require.Equal(t, value[string](t, as, `SELECT session_user::text`), value[string](t, as, `SELECT login FROM outbox.audit`), "not the role that was set")
+	require.Equal(t, value[string](t, as, `SELECT session_user::text`),
+		value[string](t, as, `SELECT login FROM outbox.audit`), "not the role that was set")
 	execute(t, as, purgeInto)
 	require.Equal(t, 1, value[int](t, as, `SELECT count(*) FROM outbox.history`))
 	require.Zero(t, value[int](t, as, `SELECT count(*) FROM outbox.destinations`))
@@ -254,8 +264,10 @@ func TestOperatorRights(t *testing.T) {
 	require.True(t, found)
 
 	requireDenied(t, as, ownersAct...)
-	requireDenied(t, as, `INSERT INTO outbox.audit (act, who, login) VALUES ('retry', 'Ada', 'Bob')`, `INSERT INTO outbox.audit (act, who, at) VALUES ('retry', 'Ada', now())`)
-	requireDenied(t, as, `UPDATE outbox.audit SET who = 'nobody'`, `DELETE FROM outbox.audit`, `DELETE FROM outbox.history`,
+	requireDenied(t, as, `INSERT INTO outbox.audit (act, who, login) VALUES ('retry', 'Ada', 'Bob')`,
+		`INSERT INTO outbox.audit (act, who, at) VALUES ('retry', 'Ada', now())`)
+	requireDenied(t, as, `UPDATE outbox.audit SET who = 'nobody'`, `DELETE FROM outbox.audit`,
+		`DELETE FROM outbox.history`,
 		`UPDATE outbox.history SET type = 'x'`, `DELETE FROM outbox.destinations`)
 }
 
@@ -266,7 +278,8 @@ func TestGrantsToAnOddName(t *testing.T) {
 	odd := `a"b; DROP TABLE outbox.messages; --` + pool.Config().ConnConfig.Database
 	execute(t, pool, `CREATE ROLE `+pgx.Identifier{odd}.Sanitize())
 	t.Cleanup(func() {
-		_, err := pool.Exec(context.Background(), `DROP OWNED BY `+pgx.Identifier{odd}.Sanitize()+`; DROP ROLE `+pgx.Identifier{odd}.Sanitize())
+		_, err := pool.Exec(context.Background(),
+			`DROP OWNED BY `+pgx.Identifier{odd}.Sanitize()+`; DROP ROLE `+pgx.Identifier{odd}.Sanitize())
 		require.NoError(t, err)
 	})
 	g := operator.Grants{Producers: []string{odd}}
@@ -288,7 +301,8 @@ func TestGrantsToNobody(t *testing.T) {
 	require.EqualError(t, err, `there is no role "PUBLIC": create it first, with the login and password that you want
 there is no role "nobody_a": create it first, with the login and password that you want
 there is no role "`+long+`": create it first, with the login and password that you want`)
-	require.ErrorContains(t, operator.Grants{Producers: []string{"a\x00b"}}.CheckRoles(t.Context(), pool), `wants names of Postgres roles (got "a\x00b")`)
+	require.ErrorContains(t, operator.Grants{Producers: []string{"a\x00b"}}.CheckRoles(t.Context(), pool),
+		`wants names of Postgres roles (got "a\x00b")`)
 
 	require.ErrorContains(t, g.Apply(t.Context(), pool), `role "nobody_a" does not exist`)
 	require.Empty(t, rightsOf(t, pool, role), "nobody got anything")

@@ -256,7 +256,8 @@ func deliver(t testing.TB, pool *pgxpool.Pool, ids ...uuid.UUID) {
 	t.Helper()
 	var endings []outbox.Ending
 	for _, id := range ids {
-		endings = append(endings, outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "broker-1", Attempts: 1})
+		endings = append(endings, outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "broker-1",
+			Attempts: 1})
 	}
 	_, errs := outboxdb.New(pool).FinishBatch(t.Context(), endings...)
 	for _, err := range errs {

@@ -37,12 +37,14 @@ func TestPurgeAs(t *testing.T) {
 		assert.Equal(t, want, purged.Rows)
 		p.After = purged.UpTo
 	}
-	assert.ElementsMatch(t, []uuid.UUID{old[0], young, dead, pending}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages`))
+	assert.ElementsMatch(t, []uuid.UUID{old[0], young, dead, pending},
+		values[uuid.UUID](t, pool, `SELECT id FROM outbox.messages`))
 	assert.Equal(t, []string{`ada@host: the queue is back: {"state": "delivered", "messages": 3, "older_than": "24:00:00"}`, `ada@host: the queue is back: {"state": "delivered", "messages": 1, "older_than": "24:00:00"}`},
 		values[string](t, pool, `SELECT who || ': ' || why || ': ' || detail FROM outbox.audit WHERE act = 'purge' ORDER BY id`), "nothing deleted, nothing noted")
 	assert.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.history`))
 
-	moved, err := store.PurgeAs(t.Context(), outbox.Purge{State: outflow.Dead, OlderThan: 24 * time.Hour, Limit: 3, History: true}, ada.Who, ada.Why)
+	moved, err := store.PurgeAs(t.Context(),
+		outbox.Purge{State: outflow.Dead, OlderThan: 24 * time.Hour, Limit: 3, History: true}, ada.Who, ada.Why)
 	require.NoError(t, err)
 	assert.Equal(t, 1, moved.Rows)
 	assert.Equal(t, []uuid.UUID{dead}, values[uuid.UUID](t, pool, `SELECT id FROM outbox.history`))
@@ -61,13 +63,15 @@ func TestPurgeDismissed(t *testing.T) {
 		execute(t, pool, `UPDATE outbox.messages SET dismissed_at = now() WHERE id = ANY ($1)`, old[:3])
 		p := outbox.Purge{State: outflow.Dead, Dismissed: true, OlderThan: hour, Limit: 10, History: history}
 		require.Zero(t, purge(t, store, p).Rows, "dismissed just now, however long ago it ended")
-		execute(t, pool, `UPDATE outbox.messages SET dismissed_at = now() - interval '2 hours' WHERE id = ANY ($1)`, old[:2])
+		execute(t, pool, `UPDATE outbox.messages SET dismissed_at = now() - interval '2 hours' WHERE id = ANY ($1)`,
+			old[:2])
 		purged := purge(t, store, p)
 		require.Equal(t, 2, purged.Rows)
 		require.WithinDuration(t, time.Now().Add(-2*hour), purged.UpTo, time.Minute)
 		require.Equal(t, old[2:], left(t, pool))
 		if history {
-			require.Equal(t, 2, value[int](t, pool, `SELECT count(*) FROM outbox.history WHERE dismissed_at IS NOT NULL`))
+			require.Equal(t, 2, value[int](t, pool,
+				`SELECT count(*) FROM outbox.history WHERE dismissed_at IS NOT NULL`))
 		}
 
 		execute(t, pool, `UPDATE outbox.messages SET dismissed_at = now() - interval '2 hours' WHERE id = $1`, old[2])
@@ -76,7 +80,8 @@ func TestPurgeDismissed(t *testing.T) {
 		require.Equal(t, 1, purged.Rows)
 		require.Equal(t, []string{`{"state": "dead", "messages": 1, "dismissed": true, "older_than": "01:00:00"}`},
 			values[string](t, pool, `SELECT detail::text FROM outbox.audit WHERE act = 'purge'`))
-		_, err = store.PurgeAs(t.Context(), outbox.Purge{State: outflow.Cancelled, Dismissed: true, Limit: 1}, ada.Who, ada.Why)
+		_, err = store.PurgeAs(t.Context(), outbox.Purge{State: outflow.Cancelled, Dismissed: true, Limit: 1}, ada.Who,
+			ada.Why)
 		require.ErrorContains(t, err, "wants dead")
 	}
 }
@@ -86,7 +91,8 @@ func TestPurgeDismissedPlan(t *testing.T) {
 	pool := another(t, teststack.New(t), utc)
 	beginLoad(t, pool)
 	old := ended(t, pool, outflow.Dead, "90 days", 20_000)
-	execute(t, pool, `UPDATE outbox.messages SET dismissed_at = now() - interval '2 days' WHERE id = ANY ($1)`, old[19_000:])
+	execute(t, pool, `UPDATE outbox.messages SET dismissed_at = now() - interval '2 days' WHERE id = ANY ($1)`,
+		old[19_000:])
 	for _, analyze := range []bool{false, true} {
 		if analyze {
 			execute(t, pool, `ANALYZE outbox.messages`)
@@ -136,7 +142,8 @@ func TestPurgeAsPlans(t *testing.T) {
 					p := explain(t, pool, mode, c.statement, c.args...)
 					p.each(func(n plan) {
 						assert.False(t, n.Table == "messages" && n.Node == "Seq Scan")
-						assert.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s reads what it does not use", n.Node, n.Index)
+						assert.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s reads what it does not use", n.Node,
+							n.Index)
 					})
 					assert.LessOrEqual(t, p.buffers(), 600)
 				})

@@ -85,7 +85,8 @@ func TestHostileRole(t *testing.T) {
 			pool := teststack.New(t)
 			role := newRole(t, pool)
 			all := []string{role}
-			require.NoError(t, operator.Grants{Producers: all, Dispatchers: all, Operators: all}.Apply(t.Context(), pool))
+			require.NoError(t, operator.Grants{Producers: all, Dispatchers: all, Operators: all}.Apply(t.Context(),
+				pool))
 			execute(t, pool, `GRANT INSERT ON outbox.messages TO `+role)
 			for _, setting := range hostile {
 				if mode == pgx.QueryExecModeSimpleProtocol && refusedByPgx(setting) {
@@ -252,7 +253,8 @@ func TestPurgeUnderTimeouts(t *testing.T) {
 			_, err := store.PurgeMessages(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10})
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
 			require.ErrorContains(t, err, "canceling statement due to")
-			_, err = outboxdb.New(hasty).PurgeAs(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10, History: true}, ada.Who, ada.Why)
+			_, err = outboxdb.New(hasty).PurgeAs(t.Context(),
+				outbox.Purge{State: outflow.Delivered, Limit: 10, History: true}, ada.Who, ada.Why)
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
 			_, err = store.PurgeAudit(t.Context(), time.Hour, 10)
 			require.ErrorIs(t, err, context.DeadlineExceeded, setting)
@@ -296,7 +298,8 @@ func TestDatabaseEncodings(t *testing.T) {
 			require.Len(t, claimed, 1)
 			require.Equal(t, m.Headers, claimed[0].Headers)
 			require.Equal(t, m.Payload, claimed[0].Payload)
-			outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: ref(id), State: outflow.Dead, LastError: "日 \u20ac \U0001F600", Attempts: 1})
+			outcome, err := store.Finish(t.Context(),
+				outbox.Ending{Ref: ref(id), State: outflow.Dead, LastError: "日 \u20ac \U0001F600", Attempts: 1})
 			require.NoError(t, err)
 			require.Equal(t, `\u65e5 \u20ac \U0001f600`, outcome.LastError)
 			require.Contains(t, findings(t, pool)["encoding warn"].Text, "the database's encoding is "+encoding)

@@ -92,7 +92,8 @@ func listStatements(t *testing.T, pool *pgxpool.Pool) (statements []string) {
 	moment := operator.TimeBound{At: time.Now(), Set: true}
 	ago := operator.TimeBound{Ago: time.Hour, Set: true}
 	for _, f := range []operator.ListFilter{
-		{}, {State: outflow.Pending, Since: moment, Until: ago, Destination: "sqs://a", Type: "a", Callback: outbox.CallbackDue},
+		{}, {State: outflow.Pending, Since: moment, Until: ago, Destination: "sqs://a", Type: "a",
+			Callback: outbox.CallbackDue},
 		{State: outflow.Dead, Since: ago, Until: moment, Callback: outbox.CallbackSent}, {Retrying: true, Since: ago},
 	} {
 		f.Limit = 1
@@ -193,14 +194,16 @@ SELECT format('INSERT INTO pg_proc (%s) SELECT %s FROM pg_proc AS p, (%s) AS s W
 func plantTraps(t *testing.T, pool *pgxpool.Pool, statements []string) {
 	t.Helper()
 	operators, functions := namesIn(statements)
-	known := values[string](t, pool, `SELECT DISTINCT oprname::text FROM pg_operator WHERE oprname = ANY ($1)`, operators)
+	known := values[string](t, pool, `SELECT DISTINCT oprname::text FROM pg_operator WHERE oprname = ANY ($1)`,
+		operators)
 	copying := value[string](t, pool, copyFunction, plantFunctions)
 	execute(t, pool, `CREATE FUNCTION public.sprung(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'a trap was sprung'; END $$`)
 	safe := withSearchPath(t, pool, "pg_catalog") // not to be caught itself
 	execute(t, safe, plantOperators, known, trapKinds)
 	execute(t, safe, copying, functions, trapKinds)
 	require.Greater(t, value[int](t, safe, `SELECT count(*) FROM pg_operator WHERE oprnamespace = 'public'::regnamespace`), 1000)
-	require.Greater(t, value[int](t, safe, `SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace`), 2000)
+	require.Greater(t, value[int](t, safe, `SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace`),
+		2000)
 }
 
 // migrationTexts are all migrations.
@@ -239,7 +242,8 @@ const usualPath = `"$user", public`
 func TestMigrationsSpringNoTrap(t *testing.T) {
 	t.Parallel()
 	pool := withSearchPath(t, teststack.NewEmpty(t), usualPath)
-	plantTraps(t, pool, slices.Concat(migrationTexts(t), statementsOf(t, sources...), []string{"pg_try_advisory_lock() pg_advisory_unlock() = <>"}))
+	plantTraps(t, pool, slices.Concat(migrationTexts(t), statementsOf(t, sources...),
+		[]string{"pg_try_advisory_lock() pg_advisory_unlock() = <>"}))
 	_, err := migrate.Up(t.Context(), pool)
 	require.NoError(t, err)
 	_, err = inboxmigrate.Up(t.Context(), pool)
@@ -279,7 +283,8 @@ func TestStatementsSpringNoTrap(t *testing.T) {
 	require.NoError(t, err)
 	statements := slices.Concat(statementsOf(t, sources...), listStatements(t, pool))
 	require.Greater(t, len(statements), 50)
-	for _, known := range []string{outboxdb.StatementClaim, outboxdb.StatementFinish, outboxdb.StatementEnqueue, outboxdb.StatementRequestCancel} {
+	for _, known := range []string{outboxdb.StatementClaim, outboxdb.StatementFinish, outboxdb.StatementEnqueue,
+		outboxdb.StatementRequestCancel} {
 		require.Contains(t, statements, known)
 	}
 	conn, err := pool.Acquire(t.Context())
@@ -318,7 +323,8 @@ func TestStatementsSpringNoTrap(t *testing.T) {
 	}
 	require.True(t, deliverPast(t, pool), "functions run into none either")
 	// Of these a trap can have any number of arguments.
-	for _, name := range values[string](t, safe, `SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND provariadic <> 0`) {
+	for _, name := range values[string](t, safe,
+		`SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND provariadic <> 0`) {
 		unqualified := regexp.MustCompile(`(^|[^.\w])` + name + `\(`)
 		for _, s := range whole {
 			require.NotRegexp(t, unqualified, s.SQL)
@@ -344,7 +350,8 @@ func wholeStatements(t *testing.T, conn *pgx.Conn, statements []string) (whole [
 			whole = append(whole, described{s, prepared.ParamOIDs})
 			continue
 		}
-		isPart := slices.ContainsFunc(statements, func(other string) bool { return len(other) > len(s) && strings.Contains(other, s) })
+		isPart := slices.ContainsFunc(statements,
+			func(other string) bool { return len(other) > len(s) && strings.Contains(other, s) })
 		require.True(t, isPart || strings.Contains(err.Error(), "syntax error at end of input"), "%v: %s", err, s)
 	}
 	return whole
@@ -366,7 +373,8 @@ func deliverPast(t *testing.T, pool *pgxpool.Pool) bool {
 		_, err := outboxdb.Enqueue(t.Context(), tx, bad)
 		require.ErrorContains(t, err, "type: wants")
 	})
-	setRule(t, operator.New(pool, nil, ""), operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
+	setRule(t, operator.New(pool, nil, ""),
+		operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
 	ids := enqueue(t, pool, m, message("sqs://orders"), message("arn:aws:sqs:eu-west-1:123456789012:other"))
 	value[any](t, pool, `SELECT outbox.enqueue('sqs://orders'::text, 'a'::text, 'x'::text)`)
 	_, answers := startWait(t, pool, pool, ids[1])
@@ -395,8 +403,14 @@ func TestMigrationsByOtherTools(t *testing.T) {
 			require.NoError(t, err, file)
 			return value[string](t, conn, "SHOW search_path")
 		},
-		"psql":                      func(t *testing.T, pool *pgxpool.Pool, file string) string { return psql(t, pool, file) },
-		"psql --single-transaction": func(t *testing.T, pool *pgxpool.Pool, file string) string { return psql(t, pool, file, "-1") },
+		"psql": func(t *testing.T, pool *pgxpool.Pool,
+			file string) string {
+			return psql(t, pool, file)
+		},
+		"psql --single-transaction": func(t *testing.T, pool *pgxpool.Pool,
+			file string) string {
+			return psql(t, pool, file, "-1")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -430,8 +444,9 @@ func psql(t *testing.T, pool *pgxpool.Pool, file string, options ...string) stri
 	if len(found) == 0 {
 		t.Skip("there is no psql")
 	}
-	command := exec.CommandContext(t.Context(), found[0], append(options, "-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1",
-		"-d", pool.Config().ConnString(), "-f", file, "-c", "SHOW search_path")...)
+	command := exec.CommandContext(t.Context(), found[0],
+		append(options, "-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1",
+			"-d", pool.Config().ConnString(), "-f", file, "-c", "SHOW search_path")...)
 	command.Env = append(os.Environ(), `PGOPTIONS=-c search_path="$user",public`)
 	out, err := command.CombinedOutput()
 	require.NoError(t, err, "%s: %s", file, out)

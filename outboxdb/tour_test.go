@@ -42,16 +42,19 @@ func tour(t *testing.T, setup, pool *pgxpool.Pool) {
 		ofWaiters = append(ofWaiters, "pg_current_snapshot()", "outbox.drop_waiter(")
 	}
 	for _, part := range ofWaiters {
-		assert.True(t, slices.ContainsFunc(sent, func(s string) bool { return strings.Contains(s, part) }), "the tour leaves %s out", part)
+		assert.True(t, slices.ContainsFunc(sent, func(s string) bool { return strings.Contains(s, part) }),
+			"the tour leaves %s out", part)
 	}
 }
 
 // awkward is a message whose every value is written in another way by some setting.
 func awkward() outflow.Message {
 	return outflow.Message{
-		Destination: "sqs://orders", Type: "order/placed", Payload: []byte{0, '\\', 0xff, '\'', 'x'}, ContentType: "text/plain",
+		Destination: "sqs://orders", Type: "order/placed", Payload: []byte{0, '\\', 0xff, '\'',
+			'x'}, ContentType: "text/plain",
 		Headers:     map[string]string{"who": "日本 \\ ' \" é \U0001F600"},
-		OrderingKey: `k\'1`, DueAt: time.Date(2020, 3, 4, 5, 6, 7, 89_000, time.UTC), ExpiresIn: 25*time.Hour + 1500*time.Microsecond,
+		OrderingKey: `k\'1`, DueAt: time.Date(2020, 3, 4, 5, 6, 7, 89_000, time.UTC), ExpiresIn: 25*time.Hour +
+			1500*time.Microsecond,
 		Callback: "https://example.com/a(b)'", CallbackPayload: true,
 	}
 }
@@ -89,7 +92,8 @@ func tourProducer(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit())
 	for _, id := range []uuid.UUID{sent.ID, given.ID, ids[0]} {
-		r := value[map[string]any](t, setup, `SELECT to_jsonb(m) || jsonb_build_object('payload', encode(m.payload, 'hex'), 'life', extract(epoch FROM m.expires_at - m.enqueued_at)) FROM outbox.messages AS m WHERE id = $1`, id)
+		r := value[map[string]any](t, setup,
+			`SELECT to_jsonb(m) || jsonb_build_object('payload', encode(m.payload, 'hex'), 'life', extract(epoch FROM m.expires_at - m.enqueued_at)) FROM outbox.messages AS m WHERE id = $1`, id)
 		assert.Equal(t, awkward().Headers["who"], r["headers"].(map[string]any)["who"])
 		assert.Equal(t, "005cff2778", r["payload"])
 		assert.Equal(t, awkward().OrderingKey, r["ordering_key"])
@@ -143,7 +147,8 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 		func() (outbox.Record, error) { return outboxdb.New(pool).Load(ctx, ref(id)) },
 		func() (outbox.Record, error) { return store.LoadAgain(ctx, ref(id)) },
 		func() (outbox.Record, error) {
-			return store.Renew(ctx, outbox.Renewal{Ref: ref(id), Lease: time.Minute, LastError: awkwardError, Attempts: 1})
+			return store.Renew(ctx, outbox.Renewal{Ref: ref(id), Lease: time.Minute, LastError: awkwardError,
+				Attempts: 1})
 		},
 	} {
 		r, err := load()
@@ -170,9 +175,11 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	execute(t, setup, `DELETE FROM outbox.waiters`)
 	waiter, answers := startWait(t, setup, pool, id)
 	if seen := pool.Config().ConnConfig.Tracer.(*tracer); isDirect(setup, pool) {
-		require.Eventually(t, func() bool { return seen.has("pg_current_snapshot") }, 20*time.Second, time.Millisecond, "no notification arrives")
+		require.Eventually(t, func() bool { return seen.has("pg_current_snapshot") }, 20*time.Second, time.Millisecond,
+			"no notification arrives")
 	}
-	outcome, err := store.Finish(ctx, outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b é", Attempts: 1})
+	outcome, err := store.Finish(ctx, outbox.Ending{Ref: ref(id), State: outflow.Delivered, BrokerMessageID: "b é",
+		Attempts: 1})
 	require.NoError(t, err)
 	require.Equal(t, "b é", outcome.BrokerMessageID)
 	require.Equal(t, "b é", requireAnswer(t, answers).BrokerMessageID)
@@ -189,7 +196,8 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, err)
 	require.True(t, isDue)
 	require.Len(t, c.Payload, 10_000)
-	noted, err := store.NoteCallback(ctx, outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered, State: outbox.CallbackFailed, LastError: awkwardError})
+	noted, err := store.NoteCallback(ctx, outbox.CallbackNote{Ref: ref(id), End: outflow.Delivered,
+		State: outbox.CallbackFailed, LastError: awkwardError})
 	require.NoError(t, err)
 	require.True(t, noted)
 	_, err = store.TableHealth(ctx, time.Minute)
@@ -249,10 +257,12 @@ func tourPurge(t *testing.T, setup, pool *pgxpool.Pool) {
 	for _, history := range []bool{false, true} {
 		ended(t, setup, outflow.Delivered, "3 hours", 3)
 		ended(t, setup, outflow.Delivered, "1 minute", 1)
-		purged, err := store.PurgeMessages(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: time.Time{}, Limit: 2, History: history})
+		purged, err := store.PurgeMessages(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour,
+			After: time.Time{}, Limit: 2, History: history})
 		require.NoError(t, err)
 		require.Equal(t, 2, purged.Rows)
-		purged, err = outboxdb.New(pool).PurgeAs(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour, After: purged.UpTo, Limit: 10, History: history}, ada.Who, ada.Why)
+		purged, err = outboxdb.New(pool).PurgeAs(ctx, outbox.Purge{State: outflow.Delivered, OlderThan: time.Hour,
+			After: purged.UpTo, Limit: 10, History: history}, ada.Who, ada.Why)
 		require.NoError(t, err)
 		require.Equal(t, 1, purged.Rows)
 	}
@@ -273,7 +283,8 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	id := fresh(t, setup)
 	ids := []uuid.UUID{id}
 	end := func(state string) {
-		execute(t, setup, `UPDATE outbox.messages SET state = $1, finished_at = now(), last_error = $2 WHERE id = $3`, state, awkwardError, id)
+		execute(t, setup, `UPDATE outbox.messages SET state = $1, finished_at = now(), last_error = $2 WHERE id = $3`,
+			state, awkwardError, id)
 	}
 	one := func(answers []operator.Answer, err error) operator.Answer {
 		t.Helper()
@@ -289,7 +300,8 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	one(o.Reschedule(ctx, ids, time.Time{}, 90*time.Minute, by))
 	assert.InDelta(t, 5400, stands(t, setup, id).LeasedFor, 30)
 	one(o.Redirect(ctx, ids, "sqs://other", by))
-	require.Equal(t, "sqs://other", value[string](t, setup, `SELECT destination FROM outbox.messages WHERE id = $1`, id))
+	require.Equal(t, "sqs://other", value[string](t, setup, `SELECT destination FROM outbox.messages WHERE id = $1`,
+		id))
 	requests, err := store.RequestCancel(ctx, ids, by.Who, by.Why)
 	require.NoError(t, err)
 	require.True(t, requests[0].Done)
@@ -320,8 +332,10 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	_, err = o.Send(ctx, awkward(), by)
 	require.NoError(t, err)
 
-	page, next, err := o.List(ctx, operator.ListFilter{Limit: 1, State: outflow.Delivered, Destination: "sqs://third", Type: "order/placed",
-		Since: operator.TimeBound{At: time.Now().Add(-time.Hour), Set: true}, Until: operator.TimeBound{Ago: 0, Set: true}})
+	page, next, err := o.List(ctx, operator.ListFilter{Limit: 1, State: outflow.Delivered, Destination: "sqs://third",
+		Type:  "order/placed",
+		Since: operator.TimeBound{At: time.Now().Add(-time.Hour), Set: true}, Until: operator.TimeBound{Ago: 0,
+			Set: true}})
 	require.NoError(t, err)
 	require.Len(t, page, 1)
 	require.Equal(t, awkwardError, *page[0].LastError)
@@ -348,7 +362,8 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	}
 	require.Contains(t, found, "clock ok")
 
-	rule := operator.CallbackRule{Destination: "sqs://orders", Type: "a", Callback: "https://example.com/'", WithPayload: true}
+	rule := operator.CallbackRule{Destination: "sqs://orders", Type: "a", Callback: "https://example.com/'",
+		WithPayload: true}
 	_, err = o.SetCallbackRule(ctx, rule, by)
 	require.NoError(t, err)
 	rules, err := o.CallbackRules(ctx)

@@ -39,9 +39,11 @@ func TestDueCallbacksAreStarted(t *testing.T) {
 		for _, o := range w.engine.seen().callbacks {
 			started = append(started, o.ID)
 			assert.Equal(t, "tasks", o.TaskQueue)
-			assert.Equal(t, enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, o.WorkflowIDReusePolicy, "beside one that has ended, the row decides")
+			assert.Equal(t, enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, o.WorkflowIDReusePolicy,
+				"beside one that has ended, the row decides")
 			assert.Equal(t, enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL, o.WorkflowIDConflictPolicy)
-			assert.Equal(t, workflows.StartAttributes("sqs://orders", "order-placed"), o.TypedSearchAttributes, "as its delivery had them")
+			assert.Equal(t, workflows.StartAttributes("sqs://orders", "order-placed"), o.TypedSearchAttributes,
+				"as its delivery had them")
 		}
 		slices.Sort(started)
 		assert.Equal(t, wanted, started, "in the first round")

@@ -114,9 +114,11 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	if open == nil {
 		open = map[string]int{}
 	}
-	result := outbox.Claimed{Refused: t.refused, BreakerActive: t.breakerActive, QuarantinedDue: len(t.quarantined) > 0, MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
+	result := outbox.Claimed{Refused: t.refused, BreakerActive: t.breakerActive, QuarantinedDue: len(t.quarantined) > 0,
+		MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
 	t.due = slices.DeleteFunc(t.due, func(r outbox.Record) bool {
-		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch || open[r.Destination] >= req.Allowance {
+		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch ||
+			open[r.Destination] >= req.Allowance {
 			result.Backlog = true
 			return false
 		}
@@ -145,7 +147,8 @@ func (t *table) ClaimIsolated(_ context.Context, lease time.Duration) ([]outbox.
 	t.quarantined = t.quarantined[1:]
 	h := hold{make(chan struct{}), make(chan struct{})}
 	t.held[r.Ref()] = h
-	return []outbox.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Shares: []string{r.Destination}, Taken: h.taken, Settled: h.settled}}, nil
+	return []outbox.ClaimedMessage{{Record: r, LeasedUntil: time.Now().Add(lease), Shares: []string{r.Destination},
+		Taken: h.taken, Settled: h.settled}}, nil
 }
 
 // theDatabase is the table's.
@@ -300,7 +303,8 @@ func newEngine(t *table) *engine {
 	}
 }
 
-func (e *engine) ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, name any, args ...any) (client.WorkflowRun, error) {
+func (e *engine) ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, name any,
+	args ...any) (client.WorkflowRun, error) {
 	if name == workflows.WorkflowCallback {
 		return nil, e.startCallback(options, args[0].(workflows.CallbackInput))
 	}
@@ -344,7 +348,8 @@ func (e *engine) startCallback(options client.StartWorkflowOptions, in workflows
 	return nil
 }
 
-func (e *engine) DescribeWorkflowExecution(_ context.Context, workflowID, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+func (e *engine) DescribeWorkflowExecution(_ context.Context, workflowID,
+	_ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.checks = append(e.checks, workflowID)
@@ -354,13 +359,15 @@ func (e *engine) DescribeWorkflowExecution(_ context.Context, workflowID, _ stri
 	return e.described, nil
 }
 
-func (e *engine) DescribeTaskQueue(context.Context, string, enums.TaskQueueType) (*workflowservice.DescribeTaskQueueResponse, error) {
+func (e *engine) DescribeTaskQueue(context.Context, string,
+	enums.TaskQueueType) (*workflowservice.DescribeTaskQueueResponse, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return &workflowservice.DescribeTaskQueueResponse{Pollers: make([]*taskqueuepb.PollerInfo, e.polled)}, nil
 }
 
-func (e *engine) GetWorkflowHistory(context.Context, string, string, bool, enums.HistoryEventFilterType) client.HistoryEventIterator {
+func (e *engine) GetWorkflowHistory(context.Context, string, string, bool,
+	enums.HistoryEventFilterType) client.HistoryEventIterator {
 	return noHistory{}
 }
 
@@ -414,7 +421,8 @@ func (e *engine) run(s start) {
 func (e *engine) seen() *engine {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals), callbacks: slices.Clone(e.callbacks), open: e.open, maxOpen: e.maxOpen, maxTo: maps.Clone(e.maxTo), peak: e.peak, checks: slices.Clone(e.checks)}
+	return &engine{starts: slices.Clone(e.starts), signals: slices.Clone(e.signals),
+		callbacks: slices.Clone(e.callbacks), open: e.open, maxOpen: e.maxOpen, maxTo: maps.Clone(e.maxTo), peak: e.peak, checks: slices.Clone(e.checks)}
 }
 
 func (e *engine) set(edit func(*engine)) {

@@ -75,12 +75,13 @@ func TestWakeClaimsAtOnce(t *testing.T) {
 
 // A commit that a claim under way can't see any more is found by the next.
 func TestWakeDuringAClaimIsNotLost(t *testing.T) {
-	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.slow = time.Second }, func(w *world) {
-		pass(500 * time.Millisecond)
-		w.scanner.Wake()
-		pass(time.Second)
-		assert.Len(t, w.table.seen().claims, 2)
-	})
+	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.slow = time.Second },
+		func(w *world) {
+			pass(500 * time.Millisecond)
+			w.scanner.Wake()
+			pass(time.Second)
+			assert.Len(t, w.table.seen().claims, 2)
+		})
 }
 
 // A claim that does not look for new destinations has not answered the wake.
@@ -104,11 +105,12 @@ func TestWakeStaysUntilNewDestinationsAreSeen(t *testing.T) {
 // A slot that comes free, and destinations that a claim has not seen, are no reason to claim again
 // where no message waits.
 func TestAnIdleScannerDoesNotLookInVain(t *testing.T) {
-	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.enqueue("sqs://orders", 1) }, func(w *world) {
-		pass(30 * time.Second)
-		assert.Equal(t, 1, w.engine.count())
-		assert.Len(t, w.table.seen().claims, 1)
-	})
+	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.enqueue("sqs://orders", 1) },
+		func(w *world) {
+			pass(30 * time.Second)
+			assert.Equal(t, 1, w.engine.count())
+			assert.Len(t, w.table.seen().claims, 1)
+		})
 	inWorld(t, scanner.Options{PollInterval: time.Minute}, nil, func(w *world) {
 		pass(10 * time.Second)
 		w.scanner.Wake()

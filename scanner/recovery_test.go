@@ -23,7 +23,8 @@ import (
 func newLeased(n int) []outbox.Leased {
 	var leased []outbox.Leased
 	for i := range n {
-		leased = append(leased, outbox.Leased{Ref: outbox.Ref{ID: uuid.New(), Generation: 1}, LeasedUntil: time.Unix(int64(i), 0)})
+		leased = append(leased, outbox.Leased{Ref: outbox.Ref{ID: uuid.New(), Generation: 1},
+			LeasedUntil: time.Unix(int64(i), 0)})
 	}
 	slices.SortFunc(leased, func(a, b outbox.Leased) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	return leased
@@ -64,7 +65,8 @@ func TestProbesAreSignalled(t *testing.T) {
 
 // A new message that was chosen is claimed at once, not at the next poll.
 func TestAProbeWakesTheScanner(t *testing.T) {
-	for name, probes := range map[string][]outbox.Probe{"one": {{Leased: newLeased(1)[0], Destination: "sqs://a"}}, "none": nil} {
+	for name, probes := range map[string][]outbox.Probe{"one": {{Leased: newLeased(1)[0], Destination: "sqs://a"}},
+		"none": nil} {
 		inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) {
 			w.table.breakerActive, w.table.probes = true, probes
 		}, func(w *world) {
@@ -257,7 +259,8 @@ func TestSignallingGoesOnWithTheOthers(t *testing.T) {
 		pass(500 * time.Millisecond)
 		w.stop()
 		assert.Equal(t, []outbox.Recovered{{Destination: "sqs://a"}}, w.table.recovered)
-		assert.Equal(t, 1, w.logs.count("a destination has recovered: its retrying runs were signalled"), "only sqs://b has")
+		assert.Equal(t, 1, w.logs.count("a destination has recovered: its retrying runs were signalled"),
+			"only sqs://b has")
 	})
 }
 
@@ -280,13 +283,15 @@ func TestQuarantinedMessagesAreDeliveredInIsolation(t *testing.T) {
 	}, func(w *world) {
 		pass(time.Minute)
 		w.stop()
-		assert.Equal(t, map[uuid.UUID]int{quarantined[0]: 1, quarantined[1]: 1}, inFlight, "nothing was in flight beside it")
+		assert.Equal(t, map[uuid.UUID]int{quarantined[0]: 1, quarantined[1]: 1}, inFlight,
+			"nothing was in flight beside it")
 		starts := w.engine.seen().starts
 		assert.Len(t, starts, 502)
 		at := func(id uuid.UUID) time.Time {
 			return starts[slices.IndexFunc(starts, func(s start) bool { return s.input.MessageID == id })].at
 		}
-		assert.GreaterOrEqual(t, at(quarantined[1]).Sub(at(quarantined[0])), 5*time.Second, "meanwhile the others go on")
+		assert.GreaterOrEqual(t, at(quarantined[1]).Sub(at(quarantined[0])), 5*time.Second,
+			"meanwhile the others go on")
 		assert.Equal(t, 2, w.logs.total(), "each is logged")
 	})
 }
@@ -309,7 +314,10 @@ func TestNoQuarantinedMessageAtShutdown(t *testing.T) {
 func TestShutdownIsBoundedInIsolation(t *testing.T) {
 	for name, prepare := range map[string]func(w *world){
 		"its start has no answer": func(w *world) { w.table.quarantined, w.table.due = w.table.due[1:], nil },
-		"it waits for a start":    func(w *world) { w.table.quarantined, w.table.due = w.table.due[1:], w.table.due[:1:1] },
+		"it waits for a start": func(w *world) {
+			w.table.quarantined, w.table.due = w.table.due[1:],
+				w.table.due[:1:1]
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, scanner.Options{}, func(w *world) {
@@ -333,7 +341,8 @@ func TestQuarantinedMessagesThatCantBeClaimed(t *testing.T) {
 	}, func(w *world) {
 		pass(30 * time.Second)
 		w.stop()
-		assert.InDelta(t, 6, w.logs.count("claiming a quarantined message"), 1, "it is logged, and tried again after a while")
+		assert.InDelta(t, 6, w.logs.count("claiming a quarantined message"), 1,
+			"it is logged, and tried again after a while")
 		assert.Zero(t, w.engine.count())
 	})
 }
@@ -382,10 +391,11 @@ func TestAQuarantinedMessageWaitsForNoCallbacks(t *testing.T) {
 
 // There are more destinations than one claim finds: an idle scanner goes on.
 func TestTheRestOfManyDestinationsIsFound(t *testing.T) {
-	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.more = 100 * time.Millisecond }, func(w *world) {
-		pass(10 * time.Second)
-		assert.InDelta(t, 100, len(w.table.seen().claims), 20)
-	})
+	inWorld(t, scanner.Options{PollInterval: time.Minute}, func(w *world) { w.table.more = 100 * time.Millisecond },
+		func(w *world) {
+			pass(10 * time.Second)
+			assert.InDelta(t, 100, len(w.table.seen().claims), 20)
+		})
 }
 
 // One run that can't be signalled, for minutes, holds up neither probes nor the signals of others.
@@ -412,7 +422,8 @@ func TestUnsignalledRunsHoldUpNobody(t *testing.T) {
 		pass(30 * time.Second)
 		w.table.set(func(table *table) {
 			assert.Empty(t, table.recovered)
-			table.breakerActive, table.probes = true, []outbox.Probe{{Leased: probe, Destination: "sqs://b", Running: true}}
+			table.breakerActive, table.probes = true, []outbox.Probe{{Leased: probe, Destination: "sqs://b",
+				Running: true}}
 		})
 		pass(3 * time.Second)
 		_, probed := took.Load(deliverIDs([]outbox.Leased{probe})[0])
@@ -423,7 +434,8 @@ func TestUnsignalledRunsHoldUpNobody(t *testing.T) {
 		before := len(w.engine.seen().signals)
 		pass(10 * time.Second)
 		w.stop()
-		assert.LessOrEqual(t, len(w.engine.seen().signals)-before, 12, "only the one that can't be signalled is retried")
+		assert.LessOrEqual(t, len(w.engine.seen().signals)-before, 12,
+			"only the one that can't be signalled is retried")
 		assert.Equal(t, 0, w.logs.count("some runs of a recovered destination could not be signalled; they retry by themselves"))
 	})
 }

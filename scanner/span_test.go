@@ -22,9 +22,10 @@ func TestStartIsASpan(t *testing.T) {
 		status codes.Code
 		more   attribute.KeyValue
 	}{
-		"started":         {nil, codes.Unset, attribute.String("messaging.operation.name", "start")},
-		"already running": {serviceerror.NewWorkflowExecutionAlreadyStarted("running", "", ""), codes.Unset, attribute.Bool("outflow.already_running", true)},
-		"refused":         {errors.New("no answer"), codes.Error, attribute.String("error.type", "temporal")},
+		"started": {nil, codes.Unset, attribute.String("messaging.operation.name", "start")},
+		"already running": {serviceerror.NewWorkflowExecutionAlreadyStarted("running", "", ""), codes.Unset,
+			attribute.Bool("outflow.already_running", true)},
+		"refused": {errors.New("no answer"), codes.Error, attribute.String("error.type", "temporal")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spans := tracetest.NewSpanRecorder()

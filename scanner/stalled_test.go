@@ -23,10 +23,12 @@ const stalledLine = "a message waits: the run under its workflow ID makes no pro
 func standing(workflow string) *workflowservice.DescribeWorkflowExecutionResponse {
 	return &workflowservice.DescribeWorkflowExecutionResponse{
 		WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{
-			Execution: &commonpb.WorkflowExecution{WorkflowId: "w", RunId: "r"}, Status: enums.WORKFLOW_EXECUTION_STATUS_RUNNING,
+			Execution: &commonpb.WorkflowExecution{WorkflowId: "w",
+				RunId: "r"}, Status: enums.WORKFLOW_EXECUTION_STATUS_RUNNING,
 			Type: &commonpb.WorkflowType{Name: workflow}, TaskQueue: "old",
 		},
-		PendingWorkflowTask: &workflowpb.PendingWorkflowTaskInfo{State: enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED, Attempt: 1},
+		PendingWorkflowTask: &workflowpb.PendingWorkflowTaskInfo{State: enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED,
+			Attempt: 1},
 	}
 }
 
@@ -47,7 +49,10 @@ func TestAStalledRunIsLogged(t *testing.T) {
 			var first []outbox.Record
 			inWorld(t, scanner.Options{}, func(w *world) {
 				w.engine.described, w.engine.polled = c.described, c.polled
-				w.engine.reply = func(start) error { return serviceerror.NewWorkflowExecutionAlreadyStarted("running", "", "r") }
+				w.engine.reply = func(start) error {
+					return serviceerror.NewWorkflowExecutionAlreadyStarted("running",
+						"", "r")
+				}
 				w.table.enqueue("sqs://orders", 3)
 				first = slices.Clone(w.table.due)
 			}, func(w *world) {

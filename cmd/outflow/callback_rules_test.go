@@ -60,7 +60,8 @@ any                                                 any           https://shop.e
 		acts = append(acts, act)
 	}
 	require.NoError(t, rows.Err())
-	assert.Equal(t, []string{"set-callback-rule by ada: asked", "unset-callback-rule by " + whoAmI() + ": ", "unset-callback-rule by " + whoAmI() + ": "}, acts)
+	assert.Equal(t, []string{"set-callback-rule by ada: asked", "unset-callback-rule by " + whoAmI() + ": ",
+		"unset-callback-rule by " + whoAmI() + ": "}, acts)
 }
 
 // From the producer's wish to the operator who finds what failed and starts it again.
@@ -80,10 +81,12 @@ func TestFailedCallbackIsFoundAndRetried(t *testing.T) {
 	_, err := store.Finish(t.Context(), outbox.Ending{Ref: ref, State: outflow.Delivered})
 	require.NoError(t, err)
 	assert.Equal(t, "no messages\n", said("list -callback failed"))
-	_, err = store.NoteCallback(t.Context(), outbox.CallbackNote{Ref: ref, State: outbox.CallbackFailed, LastError: "HTTP status 410 Gone"})
+	_, err = store.NoteCallback(t.Context(),
+		outbox.CallbackNote{Ref: ref, State: outbox.CallbackFailed, LastError: "HTTP status 410 Gone"})
 	require.NoError(t, err)
 	assert.Contains(t, said("list -callback failed"), id)
-	assert.Contains(t, said("list -callback failed -json"), `"callbackState":"failed","callbackPayload":true,"callbackError":"HTTP status 410 Gone"`)
+	assert.Contains(t, said("list -callback failed -json"),
+		`"callbackState":"failed","callbackPayload":true,"callbackError":"HTTP status 410 Gone"`)
 	assert.Regexp(t, `callback +https://shop.example/done \(with the payload\) failed\n`, said("show "+id))
 	assert.Contains(t, said("callback retry "+id), "its callback had failed, due again")
 	assert.Equal(t, "no messages\n", said("list -callback failed"))

@@ -23,7 +23,8 @@ func TestCommandsWithOnlyTheDatabase(t *testing.T) {
 		return out, errs, code(err)
 	}
 	for i := range 7 {
-		out, errs, exit := outflowRun(fmt.Sprintf("order %d", i), "send -destination sqs://orders --type order-placed -header tenant=a -json")
+		out, errs, exit := outflowRun(fmt.Sprintf("order %d", i),
+			"send -destination sqs://orders --type order-placed -header tenant=a -json")
 		require.Zero(t, exit, errs)
 		require.Contains(t, out, `{"id":"`)
 	}
@@ -36,7 +37,8 @@ func TestCommandsWithOnlyTheDatabase(t *testing.T) {
 	assert.Equal(t, 5, strings.Count(out, "was dead, pending again"))
 	assert.Contains(t, errs, "messages selected: 5, and there are more\n")
 	var audited int
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.audit WHERE act = 'retry' AND who = 'ada@host' AND why = 'fixed' AND generation = 2`).Scan(&audited))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT count(*) FROM outbox.audit WHERE act = 'retry' AND who = 'ada@host' AND why = 'fixed' AND generation = 2`).Scan(&audited))
 	assert.Equal(t, 5, audited)
 
 	out, _, exit = outflowRun("", "redirect -state dead -to sqs://other -yes -json")

@@ -16,13 +16,15 @@ import (
 // status leave them out, and nothing of them is lost.
 func TestDismissOnARealTable(t *testing.T) {
 	pool := teststack.New(t)
-	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_WHO": "ada@host"}
+	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1",
+		"OUTFLOW_WHO": "ada@host"}
 	outflowRun := func(line string) (string, int) {
 		out, errs, err := with(t, settings, "", line)
 		return out + errs, code(err)
 	}
 	for i := range 150 {
-		_, err := pool.Exec(t.Context(), `SELECT outbox.enqueue($1, 'order-placed', '{}')`, fmt.Sprintf("sqs://q%d", i%2))
+		_, err := pool.Exec(t.Context(), `SELECT outbox.enqueue($1, 'order-placed', '{}')`,
+			fmt.Sprintf("sqs://q%d", i%2))
 		require.NoError(t, err)
 	}
 	_, err := pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'dead', finished_at = now(), last_error = 'no such queue'`)
@@ -42,7 +44,8 @@ func TestDismissOnARealTable(t *testing.T) {
 
 	// One by ID.
 	var id uuid.UUID
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT id FROM outbox.messages WHERE destination = 'sqs://q1' LIMIT 1`).Scan(&id))
+	require.NoError(t, pool.QueryRow(t.Context(),
+		`SELECT id FROM outbox.messages WHERE destination = 'sqs://q1' LIMIT 1`).Scan(&id))
 	out, exit = outflowRun("dismiss -why duplicate " + id.String())
 	assert.Zero(t, exit)
 	assert.Equal(t, id.String()+"  was dead, dismissed\n", out)

@@ -37,12 +37,13 @@ func TestTheDocsHaveEveryCommandAndFlag(t *testing.T) {
 			assert.Contains(t, usage, "outflow "+c.name)
 			var out bytes.Buffer
 			flags := 0
-			cl := commandLine{getenv: func(string) string { return "" }, stdout: &out, stderr: io.Discard, observeFlags: func(set *flag.FlagSet) {
-				set.VisitAll(func(f *flag.Flag) {
-					flags++
-					assert.Regexp(t, `(?m)^  (-who, )?-`+f.Name+`[ ,]`, c.usage, "its flag -%s", f.Name)
-				})
-			}}
+			cl := commandLine{getenv: func(string) string { return "" }, stdout: &out, stderr: io.Discard,
+				observeFlags: func(set *flag.FlagSet) {
+					set.VisitAll(func(f *flag.Flag) {
+						flags++
+						assert.Regexp(t, `(?m)^  (-who, )?-`+f.Name+`[ ,]`, c.usage, "its flag -%s", f.Name)
+					})
+				}}
 			require.NoError(t, cl.run(t.Context(), []string{c.name, "-help"}))
 			assert.Equal(t, c.usage, out.String())
 			assert.Positive(t, flags)
@@ -56,9 +57,10 @@ func TestTheDocsHaveEveryCommandAndFlag(t *testing.T) {
 
 func flagNames(t *testing.T, c command) (names []string) {
 	t.Helper()
-	cl := commandLine{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard, observeFlags: func(set *flag.FlagSet) {
-		set.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-	}}
+	cl := commandLine{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard,
+		observeFlags: func(set *flag.FlagSet) {
+			set.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+		}}
 	require.NoError(t, cl.run(t.Context(), []string{c.name, "-help"}))
 	return names
 }
@@ -71,7 +73,8 @@ func TestTheDocsSessionRunsAsWritten(t *testing.T) {
 	require.True(t, found)
 	session, _, found := strings.Cut(rest, "```\n")
 	require.True(t, found)
-	settings := map[string]string{"DATABASE_URL": teststack.New(t).Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_WHO": "ada"}
+	settings := map[string]string{"DATABASE_URL": teststack.New(t).Config().ConnString(),
+		"TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_WHO": "ada"}
 
 	var printed strings.Builder
 	for line := range strings.Lines(session) {
@@ -80,7 +83,8 @@ func TestTheDocsSessionRunsAsWritten(t *testing.T) {
 			continue
 		}
 		printed.WriteString(line)
-		err := commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""), stdout: &printed, stderr: io.Discard}.
+		err := commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""),
+			stdout: &printed, stderr: io.Discard}.
 			run(context.Background(), shellWords(t, words))
 		if err != nil {
 			var exit program.ExitError
@@ -159,7 +163,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"list -dismissed -retrying", "-dismissed messages are dead ones"},
 		{"list -dismissed -state delivered", "-dismissed messages are dead ones"},
 		{"purge -state expired -dismissed -older-than 1d -yes", "-dismissed wants -state dead"},
-		{"purge -state dead -dismissed -older-than 1d", "wants -yes: delete dead messages that were dismissed more than 24h0m0s ago?"},
+		{"purge -state dead -dismissed -older-than 1d",
+			"wants -yes: delete dead messages that were dismissed more than 24h0m0s ago?"},
 		{"resend", "wants message IDs"},
 		{"resend -state delivered", "not defined"},
 		{"cancel -state dead", "-state wants pending (got "},
@@ -184,7 +189,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"purge -state dead -older-than 1d -rate -1 -yes", "-rate wants"},
 		{"purge -state dead -older-than 1d -rate NaN -yes", "-rate wants"},
 		{"purge -state dead -older-than 1d", "wants -yes: delete dead messages that ended more than 24h0m0s ago?"},
-		{"purge -state dead -older-than 1d -history", "wants -yes: move dead messages that ended more than 24h0m0s ago?"},
+		{"purge -state dead -older-than 1d -history",
+			"wants -yes: move dead messages that ended more than 24h0m0s ago?"},
 	} {
 		t.Run(c.line, func(t *testing.T) {
 			out, err := call(nowhere, strings.Fields(c.line)...)

@@ -46,7 +46,8 @@ func TestDoctor(t *testing.T) {
 	_, err := runSetup(f.settings)
 	require.NoError(t, err)
 	pool := teststack.New(t)
-	w := worker.New(f.client, workflows.TaskQueueFor(outflow.DefaultOutbox), worker.Options{WorkerStopTimeout: 15 * time.Second})
+	w := worker.New(f.client, workflows.TaskQueueFor(outflow.DefaultOutbox),
+		worker.Options{WorkerStopTimeout: 15 * time.Second})
 	workflows.Register(w, activities.New(outboxdb.New(pool), acknowledges{}))
 	require.NoError(t, w.Start())
 	t.Cleanup(w.Stop)
@@ -85,7 +86,8 @@ func TestDoctor(t *testing.T) {
 	levels, of, err = look()
 	assert.Equal(t, 1, code(err))
 	assert.EqualError(t, err, "1 check fails")
-	assert.Equal(t, []string{"ok database", "fail schema", "ok temporal", "ok attributes", "ok workers", "warn schedule", "skip destinations", "ok notify"}, levels, "%v", of)
+	assert.Equal(t, []string{"ok database", "fail schema", "ok temporal", "ok attributes", "ok workers",
+		"warn schedule", "skip destinations", "ok notify"}, levels, "%v", of)
 	assert.Contains(t, of["schema"].Text, "not applied by outflow: 0001_destinations, ")
 	assert.Equal(t, "outflow migrate up (or run the missing files with the tool that runs yours)", of["schema"].Remedy)
 	assert.Equal(t, "the table could not be read", of["destinations"].Text)
@@ -108,7 +110,8 @@ func TestDoctorAsAProducer(t *testing.T) {
 	query := as.Query()
 	query.Set("role", role)
 	as.RawQuery = query.Encode()
-	out, _, err := with(t, map[string]string{"DATABASE_URL": as.String(), "TEMPORAL_ADDRESS": "127.0.0.1:1"}, "", "doctor")
+	out, _, err := with(t, map[string]string{"DATABASE_URL": as.String(), "TEMPORAL_ADDRESS": "127.0.0.1:1"}, "",
+		"doctor")
 	require.Error(t, err)
 	assert.Regexp(t, `fail +database +.*permission denied.*\n +→ outflow grants -operator ROLE prints the rights that it needs\n`, out)
 }
@@ -160,7 +163,8 @@ func TestDoctorLooksAtEveryScheme(t *testing.T) {
 }
 
 func TestExaminePrints(t *testing.T) {
-	away := operator.Subject{DatabaseErr: errors.New("no database"), NamespaceErr: errors.New("no Temporal"), Target: namespace.Target{Address: "a:1", Namespace: "shop"}}
+	away := operator.Subject{DatabaseErr: errors.New("no database"), NamespaceErr: errors.New("no Temporal"),
+		Target: namespace.Target{Address: "a:1", Namespace: "shop"}}
 	var out bytes.Buffer
 	err := examine(t.Context(), away, false, &out)
 	assert.Equal(t, 1, code(err))

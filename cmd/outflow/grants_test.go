@@ -56,7 +56,8 @@ func TestGrants(t *testing.T) {
 		_, err := pool.Exec(t.Context(), `CREATE ROLE `+pgx.Identifier{role}.Sanitize())
 		require.NoError(t, err)
 		t.Cleanup(func() {
-			_, err := pool.Exec(context.Background(), `DROP OWNED BY `+pgx.Identifier{role}.Sanitize()+`; DROP ROLE `+pgx.Identifier{role}.Sanitize())
+			_, err := pool.Exec(context.Background(),
+				`DROP OWNED BY `+pgx.Identifier{role}.Sanitize()+`; DROP ROLE `+pgx.Identifier{role}.Sanitize())
 			require.NoError(t, err)
 		})
 	}
@@ -84,7 +85,8 @@ func TestGrants(t *testing.T) {
 func TestThePageShowsTheGrants(t *testing.T) {
 	page, err := os.ReadFile("../../docs/rights.md")
 	require.NoError(t, err)
-	_, shown, found := strings.Cut(string(page), "```\n$ outflow grants -producer shop -dispatcher outflow -operator ops\n")
+	_, shown, found := strings.Cut(string(page),
+		"```\n$ outflow grants -producer shop -dispatcher outflow -operator ops\n")
 	require.True(t, found)
 	shown, _, _ = strings.Cut(shown, "```")
 	g := operator.Grants{Producers: []string{"shop"}, Dispatchers: []string{"outflow"}, Operators: []string{"ops"}}

@@ -77,7 +77,8 @@ func TestMistakesBringTheFlags(t *testing.T) {
 func TestFiltersThatNameNothingKnown(t *testing.T) {
 	pool := teststack.New(t)
 	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1"}
-	for _, d := range []string{"sqs://typo", "sqs://letters", "https://shop.example/in?token=hunter2", "https://shop.example/in?token=hunter3"} {
+	for _, d := range []string{"sqs://typo", "sqs://letters", "https://shop.example/in?token=hunter2",
+		"https://shop.example/in?token=hunter3"} {
 		_, err := pool.Exec(t.Context(), `SELECT outbox.enqueue($1, 'order-placed', '{}')`, d)
 		require.NoError(t, err)
 	}

@@ -54,14 +54,16 @@ func statusOf(phase string) operator.MessageStatus {
 
 // at is a command line with somebody at the terminal who answers.
 func at(answers string, out, errs io.Writer) commandLine {
-	return commandLine{getenv: func(string) string { return "" }, stdin: strings.NewReader(answers), terminal: true, stdout: out, stderr: errs}
+	return commandLine{getenv: func(string) string { return "" }, stdin: strings.NewReader(answers), terminal: true,
+		stdout: out, stderr: errs}
 }
 
 // with runs a command line with these settings only, without a terminal.
 func with(t *testing.T, settings map[string]string, stdin, line string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	err = commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs}.
+	err = commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(stdin),
+		stdout: &out, stderr: &errs}.
 		run(t.Context(), strings.Fields(line))
 	return out.String(), errs.String(), err
 }

@@ -43,7 +43,8 @@ func TestAWebhooksQueryIsNotInTables(t *testing.T) {
 	m.Destination = secret
 	rule := operator.CallbackRule{Destination: secret, Callback: secret}
 	var out bytes.Buffer
-	require.NoError(t, listMessages(t.Context(), &fakeList{messages: []operator.MessageStatus{m}}, operator.ListFilter{Limit: 2}, false, &out, &out))
+	require.NoError(t, listMessages(t.Context(), &fakeList{messages: []operator.MessageStatus{m}},
+		operator.ListFilter{Limit: 2}, false, &out, &out))
 	for _, asJSON := range []bool{false, true} {
 		require.NoError(t, showStatus(t.Context(), fakeStatus{
 			counts:   []operator.PhaseCount{{Destination: secret, Phase: "dead", Messages: 1, LastError: "gone"}},

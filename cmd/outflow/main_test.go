@@ -103,9 +103,11 @@ func TestAdvice(t *testing.T) {
 		{"send", "-destination", "sqs://orders", "-type", "a", "-payload", "x"},
 	} {
 		_, err := call(url, line...)
-		require.ErrorContains(t, err, `: the schema is missing or older than this command: run "outflow migrate up"`, "%v", line)
+		require.ErrorContains(t, err, `: the schema is missing or older than this command: run "outflow migrate up"`,
+			"%v", line)
 	}
-	assert.EqualError(t, withAdvice(fmt.Errorf("listing: %w", &pgconn.PgError{Severity: "ERROR", Code: "42501", Message: "permission denied"})),
+	assert.EqualError(t, withAdvice(fmt.Errorf("listing: %w",
+		&pgconn.PgError{Severity: "ERROR", Code: "42501", Message: "permission denied"})),
 		`listing: ERROR: permission denied (SQLSTATE 42501): "outflow grants -operator ROLE" prints the rights that it needs`)
 	other := &pgconn.PgError{Code: "40001"}
 	assert.Equal(t, error(other), withAdvice(other))

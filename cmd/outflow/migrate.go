@@ -36,7 +36,8 @@ func migrateSchema(ctx context.Context, cl commandLine, args []string) error {
 		return usageError("migrate wants up, status or down")
 	}
 	if commands[args[0]] == nil {
-		return usageError("migrate wants up, status or down%s", didYouMean(args[0], slices.Collect(maps.Keys(commands))))
+		return usageError("migrate wants up, status or down%s",
+			didYouMean(args[0], slices.Collect(maps.Keys(commands))))
 	}
 	rest := args[1:]
 	if args[0] == "down" {

@@ -42,7 +42,8 @@ func TestPayloadOnATerminalAndInAPipe(t *testing.T) {
 		return map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1"}[name]
 	}
 	var id bytes.Buffer
-	require.NoError(t, run(context.Background(), []string{"send", "-destination", "sqs://orders", "-type", "a", "-payload", "\x1b[2J\u202e|the end|"}, getenv, &id, io.Discard))
+	require.NoError(t, run(context.Background(), []string{"send", "-destination", "sqs://orders", "-type", "a",
+		"-payload", "\x1b[2J\u202e|the end|"}, getenv, &id, io.Discard))
 	words := []string{"show", strings.TrimSpace(id.String()), "-payload"}
 
 	shown, seen := terminal(t)

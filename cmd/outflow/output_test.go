@@ -34,15 +34,18 @@ func shows(t *testing.T, text, what string) {
 // as it is; what programs read means the same as before.
 func TestHostileTextOnATerminal(t *testing.T) {
 	pool := teststack.New(t)
-	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "OUTFLOW_WHO": "ada" + hostileText}
+	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1",
+		"OUTFLOW_WHO": "ada" + hostileText}
 	line := func(onScreen bool, words ...string) (string, string, error) {
 		var out, errs bytes.Buffer
-		err := commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""), stdout: &out, stderr: &errs, onScreen: onScreen}.
+		err := commandLine{getenv: func(name string) string { return settings[name] }, stdin: strings.NewReader(""),
+			stdout: &out, stderr: &errs, onScreen: onScreen}.
 			run(t.Context(), words)
 		return out.String(), errs.String(), err
 	}
 	payload := "line one\n" + hostileText
-	id, _, err := line(true, "send", "-destination", "sqs://orders", "-type", "order-placed", "-header", "note="+hostileText, "-payload", payload)
+	id, _, err := line(true, "send", "-destination", "sqs://orders", "-type", "order-placed", "-header",
+		"note="+hostileText, "-payload", payload)
 	require.NoError(t, err)
 	id = strings.TrimSpace(id)
 	_, err = pool.Exec(t.Context(), `UPDATE outbox.messages SET state = 'dead', finished_at = now(), broker_message_id = $1, last_error = $1`, hostileText)
@@ -53,9 +56,12 @@ func TestHostileTextOnATerminal(t *testing.T) {
 	require.NoError(t, err)
 
 	for _, words := range [][]string{
-		{"list"}, {"list", "-json"}, {"show", id}, {"show", id, "-payload"}, {"show", id, "-payload", "-json"}, {"status"}, {"status", "-json"}, {"wait", id},
-		{"doctor"}, {"doctor", "-json"}, {"retry", id, "-why", hostileText}, {"show", id}, {"list", "-state", hostileText}, {"show", hostileText}, {hostileText},
-		{"status", "-" + hostileText}, {"callback", "set", hostileText}, {"list", "-destination", "sqs://" + hostileText}, {"purge", hostileText},
+		{"list"}, {"list", "-json"}, {"show", id}, {"show", id, "-payload"}, {"show", id, "-payload",
+			"-json"}, {"status"}, {"status", "-json"}, {"wait", id},
+		{"doctor"}, {"doctor", "-json"}, {"retry", id, "-why", hostileText}, {"show", id}, {"list", "-state",
+			hostileText}, {"show", hostileText}, {hostileText},
+		{"status", "-" + hostileText}, {"callback", "set", hostileText}, {"list", "-destination",
+			"sqs://" + hostileText}, {"purge", hostileText},
 	} {
 		out, errs, err := line(true, words...)
 		shows(t, out, fmt.Sprintf("%q prints", words))
@@ -98,10 +104,12 @@ func TestHostileTextInTheTable(t *testing.T) {
 	store := outboxdb.New(pool)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
-	ids, err := outboxdb.Enqueue(t.Context(), tx, outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}"), Callback: "sqs://replies"})
+	ids, err := outboxdb.Enqueue(t.Context(), tx,
+		outflow.Message{Destination: "sqs://orders", Type: "a", Payload: []byte("{}"), Callback: "sqs://replies"})
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
-	outcome, err := store.Finish(t.Context(), outbox.Ending{Ref: outbox.Ref{ID: ids[0], Generation: 1}, State: outflow.Dead, LastError: hostileText})
+	outcome, err := store.Finish(t.Context(),
+		outbox.Ending{Ref: outbox.Ref{ID: ids[0], Generation: 1}, State: outflow.Dead, LastError: hostileText})
 	require.NoError(t, err)
 	shows(t, outcome.LastError, "last_error")
 	assert.Equal(t, text.Visible(hostileText), outcome.LastError)

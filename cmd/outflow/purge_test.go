@@ -99,12 +99,14 @@ func TestPurgeMessages(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				store, began := &fakePurge{left: c.left, slow: c.slow}, time.Now()
-				p := purging{Purge: outbox.Purge{State: outflow.Dead, OlderThan: time.Hour, Limit: purgeChunk, History: true}, limit: c.limit, rate: c.rate}
+				p := purging{Purge: outbox.Purge{State: outflow.Dead, OlderThan: time.Hour, Limit: purgeChunk,
+					History: true}, limit: c.limit, rate: c.rate}
 				require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), store.Purge, p))
 				var asked []int
 				for i, p := range store.asked {
 					asked = append(asked, p.Limit)
-					assert.Equal(t, outbox.Purge{State: outflow.Dead, OlderThan: time.Hour, History: true}, outbox.Purge{State: p.State, OlderThan: p.OlderThan, History: p.History})
+					assert.Equal(t, outbox.Purge{State: outflow.Dead, OlderThan: time.Hour, History: true},
+						outbox.Purge{State: p.State, OlderThan: p.OlderThan, History: p.History})
 					if i > 0 && c.slow == 0 {
 						assert.Equal(t, time.Unix(int64(i), 0), p.After, "each goes on where the one before stopped")
 					}
@@ -112,29 +114,35 @@ func TestPurgeMessages(t *testing.T) {
 				assert.Equal(t, c.asked, asked)
 				assert.Equal(t, c.out, out.String())
 				if c.rate > 0 {
-					assert.Equal(t, time.Duration(float64(c.left/c.asked[0]*c.asked[0])/c.rate*float64(time.Second)), time.Since(began))
+					assert.Equal(t, time.Duration(float64(c.left/c.asked[0]*c.asked[0])/c.rate*float64(time.Second)),
+						time.Since(began))
 				}
 			})
 		})
 	}
 	t.Run("reports its progress", func(t *testing.T) {
-		for history, want := range map[bool]string{false: "deleted 400\ndeleted 700\n", true: "moved 400\nmoved 700\n"} {
+		for history, want := range map[bool]string{false: "deleted 400\ndeleted 700\n",
+			true: "moved 400\nmoved 700\n"} {
 			synctest.Test(t, func(t *testing.T) {
 				var errs bytes.Buffer
 				p := purging{Purge: outbox.Purge{State: outflow.Dead, Limit: purgeChunk, History: history}, rate: 100}
-				require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), (&fakePurge{left: 850}).Purge, p))
+				require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), (&fakePurge{left: 850}).Purge,
+					p))
 				assert.Equal(t, want, errs.String(), "each time that more than two seconds have passed")
 			})
 		}
 		var errs bytes.Buffer
-		require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), (&fakePurge{left: 2500}).Purge, purging{Purge: outbox.Purge{Limit: purgeChunk}}))
+		require.NoError(t, purgeMessages(t.Context(), at("", io.Discard, &errs), (&fakePurge{left: 2500}).Purge,
+			purging{Purge: outbox.Purge{Limit: purgeChunk}}))
 		assert.Empty(t, errs.String(), "a short one says nothing until it is done")
 	})
 	var out bytes.Buffer
-	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), (&fakePurge{left: 3}).Purge, purging{Purge: outbox.Purge{Limit: 10}, json: true}))
+	require.NoError(t, purgeMessages(t.Context(), at("", &out, io.Discard), (&fakePurge{left: 3}).Purge,
+		purging{Purge: outbox.Purge{Limit: 10}, json: true}))
 	assert.Equal(t, "{\"deleted\":3}\n", out.String())
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errors.New("Ctrl-C"))
-	err := purgeMessages(stopped, at("", io.Discard, io.Discard), (&fakePurge{left: 3}).Purge, purging{rate: 1, Purge: outbox.Purge{Limit: 10}})
+	err := purgeMessages(stopped, at("", io.Discard, io.Discard), (&fakePurge{left: 3}).Purge,
+		purging{rate: 1, Purge: outbox.Purge{Limit: 10}})
 	assert.EqualError(t, err, "stopped after 1 messages: Ctrl-C")
 }

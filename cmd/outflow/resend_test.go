@@ -21,11 +21,13 @@ func TestResend(t *testing.T) {
 	pool := teststack.New(t)
 	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "OUTFLOW_WHO": "ada@host"}
 	sent := func(state outflow.State) uuid.UUID {
-		out, errs, err := with(t, settings, `{"order":7}`, "send -destination sqs://orders.fifo -type order-placed -header tenant=a -ordering-key customer-7 -expires-in 1h")
+		out, errs, err := with(t, settings, `{"order":7}`,
+			"send -destination sqs://orders.fifo -type order-placed -header tenant=a -ordering-key customer-7 -expires-in 1h")
 		require.NoError(t, err, errs)
 		id := uuid.MustParse(strings.TrimSpace(out))
 		if state.Final() {
-			_, err = pool.Exec(t.Context(), `UPDATE outbox.messages SET state = $2, finished_at = now(), attempts = 2 WHERE id = $1`, id, state)
+			_, err = pool.Exec(t.Context(),
+				`UPDATE outbox.messages SET state = $2, finished_at = now(), attempts = 2 WHERE id = $1`, id, state)
 			require.NoError(t, err)
 		}
 		return id
@@ -66,13 +68,16 @@ func TestResend(t *testing.T) {
 		SELECT state || ', generation ' || generation || ', ' || attempts || ' attempts, due: ' || (available_at <= now()) || ', expires: ' || coalesce(expires_at::text, 'never')
 		  FROM outbox.messages WHERE id = $1`, copied))
 	assert.Equal(t, "delivered", one(`SELECT state FROM outbox.messages WHERE id = $1`, delivered))
-	assert.Equal(t, "send 1 ada@host:  {}\nresend 1 ada@host: lost {\"new_id\": \""+copied.String()+"\"}", one(audited, delivered))
+	assert.Equal(t, "send 1 ada@host:  {}\nresend 1 ada@host: lost {\"new_id\": \""+copied.String()+"\"}",
+		one(audited, delivered))
 	assert.Equal(t, "send 1 ada@host: lost {\"resend_of\": \""+delivered.String()+"\"}", one(audited, copied))
 
 	pending, dead, nobody := sent(outflow.Pending), sent(outflow.Dead), uuid.New()
 	refusals := []operator.Answer{
-		{ID: pending, Verdict: operator.Refused, Text: "pending: it was not delivered yet", State: outflow.Pending, Generation: 1},
-		{ID: dead, Verdict: operator.Refused, Text: `dead: "outflow retry" sends it`, State: outflow.Dead, Generation: 1},
+		{ID: pending, Verdict: operator.Refused, Text: "pending: it was not delivered yet", State: outflow.Pending,
+			Generation: 1},
+		{ID: dead, Verdict: operator.Refused, Text: `dead: "outflow retry" sends it`, State: outflow.Dead,
+			Generation: 1},
 		{ID: nobody, Verdict: operator.Refused, Text: "not found"},
 	}
 	before := one(written)

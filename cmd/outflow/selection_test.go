@@ -62,10 +62,11 @@ func TestActsOnASelection(t *testing.T) {
 	t.Run("goes on in pages and statements", func(t *testing.T) {
 		from, sizes := many(1201), []int{}
 		s := &selection{limit: 1150, yes: true}
-		require.NoError(t, s.act(t.Context(), at("", io.Discard, io.Discard), from, func(ctx context.Context, ids []uuid.UUID) ([]operator.Answer, error) {
-			sizes = append(sizes, len(ids))
-			return allDone(ctx, ids)
-		}))
+		require.NoError(t, s.act(t.Context(), at("", io.Discard, io.Discard), from,
+			func(ctx context.Context, ids []uuid.UUID) ([]operator.Answer, error) {
+				sizes = append(sizes, len(ids))
+				return allDone(ctx, ids)
+			}))
 		require.Len(t, from.filters, 3)
 		assert.Equal(t, 150, from.filters[2].Limit)
 		assert.Len(t, sizes, 12)
@@ -84,7 +85,8 @@ func TestActsOnASelection(t *testing.T) {
 		var out bytes.Buffer
 		s := &selection{ids: []uuid.UUID{someID}, json: true}
 		require.NoError(t, s.act(t.Context(), at("", &out, io.Discard), nil, allDone))
-		assert.Equal(t, `{"id":"0198f3a2-5b1c-7000-8000-000000000001","verdict":"done","text":"done"}`+"\n", out.String())
+		assert.Equal(t, `{"id":"0198f3a2-5b1c-7000-8000-000000000001","verdict":"done","text":"done"}`+"\n",
+			out.String())
 	})
 	for name, c := range map[string]struct {
 		verdicts []operator.Verdict
@@ -100,12 +102,13 @@ func TestActsOnASelection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
 			s := &selection{ids: []uuid.UUID{someID, uuid.New()}}
-			err := s.act(t.Context(), at("", &out, io.Discard), nil, func(context.Context, []uuid.UUID) (answers []operator.Answer, _ error) {
-				for _, v := range c.verdicts {
-					answers = append(answers, operator.Answer{ID: someID, Verdict: v, Text: string(v)})
-				}
-				return answers, c.err
-			})
+			err := s.act(t.Context(), at("", &out, io.Discard), nil,
+				func(context.Context, []uuid.UUID) (answers []operator.Answer, _ error) {
+					for _, v := range c.verdicts {
+						answers = append(answers, operator.Answer{ID: someID, Verdict: v, Text: string(v)})
+					}
+					return answers, c.err
+				})
 			assert.Equal(t, c.code, code(err))
 			assert.Equal(t, len(c.verdicts), strings.Count(out.String(), "\n"), "the answers are printed in any case")
 		})

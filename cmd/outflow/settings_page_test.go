@@ -29,9 +29,11 @@ func TestSettingsPage(t *testing.T) {
 				s.Name: "wrong\x00value",
 			}
 			var out bytes.Buffer
-			err := commandLine{getenv: func(name string) string { return settings[name] }, stdout: &out, stderr: io.Discard}.run(t.Context(), []string{"doctor", "-json"})
+			err := commandLine{getenv: func(name string) string { return settings[name] }, stdout: &out,
+				stderr: io.Discard}.run(t.Context(), []string{"doctor", "-json"})
 			require.Error(t, err)
-			assert.Equal(t, strings.HasSuffix(row, "outflow |"), strings.Contains(out.String(), s.Name+": "), "%s\n%s", row, out.String())
+			assert.Equal(t, strings.HasSuffix(row, "outflow |"), strings.Contains(out.String(), s.Name+": "), "%s\n%s",
+				row, out.String())
 		})
 	}
 }

@@ -74,7 +74,8 @@ func TestSetupPrintConnectsToNothing(t *testing.T) {
 	for _, flag := range []string{"-print", "--print"} {
 		out, err := runSetup(broken, flag)
 		require.NoError(t, err)
-		assert.Equal(t, 3, strings.Count(out, "temporal operator search-attribute create --address 127.0.0.1:1 --namespace shop --name Outflow"))
+		assert.Equal(t, 3, strings.Count(out,
+			"temporal operator search-attribute create --address 127.0.0.1:1 --namespace shop --name Outflow"))
 		assert.Equal(t, 3, strings.Count(out, "\n"), "nothing but the commands: %s", out)
 	}
 	out, err := runSetup(nil, "-print")
@@ -104,9 +105,11 @@ func newFresh(t *testing.T) *fresh {
 	address := teststack.Temporal(t)
 
 	f := &fresh{T: t, name: "setup-" + uuid.NewString()}
-	f.settings = map[string]string{"TEMPORAL_ADDRESS": address, "TEMPORAL_NAMESPACE": f.name, "DATABASE_URL": "nonsense", "OUTFLOW_LEASE": "nonsense"}
+	f.settings = map[string]string{"TEMPORAL_ADDRESS": address, "TEMPORAL_NAMESPACE": f.name,
+		"DATABASE_URL": "nonsense", "OUTFLOW_LEASE": "nonsense"}
 	var err error
-	f.client, err = client.Dial(client.Options{HostPort: address, Namespace: f.name, Logger: sdklog.NewStructuredLogger(quietly)})
+	f.client, err = client.Dial(client.Options{HostPort: address, Namespace: f.name,
+		Logger: sdklog.NewStructuredLogger(quietly)})
 	require.NoError(t, err)
 	t.Cleanup(f.client.Close)
 	_, err = f.client.WorkflowService().RegisterNamespace(t.Context(), &workflowservice.RegisterNamespaceRequest{
@@ -170,7 +173,8 @@ func TestSetupsAtOnce(t *testing.T) {
 	for range 4 {
 		assert.NoError(t, <-failed)
 	}
-	described, err := f.client.WorkflowService().DescribeNamespace(t.Context(), &workflowservice.DescribeNamespaceRequest{Namespace: f.name})
+	described, err := f.client.WorkflowService().DescribeNamespace(t.Context(),
+		&workflowservice.DescribeNamespaceRequest{Namespace: f.name})
 	require.NoError(t, err)
 	assert.Len(t, described.GetConfig().GetCustomSearchAttributeAliases(), 3, "each was created once")
 	assert.Empty(t, f.listed(""))
@@ -209,21 +213,24 @@ func (f *fresh) deliver() uuid.UUID {
 	f.Helper()
 	pool := teststack.New(f.T)
 	store := outboxdb.New(pool)
-	w := worker.New(f.client, workflows.TaskQueueFor(outflow.DefaultOutbox), worker.Options{WorkerStopTimeout: 15 * time.Second})
+	w := worker.New(f.client, workflows.TaskQueueFor(outflow.DefaultOutbox),
+		worker.Options{WorkerStopTimeout: 15 * time.Second})
 	workflows.Register(w, activities.New(store, acknowledges{}))
 	require.NoError(f, w.Start())
 	defer w.Stop()
 
 	tx, err := pool.Begin(f.Context())
 	require.NoError(f, err)
-	ids, err := outboxdb.Enqueue(f.Context(), tx, outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}")})
+	ids, err := outboxdb.Enqueue(f.Context(), tx,
+		outflow.Message{Destination: "sqs://orders", Type: "order-placed", Payload: []byte("{}")})
 	require.NoError(f, err)
 	require.NoError(f, tx.Commit(f.Context()))
 
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- scanner.New(store, f.client, scanner.Options{PollInterval: 20 * time.Millisecond, Logger: quietly}).Run(ctx)
+		ended <- scanner.New(store, f.client,
+			scanner.Options{PollInterval: 20 * time.Millisecond, Logger: quietly}).Run(ctx)
 	}()
 	defer func() {
 		stop()
@@ -231,7 +238,8 @@ func (f *fresh) deliver() uuid.UUID {
 	}()
 	require.Eventually(f, func() bool {
 		var state outflow.State
-		require.NoError(f, pool.QueryRow(f.Context(), "SELECT state FROM outbox.messages WHERE id = $1", ids[0]).Scan(&state))
+		require.NoError(f, pool.QueryRow(f.Context(), "SELECT state FROM outbox.messages WHERE id = $1",
+			ids[0]).Scan(&state))
 		return state == outflow.Delivered
 	}, time.Minute, 20*time.Millisecond, "the message is delivered")
 	return ids[0]
@@ -246,6 +254,7 @@ func TestDeliveriesStartBeforeAndAfterSetup(t *testing.T) {
 	require.NoError(t, err)
 	id := workflows.DeliverID(outflow.DefaultOutbox, f.deliver())
 	require.Eventually(t, func() bool {
-		return slices.Equal(f.listed("OutflowDestination = 'sqs://orders' AND OutflowType = 'order-placed'"), []string{id})
+		return slices.Equal(f.listed("OutflowDestination = 'sqs://orders' AND OutflowType = 'order-placed'"),
+			[]string{id})
 	}, 20*time.Second, 50*time.Millisecond, "the delivery after setup, and no other, is found by its attributes")
 }

@@ -62,9 +62,10 @@ audit          2026-01-31T08:00:00Z retry by ada (login ops): it is back {"was":
 		noRun   string
 		want    []string
 	}{
-		"the payload":           {`{"order":7}`, false, "", []string{"\n{\"order\":7}\n"}},
-		"bytes":                 {"\xff\x00", false, "", []string{`base64 "/wA="`}},
-		"a document":            {`{"order":7}`, true, "", []string{`"payload": "{\"order\":7}"`, `"status": "Running"`, `"act": "retry"`}},
+		"the payload": {`{"order":7}`, false, "", []string{"\n{\"order\":7}\n"}},
+		"bytes":       {"\xff\x00", false, "", []string{`base64 "/wA="`}},
+		"a document": {`{"order":7}`, true, "",
+			[]string{`"payload": "{\"order\":7}"`, `"status": "Running"`, `"act": "retry"`}},
 		"a document with bytes": {"\xff\x00", true, "", []string{`"payloadBase64": "/wA="`}},
 		"no run": {"x", false, "none: not started yet", []string{
 			"run            none: not started yet", "/namespaces/shop/workflows?query=WorkflowId%3D%22outbox%2Fx%22",

@@ -34,7 +34,8 @@ func TestShowStatus(t *testing.T) {
 			{Destination: "sqs://d", Phase: "waiting", Messages: 4, OldestSeconds: 60, LastError: "no AWS region"},
 		},
 		breakers: []operator.BreakerStatus{
-			{Destination: "sqs://a", Failures: 7, FailingSince: &someAt, OpenUntil: ptr(someAt.Add(time.Minute)), Open: true, LastError: "throttled"},
+			{Destination: "sqs://a", Failures: 7, FailingSince: &someAt, OpenUntil: ptr(someAt.Add(time.Minute)),
+				Open: true, LastError: "throttled"},
 			{Destination: "sqs://d", SlowUntil: &someAt},
 			{Destination: "sqs://c", Failures: 1, FailingSince: &someAt, LastError: "reset"},
 		},
@@ -100,7 +101,8 @@ func TestWatchStatus(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, stop := context.WithTimeout(t.Context(), 5*watchEvery-time.Millisecond)
 			defer stop()
-			store := &flaky{fakeStatus: fakeStatus{counts: []operator.PhaseCount{{Destination: "sqs://a", Phase: "due", Messages: 3}}}, fails: fails}
+			store := &flaky{fakeStatus: fakeStatus{counts: []operator.PhaseCount{{Destination: "sqs://a", Phase: "due",
+				Messages: 3}}}, fails: fails}
 			var out, said bytes.Buffer
 			err = watchStatus(ctx, commandLine{stdout: &out, stderr: &said}, store.Status, 10, asJSON)
 			looks, stdout, stderr = store.looks, out.String(), said.String()

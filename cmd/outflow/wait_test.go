@@ -61,13 +61,16 @@ func TestWaitFor(t *testing.T) {
 		out     string
 		took    time.Duration
 	}{
-		"delivered":         {fakeMessage{message: statusOf("delivered")}, 0, 0, "delivered", 0},
-		"delivered in time": {fakeMessage{message: statusOf("due"), ends: 3 * time.Second}, time.Minute, 0, "delivered", 3 * time.Second},
-		"started again":     {fakeMessage{message: statusOf("due"), ends: 3 * time.Second, again: true}, time.Minute, 0, "delivered", 3 * time.Second},
-		"dead":              {fakeMessage{message: statusOf("dead")}, time.Minute, 3, "dead", 0},
-		"expired":           {fakeMessage{message: statusOf("expired")}, time.Minute, 3, "expired", 0},
-		"still pending":     {fakeMessage{message: statusOf("retrying")}, 30 * time.Second, 4, "retrying", 30 * time.Second},
-		"one look":          {fakeMessage{message: statusOf("leased")}, 0, 4, "leased", 0},
+		"delivered": {fakeMessage{message: statusOf("delivered")}, 0, 0, "delivered", 0},
+		"delivered in time": {fakeMessage{message: statusOf("due"), ends: 3 * time.Second}, time.Minute, 0, "delivered",
+			3 * time.Second},
+		"started again": {fakeMessage{message: statusOf("due"), ends: 3 * time.Second, again: true}, time.Minute, 0,
+			"delivered", 3 * time.Second},
+		"dead":    {fakeMessage{message: statusOf("dead")}, time.Minute, 3, "dead", 0},
+		"expired": {fakeMessage{message: statusOf("expired")}, time.Minute, 3, "expired", 0},
+		"still pending": {fakeMessage{message: statusOf("retrying")}, 30 * time.Second, 4, "retrying",
+			30 * time.Second},
+		"one look": {fakeMessage{message: statusOf("leased")}, 0, 4, "leased", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -92,7 +92,8 @@ func (w *World) drainCallbacks(ctx context.Context) (time.Duration, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return time.Since(began), fmt.Errorf("draining: %d messages or callbacks are still unfinished (%w)", n, ctx.Err())
+			return time.Since(began), fmt.Errorf("draining: %d messages or callbacks are still unfinished (%w)", n,
+				ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

@@ -10,7 +10,8 @@ import (
 )
 
 // The pictures' colours, which people who see no red or green can tell apart (Okabe, Ito).
-var colours = []string{"#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999", "#b3de69", "#bc80bd"}
+var colours = []string{"#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999",
+	"#b3de69", "#bc80bd"}
 
 const (
 	maxLegend            = 5
@@ -69,14 +70,16 @@ func (c chart) draw(b *strings.Builder, wide, high float64) {
 			chartLeft, wide-chartRight, y(v), y(v), chartLeft-4, y(v)+3, html.EscapeString(c.value(v)))
 	}
 	for at := math.Ceil(from/60) * 60; at <= to; at += 60 {
-		fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`, x(at), high-4, time.Unix(int64(at), 0).UTC().Format("15:04"))
+		fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`, x(at), high-4,
+			time.Unix(int64(at), 0).UTC().Format("15:04"))
 	}
 	for i, s := range c.series {
 		var points strings.Builder
 		for _, p := range s.points {
 			fmt.Fprintf(&points, "%.1f,%.1f ", x(p[0]), y(p[1]))
 		}
-		fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="1.3"/>`, points.String(), colours[i%len(colours)])
+		fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="1.3"/>`, points.String(),
+			colours[i%len(colours)])
 	}
 	b.WriteString(`</svg><div class="legend">`)
 	for i, s := range c.series[:min(len(c.series), maxLegend)] {

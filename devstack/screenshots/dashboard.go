@@ -81,16 +81,18 @@ func takeDashboard(ctx context.Context, s *scene, p *page, root, folder string) 
 		return fmt.Errorf("listening for the dashboard's page: %w", err)
 	}
 	html, tall := drawDashboard(charts)
-	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_, _ = w.Write([]byte(html))
-	})}
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			_, _ = w.Write([]byte(html))
+		})}
 	go func() { _ = server.Serve(listener) }() // until Close
 	defer func() { err = errors.Join(err, server.Close()) }()
 	if err := p.resize(ctx, tall); err != nil {
 		return err
 	}
-	if err := p.show(ctx, dashboardFile, "http://"+listener.Addr().String(), expect{shows: titles, hides: []string{"no data"}}); err != nil {
+	if err := p.show(ctx, dashboardFile, "http://"+listener.Addr().String(),
+		expect{shows: titles, hides: []string{"no data"}}); err != nil {
 		return err
 	}
 	return p.capture(ctx, filepath.Join(folder, dashboardFile))
@@ -162,7 +164,8 @@ func isReady(ctx context.Context, address string) (bool, error) {
 // load enqueues a shop's messages: a steady flow, a burst, callbacks, a queue that is away
 // for a while, and one that is not there.
 func (s *scene) load(ctx context.Context) error {
-	failing := fakesqs.Fault{Queue: queueOf(alsoOK), When: sends, Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: busyReason}}
+	failing := fakesqs.Fault{Queue: queueOf(alsoOK), When: sends,
+		Error: &fakesqs.Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: busyReason}}
 	for began, round := time.Now(), 0; time.Since(began) < loadFor; round++ {
 		passed := time.Since(began)
 		var messages []outflow.Message
@@ -239,7 +242,8 @@ func (c *chart) ask(ctx context.Context, address string, from, to time.Time) err
 			"start": {strconv.FormatInt(from.Unix(), 10)}, "end": {strconv.FormatInt(to.Unix(), 10)},
 			"step": {strconv.Itoa(int(chartStep.Seconds()))},
 		}
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/query_range?"+query.Encode(), nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet,
+			"http://"+address+"/api/v1/query_range?"+query.Encode(), nil)
 		if err != nil {
 			return fmt.Errorf("asking for the panel %q: %w", c.Title, err)
 		}
@@ -283,5 +287,6 @@ func (c *chart) ask(ctx context.Context, address string, from, to time.Time) err
 var placeholder = regexp.MustCompile(`\{\{\s*(\w+)\s*\}\}`)
 
 func legend(format string, labels map[string]string) string {
-	return placeholder.ReplaceAllStringFunc(format, func(p string) string { return labels[placeholder.FindStringSubmatch(p)[1]] })
+	return placeholder.ReplaceAllStringFunc(format,
+		func(p string) string { return labels[placeholder.FindStringSubmatch(p)[1]] })
 }

@@ -123,7 +123,8 @@ func (r *reader) either(what string) (name, value string) {
 func (r *reader) endpoint() *url.URL {
 	name, value := r.either("ENDPOINT")
 	u, err := url.Parse(cmp.Or(value, "http://localhost:4318"))
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
+		u.RawQuery != "" || u.Fragment != "" {
 		// Not its value: it may have a password.
 		r.errs = append(r.errs, fmt.Errorf("%s: wants an address that takes OTLP over HTTP, such as http://localhost:4318, without password or query", name))
 		return nil
@@ -150,7 +151,8 @@ func (r *reader) otlpTimeout() time.Duration {
 
 func (r *reader) milliseconds(name string, otherwise time.Duration) time.Duration {
 	const most = int(time.Hour / time.Millisecond)
-	return time.Duration(r.number(name, "wants milliseconds, from 1 to "+strconv.Itoa(most), int(otherwise/time.Millisecond), most)) * time.Millisecond
+	return time.Duration(r.number(name, "wants milliseconds, from 1 to "+strconv.Itoa(most),
+		int(otherwise/time.Millisecond), most)) * time.Millisecond
 }
 
 func (r *reader) count(name string, otherwise int) int {
@@ -185,7 +187,8 @@ func (r *reader) sampler(t *Traces) {
 			t.Ratio = ratio
 		}
 	default:
-		r.note(name, "wants always_on, always_off, traceidratio, or one of these with parentbased_ before it", t.Sampler)
+		r.note(name, "wants always_on, always_off, traceidratio, or one of these with parentbased_ before it",
+			t.Sampler)
 	}
 }
 
@@ -199,7 +202,8 @@ func (r *reader) secure(t *Traces) {
 		text, err := bounded.ReadFile(file, mostCertificates)
 		own.RootCAs = x509.NewCertPool()
 		if err != nil {
-			r.errs = append(r.errs, fmt.Errorf("%s: wants a file that can be read: %w", name, settings.WithoutPath(err)))
+			r.errs = append(r.errs, fmt.Errorf("%s: wants a file that can be read: %w", name,
+				settings.WithoutPath(err)))
 		} else if !own.RootCAs.AppendCertsFromPEM(text) {
 			r.errs = append(r.errs, fmt.Errorf("%s: wants a file with certificates in PEM", name))
 		}
@@ -212,7 +216,8 @@ func (r *reader) secure(t *Traces) {
 	}
 	pair, err := readPair(certificate, key)
 	if err != nil {
-		r.errs = append(r.errs, fmt.Errorf("%s and %s: want files with a certificate and its key in PEM", name, keyName))
+		r.errs = append(r.errs, fmt.Errorf("%s and %s: want files with a certificate and its key in PEM", name,
+			keyName))
 	}
 	own.Certificates = []tls.Certificate{pair}
 	t.TLS = own

@@ -37,13 +37,15 @@ func (i *instruments) upDown(name, description string) metric.Int64UpDownCounter
 }
 
 func (i *instruments) seconds(name, description string, bounds []float64) metric.Float64Histogram {
-	h, err := i.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description), metric.WithExplicitBucketBoundaries(bounds...))
+	h, err := i.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description),
+		metric.WithExplicitBucketBoundaries(bounds...))
 	i.note(err)
 	return h
 }
 
 func (i *instruments) sizes(name, description string, bounds []float64) metric.Int64Histogram {
-	h, err := i.meter.Int64Histogram(name, metric.WithDescription(description), metric.WithExplicitBucketBoundaries(bounds...))
+	h, err := i.meter.Int64Histogram(name, metric.WithDescription(description),
+		metric.WithExplicitBucketBoundaries(bounds...))
 	i.note(err)
 	return h
 }

@@ -85,8 +85,10 @@ func New(p metric.MeterProvider) *Recorder {
 		claimDuration: i.seconds("outflow.claim.duration", "Duration of a claim's statements.", statementSeconds),
 		claimMessages: i.sizes("outflow.claim.messages", "Messages in one claim.", claimSizes),
 		claimedBytes:  i.counter("outflow.claimed", "By", "Payloads and headers of claimed messages."),
-		leaseExpiries: i.counter("outflow.lease.expiries", "", "Claims of messages whose earlier claim ran out without a result."),
-		inFlight:      i.upDown("outflow.in_flight.messages", "Messages between their claim and the end of their fast path."),
+		leaseExpiries: i.counter("outflow.lease.expiries", "",
+			"Claims of messages whose earlier claim ran out without a result."),
+		inFlight: i.upDown("outflow.in_flight.messages",
+			"Messages between their claim and the end of their fast path."),
 
 		starts:        i.counter("outflow.starts", "", "Starts of runs in Temporal."),
 		startDuration: i.seconds("outflow.start.duration", "Duration of a start in Temporal.", callSeconds),
@@ -96,14 +98,16 @@ func New(p metric.MeterProvider) *Recorder {
 		batchMessages: i.sizes("outflow.publish.batch.messages", "Messages in one request to a broker.", batchSizes),
 		batchDuration: i.seconds("outflow.publish.batch.duration", "Duration of one request to a broker.", callSeconds),
 
-		ended:    i.counter("outflow.messages.ended", "", "Messages whose end was written."),
-		delivery: i.seconds("outflow.delivery.duration", "Time from when a message was due to when its delivery was written.", deliverySeconds),
+		ended: i.counter("outflow.messages.ended", "", "Messages whose end was written."),
+		delivery: i.seconds("outflow.delivery.duration",
+			"Time from when a message was due to when its delivery was written.", deliverySeconds),
 
 		callbacks: i.counter("outflow.callbacks", "", "Attempts to send a callback."),
 
-		purged:         i.counter("outflow.purged.messages", "", "Messages that a purge removed from the table."),
-		purges:         i.counter("outflow.purges", "", "Purges that ended."),
-		purgeCompleted: i.timestamp("outflow.purge.last_completed.timestamp", "When this process last completed a purge."),
+		purged: i.counter("outflow.purged.messages", "", "Messages that a purge removed from the table."),
+		purges: i.counter("outflow.purges", "", "Purges that ended."),
+		purgeCompleted: i.timestamp("outflow.purge.last_completed.timestamp",
+			"When this process last completed a purge."),
 	}
 	if err := errors.Join(i.errs...); err != nil {
 		otel.Handle(err)
@@ -216,7 +220,8 @@ func (r *Recorder) Ended(o outflow.Outcome) {
 	ctx := context.Background()
 	r.ended.Add(ctx, 1, labels(r.target(o.Destination), keyState.String(string(o.State))))
 	if o.State == outflow.Delivered && !o.DueAt.IsZero() {
-		r.delivery.Record(ctx, max(o.FinishedAt.Sub(o.DueAt), 0).Seconds(), labels(keyScheme.String(schemeOf(o.Destination))))
+		r.delivery.Record(ctx, max(o.FinishedAt.Sub(o.DueAt), 0).Seconds(),
+			labels(keyScheme.String(schemeOf(o.Destination))))
 	}
 }
 

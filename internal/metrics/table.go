@@ -39,16 +39,19 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 	r := &tableReader{table: table, log: log}
 	i := instruments{meter: meterOf(p)}
 	g := tableGauges{
-		up:           i.intGauge("outflow.table.up", "Whether the table's gauges could be read in the last minute."),
-		truncated:    i.intGauge("outflow.table.truncated", "Whether there were more rows than the gauges count."),
-		readDuration: i.secondsGauge("outflow.table.read.duration", "Duration of the last read of the table for these gauges."),
+		up:        i.intGauge("outflow.table.up", "Whether the table's gauges could be read in the last minute."),
+		truncated: i.intGauge("outflow.table.truncated", "Whether there were more rows than the gauges count."),
+		readDuration: i.secondsGauge("outflow.table.read.duration",
+			"Duration of the last read of the table for these gauges."),
 
-		messages:        i.intGauge("outflow.messages", "Pending and dead messages."),
-		oldest:          i.secondsGauge("outflow.oldest_due.age", "How long the oldest pending message has been due."),
-		breakersOpen:    i.intGauge("outflow.breaker.open", "Open circuit breakers."),
-		breakersFailing: i.secondsGauge("outflow.breaker.open.age", "Time since the first failure of an open circuit breaker."),
-		callbacksDue:    i.intGauge("outflow.callbacks.due", "Callbacks that are still to be sent."),
-		oldestCallback:  i.secondsGauge("outflow.oldest_due_callback.age", "How long the oldest callback has been due that no run has in hand."),
+		messages:     i.intGauge("outflow.messages", "Pending and dead messages."),
+		oldest:       i.secondsGauge("outflow.oldest_due.age", "How long the oldest pending message has been due."),
+		breakersOpen: i.intGauge("outflow.breaker.open", "Open circuit breakers."),
+		breakersFailing: i.secondsGauge("outflow.breaker.open.age",
+			"Time since the first failure of an open circuit breaker."),
+		callbacksDue: i.intGauge("outflow.callbacks.due", "Callbacks that are still to be sent."),
+		oldestCallback: i.secondsGauge("outflow.oldest_due_callback.age",
+			"How long the oldest callback has been due that no run has in hand."),
 	}
 	if err := errors.Join(i.errs...); err != nil {
 		return nil, err

@@ -25,11 +25,12 @@ func TestScrapeDuringAHangingDatabase(t *testing.T) {
 	var reads atomic.Int32
 	hanging := make(chan struct{})
 	defer close(hanging)
-	r := &tableReader{log: slog.New(slog.DiscardHandler), table: fakeTable(func(context.Context) (outbox.Gauges, error) {
-		reads.Add(1)
-		<-hanging
-		return outbox.Gauges{}, errors.New("too late")
-	})}
+	r := &tableReader{log: slog.New(slog.DiscardHandler),
+		table: fakeTable(func(context.Context) (outbox.Gauges, error) {
+			reads.Add(1)
+			<-hanging
+			return outbox.Gauges{}, errors.New("too late")
+		})}
 	began := time.Now()
 	answers := make(chan bool, 5)
 	for range cap(answers) {
@@ -51,13 +52,14 @@ func TestReadsOfTheTable(t *testing.T) {
 	t.Parallel()
 	var reads atomic.Int32
 	var fails atomic.Bool
-	r := &tableReader{log: slog.New(slog.DiscardHandler), table: fakeTable(func(context.Context) (outbox.Gauges, error) {
-		reads.Add(1)
-		if fails.Load() {
-			return outbox.Gauges{}, errors.New("connection refused")
-		}
-		return outbox.Gauges{CallbacksDue: 3}, nil
-	})}
+	r := &tableReader{log: slog.New(slog.DiscardHandler),
+		table: fakeTable(func(context.Context) (outbox.Gauges, error) {
+			reads.Add(1)
+			if fails.Load() {
+				return outbox.Gauges{}, errors.New("connection refused")
+			}
+			return outbox.Gauges{CallbacksDue: 3}, nil
+		})}
 	for range 3 {
 		found, ok := r.read(t.Context())
 		require.True(t, ok)
@@ -81,7 +83,8 @@ func TestTargetsAreBounded(t *testing.T) {
 	t.Parallel()
 	known := newTargets(2)
 	for _, c := range []struct{ target, label string }{
-		{"sqs://a", "sqs://a"}, {"sqs://b", "sqs://b"}, {"sqs://c", OtherTargets}, {"sqs://a", "sqs://a"}, {"sqs://d", OtherTargets},
+		{"sqs://a", "sqs://a"}, {"sqs://b", "sqs://b"}, {"sqs://c", OtherTargets}, {"sqs://a", "sqs://a"}, {"sqs://d",
+			OtherTargets},
 	} {
 		assert.Equal(t, c.label, known.label(c.target))
 	}

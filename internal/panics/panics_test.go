@@ -31,6 +31,7 @@ func TestCatch(t *testing.T) {
 
 	p = caught(func() { var none []int; none[0]++ })
 	require.EqualError(t, p, "panicked: runtime error: index out of range [0] with length 0")
-	require.EqualError(t, panics.OfPublisher("sending", p), "sending: the publisher "+p.Error()+" (the log has the stack; "+
-		"fix the publisher and retry the message, or correct the message and enqueue it again)")
+	require.EqualError(t, panics.OfPublisher("sending", p),
+		"sending: the publisher "+p.Error()+" (the log has the stack; "+
+			"fix the publisher and retry the message, or correct the message and enqueue it again)")
 }

@@ -39,7 +39,8 @@ type Metrics struct {
 // StartMetrics sets up OpenTelemetry's global MeterProvider, whose metrics are served by Handler, where scraped
 // says so, and pushed where the settings ask for it. It makes no connection. service is
 // the program's name.
-func StartMetrics(ctx context.Context, c config.Metrics, service string, scraped bool, log *slog.Logger) (*Metrics, error) {
+func StartMetrics(ctx context.Context, c config.Metrics, service string, scraped bool,
+	log *slog.Logger) (*Metrics, error) {
 	if !scraped && !c.Push {
 		return nil, nil
 	}
@@ -59,7 +60,8 @@ func StartMetrics(ctx context.Context, c config.Metrics, service string, scraped
 		if err != nil {
 			return nil, fmt.Errorf("setting up the exporter of metrics: %w", err)
 		}
-		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(&watchedMetrics{Exporter: otlp, log: log})))
+		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(&watchedMetrics{Exporter: otlp,
+			log: log})))
 		log.Info("pushing metrics by OTLP")
 	}
 	m.provider = sdkmetric.NewMeterProvider(options...)
@@ -71,9 +73,11 @@ func StartMetrics(ctx context.Context, c config.Metrics, service string, scraped
 // beside Outflow's.
 func (m *Metrics) scraped() (sdkmetric.Reader, error) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: scrapesAtOnce,
+		ErrorLog: slog.NewLogLogger(m.log.Handler(),
+			slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: scrapesAtOnce,
 	})
 	return otelprometheus.New(otelprometheus.WithRegisterer(registry), otelprometheus.WithoutScopeInfo())
 }

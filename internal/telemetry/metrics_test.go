@@ -29,7 +29,8 @@ func TestMetricsArePushedAndServed(t *testing.T) {
 	}))
 	t.Cleanup(collector.Close)
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
-	m, err := StartMetrics(t.Context(), config.Metrics{Push: true}, "outflow-starter", true, slog.New(slog.DiscardHandler))
+	m, err := StartMetrics(t.Context(), config.Metrics{Push: true}, "outflow-starter", true,
+		slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	counter, err := otel.GetMeterProvider().Meter("test").Int64Counter("outflow.claims")
 	require.NoError(t, err)
@@ -58,7 +59,8 @@ func TestAHangingCollectorHoldsUpNoStop(t *testing.T) {
 	collector := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hanging }))
 	t.Cleanup(func() { close(hanging); collector.Close() })
 	t.Setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", collector.URL)
-	m, err := StartMetrics(t.Context(), config.Metrics{Push: true}, "outflow-worker", false, slog.New(slog.DiscardHandler))
+	m, err := StartMetrics(t.Context(), config.Metrics{Push: true}, "outflow-worker", false,
+		slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	assert.Nil(t, m.Handler())
 	began := time.Now()

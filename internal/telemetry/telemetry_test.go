@@ -25,7 +25,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
 }
 
 // log is what a program says.
@@ -131,7 +132,8 @@ func TestSamplers(t *testing.T) {
 		"parentbased_always_on": "ParentBased{root:AlwaysOnSampler", "parentbased_always_off": "ParentBased{root:AlwaysOffSampler",
 		"parentbased_traceidratio": "ParentBased{root:TraceIDRatioBased{0.25}",
 	} {
-		assert.True(t, strings.HasPrefix(samplerOf(config.Traces{Sampler: name, Ratio: 0.25}).Description(), want), name)
+		assert.True(t, strings.HasPrefix(samplerOf(config.Traces{Sampler: name, Ratio: 0.25}).Description(), want),
+			name)
 	}
 }
 
@@ -144,9 +146,15 @@ func TestACollectorThatIsAway(t *testing.T) {
 	hanging, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer hanging.Close()
-	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+	}))
 	defer refusing.Close()
-	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
 	defer busy.Close()
 	for name, c := range map[string]struct {
 		address string
@@ -163,7 +171,8 @@ func TestACollectorThatIsAway(t *testing.T) {
 			require.NoError(t, err)
 			began := time.Now()
 			makeSpans(t, 1000)
-			assert.Less(t, time.Since(began), 20*time.Second, "ten times what the queue holds: none waits for an export")
+			assert.Less(t, time.Since(began), 20*time.Second,
+				"ten times what the queue holds: none waits for an export")
 			failures := func() int { return strings.Count(said.String(), "exporting spans fails") }
 			require.Eventually(t, func() bool { return failures() == c.lines }, 20*time.Second, time.Millisecond)
 			makeSpans(t, 50)
@@ -190,7 +199,8 @@ func TestACollectorThatIsBack(t *testing.T) {
 	s, err := Start(t.Context(), traces(t, collector.URL), "outflow-starter", said.logger())
 	require.NoError(t, err)
 	makeSpans(t, 3)
-	require.Eventually(t, func() bool { return strings.Contains(said.String(), "exporting spans fails") }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(said.String(), "exporting spans fails") },
+		20*time.Second, time.Millisecond)
 	mu.Lock()
 	status = http.StatusOK
 	mu.Unlock()
@@ -209,7 +219,8 @@ func TestParentsDecide(t *testing.T) {
 	s, err := Start(t.Context(), c, "outflow-starter", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer s.Stop()
-	parent := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, Remote: true})
+	parent := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1},
+		Remote: true})
 	_, span := otel.Tracer("test").Start(trace.ContextWithSpanContext(t.Context(), parent), "span")
 	assert.False(t, span.IsRecording())
 }

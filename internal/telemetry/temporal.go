@@ -51,7 +51,8 @@ func (t temporalMetrics) Gauge(name string) client.MetricsGauge {
 }
 
 func (t temporalMetrics) Timer(name string) client.MetricsTimer {
-	h, err := t.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(temporalSeconds...))
+	h, err := t.meter.Float64Histogram(name, metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(temporalSeconds...))
 	if err != nil {
 		otel.Handle(err)
 		return client.MetricsNopHandler.Timer(name)

@@ -17,17 +17,21 @@ func TestTimeoutsFitIntoEachOther(t *testing.T) {
 	// The SDK asks for more time at 80 % of the workflow task: a fast path ends before.
 	assert.Less(t, timing.LocalPublish+timing.LocalMark, timing.WorkflowTask*8/10)
 	assert.Less(t, timing.FastPathCall, timing.LocalPublish)
-	assert.GreaterOrEqual(t, timing.LocalPublish-timing.FastPathCall, time.Second, "room for a load of the row and a slot")
-	assert.Less(t, timing.LocalPublish, timing.DurablePublish-timing.AnswerMargin, "a durable attempt has more time than a local one")
+	assert.GreaterOrEqual(t, timing.LocalPublish-timing.FastPathCall, time.Second,
+		"room for a load of the row and a slot")
+	assert.Less(t, timing.LocalPublish, timing.DurablePublish-timing.AnswerMargin,
+		"a durable attempt has more time than a local one")
 	assert.Greater(t, timing.KeepAcknowledgement, 10*(timing.PublishBackoff.First+timing.DurableMark),
 		"an acknowledgement outlives the mark's first retries")
 	assert.LessOrEqual(t, timing.MinHeldBackDelay, timing.PublishBackoff.Max)
 	// A durable attempt: its renewal, a large payload, the longest call, its answer.
 	assert.GreaterOrEqual(t, timing.DurablePublish-timing.AnswerMargin,
 		2*time.Second+timing.PayloadRoom+timing.PayloadLoad+outflow.MaxCallTime)
-	assert.Greater(t, timing.HeartbeatTimeout*2/10, timing.HeartbeatInterval, "the SDK may keep a heartbeat for 80 % of the time")
+	assert.Greater(t, timing.HeartbeatTimeout*2/10, timing.HeartbeatInterval,
+		"the SDK may keep a heartbeat for 80 % of the time")
 	assert.Greater(t, timing.CallbackAttempt-timing.AnswerMargin, timing.CallbackCall+10*time.Second)
-	assert.GreaterOrEqual(t, timing.CallbackCall, outflow.MaxCallTime+2*time.Second, "publish.CallTime wants a second beside the call")
+	assert.GreaterOrEqual(t, timing.CallbackCall, outflow.MaxCallTime+2*time.Second,
+		"publish.CallTime wants a second beside the call")
 }
 
 // The sums that docs/running.md and docker-compose.yml give to an orchestrator.
