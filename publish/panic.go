@@ -6,8 +6,9 @@ import "github.com/outflowhq/outflow/internal/panics"
 // type any, and Stack, of type []byte. Its text has the panic's own words only where they are
 // Go's, such as "index out of range": any others may quote the payload.
 //
-// It is permanent wherever one message alone was being published: the same message would have
-// the publisher panic again, and take others' time with it. The log has Value and Stack.
+// It is permanent wherever one message alone was being published: the same message would have the
+// publisher panic again, and take others' time with it. The activities write Value and Stack into
+// the log.
 type PanicError = panics.Error
 
 // Recovered returns the PanicError of a value that recover returned. Call it in the deferred
