@@ -57,7 +57,7 @@ func passOn(ctx context.Context, in PublishInput, attempt int32) {
 	activity.RecordHeartbeat(context.WithoutCancel(ctx), note)
 }
 
-// heartbeat tells Temporal that this worker is alive, until stop is called. So a crashed worker is
+// heartbeat shows Temporal that this worker is alive, until stop is called. So a crashed worker is
 // noticed after timing.HeartbeatTimeout. Each heartbeat repeats the note of the attempt before:
 // should this attempt crash, the next one sees that.
 func heartbeat(ctx context.Context, previous any) (stop func()) {

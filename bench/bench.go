@@ -43,7 +43,8 @@ func bench(ctx context.Context, s settings, getenv func(string) string, stdout, 
 	return report(stdout, s, results, latencies)
 }
 
-// turn is the order of a round: each begins with another variant, so that none always follows the same one's leftovers.
+// turn is the order of a round: each begins with another variant, so that none always follows the
+// same one's leftovers.
 func turn(only []string, round int) []string {
 	first := round % len(only)
 	return slices.Concat(only[first:], only[:first])

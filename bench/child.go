@@ -14,10 +14,12 @@ import (
 	"github.com/outflowhq/outflow/devstack/proc"
 )
 
-// stopTimeout is how long a child may take to end orderly: Outflow's programs finish what is in flight.
+// stopTimeout is how long a child may take to end orderly: Outflow's programs finish what is in
+// flight.
 const stopTimeout = 40 * time.Second
 
-// child is a process that bench started. It says what its parent needs to know as lines of JSON on standard output.
+// child is a process that bench started. It says what its parent needs to know as lines of JSON on
+// standard output.
 type child struct {
 	*proc.Process
 	name  string
@@ -26,8 +28,8 @@ type child struct {
 	stdin io.WriteCloser
 }
 
-// start starts a program with nothing of the environment but env, in a process group of its own, so that Ctrl-C reaches
-// bench alone, which ends its children in order.
+// start starts a program with nothing of the environment but env, in a process group of its own, so
+// that Ctrl-C reaches bench alone, which ends its children in order.
 func start(env []string, death syscall.Signal, path string, args ...string) (*child, error) {
 	c := &child{name: path, lines: newLines(), said: &tail{}}
 	if len(args) > 0 {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// clockTick is the unit of CPU times in /proc: USER_HZ, which is 100 on every Linux that Go runs on (proc(5)).
+// clockTick is the unit of CPU times in /proc: USER_HZ, which is 100 on every Linux that Go runs on
+// (proc(5)).
 const clockTick = 10 * time.Millisecond
 
 // process is what /proc/PID/stat says of one process.
@@ -19,7 +20,8 @@ type process struct {
 	reaped      time.Duration // of its children that ended
 }
 
-// parseStat reads a line of /proc/PID/stat. The name in brackets may hold spaces and brackets itself.
+// parseStat reads a line of /proc/PID/stat. The name in brackets may hold spaces and brackets
+// itself.
 func parseStat(line string) (process, error) {
 	open, end := strings.IndexByte(line, '('), strings.LastIndexByte(line, ')')
 	if open < 0 || end < open {
@@ -64,16 +66,19 @@ func processes() (map[int]process, error) {
 	return found, nil
 }
 
-// cpu is what each part has used, in total or between two moments, and what the machine had to give.
+// cpu is what each part has used, in total or between two moments, and what the machine had to
+// give.
 type cpu struct {
 	postgres, temporal, queue, dispatcher time.Duration
-	// busy is the use of everything that runs on the machine, all what all its CPUs had, idle or not.
+	// busy is the use of everything that runs on the machine, all what all its CPUs had, idle or
+	// not.
 	busy, all time.Duration
 }
 
 func (c cpu) sum() time.Duration { return c.postgres + c.temporal + c.queue + c.dispatcher }
 
-// others is the share of the machine that went to what is no part of the measurement. Bench itself is in it.
+// others is the share of the machine that went to what is no part of the measurement. Bench itself
+// is in it.
 func (c cpu) others() float64 {
 	if c.all <= 0 {
 		return 0
@@ -88,8 +93,8 @@ func (c cpu) minus(earlier cpu) cpu {
 	}
 }
 
-// parseMachine reads the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal, in ticks of
-// all CPUs together. Idle and iowait are time that nobody used.
+// parseMachine reads the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq,
+// steal, in ticks of all CPUs together. Idle and iowait are time that nobody used.
 func parseMachine(text string) (busy, all time.Duration, err error) {
 	line, _, _ := strings.Cut(text, "\n")
 	fields := strings.Fields(line)

@@ -16,8 +16,9 @@ import (
 const (
 	// lookEvery is the wait between two looks at what is left of a backlog.
 	lookEvery = 50 * time.Millisecond
-	// Temporal still closes runs after the last message is out. A variant's CPU is read when Temporal and Postgres
-	// together use less than quiet of one core for a moment, which they do when idle.
+	// Temporal still closes runs after the last message is out. A variant's CPU is read when
+	// Temporal and Postgres together use less than quiet of one core for a moment, which they do
+	// when idle.
 	settleEvery = 400 * time.Millisecond
 	quietShare  = 0.2
 	settleLimit = 15 * time.Second
@@ -192,7 +193,8 @@ func await(ctx context.Context, conn *pgx.Conn, source source, dispatchers []*ch
 	}
 }
 
-// settle waits until Temporal and Postgres are idle again, at most settleLimit, and reads the CPU used so far.
+// settle waits until Temporal and Postgres are idle again, at most settleLimit, and reads the CPU
+// used so far.
 func (w *world) settle(ctx context.Context, dispatchers ...*child) (cpu, error) {
 	last, err := w.usage(dispatchers)
 	for until := time.Now().Add(settleLimit); err == nil && time.Now().Before(until); {
@@ -228,8 +230,8 @@ func (w *world) usage(dispatchers []*child) (cpu, error) {
 	return c, err
 }
 
-// rowWrites is how many rows of the application's tables were inserted and updated so far. A server process reports what
-// it counted at its end at the latest, so it waits until all of them are gone.
+// rowWrites is how many rows of the application's tables were inserted and updated so far. A server
+// process reports what it counted at its end at the latest, so it waits until all of them are gone.
 func (w *world) rowWrites(ctx context.Context) (int64, error) {
 	conn, err := pgx.Connect(ctx, w.DatabaseURL)
 	if err != nil {

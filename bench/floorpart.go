@@ -16,21 +16,24 @@ import (
 )
 
 const (
-	// inFlight is how many of a drain's messages a tracked starter has in flight by default: all go to one queue, and
-	// OUTFLOW_PER_DESTINATION is half of OUTFLOW_IN_FLIGHT. The other variants start as many at a time.
+	// inFlight is how many of a drain's messages a tracked starter has in flight by default: all go
+	// to one queue, and OUTFLOW_PER_DESTINATION is half of OUTFLOW_IN_FLIGHT. The other variants
+	// start as many at a time.
 	inFlight = 100
 	// slots of floor's worker are those of Outflow's.
 	slots = 1000
-	// warmup messages go first and are not measured: connections, caches, and Temporal's task queue.
+	// warmup messages go first and are not measured: connections, caches, and Temporal's task
+	// queue.
 	warmup = 50
 )
 
 // floorDone is what floor reports after a drain.
 type floorDone struct{ Seconds float64 }
 
-// floorPart starts empty workflows eagerly, as many at a time as a starter of Outflow has in flight: what Temporal costs
-// by itself. It warms up, says so, waits for a line and measures; a slot is held until the workflow's code has run, as
-// Outflow's is until the row's end is written. Arguments: address, task queue, how many.
+// floorPart starts empty workflows eagerly, as many at a time as a starter of Outflow has in
+// flight: what Temporal costs by itself. It warms up, says so, waits for a line and measures; a
+// slot is held until the workflow's code has run, as Outflow's is until the row's end is written.
+// Arguments: address, task queue, how many.
 func floorPart(ctx context.Context, args []string, stdout io.Writer) error {
 	var messages int
 	if len(args) != 3 {

@@ -15,8 +15,9 @@ import (
 // latencyRate is how many messages a second are committed, each in a transaction of its own.
 const latencyRate = 20
 
-// latency measures tracked from the answer to the producer's commit to the moment at which the queue service has the
-// message, for a while at a constant rate. Both moments are this machine's clock.
+// latency measures tracked from the answer to the producer's commit to the moment at which the
+// queue service has the message, for a while at a constant rate. Both moments are this machine's
+// clock.
 func (w *world) latency(ctx context.Context, during time.Duration) (_ []time.Duration, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, during+time.Minute,
 		errors.New("the messages were not delivered in time"))

@@ -1,8 +1,9 @@
-// Command bench measures Outflow beside the same work done in other ways, on one devstack: see README.md.
+// Command bench measures Outflow beside the same work done in other ways, on one devstack: see
+// README.md.
 //
-// The invariants: every variant runs as processes of its own, against the same Postgres, Temporal and queue service, in
-// turn; settings of the environment change nothing, nothing but the loopback address is talked to; and no process
-// outlives this one.
+// The invariants: every variant runs as processes of its own, against the same Postgres, Temporal
+// and queue service, in turn; settings of the environment change nothing, nothing but the loopback
+// address is talked to; and no process outlives this one.
 package main
 
 import (
@@ -56,8 +57,8 @@ type settings struct {
 	latency          time.Duration
 }
 
-// run is the program without its process. The environment's one use is to build Outflow's programs; the first argument
-// may name a part that bench runs as a process of its own.
+// run is the program without its process. The environment's one use is to build Outflow's programs;
+// the first argument may name a part that bench runs as a process of its own.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	if len(args) > 0 {
 		if part, ok := parts[args[0]]; ok {

@@ -53,9 +53,9 @@ type naiveRow struct {
 	Body  string    `db:"body"`
 }
 
-// naivePart is what a competent team writes first: a poller, a workflow for each row, an activity that sends it and one
-// that marks it, a worker with the SDK's defaults, all in one process. Arguments: database, address, task queue,
-// queue service.
+// naivePart is what a competent team writes first: a poller, a workflow for each row, an activity
+// that sends it and one that marks it, a worker with the SDK's defaults, all in one process.
+// Arguments: database, address, task queue, queue service.
 func naivePart(eager bool) func(context.Context, []string, io.Writer) error {
 	return func(ctx context.Context, args []string, _ io.Writer) error {
 		if len(args) != 4 {

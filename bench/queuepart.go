@@ -30,7 +30,8 @@ type queueReady struct{ URL string }
 type queueStats struct {
 	// Requests counts all of SQS's protocol, look-ups included.
 	Requests int
-	// Messages counts what was sent, Arrived when each message ID first was: Unix nanoseconds, once it was stored.
+	// Messages counts what was sent, Arrived when each message ID first was: Unix nanoseconds, once
+	// it was stored.
 	Messages int
 	Arrived  map[string]int64
 }
@@ -52,7 +53,8 @@ func queuePart(ctx context.Context, _ []string, stdout io.Writer) error {
 	return nil
 }
 
-// queues counts what goes through a fake SQS. A reset puts an empty one in its place: the fake keeps all it was sent.
+// queues counts what goes through a fake SQS. A reset puts an empty one in its place: the fake
+// keeps all it was sent.
 type queues struct {
 	mu    sync.Mutex
 	sqs   *fakesqs.Server

@@ -23,8 +23,8 @@ type source struct {
 	insert func(ctx context.Context, tx pgx.Tx, queue string, n int) error
 	// left is whether a row is not delivered yet.
 	left string
-	// times counts the rows since $1 that were delivered, and the seconds from the first claim to the last of them, by
-	// the database's clock.
+	// times counts the rows since $1 that were delivered, and the seconds from the first claim to
+	// the last of them, by the database's clock.
 	times string
 }
 
@@ -33,7 +33,8 @@ var sources = map[string]source{
 	tracked: {
 		table: "outbox.messages", insert: insertMessages,
 		left: `SELECT EXISTS (SELECT FROM outbox.messages WHERE state = 'pending')`,
-		// A claim sets available_at to its lease's end, one minute by default, and nothing on the fast path moves it.
+		// A claim sets available_at to its lease's end, one minute by default, and nothing on the
+		// fast path moves it.
 		times: `SELECT count(*) FILTER (WHERE state = 'delivered' AND claims = 1 AND attempts = 1),
 		               extract(epoch FROM max(finished_at) - min(available_at - interval '1 minute'))::float8
 		          FROM outbox.messages WHERE enqueued_at >= $1`,
@@ -73,8 +74,8 @@ func insertNaive(ctx context.Context, tx pgx.Tx, queue string, n int) error {
 	return err
 }
 
-// enqueue writes n rows and commits them, with a call right before the commit. It returns a time of the database's
-// clock that is not after any of them.
+// enqueue writes n rows and commits them, with a call right before the commit. It returns a time of
+// the database's clock that is not after any of them.
 func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, n int,
 	beforeCommit func() error) (time.Time, error) {
 	tx, err := conn.Begin(ctx)
@@ -100,7 +101,8 @@ func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, n int
 	return since, nil
 }
 
-// took checks that all rows since then were delivered at the first try, and says how long that took.
+// took checks that all rows since then were delivered at the first try, and says how long that
+// took.
 func (s source) took(ctx context.Context, conn *pgx.Conn, since time.Time, messages int) (float64, error) {
 	var delivered int
 	var seconds float64

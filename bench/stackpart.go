@@ -11,7 +11,8 @@ import (
 // stackReady is what the stack's process reports.
 type stackReady struct{ DatabaseURL, TemporalAddress string }
 
-// stackPart holds the devstack, so that the CPU of Temporal is that of one process. Its Postgres keeps every commit.
+// stackPart holds the devstack, so that the CPU of Temporal is that of one process. Its Postgres
+// keeps every commit.
 func stackPart(ctx context.Context, _ []string, stdout io.Writer) error {
 	s, err := stack.Up(ctx, stack.Options{Ephemeral: true, Durable: true})
 	if err != nil {

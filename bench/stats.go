@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// percentile is the smallest value that at least p per cent of all are not above: the nearest-rank method.
+// percentile is the smallest value that at least p per cent of all are not above: the nearest-rank
+// method.
 func percentile[T ~int64 | ~float64](values []T, p float64) T {
 	if len(values) == 0 {
 		return 0

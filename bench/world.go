@@ -17,7 +17,8 @@ import (
 	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
-// world is what all variants share: one stack, one queue service, Outflow's programs as built, and where to say things.
+// world is what all variants share: one stack, one queue service, Outflow's programs as built, and
+// where to say things.
 type world struct {
 	folder string // of the built programs; removed at the end
 	self   string // this program
@@ -56,7 +57,8 @@ func newWorld(ctx context.Context, getenv func(string) string, stderr io.Writer)
 	return w, w.prepareDatabase(ctx)
 }
 
-// startShared starts the stack and the queue service. A stack whose parent dies gets SIGTERM, and removes its data.
+// startShared starts the stack and the queue service. A stack whose parent dies gets SIGTERM, and
+// removes its data.
 func (w *world) startShared(ctx context.Context) (err error) {
 	if w.stack, err = start(w.env, syscall.SIGTERM, w.self, "part-stack"); err != nil {
 		return err
@@ -101,7 +103,8 @@ func (w *world) close() error {
 	return errors.Join(errs...)
 }
 
-// trackedEnv is the environment of Outflow's programs: where things are, and no setting that tunes them.
+// trackedEnv is the environment of Outflow's programs: where things are, and no setting that tunes
+// them.
 func (w *world) trackedEnv(taskQueue string) []string {
 	return append([]string{
 		"DATABASE_URL=" + w.DatabaseURL, "TEMPORAL_ADDRESS=" + w.TemporalAddress, "TEMPORAL_NAMESPACE=default",

@@ -16,8 +16,8 @@ import (
 
 const root = ".." // the root module's folder
 
-// TestReadmeAgainstMakeDev runs the command of "make dev", and beside it, as they are written, the README's first
-// message and its examples in SQL and Go. Then it kills the starter and sends again.
+// TestReadmeAgainstMakeDev runs the command of "make dev", and beside it, as they are written, the
+// README's first message and its examples in SQL and Go. Then it kills the starter and sends again.
 func TestReadmeAgainstMakeDev(t *testing.T) {
 	readme := readRoot(t, "README.md")
 	dir := rootOnly(t)
@@ -127,7 +127,8 @@ type development struct {
 	file string
 }
 
-// startDev runs what make would run once all is built. It is no child of make, so that it ends with the test.
+// startDev runs what make would run once all is built. It is no child of make, so that it ends with
+// the test.
 func startDev(t *testing.T, dir string) *development {
 	t.Helper()
 	command := output(t, exec.Command("make", "--no-print-directory", "-C", root, "-n", "-o", "build", "dev"))
@@ -222,8 +223,9 @@ func block(t *testing.T, page, language, text string) string {
 	return ""
 }
 
-// commands are the lines of the README's block that prepares an outbox and of the block that retries dead messages, and
-// the commands with flags in the pages' text, but those with an ID or a role to fill in.
+// commands are the lines of the README's block that prepares an outbox and of the block that
+// retries dead messages, and the commands with flags in the pages' text, but those with an ID or a
+// role to fill in.
 func commands(t *testing.T, readme, pages string) []string {
 	t.Helper()
 	lines := regexp.MustCompile(`(?m)^outflow [^#\n]+`).FindAllString(block(t, readme, "sh", "outflow migrate up"), -1)

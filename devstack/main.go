@@ -1,5 +1,6 @@
-// Command devstack brings up what Outflow needs for development and tests, in one process and without Docker: Postgres,
-// Temporal with its Web UI, and an SQS/SNS endpoint. `devstack help` says how.
+// Command devstack brings up what Outflow needs for development and tests, in one process and
+// without Docker: Postgres, Temporal with its Web UI, and an SQS/SNS endpoint. `devstack help` says
+// how.
 package main
 
 import (
@@ -45,7 +46,8 @@ func codeOf(err error) int {
 	return 1
 }
 
-// run is the program without its process: environ and the writers are the caller's, an end of ctx is Ctrl-C.
+// run is the program without its process: environ and the writers are the caller's, an end of ctx
+// is Ctrl-C.
 func run(ctx context.Context, args []string, environ func() []string, stdout, stderr io.Writer) error {
 	if len(args) == 0 {
 		fmt.Fprint(stderr, usage)

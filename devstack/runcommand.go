@@ -56,8 +56,9 @@ func runCommand(ctx context.Context, args []string, environ func() []string, std
 	return err
 }
 
-// supervise runs the command as a process group of its own, passes signals on to the whole group, and returns the exit
-// code. What the command leaves running in its group is killed: it would have nothing to talk to.
+// supervise runs the command as a process group of its own, passes signals on to the whole group,
+// and returns the exit code. What the command leaves running in its group is killed: it would have
+// nothing to talk to.
 func supervise(cmd *exec.Cmd, signals <-chan os.Signal, lost <-chan struct{}, stderr io.Writer) (int, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	restore := giveTerminal(cmd.SysProcAttr)
@@ -88,7 +89,8 @@ func supervise(cmd *exec.Cmd, signals <-chan os.Signal, lost <-chan struct{}, st
 	}
 }
 
-// exitCodeOf turns the end of a command into a shell's exit code: 128 + the signal's number for a killed one.
+// exitCodeOf turns the end of a command into a shell's exit code: 128 + the signal's number for a
+// killed one.
 func exitCodeOf(err error) (int, error) {
 	var exit *exec.ExitError
 	switch {

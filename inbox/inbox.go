@@ -1,5 +1,5 @@
-// Package inbox is the consumer's side: a message that is delivered at least once has its
-// effect once.
+// Package inbox is the consumer's side: a message that is delivered at least once has its effect
+// once.
 //
 //	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 //		first, err := inbox.Once(ctx, tx, "points", messageID)
@@ -10,37 +10,37 @@
 //	})
 //	// delete the message from the queue
 //
-// The invariant: a message ID is in inbox.seen if and only if the transaction of its effect
-// has committed. A failure before the commit leaves neither, and the message is handled when
-// it comes again. A failure after the commit leaves both, and the message is skipped.
+// The invariant: a message ID is in inbox.seen if and only if the transaction of its effect has
+// committed. A failure before the commit leaves neither, and the message is handled when it comes
+// again. A failure after the commit leaves both, and the message is skipped.
 //
-// This holds for effects in that database. An e-mail or a call to another service can't be
-// rolled back. Send those from an outbox of the consumer's own, or with the message ID as
-// their idempotency key.
+// This holds for effects in that database. An e-mail or a call to another service can't be rolled
+// back. Send those from an outbox of the consumer's own, or with the message ID as their
+// idempotency key.
 //
 // Package inbox/migrate creates the table; its files are plain SQL for any other tool.
 //
 // # How long to keep IDs
 //
-// Keep an ID longer than any copy of the message can arrive, counted from its first
-// handling. [Purge] deletes older ones. Copies arrive late for two reasons:
+// Keep an ID longer than any copy of the message can arrive, counted from its first handling.
+// [Purge] deletes older ones. Copies arrive late for two reasons:
 //
-//   - The queue keeps them: SQS 4 days by default, 14 at most. A dead-letter queue of a
-//     standard queue goes on counting. That of a FIFO queue starts again from zero, as every
-//     redrive does. A redrive gives a new SQS message ID; Outflow's stays the same.
+//   - The queue keeps them: SQS 4 days by default, 14 at most. A dead-letter queue of a standard
+//     queue goes on counting. That of a FIFO queue starts again from zero, as every redrive does. A
+//     redrive gives a new SQS message ID; Outflow's stays the same.
 //     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/setting-up-dead-letter-queue-retention.html
 //     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-configure-dead-letter-queue-redrive.html
-//   - An operator runs "outflow retry": a dead message is sent again under the same message
-//     ID, days or months later. An earlier attempt may have reached the queue without its
-//     answer reaching Outflow. The retry is skipped as long as the ID is here. Dead messages
-//     are kept forever by default (OUTFLOW_KEEP_DEAD). So retry no message that is older than
-//     the IDs that its consumers keep.
+//   - An operator runs "outflow retry": a dead message is sent again under the same message ID,
+//     days or months later. An earlier attempt may have reached the queue without its answer
+//     reaching Outflow. The retry is skipped as long as the ID is here. Dead messages are kept
+//     forever by default (OUTFLOW_KEEP_DEAD). So retry no message that is older than the IDs that
+//     its consumers keep.
 //
-// 60 days cover one delivery with one redrive (28 days, or 56 on FIFO queues). On standard
-// queues they also cover a retry within a month.
+// 60 days cover one delivery with one redrive (28 days, or 56 on FIFO queues). On standard queues
+// they also cover a retry within a month.
 //
-// A message whose ID is here is never handled again, however it is sent. To handle it again,
-// use "outflow resend", which sends a copy under a new ID, or delete its row in inbox.seen.
+// A message whose ID is here is never handled again, however it is sent. To handle it again, use
+// "outflow resend", which sends a copy under a new ID, or delete its row in inbox.seen.
 package inbox
 
 import (

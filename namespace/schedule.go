@@ -30,13 +30,13 @@ const (
 	MaintainEvery = 5 * time.Minute
 	// maintainJitter keeps the outboxes of one namespace apart.
 	maintainJitter = 30 * time.Second
-	// maintainCatchup is how late a missed run may start: the next run does its work too. Temporal's
-	// default is a year.
+	// maintainCatchup is how late a missed run may start: the next run does its work too.
+	// Temporal's default is a year.
 	maintainCatchup = time.Minute
 	// maintainRun bounds a run, whose activities end long before.
 	maintainRun = 30 * time.Minute
-	// scheduleWait leaves time for a server that is starting, and for other processes that write the
-	// schedule at the same moment: Temporal refuses all but one.
+	// scheduleWait leaves time for a server that is starting, and for other processes that write
+	// the schedule at the same moment: Temporal refuses all but one.
 	scheduleWait = 15 * time.Second
 
 	scheduleIdentity = "outflow schedule"

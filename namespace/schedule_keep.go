@@ -15,8 +15,8 @@ import (
 const (
 	firstTry = 5 * time.Second
 	maxTry   = 10 * time.Minute
-	// lookAgain is how soon a deleted schedule comes back. Keep adds up to half at random, so that the
-	// processes of an outbox do not look together.
+	// lookAgain is how soon a deleted schedule comes back. Keep adds up to half at random, so that
+	// the processes of an outbox do not look together.
 	lookAgain = 3 * time.Minute
 )
 

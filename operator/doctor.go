@@ -35,8 +35,8 @@ const (
 const (
 	// checkTimeout bounds each check.
 	checkTimeout = 10 * time.Second
-	// clockSkew is how much a host's clock may differ before it misleads people who compare times by
-	// eye. Nothing else depends on it.
+	// clockSkew is how much a host's clock may differ before it misleads people who compare times
+	// by eye. Nothing else depends on it.
 	clockSkew = 5 * time.Second
 	// oldSnapshot is the age from which the rows that vacuum can't remove begin to slow claims.
 	oldSnapshot = 5 * time.Minute

@@ -40,8 +40,8 @@ SELECT clock_timestamp() AS clock, current_user::text AS role,
 type health struct {
 	Clock time.Time `db:"clock"`
 	Role  string    `db:"role"`
-	// ReadOnly says that the server refuses writes: it is a standby, or default_transaction_read_only
-	// is on.
+	// ReadOnly says that the server refuses writes: it is a standby, or
+	// default_transaction_read_only is on.
 	ReadOnly bool `db:"read_only"`
 	// Encoding is that in which the database keeps text.
 	Encoding string `db:"encoding"`
@@ -51,8 +51,8 @@ type health struct {
 	Operates   bool `db:"operates"`
 	// SeesAll says that the server shows this role the age of other roles' snapshots too.
 	SeesAll bool `db:"sees_all"`
-	// Snapshots are all that sessions, prepared transactions and replication slots hold: vacuum can't
-	// remove what these may still see.
+	// Snapshots are all that sessions, prepared transactions and replication slots hold: vacuum
+	// can't remove what these may still see.
 	Snapshots []outbox.HeldSnapshot `db:"-"`
 }
 

@@ -18,7 +18,8 @@ import (
 // more; none of them owns or changes the schema.
 type Grants struct {
 	// Producers call the enqueue functions, which write with their owner's rights. They can read no
-	// table, so they see nobody's payloads. They may wait for the end of a message whose ID they know.
+	// table, so they see nobody's payloads. They may wait for the end of a message whose ID they
+	// know.
 	Producers []string
 	// Dispatchers are the roles of the daemons.
 	Dispatchers []string

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// knownSample is how many of the newest messages stand for all: to read every message would take
-	// too long.
+	// knownSample is how many of the newest messages stand for all: to read every message would
+	// take too long.
 	knownSample = 10_000
 	// maxKnown bounds the destinations that come from elsewhere.
 	maxKnown = 1_000

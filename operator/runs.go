@@ -37,8 +37,8 @@ type Run struct {
 	Status     string     `json:"status"` // such as Running, Completed, Failed, Canceled
 	StartedAt  time.Time  `json:"startedAt"`
 	ClosedAt   *time.Time `json:"closedAt,omitempty"`
-	// Activities are those that have not ended: "publish" while a message is retried, "mark" while its
-	// end can't be written.
+	// Activities are those that have not ended: "publish" while a message is retried, "mark" while
+	// its end can't be written.
 	Activities []Activity `json:"activities,omitempty"`
 }
 

@@ -66,14 +66,14 @@ SELECT d.destination, d.covers_from, d.covers_before, d.failures, d.failing_sinc
 // PhaseCount counts the messages of one destination in one phase.
 type PhaseCount struct {
 	Destination string `db:"destination" json:"destination"`
-	// Phase is due, delayed, leased, waiting or retrying for pending messages, dismissed for dead ones
-	// that an operator dismissed, else the final state.
+	// Phase is due, delayed, leased, waiting or retrying for pending messages, dismissed for dead
+	// ones that an operator dismissed, else the final state.
 	Phase    string `db:"phase" json:"phase"`
 	Messages int    `db:"messages" json:"messages"`
 	// AtLeast says that there are more: counting stopped at its bound.
 	AtLeast bool `db:"at_least" json:"atLeast"`
-	// OldestSeconds is how long the oldest has been due (pending) or dead; zero where none is due, and
-	// for the other final states.
+	// OldestSeconds is how long the oldest has been due (pending) or dead; zero where none is due,
+	// and for the other final states.
 	OldestSeconds float64 `db:"oldest_seconds" json:"oldestSeconds,omitempty"`
 	// LastError is the last error of a waiting, retrying or dead message.
 	LastError string `db:"last_error" json:"lastError,omitempty"`

@@ -53,7 +53,7 @@ type Claimed struct {
 // ClaimedMessage is a message that this process holds a lease on.
 type ClaimedMessage struct {
 	Record
-	// LeasedUntil is the lease's end by the database's clock. It tells this claim from a
+	// LeasedUntil is the lease's end by the database's clock. It distinguishes this claim from a
 	// later one when the claim is given back.
 	LeasedUntil time.Time
 	// LeaseExpired says that an earlier claim or run of the message left no result before
@@ -71,7 +71,7 @@ type ClaimedMessage struct {
 }
 
 // Leased is a message and its lease, by the database's clock, as it was read. The lease
-// tells it from a later claim.
+// distinguishes it from a later claim.
 type Leased struct {
 	Ref
 	LeasedUntil time.Time

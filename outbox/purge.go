@@ -43,7 +43,7 @@ type TableHealth struct {
 	LastVacuum     time.Time `json:"lastVacuum,omitzero"`
 	LastAutovacuum time.Time `json:"lastAutovacuum,omitzero"`
 	// OldestSnapshotSeconds is the age of the oldest snapshot that anybody holds,
-	// as far as the server tells it.
+	// as far as the server shows it.
 	OldestSnapshotSeconds int64 `json:"oldestSnapshotSeconds"`
 	// Held are the snapshots that were held too long, those that hold back the
 	// most first; ten at most.
@@ -61,7 +61,7 @@ type HeldSnapshot struct {
 	// State is the session's, such as "idle in transaction"; empty where the
 	// server does not show it.
 	State string `json:"state,omitempty"`
-	// Seconds is its age; -1 where the server does not tell it.
+	// Seconds is its age; -1 where the server does not show it.
 	Seconds int64 `json:"seconds"`
 	// Transactions were begun since it was taken.
 	Transactions int64 `json:"transactions"`
@@ -71,7 +71,7 @@ type HeldSnapshot struct {
 const unknownAge = 1_000_000
 
 // HeldFor reports whether the snapshot has been held for that long; one whose age
-// the server does not tell, whether a million transactions were begun since.
+// the server does not show, whether a million transactions were begun since.
 func (h HeldSnapshot) HeldFor(d time.Duration) bool {
 	if h.Seconds < 0 {
 		return h.Transactions >= unknownAge

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// CallbackCounts counts the callbacks that producers are still to be told.
+// CallbackCounts counts the callbacks that are still to be sent.
 type CallbackCounts struct {
 	// Untried have had no attempt, or none since the moment of the TriedCallbacks; Backoff wait for
 	// their next one.
@@ -65,7 +65,7 @@ func (s *Store) TriedCallbacks(ctx context.Context) (t TriedCallbacks, err error
 	return t, nil
 }
 
-// PendingCallbacks counts the callbacks that producers are still to be told. It reads
+// PendingCallbacks counts the callbacks that are still to be sent. It reads
 // each of them: a question for an exit message, not for a loop.
 func (s *Store) PendingCallbacks(ctx context.Context, since TriedCallbacks) (CallbackCounts, error) {
 	rows, err := s.pool.Query(ctx, pendingCallbacks, since.ids, since.attempts)

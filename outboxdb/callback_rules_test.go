@@ -24,7 +24,7 @@ func setRule(t testing.TB, o *operator.Operator, r operator.CallbackRule) {
 	require.NoError(t, err)
 }
 
-// asks is where a row has its end told; "" where nowhere.
+// asks is the address of a row's callback; "" where it has none.
 func asks(t testing.TB, q queryer, id uuid.UUID) string {
 	t.Helper()
 	return value[string](t, q, `SELECT coalesce(callback, '') || CASE WHEN callback_payload THEN ' with the payload' ELSE '' END FROM outbox.messages WHERE id = $1`, id)

@@ -155,7 +155,7 @@ func TestWhatIsHeardGivesNothingAway(t *testing.T) {
 	}
 }
 
-// Only ends are told: not what a claim, an attempt, a request or a new start does.
+// Only ends notify: not what a claim, an attempt, a request or a new start does.
 func TestOnlyEndsAreTold(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

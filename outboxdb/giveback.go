@@ -68,7 +68,7 @@ UPDATE outbox.messages AS m
 RETURNING m.id, m.state, m.generation`
 
 // releaseSQL makes a row claimable whose run is lost. The lease ($3) that was read before Temporal
-// was asked tells it from a later claim, whose start may be on its way.
+// was asked distinguishes it from a later claim, whose start may be on its way.
 const releaseSQL = `
 UPDATE outbox.messages AS m
    SET available_at = now(), parked = false

@@ -166,7 +166,7 @@ var badInputs = []input{
 	{name: "a dot before the type", change: func(m *outflow.Message) { m.Type = ".hidden" }, field: "type",
 		wants: wantsType, check: "messages_type"},
 	{name: "a callback's type", change: func(m *outflow.Message) { m.Type = "outflow.callback" }, field: "type",
-		wants: `wants a beginning other than "outflow.", which is Outflow's own: receivers tell callbacks by it (got "outflow.callback")`, check: "messages_type"},
+		wants: `wants a beginning other than "outflow.", which is Outflow's own: it marks callbacks (got "outflow.callback")`, check: "messages_type"},
 	{name: "a type in Outflow's namespace, in capitals", change: func(m *outflow.Message) { m.Type = "OutFlow.order" },
 		field: "type", wants: `wants a beginning other than "outflow."`, check: "messages_type"},
 	{name: "an umlaut in the type", change: func(m *outflow.Message) { m.Type = "größe" }, field: "type",

@@ -169,7 +169,7 @@ func idsIn(msgs []outflow.Message) (ids []uuid.UUID) {
 	return ids
 }
 
-// A row that the transaction's snapshot is too old for can't be told from one that is
+// A row that the transaction's snapshot is too old for can't be distinguished from one that is
 // not there: Postgres ends the transaction.
 func TestEnqueueIfAbsentUnderRepeatableRead(t *testing.T) {
 	t.Parallel()

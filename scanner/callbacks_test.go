@@ -55,7 +55,7 @@ func TestDueCallbacksAreStarted(t *testing.T) {
 	})
 }
 
-// A namespace without the search attributes, which one refused start tells: the
+// A namespace without the search attributes, which one refused start shows: the
 // callbacks that are started beside it may each be refused once, too.
 func TestCallbacksWithoutSearchAttributes(t *testing.T) {
 	inWorld(t, scanner.Options{}, func(w *world) {

@@ -309,8 +309,8 @@ func TestNoQuarantinedMessageAtShutdown(t *testing.T) {
 	})
 }
 
-// A shutdown has the same bounds while a quarantined message is delivered, or waits for the messages
-// in flight.
+// A shutdown has the same bounds while a quarantined message is delivered, or waits for the
+// messages in flight.
 func TestShutdownIsBoundedInIsolation(t *testing.T) {
 	for name, prepare := range map[string]func(w *world){
 		"its start has no answer": func(w *world) { w.table.quarantined, w.table.due = w.table.due[1:], nil },

@@ -248,7 +248,7 @@ func TestCallbackThatCantBeNoted(t *testing.T) {
 	})
 }
 
-// Told dead, and delivered all the same: the producer learns that, too.
+// Reported dead, and delivered all the same: the producer is notified of that, too.
 func TestCallbackOfACorrectedEnd(t *testing.T) {
 	var r *run
 	r, receiver := newCallbackRun(t, acks, func(context.Context, outflow.Message) (string, error) {

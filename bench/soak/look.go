@@ -20,8 +20,8 @@ const samples = 15
 type look struct {
 	passed int
 	rate   float64 // messages/s since the look before
-	// claim is the median time of the statements that one Claim sends, as their caller sees it, and buffers the median
-	// of the pages that they read or hit in memory.
+	// claim is the median time of the statements that one Claim sends, as their caller sees it, and
+	// buffers the median of the pages that they read or hit in memory.
 	claim                     time.Duration
 	buffers                   int64
 	live, dead                int64
@@ -42,7 +42,8 @@ SELECT s.n_live_tup, s.n_dead_tup, pg_table_size(s.relid), pg_indexes_size(s.rel
   FROM pg_stat_user_tables AS s
  WHERE s.relid = 'outbox.messages'::regclass`
 
-// measure fills the look by claims of its own, which it also ends, and returns how many messages those were.
+// measure fills the look by claims of its own, which it also ends, and returns how many messages
+// those were.
 func (l *look) measure(ctx context.Context, pool *pgxpool.Pool, store *outboxdb.Store) (passed int, err error) {
 	var times []time.Duration
 	var buffers []int64
@@ -99,7 +100,8 @@ func (l look) print(out io.Writer) {
 		float64(l.claim.Microseconds())/1000, l.buffers, l.live, l.dead, mb(l.table), mb(l.indexes), mb(l.claimable), l.vacuums)
 }
 
-// summary compares what a claim cost in the second half with the start: lines for scripts, as bench's.
+// summary compares what a claim cost in the second half with the start: lines for scripts, as
+// bench's.
 func summary(out io.Writer, looks []look) {
 	fmt.Fprintf(out, "ratio claim-buffers %.2f\nratio claim-time %.2f\n",
 		ratio(looks, pages), ratio(looks, func(l look) float64 { return float64(l.claim) }))
@@ -107,8 +109,8 @@ func summary(out io.Writer, looks []look) {
 
 func pages(l look) float64 { return float64(l.buffers) }
 
-// judge fails where a claim touches more than bound times the pages of the start. The time is not judged: other work on
-// the machine changes it.
+// judge fails where a claim touches more than bound times the pages of the start. The time is not
+// judged: other work on the machine changes it.
 func judge(looks []look, bound float64) error {
 	switch grown := ratio(looks, pages); {
 	case bound == 0:

@@ -1,11 +1,12 @@
-// Command soak passes many messages through outbox.messages by the store's own statements (no workflow each) while a
-// purge deletes what was delivered some seconds ago, and says what a claim costs at the start and along the way. It
-// fails where that has grown by more than a bound.
+// Command soak passes many messages through outbox.messages by the store's own statements (no
+// workflow each) while a purge deletes what was delivered some seconds ago, and says what a claim
+// costs at the start and along the way. It fails where that has grown by more than a bound.
 //
 //	cd bench && go run ./soak -messages 5000000
 //
-// The invariants: it runs on a Postgres of its own, on the loopback address, which keeps every commit unless it is started
-// otherwise; autovacuum is on, as the migrations set it; and what it measures is what the store sends.
+// The invariants: it runs on a Postgres of its own, on the loopback address, which keeps every
+// commit unless it is started otherwise; autovacuum is on, as the migrations set it; and what it
+// measures is what the store sends.
 package main
 
 import (

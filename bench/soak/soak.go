@@ -31,7 +31,8 @@ const enqueue = `
 INSERT INTO outbox.messages (id, destination, type, payload)
 SELECT outbox.new_id(), 'sqs://orders-' || n % $2, 'order-placed', convert_to(repeat('x', 300), 'UTF8') FROM generate_series(1, $1::int) AS n`
 
-// stock is what stands in the table for its retention. The soak's purge looks at delivered ones alone.
+// stock is what stands in the table for its retention. The soak's purge looks at delivered ones
+// alone.
 const stock = `
 INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at)
 SELECT outbox.new_id(), 'sqs://orders-' || n % 20, 'order-placed', convert_to(repeat('x', 300), 'UTF8'), 'expired', now() FROM generate_series(1, $1::int) AS n`
@@ -42,8 +43,8 @@ ALTER TABLE outbox.messages RESET (
     autovacuum_analyze_threshold, autovacuum_analyze_scale_factor, autovacuum_vacuum_cost_limit,
     toast.autovacuum_vacuum_threshold, toast.autovacuum_vacuum_scale_factor, toast.autovacuum_vacuum_cost_limit)`
 
-// soak passes the messages through and looks at the table along the way. The first look is at a table that holds
-// nothing but the backlog.
+// soak passes the messages through and looks at the table along the way. The first look is at a
+// table that holds nothing but the backlog.
 func soak(ctx context.Context, pool *pgxpool.Pool, s settings, out io.Writer) ([]look, error) {
 	store := outboxdb.New(pool)
 	if err := produce(ctx, pool, s.backlog); err != nil {
@@ -119,7 +120,8 @@ func finish(ctx context.Context, pool *pgxpool.Pool, store *outboxdb.Store, clai
 		ends.Go(func() error {
 			ending := outbox.Ending{Ref: m.Ref(), State: outflow.Delivered, BrokerMessageID: "soak", Attempts: 1}
 			outcome, err := store.Finish(ctx, ending)
-			// On a machine that stalls, a statement may be refused for its deadline. A delivery marks again, too.
+			// On a machine that stalls, a statement may be refused for its deadline. A delivery
+			// marks again, too.
 			for try := 1; err != nil && try < marks && ctx.Err() == nil; try++ {
 				outcome, err = store.Finish(ctx, ending)
 			}

@@ -169,7 +169,8 @@ func TestOrderlyStopLosesAndRepeatsNothing(t *testing.T) {
 		p := w.start("outflow-starter")
 		w.eventually(time.Minute, "some deliveries", func() bool { return w.count("state = 'delivered'") >= stops*n/5 })
 		w.stop(p)
-		// What the worker has taken over ends at once; nothing waits for a lease or a task that nobody holds.
+		// What the worker has taken over ends at once; nothing waits for a lease or a task that
+		// nobody holds.
 		w.eventually(5*time.Second, "a stopped starter leaves nothing half done", func() bool {
 			return w.count("state = 'pending' AND available_at > now()") == 0
 		})

@@ -33,8 +33,8 @@ const (
 	preferring = 3 * time.Second        // how long an agent of the wanted kind is waited for
 	missed     = time.Minute            // a moment that nobody has reached by then
 	watchEvery = 20 * time.Millisecond
-	// A slow machine is given time: while more than that are to be delivered or have a callback due,
-	// no shot and no load is added. It is about what kills leave behind in half a minute.
+	// A slow machine is given time: while more than that are to be delivered or have a callback
+	// due, no shot and no load is added. It is about what kills leave behind in half a minute.
 	mostOwed   = 150
 	mostMisses = 3
 )

@@ -1,7 +1,7 @@
 // Package ports finds free TCP ports on the loopback address.
 //
-// The invariant: a port it returns lies outside the ranges from which Linux and macOS take ports for outgoing
-// connections, so that none of those can take it between the choice and its use.
+// The invariant: a port it returns lies outside the ranges from which Linux and macOS take ports
+// for outgoing connections, so that none of those can take it between the choice and its use.
 package ports
 
 import (

@@ -13,8 +13,8 @@ import (
 // account is whom Postgres runs as, where that is not ourselves.
 type account struct{ uid, gid uint32 }
 
-// runAs returns nil for an ordinary user. Postgres refuses to run as root: for root it is the user `postgres`, which the
-// package makes, or else `nobody`.
+// runAs returns nil for an ordinary user. Postgres refuses to run as root: for root it is the user
+// `postgres`, which the package makes, or else `nobody`.
 func runAs() (*account, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -50,8 +50,9 @@ func (a *account) own(path string) error {
 	return os.Chown(path, int(a.uid), int(a.gid))
 }
 
-// canEnter reports whether the account may pass through every existing folder of the path. Access lists beyond the
-// mode bits are not looked at: where they allow more, a safe answer is given too often.
+// canEnter reports whether the account may pass through every existing folder of the path. Access
+// lists beyond the mode bits are not looked at: where they allow more, a safe answer is given too
+// often.
 func (a *account) canEnter(path string) bool {
 	if a == nil {
 		return true
@@ -82,8 +83,8 @@ func (a *account) mayExecute(info os.FileInfo) bool {
 	return mode&0o001 != 0
 }
 
-// CanLiveIn reports whether Postgres, as the user it would run as, can enter dir and the folders above it. Where it
-// can't (root's own folders), the data has to stand somewhere else.
+// CanLiveIn reports whether Postgres, as the user it would run as, can enter dir and the folders
+// above it. Where it can't (root's own folders), the data has to stand somewhere else.
 func CanLiveIn(dir string) bool {
 	who, err := runAs()
 	return err == nil && who.canEnter(dir)

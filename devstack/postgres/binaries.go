@@ -11,11 +11,12 @@ import (
 	"strings"
 )
 
-// errNoBinaries is what a person reads where Postgres is not found and can't be fetched: one line, with the cure.
+// errNoBinaries is what a person reads where Postgres is not found and can't be fetched: one line,
+// with the cure.
 var errNoBinaries = errors.New("finding Postgres: install it (Debian, Ubuntu: `apt-get install postgresql`; Fedora: `dnf install postgresql-server postgresql-contrib`; macOS: `brew install postgresql@17`), or give --database-url")
 
-// binaries returns the folder with initdb and postgres. A cluster that exists (major is its PG_VERSION) wants its own
-// major version; a new one ("" ) gets the newest.
+// binaries returns the folder with initdb and postgres. A cluster that exists (major is its
+// PG_VERSION) wants its own major version; a new one ("" ) gets the newest.
 func binaries(major string, who *account) (string, error) {
 	found := installed()
 	if major != "" {
@@ -35,8 +36,8 @@ func binaries(major string, who *account) (string, error) {
 	return dir, nil
 }
 
-// installed lists the folders on this machine that hold a server, the best one first: packages by version, newest first,
-// then by hand, then Homebrew, then PATH.
+// installed lists the folders on this machine that hold a server, the best one first: packages by
+// version, newest first, then by hand, then Homebrew, then PATH.
 func installed() []string {
 	var dirs []string
 	for _, pattern := range []string{
@@ -66,7 +67,8 @@ func hasServer(dir string) bool {
 	return true
 }
 
-// versionOf reads the major version out of a folder's name, as in /usr/lib/postgresql/17/bin or postgresql@17/bin.
+// versionOf reads the major version out of a folder's name, as in /usr/lib/postgresql/17/bin or
+// postgresql@17/bin.
 func versionOf(dir string) string {
 	name := filepath.Base(filepath.Dir(dir))
 	if i := strings.LastIndexAny(name, "@-"); i >= 0 {

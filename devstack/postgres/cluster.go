@@ -1,8 +1,8 @@
 // Package postgres runs one Postgres cluster of its own from the binaries it finds on the machine.
 //
-// The invariants: the cluster listens on the loopback address alone; it dies with the process that started it, also on
-// SIGKILL (Linux); a data folder has at most one cluster; and what a cluster that was killed leaves behind never keeps
-// the next one from starting.
+// The invariants: the cluster listens on the loopback address alone; it dies with the process that
+// started it, also on SIGKILL (Linux); a data folder has at most one cluster; and what a cluster
+// that was killed leaves behind never keeps the next one from starting.
 package postgres
 
 import (
@@ -20,8 +20,8 @@ import (
 	"github.com/outflowhq/outflow/devstack/proc"
 )
 
-// Superuser is the only role of a new cluster. Loopback connections are trusted; the password is there for tools that
-// insist on one.
+// Superuser is the only role of a new cluster. Loopback connections are trusted; the password is
+// there for tools that insist on one.
 const (
 	Superuser = "outflow"
 	password  = "outflow"
@@ -35,14 +35,17 @@ const (
 
 // Options says what to start. Only Dir is required.
 type Options struct {
-	// Dir is the data folder, made where it is missing. For root it must be one that Postgres's user can enter: CanLiveIn.
+	// Dir is the data folder, made where it is missing. For root it must be one that Postgres's
+	// user can enter: CanLiveIn.
 	Dir string
 	// Port is the TCP port, 0 for a free one.
 	Port int
-	// Durable keeps every commit through a crash of Postgres or the machine. Without it fsync, full_page_writes and
-	// synchronous_commit are off: faster, and a killed Postgres may lose commits of its last second.
+	// Durable keeps every commit through a crash of Postgres or the machine. Without it fsync,
+	// full_page_writes and synchronous_commit are off: faster, and a killed Postgres may lose
+	// commits of its last second.
 	Durable bool
-	// CrashSafe, without Durable, keeps every commit through a crash of Postgres, and not of the machine: fsync stays off.
+	// CrashSafe, without Durable, keeps every commit through a crash of Postgres, and not of the
+	// machine: fsync stays off.
 	CrashSafe bool
 	// LogFile gets the server's own log; default Dir + ".log".
 	LogFile string
@@ -54,8 +57,8 @@ type Cluster struct {
 	process *proc.Process
 }
 
-// Start makes the cluster where the folder has none, starts it and returns once a query was answered. It waits for the
-// end of an earlier cluster of the same folder that is still going down.
+// Start makes the cluster where the folder has none, starts it and returns once a query was
+// answered. It waits for the end of an earlier cluster of the same folder that is still going down.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if o.LogFile == "" {
 		o.LogFile = o.Dir + ".log"
@@ -108,7 +111,8 @@ func majorOf(dir string) string {
 	return string(trimSpace(b))
 }
 
-// initialise runs initdb beside the folder and renames the result, so that half a cluster is never taken for a whole one.
+// initialise runs initdb beside the folder and renames the result, so that half a cluster is never
+// taken for a whole one.
 func initialise(ctx context.Context, bin string, who *account, o Options) error {
 	if majorOf(o.Dir) != "" {
 		return nil
@@ -178,8 +182,8 @@ func (c *Cluster) URL(database string) string {
 // Port is the TCP port on the loopback address.
 func (c *Cluster) Port() int { return c.options.Port }
 
-// Options are those the cluster was started with, its port and its paths filled in: Start with them brings a stopped
-// cluster back on the same data and port.
+// Options are those the cluster was started with, its port and its paths filled in: Start with them
+// brings a stopped cluster back on the same data and port.
 func (c *Cluster) Options() Options { return c.options }
 
 // Pid is the postmaster's process ID.
@@ -188,7 +192,8 @@ func (c *Cluster) Pid() int { return c.process.Pid() }
 // Done is closed when the postmaster has ended, for whatever reason.
 func (c *Cluster) Done() <-chan struct{} { return c.process.Done() }
 
-// Stop shuts down orderly: connections are cut, everything committed is written. A cluster that is gone is no error.
+// Stop shuts down orderly: connections are cut, everything committed is written. A cluster that is
+// gone is no error.
 func (c *Cluster) Stop() error { return c.end(syscall.SIGINT) }
 
 // Quit ends at once without a checkpoint; the next start recovers from the log.

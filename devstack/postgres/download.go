@@ -12,10 +12,12 @@ import (
 	"github.com/outflowhq/outflow/devstack/ports"
 )
 
-// downloaded fetches Postgres's binaries with the embedded-postgres library, once a machine and user.
+// downloaded fetches Postgres's binaries with the embedded-postgres library, once a machine and
+// user.
 //
-// The library has no call for fetching alone: its Start fetches, then makes and starts a cluster. For root that second
-// half must fail; only the binaries count, so its error is looked at only where they are missing afterwards.
+// The library has no call for fetching alone: its Start fetches, then makes and starts a cluster.
+// For root that second half must fail; only the binaries count, so its error is looked at only
+// where they are missing afterwards.
 func downloaded(who *account) (string, error) {
 	home, err := binariesHome(who)
 	if err != nil {
@@ -47,15 +49,16 @@ func downloaded(who *account) (string, error) {
 	if !hasServer(filepath.Join(unpacked, "bin")) {
 		return "", fmt.Errorf("downloading Postgres %s: %w", embedded.V17, startErr)
 	}
-	// Renamed as a whole, so that a broken download is never taken for a server; another process may have been faster.
+	// Renamed as a whole, so that a broken download is never taken for a server; another process
+	// may have been faster.
 	if err := os.Rename(unpacked, dir); err != nil && !hasServer(filepath.Join(dir, "bin")) {
 		return "", fmt.Errorf("placing Postgres's binaries: %w", err)
 	}
 	return filepath.Join(dir, "bin"), nil
 }
 
-// binariesHome is the user's cache folder, or a temporary one where Postgres's user can't enter that (root's home). A
-// folder that somebody else made is refused: what lies in it will be run.
+// binariesHome is the user's cache folder, or a temporary one where Postgres's user can't enter
+// that (root's home). A folder that somebody else made is refused: what lies in it will be run.
 func binariesHome(who *account) (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil || !who.canEnter(base) {

@@ -37,10 +37,11 @@ func (c *Cluster) launch(ctx context.Context, bin string, who *account) error {
 	cmd.Dir, cmd.Env = "/", childEnv()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = who.attr()
-	// A signal to devstack's process group must not end the server under the command that still uses it.
+	// A signal to devstack's process group must not end the server under the command that still
+	// uses it.
 	cmd.SysProcAttr.Setpgid = true
-	// SIGQUIT is Postgres's immediate shutdown: the postmaster ends its backends too, which SIGKILL would leave to
-	// notice by themselves.
+	// SIGQUIT is Postgres's immediate shutdown: the postmaster ends its backends too, which SIGKILL
+	// would leave to notice by themselves.
 	if c.process, err = proc.Start(cmd, syscall.SIGQUIT); err != nil {
 		return err
 	}
@@ -55,7 +56,8 @@ func (c *Cluster) launch(ctx context.Context, bin string, who *account) error {
 	return nil
 }
 
-// settings are the server's, on its command line, so that nothing in the data folder has to be edited.
+// settings are the server's, on its command line, so that nothing in the data folder has to be
+// edited.
 func settings(o Options, bin string) []string {
 	pairs := []string{
 		"listen_addresses=" + ports.Loopback, "port=" + strconv.Itoa(o.Port),
@@ -110,8 +112,8 @@ func query(ctx context.Context, url string) error {
 	return conn.QueryRow(ctx, "select 1").Scan(&one)
 }
 
-// EnsureDatabase creates the database on the server that url points to, unless it is there. Several callers at a time
-// are fine.
+// EnsureDatabase creates the database on the server that url points to, unless it is there. Several
+// callers at a time are fine.
 func EnsureDatabase(ctx context.Context, url, name string) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
@@ -132,7 +134,8 @@ func EnsureDatabase(ctx context.Context, url, name string) error {
 	return nil
 }
 
-// childEnv keeps ambient PG* settings away from the server and initdb, and the locale's language out of their logs.
+// childEnv keeps ambient PG* settings away from the server and initdb, and the locale's language
+// out of their logs.
 func childEnv() []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC", "TMPDIR=" + os.TempDir()}
 }

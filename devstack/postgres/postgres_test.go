@@ -13,7 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// folder is a data folder that Postgres's user can enter, which t.TempDir is not where the tests run as root.
+// folder is a data folder that Postgres's user can enter, which t.TempDir is not where the tests
+// run as root.
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "devstack-test-")
@@ -95,7 +96,8 @@ func TestStalePostmasterPidDoesNotBlock(t *testing.T) {
 	if err := c.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	// The ID now belongs to another living process, as it soon does in a container: to our own parent, say.
+	// The ID now belongs to another living process, as it soon does in a container: to our own
+	// parent, say.
 	file := filepath.Join(c.Options().Dir, "postmaster.pid")
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// clearStale corrects postmaster.pid. Postgres itself believes the file as soon as any process has that ID,
-// which in a container is likely. A postmaster of this folder that still runs is waited for: it ends with its
-// devstack died.
+// clearStale corrects postmaster.pid. Postgres itself believes the file as soon as any process has
+// that ID, which in a container is likely. A postmaster of this folder that still runs is waited
+// for: it ends with its devstack died.
 func clearStale(ctx context.Context, dir string) error {
 	file := filepath.Join(dir, "postmaster.pid")
 	for {
@@ -41,7 +41,8 @@ func clearStale(ctx context.Context, dir string) error {
 	}
 }
 
-// isPostmaster reports whether process pid is a server of the data folder. Without /proc any living process counts.
+// isPostmaster reports whether process pid is a server of the data folder. Without /proc any living
+// process counts.
 func isPostmaster(pid int, dir string) bool {
 	if pid <= 1 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 		return false
@@ -58,8 +59,8 @@ func hasProc() bool {
 	return err == nil
 }
 
-// Kill is a crash, for tests: SIGKILL to the postmaster and every backend at once. The next Start on the folder recovers
-// from the log. Without Options.Durable the last commits may be gone.
+// Kill is a crash, for tests: SIGKILL to the postmaster and every backend at once. The next Start
+// on the folder recovers from the log. Without Options.Durable the last commits may be gone.
 func (c *Cluster) Kill() error {
 	// Stopped first, so that it can't start a backend between the count and the kill.
 	if err := c.process.Signal(syscall.SIGSTOP); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -78,8 +79,8 @@ func (c *Cluster) Kill() error {
 	return nil
 }
 
-// childrenOf lists the direct children of a process from /proc; without it none are known, and backends end by
-// themselves as they notice the postmaster's end.
+// childrenOf lists the direct children of a process from /proc; without it none are known, and
+// backends end by themselves as they notice the postmaster's end.
 func childrenOf(parent int) []int {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is a constant: the only error is a malformed one
 	var pids []int
@@ -88,7 +89,8 @@ func childrenOf(parent int) []int {
 		if err != nil {
 			continue // gone since the listing
 		}
-		// The second field is the name in brackets, which may hold anything: the fields after it are counted from its end.
+		// The second field is the name in brackets, which may hold anything: the fields after it
+		// are counted from its end.
 		_, rest, ok := strings.Cut(string(b[max(0, bytes.LastIndexByte(b, ')')):]), ") ")
 		fields := strings.Fields(rest)
 		if !ok || len(fields) < 2 || fields[1] != strconv.Itoa(parent) {
@@ -101,7 +103,8 @@ func childrenOf(parent int) []int {
 	return pids
 }
 
-// isDuplicate: 42P04 is duplicate_database; 23505 is what a lost race inside CREATE DATABASE looks like.
+// isDuplicate: 42P04 is duplicate_database; 23505 is what a lost race inside CREATE DATABASE looks
+// like.
 func isDuplicate(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == "42P04" || pg.Code == "23505")

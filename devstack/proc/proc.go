@@ -1,7 +1,8 @@
 // Package proc starts child processes that never outlive the process which started them.
 //
-// The invariant: a child that Start returned gets its death signal when this process goes, however it goes (SIGKILL
-// included). Linux alone has such a signal; elsewhere a child ends only on an orderly stop.
+// The invariant: a child that Start returned gets its death signal when this process goes, however
+// it goes (SIGKILL included). Linux alone has such a signal; elsewhere a child ends only on an
+// orderly stop.
 package proc
 
 import (
@@ -18,11 +19,12 @@ type Process struct {
 	err  error
 }
 
-// Start starts cmd, which gets death when this process ends. Dir, Env, Stdin and so on are the caller's; of
-// cmd.SysProcAttr only the death signal is set here.
+// Start starts cmd, which gets death when this process ends. Dir, Env, Stdin and so on are the
+// caller's; of cmd.SysProcAttr only the death signal is set here.
 //
-// The kernel sends the signal when the *thread* that forked the child ends, not the process. Go ends idle threads as it
-// likes, so the child is started, and waited for, on a goroutine that keeps its thread to itself.
+// The kernel sends the signal when the *thread* that forked the child ends, not the process. Go
+// ends idle threads as it likes, so the child is started, and waited for, on a goroutine that keeps
+// its thread to itself.
 func Start(cmd *exec.Cmd, death syscall.Signal) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -55,7 +57,8 @@ func (p *Process) Signal(sig syscall.Signal) error { return p.cmd.Process.Signal
 // Done is closed when the child has ended and was reaped.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err waits for the end and returns what (*exec.Cmd).Wait did: nil for exit code 0, else mostly an *exec.ExitError.
+// Err waits for the end and returns what (*exec.Cmd).Wait did: nil for exit code 0, else mostly an
+// *exec.ExitError.
 func (p *Process) Err() error {
 	<-p.done
 	return p.err

@@ -11,9 +11,10 @@ import (
 
 const pollEvery = 20 * time.Millisecond
 
-// longPoll waits, up to the request's WaitTimeSeconds or else the queue's, until there is a message to take, and returns
-// the request with no wait left in it: goaws would wait inside, holding the lock that guards its tables. It returns false
-// when the client has left, for whom no message may be taken.
+// longPoll waits, up to the request's WaitTimeSeconds or else the queue's, until there is a message
+// to take, and returns the request with no wait left in it: goaws would wait inside, holding the
+// lock that guards its tables. It returns false when the client has left, for whom no message may
+// be taken.
 func (t *translator) longPoll(r *http.Request, body []byte) ([]byte, bool) {
 	var request map[string]any
 	if json.Unmarshal(body, &request) != nil {
@@ -42,7 +43,8 @@ func (t *translator) longPoll(r *http.Request, body []byte) ([]byte, bool) {
 	return mustMarshal(request), true
 }
 
-// queueWait takes the wait that a queue was created with over from goaws, which would else use it by itself.
+// queueWait takes the wait that a queue was created with over from goaws, which would else use it
+// by itself.
 func (t *translator) queueWait(name string) time.Duration {
 	t.tables.Lock()
 	defer t.tables.Unlock()
@@ -60,7 +62,8 @@ func (t *translator) queueWait(name string) time.Duration {
 	return t.waits[name]
 }
 
-// hasVisible reports whether a receive would return at once: with a message, or with an error because the queue is gone.
+// hasVisible reports whether a receive would return at once: with a message, or with an error
+// because the queue is gone.
 func hasVisible(name string) bool {
 	models.SyncQueues.RLock()
 	defer models.SyncQueues.RUnlock()

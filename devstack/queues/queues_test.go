@@ -234,7 +234,8 @@ func TestLongPollWaitsAndLetsOthersWork(t *testing.T) {
 	}
 }
 
-// goaws reads its tables without a lock: under the race detector, or with bad luck, this ends the process without ours.
+// goaws reads its tables without a lock: under the race detector, or with bad luck, this ends the
+// process without ours.
 func TestQueuesAreMadeAndUsedAtOnce(t *testing.T) {
 	ctx, c := start(t)
 	url := create(ctx, t, c, "orders", nil)

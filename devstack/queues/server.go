@@ -1,11 +1,12 @@
-// Package queues serves SQS and SNS in memory, by goaws, with the answers that a current AWS SDK expects.
+// Package queues serves SQS and SNS in memory, by goaws, with the answers that a current AWS SDK
+// expects.
 //
-// The invariants: an answer that says "sent" or "deleted" lists every entry that was (goaws's own batch answers over JSON
-// name their members wrongly, so a client sees none); and requests at the same time are safe (goaws reads its tables of
-// queues and topics without a lock).
+// The invariants: an answer that says "sent" or "deleted" lists every entry that was (goaws's own
+// batch answers over JSON name their members wrongly, so a client sees none); and requests at the
+// same time are safe (goaws reads its tables of queues and topics without a lock).
 //
-// It proves the happy path only: sizes, characters and partial failures are not SQS's, and keys are not checked. goaws
-// keeps its queues in package variables: one server a process.
+// It proves the happy path only: sizes, characters and partial failures are not SQS's, and keys are
+// not checked. goaws keeps its queues in package variables: one server a process.
 package queues
 
 import (
@@ -92,7 +93,8 @@ func configure(port int) {
 // URL is the endpoint for both services.
 func (s *Server) URL() string { return s.url }
 
-// Create makes a queue. One that exists stays as it is. A name that ends in ".fifo" makes a FIFO queue.
+// Create makes a queue. One that exists stays as it is. A name that ends in ".fifo" makes a FIFO
+// queue.
 func (s *Server) Create(ctx context.Context, name string) error {
 	form := url.Values{"Action": {"CreateQueue"}, "Version": {"2012-11-05"}, "QueueName": {name}}
 	if strings.HasSuffix(name, ".fifo") {

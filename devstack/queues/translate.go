@@ -20,8 +20,8 @@ const (
 	maxRequest   = 8 << 20 // a full batch of 1 MiB, escaped as badly as JSON can
 )
 
-// tableChanging are the actions that write goaws's tables of queues and topics, or a queue's settings, which every other
-// action reads without a lock.
+// tableChanging are the actions that write goaws's tables of queues and topics, or a queue's
+// settings, which every other action reads without a lock.
 var tableChanging = map[string]bool{
 	"CreateQueue": true, "DeleteQueue": true, "SetQueueAttributes": true,
 	"CreateTopic": true, "DeleteTopic": true, "Subscribe": true, "Unsubscribe": true, "ConfirmSubscription": true, "SetSubscriptionAttributes": true,
@@ -101,7 +101,8 @@ var members = map[string]string{"SendMessageBatchResultEntry": "Successful", "Ba
 func translateAnswer(action string, payload []byte) []byte {
 	switch action {
 	case "CreateQueue", "GetQueueUrl", "ListQueues":
-		// goaws puts the region before the host, which makes a name of 127.0.0.1 that nothing resolves.
+		// goaws puts the region before the host, which makes a name of 127.0.0.1 that nothing
+		// resolves.
 		return bytes.ReplaceAll(payload, []byte("http://"+Region+"."+ports.Loopback+":"),
 			[]byte("http://"+ports.Loopback+":"))
 	case "SendMessageBatch", "DeleteMessageBatch":
@@ -120,7 +121,8 @@ func translateAnswer(action string, payload []byte) []byte {
 	return payload
 }
 
-// sqsErrors maps goaws's codes to the shapes of SQS's JSON protocol. A code that is not here keeps its name.
+// sqsErrors maps goaws's codes to the shapes of SQS's JSON protocol. A code that is not here keeps
+// its name.
 var sqsErrors = map[string]string{
 	"AWS.SimpleQueueService.NonExistentQueue":             "QueueDoesNotExist",
 	"AWS.SimpleQueueService.QueueExists":                  "QueueNameExists",
@@ -131,8 +133,9 @@ var sqsErrors = map[string]string{
 	"InvalidParameterValue":                               "InvalidParameterValue",
 }
 
-// translateError gives an error the form that SDKs make a typed error of: the shape in __type, and the old code in a
-// header, as https://smithy.io/2.0/aws/protocols/aws-query-protocol.html (awsQueryCompatible) describes.
+// translateError gives an error the form that SDKs make a typed error of: the shape in __type, and
+// the old code in a header, as https://smithy.io/2.0/aws/protocols/aws-query-protocol.html
+// (awsQueryCompatible) describes.
 func translateError(header http.Header, action string, payload []byte) []byte {
 	var answer struct{ Type, Code, Message string }
 	if json.Unmarshal(payload, &answer) != nil || answer.Code == "" {

@@ -15,8 +15,8 @@ import (
 // fakeKey is no secret: it keeps AWS's SDKs from looking for real ones.
 const fakeKey = "devstack"
 
-// Env is the environment in which Outflow finds the stack, as KEY=value. The DEVSTACK_ names say the same under names
-// that a person's own settings never have: tests read only those.
+// Env is the environment in which Outflow finds the stack, as KEY=value. The DEVSTACK_ names say
+// the same under names that a person's own settings never have: tests read only those.
 func (s *Stack) Env() []string {
 	db, endpoint, ui := s.DatabaseURL(), s.QueueEndpoint(), s.UIURL()
 	return []string{
@@ -42,7 +42,8 @@ func (s *Stack) UIURL() string { return s.ui.URL() }
 // QueueEndpoint is the endpoint of SQS and SNS.
 func (s *Stack) QueueEndpoint() string { return s.queues.URL() }
 
-// ChildEnv is ambient without the settings of the systems that the stack stands for, and with the stack's own.
+// ChildEnv is ambient without the settings of the systems that the stack stands for, and with the
+// stack's own.
 func (s *Stack) ChildEnv(ambient []string) []string {
 	var env []string
 	for _, kv := range ambient {

@@ -18,8 +18,8 @@ const (
 	removeTimeout   = 10 * time.Second
 )
 
-// folder is where a stack keeps its data and logs. It is held by a lock that ends with the process, however that ends: a
-// folder whose lock is free has no owner any more.
+// folder is where a stack keeps its data and logs. It is held by a lock that ends with the process,
+// however that ends: a folder whose lock is free has no owner any more.
 type folder struct {
 	path      string
 	postgres  string // Postgres's data folder
@@ -53,8 +53,9 @@ func openFolder(o Options) (*folder, error) {
 	return f, nil
 }
 
-// postgresFolder is inside the data folder, where Postgres's user can enter that. Else (root, in a folder that only root
-// can enter) it is one in the folder for temporary files that outlive a restart, named after the data folder.
+// postgresFolder is inside the data folder, where Postgres's user can enter that. Else (root, in a
+// folder that only root can enter) it is one in the folder for temporary files that outlive a
+// restart, named after the data folder.
 func postgresFolder(path string) (string, error) {
 	if postgres.CanLiveIn(path) {
 		return filepath.Join(path, "postgres"), nil
@@ -73,7 +74,8 @@ func postgresFolder(path string) (string, error) {
 	return "", errors.New("finding a folder for Postgres's data that its user can enter: neither the data folder nor a temporary one is")
 }
 
-// ownDir makes dir, or checks that the one which is there is ours: others can make folders beside it.
+// ownDir makes dir, or checks that the one which is there is ours: others can make folders beside
+// it.
 func ownDir(dir string) error {
 	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("making Postgres's folder: %w", err)
@@ -107,8 +109,8 @@ func newEphemeral() (*folder, error) {
 	return f, nil
 }
 
-// claim locks the file before it gets the name that sweep looks for, so that no other devstack can take the new folder
-// for one without an owner.
+// claim locks the file before it gets the name that sweep looks for, so that no other devstack can
+// take the new folder for one without an owner.
 func (f *folder) claim() error {
 	if err := os.Chmod(f.path, 0o711); err != nil { // Postgres's user has to pass through
 		return fmt.Errorf("opening the temporary folder: %w", err)
@@ -127,7 +129,8 @@ func (f *folder) claim() error {
 	return nil
 }
 
-// sweep removes the folders of ephemeral stacks whose process is gone. Those of other users are not ours to remove.
+// sweep removes the folders of ephemeral stacks whose process is gone. Those of other users are not
+// ours to remove.
 func sweep(base string) error {
 	locks, err := filepath.Glob(filepath.Join(base, ephemeralPrefix+"*", lockName))
 	if err != nil {

@@ -18,21 +18,24 @@ const DefaultDir = ".devstack"
 type Options struct {
 	// DataDir holds Postgres's data and the logs; default DefaultDir. Not together with Ephemeral.
 	DataDir string
-	// Ephemeral puts the data into a temporary folder that Down removes. The next ephemeral stack removes what a killed
-	// one left.
+	// Ephemeral puts the data into a temporary folder that Down removes. The next ephemeral stack
+	// removes what a killed one left.
 	Ephemeral bool
-	// Durable makes Postgres of an ephemeral stack keep every commit through a crash, as it does with a DataDir anyway.
+	// Durable makes Postgres of an ephemeral stack keep every commit through a crash, as it does
+	// with a DataDir anyway.
 	Durable bool
-	// Ports on the loopback address; 0 is that of the last stack on the same DataDir where it is free, else a free one.
+	// Ports on the loopback address; 0 is that of the last stack on the same DataDir where it is
+	// free, else a free one.
 	PostgresPort, TemporalPort, UIPort, QueuePort int
 	// Queues are made when the stack comes up: they live in memory, so they are made at each start.
 	Queues []string
 	// EnvFile is written when all is up, and removed by Down; "" is none.
 	EnvFile string
-	// DatabaseURL is a Postgres to use instead of an own one. Temporal's databases are made in it too, unless
-	// TemporalAddress is given.
+	// DatabaseURL is a Postgres to use instead of an own one. Temporal's databases are made in it
+	// too, unless TemporalAddress is given.
 	DatabaseURL string
-	// TemporalAddress is a Temporal (no TLS) to use instead of an own one; its namespace and search attributes are prepared.
+	// TemporalAddress is a Temporal (no TLS) to use instead of an own one; its namespace and search
+	// attributes are prepared.
 	TemporalAddress string
 }
 

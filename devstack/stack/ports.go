@@ -16,8 +16,8 @@ import (
 // portsName is the file in a data folder that has the ports of its last stack.
 const portsName = "ports.json"
 
-// keptPorts are the ports that a data folder's stacks have one after the other, so that connection strings and
-// bookmarks outlive a restart. 0 is none yet.
+// keptPorts are the ports that a data folder's stacks have one after the other, so that connection
+// strings and bookmarks outlive a restart. 0 is none yet.
 type keptPorts struct {
 	Postgres int `json:"postgres"`
 	Temporal int `json:"temporal"`
@@ -57,8 +57,8 @@ func (f *folder) writePorts(kept keptPorts) error {
 	return nil
 }
 
-// onPort starts a part on the port that was asked for, or on the kept one, or on a free one where somebody else has
-// that by now; start returns the port that the part has.
+// onPort starts a part on the port that was asked for, or on the kept one, or on a free one where
+// somebody else has that by now; start returns the port that the part has.
 func (s *Stack) onPort(part string, asked int, kept *int, start func(port int) (int, error)) error {
 	port := asked
 	if port == 0 {

@@ -1,8 +1,9 @@
-// Package stack brings up everything that Outflow talks to: Postgres, Temporal with its Web UI, and SQS/SNS.
+// Package stack brings up everything that Outflow talks to: Postgres, Temporal with its Web UI, and
+// SQS/SNS.
 //
-// The invariants: Up returns with all parts ready for use, or with none running; Down, or the end of the process in
-// whatever way, takes all of them down; and settings of the environment change nothing: an external part is used only
-// where Options names it.
+// The invariants: Up returns with all parts ready for use, or with none running; Down, or the end
+// of the process in whatever way, takes all of them down; and settings of the environment change
+// nothing: an external part is used only where Options names it.
 package stack
 
 import (
@@ -131,7 +132,8 @@ func (s *Stack) startUI(ctx context.Context) error {
 	})
 }
 
-// PostgresDone is closed when an own Postgres has ended by itself; nil, which never is, where it is external.
+// PostgresDone is closed when an own Postgres has ended by itself; nil, which never is, where it is
+// external.
 func (s *Stack) PostgresDone() <-chan struct{} {
 	if s.postgres == nil {
 		return nil
@@ -139,7 +141,8 @@ func (s *Stack) PostgresDone() <-chan struct{} {
 	return s.postgres.Done()
 }
 
-// Down takes all down, in the reverse order, and goes on where a part fails to stop. External parts are left as they are.
+// Down takes all down, in the reverse order, and goes on where a part fails to stop. External parts
+// are left as they are.
 func (s *Stack) Down() error {
 	var errs []error
 	if s.envFile != "" {

@@ -132,7 +132,8 @@ func checkStart(ctx context.Context, t *testing.T, s *stack.Stack) {
 	}
 }
 
-// checkManyStarts starts as fast as it can what no worker takes, then reads as fast as it can what needs visibility.
+// checkManyStarts starts as fast as it can what no worker takes, then reads as fast as it can what
+// needs visibility.
 func checkManyStarts(ctx context.Context, t *testing.T, s *stack.Stack) {
 	c := dial(t, s)
 	const n, atOnce = 1000, 100

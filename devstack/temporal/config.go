@@ -20,8 +20,8 @@ import (
 
 const (
 	clusterName = "active"
-	// shards can't be changed once a database exists. Four keep four starts from waiting for one another; each costs idle
-	// queue readers.
+	// shards can't be changed once a database exists. Four keep four starts from waiting for one
+	// another; each costs idle queue readers.
 	shards   = 4
 	maxConns = 20 // a pool; the server opens one for its store and one for visibility in each of its four services
 )

@@ -13,13 +13,15 @@ import (
 
 type serverLogger = log.Logger
 
-// logFile takes the server's warnings and errors. What is fatal ends the process, so it is said on stderr too.
+// logFile takes the server's warnings and errors. What is fatal ends the process, so it is said on
+// stderr too.
 type logFile struct {
 	file *closable
 	zap  *zap.Logger
 }
 
-// closable drops what is written after its end: goroutines of a stopped server still log for a moment.
+// closable drops what is written after its end: goroutines of a stopped server still log for a
+// moment.
 type closable struct {
 	mu   sync.Mutex
 	file *os.File // nil after the end

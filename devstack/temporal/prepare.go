@@ -35,9 +35,10 @@ const (
 	probe          = "devstack-probe"
 )
 
-// Prepare registers the namespace and the search attributes where they are missing, and returns when the server has
-// learnt them everywhere: a workflow start with the attributes was accepted and answered eagerly, and an upsert of them
-// by the workflow too (each service keeps its own cache of namespaces). The probe is deleted.
+// Prepare registers the namespace and the search attributes where they are missing, and returns
+// when the server has learnt them everywhere: a workflow start with the attributes was accepted and
+// answered eagerly, and an upsert of them by the workflow too (each service keeps its own cache of
+// namespaces). The probe is deleted.
 func Prepare(ctx context.Context, address string) error {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -64,8 +65,9 @@ func Prepare(ctx context.Context, address string) error {
 	return nil
 }
 
-// awaitListed gives the server a moment to list a run of the query, or none: the list that the Web UI shows follows the
-// runs. A server that takes longer has a run too many in its list for a while, which is no reason to fail.
+// awaitListed gives the server a moment to list a run of the query, or none: the list that the Web
+// UI shows follows the runs. A server that takes longer has a run too many in its list for a while,
+// which is no reason to fail.
 func awaitListed(ctx context.Context, c workflowservice.WorkflowServiceClient, query string, want bool) {
 	ctx, cancel := context.WithTimeout(ctx, cleanTimeout)
 	defer cancel()
@@ -79,7 +81,8 @@ func awaitListed(ctx context.Context, c workflowservice.WorkflowServiceClient, q
 	})
 }
 
-// until repeats do while it fails: right after its start the server refuses for many passing reasons.
+// until repeats do while it fails: right after its start the server refuses for many passing
+// reasons.
 func until(ctx context.Context, do func(context.Context) error) error {
 	for {
 		callCtx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -119,9 +122,11 @@ func addAttributes(ctx context.Context, c operatorservice.OperatorServiceClient)
 	return err
 }
 
-// probeStart plays a workflow by hand, without a worker: an eager start returns its first task, and the answer to that
-// task upserts the attributes. (A server without eager start has to do with the accepted start.) The run is deleted while it is open: the server deletes such a run as it closes it, but
-// keeps one that is closed already for half a minute more (history.transferProcessorUpdateAckInterval).
+// probeStart plays a workflow by hand, without a worker: an eager start returns its first task, and
+// the answer to that task upserts the attributes. (A server without eager start has to do with the
+// accepted start.) The run is deleted while it is open: the server deletes such a run as it closes
+// it, but keeps one that is closed already for half a minute more
+// (history.transferProcessorUpdateAckInterval).
 func probeStart(ctx context.Context, c workflowservice.WorkflowServiceClient) error {
 	id := fmt.Sprintf("%s-%d", probe, time.Now().UnixNano())
 	started, err := c.StartWorkflowExecution(ctx, &workflowservice.StartWorkflowExecutionRequest{
@@ -135,7 +140,8 @@ func probeStart(ctx context.Context, c workflowservice.WorkflowServiceClient) er
 		return err
 	}
 	run := &commonpb.WorkflowExecution{WorkflowId: id, RunId: started.GetRunId()}
-	// The list is written behind the run, and out of order: an entry that came after the deletion would stay.
+	// The list is written behind the run, and out of order: an entry that came after the deletion
+	// would stay.
 	awaitListed(ctx, c, Attributes[0]+" = 'started'", true)
 	if started.GetEagerWorkflowTask() != nil {
 		err = answerProbe(ctx, c, started)
@@ -157,7 +163,8 @@ func answerProbe(ctx context.Context, c workflowservice.WorkflowServiceClient,
 	return err
 }
 
-// deleteProbe keeps the Web UI's list clean: it asks for the deletion and waits until the run is gone.
+// deleteProbe keeps the Web UI's list clean: it asks for the deletion and waits until the run is
+// gone.
 func deleteProbe(ctx context.Context, c workflowservice.WorkflowServiceClient, run *commonpb.WorkflowExecution) error {
 	_, err := c.DeleteWorkflowExecution(ctx,
 		&workflowservice.DeleteWorkflowExecutionRequest{Namespace: Namespace, WorkflowExecution: run})

@@ -9,10 +9,12 @@ import (
 	toolsql "go.temporal.io/server/tools/sql"
 )
 
-// applySchema brings one database to the newest version of the schema that is embedded in the server's module.
+// applySchema brings one database to the newest version of the schema that is embedded in the
+// server's module.
 //
-// From an empty database on, every version is applied in turn, as Temporal's own tool does it: each is recorded, and a
-// statement that a killed start has already run is skipped, so that half an upgrade goes on where it stopped.
+// From an empty database on, every version is applied in turn, as Temporal's own tool does it: each
+// is recorded, and a statement that a killed start has already run is skipped, so that half an
+// upgrade goes on where it stopped.
 func applySchema(db *config.SQL, name string, logger serverLogger) error {
 	conn, err := toolsql.NewConnection(db, logger)
 	if err != nil {
@@ -32,7 +34,8 @@ func applySchema(db *config.SQL, name string, logger serverLogger) error {
 	return nil
 }
 
-// hasVersion looks for the table first: a query that must fail would stand in Postgres's log as an error.
+// hasVersion looks for the table first: a query that must fail would stand in Postgres's log as an
+// error.
 func hasVersion(conn *toolsql.Connection) bool {
 	tables, err := conn.ListTables()
 	if err != nil || !slices.Contains(tables, "schema_version") {

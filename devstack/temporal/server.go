@@ -1,8 +1,10 @@
-// Package temporal runs a real Temporal server and its Web UI inside this process, stored in a given Postgres.
+// Package temporal runs a real Temporal server and its Web UI inside this process, stored in a
+// given Postgres.
 //
-// The invariants: Start returns only when a workflow start with Outflow's search attributes is accepted, so nobody has
-// to wait or retry after it; nothing listens outside of the loopback address; and the schema is brought to the server's
-// version at each start, whatever an earlier, possibly killed, start left.
+// The invariants: Start returns only when a workflow start with Outflow's search attributes is
+// accepted, so nobody has to wait or retry after it; nothing listens outside of the loopback
+// address; and the schema is brought to the server's version at each start, whatever an earlier,
+// possibly killed, start left.
 //
 // One server a process: the server keeps process-wide state.
 package temporal
@@ -28,8 +30,8 @@ const (
 
 // Options says what to start. DatabaseURL is required.
 type Options struct {
-	// DatabaseURL leads to the Postgres server that stores Temporal's databases; the database in it does not matter. Its
-	// role must be allowed to create databases.
+	// DatabaseURL leads to the Postgres server that stores Temporal's databases; the database in it
+	// does not matter. Its role must be allowed to create databases.
 	DatabaseURL string
 	// Port is the gRPC frontend's, 0 for a free one.
 	Port int
@@ -126,11 +128,13 @@ func applySchemas(ctx context.Context, url string, store store, logger serverLog
 	return g.Wait()
 }
 
-// dynamicConfig are the settings that differ from the server's defaults. settle ends the setting that is only for the
-// start: how often each service asks for changed namespaces, which is what the start waits for after it registers ours.
+// dynamicConfig are the settings that differ from the server's defaults. settle ends the setting
+// that is only for the start: how often each service asks for changed namespaces, which is what the
+// start waits for after it registers ours.
 func dynamicConfig() (_ dynamicconfig.Client, settle func()) {
 	c := dynamicconfig.NewMemoryClient()
-	// Nobody shares this server: limits only stand in the way of a load test. Defaults: 2,400, 2,400, 10, 3,000, 1,200.
+	// Nobody shares this server: limits only stand in the way of a load test. Defaults: 2,400,
+	// 2,400, 10, 3,000, 1,200.
 	const unlimited = 1_000_000
 	for _, limit := range []dynamicconfig.GenericSetting{
 		dynamicconfig.FrontendRPS, dynamicconfig.FrontendMaxNamespaceRPSPerInstance,
@@ -150,8 +154,8 @@ func dynamicConfig() (_ dynamicconfig.Client, settle func()) {
 	c.OverrideSetting(dynamicconfig.MatchingNumTaskqueueWritePartitions, 1)
 	// The default, 128,000 runs, is memory that a laptop wants for something else.
 	c.OverrideSetting(dynamicconfig.HistoryCacheHostLevelMaxSize, 16_384)
-	// Scavengers for what a long-lived cluster loses, and a call home. The parent-close-policy worker stays: the server
-	// hands parents with more than ten children to it.
+	// Scavengers for what a long-lived cluster loses, and a call home. The parent-close-policy
+	// worker stays: the server hands parents with more than ten children to it.
 	c.OverrideSetting(dynamicconfig.HistoryScannerEnabled, false)
 	c.OverrideSetting(dynamicconfig.TaskQueueScannerEnabled, false)
 	c.OverrideSetting(dynamicconfig.EnableServerVersionCheck, false)

@@ -20,8 +20,8 @@ type UI struct {
 	server *server.Server
 }
 
-// StartUI serves the Web UI of the Temporal server at address on a loopback port (0: a free one) and returns when it
-// answers.
+// StartUI serves the Web UI of the Temporal server at address on a loopback port (0: a free one)
+// and returns when it answers.
 func StartUI(ctx context.Context, address string, port int) (*UI, error) {
 	port, err := ports.Or(port)
 	if err != nil {

@@ -189,7 +189,8 @@ func TestCallHasItsOwnDeadlineAndNoCallersValues(t *testing.T) {
 
 func TestThroughputOfManyCallers(t *testing.T) {
 	// On the real scheduler, for the race detector: callers come, leave and run out of time while
-	// calls succeed. Every entry is settled once, and an entry that was not attempted was in no call.
+	// calls succeed. Every entry is settled once, and an entry that was not attempted was in no
+	// call.
 	const callers, each = 200, 50
 	var sent sync.Map
 	var calls atomic.Int64

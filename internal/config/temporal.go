@@ -32,7 +32,8 @@ func temporal(getenv func(string) string) (client.Options, *engineFiles, error) 
 		errs = append(errs, fmt.Errorf("TEMPORAL_ADDRESS: wants host:port, such as temporal.example.com:7233, "+
 			"without a scheme (got %s)", settings.Quote(address)))
 	}
-	// The loader ignores values that it can't read, and a connection without TLS would be a surprise.
+	// The loader ignores values that it can't read, and a connection without TLS would be a
+	// surprise.
 	for _, name := range []string{"TEMPORAL_TLS", "TEMPORAL_TLS_DISABLE_HOST_VERIFICATION"} {
 		switch value := getenv(name); strings.ToLower(value) {
 		case "", "true", "false", "1", "0":

@@ -20,8 +20,8 @@ var operatorSettings = []string{"OUTFLOW_WHO", "OUTFLOW_TEMPORAL_UI"}
 var injected = regexp.MustCompile(
 	`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
-// Unknown returns a warning for each variable of the process that has the form of an Outflow setting
-// and is none. It repeats no value. It skips variables that getenv does not have.
+// Unknown returns a warning for each variable of the process that has the form of an Outflow
+// setting and is none. It repeats no value. It skips variables that getenv does not have.
 func Unknown(getenv func(string) string) []string {
 	known := slices.Clone(operatorSettings)
 	for _, s := range Settings {

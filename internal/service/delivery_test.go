@@ -167,7 +167,7 @@ func TestCancelDuringADurablePublish(t *testing.T) {
 		pending := described.GetPendingActivities()
 		return len(pending) == 1 && pending[0].GetState() == enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
 	}, func() string { return "the activity was not asked to cancel" })
-	// Newer servers tell the worker at once, which must not leave: by the time
+	// Newer servers notify the worker at once, which must not leave: by the time
 	// another start would have been marked, this one is still open.
 	assert.Never(t, func() bool { return w.row(id).State != outflow.Pending }, time.Second, 50*time.Millisecond)
 	close(release)

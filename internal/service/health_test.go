@@ -236,7 +236,7 @@ func TestNoHealthIsAskedFor(t *testing.T) {
 	h.close()
 }
 
-// announced is a log that tells where the probes are answered.
+// announced is a log that says where the probes are answered.
 type announced struct{ notes }
 
 func (a *announced) url() string {

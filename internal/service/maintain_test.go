@@ -24,7 +24,7 @@ import (
 )
 
 // The schedule as the programs make it, a worker, the real table: an old row
-// goes to history, and the run tells.
+// goes to history, and the run says so.
 func TestMaintainOnSchedule(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

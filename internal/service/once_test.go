@@ -58,7 +58,7 @@ func (w *world) once(server *httptest.Server, limit time.Duration) (string, erro
 	return out.String(), err
 }
 
-// A pass tells the producers whose callbacks are due, though no message is pending: of
+// A pass sends the callbacks that are due, though no message is pending: of
 // those never tried, and of those whose run was lost. One in backoff waits.
 func TestOnceTellsDueCallbacks(t *testing.T) {
 	t.Parallel()

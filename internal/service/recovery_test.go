@@ -46,7 +46,7 @@ func TestTryNow(t *testing.T) {
 	id := w.enqueue("{}")
 	w.eventually(func() bool { return w.broker.count() == 2 }, func() string { return "no durable attempt" })
 	w.broker.set(nil)
-	for range 3 { // a telling may come while the attempt before is ending
+	for range 3 { // a signal may come while the attempt before is ending
 		require.NoError(t, w.client.SignalWorkflow(t.Context(), w.workflowID(id), "", workflows.SignalTryNow, nil))
 	}
 	began := time.Now()
@@ -85,7 +85,7 @@ func TestOneHopelessMessageBesideOthers(t *testing.T) {
 	assert.Equal(t, outflow.Pending, w.row(hopeless).State)
 }
 
-// Told while an attempt is under way that then fails: the run goes on at once.
+// Signalled while an attempt is under way that then fails: the run goes on at once.
 func TestTryNowDuringAnAttemptThatFails(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -216,7 +216,7 @@ func (w *world) waiting(id uuid.UUID) (pending *workflowpb.PendingActivityInfo) 
 }
 
 // Fifty messages for a receiver that asks for a pause of ten minutes: a few
-// requests tell that, and then nobody asks before the time, neither the runs that were
+// requests show that, and then nobody asks before the time, neither the runs that were
 // refused nor what waits behind them.
 func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 	t.Parallel()

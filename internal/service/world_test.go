@@ -193,7 +193,7 @@ func (w *world) history(id uuid.UUID, runID string) *historypb.History {
 	return w.historyOf(w.workflowID(id), runID, "")
 }
 
-// historyOf is that of a run of any workflow; part tells it from the others of
+// historyOf is that of a run of any workflow; part distinguishes it from the others of
 // the same test.
 func (w *world) historyOf(workflowID, runID, part string) *historypb.History {
 	w.Helper()

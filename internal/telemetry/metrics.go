@@ -36,9 +36,9 @@ type Metrics struct {
 	log      *slog.Logger
 }
 
-// StartMetrics sets up OpenTelemetry's global MeterProvider, whose metrics are served by Handler, where scraped
-// says so, and pushed where the settings ask for it. It makes no connection. service is
-// the program's name.
+// StartMetrics sets up OpenTelemetry's global MeterProvider, whose metrics are served by Handler,
+// where scraped says so, and pushed where the settings ask for it. It makes no connection. service
+// is the program's name.
 func StartMetrics(ctx context.Context, c config.Metrics, service string, scraped bool,
 	log *slog.Logger) (*Metrics, error) {
 	if !scraped && !c.Push {

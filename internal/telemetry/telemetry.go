@@ -1,8 +1,8 @@
 // Package telemetry exports the programs' spans, where the settings ask for it.
 //
-// The invariant: an exporter that is slow, away or refused takes nothing from
-// deliveries. Spans wait in a bounded queue that drops what has no room; a trouble
-// is said once, not once for each batch; and stopping ends within its bound.
+// The invariant: an exporter that is slow, away or refused costs deliveries
+// nothing. Spans wait in a bounded queue that drops what has no room; a failure is logged once,
+// not once for each batch; and stopping ends within its bound.
 package telemetry
 
 import (

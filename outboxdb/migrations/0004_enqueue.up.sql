@@ -64,7 +64,7 @@ BEGIN
         RETURN format('type: wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got %s)',
             coalesce(to_json(left(m.type, 120))::text, 'nothing'));
     ELSIF m.type ~* '^outflow[.]' THEN
-        RETURN format('type: wants a beginning other than "outflow.", which is Outflow''s own: receivers tell callbacks by it (got %s)', to_json(left(m.type, 120)));
+        RETURN format('type: wants a beginning other than "outflow.", which is Outflow''s own: it marks callbacks (got %s)', to_json(left(m.type, 120)));
     ELSIF m.payload IS NULL OR octet_length(m.payload) NOT BETWEEN 1 AND 16777216 THEN
         RETURN format('payload: wants 1 to 16777216 bytes (got %s)', coalesce(octet_length(m.payload), 0));
     -- https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
@@ -102,10 +102,10 @@ BEGIN
     END;
 END $$;
 
--- Where producers are told how messages ended that say nothing of it themselves,
--- by destination and type; '' is any. enqueue_batch reads it, so that a message
--- keeps what was decided when it was written, whoever enqueued it. 'none' is a
--- rule, too: an exception from a wider one.
+-- Where the callbacks of messages go that name no callback themselves, by destination
+-- and type; '' is any. enqueue_batch reads it, so that a message keeps the rule of the
+-- time when it was written, whoever enqueued it. 'none' is a rule, too: an exception
+-- from a wider one.
 CREATE TABLE outbox.callback_rules (
     destination text    COLLATE "C" NOT NULL DEFAULT '',
     type        text    COLLATE "C" NOT NULL DEFAULT '',
@@ -177,7 +177,7 @@ BEGIN
                 ELSE outbox.refusal(m) END;
             IF ruled AND m.callback IS NULL THEN
                 -- The narrowest: '' sorts first. A join to the insert would be
-                -- planned anew for every call, which costs half as much again.
+                -- planned again for every call, which costs half as much again.
                 SELECT c.* INTO rule FROM outbox.callback_rules AS c
                  WHERE c.destination IN (m.destination, '') AND c.type IN (m.type, '')
                  ORDER BY c.destination DESC, c.type DESC

@@ -9,9 +9,9 @@ import (
 	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
-// service says what SQS has of its own. An error code has up to three spellings: the shape's
-// name (JSON protocol), the older one (query protocol; the SDK prefers it where SQS sends
-// both) and the one in a batch's result.
+// service says what SQS has of its own. An error code has up to three spellings: the shape's name
+// (JSON protocol), the older one (query protocol; the SDK prefers it where SQS sends both) and the
+// one in a batch's result.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html#API_SendMessageBatch_Errors
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html#API_SendMessage_Errors
 var service = &aws.Service{

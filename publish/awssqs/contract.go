@@ -32,14 +32,14 @@ const (
 	// the message.
 	attributeType = "String"
 
-	// maxAttributes and maxEntries are how many attributes a message, and how many messages
-	// one SendMessageBatch can have.
+	// maxAttributes and maxEntries are how many attributes a message, and how many messages one
+	// SendMessageBatch can have.
 	// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 	maxAttributes = 10
 	maxEntries    = 10
 
-	// maxBytes is the most bytes of one message, and of all messages of one batch together:
-	// 1 MiB. Body, and name, type and value of each attribute count.
+	// maxBytes is the most bytes of one message, and of all messages of one batch together: 1 MiB.
+	// Body, and name, type and value of each attribute count.
 	// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
 	maxBytes = 1_048_576
 )

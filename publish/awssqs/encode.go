@@ -49,8 +49,8 @@ func encode(m outflow.Message, fifo bool) (types.SendMessageBatchRequestEntry, e
 	return e, nil
 }
 
-// sizeOf returns what AWS counts of a message: the body, and the name, the type and the value
-// of each attribute.
+// sizeOf returns what AWS counts of a message: the body, and the name, the type and the value of
+// each attribute.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-metadata.html
 func sizeOf(e types.SendMessageBatchRequestEntry) int {
 	size := len(sdk.ToString(e.MessageBody))

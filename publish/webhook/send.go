@@ -138,8 +138,8 @@ func (p *Publisher) secretsFor(to target) ([]Secret, error) {
 	return secrets, nil
 }
 
-// post makes one request. It uses the transport without an http.Client, which would follow redirects.
-// cutShort says that ctx ends before the publisher's own timeout.
+// post makes one request. It uses the transport without an http.Client, which would follow
+// redirects. cutShort says that ctx ends before the publisher's own timeout.
 func (p *Publisher) post(
 	ctx context.Context, to target, id string, header http.Header, body []byte, cutShort bool,
 ) (Answer, error) {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// dedupInterval: "any messages sent with the same deduplication ID … within the
-// 5-minute deduplication interval are accepted … but not delivered".
+// dedupInterval: "any messages sent with the same deduplication ID … within the 5-minute
+// deduplication interval are accepted … but not delivered".
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/using-messagededuplicationid-property.html
 const dedupInterval = 5 * time.Minute
 

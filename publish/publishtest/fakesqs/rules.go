@@ -17,8 +17,8 @@ const (
 )
 
 var (
-	// "A batched message ID can have up to 80 characters … alphanumeric
-	// characters, hyphens (-), and underscores (_)."
+	// "A batched message ID can have up to 80 characters … alphanumeric characters, hyphens (-),
+	// and underscores (_)."
 	// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 	entryID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,80}$`)
 	// Up to 128 alphanumeric characters and punctuation.
