@@ -23,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
@@ -65,7 +66,8 @@ type settings struct {
 	timeout     time.Duration
 	maxQueues   int
 	meters      metric.MeterProvider
-	record      *metrics.Recorder
+	// record is made at the first send: the program may set up its metrics later.
+	record func() *metrics.Recorder
 }
 
 // Option changes a default of New. A value that makes no sense (zero or less, except for
@@ -119,7 +121,7 @@ func New(client API, opts ...Option) *Publisher {
 	for _, opt := range opts {
 		opt(&s)
 	}
-	s.record = metrics.New(s.meters)
+	s.record = sync.OnceValue(func() *metrics.Recorder { return metrics.New(s.meters) })
 	return &Publisher{settings: s}
 }
 

@@ -86,7 +86,7 @@ func (p *Publisher) coalescer(
 ) *coalesce.Coalescer[entry, string] {
 	s := &sender{
 		caller: caller{api: p.api, destination: d, timeout: timeout},
-		lookup: url, record: p.record, cutShort: timeout < p.timeout,
+		lookup: url, record: p.record(), cutShort: timeout < p.timeout,
 	}
 	return coalesce.New(coalesce.Options[entry]{
 		MaxItems: maxEntries,
