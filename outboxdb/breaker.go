@@ -46,7 +46,8 @@ const (
 
 // breakers is what this process knows of the circuit breakers.
 type breakers struct {
-	pool *database.Pool
+	pool      *database.Pool
+	lateBurst time.Duration
 
 	mu              sync.Mutex
 	states          map[string]*destinationState // by the breaker's name
@@ -81,7 +82,7 @@ type newDestinations struct {
 }
 
 func newBreakers(pool *database.Pool) *breakers {
-	return &breakers{pool: pool, states: make(map[string]*destinationState)}
+	return &breakers{pool: pool, lateBurst: lateBurst, states: make(map[string]*destinationState)}
 }
 
 // Observe notes how an attempt to publish the message id ended, and returns how many attempts in

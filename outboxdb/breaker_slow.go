@@ -14,21 +14,31 @@ const (
 	slowAfterAnswer = 10 * time.Minute
 	slowAfterCut    = time.Minute
 	slowInterval    = time.Minute
-	// A late answer weighs lateWeight, and a quick one takes 1 away. A target is slow from
-	// slowWeight: three in a row, or more than one in ten of many. One late answer in thousands
-	// must not take the others off the fast path.
-	lateWeight = 10
+	// A call that was cut short weighs cutWeight, a late answer lateWeight, and a quick one takes 1
+	// away. A target is slow from slowWeight: a cut and a late answer, or more than one in ten of
+	// many. One late answer in thousands must not take the others off the fast path.
+	cutWeight  = 10
+	lateWeight = 20
 	slowWeight = 30
 	maxWeight  = 100
+	// lateBurst is how soon after a late answer another counts as the same: the messages of one
+	// request end together, and so do all calls of a process that stalled.
+	lateBurst = time.Second
 )
 
 // slowness is what this process knows of the time that a target's answers take.
 type slowness struct {
 	weight int       // of late answers
+	lateAt time.Time // when a late answer last counted
 	until  time.Time // as this process noted last
 }
 
-func (s *slowness) late() { s.weight = min(s.weight+lateWeight, maxWeight) }
+// late counts a late answer, unless it belongs to the burst of another.
+func (s *slowness) late(weight int, burst time.Duration) {
+	if now := time.Now(); now.Sub(s.lateAt) >= burst {
+		s.lateAt, s.weight = now, min(s.weight+weight, maxWeight)
+	}
+}
 
 // took weighs the time that a destination took to acknowledge a message. A target whose answers are
 // late is slow: its messages leave the fast path unsent. It stays slow as long as answers take more
@@ -42,7 +52,7 @@ func (b *breakers) took(destination string, took time.Duration) {
 		d.slowness.weight = max(d.slowness.weight-1, 0)
 	case took > outflow.FastPathCallTime:
 		d = b.state(target)
-		d.slowness.late()
+		d.slowness.late(lateWeight, b.lateBurst)
 	}
 	if !quick && d != nil {
 		b.noteSlow(target, d, slowAfterAnswer)
@@ -54,7 +64,7 @@ func (b *breakers) took(destination string, took time.Duration) {
 func (b *breakers) cutShort(destination string) {
 	target := outbox.TargetOf(destination)
 	d := b.state(target)
-	d.slowness.late()
+	d.slowness.late(cutWeight, b.lateBurst)
 	b.noteSlow(target, d, slowAfterCut)
 }
 

@@ -39,6 +39,7 @@ func TestSlowTarget(t *testing.T) {
 	pool := teststack.New(t)
 	watched, statements := traced(t, pool)
 	store := outboxdb.New(watched)
+	store.CountEveryLateAnswer()
 	for range 2 {
 		cutShort(store, "https://shop.example/hooks/1")
 	}
@@ -66,6 +67,7 @@ func TestSlowTarget(t *testing.T) {
 
 	// Another process's cut-offs do not shorten what is known.
 	other := outboxdb.New(watched)
+	other.CountEveryLateAnswer()
 	for range 3 {
 		cutShort(other, "https://shop.example/hooks/1")
 	}
@@ -75,11 +77,28 @@ func TestSlowTarget(t *testing.T) {
 	// A target that is slow stays so while its answers leave the fast path no margin.
 	execute(t, pool, `DELETE FROM outbox.destinations`)
 	third := outboxdb.New(pool)
+	third.CountEveryLateAnswer()
 	for range 3 {
 		cutShort(third, "sqs://orders")
 	}
 	slowUntil(t, pool, "sqs://orders", time.Minute)
 	acknowledgeAfter(third, "sqs://orders", outflow.FastPathCallTime-time.Second)
+	slowUntil(t, pool, "sqs://orders", 10*time.Minute)
+}
+
+// The messages of one late request, and those that were under way when the process stalled, are one
+// late answer together. A late answer that follows makes the target slow.
+func TestABurstOfLateAnswersIsOne(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	watched, statements := traced(t, pool)
+	store := outboxdb.New(watched)
+	for range 100 {
+		cutShort(store, "sqs://orders")
+	}
+	require.Empty(t, statements.take())
+	store.CountEveryLateAnswer()
+	acknowledgeAfter(store, "sqs://orders", late)
 	slowUntil(t, pool, "sqs://orders", 10*time.Minute)
 }
 

@@ -123,3 +123,6 @@ func split[T any](all results, convert func(storedRow) T) (values []T, errs []er
 	}
 	return values, errs
 }
+
+// CountEveryLateAnswer has each late answer count, however soon after another.
+func (s *Store) CountEveryLateAnswer() { s.breakers.lateBurst = 0 }

@@ -29,6 +29,7 @@ const (
 //   - dead rows from the newest
 //   - due callbacks from the oldest
 //
+// Sums are cast to bigint: a role could own an operator of numeric and integer in its schema.
 // Due rows behind an open breaker count as waiting, as in pendingCounts. The $1 targets
 // with the most pending rows stand for themselves, the others together as $2.
 const gaugesSQL = `
@@ -101,10 +102,11 @@ WITH RECURSIVE targets AS (
     SELECT ` + TargetOfSQL + ` AS target, 0, 0, 0, 0, 0, m.dead, NULL
       FROM dead AS m
 ), ranked AS (
-    SELECT c.target, sum(c.due) AS due, sum(c.leased) AS leased, sum(c.waiting) AS waiting, sum(c.retrying) AS retrying,
-           sum(c.delayed) AS delayed, sum(c.dead) AS dead, min(c.oldest) AS oldest,
-           greatest(sum(sum(c.due + c.waiting)) OVER (),
-               sum(sum(c.leased + c.waiting + c.retrying + c.delayed)) OVER (), sum(sum(c.dead)) OVER ()) AS total,
+    SELECT c.target, sum(c.due)::bigint AS due, sum(c.leased)::bigint AS leased, sum(c.waiting)::bigint AS waiting,
+           sum(c.retrying)::bigint AS retrying, sum(c.delayed)::bigint AS delayed, sum(c.dead)::bigint AS dead,
+           min(c.oldest) AS oldest,
+           greatest(sum(sum(c.due + c.waiting)) OVER (), sum(sum(c.leased + c.waiting + c.retrying + c.delayed)) OVER (),
+               sum(sum(c.dead)) OVER ())::bigint AS total,
            row_number() OVER (ORDER BY sum(c.due + c.leased + c.waiting + c.retrying) DESC, sum(c.dead) DESC,
                c.target) AS place
       FROM counted AS c

@@ -65,6 +65,9 @@ const heldBackSQL = `
 // row.
 func (s *Store) Load(ctx context.Context, ref outbox.Ref) (outbox.Record, error) {
 	if record, ok := s.handoff.take(ref); ok {
+		if record.SlowTarget && record.Claims < outbox.QuarantineClaims {
+			s.handoff.settle(ref) // it leaves the fast path unsent, and needs no slot there
+		}
 		return record, nil
 	}
 	found, err := s.loads.Do(ctx, ref)

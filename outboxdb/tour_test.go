@@ -234,6 +234,7 @@ func tourBreaker(t *testing.T, setup, pool *pgxpool.Pool) {
 	reached, err := outboxdb.New(pool).Known(ctx, "sqs://down")
 	require.NoError(t, err)
 	require.True(t, reached)
+	other.CountEveryLateAnswer()
 	for range 3 {
 		cutShort(other, "sqs://slow")
 	}

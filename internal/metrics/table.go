@@ -33,10 +33,11 @@ type Table interface {
 }
 
 // WatchTable exports the table's gauges through p's meter, or the global provider's
-// where p is nil, until the returned function is called. It reads the table when metrics
+// where p is nil, until the returned function is called. That function ends a read under way. It reads the table when metrics
 // are collected.
 func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop func(), err error) {
-	r := &tableReader{table: table, log: log}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &tableReader{ctx: ctx, table: table, log: log}
 	i := instruments{meter: meterOf(p)}
 	g := tableGauges{
 		up:        i.intGauge("outflow.table.up", "Whether the table's gauges could be read in the last minute."),
@@ -54,6 +55,7 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 			"How long the oldest callback has been due that no run has in hand."),
 	}
 	if err := errors.Join(i.errs...); err != nil {
+		cancel()
 		return nil, err
 	}
 	registration, err := i.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
@@ -62,9 +64,14 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 		return nil
 	}, g.up, g.truncated, g.readDuration, g.messages, g.oldest, g.breakersOpen, g.breakersFailing, g.callbacksDue, g.oldestCallback)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
-	return func() { _ = registration.Unregister() }, nil
+	return func() {
+		_ = registration.Unregister()
+		cancel()
+		r.reads.Wait() // the pool can be closed then
+	}, nil
 }
 
 type tableGauges struct {
@@ -115,8 +122,10 @@ type reading struct {
 
 // tableReader reads the table at most once in readEvery, and never twice at once.
 type tableReader struct {
+	ctx   context.Context // ends a read
 	table Table
 	log   *slog.Logger
+	reads sync.WaitGroup
 
 	mu      sync.Mutex
 	began   time.Time     // of the last read
@@ -132,7 +141,8 @@ func (r *tableReader) read(ctx context.Context) (reading, bool) {
 	r.mu.Lock()
 	if r.reading == nil && (r.began.IsZero() || time.Since(r.began) >= readEvery) {
 		r.began, r.reading = time.Now(), make(chan struct{})
-		go r.readNow(r.reading)
+		done := r.reading
+		r.reads.Go(func() { r.readNow(done) })
 	}
 	underWay := r.reading
 	r.mu.Unlock()
@@ -153,7 +163,7 @@ func (r *tableReader) read(ctx context.Context) (reading, bool) {
 // readNow reads the table. A scrape that leaves does not end the read: the next one
 // profits from it.
 func (r *tableReader) readNow(done chan struct{}) {
-	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	ctx, cancel := context.WithTimeout(r.ctx, readTimeout)
 	defer cancel()
 	began := time.Now()
 	found, err := r.table.Gauges(ctx, MaxTargets, OtherTargets)
@@ -161,7 +171,7 @@ func (r *tableReader) readNow(done chan struct{}) {
 	defer r.mu.Unlock()
 	if err == nil {
 		r.last, r.readAt = reading{found, time.Since(began)}, time.Now()
-	} else if !r.failing {
+	} else if !r.failing && r.ctx.Err() == nil {
 		r.log.Warn("reading the outbox table for metrics", "error", err)
 	}
 	r.failing = err != nil

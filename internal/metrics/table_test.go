@@ -25,7 +25,7 @@ func TestScrapeDuringAHangingDatabase(t *testing.T) {
 	var reads atomic.Int32
 	hanging := make(chan struct{})
 	defer close(hanging)
-	r := &tableReader{log: slog.New(slog.DiscardHandler),
+	r := &tableReader{ctx: t.Context(), log: slog.New(slog.DiscardHandler),
 		table: fakeTable(func(context.Context) (outbox.Gauges, error) {
 			reads.Add(1)
 			<-hanging
@@ -52,7 +52,7 @@ func TestReadsOfTheTable(t *testing.T) {
 	t.Parallel()
 	var reads atomic.Int32
 	var fails atomic.Bool
-	r := &tableReader{log: slog.New(slog.DiscardHandler),
+	r := &tableReader{ctx: t.Context(), log: slog.New(slog.DiscardHandler),
 		table: fakeTable(func(context.Context) (outbox.Gauges, error) {
 			reads.Add(1)
 			if fails.Load() {

@@ -67,7 +67,7 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	p.store = outboxdb.New(p.pool)
 	if s.metrics != nil && name == nameStarter { // not each of many workers
 		if p.unwatch, err = metrics.WatchTable(nil, p.store, s.log); err != nil {
-			return nil, err
+			s.log.Warn("the outbox table has no metrics", "error", err) // no delivery depends on them
 		}
 	}
 	if err := s.reachDatabase(ctx, p.store); err != nil {

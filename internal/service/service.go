@@ -72,7 +72,7 @@ func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
 // startMetrics collects the program's metrics where there is an address to serve them at, or an
 // endpoint to push them to. No delivery depends on metrics.
 func startMetrics(ctx context.Context, c config.Config, name string, log *slog.Logger) *telemetry.Metrics {
-	m, err := telemetry.StartMetrics(ctx, c.Metrics, name, c.HealthAddress != "", log)
+	m, err := telemetry.StartMetrics(ctx, c.Metrics, c.Traces, name, c.HealthAddress != "", log)
 	if err != nil {
 		log.Warn("no metrics are collected", "error", err)
 	}

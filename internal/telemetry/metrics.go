@@ -38,15 +38,15 @@ type Metrics struct {
 
 // StartMetrics sets up OpenTelemetry's global MeterProvider, whose metrics are served by Handler,
 // where scraped says so, and pushed where the settings ask for it. It makes no connection. service
-// is the program's name.
-func StartMetrics(ctx context.Context, c config.Metrics, service string, scraped bool,
+// is the program's name, and traces has the variables that name the process for spans too.
+func StartMetrics(ctx context.Context, c config.Metrics, traces config.Traces, service string, scraped bool,
 	log *slog.Logger) (*Metrics, error) {
 	if !scraped && !c.Push {
 		return nil, nil
 	}
 	m := &Metrics{log: log}
 	options := []sdkmetric.Option{
-		sdkmetric.WithResource(resourceOf(config.Traces{}, service)), sdkmetric.WithCardinalityLimit(cardinality),
+		sdkmetric.WithResource(resourceOf(traces, service)), sdkmetric.WithCardinalityLimit(cardinality),
 	}
 	if scraped {
 		reader, err := m.scraped()

@@ -29,7 +29,7 @@ func TestMetricsArePushedAndServed(t *testing.T) {
 	}))
 	t.Cleanup(collector.Close)
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
-	m, err := StartMetrics(t.Context(), config.Metrics{Push: true}, "outflow-starter", true,
+	m, err := StartMetrics(t.Context(), config.Metrics{Push: true}, config.Traces{}, "outflow-starter", true,
 		slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	counter, err := otel.GetMeterProvider().Meter("test").Int64Counter("outflow.claims")
@@ -59,7 +59,7 @@ func TestAHangingCollectorHoldsUpNoStop(t *testing.T) {
 	collector := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hanging }))
 	t.Cleanup(func() { close(hanging); collector.Close() })
 	t.Setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", collector.URL)
-	m, err := StartMetrics(t.Context(), config.Metrics{Push: true}, "outflow-worker", false,
+	m, err := StartMetrics(t.Context(), config.Metrics{Push: true}, config.Traces{}, "outflow-worker", false,
 		slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	assert.Nil(t, m.Handler())
@@ -70,7 +70,7 @@ func TestAHangingCollectorHoldsUpNoStop(t *testing.T) {
 
 // TestNoMetrics: nobody asked for any.
 func TestNoMetrics(t *testing.T) {
-	m, err := StartMetrics(t.Context(), config.Metrics{}, "outflow-worker", false, slog.New(slog.DiscardHandler))
+	m, err := StartMetrics(t.Context(), config.Metrics{}, config.Traces{}, "outflow-worker", false, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	assert.Nil(t, m.Handler())
 	assert.Nil(t, m.Temporal())

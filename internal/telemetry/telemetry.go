@@ -107,13 +107,16 @@ func samplerOf(c config.Traces) sdktrace.Sampler {
 	return sdktrace.ParentBased(sdktrace.AlwaysSample())
 }
 
-// resourceOf says what the spans are of.
+// instanceID names the process, in spans and metrics alike.
+var instanceID = uuid.NewString()
+
+// resourceOf says what the spans and metrics are of.
 func resourceOf(c config.Traces, service string) *resource.Resource {
 	name := c.ServiceName
 	if name == "" {
 		name = service
 	}
-	attributes := []attribute.KeyValue{attribute.String("service.instance.id", uuid.NewString())}
+	attributes := []attribute.KeyValue{attribute.String("service.instance.id", instanceID)}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		attributes = append(attributes, attribute.String("service.version", info.Main.Version))
 	}

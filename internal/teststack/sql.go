@@ -93,6 +93,8 @@ func OpenPQ(t testing.TB, pool *pgxpool.Pool, more url.Values) *sql.DB {
 	t.Helper()
 	u, err := url.Parse(pool.Config().ConnString())
 	require.NoError(t, err)
+	c := pool.Config().ConnConfig // may have another user than its text
+	u.User = url.UserPassword(c.User, c.Password)
 	settings := u.Query()
 	maps.Copy(settings, more)
 	u.RawQuery = settings.Encode()

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
@@ -61,10 +60,7 @@ func TestSQLWithoutRights(t *testing.T) {
 	pool := teststack.New(t)
 	id := enqueue(t, pool, 1)[0]
 	role := teststack.NewRole(t, pool)
-	stranger := teststack.Another(t, pool, func(c *pgxpool.Config) {
-		c.ConnConfig.User, c.ConnConfig.Password = role,
-			role
-	})
+	stranger := teststack.WithRole(t, pool, role)
 	for name, db := range teststack.OpenSQL(t, stranger) {
 		w := wait.NewSQL(db)
 		t.Cleanup(w.Close)
