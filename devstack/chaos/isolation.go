@@ -128,7 +128,7 @@ func (i *isolated) count(ctx context.Context) error {
 // hold notes a bound that is broken: the other measurements are made all the same.
 func (c *chaos) hold(name string, throughput, p99 float64) {
 	if throughput < leastThroughput {
-		c.broken = append(c.broken, fmt.Sprintf("%s: healthy throughput %.2f (at least %.1f)", name, throughput,
+		c.broken = append(c.broken, fmt.Sprintf("%s: throughput %.2f (at least %.1f)", name, throughput,
 			leastThroughput))
 	}
 	c.holdP99(name, p99)
