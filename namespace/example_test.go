@@ -25,6 +25,6 @@ func ExampleTarget_Commands() {
 	for _, command := range target.Commands([]string{"OutflowType"}) {
 		fmt.Println(command)
 	}
-	// Output: temporal operator search-attribute create --address localhost:7233 --namespace shop
-	// --name OutflowType --type Keyword
+	// Output:
+	// temporal operator search-attribute create --address localhost:7233 --namespace shop --name OutflowType --type Keyword
 }

@@ -59,7 +59,8 @@ func ExampleGrants_Statements() {
 		first, _, _ := strings.Cut(statement, "\n")
 		fmt.Println(strings.TrimSpace(first))
 	}
-	// Output: GRANT USAGE ON SCHEMA outbox TO "shop" GRANT EXECUTE ON FUNCTION GRANT EXECUTE ON
-	// FUNCTION outbox.outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO
-	// "shop"
+	// Output:
+	// GRANT USAGE ON SCHEMA outbox TO "shop"
+	// GRANT EXECUTE ON FUNCTION
+	// GRANT EXECUTE ON FUNCTION outbox.outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO "shop"
 }
