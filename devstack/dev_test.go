@@ -95,6 +95,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 func deliver(ctx context.Context, pool *pgxpool.Pool) error {
