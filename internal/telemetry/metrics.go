@@ -95,7 +95,7 @@ func (m *Metrics) Temporal() client.MetricsHandler {
 	if m == nil {
 		return nil
 	}
-	return temporalMetrics{meter: m.provider.Meter("temporal-sdk-go")}
+	return newTemporalMetrics(m.provider.Meter("temporal-sdk-go"))
 }
 
 // Stop pushes what is left, within the bound that spans have. Nothing is recorded

@@ -2,6 +2,8 @@ package telemetry
 
 import (
 	"context"
+	"reflect"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -19,9 +21,16 @@ var temporalSeconds = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 
 type temporalMetrics struct {
 	meter metric.Meter
 	tags  attribute.Set
+	// known has the instruments by kind and name. The SDK asks for one with each call, and the
+	// meter makes it wait while metrics are collected, which may take a slow database's time.
+	known *sync.Map
 }
 
 var _ client.MetricsHandler = temporalMetrics{}
+
+func newTemporalMetrics(meter metric.Meter) temporalMetrics {
+	return temporalMetrics{meter: meter, known: new(sync.Map)}
+}
 
 func (t temporalMetrics) WithTags(tags map[string]string) client.MetricsHandler {
 	all := t.tags.ToSlice()
@@ -33,31 +42,49 @@ func (t temporalMetrics) WithTags(tags map[string]string) client.MetricsHandler 
 }
 
 func (t temporalMetrics) Counter(name string) client.MetricsCounter {
-	c, err := t.meter.Int64Counter(name)
-	if err != nil {
-		otel.Handle(err)
+	c, ok := instrument(t.known, name, func() (metric.Int64Counter, error) { return t.meter.Int64Counter(name) })
+	if !ok {
 		return client.MetricsNopHandler.Counter(name)
 	}
 	return temporalCounter{c, metric.WithAttributeSet(t.tags)}
 }
 
 func (t temporalMetrics) Gauge(name string) client.MetricsGauge {
-	g, err := t.meter.Float64Gauge(name)
-	if err != nil {
-		otel.Handle(err)
+	g, ok := instrument(t.known, name, func() (metric.Float64Gauge, error) { return t.meter.Float64Gauge(name) })
+	if !ok {
 		return client.MetricsNopHandler.Gauge(name)
 	}
 	return temporalGauge{g, metric.WithAttributeSet(t.tags)}
 }
 
 func (t temporalMetrics) Timer(name string) client.MetricsTimer {
-	h, err := t.meter.Float64Histogram(name, metric.WithUnit("s"),
-		metric.WithExplicitBucketBoundaries(temporalSeconds...))
-	if err != nil {
-		otel.Handle(err)
+	h, ok := instrument(t.known, name, func() (metric.Float64Histogram, error) {
+		return t.meter.Float64Histogram(name, metric.WithUnit("s"),
+			metric.WithExplicitBucketBoundaries(temporalSeconds...))
+	})
+	if !ok {
 		return client.MetricsNopHandler.Timer(name)
 	}
 	return temporalTimer{h, metric.WithAttributeSet(t.tags)}
+}
+
+// instrument returns the instrument of a kind and name, which is made once.
+func instrument[I any](known *sync.Map, name string, create func() (I, error)) (i I, ok bool) {
+	type key struct {
+		kind reflect.Type
+		name string
+	}
+	k := key{reflect.TypeFor[I](), name}
+	if found, ok := known.Load(k); ok {
+		return found.(I), true
+	}
+	i, err := create()
+	if err != nil {
+		otel.Handle(err)
+		return i, false
+	}
+	known.Store(k, i)
+	return i, true
 }
 
 type temporalCounter struct {
