@@ -84,7 +84,7 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 	require.Equal(t, 1, b.Openings)
 	require.InDelta(t, 1, *b.OpenFor, 0.9)
 
-	// Stragglers that were sent before it opened do not open it again.
+	// Late failures of attempts from before it opened do not open it again.
 	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() + interval '1 minute'`)
 	fail(store, "sqs://down", errDown)
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE failures = 6)`)
