@@ -139,15 +139,15 @@ func TestFailingTargetsPlan(t *testing.T) {
 			execute(t, pool, `ANALYZE outbox.messages, outbox.destinations`)
 		}
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-			p := explain(t, pool, mode, failingTargetsSQL, 10)
+			p := teststack.Explain(t, pool, mode, failingTargetsSQL, 10)
 			require.EqualValues(t, 10, p.Rows)
-			p.each(func(n plan) {
+			p.Each(func(n teststack.Plan) {
 				require.LessOrEqual(t, n.Joined*n.Loops, 50_000.0, "%s compares every destination with every breaker",
 					n.Node)
 				require.LessOrEqual(t, n.Rows*n.Loops, 50_000.0, "%s on %s", n.Node, n.Table)
 			})
-			t.Logf("%d buffers", p.buffers())
-			require.LessOrEqual(t, p.buffers(), 40_000)
+			t.Logf("%d buffers", p.Buffers())
+			require.LessOrEqual(t, p.Buffers(), 40_000)
 		}
 	}
 }

@@ -2,9 +2,6 @@ package operator
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -202,64 +199,6 @@ const waitsForLock = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname 
 func beginLoad(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	execute(t, pool, `ALTER TABLE outbox.messages SET UNLOGGED, SET (autovacuum_enabled = off)`)
-}
-
-// plan is what EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) says of a node.
-type plan struct {
-	Node    string  `json:"Node Type"`
-	Table   string  `json:"Relation Name"`
-	Index   string  `json:"Index Name"`
-	Rows    float64 `json:"Actual Rows"`
-	Loops   float64 `json:"Actual Loops"`
-	Removed float64 `json:"Rows Removed by Filter"`
-	Joined  float64 `json:"Rows Removed by Join Filter"`
-	Hit     int     `json:"Shared Hit Blocks"`
-	Read    int     `json:"Shared Read Blocks"`
-	Plans   []plan  `json:"Plans"`
-}
-
-func (p plan) buffers() int { return p.Hit + p.Read }
-
-func (p plan) each(visit func(plan)) {
-	visit(p)
-	for _, child := range p.Plans {
-		child.each(visit)
-	}
-}
-
-// explain runs a prepared statement and takes back what it wrote. Only EXPLAIN of EXECUTE honours
-// plan_cache_mode. A session reads the catalog for the functions in it once, which is done before.
-func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...any) plan {
-	t.Helper()
-	conn, err := pool.Acquire(t.Context())
-	require.NoError(t, err)
-	defer conn.Release()
-	literals := make([]string, 0, len(args))
-	for _, a := range args {
-		if list, ok := a.([]string); ok {
-			a = "{" + strings.Join(list, ",") + "}"
-		}
-		literals = append(literals, fmt.Sprintf("'%v'", a))
-	}
-	execution := "EXECUTE looked_at"
-	if len(args) > 0 {
-		execution += " (" + strings.Join(literals, ", ") + ")"
-	}
-	var out []byte
-	for _, sql := range []string{
-		`SELECT outbox.notify_waiters('{}'), outbox.outcomes('{}')`,
-		`PREPARE looked_at AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
-		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ` + execution, `ROLLBACK`, `DEALLOCATE looked_at`,
-	} {
-		results, err := conn.Conn().PgConn().Exec(t.Context(), sql).ReadAll()
-		require.NoError(t, err, sql)
-		if len(results) > 0 && len(results[0].Rows) > 0 {
-			out = results[0].Rows[0][0]
-		}
-	}
-	var explained []struct{ Plan plan }
-	require.NoError(t, json.Unmarshal(out, &explained))
-	return explained[0].Plan
 }
 
 // makeWay has a run leave its message without sending.

@@ -146,15 +146,15 @@ func TestListPlans(t *testing.T) {
 			for range 3 {
 				f.After = cursor
 				statement, args := firstStatement(f)
-				var explained []struct{ Plan plan }
+				var explained []struct{ Plan teststack.Plan }
 				require.NoError(t, json.Unmarshal(value[[]byte](t, pool,
 					`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+statement, args...), &explained))
 				p := explained[0].Plan
-				p.each(func(n plan) {
+				p.Each(func(n teststack.Plan) {
 					assert.NotEqual(t, "Sort", n.Node)
 					assert.NotContains(t, n.Node, "Seq Scan")
 				})
-				assert.LessOrEqual(t, p.buffers(), 600)
+				assert.LessOrEqual(t, p.Buffers(), 600)
 				page, next, err := newActs(pool).List(t.Context(), f)
 				require.NoError(t, err)
 				require.Len(t, page, 50)
@@ -289,14 +289,14 @@ func TestActPlans(t *testing.T) {
 			}
 			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 				t.Run(statistics+"/"+mode+"/"+name, func(t *testing.T) {
-					p := explain(t, pool, mode, c.statement, c.args...)
-					p.each(func(n plan) {
+					p := teststack.Explain(t, pool, mode, c.statement, c.args...)
+					p.Each(func(n teststack.Plan) {
 						assert.False(t, n.Table == "messages" && n.Node == "Seq Scan")
 						assert.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s reads what it does not use", n.Node,
 							n.Index)
 					})
-					t.Logf("%d buffers", p.buffers())
-					assert.LessOrEqual(t, p.buffers(), 600)
+					t.Logf("%d buffers", p.Buffers())
+					assert.LessOrEqual(t, p.Buffers(), 600)
 				})
 			}
 		}

@@ -229,9 +229,9 @@ func TestABacklogThatIsNotNewIsNotProbed(t *testing.T) {
 	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload) SELECT gen_random_uuid(), $1, 'a',
 	    '{}' FROM generate_series(1, 20000)`, hook(1))
 	execute(t, pool, `VACUUM ANALYZE outbox.messages`)
-	p := explain(t, pool, "force_generic_plan", outboxdb.StatementTakeProbes, 50, "40 s")
+	p := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementTakeProbes, 50, "40 s")
 	require.Zero(t, p.Rows)
-	require.Less(t, p.buffers(), 60)
+	require.Less(t, p.Buffers(), 60)
 	_, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.destinations WHERE open_until IS NOT NULL`))

@@ -256,8 +256,9 @@ func TestRulesCostLittle(t *testing.T) {
 	one := another(t, pool, func(c *pgxpool.Config) { c.MaxConns = 1 })
 	buffers := func(callback string) (n int) {
 		for range 8 { // a session's first plans are others
-			n = explain(t, one, "auto", `SELECT outbox.enqueue('sqs://orders', 'a', 'x'::text, callback => $1)`,
-				callback).buffers()
+			n = teststack.Explain(t, one, "auto",
+				`SELECT outbox.enqueue('sqs://orders', 'a', 'x'::text, callback => $1)`,
+				callback).Buffers()
 		}
 		return n
 	}

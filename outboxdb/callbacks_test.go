@@ -281,11 +281,11 @@ func TestCallbackPlans(t *testing.T) {
 			"begin": {outboxdb.StatementBeginCallback, 1, []any{id, 1, "1 minute", outflow.MaxCallbackPayload}},
 			"note":  {outboxdb.StatementNoteCallback, 0, []any{id, 1, "delivered", "due", "e", "1 minute"}},
 		} {
-			p := explain(t, pool, mode, c.statement, c.args...)
-			t.Logf("%s, %s: %d buffers", mode, name, p.buffers())
+			p := teststack.Explain(t, pool, mode, c.statement, c.args...)
+			t.Logf("%s, %s: %d buffers", mode, name, p.Buffers())
 			requireIndexed(t, p)
 			require.Equal(t, c.rows, p.Rows, name)
-			require.LessOrEqual(t, p.buffers(), 150, name)
+			require.LessOrEqual(t, p.Buffers(), 150, name)
 		}
 	}
 }

@@ -320,9 +320,9 @@ func TestNotifyingNoWaiterIsCheap(t *testing.T) {
 	silent := strings.Replace(outboxdb.StatementFinish, notifies, "count(*) FROM ended", 1)
 	require.NotEqual(t, outboxdb.StatementFinish, silent)
 	buffers := func(statement string) int {
-		p := explain(t, pool, "force_generic_plan", statement, words, ones, ends, nulls, nulls, ones)
+		p := teststack.Explain(t, pool, "force_generic_plan", statement, words, ones, ends, nulls, nulls, ones)
 		require.EqualValues(t, 20, p.Rows)
-		return p.buffers()
+		return p.Buffers()
 	}
 	buffers(silent) // the first time fills the session's caches
 	buffers(outboxdb.StatementFinish)

@@ -28,9 +28,9 @@ func TestGaugesAtScale(t *testing.T) {
 	store := outboxdb.New(pool)
 	look := func(t *testing.T) {
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-			p := explain(t, pool, mode, outboxdb.StatementGauges, 50, "other")
-			t.Logf("%s: %d buffers", mode, p.buffers())
-			p.each(func(n plan) {
+			p := teststack.Explain(t, pool, mode, outboxdb.StatementGauges, 50, "other")
+			t.Logf("%s: %d buffers", mode, p.Buffers())
+			p.Each(func(n teststack.Plan) {
 				if n.Table == "messages" {
 					require.NotEqual(t, "Seq Scan", n.Node)
 				}

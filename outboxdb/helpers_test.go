@@ -3,7 +3,6 @@ package outboxdb_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -276,26 +275,6 @@ func closed(c <-chan struct{}) bool {
 	default:
 		return false
 	}
-}
-
-// literal writes args for EXECUTE, which takes no parameters within EXPLAIN.
-func literal(args ...any) string {
-	parts := make([]string, 0, len(args))
-	for _, a := range args {
-		switch a := a.(type) {
-		case []string:
-			parts = append(parts, "'{"+strings.Join(a, ",")+"}'")
-		case []time.Time:
-			times := make([]string, 0, len(a))
-			for _, at := range a {
-				times = append(times, `"`+at.Format(time.RFC3339Nano)+`"`)
-			}
-			parts = append(parts, "'{"+strings.Join(times, ",")+"}'")
-		default:
-			parts = append(parts, fmt.Sprintf("'%v'", a))
-		}
-	}
-	return strings.Join(parts, ", ")
 }
 
 // acknowledge, fail, reject, cutShort and inconclusive observe one attempt to publish.

@@ -1,7 +1,6 @@
 package outboxdb_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -17,63 +16,11 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-// plan is what EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) says of a node.
-type plan struct {
-	Node    string  `json:"Node Type"`
-	Table   string  `json:"Relation Name"`
-	Index   string  `json:"Index Name"`
-	Rows    float64 `json:"Actual Rows"`
-	Loops   float64 `json:"Actual Loops"`
-	Removed float64 `json:"Rows Removed by Filter"`
-	Joined  float64 `json:"Rows Removed by Join Filter"`
-	Hit     int     `json:"Shared Hit Blocks"`
-	Read    int     `json:"Shared Read Blocks"`
-	Plans   []plan  `json:"Plans"`
-}
-
-func (p plan) buffers() int { return p.Hit + p.Read }
-
-func (p plan) each(visit func(plan)) {
-	visit(p)
-	for _, child := range p.Plans {
-		child.each(visit)
-	}
-}
-
-// explain runs a prepared statement and takes back what it wrote. Only EXPLAIN
-// of EXECUTE honours plan_cache_mode. A session reads the catalog for the functions
-// in it once, which is done before.
-func explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...any) plan {
-	t.Helper()
-	conn, err := pool.Acquire(t.Context())
-	require.NoError(t, err)
-	defer conn.Release()
-	var out []byte
-	values := ""
-	if len(args) > 0 {
-		values = " (" + literal(args...) + ")"
-	}
-	for _, sql := range []string{
-		`SELECT outbox.notify_waiters('{}'), outbox.outcomes('{}')`,
-		`PREPARE explained AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
-		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE explained` + values, `ROLLBACK`, `DEALLOCATE explained`,
-	} {
-		results, err := conn.Conn().PgConn().Exec(t.Context(), sql).ReadAll()
-		require.NoError(t, err, sql)
-		if len(results) > 0 && len(results[0].Rows) > 0 {
-			out = results[0].Rows[0][0]
-		}
-	}
-	var explained []struct{ Plan plan }
-	require.NoError(t, json.Unmarshal(out, &explained))
-	return explained[0].Plan
-}
-
 // requireIndexed fails where the table is reached by anything but an index, or
 // where rows are read for nothing or sorted.
-func requireIndexed(t *testing.T, p plan) {
+func requireIndexed(t *testing.T, p teststack.Plan) {
 	t.Helper()
-	p.each(func(n plan) {
+	p.Each(func(n teststack.Plan) {
 		require.NotContains(t, n.Node, "Sort")
 		require.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s %s reads what it does not use", n.Node, n.Table,
 			n.Index)
@@ -205,11 +152,11 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"outcomes 20", `SELECT o.* FROM outbox.outcomes($1::uuid[]) AS o`, 20, 120, []any{ids}},
 		} {
 			t.Run(mode+"/"+c.name, func(t *testing.T) {
-				p := explain(t, pool, mode, c.statement, c.args...)
-				t.Logf("%s, %s, %s: %d buffers", statistics, mode, c.name, p.buffers())
+				p := teststack.Explain(t, pool, mode, c.statement, c.args...)
+				t.Logf("%s, %s, %s: %d buffers", statistics, mode, c.name, p.Buffers())
 				requireIndexed(t, p)
 				require.Equal(t, c.rows, p.Rows)
-				require.LessOrEqual(t, p.buffers(), c.buffers)
+				require.LessOrEqual(t, p.Buffers(), c.buffers)
 			})
 		}
 	}
@@ -223,16 +170,17 @@ func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
 	defer execute(t, pool, `DELETE FROM outbox.destinations`)
 	aMonthAgo := []time.Time{time.Now().Add(-30 * 24 * time.Hour)}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-		p := explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"}, []string{"sqs://paused"},
+		p := teststack.Explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"},
+			[]string{"sqs://paused"},
 			aMonthAgo,
 			[]string{"100"}, []string{"0"}, 100, 1<<24, "1 minute", 200, []string{})
-		t.Logf("%s: %d buffers to claim none of a million", mode, p.buffers())
+		t.Logf("%s: %d buffers to claim none of a million", mode, p.Buffers())
 		require.Zero(t, p.Rows)
-		require.LessOrEqual(t, p.buffers(), 20)
-		p = explain(t, pool, mode, outboxdb.StatementTakeProbes, 50, "20 seconds")
-		t.Logf("%s: %d buffers to find a probe", mode, p.buffers())
+		require.LessOrEqual(t, p.Buffers(), 20)
+		p = teststack.Explain(t, pool, mode, outboxdb.StatementTakeProbes, 50, "20 seconds")
+		t.Logf("%s: %d buffers to find a probe", mode, p.Buffers())
 		require.EqualValues(t, 1, p.Rows)
-		require.LessOrEqual(t, p.buffers(), 200, "most of it the renewals above, which were rolled back")
+		require.LessOrEqual(t, p.Buffers(), 200, "most of it the renewals above, which were rolled back")
 	}
 }
 

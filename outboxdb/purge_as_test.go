@@ -99,12 +99,12 @@ func TestPurgeDismissedPlan(t *testing.T) {
 		}
 		for _, statement := range []string{outboxdb.StatementPurgeDismissed, outboxdb.StatementMoveDismissed} {
 			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-				p := explain(t, pool, mode, statement, outflow.Dead, "1 day", "2000-01-01Z", 10)
-				p.each(func(n plan) {
+				p := teststack.Explain(t, pool, mode, statement, outflow.Dead, "1 day", "2000-01-01Z", 10)
+				p.Each(func(n teststack.Plan) {
 					require.NotEqual(t, "Seq Scan", n.Node)
 					require.Contains(t, []string{"", "messages_dismissed", "messages_pkey"}, n.Index)
 				})
-				require.LessOrEqual(t, p.buffers(), 300)
+				require.LessOrEqual(t, p.Buffers(), 300)
 			}
 		}
 	}
@@ -139,13 +139,13 @@ func TestPurgeAsPlans(t *testing.T) {
 		} {
 			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 				t.Run(statistics+"/"+mode+"/"+name, func(t *testing.T) {
-					p := explain(t, pool, mode, c.statement, c.args...)
-					p.each(func(n plan) {
+					p := teststack.Explain(t, pool, mode, c.statement, c.args...)
+					p.Each(func(n teststack.Plan) {
 						assert.False(t, n.Table == "messages" && n.Node == "Seq Scan")
 						assert.LessOrEqual(t, n.Removed*n.Loops, 50.0, "%s on %s reads what it does not use", n.Node,
 							n.Index)
 					})
-					assert.LessOrEqual(t, p.buffers(), 600)
+					assert.LessOrEqual(t, p.Buffers(), 600)
 				})
 			}
 		}

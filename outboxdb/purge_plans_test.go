@@ -59,10 +59,11 @@ func TestPurgePlans(t *testing.T) {
 			most := map[string]int{"purge": 9000, "to history": 15_000}[name]
 			for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 				t.Run(name+"/"+mode, func(t *testing.T) {
-					p := explain(t, pool, mode, statement, outflow.Delivered, "1 hour", first.Format(time.RFC3339Nano),
+					p := teststack.Explain(t, pool, mode, statement, outflow.Delivered, "1 hour",
+						first.Format(time.RFC3339Nano),
 						1000)
 					deleted := 0.0
-					p.each(func(n plan) {
+					p.Each(func(n teststack.Plan) {
 						if n.Node == "ModifyTable" && n.Table == "messages" {
 							deleted = n.Rows
 						}
@@ -70,12 +71,13 @@ func TestPurgePlans(t *testing.T) {
 					require.EqualValues(t, 1000, deleted)
 					// A row: two looks by index, a lock, a delete; in history, a row and two index
 					// entries.
-					t.Logf("%s, %s: %d buffers", name, mode, p.buffers())
+					t.Logf("%s, %s: %d buffers", name, mode, p.Buffers())
 					requireIndexed(t, p)
-					require.LessOrEqual(t, p.buffers(), most)
-					nothing := explain(t, pool, mode, statement, outflow.Dead, "1 hour", first.Format(time.RFC3339Nano),
+					require.LessOrEqual(t, p.Buffers(), most)
+					nothing := teststack.Explain(t, pool, mode, statement, outflow.Dead, "1 hour",
+						first.Format(time.RFC3339Nano),
 						1000)
-					require.LessOrEqual(t, nothing.buffers(), 50, "nothing to do costs nothing")
+					require.LessOrEqual(t, nothing.Buffers(), 50, "nothing to do costs nothing")
 				})
 			}
 		}
@@ -113,8 +115,8 @@ func TestPurgeDoesNotCrawl(t *testing.T) {
 		p.After = purged.UpTo
 	}
 	buffers := func(after time.Time) int {
-		return explain(t, pool, "force_generic_plan", outboxdb.StatementPurge, outflow.Delivered, "1 hour",
-			after.Format(time.RFC3339Nano), 100).buffers()
+		return teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementPurge, outflow.Delivered, "1 hour",
+			after.Format(time.RFC3339Nano), 100).Buffers()
 	}
 	marked, fromTheStart := buffers(p.After), buffers(p.After.Add(-hour))
 	t.Logf("a chunk of 100 after 19,000: %d buffers from the mark, %d without it", marked, fromTheStart)

@@ -35,11 +35,12 @@ func TestHeldSnapshot(t *testing.T) {
 	claim(t, store, req)
 	store.HoldWalk()
 	cost := func(marks []time.Time) int {
-		p := explain(t, pool, "force_generic_plan", outboxdb.StatementClaim, []string{"sqs://a"}, []string{"sqs://a"},
+		p := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementClaim, []string{"sqs://a"},
+			[]string{"sqs://a"},
 			marks,
 			[]string{"10"}, []string{"0"}, 10, 1<<24, "1 minute", 200, []string{})
 		require.EqualValues(t, 10, p.Rows)
-		return p.buffers()
+		return p.Buffers()
 	}
 	_, marks := store.Remembered()
 	first := cost(marks)

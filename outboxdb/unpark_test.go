@@ -25,12 +25,14 @@ func TestDelayedMessagesCostNothing(t *testing.T) {
 	pool := another(t, teststack.New(t), utc)
 	healthy := enqueue(t, pool, message("sqs://zealous"))
 	look := func() int {
-		walk := explain(t, pool, "force_generic_plan", outboxdb.StatementDueDestinations, "", outboxdb.WalkDestinations,
+		walk := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementDueDestinations, "",
+			outboxdb.WalkDestinations,
 			32, []string{}, []string{})
-		unpark := explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, "100 years", 1000, 250, 1000)
+		unpark := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, "100 years", 1000, 250,
+			1000)
 		require.EqualValues(t, 1, walk.Rows)
 		require.EqualValues(t, 1, unpark.Rows)
-		return walk.buffers() + unpark.buffers()
+		return walk.Buffers() + unpark.Buffers()
 	}
 	before := look()
 	delayed := make([]outflow.Message, 5000)
@@ -194,14 +196,14 @@ func TestUnparkPlan(t *testing.T) {
 			execute(t, pool, `ANALYZE outbox.messages`)
 		}
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-			p := explain(t, pool, mode, outboxdb.StatementUnpark, "1 hour", 100, 20, 100)
-			p.each(func(n plan) {
+			p := teststack.Explain(t, pool, mode, outboxdb.StatementUnpark, "1 hour", 100, 20, 100)
+			p.Each(func(n teststack.Plan) {
 				require.NotEqual(t, "Seq Scan", n.Node)
 				require.Contains(t, []string{"", "messages_parked", "messages_pkey", "destinations_pkey"}, n.Index)
 			})
-			t.Logf("%d buffers to unpark %.0f destinations' rows", p.buffers(), p.Rows)
+			t.Logf("%d buffers to unpark %.0f destinations' rows", p.Buffers(), p.Rows)
 			require.EqualValues(t, 100, p.Rows)
-			require.LessOrEqual(t, p.buffers(), 5000)
+			require.LessOrEqual(t, p.Buffers(), 5000)
 		}
 	}
 }
@@ -220,9 +222,9 @@ func TestAHeldSnapshotCostsALookLittle(t *testing.T) {
 	execute(t, pool, `UPDATE outbox.messages SET state = 'delivered', finished_at = now(), parked = false`)
 	inTx(t, pool, func(tx pgx.Tx) { park(t, tx, 1, `'sqs://a'`, `interval '0'`) })
 	cost := func(within string) int {
-		p := explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, within, 1000, 250, 1000)
+		p := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, within, 1000, 250, 1000)
 		require.EqualValues(t, 1, p.Rows)
-		return p.buffers()
+		return p.Buffers()
 	}
 	all, latest := cost("2 hours"), cost("1 minute")
 	t.Logf("%d buffers to look at everything, %d at the last minute", all, latest)
