@@ -74,8 +74,9 @@ UPDATE outbox.messages AS m
    SET available_at = now(), parked = false
  WHERE m.id = $1 AND m.generation = $2 AND m.available_at = $3 AND m.finished_at IS NULL`
 
-// PutBack leaves a message to a later claim, and returns how it stands then. A message that is
-// final, or for an attempt that failed of another generation, is left as it is.
+// PutBack leaves a message to a later claim. After an attempt that failed it returns how the message
+// stands then: one that is final or of another generation is left as it is. With NotSent it returns
+// no outcome.
 func (s *Store) PutBack(ctx context.Context, p outbox.PutBack) (outflow.Outcome, error) {
 	if p.NotSent {
 		s.handoff.settle(p.Ref)
