@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -65,13 +66,18 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-func TestMedianOfRatios(t *testing.T) {
-	m := func(throughput float64, p99 time.Duration) measure { return measure{throughput: throughput, p99: p99} }
+func TestRatiosOfAllRounds(t *testing.T) {
+	m := func(throughput, beside float64, took ...time.Duration) measure {
+		return measure{throughput: throughput, beside: beside, took: took}
+	}
 	throughput, p99 := series{
-		without: []measure{m(100, 10), m(100, 20), m(10, 100), m(210, 20)},
-		with:    []measure{m(50, 40), m(49.5, 66), m(110, 30)},
+		without: []measure{m(100, 0, 1, 2, 30), m(50, 0, 3, 4), m(100, 0, 5, 40)}, // 0.04/3 s each
+		with:    []measure{m(40, 10, 1, 44), m(100, 0, 2, 3)},                     // 0.03/2 s each
 	}.ratios()
-	if throughput != 0.9 || p99 != 1.1 {
+	if math.Abs(throughput-0.8889) > 0.001 || p99 != 1.1 {
 		t.Errorf("%v %v", throughput, p99)
+	}
+	if q := quantile([]time.Duration{1, 2, 3, 4}, 0.5); q != 2 || quantile(nil, 0.5) != 0 {
+		t.Errorf("the median of four is the second: %v", q)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -28,33 +29,54 @@ var healthy = []string{"orders", "letters", "invoices", "events"}
 
 // measure is what a round found of the healthy queues.
 type measure struct {
-	throughput float64       // messages a second, out of a backlog
-	beside     float64       // those that other destinations took in the same time
-	p99        time.Duration // from enqueue to mark, at a steady rate
+	throughput float64         // messages a second, out of a backlog
+	beside     float64         // those that other destinations took in the same time
+	took       []time.Duration // from enqueue to mark, at a steady rate, sorted
 }
 
 // all is what all destinations took in a second.
 func (m measure) all() float64 { return m.throughput + m.beside }
 
 func (m measure) String() string {
-	return fmt.Sprintf("%.0f/s, others %.0f/s, p99 %s", m.throughput, m.beside, m.p99.Round(time.Millisecond))
+	return fmt.Sprintf("%.0f/s, others %.0f/s, p50 %s, p99 %s", m.throughput, m.beside,
+		quantile(m.took, 0.5).Round(time.Millisecond), quantile(m.took, 0.99).Round(time.Millisecond))
 }
 
 // series is rounds in turn: without trouble, with it, without, and so on; the last
 // is without.
 type series struct{ without, with []measure }
 
-// ratios are with over the mean of the two without beside it, each the median of all: neighbours in
-// time share the machine's moods, and what it drifts by between them cancels out. The throughput is
-// that of all destinations: what a slow one takes is its share of two cores that are saturated.
+// ratios are with over without, of all rounds together: a round's throughput differs by a fifth from
+// the next one's, and the p99 of its 200 messages is that of two of them. The throughput is that of
+// all destinations: what a slow one takes is its share of two cores that are saturated.
 func (s series) ratios() (throughput, p99 float64) {
-	var t, p []float64
-	for i, with := range s.with {
-		before, after := s.without[i], s.without[i+1]
-		t = append(t, 2*with.all()/(before.all()+after.all()))
-		p = append(p, 2*float64(with.p99)/float64(before.p99+after.p99))
+	return secondsEach(s.without) / secondsEach(s.with),
+		float64(p99Of(s.with)) / float64(p99Of(s.without))
+}
+
+// secondsEach is the mean time for a message out of a backlog.
+func secondsEach(rounds []measure) (seconds float64) {
+	for _, m := range rounds {
+		seconds += 1 / m.all() / float64(len(rounds))
 	}
-	return median(t), median(p)
+	return seconds
+}
+
+func p99Of(rounds []measure) time.Duration {
+	var all []time.Duration
+	for _, m := range rounds {
+		all = append(all, m.took...)
+	}
+	slices.Sort(all)
+	return quantile(all, 0.99)
+}
+
+// quantile is the smallest of the sorted values that q of them do not exceed.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[max(int(math.Ceil(q*float64(len(sorted))))-1, 0)]
 }
 
 // compare measures rounds without and with a trouble in turn, and prints their
@@ -83,11 +105,6 @@ func (c *chaos) compare(name string, without,
 	c.result("ratio throughput/%s %.2f", name, throughput)
 	c.result("ratio healthy-p99/%s %.2f", name, p99)
 	return throughput, p99, nil
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
 }
 
 // measureRound drains a backlog of the healthy queues, then keeps a steady load
@@ -127,8 +144,12 @@ func (c *chaos) measureRound(ctx context.Context, f *fleet) (measure, error) {
 	if err := f.awaitHealthy(ctx); err != nil {
 		return m, err
 	}
-	if err := f.Pool.QueryRow(ctx, steadyP99, from, healthyDestinations()).Scan(&m.p99); err != nil {
-		return m, fmt.Errorf("reading the latency: %w", err)
+	rows, err := f.Pool.Query(ctx, steadyTook, from, healthyDestinations())
+	if err == nil {
+		m.took, err = pgx.CollectRows(rows, pgx.RowTo[time.Duration])
+	}
+	if err != nil {
+		return m, fmt.Errorf("reading the latencies: %w", err)
 	}
 	return m, nil
 }
@@ -142,9 +163,10 @@ SELECT ended - began, (SELECT count(*) FROM outbox.messages
                         WHERE state = 'delivered' AND finished_at BETWEEN began AND ended AND destination <> ALL ($2))
   FROM burst`
 
-const steadyP99 = `
-SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY finished_at - enqueued_at) FROM outbox.messages
- WHERE enqueued_at >= $1 AND destination = ANY ($2) AND type = 'numbered'`
+const steadyTook = `
+SELECT finished_at - enqueued_at AS took FROM outbox.messages
+ WHERE enqueued_at >= $1 AND destination = ANY ($2) AND type = 'numbered' AND state = 'delivered'
+ ORDER BY took`
 
 func healthyDestinations() (all []string) {
 	for _, q := range healthy {
