@@ -23,3 +23,10 @@ func CallTime(ctx context.Context, own time.Duration) time.Duration {
 	}
 	return own
 }
+
+// EnoughTime reports whether ctx goes on and leaves at least want. A publisher that has less sends
+// nothing: its error wraps outflow.ErrNotAttempted.
+func EnoughTime(ctx context.Context, want time.Duration) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() == nil && (!ok || time.Until(deadline) >= want)
+}

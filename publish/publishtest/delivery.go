@@ -63,18 +63,12 @@ func publishedAgain(t *testing.T, h Harness) {
 
 func headersArrive(t *testing.T, h Harness) {
 	p, destination := h.Publisher(t), h.Destination(t)
-	many := func(n, size int) map[string]string {
-		headers := map[string]string{}
-		for i := range n {
-			headers[fmt.Sprintf("x-header.%02d", i)] = strings.Repeat("v", size)
-		}
-		return headers
-	}
 	trace := "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	for name, headers := range map[string]map[string]string{
 		"one":         {"tenant": "acme"},
 		"fifteen":     many(15, 20),
 		"sixty-four":  many(64, 1000),
+		"largest":     many(2, largestHeader),
 		"trace":       {"traceparent": trace, "tracestate": "a=b"},
 		"empty value": {"tenant": "", "other": "x"},
 		"odd values": {
@@ -88,6 +82,35 @@ func headersArrive(t *testing.T, h Harness) {
 			assert.Equal(t, carried(m), arrives(t, h, p, m))
 		})
 	}
+}
+
+// mostHeaders and largestHeader are the enqueue's limits: see outflow.Message.
+const mostHeaders, largestHeader = 64, 8 << 10
+
+func many(n, size int) map[string]string {
+	headers := map[string]string{}
+	for i := range n {
+		headers[fmt.Sprintf("x-header.%02d", i)] = strings.Repeat("v", size)
+	}
+	return headers
+}
+
+// headersAtTheLimit: the broker takes the most and the largest headers, or refuses that message
+// alone.
+func headersAtTheLimit(t *testing.T, h Harness) {
+	p, destination := h.Publisher(t), h.Destination(t)
+	m := message(destination)
+	m.Headers = many(mostHeaders, largestHeader)
+	if _, err := p.Publish(t.Context(), m); err != nil {
+		failsAs(t, outflow.ClassPermanent, err)
+		t.Logf("the broker takes less: %v", err)
+	} else {
+		got := h.Receive(t, destination, 1)
+		require.Len(t, got, 1)
+		assert.Equal(t, carried(m), got[0])
+	}
+	m = message(destination)
+	assert.Equal(t, carried(m), arrives(t, h, p, m), "the next message")
 }
 
 // concurrentPublishes: each call gets its own message's answer.

@@ -62,43 +62,68 @@ const (
 	AnswerLost Fault = "answer lost"
 	// Slow: the broker takes SlowBy for each request.
 	Slow Fault = "slow"
+	// Unreachable: the broker refuses connections, and the open ones die. It may concern every
+	// destination. A Gate makes it.
+	Unreachable Fault = "unreachable"
 )
 
 // SlowBy is how long the broker takes under Slow.
 const SlowBy = time.Second
 
-// Cases are the cases of the suite by name. MissingDestination and the cases that need a Fault
-// are those that a broker may have to skip.
+// Cases are the cases of the suite by name. A harness may skip those that have a constant, where
+// its broker can't have them.
 var Cases = map[string]func(t *testing.T, h Harness){
 	"payloads arrive byte for byte":         payloadsArrive,
-	"type and content type arrive":          typesArrive,
-	"headers arrive under their own names":  headersArrive,
-	"a message may be published again":      publishedAgain,
+	CaseTypes:                               typesArrive,
+	CaseHeaders:                             headersArrive,
+	CaseHeaderLimits:                        headersAtTheLimit,
+	CaseAgain:                               publishedAgain,
 	"concurrent publishes arrive once each": concurrentPublishes,
 
 	"a destination that can't be parsed is permanent": unparsableDestination,
 	"a destination of another scheme is permanent":    otherScheme,
 	CaseMissingDestination:                            missingDestination,
-	"a message that is too large is permanent":        tooLarge,
-	"a message that is too large hurts no neighbour":  tooLargeAmongOthers,
+	CaseTooLarge:                                      tooLarge,
+	CaseTooLargeNeighbour:                             tooLargeAmongOthers,
 
-	"a caller without time sends nothing":    withoutTime,
-	"a throttled destination is unavailable": func(t *testing.T, h Harness) { unavailable(t, h, Throttled) },
-	"a denied destination is unavailable":    func(t *testing.T, h Harness) { unavailable(t, h, Denied) },
-	"a broken destination is unavailable":    func(t *testing.T, h Harness) { unavailable(t, h, Broken) },
-	"a lost answer is not sent again":        func(t *testing.T, h Harness) { unavailable(t, h, AnswerLost) },
-	CaseSlow:                                 slowDestination,
-	CaseClose:                                closeUnderWay,
+	"a caller without time sends nothing": withoutTime,
+	CaseCancel:                            cancelUnderWay,
+	CaseThrottled:                         func(t *testing.T, h Harness) { unavailable(t, h, Throttled) },
+	CaseDenied:                            func(t *testing.T, h Harness) { unavailable(t, h, Denied) },
+	CaseBroken:                            func(t *testing.T, h Harness) { unavailable(t, h, Broken) },
+	CaseAnswerLost:                        func(t *testing.T, h Harness) { unavailable(t, h, AnswerLost) },
+	CaseUnreachable:                       func(t *testing.T, h Harness) { unavailable(t, h, Unreachable) },
+	CaseSlow:                              slowDestination,
+	CaseClose:                             closeUnderWay,
+
+	CaseOrder:      orderOfAKey,
+	CaseBatch:      batchHasResults,
+	CaseBatchOrder: orderInABatch,
 }
 
 // The names of the cases that some brokers skip.
 const (
+	CaseHeaders            = "headers arrive under their own names"
+	CaseHeaderLimits       = "headers at the enqueue's limits arrive or are refused"
+	CaseTypes              = "type and content type arrive"
+	CaseAgain              = "a message may be published again"
 	CaseMissingDestination = "a missing destination is permanent"
+	CaseTooLarge           = "a message that is too large is permanent"
+	CaseTooLargeNeighbour  = "a message that is too large hurts no neighbour"
+	CaseCancel             = "a caller who leaves during a request gets its answer"
+	CaseThrottled          = "a throttled destination is unavailable"
+	CaseDenied             = "a denied destination is unavailable"
+	CaseBroken             = "a broken destination is unavailable"
+	CaseAnswerLost         = "a lost answer is not sent again"
+	CaseUnreachable        = "an unreachable broker is unavailable"
 	CaseSlow               = "a slow destination delays no other"
 	CaseClose              = "closing while publishes are under way loses nothing that was acknowledged"
+	CaseOrder              = "messages of one ordering key keep their order"
+	CaseBatch              = "each message of a batch has a result of its own"
+	CaseBatchOrder         = "messages of one ordering key keep their order in a batch"
 )
 
-// Run runs the suite, in the order of the names.
+// Run runs the suite, in the order of the names. A case that is skipped prints its reason.
 func Run(t *testing.T, h Harness) {
 	for _, name := range slices.Sorted(maps.Keys(Cases)) {
 		t.Run(name, func(t *testing.T) {

@@ -32,6 +32,7 @@ type receiver struct {
 	t        *testing.T
 	roots    *authority
 	http     *httptest.Server
+	gate     *publishtest.Gate
 	verifier *standardwebhooks.Webhook
 	paths    atomic.Int64
 
@@ -53,6 +54,7 @@ func newReceiver(t *testing.T) *receiver {
 	r.http.Config.ErrorLog = log.New(io.Discard, "", 0)
 	r.http.StartTLS()
 	t.Cleanup(r.http.Close)
+	r.gate = publishtest.NewGate(t, r.http.Listener.Addr().String())
 	return r
 }
 
@@ -112,14 +114,19 @@ func (r *receiver) Publisher(t *testing.T) publish.Publisher {
 }
 
 func (r *receiver) Destination(*testing.T) string {
-	return fmt.Sprintf("%s/endpoint-%d", r.http.URL, r.paths.Add(1))
+	return fmt.Sprintf("https://%s/endpoint-%d", r.gate.Address(), r.paths.Add(1))
 }
 
 func (r *receiver) MissingDestination(*testing.T) string { return "" }
 
 func (r *receiver) Skip(name string) (string, bool) {
-	return "an address without a service answers 404, which a deployment may correct",
-		name == publishtest.CaseMissingDestination
+	switch name {
+	case publishtest.CaseMissingDestination:
+		return "an address without a service answers 404, which a deployment may correct", true
+	case publishtest.CaseBatchOrder, publishtest.CaseBatch:
+		return "a request has one message", true
+	}
+	return "", false
 }
 
 func (r *receiver) Receive(_ *testing.T, destination string, _ int) []outflow.Message {
@@ -137,14 +144,18 @@ func (r *receiver) Break(_ *testing.T, destination string, f publishtest.Fault) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.faults[r.path(destination)] = f
+	if f == publishtest.Unreachable {
+		r.gate.Shut()
+	}
 }
 
-func (r *receiver) Restore(_ *testing.T, destination string) {
+func (r *receiver) Restore(t *testing.T, destination string) {
+	r.gate.Open(t)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.faults, r.path(destination))
 }
 
 func (r *receiver) path(destination string) string {
-	return strings.TrimPrefix(destination, r.http.URL)
+	return strings.TrimPrefix(destination, "https://"+r.gate.Address())
 }
