@@ -43,19 +43,28 @@ test: build ## run every test against the real parts
 test-root:
 	CI=$${CI:-true} go test -race -shuffle=on -count=1 -timeout 20m ./...
 	cd examples/recipes && CI=$${CI:-true} go test -race -count=1 ./...
+	cd examples/publisher && CI=$${CI:-true} go test -race -count=1 ./...
 
 lint: ## gofmt, vet, staticcheck, workflowcheck, the module files
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt: run gofmt -w on the files above"; exit 1; }
 	go vet ./...
 	cd devstack && go vet ./...
 	cd examples/recipes && go vet ./...
+	cd examples/publisher && go vet ./...
 	cd bench && go vet ./...
 	go run $(STATICCHECK) ./...
 	go run $(WORKFLOWCHECK) ./workflows
 	go mod tidy -diff
 	cd devstack && go mod tidy -diff
 	cd examples/recipes && go mod tidy -diff
+	cd examples/publisher && go mod tidy -diff
 	cd bench && go mod tidy -diff
+
+conformance: ## print which publisher passes which case of the conformance suite
+	@mkdir -p $(BIN)
+	cd devstack && go build -o ../$(BIN)/devstack .
+	@$(BIN)/devstack run -- go test -json -count=1 -run TestConformance ./publish/... | \
+	  go run ./publish/publishtest/conformance
 
 bench: ## measure Outflow beside the same work done in other ways (some ten minutes)
 	cd bench && go build -o ../$(BIN)/bench .
@@ -85,4 +94,4 @@ screenshots: ## take the pictures in docs/img, and check their text (needs Debia
 clean: ## remove what the other targets made
 	rm -rf $(BIN) .devstack
 
-.PHONY: help build dev demo test test-root lint bench soak chaos histories screenshots clean
+.PHONY: help build dev demo test test-root lint conformance bench soak chaos histories screenshots clean

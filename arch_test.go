@@ -49,7 +49,8 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"publish/internal/retryafter": {nil, nil},
 	"publish/publishtest": {[]string{".", "internal/text", "publish"},
 		[]string{"github.com/stretchr/testify", "github.com/google/uuid"}},
-	"publish/publishtest/fakesqs": {nil, nil},
+	"publish/publishtest/conformance": {[]string{"publish/publishtest"}, nil},
+	"publish/publishtest/fakesqs":     {nil, nil},
 	"activities": {[]string{".", "internal/metrics", "internal/panics", "internal/text",
 		"internal/timing", "internal/tracing", "outbox", "publish"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows": {[]string{".", "activities", "internal/text", "internal/timing", "outbox"},
@@ -121,6 +122,7 @@ func TestImportArrows(t *testing.T) {
 		}
 		if entry.IsDir() {
 			if name == "devstack" || name == "bench" || name == "examples/recipes" ||
+				name == "examples/publisher" ||
 				strings.HasPrefix(entry.Name(), ".") && name != "." || entry.Name() == "testdata" {
 				return filepath.SkipDir
 			}

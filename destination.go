@@ -36,7 +36,8 @@ type Destination struct {
 	RoutingKey string
 	// Region and Account are AWS's; empty means those of the configured client.
 	Region, Account string
-	// URL is the whole address of an https or http destination.
+	// URL is the whole address of an https or http destination, and of one for a publisher of your
+	// own.
 	URL string
 }
 
@@ -56,6 +57,7 @@ const regionForm = `[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}`
 //	rabbitmq://exchange/routing-key   (rabbitmq:///routing-key for the default exchange)
 //	https://host/path
 //	http://localhost:8080/path   (or 127.0.0.0/8, or [::1]: for development)
+//	x-name://anything            (for a publisher of your own: printable ASCII characters, no "#")
 //
 // It takes an ARN of an SQS queue or SNS topic and the URL of an SQS queue as pasted, in the forms
 // of AWS and its emulators (destination_queue_url.go). It keeps the region and the account of a
@@ -93,6 +95,9 @@ func parseDestination(s string) (Destination, error) {
 	case SchemeHTTPS, SchemeHTTP:
 		return parseAddress(scheme, rest)
 	}
+	if strings.HasPrefix(scheme, ownPrefix) {
+		return parseOwn(scheme, rest)
+	}
 	return Destination{}, unknownScheme(scheme, rest)
 }
 
@@ -100,6 +105,24 @@ var (
 	errTooLong = fmt.Errorf("longer than %d bytes", maxDestination)
 	errRegion  = errors.New("region wants a form like eu-west-1")
 )
+
+// ownPrefix begins the schemes of publishers that Outflow does not have, so that none of its later
+// schemes has the same name.
+const ownPrefix = "x-"
+
+var (
+	ownName = regexp.MustCompile(`^x(?:-[a-z0-9]+)+$`)
+	ownRest = regexp.MustCompile(`^[!"$-~]+$`)
+	errOwn  = errors.New("a scheme of your own wants x- and up to 30 lower-case letters, digits and inner hyphens, " +
+		"and behind it printable ASCII characters without #")
+)
+
+func parseOwn(scheme, rest string) (Destination, error) {
+	if len(scheme) > len(ownPrefix)+30 || !ownName.MatchString(scheme) || !ownRest.MatchString(rest) {
+		return Destination{}, errOwn
+	}
+	return Destination{Scheme: scheme, URL: scheme + "://" + rest}, nil
+}
 
 func parseAWS(scheme, rest string) (Destination, error) {
 	name, query, asked := strings.Cut(rest, "?")
@@ -183,6 +206,9 @@ func (d Destination) String() string {
 		return d.URL
 	case SchemeRabbitMQ:
 		return SchemeRabbitMQ + "://" + url.PathEscape(d.Name) + "/" + url.PathEscape(d.RoutingKey)
+	}
+	if strings.HasPrefix(d.Scheme, ownPrefix) {
+		return d.URL
 	}
 	query := url.Values{}
 	if d.Account != "" {

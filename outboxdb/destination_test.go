@@ -33,6 +33,12 @@ var pasted = []struct{ given, stored string }{
 	{"https://eu-west-1.queue.amazonaws.com/123456789012/orders", "sqs://orders?account=123456789012&region=eu-west-1"},
 	{"https://vpce-0a1b-2c3d.sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders.fifo",
 		"sqs://orders.fifo?account=123456789012&region=eu-west-1"},
+	{"x-kafka://orders", "x-kafka://orders"},
+	{"x-my-bus://a.b/c?d=[e]", "x-my-bus://a.b/c?d=[e]"},
+	{"x-" + strings.Repeat("k", 30) + "://o", "x-" + strings.Repeat("k", 30) + "://o"},
+	{"x-" + strings.Repeat("k", 31) + "://o", ""},
+	{"x-://orders", ""},
+	{"x-kafka://", ""},
 	{"http://localhost:4100/000000000000/orders", "sqs://orders?account=000000000000"},
 	{"http://localhost:4100/000000000000/orders/", "sqs://orders?account=000000000000"},
 

@@ -58,7 +58,8 @@ CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
                 || '/([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*$')
             AND split_part(destination, '/', 3) !~ ':80$'
             AND destination !~ '^http://[^/]*/+(queue/+[^/?]+/+)?[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]/+[^/?]+/*(\?|$)'
-        ELSE false END;
+        -- For a publisher of somebody's own.
+        ELSE destination ~ '^x(-[a-z0-9]+)+://[!"$-~]+$' AND octet_length(split_part(destination, '://', 1)) <= 32 END;
 
 -- The parts of an https or http URL: scheme, host in lower case, port (none where it
 -- is the scheme's own), path with query. NULL where it is none.
@@ -211,6 +212,9 @@ BEGIN
             ELSE 'rabbitmq''s exchange and routing key want at most 255 bytes of UTF-8 each, percent-encoded, without control characters' END;
     ELSIF scheme IN ('https', 'http') THEN
         RETURN outbox.address_refusal(scheme, rest, destination);
+    ELSIF scheme LIKE 'x-%' THEN
+        RETURN 'a scheme of your own wants x- and up to 30 lower-case letters, digits and inner hyphens, '
+            'and behind it printable ASCII characters without #';
     END IF;
     RETURN CASE
         WHEN lower(scheme COLLATE "C") IN ('sqs', 'sns', 'rabbitmq', 'https', 'http') THEN
