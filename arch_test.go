@@ -4,9 +4,12 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -237,4 +240,52 @@ func allowed(room, imported string) bool {
 		}
 	}
 	return false
+}
+
+// requirements are the direct requirements of the module, each with its reason.
+var requirements = map[string]string{
+	"github.com/aws/aws-sdk-go-v2":             "AWS: the client's settings",
+	"github.com/aws/aws-sdk-go-v2/config":      "AWS: the default chain",
+	"github.com/aws/aws-sdk-go-v2/service/sqs": "AWS: queues",
+	"github.com/aws/smithy-go":                 "AWS: the errors of its clients",
+
+	"github.com/google/uuid":                                   "message IDs",
+	"github.com/jackc/pgx/v5":                                  "Postgres",
+	"github.com/jackc/pgservicefile":                           "Postgres: files with connection settings, which pgx reads too",
+	"github.com/pressly/goose/v3":                              "Postgres: migrations",
+	"github.com/standard-webhooks/standard-webhooks/libraries": "tests: signatures by their own library",
+
+	"github.com/prometheus/client_golang":                               "metrics: the endpoint",
+	"go.opentelemetry.io/otel":                                          "spans and metrics: the API",
+	"go.opentelemetry.io/otel/metric":                                   "metrics: the API",
+	"go.opentelemetry.io/otel/trace":                                    "spans: the API",
+	"go.opentelemetry.io/otel/sdk":                                      "spans: the SDK",
+	"go.opentelemetry.io/otel/sdk/metric":                               "metrics: the SDK",
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp": "metrics: OTLP",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp":   "spans: OTLP",
+	"go.opentelemetry.io/otel/exporters/prometheus":                     "metrics: Prometheus",
+
+	"go.temporal.io/sdk":                   "Temporal",
+	"go.temporal.io/sdk/contrib/envconfig": "Temporal: the variables of its own tools",
+	"go.temporal.io/api":                   "Temporal: the types of its API",
+	"google.golang.org/grpc":               "Temporal: the codes of its errors",
+	"google.golang.org/protobuf":           "Temporal: durations of its API",
+
+	"github.com/aws/aws-sdk-go-v2/credentials": "tests: fake credentials",
+	"github.com/lib/pq":                        "tests: another driver of Postgres",
+	"github.com/stretchr/testify":              "tests",
+	"go.uber.org/goleak":                       "tests: goroutines that end",
+	"go.yaml.in/yaml/v3":                       "tests: the files of deploy/",
+}
+
+// TestDirectRequirements has a reason for each requirement: see
+// docs/decisions/0029-one-module-for-library-and-programs.md.
+func TestDirectRequirements(t *testing.T) {
+	text, err := os.ReadFile("go.mod")
+	require.NoError(t, err)
+	var direct []string
+	for _, line := range regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(string(text), -1) {
+		direct = append(direct, line[1])
+	}
+	require.ElementsMatch(t, slices.Collect(maps.Keys(requirements)), direct)
 }
