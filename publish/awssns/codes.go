@@ -10,37 +10,37 @@ import (
 	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
-// service says what SNS has of its own. A code has the spelling of the query protocol; the shape's
-// name is there beside it where a batch's result, or another protocol, could have that.
+// service says what SNS has of its own. A code has the spelling of the query protocol, which SNS
+// speaks.
 // https://docs.aws.amazon.com/sns/latest/api/API_PublishBatch.html#API_PublishBatch_Errors
 var service = &aws.Service{
 	Name: "SNS", ID: sns.ServiceID, Destination: "topic",
 	Actions:    "sns:Publish",
 	CodePrefix: "AWS.SimpleNotificationService.",
 	Codes: aws.CodesWith(map[string]aws.Kind{
-		"AuthorizationError": aws.Denied, "AuthorizationErrorException": aws.Denied,
-		"InvalidSecurity": aws.UnknownCaller, "InvalidSecurityException": aws.UnknownCaller,
+		"AuthorizationError": aws.Denied,
+		"InvalidSecurity":    aws.UnknownCaller,
 
 		// KMS, which SNS asks for the topic's data key, throttled SNS.
-		"KMSThrottling": aws.Throttled, "KMSThrottlingException": aws.Throttled,
+		"KMSThrottling": aws.Throttled,
 
-		"KMSAccessDenied": aws.KeyRefused, "KMSAccessDeniedException": aws.KeyRefused,
-		"KMSDisabled": aws.KeyRefused, "KMSDisabledException": aws.KeyRefused,
-		"KMSInvalidState": aws.KeyRefused, "KMSInvalidStateException": aws.KeyRefused,
-		"KMSNotFound": aws.KeyRefused, "KMSNotFoundException": aws.KeyRefused,
+		"KMSAccessDenied":  aws.KeyRefused,
+		"KMSDisabled":      aws.KeyRefused,
+		"KMSInvalidState":  aws.KeyRefused,
+		"KMSNotFound":      aws.KeyRefused,
 		"KMSOptInRequired": aws.KeyRefused,
 
-		"NotFound": aws.Missing, "NotFoundException": aws.Missing,
+		"NotFound": aws.Missing,
 
 		// Sizes, characters and values that no later attempt changes; but see misplaced.
-		"InvalidParameter": aws.Content, "InvalidParameterException": aws.Content,
+		"InvalidParameter":      aws.Content,
 		"ParameterValueInvalid": aws.Content,
 		// Too much at once: it says nothing about any entry until that is refused alone.
-		"BatchRequestTooLong": aws.Content, "BatchRequestTooLongException": aws.Content,
-		"TooManyEntriesInBatchRequest": aws.Content, "TooManyEntriesInBatchRequestException": aws.Content,
-		"EmptyBatchRequest": aws.Content, "EmptyBatchRequestException": aws.Content,
-		"BatchEntryIdsNotDistinct": aws.Content, "BatchEntryIdsNotDistinctException": aws.Content,
-		"InvalidBatchEntryId": aws.Content, "InvalidBatchEntryIdException": aws.Content,
+		"BatchRequestTooLong":          aws.Content,
+		"TooManyEntriesInBatchRequest": aws.Content,
+		"EmptyBatchRequest":            aws.Content,
+		"BatchEntryIdsNotDistinct":     aws.Content,
+		"InvalidBatchEntryId":          aws.Content,
 	}),
 	Parameters: []string{
 		"TopicArn", "MessageAttributes", "MessageGroupId", "MessageDeduplicationId", "MaximumMessageSize", "Subject",

@@ -102,8 +102,11 @@ func (s *Service) kindOf(err error, connected bool) (Kind, string) {
 	var api smithy.APIError
 	switch {
 	case errors.As(err, &api):
-		kind := s.refine(s.KindOf(api.ErrorCode(), status), api.ErrorMessage())
-		return kind, cmp.Or(s.plainCode(api.ErrorCode()), byStatus)
+		code := s.plainCode(api.ErrorCode())
+		if code == "UnknownError" { // the SDK's word for none
+			code = byStatus
+		}
+		return s.refine(s.KindOf(code, status), api.ErrorMessage()), cmp.Or(code, byStatus)
 	case status >= http.StatusMultipleChoices:
 		return s.KindOf("", status), byStatus
 	case neverSent(err), !connected:

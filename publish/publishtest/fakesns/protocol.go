@@ -77,7 +77,10 @@ func (f form) entry() batchEntry {
 		MessageDeduplicationId: f.get("MessageDeduplicationId"), MessageAttributes: map[string]fakesqs.Attribute{},
 	}}
 	for _, a := range f.under("MessageAttributes.entry") {
-		binary, _ := base64.StdEncoding.DecodeString(a.get("Value.BinaryValue"))
+		var binary []byte
+		if encoded := a.get("Value.BinaryValue"); encoded != "" {
+			binary, _ = base64.StdEncoding.DecodeString(encoded)
+		}
 		e.MessageAttributes[a.get("Name")] = fakesqs.Attribute{
 			DataType: a.get("Value.DataType"), StringValue: a.get("Value.StringValue"), BinaryValue: binary,
 		}
