@@ -39,6 +39,8 @@ type Server struct {
 	Queues Queues
 	// Account is that of every caller; fakesqs.DefaultAccount by default.
 	Account string
+	// Region is that of requests without a signature; others name theirs.
+	Region string
 
 	mu        sync.Mutex
 	topics    map[string]*topic // by ARN
@@ -79,7 +81,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := Request{Action: in.get("Action"), TopicARN: in.get("TopicArn")}
-	req.Caller, req.Region = fake.Signer(r)
+	if req.Caller, req.Region = fake.Signer(r); req.Region == "" {
+		req.Region = s.Region
+	}
 	for _, e := range in.entries(req.Action) {
 		req.Entries = append(req.Entries, e.Entry)
 	}
