@@ -158,6 +158,49 @@ func TestCredentialsOfAnotherAccount(t *testing.T) {
 	}
 }
 
+// An account is looked up beside an attempt that has no time for it, and only for topics whose
+// destination names none.
+func TestASlowLookUpOfTheAccount(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	b.CreateTopic(arnOf("news"), nil)
+	b.Inject(fakesns.Fault{Action: "GetCallerIdentity", Delay: 1500 * time.Millisecond})
+	p := b.publisher(awssns.WithTimeout(3*time.Second), awssns.WithLinger(0))
+	short := func(destination string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
+		defer cancel()
+		_, err := p.Publish(ctx, message(destination, "a"))
+		return err
+	}
+	err := short("sns://news")
+	assert.ErrorIs(t, err, outflow.ErrNotAttempted)
+	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(err))
+	require.NoError(t, short("sns://news?account="+account))
+	require.Eventually(t, func() bool { return short("sns://news") == nil }, 10*time.Second, 50*time.Millisecond)
+	assert.Len(t, b.Requests("GetCallerIdentity"), 1)
+}
+
+// A topic that refuses has the account looked up again, which takes nothing from the others.
+func TestADeniedTopicHurtsNoOther(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	b.CreateTopic(arnOf("denied"), nil)
+	b.CreateTopic(arnOf("news"), nil)
+	p := b.publisher(awssns.WithTimeout(2*time.Second), awssns.WithLinger(0))
+	noErrors(t, publishAll(t, p, message("sns://news", "the account is known")))
+	b.Inject(fakesns.Fault{Action: batch, Topic: arnOf("denied"), Error: &fakesns.Error{Status: 403, Code: "AuthorizationError"}})
+	b.Inject(fakesns.Fault{Action: "GetCallerIdentity", CutBefore: true, Delay: time.Second})
+	refused := make(chan error)
+	go func() { refused <- publishAll(t, p, message("sns://denied", "a"))[0] }()
+	require.Eventually(t, func() bool { return len(b.Requests("GetCallerIdentity")) == 2 }, 5*time.Second, time.Millisecond)
+	noErrors(t, publishAll(t, p, several(5, "sns://news")...))
+	err := <-refused
+	assert.ErrorContains(t, err, "sending to sns://denied: AuthorizationError", "not what STS failed with")
+	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err))
+	noErrors(t, publishAll(t, p, several(5, "sns://news")...))
+	assert.Len(t, b.Requests("GetCallerIdentity"), 2)
+}
+
 func TestWithoutARegion(t *testing.T) {
 	b := newBroker(t)
 	b.CreateTopic(arnOf("news"), nil)

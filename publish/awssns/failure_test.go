@@ -23,12 +23,12 @@ import (
 func guilty(e fakesns.Entry) bool { return e.Message == "guilty" }
 
 // tenWithOneGuilty is published with the guilty one in the middle of ten.
-func tenWithOneGuilty(t *testing.T, b *broker) (of error, others []error) {
+func tenWithOneGuilty(t *testing.T, b *broker) (others []error, of error) {
 	b.CreateTopic(arnOf("news"), nil)
 	messages := several(10, "sns://news")
 	messages[4].Payload = []byte("guilty")
 	errs := publishAll(t, b.publisher(untilFull), messages...)
-	return errs[4], append(errs[:4:4], errs[5:]...)
+	return append(errs[:4:4], errs[5:]...), errs[4]
 }
 
 func TestBadEntryHurtsNoOther(t *testing.T) {
@@ -55,7 +55,7 @@ func TestBadEntryHurtsNoOther(t *testing.T) {
 				}
 				return &tc.fault
 			}})
-			of, others := tenWithOneGuilty(t, b)
+			others, of := tenWithOneGuilty(t, b)
 			noErrors(t, others)
 			assert.Equal(t, tc.class, outflow.ClassOf(of), "%v", of)
 			assert.ErrorContains(t, of, "sending to sns://news: "+tc.says)
@@ -69,7 +69,7 @@ func TestBadEntryHurtsNoOther(t *testing.T) {
 func TestEntryLeftOutOfTheAnswerIsRetryable(t *testing.T) {
 	b := newBroker(t)
 	b.Inject(fakesns.Fault{Action: batch, Omit: guilty})
-	of, others := tenWithOneGuilty(t, b)
+	others, of := tenWithOneGuilty(t, b)
 	noErrors(t, others)
 	assert.Equal(t, outflow.ClassRetryable, outflow.ClassOf(of))
 	assert.ErrorContains(t, of, "leaves this message out")

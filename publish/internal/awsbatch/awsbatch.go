@@ -51,8 +51,8 @@ type Service struct {
 // Finder finds the address of one destination. It is safe for concurrent use.
 type Finder interface {
 	// Find returns the address. It waits for it, but leaves reserve of ctx's time for the send.
-	// stale is an address that turned out not to work any more, or nil: it is never returned
-	// again. Its errors are classified and name the destination.
+	// stale is an address that turned out not to work any more, or nil: this call does not
+	// return it. Its errors are classified and name the destination.
 	Find(ctx context.Context, reserve time.Duration, stale *Address) (*Address, error)
 }
 

@@ -47,7 +47,6 @@ func (l *Lookup) Find(ctx context.Context, reserve time.Duration, stale *Address
 		defer l.mu.Unlock()
 		return l.known, nil
 	}
-	l.known = nil
 	if !aws.EnoughTime(ctx, reserve) {
 		l.mu.Unlock()
 		return nil, l.notAttempted(cmp.Or(ctx.Err(), errTooLate))
@@ -98,7 +97,9 @@ func (l *Lookup) run(p *pending) {
 		defer l.mu.Unlock()
 		l.underWay = nil
 		l.failing = p.err != nil && outflow.ClassOf(p.err) == outflow.ClassUnavailable
-		if p.err == nil {
+		// Other destinations may share a known address that did not work for one: it is known
+		// until there is another.
+		if p.err == nil || errors.Is(p.err, outflow.ErrNoDestination) {
 			l.known = p.found
 		}
 		close(p.done)
