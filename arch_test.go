@@ -49,7 +49,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{"github.com/aws/", "github.com/google/uuid", "go.opentelemetry.io/otel/metric"}},
 	"publish/webhook": {[]string{".", "internal/text", "publish", "publish/internal/retryafter"},
 		[]string{"github.com/google/uuid"}},
-	"publish/internal/aws": {[]string{".", "internal/text", "publish/internal/retryafter"},
+	"publish/internal/aws": {[]string{".", "internal/text", "publish", "publish/internal/retryafter"},
 		[]string{"github.com/aws/", "github.com/google/uuid"}},
 	"publish/internal/awsbatch": {[]string{".", "publish", "publish/internal/aws", "internal/coalesce",
 		"internal/metrics", "internal/panics", "internal/text"}, []string{"go.opentelemetry.io/otel/metric"}},
@@ -254,7 +254,9 @@ func allowed(room, imported string) bool {
 var requirements = map[string]string{
 	"github.com/aws/aws-sdk-go-v2":             "AWS: the client's settings",
 	"github.com/aws/aws-sdk-go-v2/config":      "AWS: the default chain",
+	"github.com/aws/aws-sdk-go-v2/service/sns": "AWS: topics",
 	"github.com/aws/aws-sdk-go-v2/service/sqs": "AWS: queues",
+	"github.com/aws/aws-sdk-go-v2/service/sts": "AWS: the account of topics",
 	"github.com/aws/smithy-go":                 "AWS: the errors of its clients",
 
 	"github.com/google/uuid":                                   "message IDs",

@@ -7,7 +7,6 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/publish"
-	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
 var errHeldBack = errors.New("an earlier message of its ordering key failed")
@@ -117,7 +116,7 @@ func (b *batch) send(ctx context.Context) {
 		}
 	}
 	timeout := publish.CallTime(ctx, b.publisher.timeout)
-	if !aws.EnoughTime(ctx, timeout) {
+	if !publish.EnoughTime(ctx, timeout) {
 		failAll(b.notAttempted(ctx.Err()))
 		return
 	}

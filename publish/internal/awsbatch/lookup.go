@@ -10,6 +10,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/panics"
+	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
@@ -47,7 +48,7 @@ func (l *Lookup) Find(ctx context.Context, reserve time.Duration, stale *Address
 		defer l.mu.Unlock()
 		return l.known, nil
 	}
-	if !aws.EnoughTime(ctx, reserve) {
+	if !publish.EnoughTime(ctx, reserve) {
 		l.mu.Unlock()
 		return nil, l.notAttempted(cmp.Or(ctx.Err(), errTooLate))
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/outflowhq/outflow/internal/metrics"
 	"github.com/outflowhq/outflow/internal/panics"
 	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/internal/aws"
 )
 
@@ -105,7 +106,7 @@ func (s *sender) request(ctx context.Context, to *Address, batch []entry) (resul
 	defer panics.Catch(func(p *panics.Error) {
 		kind, err = aws.Content, outflow.Permanent(panics.OfPublisher(doing, p))
 	})
-	if !aws.EnoughTime(ctx, minTime(s.timeout)) {
+	if !publish.EnoughTime(ctx, minTime(s.timeout)) {
 		return results, "", outflow.Retryable(fmt.Errorf("%s: %w", doing, outflow.ErrNotAttempted))
 	}
 	r := Request{
