@@ -43,17 +43,23 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"inbox": {[]string{"internal/database"},
 		[]string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"publish": {[]string{".", "internal/panics"}, nil},
-	"publish/awssqs": {[]string{".", "publish", "publish/internal/aws", "internal/coalesce",
-		"internal/metrics", "internal/panics", "internal/text"}, []string{"github.com/aws/", "github.com/google/uuid", "go.opentelemetry.io/otel/metric"}},
+	"publish/awssns": {[]string{".", "publish", "publish/internal/aws", "publish/internal/awsbatch"},
+		[]string{"github.com/aws/", "go.opentelemetry.io/otel/metric"}},
+	"publish/awssqs": {[]string{".", "publish", "publish/internal/aws", "publish/internal/awsbatch"},
+		[]string{"github.com/aws/", "github.com/google/uuid", "go.opentelemetry.io/otel/metric"}},
 	"publish/webhook": {[]string{".", "internal/text", "publish", "publish/internal/retryafter"},
 		[]string{"github.com/google/uuid"}},
-	"publish/internal/aws": {[]string{".", "internal/text", "publish/internal/retryafter"},
-		[]string{"github.com/aws/"}},
+	"publish/internal/aws": {[]string{".", "internal/text", "publish", "publish/internal/retryafter"},
+		[]string{"github.com/aws/", "github.com/google/uuid"}},
+	"publish/internal/awsbatch": {[]string{".", "publish", "publish/internal/aws", "internal/coalesce",
+		"internal/metrics", "internal/panics", "internal/text"}, []string{"go.opentelemetry.io/otel/metric"}},
 	"publish/internal/retryafter": {nil, nil},
 	"publish/publishtest": {[]string{".", "internal/testport", "internal/text", "publish"},
 		[]string{"github.com/stretchr/testify", "github.com/google/uuid"}},
-	"publish/publishtest/conformance": {[]string{"publish/publishtest"}, nil},
-	"publish/publishtest/fakesqs":     {nil, nil},
+	"publish/publishtest/conformance":   {[]string{"publish/publishtest"}, nil},
+	"publish/publishtest/fakesns":       {[]string{"publish/publishtest/fakesqs", "publish/publishtest/internal/fake"}, nil},
+	"publish/publishtest/fakesqs":       {[]string{"publish/publishtest/internal/fake"}, nil},
+	"publish/publishtest/internal/fake": {nil, nil},
 	"activities": {[]string{".", "internal/metrics", "internal/panics", "internal/text",
 		"internal/timing", "internal/tracing", "outbox", "publish"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows": {[]string{".", "activities", "internal/text", "internal/timing", "outbox"},
@@ -64,7 +70,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/coalesce":  {[]string{".", "internal/panics"}, nil},
 	"internal/panics":    {nil, nil},
 	"internal/bounded":   {nil, nil},
-	"internal/brokers": {[]string{".", "internal/settings", "publish", "publish/awssqs", "publish/webhook"},
+	"internal/brokers": {[]string{".", "internal/settings", "publish", "publish/awssns", "publish/awssqs", "publish/webhook"},
 		[]string{"github.com/aws/"}},
 	"internal/config": {[]string{".", "internal/bounded", "internal/brokers", "internal/settings",
 		"scanner"}, []string{"github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc"}},
@@ -178,13 +184,15 @@ func TestConsumersLinkNoDispatcher(t *testing.T) {
 	look("inbox", "inbox", "github.com/aws/")
 	look("publish/awssqs", "publish/awssqs", "go.temporal.io/")
 	look("publish/awssqs", "publish/awssqs", "github.com/jackc/pgx")
+	look("publish/awssns", "publish/awssns", "go.temporal.io/")
+	look("publish/awssns", "publish/awssns", "github.com/jackc/pgx")
 }
 
 // TestLibrariesLinkNoSDK: whoever embeds Outflow decides himself on OpenTelemetry's
 // SDK and its exporters; only our own programs bring them.
 func TestLibrariesLinkNoSDK(t *testing.T) {
 	heavy := []string{"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "go.opentelemetry.io/proto"}
-	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows",
+	for _, room := range []string{"inbox", "outboxdb", "publish/awssns", "publish/awssqs", "publish/webhook", "activities", "workflows",
 		"scanner", "namespace", "operator", "dispatcher", "cmd/outflow"} {
 		require.Empty(t, linked(t, room, heavy...), room)
 	}
@@ -247,7 +255,9 @@ func allowed(room, imported string) bool {
 var requirements = map[string]string{
 	"github.com/aws/aws-sdk-go-v2":             "AWS: the client's settings",
 	"github.com/aws/aws-sdk-go-v2/config":      "AWS: the default chain",
+	"github.com/aws/aws-sdk-go-v2/service/sns": "AWS: topics",
 	"github.com/aws/aws-sdk-go-v2/service/sqs": "AWS: queues",
+	"github.com/aws/aws-sdk-go-v2/service/sts": "AWS: the account of topics",
 	"github.com/aws/smithy-go":                 "AWS: the errors of its clients",
 
 	"github.com/google/uuid":                                   "message IDs",

@@ -22,7 +22,7 @@ type Message struct {
 	// "outflow." are Outflow's own, such as a callback's.
 	Type string
 	// Payload is the body, 1 byte to 16 MiB; a destination may allow less (SQS and SNS: 1 MiB
-	// together with the attributes).
+	// together with the attributes; an SNS topic 256 KiB, unless its MaximumMessageSize is set).
 	Payload []byte
 	// ContentType is the media type of Payload. Empty means "application/json".
 	ContentType string

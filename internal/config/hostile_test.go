@@ -80,6 +80,7 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_SQS_TIMEOUT", "999ms", wantsTimeout + ` (got "999ms")`},
 	{"OUTFLOW_SQS_TIMEOUT", "30.001s", wantsTimeout + ` (got "30.001s")`},
 	{"OUTFLOW_SQS_TIMEOUT", "10", wantsTimeout + ` (got "10")`},
+	{"OUTFLOW_SNS_TIMEOUT", "31s", wantsTimeout + ` (got "31s")`},
 	{"OUTFLOW_WEBHOOK_TIMEOUT", "0s", wantsTimeout + ` (got "0s")`},
 	{"OUTFLOW_WEBHOOK_TIMEOUT", "1m", wantsTimeout + ` (got "1m")`},
 	{"OUTFLOW_WEBHOOK_TIMEOUT", "-15s", wantsTimeout + ` (got "-15s")`},
@@ -221,6 +222,8 @@ var hostile = []struct{ name, value, says string }{
 	{"AWS_ENDPOINT_URL_SQS", "http://localhost:port", wantsEndpoint + ` (got "http://localhost:port")`},
 	{"AWS_ENDPOINT_URL_SQS", "http://localhost:65536", wantsEndpoint + ` (got "http://localhost:65536")`},
 	{"AWS_ENDPOINT_URL_SQS", "http://user:hunter2@localhost", wantsEndpoint},
+	{"AWS_ENDPOINT_URL_SNS", "nonsense", wantsEndpoint + ` (got "nonsense")`},
+	{"AWS_ENDPOINT_URL_STS", "nonsense", wantsEndpoint + ` (got "nonsense")`},
 	{"AWS_ENDPOINT_URL", "http://local host", wantsEndpoint + ` (got "http://local host")`},
 	{"AWS_ENDPOINT_URL", long, wantsEndpoint + longGot},
 }
