@@ -19,6 +19,7 @@ import (
 func registrations() []registration {
 	return []registration{
 		&queues{},
+		&exchanges{},
 		&webhooks{},
 	}
 }
@@ -115,4 +116,13 @@ func Publishers(all []Broker) (publishers []publish.Publisher) {
 		}
 	}
 	return publishers
+}
+
+// Close ends the connections that the brokers' publishers hold.
+func Close(all []Broker) {
+	for _, p := range Publishers(all) {
+		if c, ok := p.(interface{ Close() }); ok {
+			c.Close()
+		}
+	}
 }
