@@ -35,9 +35,10 @@ demo: build ## start everything and deliver real sign-ups; ONCE=1 ends by itself
 	$(BIN)/devstack run -- $(BIN)/demo $(if $(ONCE),-once)
 
 test: build ## run every test against the real parts
-	$(BIN)/devstack run -- $(MAKE) --no-print-directory test-root
+	$(BIN)/devstack run --rabbitmq=if-installed -- $(MAKE) --no-print-directory test-root
 	cd devstack && go test -count=1 -timeout 20m ./...
 	cd bench && go test -count=1 ./...
+	@$(BIN)/devstack missing
 
 # Run by "make test", inside a devstack.
 test-root:

@@ -93,6 +93,10 @@ func (c *channel) hand(m *sending, t preparing) error {
 			return t.noRoom(c.session)
 		}
 	}
+	if c.ended() { // while it waited
+		c.leave(m)
+		return errUnsent
+	}
 	select {
 	case c.session.queue <- m:
 		return nil

@@ -35,6 +35,17 @@ type opening struct {
 	err     error
 }
 
+// leave says that a call needs the exchange no more. It does nothing for nil.
+func (x *exchange) leave() {
+	if x == nil {
+		return
+	}
+	x.session.mu.Lock()
+	defer x.session.mu.Unlock()
+	x.users--
+	x.used = time.Now()
+}
+
 // errNoExchange says that RabbitMQ does not know the exchange. Nothing was sent.
 var errNoExchange = errors.New("no such exchange")
 

@@ -137,13 +137,14 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	if err != nil {
 		return "", err
 	}
-	const tries = 3 // of which all but the last found a channel that had closed, and sent nothing
-	for range tries {
+	for end := time.Now().Add(p.timeout); ; {
 		if err = p.wait(p.send(ctx, d, m)); !errors.Is(err, errUnsent) {
 			return "", err
 		}
+		if time.Now().After(end) {
+			return "", notAttempted(doing(d), err)
+		}
 	}
-	return "", notAttempted(doing(d), err)
 }
 
 // PublishBatch sends all messages before it waits for their confirms. See publish.BatchPublisher for
@@ -189,11 +190,12 @@ func doing(d outflow.Destination) string { return "sending to " + text.Limit(d.S
 type call struct {
 	*sending
 	err error
+	// on is the message's exchange, to be released.
+	on *exchange
 	// deadline is when its answer is late; cutShort says that this is before the publisher's own.
 	deadline time.Time
 	took     time.Duration
 	cutShort bool
-	session  *session
 }
 
 // send hands a message over to the connection.
@@ -216,11 +218,15 @@ func (p *Publisher) send(ctx context.Context, d outflow.Destination, m outflow.M
 	defer stop()
 	s := &sending{doing: doing, destination: d, publishing: published, settled: make(chan struct{})}
 	on, err := p.handOver(s, t)
-	return call{sending: s, err: err, deadline: time.Now().Add(took), took: took, cutShort: took < p.timeout, session: on}
+	for errors.Is(err, errUnsent) && t.until.Err() == nil { // in its place: no later message was sent
+		on.leave()
+		on, err = p.handOver(s, t)
+	}
+	return call{sending: s, err: err, on: on, deadline: time.Now().Add(took), took: took, cutShort: took < p.timeout}
 }
 
-// handOver takes a message as far as the connection's queue.
-func (p *Publisher) handOver(m *sending, t preparing) (*session, error) {
+// handOver hands a message to the connection, on the channel of its exchange, which must be left.
+func (p *Publisher) handOver(m *sending, t preparing) (*exchange, error) {
 	if t.until.Err() != nil {
 		return nil, notAttempted(t.doing, t.why(errors.New("too little time is left")))
 	}
@@ -236,17 +242,16 @@ func (p *Publisher) handOver(m *sending, t preparing) (*session, error) {
 			"(raise frame_max in rabbitmq.conf and retry the message; or enqueue it with fewer headers)", t.doing, size, most))
 	}
 	x := s.exchange(m.destination.Name)
-	defer s.release(x)
 	c, err := x.open(t)
 	switch {
 	case errors.Is(err, errUnsent):
-		return nil, err
+		return x, err
 	case errors.Is(err, errNoExchange):
-		return nil, noExchange(t.doing, m.destination, s.conn.Config.Vhost)
+		return x, noExchange(t.doing, m.destination, s.conn.Config.Vhost)
 	case err != nil:
-		return nil, about(t.doing, err)
+		return x, about(t.doing, err)
 	}
-	return s, c.hand(m, t)
+	return x, c.hand(m, t)
 }
 
 // about names the destination in an error that callers share.
@@ -260,6 +265,7 @@ func about(doing string, err error) error {
 // wait waits for a message's answer. The end of the caller's context does not end it: RabbitMQ may
 // have the message.
 func (p *Publisher) wait(c call) error {
+	defer c.on.leave()
 	if c.err != nil {
 		return c.err
 	}
@@ -270,7 +276,7 @@ func (p *Publisher) wait(c call) error {
 		return c.sending.err
 	case <-late.C:
 	}
-	if reason := c.session.blocked(); reason != "" {
+	if reason := c.on.session.blocked(); reason != "" {
 		return heldUp(c.doing, reason)
 	}
 	return unanswered(c.doing, c.took, c.cutShort)

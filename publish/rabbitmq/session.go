@@ -136,7 +136,7 @@ func (s *session) channels() (open []*channel) {
 	return open
 }
 
-// exchange returns what is kept for an exchange, which the caller must release.
+// exchange returns what is kept for an exchange, which the caller must leave.
 func (s *session) exchange(name string) *exchange {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,13 +153,6 @@ func (s *session) exchange(name string) *exchange {
 		s.sweep(now)
 	}
 	return x
-}
-
-func (s *session) release(x *exchange) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	x.users--
-	x.used = time.Now()
 }
 
 // sweep closes the channels of exchanges that nobody has used for a while, and the least recently
