@@ -64,7 +64,7 @@ lint: ## gofmt, vet, staticcheck, workflowcheck, the module files
 conformance: ## print which publisher passes which case of the conformance suite
 	@mkdir -p $(BIN)
 	cd devstack && go build -o ../$(BIN)/devstack .
-	@$(BIN)/devstack run -- go test -json -count=1 -run TestConformance ./publish/... | \
+	@$(BIN)/devstack run --rabbitmq=if-installed -- go test -json -count=1 -run TestConformance ./publish/... | \
 	  go run ./publish/publishtest/conformance
 
 bench: ## measure Outflow beside the same work done in other ways (some ten minutes)
