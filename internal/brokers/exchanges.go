@@ -91,10 +91,11 @@ func (x *exchanges) open(_ context.Context, getenv func(string) string) (Broker,
 // default.
 func RabbitMQ(current func() rabbitmq.Address, timeout time.Duration) Broker {
 	return Broker{
-		Schemes:   []string{outflow.SchemeRabbitMQ},
-		Publisher: rabbitmq.New(current(), rabbitmq.WithCurrentAddress(current), rabbitmq.WithTimeout(timeout)),
-		Timeout:   cmp.Or(timeout, rabbitmq.DefaultTimeout),
-		Doctor:    Doctor{Remedy: exchangeRemedy},
+		Schemes: []string{outflow.SchemeRabbitMQ},
+		Publisher: rabbitmq.New(rabbitmq.Address{}, rabbitmq.WithCurrentAddress(current),
+			rabbitmq.WithTimeout(timeout)),
+		Timeout: cmp.Or(timeout, rabbitmq.DefaultTimeout),
+		Doctor:  Doctor{Remedy: exchangeRemedy},
 	}
 }
 

@@ -17,3 +17,10 @@ func Channels(p *Publisher) int {
 	defer s.mu.Unlock()
 	return len(s.exchanges)
 }
+
+// TryRotationAgain has the next message try a new address.
+func TryRotationAgain(p *Publisher) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rotate = time.Time{}
+}

@@ -1,8 +1,6 @@
 package rabbitmq
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -166,20 +164,11 @@ func connecting(to Address, err error) error {
 		}
 	case errors.As(err, &e):
 		what = said(e)
-	case ofTLS(err):
-		advice = "check the certificates: cacertfile, certfile and keyfile in AMQP_URL, and the broker's own"
 	case errors.As(err, &op):
 		what = op.Error()
 	}
+	if strings.Contains(what, "tls: ") || strings.Contains(what, "x509: ") { // the library passes on texts
+		advice = "check the certificates: cacertfile, certfile and keyfile in AMQP_URL, and the broker's own"
+	}
 	return outflow.Unavailable(fmt.Errorf("%s: %s (%s; %s)", doing, text.Limit(what, 300), notSent, advice))
-}
-
-func ofTLS(err error) bool {
-	var verification *tls.CertificateVerificationError
-	var unknown x509.UnknownAuthorityError
-	var host x509.HostnameError
-	var record tls.RecordHeaderError
-	var alert tls.AlertError
-	return errors.As(err, &verification) || errors.As(err, &unknown) || errors.As(err, &host) ||
-		errors.As(err, &record) || errors.As(err, &alert)
 }
