@@ -1,6 +1,6 @@
 // Command devstack brings up what Outflow needs for development and tests, in one process and
-// without Docker: Postgres, Temporal with its Web UI, an SQS/SNS endpoint, and RabbitMQ where asked.
-// `devstack help` says how.
+// without Docker: Postgres, Temporal with its Web UI, an SQS/SNS endpoint, and RabbitMQ where
+// asked. `devstack help` says how.
 package main
 
 import (

@@ -131,6 +131,7 @@ func missing(stdout io.Writer) error {
 	if rabbitmq.Installed() {
 		return nil
 	}
-	_, err := fmt.Fprintln(stdout, "skipped: the tests with RabbitMQ, which is not installed ("+rabbitmq.HowToInstall+")")
+	_, err := fmt.Fprintf(stdout, "skipped: the tests with RabbitMQ, which is not installed (%s)\n",
+		rabbitmq.HowToInstall)
 	return err
 }

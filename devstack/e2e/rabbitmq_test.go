@@ -13,11 +13,12 @@ import (
 	"github.com/outflowhq/outflow/devstack/rabbitmq"
 )
 
-// requireRabbitMQ is set where RabbitMQ must be there, as in CI. Elsewhere its test is skipped without.
+// requireRabbitMQ is set where RabbitMQ must be there, as in CI. Elsewhere its test is skipped
+// without.
 const requireRabbitMQ = "OUTFLOW_TEST_REQUIRES_RABBITMQ"
 
-// TestRabbitMQIsKilledUnderLoad: what was confirmed is there when it is back, the rest is sent then, and
-// a message is sent twice only where no confirm was heard.
+// TestRabbitMQIsKilledUnderLoad: what was confirmed is there when it is back, the rest is sent
+// then, and a message is sent twice only where no confirm was heard.
 func TestRabbitMQIsKilledUnderLoad(t *testing.T) {
 	if !rabbitmq.Installed() && os.Getenv(requireRabbitMQ) == "" {
 		t.Skip("RabbitMQ is not installed: " + rabbitmq.HowToInstall)

@@ -17,8 +17,9 @@ import (
 	"github.com/outflowhq/outflow/publish/publishtest/amqprelay"
 )
 
-// Rabbit is a RabbitMQ that can die and come back on its data and its port. Programs reach it through
-// a relay, which knows what became of each message. What a test itself does goes beside the relay.
+// Rabbit is a RabbitMQ that can die and come back on its data and its port. Programs reach it
+// through a relay, which knows what became of each message. What a test itself does goes beside the
+// relay.
 type Rabbit struct {
 	Relay *amqprelay.Relay
 
@@ -84,8 +85,8 @@ func (r *Rabbit) Alarm(ctx context.Context, on bool) error {
 	return err
 }
 
-// Bind declares a durable exchange and a durable queue of the same name, and binds them. What is there
-// stays.
+// Bind declares a durable exchange and a durable queue of the same name, and binds them. What is
+// there stays.
 func (r *Rabbit) Bind(name, key string) error {
 	return r.with(func(ch *amqp.Channel) error {
 		if err := ch.ExchangeDeclare(name, "topic", true, false, false, false, nil); err != nil {
@@ -173,8 +174,8 @@ func (r *Rabbit) Judge() (a Again) {
 				continue
 			}
 			const clock = "15:04:05.000"
-			a.Unexplained = append(a.Unexplained, fmt.Sprintf("%s to %s: sent at %s, confirmed at %s, and sent again at %s",
-				id, c.Exchange, c.Sent.Format(clock), c.Answered.Format(clock), copies[i+1].Sent.Format(clock)))
+			a.Unexplained = append(a.Unexplained, fmt.Sprintf(
+				"%s to %s: sent at %s, confirmed at %s, and sent again at %s", id, c.Exchange, c.Sent.Format(clock), c.Answered.Format(clock), copies[i+1].Sent.Format(clock)))
 		}
 	}
 	return a

@@ -61,7 +61,8 @@ func (b *Broker) controlScript() string {
 	return s.String()
 }
 
-// env is the environment of the node and of rabbitmqctl: nothing of this process's own reaches them.
+// env is the environment of the node and of rabbitmqctl: nothing of this process's own reaches
+// them.
 // https://www.rabbitmq.com/docs/configure#supported-environment-variables
 func (b *Broker) env() []string {
 	return []string{

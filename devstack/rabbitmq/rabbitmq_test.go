@@ -77,7 +77,8 @@ func TestStopKillAndStartAgain(t *testing.T) {
 
 // TestTwoNodes: neither sees the other, though their names are the same, and nor does a network.
 func TestTwoNodes(t *testing.T) {
-	a, b := up(t, Options{Dir: filepath.Join(t.TempDir(), "node")}), up(t, Options{Dir: filepath.Join(t.TempDir(), "node")})
+	a := up(t, Options{Dir: filepath.Join(t.TempDir(), "node")})
+	b := up(t, Options{Dir: filepath.Join(t.TempDir(), "node")})
 	listensOnLoopbackAlone(t, a)
 	ctl(t, a, "add_vhost", "of-a")
 	if said := ctl(t, b, "-q", "list_vhosts"); strings.Contains(said, "of-a") {
@@ -97,7 +98,8 @@ func listensOnLoopbackAlone(t *testing.T, b *Broker) {
 			t.Errorf("process %d listens nowhere", pid)
 		}
 		for _, address := range ports {
-			if !strings.HasPrefix(address, "0100007F:") && !strings.HasPrefix(address, "00000000000000000000000001000000:") {
+			if !strings.HasPrefix(address, "0100007F:") && // 127.0.0.1 and ::1
+				!strings.HasPrefix(address, "00000000000000000000000001000000:") {
 				t.Errorf("process %d listens on %s", pid, address)
 			}
 		}

@@ -53,10 +53,11 @@ func TestBadExchangeSettings(t *testing.T) {
 		"a wrong URL": {settings: map[string]string{"AMQP_URL": "http://app:hunter2@host"},
 			client: "AMQP_URL: wants amqp://user:password@host:5672/vhost, or amqps:// for TLS: the scheme is another"},
 		"a wrong URL in the file": {settings: map[string]string{"OUTFLOW_RABBITMQ_URL_FILE": file},
-			errors: "OUTFLOW_RABBITMQ_URL_FILE: reading the file: wants amqp://user:password@host:5672/vhost, or amqps:// " +
-				"for TLS: the port wants 1 to 65535"},
-		"a URL in the file's place": {settings: map[string]string{"OUTFLOW_RABBITMQ_URL_FILE": "amqp://app:hunter2@host"},
-			errors: "OUTFLOW_RABBITMQ_URL_FILE: wants a file that can be read: no such file or directory"},
+			errors: "OUTFLOW_RABBITMQ_URL_FILE: reading the file: wants amqp://user:password@host:5672/vhost, " +
+				"or amqps:// for TLS: the port wants 1 to 65535"},
+		"a URL in the file's place": {
+			settings: map[string]string{"OUTFLOW_RABBITMQ_URL_FILE": "amqp://app:hunter2@host"},
+			errors:   "OUTFLOW_RABBITMQ_URL_FILE: wants a file that can be read: no such file or directory"},
 		"both": {settings: map[string]string{"OUTFLOW_RABBITMQ_URL_FILE": "/dev/null", "AMQP_URL": "amqp://host"},
 			errors: "OUTFLOW_RABBITMQ_URL_FILE: wants to be the only one: AMQP_URL is set, too"},
 		"a wrong timeout": {settings: map[string]string{"OUTFLOW_RABBITMQ_TIMEOUT": "1m", "AMQP_URL": "amqp://host"},
@@ -91,7 +92,8 @@ func TestAddressFileRotates(t *testing.T) {
 	b.WarnTo(slog.New(slog.NewTextHandler(&said, nil)))
 	tries := func(host string) func() bool {
 		return func() bool {
-			_, err := b.Publisher.Publish(t.Context(), outflow.Message{ID: [16]byte{1}, Destination: "rabbitmq://orders/paid"})
+			_, err := b.Publisher.Publish(t.Context(),
+				outflow.Message{ID: [16]byte{1}, Destination: "rabbitmq://orders/paid"})
 			require.NotContains(t, err.Error(), "hunter")
 			return strings.Contains(err.Error(), "amqp://"+host+":5672/")
 		}
@@ -100,7 +102,8 @@ func TestAddressFileRotates(t *testing.T) {
 	write("amqp://app:hunter3@new.invalid\n")
 	require.Eventually(t, tries("new.invalid"), time.Minute, 50*time.Millisecond)
 	write("hunter4")
-	require.Eventually(t, func() bool { return tries("new.invalid")() && said.String() != "" }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return tries("new.invalid")() && said.String() != "" }, time.Minute,
+		50*time.Millisecond)
 	assert.Contains(t, said.String(), "OUTFLOW_RABBITMQ_URL_FILE")
 	assert.NotContains(t, said.String(), "hunter")
 }

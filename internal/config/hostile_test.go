@@ -83,7 +83,8 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_SQS_TIMEOUT", "10", wantsTimeout + ` (got "10")`},
 	{"OUTFLOW_RABBITMQ_TIMEOUT", "0s", wantsTimeout + ` (got "0s")`},
 	{"OUTFLOW_RABBITMQ_URL_FILE", "no\nsuch", "wants a file that can be read: no such file or directory"},
-	{"OUTFLOW_RABBITMQ_URL_FILE", "amqp://app:hunter2@host", "wants a file that can be read: no such file or directory"},
+	{"OUTFLOW_RABBITMQ_URL_FILE", "amqp://app:hunter2@host", "wants a file that can be read: no such file or " +
+		"directory"},
 	{"OUTFLOW_RABBITMQ_URL_FILE", "/dev/null", "reading the file: " + wantsAMQP + "the scheme is another"},
 	{"AMQP_URL", "localhost:5672", wantsAMQP + "it is no URL (what is special in user name and password is " +
 		"percent-encoded, such as %40 for @)"},

@@ -31,8 +31,8 @@ type RabbitMQ struct {
 }
 
 // NewRabbitMQ returns devstack's RabbitMQ. Without it the test is skipped; where
-// OUTFLOW_TEST_REQUIRES_RABBITMQ is set, as in CI, it fails. While the test runs, no test of another
-// process breaks the broker.
+// OUTFLOW_TEST_REQUIRES_RABBITMQ is set, as in CI, it fails. While the test runs, no test of
+// another process breaks the broker.
 func NewRabbitMQ(t testing.TB) *RabbitMQ { return rabbitMQ(t, syscall.LOCK_SH) }
 
 // AloneWithRabbitMQ is NewRabbitMQ for a test that breaks the broker, or changes its settings: no

@@ -22,15 +22,15 @@ type Address struct{ url string }
 // ParseAddress reads a URL such as amqp://user:password@host:5672/vhost, or amqps:// for TLS.
 //
 // Without them the port is 5672, or 5671 for amqps, the user guest with the password guest, and the
-// virtual host "/". What is special in user name, password and virtual host is percent-encoded: "%2F"
-// is a slash. https://www.rabbitmq.com/docs/uri-spec
+// virtual host "/". What is special in user name, password and virtual host is percent-encoded:
+// "%2F" is a slash. https://www.rabbitmq.com/docs/uri-spec
 //
 // Parameters are cacertfile, certfile, keyfile, server_name_indication, auth_mechanism, heartbeat
 // (seconds), connection_timeout (milliseconds) and channel_max.
 // https://www.rabbitmq.com/docs/uri-query-parameters
 //
-// The files must be there, and are read again for each connection. An error says what the URL wants,
-// and repeats no part of it but the names of parameters and files.
+// The files must be there, and are read again for each connection. An error says what the URL
+// wants, and repeats no part of it but the names of parameters and files.
 func ParseAddress(text string) (Address, error) {
 	if err := checkURL(text); err != nil {
 		return Address{}, fmt.Errorf("wants amqp://user:password@host:5672/vhost, or amqps:// for TLS: %w", err)

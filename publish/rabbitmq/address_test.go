@@ -67,7 +67,7 @@ func TestBadAddresses(t *testing.T) {
 		"amqps://host?cacertfile=/missing":                   "cacertfile wants a file that can be read: open /missing",
 		"amqps://host?certfile=" + file:                      "certfile and keyfile want each other",
 		"amqps://host?keyfile=" + file:                       "certfile and keyfile want each other",
-		"amqps://host?keyfile=" + file + "&certfile=" + file: "certfile and keyfile want a certificate and its key in PEM",
+		"amqps://host?keyfile=" + file + "&certfile=" + file: "certfile and keyfile want a certificate and its key",
 		"amqp://host?a=b;c":                                  "percent-encoded",
 	} {
 		a, err := rabbitmq.ParseAddress(url)

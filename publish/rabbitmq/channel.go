@@ -7,8 +7,6 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"golang.org/x/sync/semaphore"
-
-	"github.com/outflowhq/outflow"
 )
 
 const (
@@ -28,7 +26,7 @@ const (
 type channel struct {
 	session  *session
 	exchange *exchange
-	amqp     *amqp.Channel
+	ch       *amqp.Channel
 	returns  chan amqp.Return
 	closes   chan *amqp.Error
 	// window bounds what is outstanding. A message that goes alone takes all of it.
@@ -51,7 +49,7 @@ type ending struct {
 
 func newChannel(s *session, x *exchange, ch *amqp.Channel) *channel {
 	return &channel{
-		session: s, exchange: x, amqp: ch,
+		session: s, exchange: x, ch: ch,
 		returns:     ch.NotifyReturn(make(chan amqp.Return, maxOutstanding)),
 		closes:      ch.NotifyClose(make(chan *amqp.Error, 1)),
 		window:      semaphore.NewWeighted(maxOutstanding),
@@ -59,10 +57,10 @@ func newChannel(s *session, x *exchange, ch *amqp.Channel) *channel {
 	}
 }
 
-func (c *channel) ended() bool { return c.amqp.IsClosed() }
+func (c *channel) ended() bool { return c.ch.IsClosed() }
 
 // retire closes a channel that nobody uses.
-func (c *channel) retire() { _ = c.amqp.Close() }
+func (c *channel) retire() { _ = c.ch.Close() }
 
 // drainOutstanding waits until no message is outstanding, or for the end of ctx.
 func (c *channel) drainOutstanding(ctx context.Context) {
@@ -141,7 +139,9 @@ func (c *channel) publish(m *sending) {
 	c.mu.Lock()
 	m.sent = true
 	c.mu.Unlock()
-	confirm, err := c.amqp.PublishWithDeferredConfirm(c.exchange.name, m.destination.RoutingKey, true, false, m.publishing)
+	const mandatory, immediate = true, false
+	confirm, err := c.ch.PublishWithDeferredConfirm(
+		c.exchange.name, m.destination.RoutingKey, mandatory, immediate, m.publishing)
 	switch {
 	case err == nil:
 	case errors.Is(err, amqp.ErrClosed): // so it was not written as a whole
@@ -212,14 +212,15 @@ func (c *channel) takeReturns() {
 	}
 }
 
-// ending says how the channel closed. It runs under the lock. All confirms that came have been noted
-// by the time that the first message without one is woken.
+// ending says how the channel closed. It runs under the lock. All confirms that came have been
+// noted by the time that the first message without one is woken.
 func (c *channel) ending() *ending {
 	if c.end != nil {
 		return c.end
 	}
 	c.end = &ending{err: <-c.closes}
-	if e := c.end.err; e == nil || !e.Server || !e.Recover || c.session.ended() {
+	e := c.end.err
+	if e == nil || !e.Server || !e.Recover || c.session.ended() {
 		return c.end // of the connection, or closed here
 	}
 	unconfirmed := 0
@@ -229,7 +230,9 @@ func (c *channel) ending() *ending {
 		}
 	}
 	c.end.alone = unconfirmed == 1
-	c.exchange.beCareful()
+	if e.Code != amqp.NotFound { // an exchange that is gone is asked for before the next message
+		c.exchange.beCareful()
+	}
 	return c.end
 }
 
@@ -241,25 +244,4 @@ func (s *session) prove(size int) {
 			return
 		}
 	}
-}
-
-// sending is a message on its way.
-type sending struct {
-	doing       string
-	destination outflow.Destination
-	publishing  amqp.Publishing
-
-	channel *channel
-	weight  int64 // its part of the window
-	// Under the channel's lock.
-	sent    bool
-	confirm *amqp.DeferredConfirmation
-
-	settled chan struct{} // closed once err is set
-	err     error
-}
-
-func (m *sending) settle(err error) {
-	m.err = err
-	close(m.settled)
 }

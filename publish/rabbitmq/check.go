@@ -10,9 +10,10 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// Check asks RabbitMQ whether an exchange exists, or for the default exchange whether the queue does,
-// on a channel of its own, and sends nothing. Whether the user may write there, and whether a queue is
-// bound, shows only when a message is sent. Errors carry an outflow.Class, as Publish's do.
+// Check asks RabbitMQ whether an exchange exists, or for the default exchange whether the queue
+// does, on a channel of its own, and sends nothing. Whether the user may write there, and whether a
+// queue is bound, shows only when a message is sent. Errors carry an outflow.Class, as Publish's
+// do.
 func (p *Publisher) Check(ctx context.Context, destination string) error {
 	d, err := destinationOf(destination)
 	if err != nil {

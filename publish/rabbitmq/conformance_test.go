@@ -14,8 +14,8 @@ import (
 	"github.com/outflowhq/outflow/publish/rabbitmq"
 )
 
-// TestConformance runs on the real broker. What RabbitMQ itself refuses comes from rabbitmqctl, what
-// a network does from a relay and a gate before it.
+// TestConformance runs on the real broker. What RabbitMQ itself refuses comes from rabbitmqctl,
+// what a network does from a relay and a gate before it.
 func TestConformance(t *testing.T) {
 	w := aloneWorld(t)
 	h := &harness{world: w, gate: publishtest.NewGate(t, w.relay.Address()), user: w.user(".*")}

@@ -21,8 +21,8 @@ type death struct {
 	change      func(*outflow.Message)
 }
 
-// TestWhyMessagesEndDead pins, for each cause, the text that an operator reads: what happened, and in
-// brackets or after a semicolon what to do.
+// TestWhyMessagesEndDead pins, for each cause, the text that an operator reads: what happened, and
+// in brackets or after a semicolon what to do.
 func TestWhyMessagesEndDead(t *testing.T) {
 	w := aloneWorld(t)
 	const limit = 1_000_000

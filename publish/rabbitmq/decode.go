@@ -12,7 +12,8 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// ErrNotOutflow says that a delivery lacks what every message of Outflow has: another sender sent it.
+// ErrNotOutflow says that a delivery lacks what every message of Outflow has: another sender sent
+// it.
 var ErrNotOutflow = errors.New("no message of Outflow: it wants a UUID as message_id, a type and a content_type")
 
 // Decode returns the message that was published: ID, Type, ContentType, Headers, OrderingKey and

@@ -39,8 +39,9 @@ func TestDecode(t *testing.T) {
 
 	for name, change := range map[string]func(*amqp.Delivery){
 		"no ID": func(d *amqp.Delivery) { d.MessageId = "" }, "no UUID": func(d *amqp.Delivery) { d.MessageId = "7" },
-		"the zero UUID": func(d *amqp.Delivery) { d.MessageId = "00000000-0000-0000-0000-000000000000" },
-		"no type":       func(d *amqp.Delivery) { d.Type = "" }, "no content type": func(d *amqp.Delivery) { d.ContentType = "" },
+		"the zero UUID":   func(d *amqp.Delivery) { d.MessageId = "00000000-0000-0000-0000-000000000000" },
+		"no type":         func(d *amqp.Delivery) { d.Type = "" },
+		"no content type": func(d *amqp.Delivery) { d.ContentType = "" },
 	} {
 		m, err := rabbitmq.Decode(ours(change))
 		assert.ErrorIs(t, err, rabbitmq.ErrNotOutflow, name)
@@ -52,11 +53,12 @@ func TestDecode(t *testing.T) {
 
 // TestWhatCannotBeEncoded would break the connection, or arrive as something else.
 func TestWhatCannotBeEncoded(t *testing.T) {
+	long := strings.Repeat("t", 256)
 	for says, change := range map[string]func(*outflow.Message){
-		"the type has 256 bytes, and AMQP takes 255":         func(m *outflow.Message) { m.Type = strings.Repeat("t", 256) },
-		"the content type has 256 bytes, and AMQP takes 255": func(m *outflow.Message) { m.ContentType = strings.Repeat("t", 256) },
+		"the type has 256 bytes, and AMQP takes 255":         func(m *outflow.Message) { m.Type = long },
+		"the content type has 256 bytes, and AMQP takes 255": func(m *outflow.Message) { m.ContentType = long },
 		"the name of a header has 256 bytes, and AMQP takes 255": func(m *outflow.Message) {
-			m.Headers = map[string]string{strings.Repeat("n", 256): "x"}
+			m.Headers = map[string]string{long: "x"}
 		},
 		`header "CC" is not valid UTF-8`: func(m *outflow.Message) { m.Headers = map[string]string{"CC": "\xff"} },
 		"the message has no ID":          func(m *outflow.Message) { m.ID = [16]byte{} },

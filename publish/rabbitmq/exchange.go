@@ -104,8 +104,8 @@ func (x *exchange) run(o *opening) {
 }
 
 // channel opens a channel in confirm mode, and asks whether its exchange exists. Without that, a
-// message would find out, and take the answers of its neighbours with the channel. RabbitMQ asks for
-// no permission here. The default exchange is always there, and can't be asked for.
+// message would find out, and take the answers of its neighbours with the channel. RabbitMQ asks
+// for no permission here. The default exchange is always there, and can't be asked for.
 // https://www.rabbitmq.com/docs/access-control#authorisation
 func (s *session) channel(x *exchange) (*channel, error) {
 	ch, err := s.conn.Channel()
@@ -143,8 +143,8 @@ func (s *session) openFailed(err error) error {
 }
 
 // sendsAlone reports whether a payload of this size goes alone, with nothing else outstanding on
-// the channel: after a refusal, and where it is the largest so far. RabbitMQ refuses a message that is
-// too large by closing the channel, and with it go the answers of others.
+// the channel: after a refusal, and where it is the largest so far. RabbitMQ refuses a message that
+// is too large by closing the channel, and with it go the answers of others.
 func (x *exchange) sendsAlone(size int) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -139,8 +139,8 @@ func limitIn(e *amqp.Error) (limit int, ok bool) {
 
 func tooLarge(doing string, size, limit int) error {
 	return answered(fmt.Errorf("%s: 406 PRECONDITION_FAILED: the payload has %d bytes, and RabbitMQ takes %d "+
-		"(raise max_message_size in rabbitmq.conf and retry the message; or enqueue a reference to the content instead)",
-		doing, size, limit))
+		"(raise max_message_size in rabbitmq.conf and retry the message; "+
+		"or enqueue a reference to the content instead)", doing, size, limit))
 }
 
 // answered is the permanent failure of a message that RabbitMQ itself refused.

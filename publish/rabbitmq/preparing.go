@@ -3,15 +3,14 @@ package rabbitmq
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/outflowhq/outflow"
 )
 
-// preparing is the time in which a call gets its connection, its channel and its place in the window:
-// nothing was sent yet.
+// preparing is the time in which a call gets its connection, its channel and its place in the
+// window: nothing was sent yet.
 type preparing struct {
 	doing string
 	// until ends with the caller's context, and leaves the call's own time of it.
@@ -47,7 +46,7 @@ func (t preparing) late(last, notYet error) error {
 	case last != nil:
 		return outflow.Unavailable(fmt.Errorf("%s: %w; no answer to the next try yet", t.doing, last))
 	case t.whole:
-		return unreachable(t.doing, errors.New("no answer in time"))
+		return unreachable(t.doing, fmt.Errorf("no answer in time: %w", notYet))
 	}
 	return notAttempted(t.doing, notYet)
 }

@@ -23,7 +23,8 @@ func TestOnTheWire(t *testing.T) {
 	q := w.queue(x, "order.#")
 	m := message(to(x, "order.placed/ä b"))
 	m.OrderingKey = "customer-7"
-	m.Headers = map[string]string{"tenant": "acme", "CC": "other", "BCC": "", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	m.Headers = map[string]string{"tenant": "acme", "CC": "other", "BCC": "",
+		"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 	id, err := w.publisher().Publish(t.Context(), m)
 	require.NoError(t, err)
 	assert.Empty(t, id, "RabbitMQ has none")
@@ -130,7 +131,8 @@ func TestSomeUnroutableAmongOthers(t *testing.T) {
 	}
 }
 
-// TestMissingExchangeBesideAHealthyOne: an exchange that is not there closes no channel but its own.
+// TestMissingExchangeBesideAHealthyOne: an exchange that is not there closes no channel but its
+// own.
 func TestMissingExchangeBesideAHealthyOne(t *testing.T) {
 	w := newWorld(t)
 	x := w.exchange("topic")

@@ -28,8 +28,8 @@ func (w *world) user(write string) string {
 	return u
 }
 
-// TestTooLargeForThisBroker: a limit below the usual one shows at the first message that exceeds it,
-// and no other message is hurt.
+// TestTooLargeForThisBroker: a limit below the usual one shows at the first message that exceeds
+// it, and no other message is hurt.
 func TestTooLargeForThisBroker(t *testing.T) {
 	w := aloneWorld(t)
 	limit := func(bytes int) {
@@ -51,8 +51,8 @@ func TestTooLargeForThisBroker(t *testing.T) {
 	for i, err := range publishAll(t, p, 200, all) {
 		if i%100 == 50 {
 			large++
-			is(t, outflow.ClassPermanent, err, fmt.Sprintf("the payload has %d bytes, and RabbitMQ takes 1000000", 1_000_001+i),
-				"raise max_message_size")
+			is(t, outflow.ClassPermanent, err, "raise max_message_size",
+				fmt.Sprintf("the payload has %d bytes, and RabbitMQ takes 1000000", 1_000_001+i))
 			continue
 		}
 		require.NoError(t, err)
@@ -85,8 +85,9 @@ func TestNoPermission(t *testing.T) {
 	assert.Len(t, w.deliveries(q), 1)
 }
 
-// TestOneKeyIsForbidden on an exchange whose other keys are not: each refusal closes the channel. The
-// first ones take answers with them; then messages go one at a time, and only the forbidden fail.
+// TestOneKeyIsForbidden on an exchange whose other keys are not: each refusal closes the channel.
+// The first ones take answers with them; then messages go one at a time, and only the forbidden
+// fail.
 func TestOneKeyIsForbidden(t *testing.T) {
 	w := newWorld(t)
 	x := w.exchange("topic")
@@ -124,18 +125,19 @@ func TestConnectingFails(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer silent.Close()
+	who := []string{"check user name and password in AMQP_URL"}
 	for name, c := range map[string]struct {
 		url  string
 		says []string
 	}{
-		"wrong password": {"amqp://guest:" + password + "@" + w.Address, []string{"check user name and password in AMQP_URL"}},
-		"unknown user":   {"amqp://nobody:" + password + "@" + w.Address, []string{"check user name and password in AMQP_URL"}},
+		"wrong password": {"amqp://guest:" + password + "@" + w.Address, who},
+		"unknown user":   {"amqp://nobody:" + password + "@" + w.Address, who},
 		"no such virtual host": {"amqp://guest:guest@" + w.Address + "/missing",
 			[]string{"530 NOT_ALLOWED", "missing", "check the virtual host of AMQP_URL"}},
 		"nobody listens": {"amqp://guest:" + password + "@" + nobody, []string{"connection refused", "check AMQP_URL"}},
 		"no answer":      {"amqp://guest:" + password + "@" + silent.Addr().String(), []string{"check AMQP_URL"}},
 		"no TLS there":   {"amqps://guest:" + password + "@" + w.Address, []string{"check the certificates"}},
-		"no mechanism":   {"amqp://guest:" + password + "@" + w.Address + "?auth_mechanism=external", []string{"check user name and password"}},
+		"no mechanism":   {"amqp://guest:" + password + "@" + w.Address + "?auth_mechanism=external", who},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -192,8 +194,8 @@ func TestOutageIsNotHammered(t *testing.T) {
 	require.LessOrEqual(t, connections.Load(), int64(11), "100 callers share each")
 }
 
-// TestSlowConnectionIsMadeBesideTheCall: a fast path does not wait for it, and says that nothing was
-// sent.
+// TestSlowConnectionIsMadeBesideTheCall: a fast path does not wait for it, and says that nothing
+// was sent.
 func TestSlowConnectionIsMadeBesideTheCall(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -224,7 +226,8 @@ func TestCheck(t *testing.T) {
 	require.NoError(t, p.Check(t.Context(), to("", q)))
 	require.NoError(t, p.Check(t.Context(), to("amq.topic", "key")))
 	for destination, says := range map[string]string{
-		to("gone", "key"): "rabbitmqadmin declare exchange name=gone", to("", "gone"): "rabbitmqadmin declare queue name=gone",
+		to("gone", "key"): "rabbitmqadmin declare exchange name=gone",
+		to("", "gone"):    "rabbitmqadmin declare queue name=gone",
 	} {
 		err := p.Check(t.Context(), destination)
 		is(t, outflow.ClassPermanent, err, destination, says)

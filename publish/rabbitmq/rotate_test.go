@@ -48,15 +48,18 @@ func TestAddressRotates(t *testing.T) {
 	require.True(t, connected(old), "the old address stays, where the new one does not work")
 	rabbitmq.TryRotationAgain(p)
 	set(w.address(fresh, password))
-	eventually(t, func() bool { rabbitmq.TryRotationAgain(p); return connected(fresh) && !connected(old) }, "it takes over")
+	eventually(t, func() bool {
+		rabbitmq.TryRotationAgain(p)
+		return connected(fresh) && !connected(old)
+	}, "it takes over")
 	l.flows(t, 100)
 	l.end()
 	require.Empty(t, l.failed)
 	l.judge(t, w, q)
 }
 
-// TestTLS: amqps wants a certificate that an authority of the URL, or of the system, has signed, and
-// can bring its own.
+// TestTLS: amqps wants a certificate that an authority of the URL, or of the system, has signed,
+// and can bring its own.
 func TestTLS(t *testing.T) {
 	w := newWorld(t)
 	x := w.exchange("topic")
@@ -90,8 +93,9 @@ func certify(t *testing.T) (authority, certificate, key string) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a broker"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a broker"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	require.NoError(t, err)

@@ -156,8 +156,8 @@ func (s *session) exchange(name string) *exchange {
 }
 
 // sweep closes the channels of exchanges that nobody has used for a while, and the least recently
-// used ones beyond the limit. It never closes one in use: their number is bounded by the calls under
-// way. It runs under the lock.
+// used ones beyond the limit. It never closes one in use: their number is bounded by the calls
+// under way. It runs under the lock.
 func (s *session) sweep(now time.Time) {
 	s.swept = now
 	var unused []*exchange

@@ -49,7 +49,8 @@ func readFrame(in io.Reader) (frame, error) {
 	if bytes[len(bytes)-1] != end {
 		return frame{}, errFrame
 	}
-	return frame{kind: bytes[0], channel: binary.BigEndian.Uint16(bytes[1:]), payload: bytes[head : head+size], bytes: bytes}, nil
+	return frame{kind: bytes[0], channel: binary.BigEndian.Uint16(bytes[1:]), payload: bytes[head : head+size],
+		bytes: bytes}, nil
 }
 
 // method is class and method of a method's frame, or 0.

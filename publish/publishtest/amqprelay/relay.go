@@ -26,8 +26,8 @@ type Copy struct {
 	Refused, Returned bool
 }
 
-// Heard reports whether the client had the confirm for a while before its connection ended: one that
-// is written a moment before that may be lost on the way.
+// Heard reports whether the client had the confirm for a while before its connection ended: one
+// that is written a moment before that may be lost on the way.
 func (c Copy) Heard() bool {
 	const onItsWay = 250 * time.Millisecond
 	return !c.Answered.IsZero() && (c.CutAt.IsZero() || c.CutAt.Sub(c.Answered) > onItsWay)

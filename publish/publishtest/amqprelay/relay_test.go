@@ -84,7 +84,8 @@ func TestRelay(t *testing.T) {
 
 	relay.LoseConfirms("")
 	require.False(t, c.publish("lost", queue).Wait())
-	require.Eventually(t, func() bool { return !copyOf(t, relay, "lost").CutAt.IsZero() }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return !copyOf(t, relay, "lost").CutAt.IsZero() }, time.Minute,
+		time.Millisecond)
 	assert.False(t, copyOf(t, relay, "lost").Heard())
 	assert.Zero(t, relay.Unanswered())
 	relay.Heal("")
