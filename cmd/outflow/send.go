@@ -25,7 +25,8 @@ Usage:
   … | outflow send -destination sqs://orders -type order-placed
 
 Flags:
-  -destination   where to: sqs://orders, a queue URL or an ARN, …
+  -destination   where to: sqs://orders, a queue URL or an ARN, …; or routes: one message
+                 for each route of the type, and the ID is the group's
   -type          the message type
   -payload       the payload; without it and -payload-file it is read from standard input
   -payload-file  a file with the payload
