@@ -126,7 +126,7 @@ func (o *Operator) Message(ctx context.Context, id uuid.UUID) (MessageStatus, er
 const ofIDSQL = `
   FROM (SELECT one.* FROM outbox.messages AS one WHERE one.id = $1::uuid
         UNION ALL
-        SELECT some.* FROM outbox.messages AS some WHERE some.group_id = $1::uuid) AS m`
+        SELECT member.* FROM outbox.messages AS member WHERE member.group_id = $1::uuid) AS m`
 
 const messagesSQL = `SELECT ` + statusColumns + ofIDSQL + ` ORDER BY m.group_place`
 

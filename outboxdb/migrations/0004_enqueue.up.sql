@@ -238,11 +238,11 @@ BEGIN
                 m.group_id := m.id;
                 routes := coalesce(routes, outbox.routes_of(messages));
                 copies := coalesce(jsonb_array_length(routes -> m.type), 0);
-                copied := copied + copies::bigint * octet_length(m.payload);
+                copied := copied + copies::bigint * (octet_length(m.payload) + pg_column_size(m.headers));
                 IF routes -> m.type IS NULL THEN
                     refused := format('type: wants a route (got %s, which has none): "outflow route set -type %s DESTINATION" sets one', to_json(m.type), m.type);
                 ELSIF copied > 268435456 THEN
-                    refused := format('payload: wants at most 268435456 bytes in all that a call writes by route (got %s)', copied);
+                    refused := format('payload: wants at most 268435456 bytes in all messages that a call writes by route, headers included (got %s)', copied);
                 ELSIF copies = 0 THEN
                     decided := 'nowhere';
                 ELSIF outbox.has_group(m.group_id) THEN
