@@ -108,7 +108,7 @@ func send(ctx context.Context, cl commandLine, args []string) error {
 		return err
 	}
 	defer closeAll()
-	return sendMessage(ctx, o, m, *by, *asJSON, cl.stdout)
+	return sendMessage(ctx, o, m, *by, *asJSON, cl.stdout, cl.stderr)
 }
 
 // maxPayload is the limit of enqueue; a destination may have a lower one.
@@ -134,7 +134,7 @@ func readPayload(file string, stdin io.Reader) ([]byte, error) {
 }
 
 func sendMessage(
-	ctx context.Context, o *operator.Operator, m outflow.Message, by operator.Actor, asJSON bool, out io.Writer,
+	ctx context.Context, o *operator.Operator, m outflow.Message, by operator.Actor, asJSON bool, out, errs io.Writer,
 ) error {
 	id, err := o.Send(ctx, m, by)
 	var invalid *outflow.InvalidMessageError
@@ -146,9 +146,25 @@ func sendMessage(
 		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("a message with the ID %s exists", m.ID)}
 	case err != nil:
 		return err
-	case asJSON:
+	}
+	if m.Destination == outflow.ByRoute {
+		if err := sayHowMany(ctx, o, id, errs); err != nil {
+			return err
+		}
+	}
+	if asJSON {
 		return writeLine(out, map[string]uuid.UUID{"id": id})
 	}
 	_, err = fmt.Fprintln(out, id)
 	return err
+}
+
+// sayHowMany says how many messages an enqueue by route has made.
+func sayHowMany(ctx context.Context, o *operator.Operator, group uuid.UUID, errs io.Writer) error {
+	messages, err := o.Messages(ctx, group)
+	if err != nil && !errors.Is(err, outflow.ErrNotFound) {
+		return err
+	}
+	fmt.Fprintf(errs, "messages by route: %d\n", len(messages))
+	return nil
 }
