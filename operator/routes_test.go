@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -85,7 +86,8 @@ func TestRoutes(t *testing.T) {
 		`set-route none ada@host the queue is back {"type": "b"}`,
 		`unset-route sqs://one bob  {"type": "b"}`,
 		`unset-route https://shop.example/in bob  {"last": true, "type": "a"}`,
-	}, values[string](t, pool, `SELECT act || ' ' || destination || ' ' || who || ' ' || why || ' ' || detail FROM outbox.audit ORDER BY id`))
+	}, values[string](t, pool, `SELECT act || ' ' || destination || ' ' || who || ' ' || why || ' ' || detail
+		FROM outbox.audit ORDER BY id`))
 }
 
 // The table refuses them, and Go says why in words.
@@ -93,8 +95,10 @@ func TestBadRoutes(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	o := newActs(pool)
-	const wantsDestination = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key or https://host/path"
-	const wantsType = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit, and a beginning other than "outflow."`
+	const wantsDestination = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key " +
+		"or https://host/path"
+	const wantsType = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit, ` +
+		`and a beginning other than "outflow."`
 	const wantsText = "wants valid UTF-8 without NUL"
 	for _, c := range []struct {
 		route        Route
@@ -124,7 +128,8 @@ func TestBadRoutes(t *testing.T) {
 		}
 	}
 	require.ErrorContains(t, o.SetRoute(t.Context(), Route{"a", "sqs://q"}, Actor{}), "audit_who", "nobody sets one")
-	require.Zero(t, value[int](t, pool, `SELECT (SELECT count(*) FROM outbox.routes) + (SELECT count(*) FROM outbox.audit)`))
+	require.Zero(t, value[int](t, pool,
+		`SELECT (SELECT count(*) FROM outbox.routes) + (SELECT count(*) FROM outbox.audit)`))
 }
 
 // Two operators at the same time: each sees what the other has done.
@@ -178,7 +183,8 @@ func TestRoutesAtTheSameTime(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, routes, MaxRoutes)
 	require.NoError(t, o.SetRoute(t.Context(), routes[0], ada), "it is there already")
-	require.Len(t, enqueue(t, pool, outflow.Message{Destination: outflow.ByRoute, Type: "full", Payload: []byte("x")}), 1)
+	full := outflow.Message{Destination: outflow.ByRoute, Type: "full", Payload: []byte("x")}
+	require.Len(t, enqueue(t, pool, full), 1)
 	require.Equal(t, MaxRoutes, count(t, pool))
 }
 
@@ -252,7 +258,8 @@ func TestListOfAGroup(t *testing.T) {
 		{ListFilter{State: outflow.Dead}, ids("sqs://b")},
 		{ListFilter{State: outflow.Dead, Destination: "sqs://a"}, nil},
 		{ListFilter{Destination: "sqs://c"}, ids("sqs://c")},
-		{ListFilter{State: outflow.Pending, Type: "user-registered", Since: TimeBound{Ago: 1e9 * 3600, Set: true}}, ids("sqs://a", "sqs://c")},
+		{ListFilter{State: outflow.Pending, Type: "user-registered", Since: TimeBound{Ago: time.Hour, Set: true}},
+			ids("sqs://a", "sqs://c")},
 		{ListFilter{Retrying: true}, nil},
 	} {
 		for _, c.f.Limit = range []int{1, 10} {

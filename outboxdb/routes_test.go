@@ -154,13 +154,15 @@ func TestEnqueueByRoute(t *testing.T) {
 		m.Payload = make([]byte, 16<<20)
 		inTx(t, pool, func(tx pgx.Tx) {
 			_, err := outboxdb.Enqueue(t.Context(), tx, m)
-			require.ErrorContains(t, err, "payload: wants at most 268435456 bytes in all messages that a call writes by route")
+			require.ErrorContains(t, err,
+				"payload: wants at most 268435456 bytes in all messages that a call writes by route")
 		})
 		require.Empty(t, group(t, pool, m.ID))
 	})
 	t.Run("the zero ID", func(t *testing.T) {
 		setRoute(t, o, typeOf(t), toOrders)
-		_, err := pool.Exec(t.Context(), `SELECT outbox.enqueue('routes', $1, 'x'::text, id => $2)`, typeOf(t), uuid.Nil)
+		_, err := pool.Exec(t.Context(), `SELECT outbox.enqueue('routes', $1, 'x'::text, id => $2)`, typeOf(t),
+			uuid.Nil)
 		require.ErrorContains(t, err, "id: wants a UUID other than the zero one")
 	})
 	t.Run("no callback by route", func(t *testing.T) {
@@ -254,7 +256,8 @@ func TestRoutedIDIsThatOfTheMigration(t *testing.T) {
 	pool := teststack.New(t)
 	for _, d := range []string{toOrders, toHook, "rabbitmq://e/%C3%BC", "www.example.com"} {
 		for _, id := range []uuid.UUID{uuid.NameSpaceDNS, uuid.New()} {
-			require.Equal(t, outflow.RoutedID(id, d), value[uuid.UUID](t, pool, `SELECT outbox.routed_id($1, $2)`, id, d))
+			require.Equal(t, outflow.RoutedID(id, d),
+				value[uuid.UUID](t, pool, `SELECT outbox.routed_id($1, $2)`, id, d))
 		}
 	}
 }
@@ -325,7 +328,8 @@ func TestGroupExists(t *testing.T) {
 			enqueue(t, pool, m)
 			meanwhile(t, m.ID)
 			members := func() []string {
-				return values[string](t, pool, `SELECT destination FROM outbox.messages WHERE group_id = $1 ORDER BY group_place`, m.ID)
+				return values[string](t, pool,
+					`SELECT destination FROM outbox.messages WHERE group_id = $1 ORDER BY group_place`, m.ID)
 			}
 			before := members()
 			inTx(t, pool, func(tx pgx.Tx) {
@@ -349,7 +353,9 @@ func TestGroupExists(t *testing.T) {
 		execute(t, pool, `DELETE FROM outbox.messages WHERE group_id = $1`, m.ID)
 		require.Equal(t, []uuid.UUID{m.ID}, enqueue(t, pool, m), "as with any other ID")
 	})
-	for name, more := range map[string][]string{"twice in a call": nil, "twice in a call, with other routes": {"sqs://c", "sqs://d"}} {
+	for name, more := range map[string][]string{
+		"twice in a call": nil, "twice in a call, with other routes": {"sqs://c", "sqs://d"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			setRoute(t, o, typeOf(t), "sqs://a")
 			first, second := routed(t), routed(t)
@@ -581,7 +587,8 @@ func TestEnqueueByRouteReadsNoTable(t *testing.T) {
 	buffers := func() int { // the fewest of some: a busy server has a session read the catalog again
 		n := 1 << 20
 		for range 5 {
-			n = min(n, teststack.Explain(t, pool, "auto", `SELECT outbox.enqueue('routes', 'user-registered', 'x'::text)`).Buffers())
+			n = min(n, teststack.Explain(t, pool, "auto",
+				`SELECT outbox.enqueue('routes', 'user-registered', 'x'::text)`).Buffers())
 		}
 		return n
 	}
@@ -589,7 +596,8 @@ func TestEnqueueByRouteReadsNoTable(t *testing.T) {
 	execute(t, pool, `VACUUM ANALYZE outbox.messages`)
 	buffers() // a session's first plans are others
 	empty := buffers()
-	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload) SELECT gen_random_uuid(), 'sqs://q', 'a', 'x' FROM generate_series(1, 50000)`)
+	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload)
+		SELECT gen_random_uuid(), 'sqs://q', 'a', 'x' FROM generate_series(1, 50000)`)
 	full := buffers()
 	execute(t, pool, `INSERT INTO outbox.routes SELECT 'sqs://q' || n, 't' || n FROM generate_series(1, 20000) AS n`)
 	many := buffers()

@@ -23,7 +23,8 @@ func TestRoutes(t *testing.T) {
 		{"list -json", "", 0, ""},
 		{"set -type order-placed arn:aws:sqs:eu-west-1:123456789012:orders -who ada -why asked",
 			"order-placed: route to sqs://orders?account=123456789012&region=eu-west-1\n", 0, ""},
-		{"set https://Shop.example/in?token=hunter2 -type order-placed", "order-placed: route to https://shop.example/in\n", 0, ""},
+		{"set https://Shop.example/in?token=hunter2 -type order-placed",
+			"order-placed: route to https://shop.example/in\n", 0, ""},
 		{"set -type heartbeat none -json", `{"type":"heartbeat","destination":"none"}` + "\n", 0, ""},
 		{"set -type größe sqs://orders", "", 2, `route set: type: wants 1 to 200 letters`},
 		{"set -type order-placed orders", "", 2, `route set: the destination wants none, or: wants sqs://queue`},
@@ -43,7 +44,8 @@ order-placed  sqs://orders?account=123456789012&region=eu-west-1
 			"order-placed: the route to sqs://orders?account=123456789012&region=eu-west-1 is the last: without one, " +
 				"producers that enqueue by route are refused; set the route none first, or unset this one with -force"},
 		{"unset -type order-placed arn:aws:sqs:eu-west-1:123456789012:orders -force -json",
-			`{"type":"order-placed","destination":"sqs://orders?account=123456789012\u0026region=eu-west-1"}` + "\n", 0, ""},
+			`{"type":"order-placed","destination":"sqs://orders?account=123456789012\u0026region=eu-west-1"}` + "\n",
+			0, ""},
 		{"list -type order-placed", "no routes\n", 0, ""},
 	} {
 		out, err := call(pool.Config().ConnString(), append([]string{"route"}, strings.Fields(c.line)...)...)
@@ -112,8 +114,8 @@ func TestCommandsByGroup(t *testing.T) {
 	_, _, exit = run("show " + uuid.NewString())
 	assert.Equal(t, 3, exit)
 
-	teststack.Execute(t, pool, `UPDATE outbox.messages SET state = 'dead', finished_at = now(), last_error = 'no such queue'
-		WHERE destination = 'sqs://orders'`)
+	teststack.Execute(t, pool, `UPDATE outbox.messages
+		SET state = 'dead', finished_at = now(), last_error = 'no such queue' WHERE destination = 'sqs://orders'`)
 	out, _, err = with(t, settings, "", "wait -timeout 0s "+group.String())
 	assert.Equal(t, 4, code(err))
 	assert.Equal(t, hook+"  due  https://shop.example/in\n"+orders+"  dead  sqs://orders\n", out)

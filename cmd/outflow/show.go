@@ -111,7 +111,8 @@ type shown struct {
 
 func shownOf(d operator.Details, ui, namespace string) shown {
 	s := shown{
-		Message: d.Message, Siblings: d.Siblings, Run: d.Run, NoRun: d.NoRun, URL: link(d, ui, namespace), Audit: d.Audit,
+		Message: d.Message, Siblings: d.Siblings, Run: d.Run, NoRun: d.NoRun,
+		URL: link(d, ui, namespace), Audit: d.Audit,
 	}
 	if utf8.Valid(d.Payload) {
 		s.Payload = string(d.Payload)

@@ -95,7 +95,8 @@ func TestOneEnqueueToEveryKind(t *testing.T) {
 	}
 	o := operator.New(w.pool, nil, "")
 	for _, e := range ends {
-		require.NoError(t, o.SetRoute(t.Context(), operator.Route{Type: "order-placed", Destination: e.destination}, operator.Actor{Who: "ada"}))
+		r := operator.Route{Type: "order-placed", Destination: e.destination}
+		require.NoError(t, o.SetRoute(t.Context(), r, operator.Actor{Who: "ada"}))
 	}
 	c := configOf(w)
 	c.Brokers = brokersOf(aws.Config{BaseEndpoint: aws.String(endpoint.URL), Region: "eu-west-1",
@@ -120,7 +121,8 @@ func TestOneEnqueueToEveryKind(t *testing.T) {
 			held := outflow.RoutedID(group, broken.destination)
 			for _, e := range ends {
 				if e.name != broken.name {
-					r := w.until(outflow.RoutedID(group, e.destination), func(r row) bool { return r.State == outflow.Delivered })
+					r := w.until(outflow.RoutedID(group, e.destination),
+						func(r row) bool { return r.State == outflow.Delivered })
 					assert.Equal(t, 1, r.Attempts, e.name)
 				}
 			}

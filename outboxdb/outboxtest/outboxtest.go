@@ -82,8 +82,8 @@ const pendingSQL = `
 SELECT coalesce(json_agg(json_build_object(
            'id', m.id, 'destination', m.destination, 'type', m.type, 'payload', encode(m.payload, 'base64'),
            'content_type', m.content_type, 'headers', m.headers, 'ordering_key', coalesce(m.ordering_key, ''),
-           'group_id', m.group_id, 'callback', coalesce(m.callback, ''), 'enqueued_at', m.enqueued_at, 'due_at', m.due_at,
-           'expires_at', m.expires_at) ORDER BY m.seq), '[]')::text
+           'group_id', m.group_id, 'callback', coalesce(m.callback, ''), 'enqueued_at', m.enqueued_at,
+           'due_at', m.due_at, 'expires_at', m.expires_at) ORDER BY m.seq), '[]')::text
   FROM outbox.messages AS m
  WHERE m.state = 'pending' AND (NOT $1::boolean OR pg_xact_status(m.xmin::text::xid8) = 'in progress')`
 

@@ -119,7 +119,10 @@ func TestWaitAllForWhatHasEnded(t *testing.T) {
 		id          uuid.UUID
 		destination string
 		state       outflow.State
-	}{{ids[2], "https://shop.example/in", outflow.Delivered}, {ids[0], toA, outflow.Delivered}, {ids[1], toB, outflow.Dead}} {
+	}{
+		{ids[2], "https://shop.example/in", outflow.Delivered}, {ids[0], toA, outflow.Delivered},
+		{ids[1], toB, outflow.Dead},
+	} {
 		assert.Equal(t, wants.id, outcomes[i].ID)
 		assert.Equal(t, wants.destination, outcomes[i].Destination, "the query may hold a token")
 		assert.Equal(t, wants.state, outcomes[i].State)
@@ -254,7 +257,8 @@ func TestWaitAllForAMessageThatIsRetried(t *testing.T) {
 	finish(t, pool, dead, ids[0])
 	answers := startWaitAll(t, w, group)
 	requireNotified(t, w)
-	teststack.Execute(t, pool, `UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2 WHERE id = $1`, ids[0])
+	teststack.Execute(t, pool,
+		`UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2 WHERE id = $1`, ids[0])
 	deliver(t, pool, ids[1])
 	deliver(t, pool, ids[2])
 	requireNoEnds(t, answers)
@@ -340,7 +344,9 @@ func TestWaitAllOutlivesTheDatabase(t *testing.T) {
 	require.ErrorContains(t, err, "connection refused")
 
 	pool := teststack.New(t)
-	own := teststack.Another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["application_name"] = "polls" })
+	own := teststack.Another(t, pool, func(c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["application_name"] = "polls"
+	})
 	alive := newWaiter(t, own, wait.PollEvery(20*time.Millisecond))
 	group := enqueueGroups(t, pool, 1)[0]
 	answers := startWaitAll(t, alive, group)
@@ -358,7 +364,8 @@ func TestWaitAllWithoutRights(t *testing.T) {
 	pool := teststack.New(t)
 	role := teststack.NewRole(t, pool)
 	teststack.Execute(t, pool, fmt.Sprintf(`GRANT USAGE ON SCHEMA outbox TO %[1]s;
-		GRANT EXECUTE ON FUNCTION outbox.outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO %[1]s`, role))
+		GRANT EXECUTE ON FUNCTION outbox.outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO %[1]s`,
+		role))
 	w := newWaiter(t, teststack.WithRole(t, pool, role))
 	group, id := enqueueGroups(t, pool, 1)[0], enqueue(t, pool, 1)[0]
 	one := startWait(t, w, id)
