@@ -244,7 +244,7 @@ func TestTwoMessagesOfOneID(t *testing.T) {
 	w := newWorld(t)
 	x, p := w.exchange("topic"), w.publisher()
 	q := w.queue(x, "good")
-	for range 300 {
+	for range 100 {
 		m := message(to(x, "good"))
 		bad := m
 		bad.Destination = to(x, "bad")
@@ -276,7 +276,7 @@ func TestRate(t *testing.T) {
 	require.NoError(t, err)
 	p := rabbitmq.New(address)
 	defer p.Close()
-	const n = 20_000
+	const n = 10_000
 	for name, publish := range map[string]func([]outflow.Message) []error{
 		"side by side": func(all []outflow.Message) []error { return publishAll(t, p, 500, all) },
 		"as a batch": func(all []outflow.Message) (errs []error) {

@@ -116,13 +116,23 @@ func (w *world) declare(queue string) {
 // deliveries takes everything that is in a queue.
 func (w *world) deliveries(queue string) (all []amqp.Delivery) {
 	w.t.Helper()
+	ch := w.channel()
 	for {
-		d, ok, err := w.channel().Get(queue, true)
+		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 		require.NoError(w.t, err)
-		if !ok {
+		if q.Messages == 0 {
 			return all
 		}
-		all = append(all, d)
+		consumer := name("consumer")
+		received, err := ch.Consume(queue, consumer, true, false, false, false, nil)
+		require.NoError(w.t, err)
+		for range q.Messages {
+			all = append(all, <-received)
+		}
+		require.NoError(w.t, ch.Cancel(consumer, false))
+		for d := range received { // what came meanwhile
+			all = append(all, d)
+		}
 	}
 }
 

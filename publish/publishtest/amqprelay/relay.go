@@ -161,7 +161,8 @@ func (r *Relay) pass(client net.Conn) {
 		return
 	}
 	defer server.Close()
-	l := &link{relay: r, client: client, server: server, channels: map[uint16]*channel{}}
+	l := &link{relay: r, client: client, server: server, ended: make(chan struct{}),
+		channels: map[uint16]*channel{}}
 	r.mu.Lock()
 	refused := r.shut
 	if !refused {
@@ -189,6 +190,8 @@ type link struct {
 	relay          *Relay
 	client, server net.Conn
 	late           sync.WaitGroup // confirms that are delayed
+	once           sync.Once
+	ended          chan struct{}
 
 	writing sync.Mutex // to the client
 
@@ -208,6 +211,7 @@ type channel struct {
 }
 
 func (l *link) end() {
+	l.once.Do(func() { close(l.ended) })
 	_ = l.client.Close()
 	_ = l.server.Close()
 }
@@ -250,8 +254,11 @@ func (l *link) downstream() {
 			return
 		case a.delay > 0:
 			l.late.Go(func() {
-				time.Sleep(a.delay)
-				l.answer(f, a)
+				select {
+				case <-time.After(a.delay):
+					_ = l.answer(f, a) // the client may be gone
+				case <-l.ended:
+				}
 			})
 		default:
 			if l.answer(f, a) != nil {
