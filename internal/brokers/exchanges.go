@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -95,15 +94,15 @@ func RabbitMQ(current func() rabbitmq.Address, timeout time.Duration) Broker {
 		Publisher: rabbitmq.New(rabbitmq.Address{}, rabbitmq.WithCurrentAddress(current),
 			rabbitmq.WithTimeout(timeout)),
 		Timeout: cmp.Or(timeout, rabbitmq.DefaultTimeout),
-		Doctor:  Doctor{Remedy: exchangeRemedy},
+		Doctor: Doctor{
+			Remedy: exchangeRemedy,
+			Create: func(destination string) string { return current().Commands(destination) },
+		},
 	}
 }
 
 func exchangeRemedy(err error) string {
-	switch {
-	case errors.Is(err, outflow.ErrNoDestination):
-		return "run the commands that the text names, or outflow redirect its messages"
-	case outflow.IsPermanent(err):
+	if outflow.IsPermanent(err) {
 		return "outflow redirect its messages"
 	}
 	return "check " + rabbitURL + ", the network and the broker"

@@ -110,8 +110,13 @@ func TestAddressFileRotates(t *testing.T) {
 
 // TestDoctorOfExchanges: what to do about a look-up's error.
 func TestDoctorOfExchanges(t *testing.T) {
-	remedy := RabbitMQ(nil, 0).Doctor.Remedy
-	assert.Contains(t, remedy(outflow.Permanent(outflow.ErrNoDestination)), "run the commands that the text names")
-	assert.Contains(t, remedy(outflow.Permanent(os.ErrInvalid)), "outflow redirect")
-	assert.Contains(t, remedy(outflow.Unavailable(os.ErrDeadlineExceeded)), "check AMQP_URL")
+	doctor := loadExchanges(t, map[string]string{"AMQP_URL": "amqp://host/my%20shop"}).Doctor
+	missing, down := outflow.Permanent(outflow.ErrNoDestination), outflow.Unavailable(os.ErrDeadlineExceeded)
+	assert.Equal(t, "rabbitmqadmin --vhost='my shop' declare exchange name=orders type=topic durable=true && "+
+		"rabbitmqadmin --vhost='my shop' declare binding source=orders destination=QUEUE routing_key='paid.#', "+
+		"or outflow redirect its messages", doctor.Advice("rabbitmq://orders/paid.%23", missing))
+	assert.Equal(t, "rabbitmqadmin --vhost='my shop' declare queue name=orders durable=true, or outflow redirect its "+
+		"messages", doctor.Advice("rabbitmq:///orders", missing))
+	assert.Equal(t, "outflow redirect its messages", doctor.Advice("rabbitmq://orders", missing))
+	assert.Contains(t, doctor.Advice("rabbitmq://orders/paid", down), "check AMQP_URL")
 }

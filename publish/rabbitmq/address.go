@@ -124,6 +124,15 @@ func (a Address) String() string {
 	return uri.Scheme + "://" + net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)) + "/" + vhost
 }
 
+// vhost is the virtual host.
+func (a Address) vhost() string {
+	uri, err := amqp.ParseURI(a.url)
+	if err != nil {
+		return "/"
+	}
+	return uri.Vhost
+}
+
 // GoString is String, so that no verb of fmt prints a password.
 func (a Address) GoString() string { return a.String() }
 
