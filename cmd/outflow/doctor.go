@@ -28,7 +28,7 @@ It checks
   * dead messages, and whether notifications arrive
   * Temporal, its namespace, search attributes and workers
   * the schedule that maintains the table, and runs that are stalled
-  * where pending messages go: whether queues and topics exist, and whether the
+  * where pending messages go: whether queues, topics and exchanges exist, and whether the
     OUTFLOW_WEBHOOK_… settings allow the hosts of webhooks; give it the settings of the
     daemons
   * deliveries and callbacks that failed, or that settings keep from being sent, each with
@@ -67,16 +67,18 @@ func doctor(ctx context.Context, cl commandLine, args []string) error {
 		defer c.Close()
 		subject.Namespace = namespace.New(c, subject.Target.Namespace)
 	}
-	err = lookups(ctx, cl.getenv, &subject)
+	all := brokers.Load(ctx, cl.getenv)
+	defer brokers.Close(all)
+	err = lookups(all, &subject)
 	subject.SettingsErr = errors.Join(err, config.Names(cl.getenv))
 	return examine(ctx, subject, *asJSON, cl.stdout)
 }
 
 // lookups sets the look-ups that the settings allow, and returns mistakes in the settings.
-func lookups(ctx context.Context, getenv func(string) string, subject *operator.Subject) (broken error) {
+func lookups(all []brokers.Broker, subject *operator.Subject) (broken error) {
 	subject.Lookups, subject.NoLookup = map[string]operator.Lookup{}, map[string]string{}
 	subject.Advice = map[string]func(string, error) string{}
-	for _, b := range brokers.Load(ctx, getenv) {
+	for _, b := range all {
 		broken = errors.Join(broken, b.SettingsErr)
 		for _, scheme := range b.Schemes {
 			checker, ok := b.Publisher.(publish.Checker)
@@ -87,6 +89,8 @@ func lookups(ctx context.Context, getenv func(string) string, subject *operator.
 				subject.NoLookup[scheme] = "its settings are wrong"
 			case b.ClientErr != nil:
 				subject.NoLookup[scheme] = strings.ReplaceAll(b.ClientErr.Error(), "\n", "; ")
+			case b.Publisher == nil:
+				subject.NoLookup[scheme] = b.Waiting
 			}
 			if b.Doctor.Allowed == "" { // each destination has a line
 				subject.Advice[scheme] = b.Doctor.Advice

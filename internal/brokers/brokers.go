@@ -22,6 +22,7 @@ func registrations() []registration {
 	return []registration{
 		&queues{},
 		&topics{},
+		&exchanges{},
 		&webhooks{},
 	}
 }
@@ -150,4 +151,13 @@ func Publishers(all []Broker) (publishers []publish.Publisher) {
 		}
 	}
 	return publishers
+}
+
+// Close ends the connections that the brokers' publishers hold.
+func Close(all []Broker) {
+	for _, p := range Publishers(all) {
+		if c, ok := p.(interface{ Close() }); ok {
+			c.Close()
+		}
+	}
 }

@@ -166,7 +166,7 @@ func TestAllMistakesAreReportedTogether(t *testing.T) {
 		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED",
 		"OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
 		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_SQS_TIMEOUT",
-		"OUTFLOW_SNS_TIMEOUT",
+		"OUTFLOW_SNS_TIMEOUT", "OUTFLOW_RABBITMQ_URL_FILE", "OUTFLOW_RABBITMQ_TIMEOUT",
 		"OUTFLOW_WEBHOOK_TIMEOUT", "OUTFLOW_WEBHOOK_HOSTS", "OUTFLOW_WEBHOOK_SECRETS_FILE",
 		"OUTFLOW_WEBHOOK_SECRET", "OUTFLOW_WEBHOOK_HEADERS_FILE", "OUTFLOW_WEBHOOK_NETWORKS",
 		"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "AWS_REGION",
@@ -238,7 +238,7 @@ func TestDefaultsOfNothing(t *testing.T) {
 			written[s.Name] = s.Default
 		}
 	}
-	require.Len(t, written, 8)
+	require.Len(t, written, 9)
 	c, err := load(t, enough(written))
 	require.NoError(t, err)
 	assert.Contains(t, broker(t, c, "https").Waiting, "no host is allowed")
