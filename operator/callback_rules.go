@@ -38,11 +38,13 @@ func (e *InvalidRuleError) Error() string { return e.Field + ": " + e.Wants }
 // ruleRefusals are what the table's constraints say.
 var ruleRefusals = map[string]InvalidRuleError{
 	"callback_rules_destination": {"destination",
-		"wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key or https://host/path"},
+		"wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType " +
+			"or https://host/path"},
 	"callback_rules_type": {"type",
 		`wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit`},
 	"callback_rules_callback": {"callback",
-		"wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key or https://host/path"},
+		"wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType " +
+			"or https://host/path"},
 	"callback_rules_payload": {"payload", "wants a callback that is not none"},
 }
 

@@ -20,6 +20,7 @@ func registrations() []registration {
 	return []registration{
 		&queues{},
 		&webhooks{},
+		&workflows{},
 	}
 }
 
