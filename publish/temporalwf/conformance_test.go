@@ -129,7 +129,7 @@ func (h *harness) MissingDestination(*testing.T) string {
 }
 
 func (h *harness) Receive(t *testing.T, destination string, n int) (found []outflow.Message) {
-	for deadline := time.Now().Add(10 * time.Second); len(found) < n && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * time.Second); len(found) < n && time.Now().Before(deadline); {
 		list, err := h.client.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
 			Query: fmt.Sprintf("TaskQueue = '%s'", queueOf(destination)),
 		})

@@ -28,6 +28,7 @@ package temporalwf
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -144,27 +145,27 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (runID strin
 // begin returns a call to a namespace, if there is time for it. The call goes on without its
 // caller: Temporal may have the request. end must be called after it.
 func (p *Publisher) begin(ctx context.Context, doing, namespace string) (_ *call, end func(), err error) {
-	callTime := publish.CallTime(ctx, p.timeout)
-	deadline := time.Now().Add(callTime)
-	if callers, ok := ctx.Deadline(); ok && callers.Before(deadline) {
-		deadline = callers
+	notAttempted := func(why error) error {
+		return outflow.Retryable(fmt.Errorf("%s: %w: %w", doing, outflow.ErrNotAttempted, why))
 	}
-	switch {
-	case ctx.Err() != nil:
-		return nil, nil, outflow.Retryable(fmt.Errorf(
-			"%s: %w: %w", doing, outflow.ErrNotAttempted, context.Cause(ctx)))
-	case time.Until(deadline) < min(callTime, outflow.FastPathCallTime)/4:
-		return nil, nil, outflow.Retryable(fmt.Errorf(
-			"%s: %w: too little time was left", doing, outflow.ErrNotAttempted))
+	callTime := publish.CallTime(ctx, p.timeout)
+	if !publish.EnoughTime(ctx, min(callTime, outflow.FastPathCallTime)/4) {
+		return nil, nil, notAttempted(cmp.Or(context.Cause(ctx), errTooLittleTime))
 	}
 	service, release, err := p.clients.acquire(namespace)
 	if err != nil {
-		return nil, nil, outflow.Retryable(fmt.Errorf("%s: %w: %w", doing, outflow.ErrNotAttempted, err))
+		return nil, nil, notAttempted(err)
+	}
+	deadline := time.Now().Add(callTime)
+	if callers, ok := ctx.Deadline(); ok && callers.Before(deadline) {
+		deadline = callers
 	}
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	c := &call{ctx: ctx, service: service, doing: doing, cutShort: callTime < p.timeout}
 	return c, func() { cancel(); release() }, nil
 }
+
+var errTooLittleTime = errors.New("too little time was left")
 
 const (
 	// workflowIDHeader names the workflow. Its case does not matter, as that of no header does.
