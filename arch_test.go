@@ -115,7 +115,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
 	"examples/signup": {[]string{".", "inbox", "inbox/migrate", "outboxdb", "outboxdb/wait", "publish/awssqs"},
-		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "github.com/google/uuid"}},
+		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"}},
 	"examples/signup/demo": {[]string{"examples/signup"},
 		[]string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 }
