@@ -114,6 +114,9 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		[]string{".", "dispatcher", "outboxdb", "publish", "publish/awssqs", "scanner"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/"},
 	},
+	"examples/orders": {
+		[]string{".", "outboxdb"}, []string{"github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"},
+	},
 	"examples/signup": {[]string{".", "inbox", "inbox/migrate", "outboxdb", "outboxdb/wait", "publish/awssqs"},
 		[]string{"github.com/aws/", "github.com/jackc/pgx/v5", "go.temporal.io/", "github.com/google/uuid"}},
 	"examples/signup/demo": {[]string{"examples/signup"},

@@ -53,7 +53,7 @@ func (g *greeter) Greet(ctx context.Context, messageID string, u user) error {
 		return fmt.Errorf("welcoming the user of message %s: %w", id, err)
 	}
 	if written.RowsAffected() == 1 {
-		fmt.Fprintf(g.out, "%-50s  %s\n", "welcome workflow of "+u.String(), id)
+		fmt.Fprintf(g.out, "%-50s  %s\n", "welcome workflow: "+u.String(), id)
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 		require.NoError(t, context.Cause(ctx))
 	}
 	see("welcome e-mail to ", 3)
-	see("welcome workflow of ", 3)
+	see("welcome workflow: ", 3)
 	for i, end := range []struct {
 		name string
 		by   syscall.Signal
