@@ -14,7 +14,8 @@ var (
 	errWorkflowNames = errors.New("temporal's task queue and workflow type want UTF-8 of one character or more each, " +
 		"percent-encoded, without control characters")
 	errExisting       = errors.New("parameter existing wants use")
-	errExistingSignal = errors.New("parameter existing wants no signal beside it: a signal goes to the run that is there")
+	errExistingSignal = errors.New(
+		"parameter existing wants no signal beside it: a signal goes to the run that is there")
 )
 
 // parseTemporal reads the part of a temporal destination behind the scheme.

@@ -60,7 +60,8 @@ func TestWorkflowMistakes(t *testing.T) {
 		wants string
 	}{
 		{"OUTFLOW_TEMPORAL_TARGETS", "orders", "OUTFLOW_TEMPORAL_TARGETS: wants workflows such as " +
-			"default/orders/ProcessOrder (namespace, task queue, type), separated by commas: number 1 has not three parts"},
+			"default/orders/ProcessOrder (namespace, task queue, type), separated by commas: " +
+			"number 1 has not three parts"},
 		{"OUTFLOW_TEMPORAL_TARGETS", "default/outflow-outbox/Deliver", "are Outflow's own"},
 		{"OUTFLOW_TEMPORAL_TARGETS", "default/own/Deliver", "OUTFLOW_TEMPORAL_TARGETS: wants task queues of your own " +
 			`workflows; "own" is Outflow's (OUTFLOW_TASK_QUEUE)`},

@@ -34,7 +34,6 @@ func TestConformance(t *testing.T) { publishtest.Run(t, newHarness(t)) }
 // the harness reads what Temporal has of them.
 type harness struct {
 	world
-	relay  string
 	gate   *publishtest.Gate
 	prefix string
 	queues atomic.Int64

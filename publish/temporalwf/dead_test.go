@@ -76,9 +76,11 @@ func TestWhyMessagesEndDead(t *testing.T) {
 			failing(serviceerror.NewInvalidArgument("exceeded workflow execution limit for signal events"))},
 		{"unknown namespace", to(destination + "?namespace=" + missingNamespace),
 			failing(serviceerror.NewNamespaceNotFound(missingNamespace))},
-		{"too large for Temporal", to(destination), failing(serviceerror.NewInvalidArgument("Blob data size exceeds limit."))},
+		{"too large for Temporal", to(destination),
+			failing(serviceerror.NewInvalidArgument("Blob data size exceeds limit."))},
 		{"too large for a request", to(destination),
-			failing(status.Error(codes.ResourceExhausted, "grpc: received message larger than max (5242987 vs. 4194304)"))},
+			failing(status.Error(codes.ResourceExhausted,
+				"grpc: received message larger than max (5242987 vs. 4194304)"))},
 		{"Temporal refuses it", to(destination),
 			failing(serviceerror.NewInvalidArgument("task queue name cannot start with reserved prefix /_sys/"))},
 	} {

@@ -1,10 +1,13 @@
 package temporalwf_test
 
 import (
+	"context"
 	"fmt"
 
+	"github.com/google/uuid"
 	"go.temporal.io/sdk/client"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/temporalwf"
 )
@@ -25,9 +28,12 @@ func ExampleNew() {
 	router := publish.NewRouter(publisher)
 	fmt.Println(router.Refusal("temporal://orders/ProcessOrder"))
 	fmt.Println(router.Refusal("temporal://carts/Cart?signal=add-item"))
-	fmt.Println(router.Refusal("temporal://payments/Refund"))
+	_, err = router.Publish(context.Background(), outflow.Message{
+		ID: uuid.New(), Destination: "temporal://payments/Refund", Payload: []byte("{}"),
+	})
+	fmt.Println(outflow.ClassOf(err))
 	// Output:
 	// <nil>
 	// <nil>
-	// starting temporal://payments/Refund: default/payments/Refund is not listed (add it to OUTFLOW_TEMPORAL_TARGETS, or redirect the message): nothing was sent
+	// unavailable
 }

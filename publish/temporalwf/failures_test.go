@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
@@ -103,13 +104,17 @@ func TestFailureClasses(t *testing.T) {
 			"PermissionDenied: Request unauthorized. (check the API key or certificate"},
 		"identity": {status.Error(codes.Unauthenticated, "invalid key"), outflow.ClassUnavailable, true,
 			"check the API key or certificate"},
-		"internal":     {serviceerror.NewInternal("shard"), outflow.ClassUnavailable, true, "Internal: shard"},
-		"unknown":      {status.Error(codes.Unknown, "what"), outflow.ClassUnavailable, true, "Unknown: what"},
-		"unavailable":  {serviceerror.NewUnavailable("shutting down"), outflow.ClassUnavailable, false, "Temporal may have it"},
-		"its deadline": {serviceerror.NewDeadlineExceeded("slow"), outflow.ClassUnavailable, false, "Temporal may have it"},
-		"its cancel":   {serviceerror.NewCanceled("gone"), outflow.ClassUnavailable, false, "Temporal may have it"},
-		"failover":     {serviceerror.NewNamespaceNotActive("default", "a", "b"), outflow.ClassUnavailable, true, "FailedPrecondition"},
-		"namespace":    {serviceerror.NewNamespaceNotFound("default"), outflow.ClassPermanent, true, "create the namespace"},
+		"internal": {serviceerror.NewInternal("shard"), outflow.ClassUnavailable, true, "Internal: shard"},
+		"unknown":  {status.Error(codes.Unknown, "what"), outflow.ClassUnavailable, true, "Unknown: what"},
+		"unavailable": {serviceerror.NewUnavailable("shutting down"), outflow.ClassUnavailable, false,
+			"Temporal may have it"},
+		"its deadline": {serviceerror.NewDeadlineExceeded("slow"), outflow.ClassUnavailable, false,
+			"Temporal may have it"},
+		"its cancel": {serviceerror.NewCanceled("gone"), outflow.ClassUnavailable, false, "Temporal may have it"},
+		"failover": {serviceerror.NewNamespaceNotActive("default", "a", "b"), outflow.ClassUnavailable, true,
+			"FailedPrecondition"},
+		"namespace": {serviceerror.NewNamespaceNotFound("default"), outflow.ClassPermanent, true,
+			"create the namespace"},
 		"being deleted": {serviceerror.NewNamespaceInvalidState("default", enumspb.NAMESPACE_STATE_DELETED, nil),
 			outflow.ClassPermanent, true, "create the namespace"},
 	} {
@@ -164,4 +169,51 @@ func TestNoConnection(t *testing.T) {
 			assert.False(t, f.Answered)
 		})
 	}
+}
+
+// Where a workflow ID is taken, the message ends dead only once Temporal has said by what.
+func TestWhoTookAWorkflowID(t *testing.T) {
+	t.Parallel()
+	m := named(message("temporal://orders/Process"), "order-7")
+	run := aRun("Process", enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING)
+	for name, c := range map[string]struct {
+		describe error
+		class    outflow.Class
+		says     string
+	}{
+		"deleted meanwhile": {serviceerror.NewNotFound("workflow not found"), outflow.ClassRetryable,
+			"was deleted meanwhile"},
+		"no answer": {serviceerror.NewUnavailable("shutting down"), outflow.ClassUnavailable,
+			"nothing was sent"},
+		"no permission": {serviceerror.NewPermissionDenied("Request unauthorized.", ""), outflow.ClassUnavailable,
+			"PermissionDenied"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			temporal := taken(run)
+			temporal.describe = func() (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+				return nil, serviceerror.ToStatus(c.describe).Err()
+			}
+			fake(t, temporal).fails(t, m, c.class, c.says)
+		})
+	}
+	t.Run("this message", func(t *testing.T) {
+		ours := &serviceerror.WorkflowExecutionAlreadyStarted{RunId: "run-1", StartRequestId: m.ID.String()}
+		assert.Equal(t, "run-1", fake(t, failing(ours)).publish(t, m))
+	})
+	t.Run("this message, in a run before that is deleted", func(t *testing.T) {
+		temporal := taken(aRun("Process", enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING))
+		described := temporal.describe
+		temporal.describe = func() (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+			temporal.describe = func() (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+				return nil, serviceerror.ToStatus(serviceerror.NewNotFound("workflow not found")).Err()
+			}
+			answer, err := described()
+			answer.WorkflowExecutionInfo.FirstRunId = "run-1"
+			answer.WorkflowExecutionInfo.Memo = &commonpb.Memo{Fields: map[string]*commonpb.Payload{
+				temporalwf.HeaderMessageID: {Data: []byte(`"` + m.ID.String() + `"`)},
+			}}
+			return answer, err
+		}
+		assert.Equal(t, "01a22a72-b7c3-7e74-bfc6-6c6f8bf72558", fake(t, temporal).publish(t, m))
+	})
 }

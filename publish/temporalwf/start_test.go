@@ -203,9 +203,10 @@ func TestAWorkflowIDIsStartedOnce(t *testing.T) {
 				a.closed(t, id, first)
 			}
 			other := named(message(a.to("Process")), id)
-			err := a.fails(t, other, outflow.ClassPermanent, "AlreadyExists: workflow "+id, "run "+first, "existing=use")
-			assert.ErrorContains(t, err, map[string]string{"Running": "running", "Completed": "closed as Completed"}[how])
-			a.fails(t, named(message(a.to("Another")), id), outflow.ClassPermanent, `is a "Process" on task queue "`+a.queue)
+			state := map[string]string{"Running": "running", "Completed": "closed as Completed"}[how]
+			a.fails(t, other, outflow.ClassPermanent, "AlreadyExists: workflow "+id, "run "+first, state, "existing=use")
+			a.fails(t, named(message(a.to("Another")), id), outflow.ClassPermanent,
+				`is a "Process" on task queue "`+a.queue)
 
 			other.Destination = a.to("Process", "existing=use")
 			assert.Equal(t, first, a.publish(t, other), "the destination lets it do")
@@ -277,7 +278,8 @@ func TestMissingNamespace(t *testing.T) {
 	a := newApp(t)
 	for _, query := range []string{"namespace=", "signal=step&namespace="} {
 		m := named(message(a.to("Process", query+missingNamespace)), "order-7")
-		err := a.fails(t, m, outflow.ClassPermanent, "the destination does not exist", missingNamespace, "create the namespace")
+		err := a.fails(t, m, outflow.ClassPermanent, "the destination does not exist", missingNamespace,
+			"create the namespace")
 		assert.ErrorIs(t, err, outflow.ErrNoDestination)
 	}
 }

@@ -58,7 +58,8 @@ func parseTarget(entry string) (workflow, error) {
 	}
 	for i, part := range parts {
 		decoded, err := url.PathUnescape(part)
-		if err != nil || decoded == "" || !utf8.ValidString(decoded) || strings.ContainsFunc(decoded, unicode.IsControl) {
+		if err != nil || decoded == "" || !utf8.ValidString(decoded) ||
+			strings.ContainsFunc(decoded, unicode.IsControl) {
 			return workflow{}, errors.New("has a part that is empty, or is no UTF-8, percent-encoded, " +
 				"without control characters")
 		}

@@ -38,11 +38,11 @@ func TestParseTargets(t *testing.T) {
 		"default/orders/%zz":          "number 1 has a part that is empty, or is no UTF-8, percent-encoded",
 		"default/orders/%00":          "number 1 has a part that is empty, or is no UTF-8",
 		"default/orders/\xff":         "number 1 has a part that is empty, or is no UTF-8",
-		"temporal-system/orders/Work": "number 1 is never started: names that begin with temporal-sys are Temporal's own",
+		"temporal-system/orders/Work": "number 1 is never started: names that begin with temporal-sys",
 		"default/temporal-sys-tq/X":   "number 1 is never started: names that begin with temporal-sys",
 		"default/q/temporal-sys-sched": "number 1 is never started: names that begin with " +
 			"temporal-sys",
-		"default/outflow-shop/Deliver": "number 1 is never started: task queues that begin with outflow- are Outflow's own",
+		"default/outflow-shop/Deliver": "number 1 is never started: task queues that begin with outflow-",
 	} {
 		_, err := temporalwf.ParseTargets(list)
 		assert.ErrorContains(t, err, "wants workflows such as default/orders/ProcessOrder")
@@ -81,7 +81,8 @@ func TestOnlyListedWorkflowsAreStarted(t *testing.T) {
 		a.fails(t, message(c.destination), outflow.ClassUnavailable, "is not listed", "nothing was sent")
 		failedAs(t, a.publisher.Check(t.Context(), c.destination), outflow.ClassUnavailable, "is not listed")
 	}
-	failedAs(t, a.publisher.Refusal("temporal://a%2Fb/x%2Cy"), outflow.ClassUnavailable, "shop/a%2Fb/x%2Cy is not listed")
+	failedAs(t, a.publisher.Refusal("temporal://a%2Fb/x%2Cy"), outflow.ClassUnavailable,
+		"shop/a%2Fb/x%2Cy is not listed")
 }
 
 // What is Temporal's or Outflow's own is refused for good, whatever the list says.
@@ -95,7 +96,7 @@ func TestReservedWorkflowsAreNeverStarted(t *testing.T) {
 		"temporal://orders/Process?namespace=temporal-system":    "Temporal's own",
 		"temporal://temporal-sys-batcher-taskqueue/x":            "Temporal's own",
 		"temporal://orders/temporal-sys-scheduler-workflow":      "Temporal's own",
-		"temporal://outflow-outbox/Deliver":                      "task queues that begin with outflow- are Outflow's own",
+		"temporal://outflow-outbox/Deliver":                      "that begin with outflow- are Outflow's own",
 		"temporal://own/Deliver":                                 "the task queue is Outflow's own",
 		"temporal://outflow-outbox/Deliver?signal=try-now":       "Outflow's own",
 		"temporal://outflow-other/Deliver?namespace=an-other-ns": "Outflow's own",
@@ -119,7 +120,8 @@ func TestOtherDestinations(t *testing.T) {
 	t.Parallel()
 	a := nowhere(t, temporalwf.Options{})
 	assert.Equal(t, "temporal", a.publisher.Scheme())
-	a.fails(t, message("sqs://orders"), outflow.ClassPermanent, "starting sqs://orders: only temporal:// is published here")
+	a.fails(t, message("sqs://orders"), outflow.ClassPermanent,
+		"starting sqs://orders: only temporal:// is published here")
 	a.fails(t, message("temporal://orders"), outflow.ClassPermanent, "reading the destination", "redirect the message")
 	failedAs(t, a.publisher.Check(t.Context(), "sqs://orders"), outflow.ClassPermanent, "only temporal://")
 	failedAs(t, a.publisher.Check(t.Context(), "temporal://orders"), outflow.ClassPermanent, "reading the destination")

@@ -14,8 +14,8 @@
 // Here alone a payload enters Temporal: it is the workflow's input, or the signal's.
 //
 // The calls go to Temporal's API, because the SDK lets nobody choose the request ID. So
-// propagators and interceptors of the client do not run; package documentation of the contract is
-// in docs/workflows.md.
+// propagators and interceptors of the client do not run. docs/workflows.md says what a workflow
+// gets.
 //
 //	targets, err := temporalwf.ParseTargets("default/orders/ProcessOrder")
 //	publisher := temporalwf.New(temporalwf.Options{
