@@ -204,7 +204,8 @@ func TestAWorkflowIDIsStartedOnce(t *testing.T) {
 			}
 			other := named(message(a.to("Process")), id)
 			state := map[string]string{"Running": "running", "Completed": "closed as Completed"}[how]
-			a.fails(t, other, outflow.ClassPermanent, "AlreadyExists: workflow "+id, "run "+first, state, "existing=use")
+			a.fails(t, other, outflow.ClassPermanent, "AlreadyExists: workflow "+id, "run "+first, state,
+				"existing=use")
 			a.fails(t, named(message(a.to("Another")), id), outflow.ClassPermanent,
 				`is a "Process" on task queue "`+a.queue)
 
