@@ -35,9 +35,10 @@ demo: build ## start everything and deliver real sign-ups; ONCE=1 ends by itself
 	$(BIN)/devstack run -- $(BIN)/demo $(if $(ONCE),-once)
 
 test: build ## run every test against the real parts
-	$(BIN)/devstack run -- $(MAKE) --no-print-directory test-root
+	$(BIN)/devstack run --rabbitmq=if-installed -- $(MAKE) --no-print-directory test-root
 	cd devstack && go test -count=1 -timeout 20m ./...
 	cd bench && go test -count=1 ./...
+	@$(BIN)/devstack missing
 
 # Run by "make test", inside a devstack.
 test-root:
@@ -63,7 +64,7 @@ lint: ## gofmt, vet, staticcheck, workflowcheck, the module files
 conformance: ## print which publisher passes which case of the conformance suite
 	@mkdir -p $(BIN)
 	cd devstack && go build -o ../$(BIN)/devstack .
-	@$(BIN)/devstack run -- go test -json -count=1 -run TestConformance ./publish/... | \
+	@$(BIN)/devstack run --rabbitmq=if-installed -- go test -json -count=1 -run TestConformance ./publish/... | \
 	  go run ./publish/publishtest/conformance
 
 bench: ## measure Outflow beside the same work done in other ways (some ten minutes)
@@ -78,7 +79,7 @@ VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
 
 MINUTES ?= 10
-chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|hosts|poison|outage|signup|callback|receivers|one fault, KILLS=30, KEEP=1
+chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|hosts|poison|outage|signup|callback|receivers|rabbitmq|one fault, KILLS=30, KEEP=1
 	cd devstack && go build -o ../$(BIN)/chaos ./chaos
 	$(BIN)/chaos -programs $(BIN) -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only $(ONLY)) $(if $(KILLS),-kills $(KILLS)) $(if $(KEEP),-keep)
 

@@ -43,19 +43,28 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"inbox": {[]string{"internal/database"},
 		[]string{"github.com/jackc/pgx/v5", "github.com/google/uuid"}},
 	"publish": {[]string{".", "internal/panics"}, nil},
-	"publish/awssqs": {[]string{".", "publish", "publish/internal/aws", "internal/coalesce",
-		"internal/metrics", "internal/panics", "internal/text"}, []string{"github.com/aws/", "github.com/google/uuid", "go.opentelemetry.io/otel/metric"}},
+	"publish/awssns": {[]string{".", "publish", "publish/internal/aws", "publish/internal/awsbatch"},
+		[]string{"github.com/aws/", "go.opentelemetry.io/otel/metric"}},
+	"publish/awssqs": {[]string{".", "publish", "publish/internal/aws", "publish/internal/awsbatch"},
+		[]string{"github.com/aws/", "github.com/google/uuid", "go.opentelemetry.io/otel/metric"}},
 	"publish/temporalwf": {[]string{".", "internal/text", "publish"},
 		[]string{"github.com/google/uuid", "go.temporal.io/api", "go.temporal.io/sdk", "google.golang.org/grpc"}},
 	"publish/webhook": {[]string{".", "internal/text", "publish", "publish/internal/retryafter"},
 		[]string{"github.com/google/uuid"}},
-	"publish/internal/aws": {[]string{".", "internal/text", "publish/internal/retryafter"},
-		[]string{"github.com/aws/"}},
+	"publish/internal/aws": {[]string{".", "internal/text", "publish", "publish/internal/retryafter"},
+		[]string{"github.com/aws/", "github.com/google/uuid"}},
+	"publish/internal/awsbatch": {[]string{".", "publish", "publish/internal/aws", "internal/coalesce",
+		"internal/metrics", "internal/panics", "internal/text"}, []string{"go.opentelemetry.io/otel/metric"}},
+	"publish/rabbitmq": {[]string{".", "internal/panics", "internal/text", "publish"},
+		[]string{"github.com/rabbitmq/amqp091-go", "github.com/google/uuid", "golang.org/x/sync/semaphore"}},
 	"publish/internal/retryafter": {nil, nil},
-	"publish/publishtest": {[]string{".", "internal/text", "publish"},
+	"publish/publishtest": {[]string{".", "internal/testport", "internal/text", "publish"},
 		[]string{"github.com/stretchr/testify", "github.com/google/uuid"}},
-	"publish/publishtest/conformance": {[]string{"publish/publishtest"}, nil},
-	"publish/publishtest/fakesqs":     {nil, nil},
+	"publish/publishtest/amqprelay":     {nil, nil},
+	"publish/publishtest/conformance":   {[]string{"publish/publishtest"}, nil},
+	"publish/publishtest/fakesns":       {[]string{"publish/publishtest/fakesqs", "publish/publishtest/internal/fake"}, nil},
+	"publish/publishtest/fakesqs":       {[]string{"publish/publishtest/internal/fake"}, nil},
+	"publish/publishtest/internal/fake": {nil, nil},
 	"activities": {[]string{".", "internal/metrics", "internal/panics", "internal/text",
 		"internal/timing", "internal/tracing", "outbox", "publish"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows": {[]string{".", "activities", "internal/text", "internal/timing", "outbox"},
@@ -66,8 +75,8 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/coalesce":  {[]string{".", "internal/panics"}, nil},
 	"internal/panics":    {nil, nil},
 	"internal/bounded":   {nil, nil},
-	"internal/brokers": {[]string{".", "internal/engine", "internal/settings", "publish", "publish/awssqs",
-		"publish/temporalwf", "publish/webhook"}, []string{"github.com/aws/"}},
+	"internal/brokers": {[]string{".", "internal/engine", "internal/settings", "publish", "publish/awssns",
+		"publish/awssqs", "publish/rabbitmq", "publish/temporalwf", "publish/webhook"}, []string{"github.com/aws/"}},
 	"internal/config": {[]string{".", "internal/bounded", "internal/brokers", "internal/engine", "internal/settings",
 		"scanner"}, []string{"github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5", "go.temporal.io/"}},
 	"internal/engine":   {[]string{"internal/settings"}, []string{"go.temporal.io/", "google.golang.org/grpc"}},
@@ -97,8 +106,9 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		"go.temporal.io/sdk/client", "github.com/prometheus/client_golang", "github.com/google/uuid"}},
 	"internal/teststack": {[]string{"outboxdb/migrate", "publish/publishtest/fakesqs"},
 		[]string{"github.com/jackc/pgx/v5", "github.com/lib/pq", "github.com/stretchr/testify"}},
-	"starter": {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"worker":  {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"internal/testport": {nil, []string{"github.com/stretchr/testify"}},
+	"starter":           {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"worker":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
 		[]string{".", "internal/bounded", "internal/brokers", "internal/config", "internal/program", "internal/text",
 			"namespace", "operator", "outbox", "outboxdb", "outboxdb/migrate", "outboxdb/wait", "publish", "workflows"},
@@ -182,15 +192,18 @@ func TestConsumersLinkNoDispatcher(t *testing.T) {
 	}
 	look("inbox", "inbox", "go.temporal.io/")
 	look("inbox", "inbox", "github.com/aws/")
-	look("publish/awssqs", "publish/awssqs", "go.temporal.io/")
-	look("publish/awssqs", "publish/awssqs", "github.com/jackc/pgx")
+	for _, room := range []string{"publish/awssns", "publish/awssqs", "publish/rabbitmq"} {
+		look(room, room, "go.temporal.io/")
+		look(room, room, "github.com/jackc/pgx")
+	}
 }
 
 // TestLibrariesLinkNoSDK: whoever embeds Outflow decides himself on OpenTelemetry's
 // SDK and its exporters; only our own programs bring them.
 func TestLibrariesLinkNoSDK(t *testing.T) {
 	heavy := []string{"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "go.opentelemetry.io/proto"}
-	for _, room := range []string{"inbox", "outboxdb", "publish/awssqs", "publish/webhook", "activities", "workflows",
+	for _, room := range []string{"inbox", "outboxdb", "publish/awssns", "publish/awssqs", "publish/rabbitmq",
+		"publish/webhook", "activities", "workflows",
 		"scanner", "namespace", "operator", "dispatcher", "cmd/outflow"} {
 		require.Empty(t, linked(t, room, heavy...), room)
 	}
@@ -253,8 +266,13 @@ func allowed(room, imported string) bool {
 var requirements = map[string]string{
 	"github.com/aws/aws-sdk-go-v2":             "AWS: the client's settings",
 	"github.com/aws/aws-sdk-go-v2/config":      "AWS: the default chain",
+	"github.com/aws/aws-sdk-go-v2/service/sns": "AWS: topics",
 	"github.com/aws/aws-sdk-go-v2/service/sqs": "AWS: queues",
+	"github.com/aws/aws-sdk-go-v2/service/sts": "AWS: the account of topics",
 	"github.com/aws/smithy-go":                 "AWS: the errors of its clients",
+
+	"github.com/rabbitmq/amqp091-go": "RabbitMQ",
+	"golang.org/x/sync":              "RabbitMQ: room for a bounded number of messages without a confirm",
 
 	"github.com/google/uuid":                                   "message IDs",
 	"github.com/jackc/pgx/v5":                                  "Postgres",

@@ -37,7 +37,9 @@ const CallbackIDHeader = "callback-id"
 // that only Outflow may send to. The receiver compares ID with the header that carries it, and
 // handles each ID once.
 type CallbackEvent struct {
-	MessageID   uuid.UUID
+	MessageID uuid.UUID
+	// GroupID is the ID that an enqueue by route returned; zero for any other message.
+	GroupID     uuid.UUID
 	Type        string // the message's own
 	Destination string // as DisplayDestination has it: a URL without its query
 	// State is Delivered, Dead, Expired or Cancelled.
@@ -83,6 +85,7 @@ func DecodeCallback(body []byte) (CallbackEvent, error) {
 // callbackBody is a CallbackEvent in JSON.
 type callbackBody struct {
 	MessageID       uuid.UUID `json:"messageId"`
+	GroupID         uuid.UUID `json:"groupId,omitzero"`
 	Type            string    `json:"type"`
 	Destination     string    `json:"destination"`
 	State           State     `json:"state"`
@@ -104,7 +107,7 @@ type callbackBody struct {
 // those are written in the form \u001b.
 func (e CallbackEvent) MarshalJSON() ([]byte, error) {
 	body := callbackBody{
-		MessageID: e.MessageID, Type: e.Type, Destination: e.Destination, State: e.State,
+		MessageID: e.MessageID, GroupID: e.GroupID, Type: e.Type, Destination: e.Destination, State: e.State,
 		Generation: e.Generation, BrokerMessageID: e.BrokerMessageID, Attempts: e.Attempts,
 		EnqueuedAt: e.EnqueuedAt.UTC(), FinishedAt: e.FinishedAt.UTC(), LastError: e.LastError,
 		ContentType: e.ContentType, PayloadOmitted: e.PayloadOmitted,
@@ -136,8 +139,8 @@ func (e *CallbackEvent) UnmarshalJSON(text []byte) error {
 		return fmt.Errorf("generation: wants 1 or more (got %d)", body.Generation)
 	}
 	*e = CallbackEvent{
-		MessageID: body.MessageID, Type: body.Type, Destination: body.Destination, State: body.State,
-		Generation: body.Generation, BrokerMessageID: body.BrokerMessageID, Attempts: body.Attempts,
+		MessageID: body.MessageID, GroupID: body.GroupID, Type: body.Type, Destination: body.Destination,
+		State: body.State, Generation: body.Generation, BrokerMessageID: body.BrokerMessageID, Attempts: body.Attempts,
 		EnqueuedAt: body.EnqueuedAt, FinishedAt: body.FinishedAt, LastError: body.LastError,
 		Payload: body.PayloadBase64, ContentType: body.ContentType, PayloadOmitted: body.PayloadOmitted,
 	}

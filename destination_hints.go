@@ -18,14 +18,19 @@ var (
 	rabbitNames  = []string{"amqp", "amqps", "rabbit"}
 	schemes      = []string{SchemeSQS, SchemeSNS, SchemeRabbitMQ, SchemeTemporal, SchemeHTTPS, SchemeHTTP}
 
-	errARN = errors.New("an ARN wants arn:aws:sqs:REGION:ACCOUNT:QUEUE or arn:aws:sns:REGION:ACCOUNT:TOPIC")
+	// subscriptionARN matches the ARN of an SNS subscription, which begins with the topic's.
+	subscriptionARN = regexp.MustCompile(`^(arn:aws[a-z-]*:sns:[^:]*:[^:]*:[^:]+):[^:]+$`)
 )
+
+const wantsARN = "an ARN wants arn:aws:sqs:REGION:ACCOUNT:QUEUE or arn:aws:sns:REGION:ACCOUNT:TOPIC"
 
 // noScheme says why a text without "://" is refused.
 func noScheme(s string) error {
 	switch broken := brokenScheme.FindStringSubmatch(s); {
+	case subscriptionARN.MatchString(s):
+		return errors.New(wantsARN + didYouMean(subscriptionARN.FindStringSubmatch(s)[1]))
 	case strings.HasPrefix(s, "arn:"):
-		return errARN
+		return errors.New(wantsARN)
 	case broken != nil:
 		return fmt.Errorf(`a scheme ends in "://"%s`,
 			didYouMean(broken[1]+"://"+strings.TrimLeft(s[len(broken[1]):], ":/")))

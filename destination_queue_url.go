@@ -23,9 +23,11 @@ var (
 	firstRegion  = "us-east-1"
 	sqsPath      = regexp.MustCompile(`^/([0-9]{12})/([^/?]+)/?$`)
 
-	// LocalStack's strategies "standard", "domain" and "path", and goaws.
-	emulatorRegion = regexp.MustCompile(`^(?:sqs\.(` + regionForm + `)|(` + regionForm + `)\.(?:queue|goaws))\.`)
-	emulatorPath   = regexp.MustCompile(`^/(?:queue/([^/?]+)/)?([0-9]{12})/([^/?]+)/?$`)
+	// LocalStack's strategies "standard", "domain" and "path", and goaws, on a host of its own name or
+	// on localhost.
+	emulatorRegion = regexp.MustCompile(`^(?:sqs\.(` + regionForm + `)\.|(` + regionForm +
+		`)\.(?:queue|goaws|localhost)(?:\.|$))`)
+	emulatorPath = regexp.MustCompile(`^/(?:queue/([^/?]+)/)?([0-9]{12})/([^/?]+)/?$`)
 
 	sqsHostLike = regexp.MustCompile(`(?:^|\.)(?:queue|sqs(?:-fips)?(?:\.[a-z0-9-]+)?(?:\.vpce)?)\.` + awsSuffix + `$`)
 	pathLike    = regexp.MustCompile(`^/+(?:queue/+[^/?]+/+)?[0-9]{12}/+[^/?]+/*(?:\?|$)`)

@@ -12,17 +12,17 @@ import (
 type Message struct {
 	// ID identifies the message for good: it is the primary key of the row, part of the
 	// workflow ID, and travels with the published message so that consumers can deduplicate.
-	// The zero UUID asks Enqueue for a new UUIDv7.
+	// The zero UUID asks Enqueue for a new UUIDv7. ByRoute makes it the ID of a group.
 	ID uuid.UUID
 	// Destination is a URI such as "sqs://orders", or a queue URL or ARN as pasted from the AWS
-	// console. See ParseDestination.
+	// console. See ParseDestination. ByRoute stands for the destinations of the type's routes.
 	Destination string
 	// Type says what happened or what is asked for, such as "user-registered": 1 to 200
 	// letters, digits or any of ". _ : / -", the first a letter or digit. Types that begin with
 	// "outflow." are Outflow's own, such as a callback's.
 	Type string
 	// Payload is the body, 1 byte to 16 MiB; a destination may allow less (SQS and SNS: 1 MiB
-	// together with the attributes).
+	// together with the attributes; an SNS topic 256 KiB, unless its MaximumMessageSize is set).
 	Payload []byte
 	// ContentType is the media type of Payload. Empty means "application/json".
 	ContentType string
@@ -115,7 +115,8 @@ type Outcome struct {
 	// CallbackDue says that a callback about the end is due.
 	CallbackDue bool `json:"callbackDue,omitempty"`
 	// Destination and Type are the message's, for the log of the process that read the row;
-	// they go into no workflow's history, and a Waiter leaves them empty.
+	// they go into no workflow's history. A Waiter leaves Type empty; its WaitAll sets Destination
+	// as DisplayDestination has it, and its Wait leaves that empty too.
 	Destination string `json:"-"`
 	Type        string `json:"-"`
 	// DueAt is when the message was due, by the database's clock; likewise.

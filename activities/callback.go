@@ -61,7 +61,7 @@ func (s publishCallbacks) SendCallback(ctx context.Context, destination, id, con
 // receiver of callbacks need not be allowed to read payloads.
 func bodyOf(c outbox.Callback) ([]byte, error) {
 	event := outflow.CallbackEvent{
-		MessageID: c.ID, Type: c.Type, Destination: outflow.DisplayDestination(c.Destination),
+		MessageID: c.ID, GroupID: c.GroupID, Type: c.Type, Destination: outflow.DisplayDestination(c.Destination),
 		State: c.State, Generation: c.Generation,
 		BrokerMessageID: c.BrokerMessageID, Attempts: c.Attempts,
 		EnqueuedAt: c.EnqueuedAt, FinishedAt: c.FinishedAt, LastError: c.LastError,

@@ -80,6 +80,18 @@ func TestCallbackBody(t *testing.T) {
 	assert.Equal(t, []outbox.CallbackNote{{Ref: ref, End: outflow.Dead, State: outbox.CallbackSent}}, f.notes)
 }
 
+// Of a message by route, the body names the group, which is what its producer knows.
+func TestCallbackOfAGroup(t *testing.T) {
+	f := owing()
+	f.callback.GroupID = uuid.MustParse("018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e12")
+	body, err := bodyOf(f.callback)
+	require.NoError(t, err)
+	assert.Contains(t, string(body), `{"messageId":"018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e11","groupId":"018f6a3e-7c1b-7d5e-9b1a-2f6f0c9d4e12","type"`)
+	e, err := outflow.DecodeCallback(body)
+	require.NoError(t, err)
+	assert.Equal(t, f.callback.GroupID, e.GroupID)
+}
+
 // With the payload, in whichever form JSON has for it, or without one that is too
 // long; and never unasked.
 func TestCallbackPayload(t *testing.T) {

@@ -1,6 +1,6 @@
 // Command devstack brings up what Outflow needs for development and tests, in one process and
-// without Docker: Postgres, Temporal with its Web UI, and an SQS/SNS endpoint. `devstack help` says
-// how.
+// without Docker: Postgres, Temporal with its Web UI, an SQS/SNS endpoint, and RabbitMQ where
+// asked. `devstack help` says how.
 package main
 
 import (
@@ -57,6 +57,8 @@ func run(ctx context.Context, args []string, environ func() []string, stdout, st
 	case "help", "-h", "-help", "--help":
 		_, err := fmt.Fprint(stdout, usage)
 		return err
+	case "missing":
+		return missing(stdout)
 	case "up":
 		return up(ctx, args[1:], stdout, stderr)
 	case "run":

@@ -7,16 +7,20 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
 	"time"
 
+	"github.com/outflowhq/outflow/devstack/rabbitmq"
 	"github.com/outflowhq/outflow/devstack/stack"
 )
 
-const usage = `devstack brings up what Outflow needs: Postgres, Temporal with its Web UI, SQS and SNS. No Docker.
+const usage = `devstack brings up what Outflow needs: Postgres, Temporal with its Web UI, SQS and SNS, and RabbitMQ
+where asked. No Docker.
 
   devstack up  [flags]                     bring all up, and stay until Ctrl-C
   devstack run [flags] -- COMMAND [ARG…]   bring all up, run COMMAND in its environment, take all down;
                                            the exit code is the command's
+  devstack missing                         say in one line which optional part this machine lacks
   devstack help
 
 Flags:
@@ -25,7 +29,8 @@ Flags:
   --durable                  with --ephemeral: Postgres keeps every commit through a crash; slower
   --env-file PATH            write the environment there (up: default .devstack/env)
   --queue NAME               make this SQS queue; more than once for more (they live in memory)
-  --postgres-port N, --temporal-port N, --ui-port N, --sqs-port N
+  --rabbitmq                 RabbitMQ, too, which must be installed; --rabbitmq=if-installed: only where it is
+  --postgres-port N, --temporal-port N, --ui-port N, --sqs-port N, --rabbitmq-port N
                              ports on 127.0.0.1; default 0: that of the last stack on the same data where
                              it is free, else another
   --database-url URL         use this Postgres, not an own one
@@ -48,6 +53,15 @@ func parseFlags(name string, args []string) (stack.Options, []string, error) {
 		o.Queues = append(o.Queues, name)
 		return nil
 	})
+	fs.BoolFunc("rabbitmq", "", func(value string) (err error) {
+		if value == "if-installed" {
+			o.RabbitMQ = rabbitmq.Installed()
+			return nil
+		}
+		o.RabbitMQ, err = strconv.ParseBool(value)
+		return err
+	})
+	fs.IntVar(&o.RabbitMQPort, "rabbitmq-port", 0, "")
 	fs.IntVar(&o.PostgresPort, "postgres-port", 0, "")
 	fs.IntVar(&o.TemporalPort, "temporal-port", 0, "")
 	fs.IntVar(&o.UIPort, "ui-port", 0, "")
@@ -110,4 +124,14 @@ func start(ctx context.Context, o stack.Options) (*running, error) {
 		return nil, err
 	}
 	return &running{Stack: s, took: time.Since(began)}, nil
+}
+
+// missing says what this machine lacks, and nothing where it has everything.
+func missing(stdout io.Writer) error {
+	if rabbitmq.Installed() {
+		return nil
+	}
+	_, err := fmt.Fprintf(stdout, "skipped: the tests with RabbitMQ, which is not installed (%s)\n",
+		rabbitmq.HowToInstall)
+	return err
 }

@@ -2,13 +2,9 @@ package operator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outboxdb"
 )
 
 // CallbackRule gives a callback to messages that are enqueued without one of their own. Of the
@@ -25,88 +21,47 @@ type CallbackRule struct {
 	WithPayload bool `db:"payload" json:"payload,omitempty"`
 }
 
-// InvalidRuleError says why a rule was refused. Nothing was written.
-type InvalidRuleError struct {
-	// Field is "destination", "type", "callback" or "payload".
-	Field string
-	// Wants says what the field accepts.
-	Wants string
-}
+const callbackRulesTable = `outbox.callback_rules`
 
-func (e *InvalidRuleError) Error() string { return e.Field + ": " + e.Wants }
-
-// ruleRefusals are what the table's constraints say.
-var ruleRefusals = map[string]InvalidRuleError{
-	"callback_rules_destination": {"destination",
-		"wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType " +
-			"or https://host/path"},
-	"callback_rules_type": {"type",
-		`wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit`},
-	"callback_rules_callback": {"callback",
-		"wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType " +
-			"or https://host/path"},
-	"callback_rules_payload": {"payload", "wants a callback that is not none"},
-}
-
-// setCallbackRuleSQL writes the rule for $3 and $4, for $1 who says why ($2). The count makes
-// Postgres read the rule that is replaced before it is written.
+// setCallbackRuleSQL writes a rule and returns the callback of the rule that it replaces.
 const setCallbackRuleSQL = `
 WITH was AS MATERIALIZED (
-    SELECT c.callback FROM outbox.callback_rules AS c
-     WHERE c.destination = $3::text AND c.type = $4::text FOR NO KEY UPDATE
+    SELECT c.callback FROM ` + callbackRulesTable + ofRule + `
 ), changed AS (
-    INSERT INTO outbox.callback_rules AS c (destination, type, callback, payload)
-    SELECT $3::text, $4::text, $5::text, $6::boolean WHERE (SELECT count(*) FROM was) >= 0
-        ON CONFLICT (destination, type) DO UPDATE SET callback = excluded.callback, payload = excluded.payload
- RETURNING c.destination, c.type, c.callback, c.payload
-), noted AS (
-    INSERT INTO outbox.audit (act, destination, who, why, detail)
-    SELECT 'set-callback-rule', outbox.display_destination(nullif(c.destination, '')), $1::text, $2::text,
-           jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-           'type', nullif(c.type, ''), 'callback', outbox.display_destination(c.callback),
-           'payload', nullif(c.payload, false), 'was', outbox.display_destination((SELECT callback FROM was))))
-      FROM changed AS c
-)
-SELECT coalesce((SELECT callback FROM was), '')`
+    INSERT INTO ` + callbackRulesTable + ` AS c (destination, type, callback, payload)
+    VALUES ($1::text, $4::text, $5::text, $6::boolean)
+        ON CONFLICT (destination, type) DO UPDATE SET callback = excluded.callback, payload = excluded.payload` +
+	ruleColumns + `
+           'set-callback-rule' AS act, pg_catalog.jsonb_build_object(
+               'type', nullif(c.type, ''), 'callback', outbox.display_destination(c.callback),
+               'payload', nullif(c.payload, false),
+               'was', outbox.display_destination((SELECT w.callback FROM was AS w))) AS detail` +
+	outboxdb.AuditActSQL + `
+SELECT coalesce((SELECT w.callback FROM was AS w), '')`
 
-// unsetCallbackRuleSQL deletes the rule for $3 and $4.
+// unsetCallbackRuleSQL deletes a rule.
 const unsetCallbackRuleSQL = `
-WITH gone AS (
-    DELETE FROM outbox.callback_rules AS c WHERE c.destination = $3::text AND c.type = $4::text
- RETURNING c.destination, c.type, c.callback
-), noted AS (
-    INSERT INTO outbox.audit (act, destination, who, why, detail)
-    SELECT 'unset-callback-rule', outbox.display_destination(nullif(g.destination, '')), $1::text, $2::text,
-           jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-               'type', nullif(g.type, ''), 'was', outbox.display_destination(g.callback)))
-      FROM gone AS g
-)
-SELECT count(*) > 0 FROM gone`
+WITH changed AS (
+    DELETE FROM ` + callbackRulesTable + ofRule + ruleColumns + `
+           'unset-callback-rule' AS act, pg_catalog.jsonb_build_object(
+               'type', nullif(c.type, ''), 'was', outbox.display_destination(c.callback)) AS detail` +
+	outboxdb.AuditActSQL + `
+SELECT count(*) > 0 FROM changed`
 
 // callbackRulesSQL returns all rules, the narrowest first.
 const callbackRulesSQL = `
-SELECT c.destination, c.type, c.callback, c.payload FROM outbox.callback_rules AS c
+SELECT c.destination, c.type, c.callback, c.payload FROM ` + callbackRulesTable + ` AS c
  ORDER BY c.destination = '', c.type = '', c.destination, c.type`
 
 // SetCallbackRule sets a rule for messages that are enqueued from now on. It replaces the rule for
 // the same destination and type, and returns that rule's callback; "" where there was none. A bad
 // rule is an InvalidRuleError.
 func (o *Operator) SetCallbackRule(ctx context.Context, r CallbackRule, by Actor) (was string, err error) {
-	for _, f := range []struct{ name, value string }{
-		{"destination", r.Destination}, {"type", r.Type}, {"callback", r.Callback},
-	} {
-		if !text.Storable(f.value) {
-			return "", fmt.Errorf("setting a callback rule: %w",
-				&InvalidRuleError{f.name, "wants valid UTF-8 without NUL"})
-		}
-	}
-	err = o.pool.QueryRow(ctx, setCallbackRuleSQL,
-		by.Who, by.Why, r.Destination, r.Type, r.Callback, r.WithPayload).Scan(&was)
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		if refusal, ok := ruleRefusals[pg.ConstraintName]; ok {
-			err = &refusal
-		}
+	err = checkRule(ruleField{"destination", r.Destination}, ruleField{"type", r.Type},
+		ruleField{"callback", r.Callback})
+	if err == nil {
+		err = o.changeRule(ctx, callbackRulesTable, setCallbackRuleSQL, by,
+			r.Destination, r.Type, []any{r.Callback, r.WithPayload}, &was)
 	}
 	if err != nil {
 		return "", fmt.Errorf("setting a callback rule: %w", err)
@@ -119,10 +74,11 @@ func (o *Operator) SetCallbackRule(ctx context.Context, r CallbackRule, by Actor
 func (o *Operator) UnsetCallbackRule(
 	ctx context.Context, destination, messageType string, by Actor,
 ) (found bool, err error) {
-	if !text.Storable(destination) || !text.Storable(messageType) {
+	if checkRule(ruleField{"destination", destination}, ruleField{"type", messageType}) != nil {
 		return false, nil
 	}
-	err = o.pool.QueryRow(ctx, unsetCallbackRuleSQL, by.Who, by.Why, destination, messageType).Scan(&found)
+	err = o.changeRule(ctx, callbackRulesTable, unsetCallbackRuleSQL, by,
+		destination, messageType, nil, &found)
 	if err != nil {
 		return false, fmt.Errorf("unsetting a callback rule: %w", err)
 	}
@@ -131,13 +87,5 @@ func (o *Operator) UnsetCallbackRule(
 
 // CallbackRules returns all rules, the narrowest first.
 func (o *Operator) CallbackRules(ctx context.Context) ([]CallbackRule, error) {
-	rows, err := o.pool.Query(ctx, callbackRulesSQL)
-	if err != nil {
-		return nil, fmt.Errorf("reading the callback rules: %w", err)
-	}
-	rules, err := pgx.CollectRows(rows, pgx.RowToStructByName[CallbackRule])
-	if err != nil {
-		return nil, fmt.Errorf("reading the callback rules: %w", err)
-	}
-	return rules, nil
+	return readRules[CallbackRule](ctx, o, "callback rules", callbackRulesSQL)
 }

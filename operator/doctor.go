@@ -68,6 +68,9 @@ type Subject struct {
 	// Lookups are by scheme. NoLookup says of a scheme why it has none.
 	Lookups  map[string]Lookup
 	NoLookup map[string]string
+	// Advice, by scheme, is what an operator can do about a look-up's error. Each destination
+	// of its schemes has a finding of its own.
+	Advice map[string]func(destination string, err error) string
 	// SettingsErr are settings of the daemons that are set here, and wrong.
 	SettingsErr error
 }

@@ -48,9 +48,9 @@ func (e *examination) checkScheme(ctx context.Context, scheme string, targets []
 		e.found("destinations", Skipped, "", "%d of %s:// are not looked up", all, scheme)
 		return
 	}
-	if scheme == outflow.SchemeSQS {
+	if advice := e.Advice[scheme]; advice != nil {
 		for _, t := range targets {
-			e.foundQueue(t.Destination, lookup(ctx, t.Destination))
+			e.foundDestination(t.Destination, lookup(ctx, t.Destination), advice)
 		}
 	} else {
 		e.checkHosts(ctx, scheme, targets, lookup)
@@ -61,17 +61,16 @@ func (e *examination) checkScheme(ctx context.Context, scheme string, targets []
 	}
 }
 
-func (e *examination) foundQueue(destination string, err error) {
+func (e *examination) foundDestination(destination string, err error, advice func(string, error) string) {
 	switch {
 	case err == nil:
 		e.found("destinations", OK, "", "%s is there", destination)
 	case outflow.IsPermanent(err):
-		e.found("destinations", Fail, "create the queue, or outflow redirect its messages", "%v", err)
+		e.found("destinations", Fail, advice(destination, err), "%v", err)
 	case errors.Is(err, context.DeadlineExceeded):
-		e.found("destinations", Warn, "check the endpoint, AWS_REGION and the network",
-			"%s: no answer in time", destination)
+		e.found("destinations", Warn, advice(destination, err), "%s: no answer in time", destination)
 	default:
-		e.found("destinations", Warn, "check AWS_REGION, the credentials and their policy", "%v", err)
+		e.found("destinations", Warn, advice(destination, err), "%v", err)
 	}
 }
 

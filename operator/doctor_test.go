@@ -139,7 +139,10 @@ func examined(t *testing.T, spoil func(h *healthy, p *Subject)) (findings []Find
 		}
 		p := Subject{Target: namespace.Target{Address: "localhost:7233", Namespace: "shop"}, Outbox: "outbox",
 			TaskQueue: "outflow-outbox",
-			Lookups:   map[string]Lookup{"sqs": answers(nil), "https": answers(nil)}}
+			Lookups:   map[string]Lookup{"sqs": answers(nil), "https": answers(nil)},
+			Advice: map[string]func(string, error) string{"sqs": func(destination string, err error) string {
+				return "what to do about " + destination
+			}}}
 		spoil(h, &p)
 		examine(t.Context(), p, h, h, func(f Finding) {
 			findings = append(findings, f)
@@ -203,7 +206,6 @@ func TestExamine(t *testing.T) {
 	const (
 		ask       = "outflow grants -operator ROLE prints the rights that it needs"
 		reach     = "check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials"
-		reachSQS  = "check AWS_REGION, the credentials and their policy"
 		listenOn  = "have programs that wait (package outboxdb/wait) listen on a connection past the transaction pooler: wait.ListenOn"
 		identity  = "check the identity's rights in the namespace, and try again"
 		settle    = "give the daemons what the text names, and this command the same settings"
@@ -269,7 +271,7 @@ func TestExamine(t *testing.T) {
 			"warn destinations connection refused", ask},
 		"a queue that does not answer": {func(_ *healthy, p *Subject) {
 			p.Lookups["sqs"] = answers(context.DeadlineExceeded)
-		}, "warn destinations sqs://orders: no answer in time", "check the endpoint, AWS_REGION and the network"},
+		}, "warn destinations sqs://orders: no answer in time", "what to do about sqs://orders"},
 		"may not list attributes": {func(h *healthy, _ *Subject) { h.refusal = denied }, "skip attributes may not list",
 			""},
 		"no attributes": {func(h *healthy, _ *Subject) { delete(h.types, "OutflowType") },
@@ -285,10 +287,10 @@ func TestExamine(t *testing.T) {
 			"fail workers no worker polls task queue outflow-outbox (workflow tasks: 1 pollers, activities: 0)", "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace"},
 		"no queue": {func(_ *healthy, p *Subject) {
 			p.Lookups["sqs"] = answers(outflow.Permanent(errors.New("no such queue")))
-		}, "fail destinations no such queue", "create the queue, or outflow redirect its messages"},
+		}, "fail destinations no such queue", "what to do about sqs://orders"},
 		"no right": {func(_ *healthy, p *Subject) {
 			p.Lookups["sqs"] = answers(outflow.Unavailable(errors.New("AccessDenied")))
-		}, "warn destinations AccessDenied", reachSQS},
+		}, "warn destinations AccessDenied", "what to do about sqs://orders"},
 		"no AWS": {func(_ *healthy, p *Subject) {
 			p.Lookups, p.NoLookup = nil, map[string]string{"sqs": "AWS_REGION is not set"}
 		},

@@ -62,5 +62,5 @@ func ExampleGrants_Statements() {
 	// Output:
 	// GRANT USAGE ON SCHEMA outbox TO "shop"
 	// GRANT EXECUTE ON FUNCTION
-	// GRANT EXECUTE ON FUNCTION outbox.outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO "shop"
+	// GRANT EXECUTE ON FUNCTION outbox.outcomes(uuid[]), outbox.group_outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO "shop"
 }

@@ -46,7 +46,7 @@ const checkRights = `GRANT EXECUTE ON FUNCTION outbox.is_destination(text) TO %s
 
 // Waiting needs functions only. They show how a message stands to whoever knows its ID.
 const waitRights = `GRANT EXECUTE ON FUNCTION ` +
-	`outbox.outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO %s`
+	`outbox.outcomes(uuid[]), outbox.group_outcomes(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid) TO %s`
 
 // Who ends messages notifies those who wait for the end.
 const notifyRights = `GRANT EXECUTE ON FUNCTION outbox.notify_waiters(uuid[]) TO %s`
@@ -84,7 +84,7 @@ const destinationNameRights = `GRANT EXECUTE ON FUNCTION ` +
 	`outbox.is_destination(text), outbox.canonical_destination(text), outbox.display_destination(text) TO %s`
 
 // Nobody else needs a right on the rules: enqueue_batch reads them with its owner's rights.
-const ruleRights = `GRANT INSERT, UPDATE, DELETE ON outbox.callback_rules TO %s`
+const ruleRights = `GRANT INSERT, UPDATE, DELETE ON outbox.callback_rules, outbox.routes TO %s`
 
 var (
 	producerRights   = []string{usageRights, enqueueRights, waitRights}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
@@ -34,6 +35,8 @@ type ListFilter struct {
 	Dismissed, Undismissed bool
 	Destination            string // canonical
 	Type                   string
+	// Group is the ID that an enqueue by route returned; zero for any message.
+	Group uuid.UUID
 	// Callback is empty for any.
 	Callback outbox.CallbackState
 	// Since and Until bound the end of final messages and the enqueue of pending ones; they want a
@@ -110,6 +113,7 @@ const (
 // for: a condition that a parameter turns off would keep the planner from its index.
 type listQuery struct {
 	order string
+	from  string
 	where []string
 	args  []any
 }
@@ -134,8 +138,12 @@ func listQueries(f ListFilter) ([]*listQuery, error) {
 
 // newListQuery begins a list; parked says which part of the pending messages.
 func newListQuery(f ListFilter, parked bool) *listQuery {
-	q := &listQuery{order: orderID}
+	q := &listQuery{order: orderID, from: "outbox.messages"}
 	clock := ""
+	if f.Group != uuid.Nil { // which is few rows: OFFSET keeps the planner from another index
+		q.args = append(q.args, f.Group)
+		q.from = "(SELECT g.* FROM outbox.messages AS g WHERE g.group_id = $1::uuid OFFSET 0)"
+	}
 	switch {
 	case f.Retrying:
 		q.order, clock = orderRetrying, "m.enqueued_at"
@@ -220,7 +228,7 @@ func (q *listQuery) statement(limit int) string {
 	if len(q.where) > 0 {
 		where = " WHERE " + strings.Join(q.where, " AND ")
 	}
-	return "SELECT " + statusColumns + " FROM outbox.messages AS m" + where + " ORDER BY " + map[string]string{
+	return "SELECT " + statusColumns + " FROM " + q.from + " AS m" + where + " ORDER BY " + map[string]string{
 		orderID:        "m.id DESC",
 		orderFinished:  "m.finished_at DESC, m.id DESC",
 		orderAvailable: "m.destination, m.available_at, m.id",

@@ -52,6 +52,7 @@ func (o *Operator) workflowID(id uuid.UUID) string { return workflows.DeliverID(
 // payload_bytes.
 const statusColumns = `
 	m.id, m.destination, m.type, octet_length(m.payload) AS payload_bytes, m.content_type, m.headers, m.ordering_key,
+	m.group_id,
 	m.callback, m.callback_state, m.callback_payload, m.callback_attempts, m.callback_error,
 	m.state, ` + outboxdb.PhaseSQL + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
 	m.enqueued_at, m.due_at, m.available_at, m.expires_at, m.finished_at, m.dismissed_at,
@@ -67,6 +68,8 @@ type MessageStatus struct {
 	ContentType  string            `db:"content_type" json:"contentType"`
 	Headers      map[string]string `db:"headers" json:"headers,omitempty"`
 	OrderingKey  *string           `db:"ordering_key" json:"orderingKey,omitempty"`
+	// GroupID is that of an enqueue by route, which wrote other messages beside this one.
+	GroupID *uuid.UUID `db:"group_id" json:"groupId,omitempty"`
 	// CallbackState is nil where no callback is due or was.
 	Callback      *string               `db:"callback" json:"callback,omitempty"`
 	CallbackState *outbox.CallbackState `db:"callback_state" json:"callbackState,omitempty"`
@@ -117,4 +120,30 @@ func (o *Operator) Message(ctx context.Context, id uuid.UUID) (MessageStatus, er
 		return MessageStatus{}, fmt.Errorf("looking at message %s: %w", id, err)
 	}
 	return status, nil
+}
+
+// ofIDSQL are the rows that an enqueue's ID $1 stands for: the message's, or those of the group.
+const ofIDSQL = `
+  FROM (SELECT one.* FROM outbox.messages AS one WHERE one.id = $1::uuid
+        UNION ALL
+        SELECT member.* FROM outbox.messages AS member WHERE member.group_id = $1::uuid) AS m`
+
+const messagesSQL = `SELECT ` + statusColumns + ofIDSQL + ` ORDER BY m.group_place`
+
+// Messages returns how the messages stand that an ID which Enqueue returned stands for: the
+// messages of the group, or the message alone. Where there is none, the error is
+// outflow.ErrNotFound.
+func (o *Operator) Messages(ctx context.Context, id uuid.UUID) ([]MessageStatus, error) {
+	rows, err := o.pool.Query(ctx, messagesSQL, id)
+	if err != nil {
+		return nil, fmt.Errorf("looking at the messages of %s: %w", id, err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[MessageStatus])
+	if err == nil && len(all) == 0 {
+		err = outflow.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking at the messages of %s: %w", id, err)
+	}
+	return all, nil
 }

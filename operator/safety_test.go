@@ -38,9 +38,10 @@ func TestSafetyClauses(t *testing.T) {
 			require.Contains(t, c.statement, "INSERT INTO outbox.audit", "no change without its audit")
 		})
 	}
-	require.Contains(t, setCallbackRuleSQL, "(SELECT count(*) FROM was) >= 0",
-		"the rule that it replaces is read first, whatever the planner's order")
-	for _, statement := range []string{setCallbackRuleSQL, unsetCallbackRuleSQL} {
+	require.Contains(t, setRouteSQL, "< $5::bigint", "no producer's statement makes any number of copies")
+	require.Contains(t, unsetRouteSQL, "$5::boolean OR (SELECT o.n FROM others AS o) > 0",
+		"the last route goes by force only")
+	for _, statement := range []string{setCallbackRuleSQL, unsetCallbackRuleSQL, setRouteSQL, unsetRouteSQL} {
 		require.Contains(t, statement, "INSERT INTO outbox.audit", "no change without its audit")
 	}
 }

@@ -11,14 +11,15 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-// noteSendSQL is the audit entry of a message that an operator enqueued, in the same transaction.
+// noteSendSQL is the audit entry of a message that an operator enqueued, in the same transaction;
+// by route, of each message.
 const noteSendSQL = `
 INSERT INTO outbox.audit (act, message_id, destination, generation, who, why)
-SELECT 'send', m.id, outbox.display_destination(m.destination), m.generation, $2, $3
-  FROM outbox.messages AS m WHERE m.id = $1`
+SELECT 'send', m.id, outbox.display_destination(m.destination), m.generation, $2, $3` + ofIDSQL + `
+ ORDER BY m.seq`
 
-// Send enqueues one message, in a transaction of its own, and returns its ID. Its errors are those
-// of outboxdb.Enqueue.
+// Send enqueues one message, in a transaction of its own, and returns its ID; by route, the
+// group's. Its errors are those of outboxdb.Enqueue.
 func (o *Operator) Send(ctx context.Context, m outflow.Message, by Actor) (uuid.UUID, error) {
 	var id uuid.UUID
 	err := pgx.BeginFunc(ctx, o.pool, func(tx pgx.Tx) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outboxdb"
 )
 
 const (
@@ -18,6 +19,9 @@ const (
 	auditSQL   = `
 SELECT a.at, a.act, a.generation, a.destination, a.who, a.login, a.why, a.detail
   FROM outbox.audit AS a WHERE a.message_id = $1 ORDER BY a.id`
+	siblingsSQL = `
+SELECT m.id, m.destination, m.state, ` + outboxdb.PhaseSQL + ` AS phase
+  FROM outbox.messages AS m WHERE m.group_id = $1 AND m.id <> $2 ORDER BY m.group_place`
 )
 
 // Details is everything about one message: its row, its run, and what operators did to it.
@@ -25,6 +29,8 @@ type Details struct {
 	Message MessageStatus
 	// Payload is nil where Show was not asked for it.
 	Payload []byte
+	// Siblings are the other messages of its group, as far as they are not purged.
+	Siblings []Sibling
 	// Audit has the oldest entry first.
 	Audit []AuditEntry
 	// WorkflowID is that of the message's runs. Run is the newest of them, or nil; then NoRun says
@@ -32,6 +38,15 @@ type Details struct {
 	WorkflowID string
 	Run        *Run
 	NoRun      string
+}
+
+// Sibling is a message that the same enqueue by route wrote.
+type Sibling struct {
+	ID          uuid.UUID     `db:"id" json:"id"`
+	Destination string        `db:"destination" json:"destination"`
+	State       outflow.State `db:"state" json:"state"`
+	// Phase refines the state, as that of MessageStatus does.
+	Phase string `db:"phase" json:"phase"`
 }
 
 // AuditEntry is one thing that an operator did to a message. It outlives the message.
@@ -53,6 +68,9 @@ func (o *Operator) Show(ctx context.Context, id uuid.UUID, withPayload bool) (De
 	d := Details{WorkflowID: o.workflowID(id)}
 	var err error
 	if d.Message, err = o.Message(ctx, id); err != nil {
+		return Details{}, err
+	}
+	if d.Siblings, err = o.siblings(ctx, d.Message); err != nil {
 		return Details{}, err
 	}
 	if d.Audit, err = o.audit(ctx, id); err != nil {
@@ -102,4 +120,19 @@ func (o *Operator) audit(ctx context.Context, id uuid.UUID) ([]AuditEntry, error
 		return nil, fmt.Errorf("reading the audit of message %s: %w", id, err)
 	}
 	return entries, nil
+}
+
+func (o *Operator) siblings(ctx context.Context, m MessageStatus) ([]Sibling, error) {
+	if m.GroupID == nil {
+		return nil, nil
+	}
+	rows, err := o.pool.Query(ctx, siblingsSQL, *m.GroupID, m.ID)
+	if err != nil {
+		return nil, fmt.Errorf("reading the group of message %s: %w", m.ID, err)
+	}
+	siblings, err := pgx.CollectRows(rows, pgx.RowToStructByName[Sibling])
+	if err != nil {
+		return nil, fmt.Errorf("reading the group of message %s: %w", m.ID, err)
+	}
+	return siblings, nil
 }

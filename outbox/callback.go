@@ -3,6 +3,8 @@ package outbox
 import (
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/outflowhq/outflow"
 )
 
@@ -22,6 +24,8 @@ type Callback struct {
 	// To is the address that the producer asked for.
 	To string
 	outflow.Outcome
+	// GroupID is the ID of the message's group; zero where it was not enqueued by route.
+	GroupID     uuid.UUID
 	Destination string
 	Type        string
 	EnqueuedAt  time.Time

@@ -39,7 +39,7 @@ UPDATE outbox.messages AS m
    SET callback_attempts = m.callback_attempts + 1, callback_due_at = now() + $3::interval
   FROM locked AS l
  WHERE m.id = l.id AND l.generation = $2 AND l.callback_state = 'due'
-RETURNING m.callback, m.enqueued_at, m.content_type, m.callback_payload, ` + carriedTraceSQL + `,
+RETURNING m.callback, m.group_id, m.enqueued_at, m.content_type, m.callback_payload, ` + carriedTraceSQL + `,
           CASE WHEN m.callback_payload AND octet_length(m.payload) <= $4 THEN m.payload END AS payload,
           ` + outcomeColumnsSQL
 
@@ -73,8 +73,8 @@ RETURNING m.id, m.generation, m.destination, m.type`
 
 func (r row) callback() outbox.Callback {
 	return outbox.Callback{
-		To: deref(r.Callback), Outcome: r.record().Outcome(), Destination: r.Destination, Type: r.Type,
-		EnqueuedAt:  r.EnqueuedAt,
+		To: deref(r.Callback), Outcome: r.record().Outcome(), GroupID: deref(r.GroupID),
+		Destination: r.Destination, Type: r.Type, EnqueuedAt: r.EnqueuedAt,
 		Trace:       r.Trace,
 		WithPayload: r.CallbackPayload, Payload: r.Payload, ContentType: r.ContentType,
 	}

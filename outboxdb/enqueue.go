@@ -17,6 +17,12 @@ import (
 // in order. It never commits: the messages exist if and only if tx commits. A message with
 // the zero UUID gets a new UUIDv7. Payloads and headers of one call are at most 64 MiB.
 //
+// The destination outflow.ByRoute writes one message for each route of the type. The ID that is
+// returned for it is the group's. All messages of a call see the routes of one moment; in a
+// REPEATABLE READ or SERIALIZABLE transaction that is its first statement. A type without a
+// route is refused. For a type whose only route is outflow.RouteToNowhere nothing is written;
+// the group's ID is returned all the same.
+//
 // If ctx carries a valid OpenTelemetry span context, each message gets the headers
 // "traceparent" and "tracestate", unless it has one of them or has no room for them. If
 // OpenTelemetry's global TracerProvider records spans, they name the span "enqueue" around
@@ -32,7 +38,8 @@ func Enqueue(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UU
 }
 
 // EnqueueIfAbsent is Enqueue for messages whose IDs the caller chose. It skips a message
-// whose ID exists, and returns the IDs that it wrote, in order. Two calls with the same IDs
+// whose ID exists, and returns the IDs that it wrote, in order. A message by route is skipped
+// where its group has any message, whatever the routes are by now. Two calls with the same IDs
 // wait for each other. Transactions with one call each can't deadlock.
 //
 // In a REPEATABLE READ or SERIALIZABLE transaction, a message that was committed after the

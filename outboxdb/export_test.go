@@ -3,7 +3,10 @@ package outboxdb
 import (
 	"context"
 	"slices"
+	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outbox"
@@ -126,3 +129,17 @@ func split[T any](all results, convert func(storedRow) T) (values []T, errs []er
 
 // CountEveryLateAnswer has each late answer count, however soon after another.
 func (s *Store) CountEveryLateAnswer() { s.breakers.lateBurst = 0 }
+
+// Verdicts are those of enqueue_batch on msgs, in tx.
+func Verdicts(t testing.TB, tx pgx.Tx, msgs []outflow.Message, ifAbsent bool) []verdict {
+	t.Helper()
+	batch, err := encodeBatch(msgs, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdicts, err := pgxQuery(tx)(t.Context(), batch, ifAbsent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return verdicts
+}

@@ -68,14 +68,14 @@ const writePast = `INSERT INTO outbox.messages (id, destination, type, payload) 
 
 // ownersAct are what no role may do.
 var ownersAct = []string{
-	`TRUNCATE outbox.messages`, `TRUNCATE outbox.destinations`, `TRUNCATE outbox.audit`, `TRUNCATE outbox.history`, `TRUNCATE outbox.callback_rules`,
+	`TRUNCATE outbox.messages`, `TRUNCATE outbox.destinations`, `TRUNCATE outbox.audit`, `TRUNCATE outbox.history`, `TRUNCATE outbox.callback_rules`, `TRUNCATE outbox.routes`,
 	`DROP TABLE outbox.messages`, `ALTER TABLE outbox.messages ADD mine int`, `CREATE INDEX ON outbox.messages (type)`,
 	`CREATE TABLE outbox.mine ()`, `DROP FUNCTION outbox.new_id()`, `DROP SCHEMA outbox CASCADE`, `ALTER TABLE outbox.messages DISABLE TRIGGER ALL`,
 	`CREATE FUNCTION outbox.mine() RETURNS int LANGUAGE sql RETURN 1`,
 }
 
-var producerMay = []string{"drop_waiter()", "enqueue()", "enqueue_batch()", "keep_waiter()", "outcomes()",
-	"schema: USAGE"}
+var producerMay = []string{"drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()", "keep_waiter()",
+	"outcomes()", "schema: USAGE"}
 
 // requireWaits has a role wait for an end that somebody else writes.
 func requireWaits(t *testing.T, pool, as *pgxpool.Pool) {
@@ -106,6 +106,10 @@ func TestProducerRights(t *testing.T) {
 		operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
 	require.Equal(t, "sqs://replies", asks(t, pool, enqueue(t, as, message("sqs://orders"))[0]),
 		"rules are for who can't read them")
+	setRoute(t, operator.New(pool, nil, ""), "user-registered", "sqs://one", "sqs://two")
+	group := enqueue(t, as, message(outflow.ByRoute))[0]
+	require.Equal(t, 2, value[int](t, as, `SELECT count(*) FROM outbox.group_outcomes(ARRAY[$1::uuid])`, group),
+		"routes are for who can't read them")
 	msgs := withIDs(1)
 	enqueue(t, as, msgs...)
 	inTx(t, as, func(tx pgx.Tx) {
@@ -121,6 +125,9 @@ func TestProducerRights(t *testing.T) {
 		`SELECT FROM outbox.destinations`, `SELECT FROM outbox.audit`, `SELECT FROM outbox.history`, `SELECT outbox.new_id()`,
 		`SELECT FROM outbox.callback_rules`, `INSERT INTO outbox.callback_rules (callback) VALUES ('sqs://mine')`, `UPDATE outbox.callback_rules SET callback = 'sqs://mine'`,
 		`DELETE FROM outbox.callback_rules`,
+		`SELECT FROM outbox.routes`, `INSERT INTO outbox.routes VALUES ('sqs://mine', 'a')`, `UPDATE outbox.routes SET destination = 'sqs://mine'`,
+		`DELETE FROM outbox.routes`, `SELECT outbox.routes_of('[]')`, `SELECT outbox.has_group(gen_random_uuid())`,
+		`SELECT outbox.routed_id(gen_random_uuid(), 'sqs://mine')`,
 	)
 }
 
@@ -136,7 +143,7 @@ func TestDispatcherRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit: DELETE", "audit: SELECT",
 		"destinations: DELETE", "destinations: INSERT", "destinations: SELECT", "destinations: UPDATE",
-		"drop_waiter()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
+		"drop_waiter()", "group_outcomes()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages.attempts: UPDATE", "messages.available_at: UPDATE", "messages.broker_message_id: UPDATE",
 		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
 		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
@@ -213,7 +220,8 @@ func TestDispatcherRights(t *testing.T) {
 	requireDenied(t, as, writePast, `SELECT outbox.enqueue('sqs://orders', 'a', 'x')`, `SELECT FROM outbox.history`,
 		`DELETE FROM outbox.history`,
 		`INSERT INTO outbox.audit (act, who) VALUES ('retry', 'nobody')`, `UPDATE outbox.audit SET who = 'nobody'`,
-		`SELECT FROM outbox.callback_rules`, `INSERT INTO outbox.callback_rules (callback) VALUES ('sqs://mine')`, `DELETE FROM outbox.callback_rules`)
+		`SELECT FROM outbox.callback_rules`, `INSERT INTO outbox.callback_rules (callback) VALUES ('sqs://mine')`, `DELETE FROM outbox.callback_rules`,
+		`SELECT FROM outbox.routes`, `INSERT INTO outbox.routes VALUES ('sqs://mine', 'a')`, `DELETE FROM outbox.routes`)
 }
 
 func TestOperatorRights(t *testing.T) {
@@ -223,10 +231,11 @@ func TestOperatorRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit.act: INSERT", "audit.destination: INSERT", "audit.detail: INSERT", "audit.generation: INSERT", "audit.message_id: INSERT",
 		"audit.who: INSERT", "audit.why: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
-		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()",
+		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()",
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
-		"notify_waiters()", "outcomes()", "schema: USAGE", "waiters: SELECT",
+		"notify_waiters()", "outcomes()", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
+		"schema: USAGE", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool {
 		return right == "migrations: SELECT" ||
 			right == "migrations_id_seq: SELECT"
@@ -262,6 +271,13 @@ func TestOperatorRights(t *testing.T) {
 	found, err := o.UnsetCallbackRule(t.Context(), "", "a", ada)
 	require.NoError(t, err)
 	require.True(t, found)
+	setRoute(t, o, "a", "sqs://one", "sqs://two")
+	found, err = o.UnsetRoute(t.Context(), operator.Route{Type: "a", Destination: "sqs://one"}, false, ada)
+	require.NoError(t, err)
+	require.True(t, found)
+	routes, err := o.Routes(t.Context(), "")
+	require.NoError(t, err)
+	require.Equal(t, []operator.Route{{Type: "a", Destination: "sqs://two"}}, routes)
 
 	requireDenied(t, as, ownersAct...)
 	requireDenied(t, as, `INSERT INTO outbox.audit (act, who, login) VALUES ('retry', 'Ada', 'Bob')`,

@@ -10,7 +10,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
@@ -23,6 +25,7 @@ func TestEnqueueBatchIsLinear(t *testing.T) {
 		t.Skip("the CPU time of a session is read from /proc")
 	}
 	pool := teststack.New(t)
+	setRoute(t, operator.New(pool, nil, ""), "order-placed", "sqs://a", "sqs://b")
 	const small, large = 2_000, 20_000
 	for name, verdicts := range map[string]func(*testing.T, pgx.Tx, []object) map[string]int{
 		"written": func(t *testing.T, tx pgx.Tx,
@@ -34,12 +37,14 @@ func TestEnqueueBatchIsLinear(t *testing.T) {
 			return verdictsOn(t, tx, batch, false)
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			one := cpuOfEach(t, pool, small, verdicts)
-			other := cpuOfEach(t, pool, large, verdicts)
-			t.Logf("%.0f µs of CPU a message in a batch of %d, %.0f µs in one of %d", one, small, other, large)
-			require.Less(t, other, 2.5*one)
-		})
+		for _, destination := range []string{"sqs://orders", outflow.ByRoute} {
+			t.Run(name+" to "+destination, func(t *testing.T) {
+				one := cpuOfEach(t, pool, destination, small, verdicts)
+				other := cpuOfEach(t, pool, destination, large, verdicts)
+				t.Logf("%.0f µs of CPU a message in a batch of %d, %.0f µs in one of %d", one, small, other, large)
+				require.Less(t, other, 2.5*one)
+			})
+		}
 	}
 }
 
@@ -71,13 +76,13 @@ func verdictsOn(t *testing.T, tx pgx.Tx, batch []object, ifAbsent bool) map[stri
 }
 
 // cpuOfEach is the session's CPU time in µs for each of n messages.
-func cpuOfEach(t *testing.T, pool *pgxpool.Pool, n int,
+func cpuOfEach(t *testing.T, pool *pgxpool.Pool, destination string, n int,
 	verdicts func(*testing.T, pgx.Tx, []object) map[string]int) float64 {
 	t.Helper()
 	const cpu = `SELECT split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::float8 / 1000`
 	batch := make([]object, n)
 	for i := range batch {
-		batch[i] = object{ID: uuid.Must(uuid.NewV7()), Destination: "sqs://orders", Type: "order-placed", Payload: "{}"}
+		batch[i] = object{ID: uuid.Must(uuid.NewV7()), Destination: destination, Type: "order-placed", Payload: "{}"}
 	}
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)

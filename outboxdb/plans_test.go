@@ -96,6 +96,14 @@ func pausedID(n int) uuid.UUID {
 	return uuid.MustParse(fmt.Sprintf("00000000-0000-0000-0000-%012x", 1_500_000+n))
 }
 
+// unknownIDs are IDs of no message and no group.
+func unknownIDs(n int) (ids []string) {
+	for range n {
+		ids = append(ids, uuid.NewString())
+	}
+	return ids
+}
+
 func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	var destinations []string
 	for i := range healthy {
@@ -149,6 +157,8 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"claim isolated", outboxdb.StatementClaimIsolated, 0, 30, []any{"1 minute"}},
 			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
 			{"load 20", outboxdb.StatementLoad, 20, 160, []any{ids}},
+			{"group outcomes of none", `SELECT o.* FROM outbox.group_outcomes($1::uuid[]) AS o`, 0, 120,
+				[]any{unknownIDs(20)}},
 			{"outcomes 20", `SELECT o.* FROM outbox.outcomes($1::uuid[]) AS o`, 20, 120, []any{ids}},
 		} {
 			t.Run(mode+"/"+c.name, func(t *testing.T) {

@@ -48,7 +48,7 @@ WITH old AS MATERIALIZED (
 // historyColumnsSQL are the columns of outbox.messages. A column that is missing here would be lost
 // with its row (TestHistoryHasEveryColumn).
 const historyColumnsSQL = `
-	id, seq, destination, type, payload, content_type, headers, ordering_key, batch_id,
+	id, seq, destination, type, payload, content_type, headers, ordering_key, group_id, group_place,
 	callback, callback_state, callback_payload, callback_attempts, callback_error, callback_due_at,
 	state, generation, claims, attempts, retrying, parked, started, cancel_requested,
 	enqueued_at, due_at, available_at, expires_at, finished_at, dismissed_at, broker_message_id, last_error`

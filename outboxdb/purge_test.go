@@ -175,7 +175,7 @@ func TestHistoryHasEveryColumn(t *testing.T) {
 	id := ended(t, pool, outflow.Dead, "3 hours", 1)[0]
 	execute(t, pool, `UPDATE outbox.messages SET payload = '\x00ff', content_type = 'text/plain',
 	    headers = '{"a": "b"}', ordering_key = 'k',
-		batch_id = gen_random_uuid(), callback = 'https://example.com/', callback_state = 'sent',
+		group_id = gen_random_uuid(), group_place = 1, callback = 'https://example.com/', callback_state = 'sent',
 		    callback_payload = true,
 		callback_attempts = 6, callback_error = 'f', callback_due_at = now(), dismissed_at = now(), generation = 3,
 		    claims = 4, attempts = 5,

@@ -79,9 +79,16 @@ const (
 	wantsText        = "wants valid UTF-8 without NUL"
 )
 
+func wantsRoute(messageType string) string {
+	return `wants a route (got "` + messageType + `", which has none): "outflow route set -type ` + messageType +
+		` DESTINATION" sets one`
+}
+
 var badInputs = []input{
 	{name: "no destination", change: destination(""), field: "destination",
 		wants: wantsDestination + `no scheme (got "")`, check: "messages_destination"},
+	{name: "a type without a route", change: destination(outflow.ByRoute), field: "type",
+		wants: wantsRoute("user-registered"), check: "messages_destination"},
 	{name: "no scheme", change: destination("orders"), field: "destination", wants: wantsDestination +
 		`no scheme (did you mean sqs://orders?) (got "orders")`, check: "messages_destination"},
 	{name: "a scheme without its colon", change: destination("sqs//orders"), field: "destination",

@@ -61,7 +61,9 @@ type row struct {
 	Callback        *string           `db:"callback"`
 	CallbackPayload bool              `db:"callback_payload"`
 	CallbackDue     bool              `db:"callback_due"`
-	Trace           map[string]string `db:"trace"` // for a callback
+	// A callback has its trace, and the ID of its message's group.
+	Trace   map[string]string `db:"trace"`
+	GroupID *uuid.UUID        `db:"group_id"`
 	// PayloadBytes is the payload's size, where the statement may have left out the payload.
 	PayloadBytes int `db:"payload_bytes"`
 	// Some statements also read the destination's breakers.

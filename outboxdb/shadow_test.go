@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
@@ -95,6 +96,7 @@ func listStatements(t *testing.T, pool *pgxpool.Pool) (statements []string) {
 		{}, {State: outflow.Pending, Since: moment, Until: ago, Destination: "sqs://a", Type: "a",
 			Callback: outbox.CallbackDue},
 		{State: outflow.Dead, Since: ago, Until: moment, Callback: outbox.CallbackSent}, {Retrying: true, Since: ago},
+		{Group: uuid.New()}, {Group: uuid.New(), State: outflow.Dead, Since: ago},
 	} {
 		f.Limit = 1
 		_, next, err := o.List(t.Context(), f)
@@ -105,7 +107,7 @@ func listStatements(t *testing.T, pool *pgxpool.Pool) (statements []string) {
 		}
 	}
 	for _, sent := range seen.take() {
-		if strings.HasPrefix(sent, "SELECT") && strings.Contains(sent, "FROM outbox.messages AS m") {
+		if strings.HasPrefix(sent, "SELECT") && strings.Contains(sent, "FROM outbox.messages AS ") {
 			statements = append(statements, sent)
 		}
 	}
@@ -375,7 +377,9 @@ func deliverPast(t *testing.T, pool *pgxpool.Pool) bool {
 	})
 	setRule(t, operator.New(pool, nil, ""),
 		operator.CallbackRule{Destination: "sqs://orders", Callback: "sqs://replies"})
-	ids := enqueue(t, pool, m, message("sqs://orders"), message("arn:aws:sqs:eu-west-1:123456789012:other"))
+	setRoute(t, operator.New(pool, nil, ""), "user-registered", "sqs://orders", "sqs://audit")
+	ids := enqueue(t, pool, m, message("sqs://orders"), message("arn:aws:sqs:eu-west-1:123456789012:other"),
+		message(outflow.ByRoute))
 	value[any](t, pool, `SELECT outbox.enqueue('sqs://orders'::text, 'a'::text, 'x'::text)`)
 	_, answers := startWait(t, pool, pool, ids[1])
 	deliver(t, pool, ids[1])

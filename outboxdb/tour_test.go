@@ -2,6 +2,7 @@ package outboxdb_test
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
 // tour sends every statement on pool and looks at what it answers; setup is another
@@ -373,5 +375,48 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	removed, err := o.UnsetCallbackRule(ctx, rule.Destination, rule.Type, by)
 	require.NoError(t, err)
 	require.True(t, removed)
+
+	tourRoutes(t, pool, o, by)
 	require.Error(t, operator.Grants{Producers: []string{"nobody is called that"}}.CheckRoles(ctx, pool))
+}
+
+// tourRoutes sends by route, waits for the group, and looks at it.
+func tourRoutes(t *testing.T, pool *pgxpool.Pool, o *operator.Operator, by operator.Actor) {
+	ctx := t.Context()
+	hook := operator.Route{Type: "order/placed", Destination: "https://example.com/'"}
+	for _, r := range []operator.Route{{Type: "order/placed", Destination: "sqs://orders"}, hook} {
+		require.NoError(t, o.SetRoute(ctx, r, by))
+	}
+	m := awkward()
+	m.ID, m.Destination = uuid.New(), outflow.ByRoute
+	group, err := o.Send(ctx, m, by)
+	require.NoError(t, err)
+	found, err := o.UnsetRoute(ctx, hook, false, by)
+	require.NoError(t, err)
+	require.True(t, found)
+	routes, err := o.Routes(ctx, "order/placed")
+	require.NoError(t, err)
+	require.Len(t, routes, 1)
+
+	first := outflow.RoutedID(group, hook.Destination)
+	messages, err := o.Messages(ctx, group)
+	require.NoError(t, err)
+	require.Equal(t, first, messages[0].ID)
+	require.Equal(t, m.Headers, messages[1].Headers)
+	shown, err := o.Show(ctx, first, true)
+	require.NoError(t, err)
+	require.Equal(t, m.Payload, shown.Payload)
+	require.Equal(t, "sqs://orders", shown.Siblings[0].Destination)
+	page, _, err := o.List(ctx, operator.ListFilter{Limit: 3, Group: group})
+	require.NoError(t, err)
+	require.Len(t, page, 2)
+
+	w := wait.New(pool, wait.LogTo(slog.New(slog.DiscardHandler)))
+	defer w.Close()
+	deliver(t, pool, first, outflow.RoutedID(group, "sqs://orders"))
+	outcomes, err := w.WaitAll(ctx, group)
+	require.NoError(t, err)
+	require.Len(t, outcomes, 2)
+	require.Equal(t, hook.Destination, outcomes[0].Destination)
+	require.Equal(t, outflow.Delivered, outcomes[1].State)
 }

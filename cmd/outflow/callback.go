@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"flag"
-	"maps"
-	"slices"
 
 	"github.com/google/uuid"
 
@@ -44,10 +42,9 @@ Flags:
 Needs only the database.
 ` + actCodes
 
-// callbackActs are the words after "callback", and the flags that each has beside -json, -who and
-// -why.
-var callbackActs = map[string][]string{
-	"retry": nil, "set": {"destination", "type", "payload"}, "unset": {"destination", "type"}, "rules": nil,
+var callbackActs = []act{
+	{"retry", nil}, {"set", []string{"destination", "type", "payload"}}, {"unset", []string{"destination", "type"}},
+	{"rules", nil},
 }
 
 func callback(ctx context.Context, cl commandLine, args []string) error {
@@ -60,18 +57,9 @@ func callback(ctx context.Context, cl commandLine, args []string) error {
 	if err != nil {
 		return err
 	}
-	acts := slices.Collect(maps.Keys(callbackActs))
-	switch {
-	case len(words) == 0:
-		return usageError("callback wants retry, set, unset or rules")
-	case !slices.Contains(acts, words[0]):
-		return usageError("callback wants retry, set, unset or rules%s", didYouMean(words[0], acts))
-	}
-	act, words := words[0], words[1:]
-	for _, name := range slices.Sorted(maps.Keys(given(flags))) {
-		if !slices.Contains(append(callbackActs[act], "json", "who", "why"), name) {
-			return usageError("callback %s: has no flag -%s", act, name)
-		}
+	act, words, err := chooseAct(flags, words, callbackActs)
+	if err != nil {
+		return err
 	}
 	switch {
 	case act == "set":

@@ -105,12 +105,7 @@ func listRules(ctx context.Context, o *operator.Operator, asJSON bool, out io.Wr
 		return err
 	}
 	if asJSON {
-		for _, r := range all {
-			if err := writeLine(out, r); err != nil {
-				return err
-			}
-		}
-		return nil
+		return writeLines(out, all)
 	}
 	if len(all) == 0 {
 		_, err := fmt.Fprintln(out, "no rules")

@@ -30,6 +30,7 @@ Flags:
   -retrying      pending messages whose run has left the fast path, instead of IDs
   -destination   of these, those to this destination
   -type          of these, those of this type
+  -group         of these, those of one enqueue by route, by the ID that it returned
   -limit         of these, at most so many (default 1000)
 ` + actFlags + `
 Needs the database, and Temporal for messages that were claimed. TEMPORAL_… and

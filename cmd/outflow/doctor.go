@@ -28,8 +28,9 @@ It checks
   * dead messages, and whether notifications arrive
   * Temporal, its namespace, search attributes and workers
   * the schedule that maintains the table, and runs that are stalled
-  * where pending messages go: whether queues exist, and whether the OUTFLOW_WEBHOOK_…
-    settings allow the hosts of webhooks; give it the settings of the daemons
+  * where pending messages go: whether queues and topics exist, and whether the
+    OUTFLOW_WEBHOOK_… settings allow the hosts of webhooks; give it the settings of the
+    daemons
   * deliveries and callbacks that failed, or that settings keep from being sent, each with
     one of their errors
 It changes nothing and sends no message. Each check is ok, warn, fail, or skip where it
@@ -66,32 +67,33 @@ func doctor(ctx context.Context, cl commandLine, args []string) error {
 		defer c.Close()
 		subject.Namespace = namespace.New(c, subject.Target.Namespace)
 	}
-	subject.Lookups, subject.NoLookup, err = lookups(ctx, cl.getenv)
+	err = lookups(ctx, cl.getenv, &subject)
 	subject.SettingsErr = errors.Join(err, config.Names(cl.getenv))
 	return examine(ctx, subject, *asJSON, cl.stdout)
 }
 
-// lookups returns the look-ups that the settings allow, by scheme; without says why a scheme has
-// none.
-func lookups(
-	ctx context.Context, getenv func(string) string,
-) (by map[string]operator.Lookup, without map[string]string, broken error) {
-	by, without = map[string]operator.Lookup{}, map[string]string{}
+// lookups sets the look-ups that the settings allow, and returns mistakes in the settings.
+func lookups(ctx context.Context, getenv func(string) string, subject *operator.Subject) (broken error) {
+	subject.Lookups, subject.NoLookup = map[string]operator.Lookup{}, map[string]string{}
+	subject.Advice = map[string]func(string, error) string{}
 	for _, b := range brokers.Load(ctx, getenv) {
 		broken = errors.Join(broken, b.SettingsErr)
 		for _, scheme := range b.Schemes {
 			checker, ok := b.Publisher.(publish.Checker)
 			switch {
 			case ok:
-				by[scheme] = checker.Check
+				subject.Lookups[scheme] = checker.Check
 			case b.SettingsErr != nil:
-				without[scheme] = "its settings are wrong"
+				subject.NoLookup[scheme] = "its settings are wrong"
 			case b.ClientErr != nil:
-				without[scheme] = strings.ReplaceAll(b.ClientErr.Error(), "\n", "; ")
+				subject.NoLookup[scheme] = strings.ReplaceAll(b.ClientErr.Error(), "\n", "; ")
+			}
+			if b.Doctor.Allowed == "" { // each destination has a line
+				subject.Advice[scheme] = b.Doctor.Advice
 			}
 		}
 	}
-	return by, without, broken
+	return broken
 }
 
 // examine prints the findings, and returns an error where a check fails.

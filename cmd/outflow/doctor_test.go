@@ -24,6 +24,7 @@ import (
 	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish/publishtest/fakesns"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -122,8 +123,11 @@ func TestDoctorLooksAtEveryScheme(t *testing.T) {
 	queues := &fakesqs.Server{}
 	endpoint := httptest.NewServer(queues)
 	t.Cleanup(endpoint.Close)
+	topics := httptest.NewServer(&fakesns.Server{})
+	t.Cleanup(topics.Close)
 	for name, value := range map[string]string{
-		"AWS_REGION": "eu-west-1", "AWS_ENDPOINT_URL_SQS": endpoint.URL, "AWS_ENDPOINT_URL": "", "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake",
+		"AWS_REGION": "eu-west-1", "AWS_ENDPOINT_URL_SQS": endpoint.URL, "AWS_ENDPOINT_URL": "",
+		"AWS_ENDPOINT_URL_SNS": topics.URL, "AWS_ACCOUNT_ID": "000000000000", "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake",
 		"AWS_SESSION_TOKEN": "", "AWS_PROFILE": "", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true",
 	} {
 		t.Setenv(name, value)
@@ -132,7 +136,7 @@ func TestDoctorLooksAtEveryScheme(t *testing.T) {
 	_, err := pool.Exec(t.Context(), `
 		INSERT INTO outbox.messages (id, destination, type, payload)
 		SELECT gen_random_uuid(), 'https://h' || n || '.example/x?token=hunter2', 'a', '{}'::bytea FROM generate_series(1, 60) AS n
-		UNION ALL SELECT gen_random_uuid(), d, 'a', '{}' FROM unnest(ARRAY['https://hooks.example/1?token=hunter2', 'https://hooks.example/2', 'https://bare.example/', 'sqs://missing']) AS d`)
+		UNION ALL SELECT gen_random_uuid(), d, 'a', '{}' FROM unnest(ARRAY['https://hooks.example/1?token=hunter2', 'https://hooks.example/2', 'https://bare.example/', 'sqs://missing', 'sns://missing.fifo']) AS d`)
 	require.NoError(t, err)
 	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1"}
 	look := func() string {
@@ -142,6 +146,9 @@ func TestDoctorLooksAtEveryScheme(t *testing.T) {
 	}
 	out := look()
 	assert.Contains(t, out, "sqs://missing", "it is looked up")
+	assert.Contains(t, out, `"remedy":"aws sqs create-queue --queue-name missing, or outflow redirect its messages"`)
+	assert.Contains(t, out, "looking up sns://missing.fifo: NotFound")
+	assert.Contains(t, out, `"remedy":"aws sns create-topic --name missing.fifo --attributes FifoTopic=true, or`)
 	assert.Contains(t, out, "https://hooks.example/1: the host is not allowed (add it to OUTFLOW_WEBHOOK_HOSTS, and a secret for it to OUTFLOW_WEBHOOK_SECRETS_FILE)", "by default nothing may be sent to")
 
 	secrets := filepath.Join(t.TempDir(), "secrets")

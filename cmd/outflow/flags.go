@@ -161,6 +161,16 @@ func typeFlag(flags *flag.FlagSet, into *string) {
 	})
 }
 
+// groupFlag reads the ID that an enqueue by route returned.
+func groupFlag(flags *flag.FlagSet, into *uuid.UUID) {
+	flags.Func("group", "", func(s string) (err error) {
+		if *into, err = uuid.Parse(s); err != nil || *into == uuid.Nil {
+			return errors.New("wants the ID that an enqueue by route returned")
+		}
+		return nil
+	})
+}
+
 // durationFlag reads a duration, also in days, of at least min.
 func durationFlag(flags *flag.FlagSet, name string, min time.Duration) *time.Duration {
 	d := new(time.Duration)

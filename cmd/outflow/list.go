@@ -10,6 +10,8 @@ import (
 	"slices"
 	"text/tabwriter"
 
+	"github.com/google/uuid"
+
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/operator"
@@ -27,6 +29,7 @@ Filters:
   -dismissed    dead messages that "outflow dismiss" has marked
   -destination  as enqueued: sqs://orders, a queue URL or an ARN
   -type         the message type
+  -group        the messages of one enqueue by route, by the ID that it returned
   -callback     due, sent or failed: the state of the message's callback
   -since        how long ago (2h, 7d) or a time (2026-01-31, 2026-01-31T08:00:00Z);
   -until        the time of the end for final states, of the enqueue for pending
@@ -57,6 +60,8 @@ func list(ctx context.Context, cl commandLine, args []string) error {
 	dismissed := flags.Bool("dismissed", false, "")
 	destination := destinationFlag(flags, "destination")
 	messageType := flags.String("type", "", "")
+	var group uuid.UUID
+	groupFlag(flags, &group)
 	callback := flags.String("callback", "", "")
 	since, until := timeBoundFlag(flags, "since"), timeBoundFlag(flags, "until")
 	limit := flags.Int("limit", 50, "")
@@ -67,7 +72,7 @@ func list(ctx context.Context, cl commandLine, args []string) error {
 	}
 	filter := operator.ListFilter{
 		State: outflow.State(*state), Retrying: *retrying, Dismissed: *dismissed,
-		Destination: *destination, Type: *messageType, Callback: outbox.CallbackState(*callback),
+		Destination: *destination, Type: *messageType, Group: group, Callback: outbox.CallbackState(*callback),
 		Since: *since, Until: *until, Limit: *limit, After: *after,
 	}
 	if *dismissed && *state == "" {
@@ -115,6 +120,17 @@ func listMessages(
 		_, err := fmt.Fprintln(out, "no messages")
 		return err
 	}
+	if err := writeTable(out, page); err != nil {
+		return err
+	}
+	if next != "" {
+		fmt.Fprintf(out, "more: -after %s\n", next)
+	}
+	return nil
+}
+
+// writeTable writes a line for each message.
+func writeTable(out io.Writer, page []operator.MessageStatus) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "ID\tSTATE\tDESTINATION\tTYPE\tATTEMPTS\tENQUEUED\tENDED\tLAST ERROR")
 	for _, m := range page {
@@ -126,21 +142,13 @@ func listMessages(
 			m.ID, m.Phase, outflow.DisplayDestination(m.Destination), m.Type, m.Attempts,
 			text.Stamp(m.EnqueuedAt), ended, cmp.Or(short(orEmpty(m.LastError), 60), "-"))
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	if next != "" {
-		fmt.Fprintf(out, "more: -after %s\n", next)
-	}
-	return nil
+	return table.Flush()
 }
 
 // writePage writes a message a line, and last the cursor of the next page.
 func writePage(out io.Writer, page []operator.MessageStatus, next string) error {
-	for _, m := range page {
-		if err := writeLine(out, m); err != nil {
-			return err
-		}
+	if err := writeLines(out, page); err != nil {
+		return err
 	}
 	if next != "" {
 		return writeLine(out, map[string]string{"next": next})

@@ -50,6 +50,7 @@ var commands = []command{
 	{"redirect", "give messages another destination", redirectUsage, redirect},
 	{"reschedule", "make pending messages due at another time", rescheduleUsage, reschedule},
 	{"callback", "retry failed callbacks, set rules for them", callbackUsage, callback},
+	{"route", "set where messages go that are enqueued by route", routeUsage, route},
 	{"purge", "delete final messages", purgeUsage, purge},
 }
 

@@ -54,6 +54,16 @@ func (cl commandLine) confirm(command, question string) error {
 // writeLine writes v as one line of JSON.
 func writeLine(out io.Writer, v any) error { return json.NewEncoder(out).Encode(v) }
 
+// writeLines writes each of all as one line of JSON.
+func writeLines[T any](out io.Writer, all []T) error {
+	for _, v := range all {
+		if err := writeLine(out, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // writeDocument writes v as JSON for people and programs.
 func writeDocument(out io.Writer, v any) error {
 	encoder := json.NewEncoder(out)

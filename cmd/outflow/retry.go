@@ -27,6 +27,7 @@ Flags:
   -dismissed     dead messages that "outflow dismiss" has marked, instead of IDs
   -destination   of these, those to this destination
   -type          of these, those of this type
+  -group         of these, those of one enqueue by route, by the ID that it returned
   -limit         of these, at most so many (default 1000)
 ` + actFlags + `
 Needs the database; Temporal only for retrying messages.

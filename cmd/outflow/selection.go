@@ -57,6 +57,7 @@ func selectionFlags(flags *flag.FlagSet) *selection {
 	s.state = flags.String("state", "", "")
 	s.destination = destinationFlag(flags, "destination")
 	typeFlag(flags, &s.filter.Type)
+	groupFlag(flags, &s.filter.Group)
 	flags.IntVar(&s.limit, "limit", defaultLimit, "")
 	rateFlag(flags, &s.rate)
 	flags.BoolVar(&s.yes, "yes", false, "")

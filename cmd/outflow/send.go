@@ -25,7 +25,8 @@ Usage:
   … | outflow send -destination sqs://orders -type order-placed
 
 Flags:
-  -destination   where to: sqs://orders, a queue URL or an ARN, …
+  -destination   where to: sqs://orders, a queue URL or an ARN, …; or routes: one message
+                 for each route of the type, and the ID is the group's
   -type          the message type
   -payload       the payload; without it and -payload-file it is read from standard input
   -payload-file  a file with the payload
@@ -107,7 +108,7 @@ func send(ctx context.Context, cl commandLine, args []string) error {
 		return err
 	}
 	defer closeAll()
-	return sendMessage(ctx, o, m, *by, *asJSON, cl.stdout)
+	return sendMessage(ctx, o, m, *by, *asJSON, cl.stdout, cl.stderr)
 }
 
 // maxPayload is the limit of enqueue; a destination may have a lower one.
@@ -133,7 +134,7 @@ func readPayload(file string, stdin io.Reader) ([]byte, error) {
 }
 
 func sendMessage(
-	ctx context.Context, o *operator.Operator, m outflow.Message, by operator.Actor, asJSON bool, out io.Writer,
+	ctx context.Context, o *operator.Operator, m outflow.Message, by operator.Actor, asJSON bool, out, errs io.Writer,
 ) error {
 	id, err := o.Send(ctx, m, by)
 	var invalid *outflow.InvalidMessageError
@@ -145,9 +146,25 @@ func sendMessage(
 		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("a message with the ID %s exists", m.ID)}
 	case err != nil:
 		return err
-	case asJSON:
+	}
+	if m.Destination == outflow.ByRoute {
+		if err := sayHowMany(ctx, o, id, errs); err != nil {
+			return err
+		}
+	}
+	if asJSON {
 		return writeLine(out, map[string]uuid.UUID{"id": id})
 	}
 	_, err = fmt.Fprintln(out, id)
 	return err
+}
+
+// sayHowMany says how many messages an enqueue by route has made.
+func sayHowMany(ctx context.Context, o *operator.Operator, group uuid.UUID, errs io.Writer) error {
+	messages, err := o.Messages(ctx, group)
+	if err != nil && !errors.Is(err, outflow.ErrNotFound) {
+		return err
+	}
+	fmt.Fprintf(errs, "messages by route: %d\n", len(messages))
+	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"text/tabwriter"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
+
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/program"
@@ -26,6 +28,9 @@ const showUsage = `outflow show shows one message: its row, its run, and what op
 
 Usage:
   outflow show ID [-payload] [-ui URL] [-json]
+
+A message that was enqueued by route is shown with its siblings: the other messages of the
+group. The ID of the group shows all of them, as outflow list does.
 
 Flags:
   -payload  the payload too: text as it is, other bytes in base64; on a terminal, what
@@ -61,7 +66,7 @@ func show(ctx context.Context, cl commandLine, args []string) error {
 	defer closeAll()
 	details, err := o.Show(ctx, id, *payload)
 	if errors.Is(err, outflow.ErrNotFound) {
-		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: not found", id)}
+		return showGroup(ctx, o, id, *asJSON, cl.stdout)
 	}
 	if err != nil {
 		return err
@@ -77,20 +82,37 @@ func show(ctx context.Context, cl commandLine, args []string) error {
 	return s.write(cl.stdout, cl.onScreen)
 }
 
+// showGroup shows the messages of a group, where its ID is no message's.
+func showGroup(ctx context.Context, o *operator.Operator, id uuid.UUID, asJSON bool, out io.Writer) error {
+	messages, err := o.Messages(ctx, id)
+	switch {
+	case errors.Is(err, outflow.ErrNotFound):
+		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: not found", id)}
+	case err != nil:
+		return err
+	case asJSON:
+		return writeDocument(out, map[string]any{"group": id, "messages": messages})
+	}
+	return writeTable(out, messages)
+}
+
 // shown is everything about one message, as a document.
 type shown struct {
-	Message operator.MessageStatus `json:"message"`
-	Run     *operator.Run          `json:"run,omitempty"`
-	NoRun   string                 `json:"noRun,omitempty"`
-	URL     string                 `json:"url"`
-	Audit   []operator.AuditEntry  `json:"audit,omitempty"`
+	Message  operator.MessageStatus `json:"message"`
+	Siblings []operator.Sibling     `json:"siblings,omitempty"`
+	Run      *operator.Run          `json:"run,omitempty"`
+	NoRun    string                 `json:"noRun,omitempty"`
+	URL      string                 `json:"url"`
+	Audit    []operator.AuditEntry  `json:"audit,omitempty"`
 	// Payload is text, PayloadBase64 anything else.
 	Payload       string `json:"payload,omitempty"`
 	PayloadBase64 []byte `json:"payloadBase64,omitempty"`
 }
 
 func shownOf(d operator.Details, ui, namespace string) shown {
-	s := shown{Message: d.Message, Run: d.Run, NoRun: d.NoRun, URL: link(d, ui, namespace), Audit: d.Audit}
+	s := shown{
+		Message: d.Message, Siblings: d.Siblings, Run: d.Run, NoRun: d.NoRun, URL: link(d, ui, namespace), Audit: d.Audit,
+	}
 	if utf8.Valid(d.Payload) {
 		s.Payload = string(d.Payload)
 	} else {
@@ -118,6 +140,7 @@ func (s shown) write(out io.Writer, onScreen bool) error {
 	}
 	s.writeMessage(field)
 	s.writeTimes(field)
+	s.writeGroup(field)
 	s.writeCallback(field)
 	s.writeRun(field)
 	field("web", "%s", s.URL)
@@ -189,6 +212,16 @@ func (s shown) writeTimes(field writeField) {
 	}
 	if m.LastError != nil {
 		field("last error", "%s", *m.LastError)
+	}
+}
+
+func (s shown) writeGroup(field writeField) {
+	if s.Message.GroupID == nil {
+		return
+	}
+	field("group", "%s", *s.Message.GroupID)
+	for _, other := range s.Siblings {
+		field("sibling", "%s %s %s", other.ID, other.Phase, outflow.DisplayDestination(other.Destination))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,13 +24,16 @@ const waitUsage = `outflow wait waits for the end of a message; its exit code sa
 Usage:
   outflow wait ID [-timeout 30s] [-json]
 
+The ID that an enqueue by route returned waits for the ends of all its messages.
+
 Flags:
   -timeout  how long to wait (default 30s); 0 for one look
-  -json     the message as it stands then, as outflow list prints it
+  -json     a message a line, as it stands then, as outflow list prints it
 
 Needs only the database, with an operator's role (outflow grants -operator). Exit codes:
 0 delivered, 1 failure, 2 a mistake on the command line, 3 dead, expired, cancelled, or
 there is no such message, 4 pending after -timeout, with the last error if there is one.
+Of several messages the worst counts: 4, then 3.
 `
 
 func waitForEnd(ctx context.Context, cl commandLine, args []string) error {
@@ -56,33 +60,34 @@ func waitForEnd(ctx context.Context, cl commandLine, args []string) error {
 	waiter := wait.New(pool, wait.LogTo(slog.New(slog.DiscardHandler)))
 	defer waiter.Close()
 	o := operator.New(pool, nil, cl.outbox())
-	return waitFor(ctx, o.Message, waiter.Wait, id, *timeout, *asJSON, cl.stdout)
+	return waitFor(ctx, o.Messages, waiter.WaitAll, id, *timeout, *asJSON, cl.stdout)
 }
 
 type (
-	// readMessage is operator.Operator.Message.
-	readMessage = func(ctx context.Context, id uuid.UUID) (operator.MessageStatus, error)
-	// awaitEnd is wait.Waiter.Wait.
-	awaitEnd = func(ctx context.Context, id uuid.UUID) (outflow.Outcome, error)
+	// readMessages is operator.Operator.Messages.
+	readMessages = func(ctx context.Context, id uuid.UUID) ([]operator.MessageStatus, error)
+	// awaitEnds is wait.Waiter.WaitAll.
+	awaitEnds = func(ctx context.Context, id uuid.UUID) ([]outflow.Outcome, error)
 )
 
-// waitFor waits again where somebody started the message again right after its end.
+// waitFor waits again where somebody started a message again right after its end.
 func waitFor(
-	ctx context.Context, read readMessage, await awaitEnd, id uuid.UUID,
+	ctx context.Context, read readMessages, await awaitEnds, id uuid.UUID,
 	timeout time.Duration, asJSON bool, out io.Writer,
 ) error {
 	inTime, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
-		m, err := read(ctx, id)
+		messages, err := read(ctx, id)
 		if errors.Is(err, outflow.ErrNotFound) {
 			return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: not found", id)}
 		}
 		if err != nil {
 			return err
 		}
-		if m.State.Final() || inTime.Err() != nil && ctx.Err() == nil {
-			return writeEnd(m, asJSON, out)
+		pending := func(m operator.MessageStatus) bool { return !m.State.Final() }
+		if !slices.ContainsFunc(messages, pending) || inTime.Err() != nil && ctx.Err() == nil {
+			return writeEnds(messages, asJSON, out)
 		}
 		_, err = await(inTime, id)
 		switch {
@@ -94,18 +99,48 @@ func waitFor(
 	}
 }
 
-// writeEnd prints how the message stands, and turns that into an exit code.
-func writeEnd(m operator.MessageStatus, asJSON bool, out io.Writer) error {
-	if asJSON {
-		if err := writeLine(out, m); err != nil {
+// writeEnds prints how the messages stand, and turns that into an exit code.
+func writeEnds(messages []operator.MessageStatus, asJSON bool, out io.Writer) error {
+	var worst program.ExitError
+	failed := 0
+	for _, m := range messages {
+		if err := writeEnd(m, asJSON, out); err != nil {
 			return err
 		}
-	} else {
-		fmt.Fprintf(out, "%s  %s\n", m.ID, m.Phase)
+		end := endOf(m)
+		if end.Code > worst.Code {
+			worst = end
+		}
+		if end.Err != nil {
+			failed++
+		}
 	}
 	switch {
-	case m.State == outflow.Delivered:
+	case failed == 0:
 		return nil
+	case len(messages) > 1:
+		worst.Err = fmt.Errorf("%d of %d messages are not delivered: %w", failed, len(messages), worst.Err)
+	}
+	return worst
+}
+
+func writeEnd(m operator.MessageStatus, asJSON bool, out io.Writer) error {
+	if asJSON {
+		return writeLine(out, m)
+	}
+	destination := ""
+	if m.GroupID != nil {
+		destination = "  " + outflow.DisplayDestination(m.Destination)
+	}
+	_, err := fmt.Fprintf(out, "%s  %s%s\n", m.ID, m.Phase, destination)
+	return err
+}
+
+// endOf is the exit that a message makes; zero where it is delivered.
+func endOf(m operator.MessageStatus) program.ExitError {
+	switch {
+	case m.State == outflow.Delivered:
+		return program.ExitError{}
 	case m.State.Final():
 		reason := strings.TrimPrefix(orEmpty(m.LastError), string(m.State)+": ") // some errors begin with the state
 		return program.ExitError{Code: exitRefused,

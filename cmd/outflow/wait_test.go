@@ -17,39 +17,40 @@ import (
 	"github.com/outflowhq/outflow/operator"
 )
 
-// fakeMessage is a table with one message.
+// fakeMessage is a table with one message, and the others of its group.
 type fakeMessage struct {
 	message operator.MessageStatus
+	others  []operator.MessageStatus
 	ends    time.Duration // when Wait sees it delivered; 0 means never
 	again   bool          // and somebody retries it at once
 	waitErr error
 }
 
-func (f *fakeMessage) Message(_ context.Context, id uuid.UUID) (operator.MessageStatus, error) {
+func (f *fakeMessage) Messages(_ context.Context, id uuid.UUID) ([]operator.MessageStatus, error) {
 	if id != f.message.ID {
-		return operator.MessageStatus{}, fmt.Errorf("looking: %w", outflow.ErrNotFound)
+		return nil, fmt.Errorf("looking: %w", outflow.ErrNotFound)
 	}
-	return f.message, nil
+	return append([]operator.MessageStatus{f.message}, f.others...), nil
 }
 
-func (f *fakeMessage) Wait(ctx context.Context, _ uuid.UUID) (outflow.Outcome, error) {
+func (f *fakeMessage) WaitAll(ctx context.Context, _ uuid.UUID) ([]outflow.Outcome, error) {
 	ended := make(<-chan time.Time)
 	if f.ends > 0 {
 		ended = time.After(f.ends)
 	}
 	switch {
 	case f.waitErr != nil:
-		return outflow.Outcome{}, f.waitErr
+		return nil, f.waitErr
 	case f.again:
 		f.again = false
-		return outflow.Outcome{State: outflow.Dead}, nil
+		return []outflow.Outcome{{State: outflow.Dead}}, nil
 	}
 	select {
 	case <-ended:
 		f.message = statusOf("delivered")
-		return outflow.Outcome{State: outflow.Delivered}, nil
+		return []outflow.Outcome{{State: outflow.Delivered}}, nil
 	case <-ctx.Done():
-		return outflow.Outcome{State: outflow.Pending}, ctx.Err()
+		return []outflow.Outcome{{State: outflow.Pending}}, ctx.Err()
 	}
 }
 
@@ -76,7 +77,7 @@ func TestWaitFor(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				began := time.Now()
-				err := waitFor(t.Context(), c.f.Message, c.f.Wait, someID, c.timeout, false, &out)
+				err := waitFor(t.Context(), c.f.Messages, c.f.WaitAll, someID, c.timeout, false, &out)
 				assert.Equal(t, c.code, code(err), "%v", err)
 				assert.Equal(t, someID.String()+"  "+c.out+"\n", out.String())
 				assert.Equal(t, c.took, time.Since(began))
@@ -85,19 +86,53 @@ func TestWaitFor(t *testing.T) {
 	}
 	f := &fakeMessage{message: statusOf("waiting")}
 	f.message.LastError = ptr("the host is\nnot allowed")
-	err := waitFor(t.Context(), f.Message, f.Wait, someID, 0, false, io.Discard)
+	err := waitFor(t.Context(), f.Messages, f.WaitAll, someID, 0, false, io.Discard)
 	assert.EqualError(t, err, "message "+someID.String()+": still pending (waiting): the host is not allowed")
 	f = &fakeMessage{message: statusOf("due")}
-	err = waitFor(t.Context(), f.Message, f.Wait, uuid.New(), time.Minute, false, io.Discard)
+	err = waitFor(t.Context(), f.Messages, f.WaitAll, uuid.New(), time.Minute, false, io.Discard)
 	assert.Equal(t, 3, code(err))
 	f.waitErr = errors.New("permission denied")
-	err = waitFor(t.Context(), f.Message, f.Wait, someID, time.Minute, false, io.Discard)
+	err = waitFor(t.Context(), f.Messages, f.WaitAll, someID, time.Minute, false, io.Discard)
 	assert.Equal(t, 1, code(err))
 	assert.ErrorContains(t, err, "permission denied")
 	f.waitErr = nil
 	stopped, stop := context.WithCancelCause(t.Context())
 	stop(errors.New("interrupt"))
-	err = waitFor(stopped, f.Message, f.Wait, someID, time.Minute, false, io.Discard)
+	err = waitFor(stopped, f.Messages, f.WaitAll, someID, time.Minute, false, io.Discard)
 	assert.Equal(t, 1, code(err))
 	assert.ErrorContains(t, err, "interrupt")
+}
+
+// Of a group the worst end counts, and each message has a line with its destination.
+func TestWaitForAGroup(t *testing.T) {
+	member := func(phase, destination string) operator.MessageStatus {
+		m := statusOf(phase)
+		m.GroupID, m.Destination = ptr(someID), destination
+		return m
+	}
+	const receiver = "https://shop.example/in?token=hunter2"
+	for name, c := range map[string]struct {
+		first, second string
+		code          int
+		says          string
+	}{
+		"all delivered": {"delivered", "delivered", 0, ""},
+		"one dead": {"delivered", "dead", 3,
+			"1 of 2 messages are not delivered: message " + someID.String() + ": dead: no such queue"},
+		"one pending beside a dead one": {"dead", "retrying", 4,
+			"2 of 2 messages are not delivered: message " + someID.String() + ": still pending (retrying)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fakeMessage{message: member(c.first, "sqs://orders"),
+				others: []operator.MessageStatus{member(c.second, receiver)}}
+			var out bytes.Buffer
+			err := waitFor(t.Context(), f.Messages, f.WaitAll, someID, 0, false, &out)
+			assert.Equal(t, c.code, code(err), "%v", err)
+			if c.says != "" {
+				assert.EqualError(t, err, c.says)
+			}
+			assert.Equal(t, fmt.Sprintf("%s  %s  sqs://orders\n%s  %s  https://shop.example/in\n",
+				someID, c.first, someID, c.second), out.String())
+		})
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/outflowhq/outflow/devstack/faults"
+	"github.com/outflowhq/outflow/devstack/rabbitmq"
 )
 
 func main() {
@@ -67,6 +68,7 @@ var scenarios = []struct {
 	{"signup", signup},
 	{"callback", callback},
 	{"receivers", receivers},
+	{"rabbitmq", rabbitScenario},
 }
 
 func scenarioNames() (names []string) {
@@ -144,6 +146,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var errs []error
 	for _, s := range scenarios {
 		if !o.runs(s.name) || ctx.Err() != nil {
+			continue
+		}
+		if s.name == "rabbitmq" && o.only == "" && !rabbitmq.Installed() {
+			fmt.Fprintf(stdout, "== %s: skipped, for RabbitMQ is not installed (%s)\n", s.name, rabbitmq.HowToInstall)
 			continue
 		}
 		fmt.Fprintf(stdout, "== %s\n", s.name)

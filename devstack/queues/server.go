@@ -1,12 +1,14 @@
-// Package queues serves SQS and SNS in memory, by goaws, with the answers that a current AWS SDK
-// expects.
+// Package queues serves SQS in memory, by goaws, with the answers that a current AWS SDK expects,
+// and SNS by fakesns, which delivers into those queues.
 //
 // The invariants: an answer that says "sent" or "deleted" lists every entry that was (goaws's own
 // batch answers over JSON name their members wrongly, so a client sees none); and requests at the
-// same time are safe (goaws reads its tables of queues and topics without a lock).
+// same time are safe (goaws reads its table of queues without a lock).
 //
-// It proves the happy path only: sizes, characters and partial failures are not SQS's, and keys are
-// not checked. goaws keeps its queues in package variables: one server a process.
+// Of SQS it proves the happy path only: sizes, characters and partial failures are not SQS's, and
+// keys are not checked. goaws keeps its queues in package variables: one server a process. Its SNS
+// is not used: it has no FIFO topics and no GetTopicAttributes, names a missing topic otherwise,
+// and gives a message in JSON the checksum of another text, which a client refuses.
 package queues
 
 import (
@@ -74,7 +76,7 @@ func Start(o Options) (*Server, error) {
 	logrus.SetOutput(log)
 	logrus.SetLevel(logrus.ErrorLevel) // at Info goaws writes message bodies
 	s := &Server{url: "http://" + ports.Address(port), log: log, quit: make(chan bool),
-		http: &http.Server{Handler: &translator{goaws: router.New()}, ReadHeaderTimeout: 10 * time.Second}}
+		http: &http.Server{Handler: newTranslator(router.New()), ReadHeaderTimeout: 10 * time.Second}}
 	go gosqs.PeriodicTasks(redeliverEvery, s.quit)
 	go func() { _ = s.http.Serve(listener) }() // it ends with Stop, or with the listener, which nobody else closes
 	return s, nil

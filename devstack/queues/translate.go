@@ -20,16 +20,14 @@ const (
 	maxRequest   = 8 << 20 // a full batch of 1 MiB, escaped as badly as JSON can
 )
 
-// tableChanging are the actions that write goaws's tables of queues and topics, or a queue's
-// settings, which every other action reads without a lock.
-var tableChanging = map[string]bool{
-	"CreateQueue": true, "DeleteQueue": true, "SetQueueAttributes": true,
-	"CreateTopic": true, "DeleteTopic": true, "Subscribe": true, "Unsubscribe": true, "ConfirmSubscription": true, "SetSubscriptionAttributes": true,
-}
+// tableChanging are the actions that write goaws's table of queues, or a queue's settings, which
+// every other action reads without a lock.
+var tableChanging = map[string]bool{"CreateQueue": true, "DeleteQueue": true, "SetQueueAttributes": true}
 
 // translator stands in front of goaws.
 type translator struct {
 	goaws  http.Handler
+	sns    http.Handler
 	tables sync.RWMutex             // held for writing by table-changing actions, for reading by all others
 	waits  map[string]time.Duration // by queue, taken over from goaws: see queueWait
 }
@@ -43,6 +41,11 @@ func (t *translator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	action, isJSON := actionOf(r, body)
 	if action == "" && r.URL.Path != "/health" {
 		http.Error(w, "no action is named", http.StatusBadRequest) // goaws would panic
+		return
+	}
+	if !isJSON && isSNS(action) {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		t.sns.ServeHTTP(w, r)
 		return
 	}
 	if isJSON && action == "ReceiveMessage" {

@@ -19,15 +19,21 @@ const fakeKey = "devstack"
 // the same under names that a person's own settings never have: tests read only those.
 func (s *Stack) Env() []string {
 	db, endpoint, ui := s.DatabaseURL(), s.QueueEndpoint(), s.UIURL()
-	return []string{
+	env := []string{
 		"DATABASE_URL=" + db,
 		"TEMPORAL_ADDRESS=" + s.temporalAddress, "TEMPORAL_NAMESPACE=" + temporal.Namespace,
-		"AWS_ENDPOINT_URL_SQS=" + endpoint, "AWS_ENDPOINT_URL_SNS=" + endpoint, "AWS_REGION=" + queues.Region,
+		"AWS_ENDPOINT_URL_SQS=" + endpoint, "AWS_ENDPOINT_URL_SNS=" + endpoint, "AWS_ENDPOINT_URL_STS=" + endpoint,
+		"AWS_REGION=" + queues.Region,
 		"AWS_ACCESS_KEY_ID=" + fakeKey, "AWS_SECRET_ACCESS_KEY=" + fakeKey,
 		"OUTFLOW_TEMPORAL_UI=" + ui,
 		"DEVSTACK_DATABASE_URL=" + db, "DEVSTACK_TEMPORAL_ADDRESS=" + s.temporalAddress,
 		"DEVSTACK_SQS_ENDPOINT=" + endpoint, "DEVSTACK_TEMPORAL_UI=" + ui,
 	}
+	if s.rabbitmq != nil {
+		env = append(env, "AMQP_URL="+s.rabbitmq.URL(), "DEVSTACK_AMQP_URL="+s.rabbitmq.URL(),
+			"DEVSTACK_RABBITMQCTL="+s.rabbitmq.Control())
+	}
+	return env
 }
 
 // DatabaseURL leads to the application's database.
@@ -38,6 +44,14 @@ func (s *Stack) TemporalAddress() string { return s.temporalAddress }
 
 // UIURL is the Web UI's address in a browser.
 func (s *Stack) UIURL() string { return s.ui.URL() }
+
+// AMQPURL leads to RabbitMQ; "" where there is none.
+func (s *Stack) AMQPURL() string {
+	if s.rabbitmq == nil {
+		return ""
+	}
+	return s.rabbitmq.URL()
+}
 
 // QueueEndpoint is the endpoint of SQS and SNS.
 func (s *Stack) QueueEndpoint() string { return s.queues.URL() }
@@ -56,7 +70,8 @@ func (s *Stack) ChildEnv(ambient []string) []string {
 
 func isAmbientSetting(kv string) bool {
 	name, _, _ := strings.Cut(kv, "=")
-	for _, prefix := range []string{"PG", "AWS_", "TEMPORAL_", "DEVSTACK_", "DATABASE_URL", "OUTFLOW_TEMPORAL_UI"} {
+	for _, prefix := range []string{"PG", "AWS_", "TEMPORAL_", "DEVSTACK_", "DATABASE_URL", "OUTFLOW_TEMPORAL_UI",
+		"AMQP_URL", "RABBITMQ_"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
@@ -117,6 +132,9 @@ func (s *Stack) WriteTable(w io.Writer) error {
 		rows = append(rows, [2]string{"Queues", strings.Join(s.options.Queues, ", ")})
 	}
 	rows = append(rows, [2]string{"Another queue", "curl -d 'Action=CreateQueue&QueueName=NAME' " + s.QueueEndpoint()})
+	if s.rabbitmq != nil {
+		rows = append(rows, [2]string{"RabbitMQ", s.rabbitmq.URL()}, [2]string{"rabbitmqctl", s.rabbitmq.Control()})
+	}
 	if s.postgres != nil && filepath.Dir(s.folder.postgres) != s.folder.path {
 		rows = append(rows, [2]string{"Postgres's data", s.folder.postgres})
 	}

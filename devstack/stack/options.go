@@ -26,7 +26,9 @@ type Options struct {
 	Durable bool
 	// Ports on the loopback address; 0 is that of the last stack on the same DataDir where it is
 	// free, else a free one.
-	PostgresPort, TemporalPort, UIPort, QueuePort int
+	PostgresPort, TemporalPort, UIPort, QueuePort, RabbitMQPort int
+	// RabbitMQ brings RabbitMQ up, too; the machine must have it.
+	RabbitMQ bool
 	// Queues are made when the stack comes up: they live in memory, so they are made at each start.
 	Queues []string
 	// EnvFile is written when all is up, and removed by Down; "" is none.
@@ -48,7 +50,7 @@ func (o *Options) validate() error {
 		o.DataDir = DefaultDir
 	}
 	for name, port := range map[string]int{"--postgres-port": o.PostgresPort, "--temporal-port": o.TemporalPort,
-		"--ui-port": o.UIPort, "--sqs-port": o.QueuePort} {
+		"--ui-port": o.UIPort, "--sqs-port": o.QueuePort, "--rabbitmq-port": o.RabbitMQPort} {
 		if port < 0 || port > 65535 {
 			errs = append(errs, fmt.Errorf("%s: %d is no port (0 is a free one)", name, port))
 		}

@@ -23,6 +23,7 @@ type keptPorts struct {
 	Temporal int `json:"temporal"`
 	UI       int `json:"ui"`
 	Queues   int `json:"sqs"`
+	RabbitMQ int `json:"rabbitmq,omitempty"`
 }
 
 func (f *folder) readPorts() (kept keptPorts, err error) {
@@ -68,7 +69,9 @@ func (s *Stack) onPort(part string, asked int, kept *int, start func(port int) (
 	var taken *ports.TakenError
 	if asked == 0 && errors.As(err, &taken) && taken.Port == port {
 		if got, err = start(0); err == nil {
+			s.mu.Lock()
 			s.moved = append(s.moved, fmt.Sprintf("%s: port %d is taken by another program; now %d", part, port, got))
+			s.mu.Unlock()
 		}
 	}
 	if err == nil {

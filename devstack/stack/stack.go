@@ -1,5 +1,5 @@
-// Package stack brings up everything that Outflow talks to: Postgres, Temporal with its Web UI, and
-// SQS/SNS.
+// Package stack brings up everything that Outflow talks to: Postgres, Temporal with its Web UI,
+// SQS/SNS and, where asked, RabbitMQ.
 //
 // The invariants: Up returns with all parts ready for use, or with none running; Down, or the end
 // of the process in whatever way, takes all of them down; and settings of the environment change
@@ -11,9 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"sync"
 
 	"github.com/outflowhq/outflow/devstack/postgres"
 	"github.com/outflowhq/outflow/devstack/queues"
+	"github.com/outflowhq/outflow/devstack/rabbitmq"
 	"github.com/outflowhq/outflow/devstack/temporal"
 )
 
@@ -28,11 +31,14 @@ type Stack struct {
 	temporal *temporal.Server  // nil where external
 	ui       *temporal.UI
 	queues   *queues.Server
+	rabbitmq *rabbitmq.Broker // nil where not asked for
 
 	databaseURL, temporalAddress, envFile string
 
-	kept  keptPorts // of the data folder's last stack, then this one's
-	moved []string  // says which of them were taken
+	kept keptPorts // of the data folder's last stack, then this one's
+
+	mu    sync.Mutex
+	moved []string // says which of them were taken
 }
 
 // Up brings all up, and takes down what it had started where a part fails.
@@ -48,10 +54,8 @@ func Up(ctx context.Context, o Options) (*Stack, error) {
 	if s.kept, err = f.readPorts(); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
-	for _, start := range []func(context.Context) error{s.startPostgres, s.startQueues, s.startTemporal, s.startUI} {
-		if err := start(ctx); err != nil {
-			return nil, errors.Join(err, s.Down())
-		}
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Down())
 	}
 	if err := f.writePorts(s.kept); err != nil {
 		return nil, errors.Join(err, s.Down())
@@ -62,6 +66,22 @@ func Up(ctx context.Context, o Options) (*Stack, error) {
 		}
 	}
 	return s, nil
+}
+
+// start starts all parts. RabbitMQ takes seconds, in which the others start.
+func (s *Stack) start(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	rabbit := make(chan error, 1)
+	go func() { rabbit <- s.startRabbitMQ(ctx) }()
+	for _, start := range []func(context.Context) error{s.startPostgres, s.startQueues, s.startTemporal, s.startUI} {
+		if err := start(ctx); err != nil {
+			cancel()
+			<-rabbit // which has taken itself down, or Down does it
+			return err
+		}
+	}
+	return <-rabbit
 }
 
 func (s *Stack) startPostgres(ctx context.Context) error {
@@ -103,6 +123,21 @@ func (s *Stack) startQueues(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (s *Stack) startRabbitMQ(ctx context.Context) error {
+	if !s.options.RabbitMQ {
+		return nil
+	}
+	return s.onPort("RabbitMQ", s.options.RabbitMQPort, &s.kept.RabbitMQ, func(port int) (_ int, err error) {
+		s.rabbitmq, err = rabbitmq.Start(ctx, rabbitmq.Options{
+			Dir: filepath.Join(s.folder.path, "rabbitmq"), Port: port, LogFile: s.folder.logs("rabbitmq"),
+		})
+		if err != nil {
+			return 0, err
+		}
+		return s.rabbitmq.Port(), nil
+	})
 }
 
 func (s *Stack) startTemporal(ctx context.Context) error {
@@ -156,6 +191,13 @@ func (s *Stack) Down() error {
 	}
 	if s.queues != nil {
 		errs = append(errs, s.queues.Stop())
+	}
+	if s.rabbitmq != nil {
+		end := s.rabbitmq.Stop
+		if s.options.Ephemeral {
+			end = s.rabbitmq.Kill // nobody reads this data again
+		}
+		errs = append(errs, end())
 	}
 	if s.postgres != nil {
 		end := s.postgres.Stop

@@ -12,16 +12,17 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/settings"
 )
 
 // plainRegion is a label of a host name. Emulators have names of their own.
 var plainRegion = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
-// loadAWS reads AWS's settings by AWS's own default chain; endpoint is the variable with
-// the address of the one service that is used. The region may be empty: a program that
+// loadAWS reads AWS's settings by AWS's own default chain; endpoints are the variables with
+// the addresses of the services that are used. The region may be empty: a program that
 // sends only webhooks needs none, and a destination may name its own.
-func loadAWS(ctx context.Context, getenv func(string) string, endpoint string) (aws.Config, error) {
+func loadAWS(ctx context.Context, getenv func(string) string, endpoints ...string) (aws.Config, error) {
 	c, err := defaultChain(ctx)
 	if err != nil {
 		return aws.Config{}, fmt.Errorf("AWS_… variables or files: %s", settings.Brief(err.Error()))
@@ -32,7 +33,7 @@ func loadAWS(ctx context.Context, getenv func(string) string, endpoint string) (
 			settings.Got(c.Region)))
 	}
 	// The SDK takes any text, and fails at each request.
-	for _, name := range []string{"AWS_ENDPOINT_URL", endpoint} {
+	for _, name := range append([]string{"AWS_ENDPOINT_URL"}, endpoints...) {
 		value := getenv(name)
 		if value == "" || isEndpoint(value) {
 			continue
@@ -65,4 +66,33 @@ func isEndpoint(value string) bool {
 		port = "443"
 	}
 	return u.Hostname() != "" && settings.IsHostPort(net.JoinHostPort(u.Hostname(), port))
+}
+
+// awsRemedy is what an operator can do about the look-up's error of a destination, such as a queue.
+func awsRemedy(destination string) func(error) string {
+	return func(err error) string {
+		switch {
+		case outflow.IsPermanent(err):
+			return "create the " + destination + ", or outflow redirect its messages"
+		case errors.Is(err, context.DeadlineExceeded):
+			return "check the endpoint, AWS_REGION and the network"
+		}
+		return "check AWS_REGION, the credentials and their policy"
+	}
+}
+
+// awsCommand is a command of AWS's own for a destination, with fifo where it is a FIFO one.
+func awsCommand(command, destination, fifo string) string {
+	d, err := outflow.ParseDestination(destination)
+	if err != nil {
+		return ""
+	}
+	command += " " + d.Name
+	if d.FIFO() {
+		command += fifo
+	}
+	if d.Region != "" {
+		command += " --region " + d.Region
+	}
+	return command
 }

@@ -9,8 +9,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/settings"
 	"github.com/outflowhq/outflow/publish"
 )
@@ -19,6 +21,8 @@ import (
 func registrations() []registration {
 	return []registration{
 		&queues{},
+		&topics{},
+		&exchanges{},
 		&webhooks{},
 		&workflows{},
 	}
@@ -70,6 +74,18 @@ type Doctor struct {
 	Refused string
 	// Remedy is what an operator can do about a look-up's error.
 	Remedy func(error) string
+	// Create is the command that makes a destination which does not exist. It may be nil.
+	Create func(destination string) string
+}
+
+// Advice is what an operator can do about a look-up's error of a destination.
+func (d Doctor) Advice(destination string, err error) string {
+	if outflow.IsPermanent(err) && d.Create != nil {
+		if command := d.Create(destination); command != "" {
+			return command + ", or outflow redirect its messages"
+		}
+	}
+	return d.Remedy(err)
 }
 
 // WarnTo gives the broker a log for its warnings while the program runs.
@@ -108,6 +124,26 @@ func load(ctx context.Context, r registration, getenv func(string) string) Broke
 	return b
 }
 
+// Problems joins what is wrong with the settings of the brokers, or is nil. Each line is there
+// once: brokers may share settings, as SQS and SNS do.
+func Problems(all []Broker) error {
+	var lines []error
+	told := map[string]bool{}
+	for _, b := range all {
+		for _, err := range []error{b.SettingsErr, b.ClientErr} {
+			if err == nil {
+				continue
+			}
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				if !told[line] {
+					lines, told[line] = append(lines, errors.New(line)), true
+				}
+			}
+		}
+	}
+	return errors.Join(lines...)
+}
+
 // Publishers are those of the brokers that have one.
 func Publishers(all []Broker) (publishers []publish.Publisher) {
 	for _, b := range all {
@@ -116,4 +152,13 @@ func Publishers(all []Broker) (publishers []publish.Publisher) {
 		}
 	}
 	return publishers
+}
+
+// Close ends the connections that the brokers' publishers hold.
+func Close(all []Broker) {
+	for _, p := range Publishers(all) {
+		if c, ok := p.(interface{ Close() }); ok {
+			c.Close()
+		}
+	}
 }

@@ -3,7 +3,6 @@ package brokers
 import (
 	"cmp"
 	"context"
-	"errors"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -23,7 +22,7 @@ func (*queues) schemes() []string { return []string{outflow.SchemeSQS} }
 
 func (q *queues) settings() []settings.Setting {
 	return []settings.Setting{
-		{Name: "AWS_REGION", Meaning: "and AWS's other variables and files; AWS_ENDPOINT_URL_SQS for an emulator"},
+		{Name: "AWS_REGION", Meaning: "and AWS's other variables and files; AWS_ENDPOINT_URL_SQS and _SNS for an emulator"},
 		{
 			Name: "OUTFLOW_SQS_TIMEOUT", Default: awssqs.DefaultTimeout.String(),
 			Meaning: "how long SQS has to answer a durable attempt, 1s to 30s; a fast path waits 2.5 s at most",
@@ -48,7 +47,7 @@ func SQS(account aws.Config, timeout time.Duration) Broker {
 		Schemes:   []string{outflow.SchemeSQS},
 		Publisher: awssqs.New(sqs.NewFromConfig(account), awssqs.WithTimeout(timeout)),
 		Timeout:   cmp.Or(timeout, awssqs.DefaultTimeout),
-		Doctor:    Doctor{Remedy: queueRemedy},
+		Doctor:    Doctor{Remedy: awsRemedy("queue"), Create: createQueue},
 	}
 	if account.Region == "" {
 		b.Waiting = "no AWS region is configured (AWS_REGION): messages to queues wait, " +
@@ -57,12 +56,7 @@ func SQS(account aws.Config, timeout time.Duration) Broker {
 	return b
 }
 
-func queueRemedy(err error) string {
-	switch {
-	case outflow.IsPermanent(err):
-		return "create the queue, or outflow redirect its messages"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "check the endpoint, AWS_REGION and the network"
-	}
-	return "check AWS_REGION, the credentials and their policy"
+// createQueue is the command that makes a queue.
+func createQueue(destination string) string {
+	return awsCommand("aws sqs create-queue --queue-name", destination, " --attributes FifoQueue=true")
 }

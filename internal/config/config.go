@@ -196,10 +196,7 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	c.Temporal, c.engine, err = engine.Load(getenv)
 	note(err)
 	c.Brokers = brokers.Load(ctx, getenv)
-	for _, b := range c.Brokers {
-		note(b.SettingsErr)
-		note(b.ClientErr)
-	}
+	note(brokers.Problems(c.Brokers))
 	if len(errs) > 0 {
 		return Config{}, fmt.Errorf("settings:\n%w", errors.Join(errs...))
 	}

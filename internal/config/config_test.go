@@ -25,6 +25,7 @@ func load(t *testing.T, settings map[string]string) (config.Config, error) {
 	for _, name := range []string{
 		"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSERVICE", "PGSSLMODE", "PGAPPNAME",
 		"AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS",
+		"AWS_ENDPOINT_URL_SNS", "AWS_ENDPOINT_URL_STS",
 	} {
 		t.Setenv(name, "")
 	}
@@ -83,6 +84,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		"OUTFLOW_OUTBOX": "shop", "OUTFLOW_TASK_QUEUE": "shop-queue", "OUTFLOW_POLL_INTERVAL": "1s",
 		"OUTFLOW_IN_FLIGHT":       "1000",
 		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_SQS_TIMEOUT": "20s",
+		"OUTFLOW_SNS_TIMEOUT":     "5s",
 		"OUTFLOW_WEBHOOK_TIMEOUT": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
 		"OUTFLOW_KEEP_EXPIRED": "36h", "OUTFLOW_KEEP_CANCELLED": "forever", "OUTFLOW_HISTORY": "on",
 		"OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json", "OUTFLOW_HEALTH_ADDRESS": "[::1]:8086",
@@ -94,6 +96,7 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, "shop-queue", c.Scanner.TaskQueue)
 	assert.Equal(t, time.Second, c.Scanner.PollInterval)
 	assert.Equal(t, 20*time.Second, broker(t, c, "sqs").Timeout)
+	assert.Equal(t, 5*time.Second, broker(t, c, "sns").Timeout)
 	assert.Equal(t, 30*time.Second, broker(t, c, "https").Timeout)
 	assert.Equal(t, 1000, c.Scanner.InFlight)
 	assert.Equal(t, 1000, c.Scanner.PerDestination)
@@ -163,6 +166,7 @@ func TestAllMistakesAreReportedTogether(t *testing.T) {
 		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED",
 		"OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
 		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_SQS_TIMEOUT",
+		"OUTFLOW_SNS_TIMEOUT", "OUTFLOW_RABBITMQ_URL_FILE", "OUTFLOW_RABBITMQ_TIMEOUT",
 		"OUTFLOW_WEBHOOK_TIMEOUT", "OUTFLOW_WEBHOOK_HOSTS", "OUTFLOW_WEBHOOK_SECRETS_FILE",
 		"OUTFLOW_WEBHOOK_SECRET", "OUTFLOW_WEBHOOK_HEADERS_FILE", "OUTFLOW_WEBHOOK_NETWORKS",
 		"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "AWS_REGION",
@@ -234,7 +238,7 @@ func TestDefaultsOfNothing(t *testing.T) {
 			written[s.Name] = s.Default
 		}
 	}
-	require.Len(t, written, 9)
+	require.Len(t, written, 10)
 	c, err := load(t, enough(written))
 	require.NoError(t, err)
 	assert.Contains(t, broker(t, c, "https").Waiting, "no host is allowed")

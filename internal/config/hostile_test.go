@@ -19,6 +19,7 @@ const (
 	wantsPoll     = "wants a duration from 10ms to 1m0s"
 	wantsLease    = "wants a duration from 30s to 1h0m0s"
 	wantsTimeout  = "wants a duration from 1s to 30s"
+	wantsAMQP     = "wants amqp://user:password@host:5672/vhost, or amqps:// for TLS: "
 	wantsCount    = "wants a whole number from 1 to 1000"
 	wantsKeep     = `wants "forever", or a time from 1m to 3650d, such as 36h or 30d`
 	wantsOnOff    = "wants on or off"
@@ -83,6 +84,19 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_SQS_TIMEOUT", "999ms", wantsTimeout + ` (got "999ms")`},
 	{"OUTFLOW_SQS_TIMEOUT", "30.001s", wantsTimeout + ` (got "30.001s")`},
 	{"OUTFLOW_SQS_TIMEOUT", "10", wantsTimeout + ` (got "10")`},
+	{"OUTFLOW_SNS_TIMEOUT", "31s", wantsTimeout + ` (got "31s")`},
+	{"OUTFLOW_RABBITMQ_TIMEOUT", "0s", wantsTimeout + ` (got "0s")`},
+	{"OUTFLOW_RABBITMQ_URL_FILE", "no\nsuch", "wants a file that can be read: no such file or directory"},
+	{"OUTFLOW_RABBITMQ_URL_FILE", "amqp://app:hunter2@host", "wants a file that can be read: no such file or " +
+		"directory"},
+	{"OUTFLOW_RABBITMQ_URL_FILE", "/dev/null", "reading the file: " + wantsAMQP + "the scheme is another"},
+	{"AMQP_URL", "localhost:5672", wantsAMQP + "it is no URL (what is special in user name and password is " +
+		"percent-encoded, such as %40 for @)"},
+	{"AMQP_URL", "amqp://app:hunter2/@host", wantsAMQP + "it is no URL (what is special in user name and password " +
+		"is percent-encoded, such as %40 for @)"},
+	{"AMQP_URL", "amqp://\u202ehost:5672\x00", wantsAMQP + "it is no URL (what is special in user name and password " +
+		"is percent-encoded, such as %40 for @)"},
+	{"AMQP_URL", long, wantsAMQP + "the scheme is another"},
 	{"OUTFLOW_WEBHOOK_TIMEOUT", "0s", wantsTimeout + ` (got "0s")`},
 	{"OUTFLOW_WEBHOOK_TIMEOUT", "1m", wantsTimeout + ` (got "1m")`},
 	{"OUTFLOW_WEBHOOK_TIMEOUT", "-15s", wantsTimeout + ` (got "-15s")`},
@@ -234,6 +248,8 @@ var hostile = []struct{ name, value, says string }{
 	{"AWS_ENDPOINT_URL_SQS", "http://localhost:port", wantsEndpoint + ` (got "http://localhost:port")`},
 	{"AWS_ENDPOINT_URL_SQS", "http://localhost:65536", wantsEndpoint + ` (got "http://localhost:65536")`},
 	{"AWS_ENDPOINT_URL_SQS", "http://user:hunter2@localhost", wantsEndpoint},
+	{"AWS_ENDPOINT_URL_SNS", "nonsense", wantsEndpoint + ` (got "nonsense")`},
+	{"AWS_ENDPOINT_URL_STS", "nonsense", wantsEndpoint + ` (got "nonsense")`},
 	{"AWS_ENDPOINT_URL", "http://local host", wantsEndpoint + ` (got "http://local host")`},
 	{"AWS_ENDPOINT_URL", long, wantsEndpoint + longGot},
 }

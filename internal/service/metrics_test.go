@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -27,6 +26,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/testport"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
@@ -183,10 +183,7 @@ func askPrometheus(t *testing.T, target string) {
 	configuration := filepath.Join(folder, "prometheus.yml")
 	require.NoError(t, os.WriteFile(configuration, fmt.Appendf(nil,
 		"global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\nscrape_configs: [{job_name: outflow, static_configs: [{targets: [%q]}]}]\n", rules, target), 0o600))
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	server := listener.Addr().String()
-	require.NoError(t, listener.Close())
+	server := testport.Reserve(t).Address
 	run := exec.CommandContext(t.Context(), binary, "--config.file="+configuration,
 		"--storage.tsdb.path="+filepath.Join(folder, "data"), "--web.listen-address="+server, "--log.level=warn")
 	log, err := os.Create(filepath.Join(folder, "log"))

@@ -34,6 +34,7 @@ type parts struct {
 	metrics *telemetry.Metrics
 	// unwatch ends the table's metrics; nil where there are none.
 	unwatch func()
+	brokers []brokers.Broker
 	opts    scanner.Options
 	log     *slog.Logger
 }
@@ -48,7 +49,7 @@ func open(ctx context.Context, c config.Config, name string, log *slog.Logger) (
 // are not there yet.
 func (s startup) open(ctx context.Context, c config.Config, name string) (_ *parts, err error) {
 	c.WarnTo(s.log)
-	p := &parts{metrics: s.metrics, fatal: make(chan error, 1), opts: c.Scanner, log: s.log}
+	p := &parts{metrics: s.metrics, fatal: make(chan error, 1), brokers: c.Brokers, opts: c.Scanner, log: s.log}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -120,6 +121,7 @@ func (p *parts) close() {
 		p.pool.Close()
 	}
 	var stopping sync.WaitGroup // at once: they share their time
+	stopping.Go(func() { brokers.Close(p.brokers) })
 	stopping.Go(p.spans.Stop)
 	stopping.Go(p.metrics.Stop)
 	stopping.Wait()

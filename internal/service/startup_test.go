@@ -25,6 +25,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/testport"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb/migrate"
 	"github.com/outflowhq/outflow/publish/webhook"
@@ -34,21 +35,18 @@ import (
 // late is an address at which nobody listens until the test has it lead to target.
 type late struct {
 	*testing.T
-	address, target string
+	testport.Port
+	target string
 }
 
 func newLate(t *testing.T, target string) late {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	return late{t, l.Addr().String(), target}
+	return late{t, testport.Reserve(t), target}
 }
 
 func (l late) comeUp() {
 	l.Helper()
-	listener, err := net.Listen("tcp", l.address)
-	require.NoError(l, err)
+	listener := l.Listen(l.T)
 	l.Cleanup(func() { _ = listener.Close() })
 	go func() {
 		for {
@@ -124,7 +122,7 @@ func TestPartsThatComeUpLate(t *testing.T) {
 			database := newLate(t, net.JoinHostPort(own.Host, fmt.Sprint(own.Port)))
 			engine := newLate(t, teststack.Temporal(t))
 			d := startDaemon(t, run, daemonConfig(t, fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", own.User,
-				database.address, own.Database), engine.address))
+				database.Address, own.Database), engine.Address))
 			d.until(503, "starting: database: not ready\n")
 			status, _ := probe(t, d.log.url()+"/livez")
 			assert.Equal(t, 200, status)
@@ -282,7 +280,7 @@ func answering(t *testing.T, toTLS byte, code string) (address string) {
 
 // With sslmode=prefer, the default, each server is tried with TLS and without.
 func TestEveryWayToTheDatabaseIsJudged(t *testing.T) {
-	away := newLate(t, "").address
+	away := newLate(t, "").Address
 	for name, c := range map[string]struct {
 		servers []string
 		query   string

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/testport"
 	"github.com/outflowhq/outflow/internal/timing"
 )
 
@@ -140,9 +141,7 @@ func TestSamplers(t *testing.T) {
 // Whatever becomes of the collector, who ends a span does not wait, the log has
 // one line of it, and stopping ends within its bound.
 func TestACollectorThatIsAway(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, closed.Close())
+	closed := testport.Reserve(t)
 	hanging, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer hanging.Close()
@@ -160,7 +159,7 @@ func TestACollectorThatIsAway(t *testing.T) {
 		address string
 		lines   int // of failures, before it is stopped
 	}{
-		"nobody listens": {"http://" + closed.Addr().String(), 1},
+		"nobody listens": {"http://" + closed.Address, 1},
 		"it hangs":       {"http://" + hanging.Addr().String(), 0}, // it has a request's time
 		"it refuses":     {refusing.URL, 1},
 		"it is busy":     {busy.URL, 0}, // it is asked again

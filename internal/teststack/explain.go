@@ -50,7 +50,7 @@ func Explain(t *testing.T, pool *pgxpool.Pool, mode, statement string, args ...a
 		values = " (" + literals(args) + ")"
 	}
 	for _, sql := range []string{
-		`SELECT outbox.notify_waiters('{}'), outbox.outcomes('{}')`,
+		`SELECT outbox.notify_waiters('{}'), outbox.outcomes('{}'), outbox.group_outcomes('{}')`,
 		`PREPARE explained AS ` + statement, `BEGIN`, `SET LOCAL plan_cache_mode = ` + mode,
 		`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE explained` + values, `ROLLBACK`, `DEALLOCATE explained`,
 	} {

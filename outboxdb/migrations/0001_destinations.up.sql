@@ -57,7 +57,7 @@ CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
             -- An emulator's queue: by its path, and either by its host or by the region.
             AND (destination !~ '^https://[^/]*/+(queue/+[^/?]+/+)?[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]/+[^/?]+/*(\?|$)'
                 OR (split_part(destination, '/', 3) !~ '^(127\.[0-9.]+|\[::1\]|([a-z0-9_.-]+\.)?(localhost|localstack\.cloud))(:[0-9]+)?$'
-                    AND destination !~ '^https://(sqs\.[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?|[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?\.(queue|goaws))\.'
+                    AND destination !~ '^https://(sqs\.[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?\.|[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?\.(queue|goaws|localhost)[.:/])'
                     AND destination !~ '^https://[^/]*/+queue/+[a-z][a-z][a-z]?[a-z]?(-[a-z]+)+-[0-9][0-9]?/'))
         WHEN 'http' THEN
             destination ~ ('^http://(localhost|127(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))|\[::1\])(:([1-9][0-9]?[0-9]?[0-9]?|[1-5][0-9][0-9][0-9][0-9]|6[0-4][0-9][0-9][0-9]|65[0-4][0-9][0-9]|655[0-2][0-9]|6553[0-5]))?'
@@ -111,7 +111,8 @@ BEGIN
         END IF;
         RETURN ARRAY[coalesce(host[1], host[2], host[3]), path[1], path[2]];
     END IF;
-    named := coalesce(regexp_replace(substring(a[2] FROM '^(?:sqs\.' || region || '|' || region || '\.(?:queue|goaws))\.'), '^sqs\.|\.(queue|goaws)\.$|\.$', '', 'g'), '');
+    host := regexp_match(a[2], '^(?:sqs\.(' || region || ')\.|(' || region || ')\.(?:queue|goaws|localhost)(?:\.|$))');
+    named := coalesce(host[1], host[2], '');
     IF a[4] !~ '^/+(queue/+[^/?]+/+)?[0-9]{12}/+[^/?]+/*(\?|$)' OR a[2] ~ '^\[' AND a[2] !~ '^\[[0-9a-f:]+\]$'
         OR NOT (a[1] = 'http' OR named <> '' OR a[4] ~ ('^/+queue/+' || region || '/')
             OR a[2] ~ '^(127\.[0-9.]+|\[::1\]|([a-z0-9_.-]+\.)?(localhost|localstack\.cloud))$') THEN
@@ -283,6 +284,7 @@ BEGIN
     ELSIF destination IS NULL OR strpos(destination, '://') = 0 THEN
         RETURN CASE
             WHEN destination LIKE 'arn:%' THEN 'an ARN wants arn:aws:sqs:REGION:ACCOUNT:QUEUE or arn:aws:sns:REGION:ACCOUNT:TOPIC'
+                || coalesce(outbox.did_you_mean(substring(destination FROM '^(arn:aws[a-z-]*:sns:[^:]*:[^:]*:[^:]+):[^:]+$')), '')
             WHEN destination ~ '^(sqs|sns|rabbitmq|temporal|https|http)(:/*|//+)([^/]|$)' THEN
                 'a scheme ends in "://"' || outbox.did_you_mean(regexp_replace(destination, '^([a-z]+)[:/]+', '\1://'))
             WHEN destination ~ '^[A-Za-z0-9_-]+(\.fifo)?$' THEN 'no scheme' || outbox.did_you_mean('sqs://' || destination)

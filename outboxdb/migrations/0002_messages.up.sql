@@ -11,7 +11,8 @@ CREATE TABLE outbox.messages (
     content_type      text        NOT NULL DEFAULT 'application/json',
     headers           jsonb       NOT NULL DEFAULT '{}',
     ordering_key      text,
-    batch_id          uuid,
+    group_id          uuid,
+    group_place       smallint,
     callback          text,
     callback_state    text,
     callback_payload  boolean     NOT NULL DEFAULT false,
@@ -45,6 +46,7 @@ CREATE TABLE outbox.messages (
     CONSTRAINT messages_headers      CHECK (headers = '{}' OR (jsonb_typeof(headers) = 'object' AND NOT headers @?
         '$.keyvalue() ? (!(@.key like_regex "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$") || @.key like_regex "^(outflow|aws[.]|amazon[.]|content-type$)" flag "i" || @.value.type() <> "string")')),
     CONSTRAINT messages_ordering_key CHECK (length(ordering_key) <= 128 AND ordering_key ~ '^[!-~]+$'),
+    CONSTRAINT messages_group_place  CHECK ((group_id IS NULL) = (group_place IS NULL)),
     CONSTRAINT messages_callback     CHECK (callback IS NULL OR outbox.is_destination(callback)),
     CONSTRAINT messages_callback_payload CHECK (NOT callback_payload OR callback IS NOT NULL),
     CONSTRAINT messages_callback_state
@@ -84,6 +86,10 @@ CREATE INDEX messages_finished ON outbox.messages (state, finished_at) WHERE fin
 -- Dismissed messages by age, for a purge.
 CREATE INDEX messages_dismissed ON outbox.messages (dismissed_at) WHERE dismissed_at IS NOT NULL;
 
+-- The messages of one enqueue by route. Unique, because two calls for one group may see different
+-- routes: then the IDs of their messages differ, and their places don't.
+CREATE UNIQUE INDEX messages_group ON outbox.messages (group_id, group_place) WHERE group_id IS NOT NULL;
+
 -- Due callbacks, the longest due first.
 CREATE INDEX messages_callbacks ON outbox.messages (callback_due_at) WHERE callback_state = 'due';
 
@@ -105,6 +111,8 @@ COMMENT ON COLUMN outbox.messages.due_at IS 'when the delivery is asked for; age
 COMMENT ON COLUMN outbox.messages.available_at IS 'when the row may next be claimed; in the future while a lease is held';
 COMMENT ON COLUMN outbox.messages.generation IS 'rises when an operator starts the message again; guards every write of a run';
 COMMENT ON COLUMN outbox.messages.claims IS 'claims after which the process crashed, as far as the table knows; from 5 on the message is quarantined';
+COMMENT ON COLUMN outbox.messages.group_id IS 'the ID that an enqueue by route returned for all of its messages';
+COMMENT ON COLUMN outbox.messages.group_place IS 'the place of the message in its group, from 1';
 COMMENT ON COLUMN outbox.messages.callback_payload IS 'the callback carries the payload';
 COMMENT ON COLUMN outbox.messages.callback_due_at IS 'a scanner starts the callback then, unless its run has moved this time';
 COMMENT ON COLUMN outbox.messages.parked IS 'available_at was in the future when it was written; a scanner clears this when that time has come';

@@ -4,6 +4,10 @@ DROP FUNCTION outbox.enqueue(text, text, json, text, jsonb, text, uuid, timestam
 DROP FUNCTION outbox.enqueue(text, text, bytea, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
 DROP FUNCTION outbox.enqueue(text, text, text, text, jsonb, text, uuid, timestamptz, interval, timestamptz, interval, boolean, text, boolean);
 DROP FUNCTION outbox.enqueue_batch(jsonb, boolean);
+DROP FUNCTION outbox.routes_of(jsonb);
+DROP FUNCTION outbox.has_group(uuid);
+DROP FUNCTION outbox.routed_id(uuid, text);
+DROP TABLE outbox.routes;
 DROP TABLE outbox.callback_rules;
 DROP FUNCTION outbox.object_refusal(jsonb);
 DROP FUNCTION outbox.refusal(outbox.messages);

@@ -57,7 +57,8 @@ END $$;
 
 -- Why a message is refused: 'field: what it wants', or NULL where it is fine.
 -- The table's constraints say the same; this says it in words. The callback 'none'
--- is a producer's, who wants no rule's: what is written is NULL.
+-- is a producer's, who wants no rule's: what is written is NULL. So is the destination
+-- 'routes': what is written are those of the type's routes.
 CREATE FUNCTION outbox.refusal(m outbox.messages) RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -65,7 +66,7 @@ DECLARE
 BEGIN
     IF m.id = '00000000-0000-0000-0000-000000000000' THEN
         RETURN 'id: wants a UUID other than the zero one';
-    ELSIF m.destination IS NULL OR NOT outbox.is_destination(m.destination) THEN
+    ELSIF m.destination IS DISTINCT FROM 'routes' AND (m.destination IS NULL OR NOT outbox.is_destination(m.destination)) THEN
         RETURN format('destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: %s (got %s)',
             outbox.destination_refusal(m.destination), coalesce(to_json(left(outbox.display_destination(left(m.destination, 2100)), 120))::text, 'nothing'));
     ELSIF m.callback IS NOT NULL AND m.callback <> 'none' AND NOT outbox.is_destination(m.callback) THEN
@@ -138,14 +139,60 @@ COMMENT ON TABLE outbox.callback_rules IS 'Outflow: callbacks of messages that a
 COMMENT ON COLUMN outbox.callback_rules.payload IS 'the callback carries the payload, too';
 REVOKE ALL ON outbox.callback_rules FROM PUBLIC;
 
+-- Where messages of a type go that are enqueued by route: each row makes one message.
+-- The destination 'none' makes none. A type that has it alone goes nowhere.
+CREATE TABLE outbox.routes (
+    destination text COLLATE "C" NOT NULL,
+    type        text COLLATE "C" NOT NULL,
+
+    PRIMARY KEY (type, destination),
+    CONSTRAINT routes_destination CHECK (destination = 'none' OR outbox.is_destination(destination)),
+    CONSTRAINT routes_type        CHECK (length(type) <= 200 AND type ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' AND type !~* '^outflow[.]')
+);
+COMMENT ON TABLE outbox.routes IS 'Outflow: destinations of messages that are enqueued by route';
+REVOKE ALL ON outbox.routes FROM PUBLIC;
+
+-- The ID of a message by route: a UUIDv8 (RFC 9562, appendix B.2), the first 128 bits
+-- of SHA-256 over the group's ID and the destination with version and variant set.
+-- Postgres itself has no SHA-1 for a UUIDv5. outflow.RoutedID computes the same.
+CREATE FUNCTION outbox.routed_id(group_id uuid, destination text) RETURNS uuid
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN encode(set_bit(set_bit(set_bit(set_bit(set_bit(set_bit(
+        substr(sha256(uuid_send(group_id) || convert_to(destination, 'UTF8')), 1, 16),
+        55, 1), 54, 0), 53, 0), 52, 0), 71, 1), 70, 0), 'hex')::uuid;
+
+-- Whether a group has a message. A plan that was made while the table was empty must
+-- not read all of it later: enable_seqscan keeps it on the index.
+CREATE FUNCTION outbox.has_group(wanted uuid) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM outbox.messages AS m WHERE m.group_id = wanted);
+END $$;
+
+-- The destinations of each type that the messages of a call name, as the routes are at
+-- one moment: {"order-placed": ["sqs://orders"]}. A type without a route is not there;
+-- one that has the route 'none' alone has no destination.
+CREATE FUNCTION outbox.routes_of(messages jsonb) RETURNS jsonb
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT coalesce(jsonb_object_agg(t.type, t.destinations), '{}')
+              FROM (SELECT r.type, coalesce(jsonb_agg(r.destination ORDER BY r.destination) FILTER (WHERE r.destination <> 'none'), '[]') AS destinations
+                      FROM outbox.routes AS r
+                     WHERE r.type = ANY (ARRAY(SELECT DISTINCT o ->> 'type' FROM jsonb_array_elements(messages) AS o WHERE o ->> 'destination' = 'routes'))
+                     GROUP BY r.type) AS t);
+END $$;
+
 -- Enqueues an array of JSON objects in one statement:
 --   id, destination, type, payload (text or JSON) or payload_base64, content_type,
 --   headers, ordering_key, due_at or due_in, expires_at or expires_in, callback
 --   (where there is none, a rule's; 'none' for none at all), callback_payload.
--- One row comes back per message, in order. verdict is 'enqueued', 'exists' (its
+-- One row comes back per object, in order. verdict is 'enqueued', 'exists' (its
 -- ID is taken), or 'refused: field: what it wants'. Where one is refused, or one
 -- exists and if_absent is false, nothing is written and the others are 'withdrawn'.
 -- It raises nothing for these, so that the caller's transaction stays usable.
+-- The destination 'routes' writes a message for each route of the type. Its id is the
+-- group's, and 'exists' where the group has any message. The verdict of one whose only
+-- route is 'none' is 'nowhere'.
 CREATE FUNCTION outbox.enqueue_batch(messages jsonb, if_absent boolean DEFAULT false)
     RETURNS TABLE (index integer, message_id uuid, verdict text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -153,15 +200,24 @@ DECLARE
     moment   timestamptz := clock_timestamp();
     ruled    boolean := EXISTS (SELECT FROM outbox.callback_rules);
     rule     outbox.callback_rules;
+    routes   jsonb;
+    copies   integer;
+    copied   bigint := 0;
     object   jsonb;
     f        record;
     m        outbox.messages;
-    given    outbox.messages[] := '{}';
-    refusals text[] := '{}';
+    refused  text;
+    decided  text;
+    undone   boolean := false;
+    met      boolean := false;
     ids      uuid[] := '{}';
-    written  uuid[];
+    verdicts text[] := '{}';
+    given    outbox.messages[] := '{}';
+    owners   integer[] := '{}';
+    written  bigint[];
     taken    boolean[];
-    undone   boolean;
+    doomed   uuid[] := '{}';
+    seen     integer;
 BEGIN
     IF jsonb_typeof(messages) IS DISTINCT FROM 'array' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'messages: wants a JSON array of objects';
@@ -169,8 +225,10 @@ BEGIN
 
     FOR object IN SELECT * FROM jsonb_array_elements(messages) LOOP
         m := NULL;
-        refusals := refusals || outbox.object_refusal(object);
-        IF refusals[cardinality(refusals)] IS NULL THEN
+        decided := NULL;
+        copies := 0;
+        refused := outbox.object_refusal(object);
+        IF refused IS NULL THEN
             SELECT * INTO f FROM jsonb_to_record(object) AS r(
                 id uuid, destination text, type text, payload text, payload_base64 text, content_type text, headers jsonb,
                 ordering_key text, due_at timestamptz, due_in interval, expires_at timestamptz, expires_in interval, callback text, callback_payload boolean);
@@ -187,10 +245,41 @@ BEGIN
             m.due_at       := coalesce(f.due_at, moment + f.due_in, moment);
             m.available_at := greatest(m.due_at, moment);
             m.expires_at   := coalesce(f.expires_at, moment + f.expires_in);
-            refusals[cardinality(refusals)] := CASE
+            refused := CASE
                 WHEN f.due_in < interval '0' THEN format('due_in: wants 0 or more (got %s)', f.due_in)
                 WHEN f.expires_in <= interval '0' THEN format('expires_in: wants more than 0 (got %s)', f.expires_in)
                 ELSE outbox.refusal(m) END;
+            copies := 1;
+            IF refused IS NULL AND m.destination = 'routes' THEN
+                m.group_id := m.id;
+                routes := coalesce(routes, outbox.routes_of(messages));
+                copies := coalesce(jsonb_array_length(routes -> m.type), 0);
+                copied := copied + copies::bigint * (octet_length(m.payload) + pg_column_size(m.headers));
+                IF routes -> m.type IS NULL THEN
+                    refused := format('type: wants a route (got %s, which has none): "outflow route set -type %s DESTINATION" sets one', to_json(m.type), m.type);
+                ELSIF copied > 268435456 THEN
+                    refused := format('payload: wants at most 268435456 bytes in all messages that a call writes by route, headers included (got %s)', copied);
+                ELSIF copies = 0 THEN
+                    decided := 'nowhere';
+                ELSIF outbox.has_group(m.group_id) THEN
+                    decided := 'exists';
+                    copies := 0;
+                    met := true;
+                END IF;
+            END IF;
+        END IF;
+        ids := ids || m.id;
+
+        FOR place IN 1 .. copies LOOP
+            EXIT WHEN refused IS NOT NULL;
+            IF m.group_id IS NOT NULL THEN
+                m.group_place := place;
+                m.destination := routes -> m.type ->> place - 1;
+                m.id          := outbox.routed_id(m.group_id, m.destination);
+                m.callback    := outbox.canonical_destination(nullif(f.callback, ''));
+                m.callback_payload := coalesce(f.callback_payload, false);
+                refused       := outbox.refusal(m);
+            END IF;
             IF ruled AND m.callback IS NULL THEN
                 -- The narrowest: '' sorts first. A join to the insert would be
                 -- planned again for every call, which costs half as much again.
@@ -202,58 +291,74 @@ BEGIN
                 m.callback_payload := coalesce(rule.payload, false);
             END IF;
             m.callback := nullif(m.callback, 'none');
-        END IF;
-        given := given || m;
-        ids := ids || m.id;
+            m.seq := nextval('outbox.messages_seq_seq');
+            given := given || m;
+            owners := owners || cardinality(ids);
+        END LOOP;
+        verdicts := verdicts || coalesce('refused: ' || refused, decided);
+        undone := undone OR refused IS NOT NULL;
     END LOOP;
 
-    undone := array_remove(refusals, NULL) <> '{}';
     IF NOT undone THEN
         -- A row that another transaction has written and not committed is waited
         -- for here, so a conflict is a fact; DO NOTHING keeps the transaction usable.
-        -- In the order of their IDs, two calls with the same ones can't wait for each
-        -- other in a circle; seq keeps the call's order.
+        -- A conflict is one of the ID, or of a group's place. In the order of IDs and
+        -- groups, two calls with the same ones can't wait for each other in a circle;
+        -- seq keeps the call's order.
         WITH inserted AS (
-            INSERT INTO outbox.messages AS t (id, seq, destination, type, payload, content_type, headers, ordering_key,
+            INSERT INTO outbox.messages AS t (id, seq, destination, type, payload, content_type, headers, ordering_key, group_id, group_place,
                                               enqueued_at, due_at, available_at, parked, expires_at, callback, callback_payload)
             OVERRIDING SYSTEM VALUE
-            SELECT g.id, g.next, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
+            SELECT g.id, g.seq, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key, g.group_id, g.group_place,
                    g.enqueued_at, g.due_at, g.available_at, g.available_at > moment, g.expires_at, g.callback, g.callback_payload
-              FROM (SELECT u.*, nextval('outbox.messages_seq_seq') AS next FROM unnest(given) AS u) AS g
-             ORDER BY g.id, g.next
-            ON CONFLICT (id) DO NOTHING
-            RETURNING t.id)
-        SELECT coalesce(array_agg(i.id), '{}') INTO written FROM inserted AS i;
-
-        undone := NOT if_absent AND cardinality(written) < cardinality(ids);
-        IF undone THEN
-            DELETE FROM outbox.messages AS t WHERE t.id = ANY (written);
-        END IF;
+              FROM unnest(given) AS g
+             ORDER BY coalesce(g.group_id, g.id), g.group_place, g.seq
+            ON CONFLICT DO NOTHING
+            RETURNING t.seq)
+        SELECT coalesce(array_agg(i.seq), '{}') INTO written FROM inserted AS i;
     END IF;
 
-    -- By place, because a search for each message would cost the square of their number.
-    -- Of two messages with one ID in the same call, only the first can be written.
-    IF cardinality(written) < cardinality(ids) THEN
-        SELECT array_agg(w.id IS NULL OR g.nth > 1 ORDER BY g.place) INTO taken
-          FROM (SELECT u.id, u.place, row_number() OVER (PARTITION BY u.id ORDER BY u.place) AS nth
-                  FROM unnest(ids) WITH ORDINALITY AS u (id, place)) AS g
-          LEFT JOIN unnest(written) AS w (id) ON w.id = g.id;
+    -- A message of the call is written whole or not at all: where a row of it is missing,
+    -- its others go. Both arrays are in the order of seq, so that one walk finds what is
+    -- missing; a search for each row would cost the square of their number.
+    IF written IS NOT NULL AND (met OR cardinality(written) < cardinality(given)) THEN
+        undone := NOT if_absent;
+        written := ARRAY(SELECT w FROM unnest(written) AS w ORDER BY w);
+        taken := array_fill(false, ARRAY[cardinality(ids)]);
+        seen := 0;
+        FOR i IN 1 .. cardinality(given) LOOP
+            IF (given[i]).seq = written[seen + 1] THEN
+                seen := seen + 1;
+            ELSE
+                taken[owners[i]] := true;
+            END IF;
+        END LOOP;
+        seen := 0;
+        FOR i IN 1 .. cardinality(given) LOOP
+            IF (given[i]).seq = written[seen + 1] THEN
+                seen := seen + 1;
+                IF undone OR taken[owners[i]] THEN
+                    doomed := doomed || (given[i]).id;
+                END IF;
+            END IF;
+        END LOOP;
+        DELETE FROM outbox.messages AS t WHERE t.id = ANY (doomed);
     END IF;
+
     FOR i IN 1 .. cardinality(ids) LOOP
         index := i - 1;
         message_id := ids[i];
-        verdict := CASE
-            WHEN refusals[i] IS NOT NULL THEN 'refused: ' || refusals[i]
+        verdict := coalesce(verdicts[i], CASE
             WHEN taken[i] THEN 'exists'
             WHEN undone THEN 'withdrawn'
-            ELSE 'enqueued' END;
+            ELSE 'enqueued' END);
         RETURN NEXT;
     END LOOP;
 END $$;
 
--- Enqueues one message and returns its ID. What enqueue_batch reports, this
--- raises: invalid_parameter_value for bad input, unique_violation for an ID that
--- exists (with if_absent, its ID is returned and nothing is written).
+-- Enqueues one message and returns its ID; by route, its group's. What enqueue_batch
+-- reports, this raises: invalid_parameter_value for bad input, unique_violation for an
+-- ID that exists (with if_absent, its ID is returned and nothing is written).
 CREATE FUNCTION outbox.enqueue(
     destination text, type text, payload text, content_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
     ordering_key text DEFAULT NULL, id uuid DEFAULT NULL,

@@ -60,7 +60,21 @@ CREATE FUNCTION outbox.outcomes(ids uuid[])
      WHERE m.id = ANY (ids)
 $$;
 
+-- The same for IDs that an enqueue returned: of a group, how each of its messages stands, and where
+-- it goes, without the query of an address. A message that is of no group is its own.
+CREATE FUNCTION outbox.group_outcomes(ids uuid[])
+    RETURNS TABLE (group_id uuid, id uuid, destination text, state text, generation integer, attempts integer,
+                   finished_at timestamptz, broker_message_id text, last_error text, callback_due boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+    AS $$
+    SELECT g.asked, g.id, outbox.display_destination(g.destination), g.state, g.generation, g.attempts,
+           g.finished_at, g.broker_message_id, g.last_error, g.callback_state IS NOT DISTINCT FROM 'due'
+      FROM (SELECT m.group_id AS asked, m.* FROM outbox.messages AS m WHERE m.group_id = ANY (ids) AND m.group_id IS NOT NULL
+            UNION ALL
+            SELECT m.id, m.* FROM outbox.messages AS m WHERE m.id = ANY (ids)) AS g
+$$;
+
 REVOKE ALL ON outbox.waiters FROM PUBLIC;
-REVOKE ALL ON FUNCTION outbox.notice_of(uuid), outbox.notify_waiters(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid), outbox.outcomes(uuid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.notice_of(uuid), outbox.notify_waiters(uuid[]), outbox.keep_waiter(uuid), outbox.drop_waiter(uuid), outbox.outcomes(uuid[]), outbox.group_outcomes(uuid[]) FROM PUBLIC;
 
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

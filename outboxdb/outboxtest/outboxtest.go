@@ -3,8 +3,8 @@
 // of the test's own. Both use the real table in a migrated database (outboxdb/migrate);
 // neither needs a Temporal server.
 //
-// The invariant: Deliver writes only what Outflow itself would write, and the assertions
-// write nothing.
+// The invariant: Deliver writes only what Outflow itself would write, SetRoutes writes routes
+// alone, and the assertions write nothing.
 //
 //	tx, err := pool.Begin(ctx)
 //	err = signUp(ctx, tx, "ada@example.com")
@@ -48,6 +48,9 @@ type SQLQuerier interface {
 // Zero fields of want are not compared. Payloads that are JSON are compared as JSON. Of
 // Headers, the names in want are compared. DueIn and ExpiresIn are compared with the time
 // since the enqueue.
+//
+// A message in want with the Destination outflow.ByRoute stands for all messages of a group,
+// however many routes there are; its ID is the group's. Then every group counts as one message.
 func RequireEnqueued(t testing.TB, q Querier, want ...outflow.Message) {
 	t.Helper()
 	requireEqual(t, want, read(t, q))
@@ -79,7 +82,7 @@ const pendingSQL = `
 SELECT coalesce(json_agg(json_build_object(
            'id', m.id, 'destination', m.destination, 'type', m.type, 'payload', encode(m.payload, 'base64'),
            'content_type', m.content_type, 'headers', m.headers, 'ordering_key', coalesce(m.ordering_key, ''),
-           'callback', coalesce(m.callback, ''), 'enqueued_at', m.enqueued_at, 'due_at', m.due_at,
+           'group_id', m.group_id, 'callback', coalesce(m.callback, ''), 'enqueued_at', m.enqueued_at, 'due_at', m.due_at,
            'expires_at', m.expires_at) ORDER BY m.seq), '[]')::text
   FROM outbox.messages AS m
  WHERE m.state = 'pending' AND (NOT $1::boolean OR pg_xact_status(m.xmin::text::xid8) = 'in progress')`
@@ -93,6 +96,7 @@ type row struct {
 	ContentType string            `json:"content_type"`
 	Headers     map[string]string `json:"headers"`
 	OrderingKey string            `json:"ordering_key"`
+	GroupID     uuid.UUID         `json:"group_id"` // zero for null
 	Callback    string            `json:"callback"`
 	EnqueuedAt  time.Time         `json:"enqueued_at"`
 	DueAt       time.Time         `json:"due_at"`

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,18 +13,25 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// call is one call of Wait. The Waiter's lock guards it until it is answered.
+// call is one call of Wait or WaitAll. The Waiter's lock guards it until it is answered.
 type call struct {
 	id       uuid.UUID
-	answered chan struct{}   // closed once outcome and err are the answer
-	outcome  outflow.Outcome // as last polled
-	err      error           // the answer's, or the last poll's
-	gone     bool            // answered, or its ctx has ended: nothing is written here any more
-	pollAt   time.Time       // never while a poll is under way
-	pause    time.Duration   // between the last poll and the next
+	all      bool              // id may be a group's
+	keys     []messageKey      // of the messages whose notifications have it polled
+	answered chan struct{}     // closed once outcomes and err are the answer
+	outcomes []outflow.Outcome // as last polled; without all, one at most
+	err      error             // the answer's, or the last poll's
+	gone     bool              // answered, or its ctx has ended: nothing is written here any more
+	pollAt   time.Time         // never while a poll is under way
+	pause    time.Duration     // between the last poll and the next
 }
 
-// never is the pollAt of a message that is being polled, unless it is notified meanwhile.
+// ended reports whether all messages of the call have ended.
+func (c *call) ended() bool {
+	return !slices.ContainsFunc(c.outcomes, func(o outflow.Outcome) bool { return !o.State.Final() })
+}
+
+// never is the pollAt of a call that is being polled for, unless it is notified meanwhile.
 var never = time.Now().AddDate(100, 0, 0)
 
 // messageKey stands for a message ID in a notification; outbox.notice_of computes the same.
@@ -34,7 +42,7 @@ func keyOf(id uuid.UUID) messageKey {
 	return messageKey(hex.EncodeToString(sum[:6]))
 }
 
-// join has the call's message polled at once, and again until the call is answered.
+// join has the call's messages polled at once, and again until the call is answered.
 func (w *Waiter) join(c *call) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -42,8 +50,8 @@ func (w *Waiter) join(c *call) error {
 		return ErrClosed
 	}
 	c.pollAt = time.Now()
-	key := keyOf(c.id)
-	w.calls[key] = append(w.calls[key], c)
+	w.calls[c] = struct{}{}
+	w.follow(c, []messageKey{keyOf(c.id)})
 	if w.session == nil {
 		w.session = w.startSession()
 	}
@@ -66,12 +74,41 @@ func (w *Waiter) remove(c *call) bool {
 		return false
 	}
 	c.gone = true
-	key := keyOf(c.id)
-	rest := slices.DeleteFunc(w.calls[key], func(other *call) bool { return other == c })
-	if w.calls[key] = rest; len(rest) == 0 {
-		delete(w.calls, key)
-	}
+	delete(w.calls, c)
+	w.follow(c, nil)
 	return true
+}
+
+// follow has notifications about the messages with these keys, and about no others, poll for the
+// call. It reports whether there is a new key: a notification about it may have been missed.
+func (w *Waiter) follow(c *call, keys []messageKey) (more bool) {
+	for _, key := range c.keys {
+		if slices.Contains(keys, key) {
+			continue
+		}
+		rest := slices.DeleteFunc(w.byKey[key], func(other *call) bool { return other == c })
+		if w.byKey[key] = rest; len(rest) == 0 {
+			delete(w.byKey, key)
+		}
+	}
+	for _, key := range keys {
+		if !slices.Contains(c.keys, key) {
+			w.byKey[key] = append(w.byKey[key], c)
+			more = true
+		}
+	}
+	c.keys = keys
+	return more
+}
+
+// pendingKeys are the keys of the call's messages that have not ended.
+func (c *call) pendingKeys() (keys []messageKey) {
+	for _, o := range c.outcomes {
+		if !o.State.Final() {
+			keys = append(keys, keyOf(o.ID))
+		}
+	}
+	return keys
 }
 
 func (w *Waiter) answer(c *call, err error) {
@@ -82,17 +119,7 @@ func (w *Waiter) answer(c *call, err error) {
 }
 
 // all are the calls; they may be answered during the iteration.
-func (w *Waiter) all() iter.Seq[*call] {
-	return func(yield func(*call) bool) {
-		for _, calls := range w.calls {
-			for _, c := range slices.Clone(calls) {
-				if !yield(c) {
-					return
-				}
-			}
-		}
-	}
-}
+func (w *Waiter) all() iter.Seq[*call] { return maps.Keys(w.calls) }
 
 // pollNow has the messages with these keys polled now; without keys, all messages.
 func (w *Waiter) pollNow(keys []messageKey) {
@@ -105,7 +132,7 @@ func (w *Waiter) pollNow(keys []messageKey) {
 		}
 	}
 	for _, key := range keys {
-		for _, c := range w.calls[key] {
+		for _, c := range w.byKey[key] {
 			c.pollAt = now
 		}
 	}

@@ -19,10 +19,15 @@ import (
 // The statements send and return text where drivers do not know the type. The functions let
 // a producer, which has no right on the tables, read the outcomes of its messages.
 const (
+	outcomeColumns = `o.id, o.state, o.generation, o.attempts, o.finished_at,
+       coalesce(o.broker_message_id, ''), coalesce(o.last_error, ''), o.callback_due`
 	outcomesSQL = `
-SELECT o.id, o.state, o.generation, o.attempts, o.finished_at,
-       coalesce(o.broker_message_id, ''), coalesce(o.last_error, ''), o.callback_due
+SELECT o.id AS asked, '' AS destination, ` + outcomeColumns + `
   FROM outbox.outcomes($1::text::uuid[]) AS o`
+	groupOutcomesSQL = `
+SELECT o.group_id AS asked, o.destination, ` + outcomeColumns + `
+  FROM outbox.group_outcomes($1::text::uuid[]) AS o
+ ORDER BY o.destination, o.id`
 	registerWaiter   = `SELECT outbox.keep_waiter($1::text::uuid)`
 	unregisterWaiter = `SELECT outbox.drop_waiter($1::text::uuid)`
 	// A transaction that may have read the waiters before a registration has an ID below the
@@ -44,22 +49,26 @@ type scanner interface {
 	Scan(dest ...any) error
 }
 
-// readOutcomes returns how messages stand, by ID. A message that is missing is not there.
-func readOutcomes(ctx context.Context, db database, ids []uuid.UUID) (map[uuid.UUID]outflow.Outcome, error) {
+// readOutcomes returns how messages stand, by the ID that was asked for: with outcomesSQL a
+// message's, with groupOutcomesSQL a group's too. An ID without a message is not there.
+func readOutcomes(
+	ctx context.Context, db database, statement string, ids []uuid.UUID,
+) (map[uuid.UUID][]outflow.Outcome, error) {
 	texts := make([]string, 0, len(ids))
 	for _, id := range ids {
 		texts = append(texts, id.String())
 	}
-	found := make(map[uuid.UUID]outflow.Outcome, len(ids))
-	err := db.query(ctx, outcomesSQL, func(row scanner) error {
+	found := make(map[uuid.UUID][]outflow.Outcome, len(ids))
+	err := db.query(ctx, statement, func(row scanner) error {
+		var asked uuid.UUID
 		var o outflow.Outcome
 		var finishedAt *time.Time
-		err := row.Scan(&o.ID, &o.State, &o.Generation, &o.Attempts, &finishedAt, &o.BrokerMessageID, &o.LastError,
-			&o.CallbackDue)
+		err := row.Scan(&asked, &o.Destination, &o.ID, &o.State, &o.Generation, &o.Attempts, &finishedAt,
+			&o.BrokerMessageID, &o.LastError, &o.CallbackDue)
 		if finishedAt != nil {
 			o.FinishedAt = *finishedAt
 		}
-		found[o.ID] = o
+		found[asked] = append(found[asked], o)
 		return err
 	}, "{"+strings.Join(texts, ",")+"}")
 	return found, err

@@ -10,6 +10,7 @@ import (
 
 const (
 	StatementOutcomes = outcomesSQL
+	StatementGroups   = groupOutcomesSQL
 	StatementListen   = `LISTEN "` + channel + `"`
 )
 
@@ -38,7 +39,7 @@ func (w *Waiter) Busy() bool {
 // KeyOf stands for an ID in a notification.
 func KeyOf(id uuid.UUID) string { return string(keyOf(id)) }
 
-// Waiting is how many calls of Wait have no answer yet.
+// Waiting is how many calls have no answer yet.
 func (w *Waiter) Waiting() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -52,5 +53,5 @@ func (w *Waiter) Waiting() (n int) {
 func (w *Waiter) IsDue(id uuid.UUID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.calls[keyOf(id)][0].pollAt.After(time.Now())
+	return !w.byKey[keyOf(id)][0].pollAt.After(time.Now())
 }

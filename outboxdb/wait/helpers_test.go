@@ -109,7 +109,7 @@ type tracer struct {
 func (t *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if data.SQL == wait.StatementOutcomes {
+	if data.SQL == wait.StatementOutcomes || data.SQL == wait.StatementGroups {
 		t.polls++
 	}
 	return ctx

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -122,24 +123,36 @@ func (s *session) linger(now time.Time) time.Duration {
 }
 
 // pollAll reads how the calls' messages stand and answers the calls whose messages have
-// ended. A poll answers no call that joined after its statement was sent.
+// ended. A poll answers no call that joined after its statement was sent. Calls of Wait and of
+// WaitAll have a statement each: where one fails, the other goes on.
 func (s *session) pollAll(calls []*call) {
-	for len(calls) > 0 {
-		some := calls[:min(len(calls), maxPollIDs)]
-		calls = calls[len(some):]
-		found, err := s.read(some)
+	var ones, groups []*call
+	for _, c := range calls {
+		if c.all {
+			groups = append(groups, c)
+		} else {
+			ones = append(ones, c)
+		}
+	}
+	s.pollWith(outcomesSQL, ones)
+	s.pollWith(groupOutcomesSQL, groups)
+}
+
+func (s *session) pollWith(statement string, calls []*call) {
+	for some := range slices.Chunk(calls, maxPollIDs) {
+		found, err := s.read(statement, some)
 		s.settle(some, found, err)
 	}
 }
 
-func (s *session) read(calls []*call) (map[uuid.UUID]outflow.Outcome, error) {
+func (s *session) read(statement string, calls []*call) (map[uuid.UUID][]outflow.Outcome, error) {
 	ids := make([]uuid.UUID, 0, len(calls))
 	for _, c := range calls {
 		ids = append(ids, c.id)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, pollTimeout)
 	defer cancel()
-	found, err := readOutcomes(ctx, s.w.db, ids)
+	found, err := readOutcomes(ctx, s.w.db, statement, ids)
 	if err != nil {
 		return nil, fmt.Errorf("polling %d messages: %w", len(ids), err)
 	}
@@ -148,7 +161,7 @@ func (s *session) read(calls []*call) (map[uuid.UUID]outflow.Outcome, error) {
 
 // settle answers the calls that a poll has an answer for, and says when the others are
 // polled again. The first poll after which a call still waits starts the listener.
-func (s *session) settle(calls []*call, found map[uuid.UUID]outflow.Outcome, err error) {
+func (s *session) settle(calls []*call, found map[uuid.UUID][]outflow.Outcome, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	now := time.Now()
@@ -156,20 +169,26 @@ func (s *session) settle(calls []*call, found map[uuid.UUID]outflow.Outcome, err
 		if c.gone {
 			continue
 		}
-		outcome, ok := found[c.id]
-		if ok {
-			c.outcome = outcome
+		outcomes := found[c.id]
+		if len(outcomes) > 0 {
+			c.outcomes = outcomes
 		}
 		switch {
 		case err != nil && isLasting(err):
 			s.w.answer(c, err)
-		case err == nil && !ok:
-			s.w.answer(c, outflow.ErrNotFound)
-		case err == nil && outcome.State.Final():
-			s.w.answer(c, nil)
-		default:
+		case err != nil:
 			c.err = err
 			s.pollAgain(c, now)
+		case len(outcomes) == 0:
+			s.w.answer(c, outflow.ErrNotFound)
+		case c.ended():
+			s.w.answer(c, nil)
+		default:
+			c.err = nil
+			s.pollAgain(c, now)
+			if s.w.follow(c, c.pendingKeys()) {
+				c.pollAt = now // a message may have ended since the poll, and notified nobody
+			}
 		}
 	}
 	if len(s.w.calls) > 0 && !s.listens && s.w.canListen() && s.ctx.Err() == nil {

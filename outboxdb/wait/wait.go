@@ -8,8 +8,9 @@
 //	defer cancel()
 //	outcome, err := waiter.Wait(ctx, id)
 //
-// The invariant: Wait returns the end of a message that was committed before the call,
-// whether notifications arrive or not. A notification only says when to poll.
+// The invariant: Wait returns the end of a message that was committed before the call, and
+// WaitAll the ends of all messages that were enqueued together by route, whether notifications
+// arrive or not. A notification only says when to poll.
 package wait
 
 import (
@@ -18,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,7 +64,8 @@ type Waiter struct {
 	mu      sync.Mutex
 	closed  bool
 	session *session // nil while no call waits
-	calls   map[messageKey][]*call
+	calls   map[*call]struct{}
+	byKey   map[messageKey][]*call // by the messages whose ends have them polled
 }
 
 // times are a Waiter's durations; tests shorten them.
@@ -104,7 +107,7 @@ func NewSQL(db *sql.DB, options ...Option) *Waiter {
 
 func newWaiter(db database, options []Option) *Waiter {
 	w := &Waiter{
-		db: db, log: slog.Default(), calls: make(map[messageKey][]*call),
+		db: db, log: slog.Default(), calls: make(map[*call]struct{}), byKey: make(map[messageKey][]*call),
 		times: times{poll: defaultPoll, linger: defaultLinger, renew: renewEvery, echo: echoTimeout,
 			settle: settleTimeout},
 	}
@@ -125,25 +128,56 @@ func newWaiter(db database, options []Option) *Waiter {
 // Wait returns the first end that it sees. After it, an operator may retry the message as
 // the next generation, and a late acknowledgement may turn dead into delivered. Wait again
 // to see that end.
+//
+// The ID of an enqueue by route is no message's: WaitAll takes it.
 func (w *Waiter) Wait(ctx context.Context, id uuid.UUID) (outflow.Outcome, error) {
-	c := &call{id: id, answered: make(chan struct{}), outcome: outflow.Outcome{ID: id}, pause: minPause}
+	outcomes, err := w.wait(ctx, &call{id: id})
+	if err != nil {
+		err = fmt.Errorf("waiting for message %s: %w", id, err)
+	}
+	if len(outcomes) == 0 {
+		return outflow.Outcome{ID: id}, err
+	}
+	return outcomes[0], err
+}
+
+// WaitAll returns how all messages ended that an ID stands for which Enqueue returned: the
+// messages of the group where the enqueue was by route, otherwise the one message. The outcomes
+// are in the order of their destinations, which they name without the query of an address.
+//
+// It waits until every message has ended, and returns them as they stand at one moment. An end
+// other than delivered is no error, and ends nobody else's wait: look at each outcome's State.
+// Messages that were purged before WaitAll saw them are not among the outcomes.
+//
+// The error is outflow.ErrNotFound where there is no message: before the commit, after the
+// purge, and where the type's only route is outflow.RouteToNowhere. When ctx ends first,
+// WaitAll returns ctx's error, and the messages as they were last seen. Otherwise it is as
+// Wait.
+func (w *Waiter) WaitAll(ctx context.Context, id uuid.UUID) ([]outflow.Outcome, error) {
+	outcomes, err := w.wait(ctx, &call{id: id, all: true})
+	if err != nil {
+		err = fmt.Errorf("waiting for the messages of %s: %w", id, err)
+	}
+	return slices.Clone(outcomes), err // another call of the same ID has the same ones
+}
+
+// wait returns the outcomes of a call, as they were last polled where there is an error.
+func (w *Waiter) wait(ctx context.Context, c *call) ([]outflow.Outcome, error) {
+	c.answered, c.pause = make(chan struct{}), minPause
 	if ctx.Err() != nil {
-		return c.outcome, fmt.Errorf("waiting for message %s: %w", id, ctx.Err())
+		return nil, ctx.Err()
 	}
 	if err := w.join(c); err != nil {
-		return c.outcome, fmt.Errorf("waiting for message %s: %w", id, err)
+		return nil, err
 	}
 	select {
 	case <-c.answered:
 	case <-ctx.Done():
 		if w.leave(c) {
-			return c.outcome, fmt.Errorf("waiting for message %s: %w", id, withLast(ctx.Err(), c.err))
+			return c.outcomes, withLast(ctx.Err(), c.err)
 		}
 	}
-	if c.err != nil {
-		return c.outcome, fmt.Errorf("waiting for message %s: %w", id, c.err)
-	}
-	return c.outcome, nil
+	return c.outcomes, c.err
 }
 
 func withLast(err, last error) error {
@@ -153,8 +187,8 @@ func withLast(err, last error) error {
 	return fmt.Errorf("%w; the last poll: %w", err, last)
 }
 
-// Close ends every Wait with ErrClosed and closes the connection. It returns when all of
-// that is done. Later calls of Wait fail; a second Close does nothing.
+// Close ends every Wait and WaitAll with ErrClosed and closes the connection. It returns when
+// all of that is done. Later calls fail; a second Close does nothing.
 func (w *Waiter) Close() {
 	w.mu.Lock()
 	w.closed = true

@@ -24,22 +24,10 @@ const (
 
 	// EncodingBase64 says that the body is the payload in standard base64 with padding
 	// (RFC 4648, section 4).
-	EncodingBase64 = "base64"
+	EncodingBase64 = aws.EncodingBase64
 )
 
-const (
-	// attributeType is the data type of every attribute; its name counts towards the size of
-	// the message.
-	attributeType = "String"
-
-	// maxAttributes and maxEntries are how many attributes a message, and how many messages one
-	// SendMessageBatch can have.
-	// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
-	maxAttributes = 10
-	maxEntries    = 10
-
-	// maxBytes is the most bytes of one message, and of all messages of one batch together: 1 MiB.
-	// Body, and name, type and value of each attribute count.
-	// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
-	maxBytes = 1_048_576
-)
+// maxBytes is the most bytes of one message, and of all messages of one batch together: 1 MiB.
+// Body, and name, type and value of each attribute count.
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
+const maxBytes = 1_048_576

@@ -17,12 +17,19 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/publish/internal/aws"
+	"github.com/outflowhq/outflow/publish/internal/awsbatch"
 )
 
 var id = uuid.MustParse("0190a5b0-7c3e-7d50-9a2f-000000000001")
 
 func full() outflow.Message {
 	return outflow.Message{ID: id, Type: "user-registered", ContentType: "text/plain", Payload: []byte("hello")}
+}
+
+// encode is the entry of a batch, as it is sent.
+func encode(m outflow.Message, fifo bool) (types.SendMessageBatchRequestEntry, error) {
+	e, err := service.Encode(m, fifo)
+	return entryOf(awsbatch.Entry{ID: "0", Encoded: e}), err
 }
 
 func texts(e types.SendMessageBatchRequestEntry) map[string]string {
@@ -150,11 +157,8 @@ func TestXMLSafe(t *testing.T) {
 }
 
 func TestSizeCountsNamesTypesAndValues(t *testing.T) {
-	e := types.SendMessageBatchRequestEntry{MessageBody: sdk.String("åb"),
-		MessageAttributes: map[string]types.MessageAttributeValue{
-			"name": {DataType: sdk.String("String"), StringValue: sdk.String("ö")},
-		}}
-	assert.Equal(t, 3+4+6+2, sizeOf(e))
+	e := aws.Encoded{Body: "åb", Subject: "ü", Attributes: map[string]string{"name": "ö"}}
+	assert.Equal(t, 3+2+4+6+2, e.Size())
 }
 
 func TestDecodeRefusesWhatIsNotOutflows(t *testing.T) {

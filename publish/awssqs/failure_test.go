@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/testport"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/publish/awssqs"
@@ -240,12 +241,9 @@ func TestThrottleIsRetriedWithinTheDeadline(t *testing.T) {
 
 func TestRefusedConnectionIsRetriedAndThenUnavailable(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := l.Addr().String()
-	require.NoError(t, l.Close())
-	p := awssqs.New(newClient(t, "http://"+address))
-	err = publishAll(t, p, message("sqs://orders", "a"))[0]
+	port := testport.Reserve(t)
+	p := awssqs.New(newClient(t, "http://"+port.Address))
+	err := publishAll(t, p, message("sqs://orders", "a"))[0]
 	assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
 	assert.ErrorContains(t, err, "connection refused")
 	assert.ErrorContains(t, err, "nothing was sent; check the endpoint")
@@ -256,7 +254,7 @@ func TestRefusedConnectionIsRetriedAndThenUnavailable(t *testing.T) {
 	up := httptest.NewUnstartedServer(b)
 	defer up.Close()
 	time.AfterFunc(60*time.Millisecond, func() {
-		l, err := net.Listen("tcp", address)
+		l, err := net.Listen("tcp", port.Address)
 		if assert.NoError(t, err) {
 			up.Listener.Close()
 			up.Listener = l

@@ -1,15 +1,11 @@
 package awssqs
 
 import (
-	"fmt"
-
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/publish"
+	"github.com/outflowhq/outflow/publish/internal/awsbatch"
 )
-
-var _ publish.Refuser = (*Publisher)(nil)
 
 // Refusal is why nothing is sent to a queue whose region neither its destination nor the
 // client names, or nil. A program that sends webhooks alone needs no region.
@@ -26,6 +22,5 @@ func missingRegion(api API, d outflow.Destination) error {
 	if !ok || d.Region != "" || client.Options().Region != "" {
 		return nil
 	}
-	return outflow.Unavailable(fmt.Errorf("sending to %s: no AWS region is configured, and the destination names none "+
-		"(set AWS_REGION, or redirect the message to %s?region=…): nothing was sent", d, d))
+	return awsbatch.NoRegion(d)
 }

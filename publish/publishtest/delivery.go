@@ -51,9 +51,8 @@ func typesArrive(t *testing.T, h Harness) {
 func publishedAgain(t *testing.T, h Harness) {
 	p, destination := h.Publisher(t), h.Destination(t)
 	m := message(destination)
-	id, err := p.Publish(t.Context(), m)
+	_, err := p.Publish(t.Context(), m)
 	require.NoError(t, err)
-	assert.NotEmpty(t, id)
 	_, err = p.Publish(t.Context(), m)
 	require.NoError(t, err, "publishing again is no error")
 	for _, got := range h.Receive(t, destination, 2) {
@@ -130,11 +129,7 @@ func concurrentPublishes(t *testing.T, h Harness) {
 		})
 	}
 	wg.Wait()
-	distinct := map[string]bool{}
-	for _, id := range ids {
-		distinct[id] = true
-	}
-	assert.Len(t, distinct, n, "each message has a broker message ID of its own")
+	haveIDs(t, ids)
 	got := h.Receive(t, destination, n)
 	assert.Len(t, got, n)
 	for _, m := range got {
@@ -142,4 +137,17 @@ func concurrentPublishes(t *testing.T, h Harness) {
 		delete(sent, m.ID)
 	}
 	assert.Empty(t, sent, "missing")
+}
+
+// haveIDs checks that each message has a broker message ID of its own, or none has any.
+func haveIDs(t *testing.T, ids []string) {
+	t.Helper()
+	distinct := map[string]bool{}
+	for _, id := range ids {
+		distinct[id] = true
+	}
+	if len(distinct) == 1 && distinct[""] {
+		return // the broker gives none
+	}
+	assert.Len(t, distinct, len(ids), "each message has a broker message ID of its own")
 }

@@ -5,14 +5,14 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/stretchr/testify/require"
+	"github.com/outflowhq/outflow/internal/testport"
 )
 
 // Gate relays connections to a broker, and can refuse them. It makes the fault Unreachable.
 type Gate struct {
-	address, broker string
+	port   testport.Port
+	broker string
 
 	mu       sync.Mutex
 	listener net.Listener // nil while the gate is shut
@@ -23,7 +23,7 @@ type Gate struct {
 // NewGate returns an open Gate to a broker's address, host and port. It ends with the test.
 func NewGate(t testing.TB, broker string) *Gate {
 	t.Helper()
-	g := &Gate{broker: broker, address: "127.0.0.1:0", open: map[net.Conn]bool{}}
+	g := &Gate{broker: broker, port: testport.Reserve(t), open: map[net.Conn]bool{}}
 	g.Open(t)
 	t.Cleanup(func() {
 		g.Shut()
@@ -33,7 +33,7 @@ func NewGate(t testing.TB, broker string) *Gate {
 }
 
 // Address is the address that clients connect to; it stays the same.
-func (g *Gate) Address() string { return g.address }
+func (g *Gate) Address() string { return g.port.Address }
 
 // Open takes connections; an open gate stays so.
 func (g *Gate) Open(t testing.TB) {
@@ -43,13 +43,8 @@ func (g *Gate) Open(t testing.TB) {
 	if g.listener != nil {
 		return
 	}
-	var listener net.Listener
-	require.Eventually(t, func() (listening bool) {
-		var err error
-		listener, err = net.Listen("tcp", g.address) // connections of before may still hold the port
-		return err == nil
-	}, 10*time.Second, 10*time.Millisecond, "listening on %s", g.address)
-	g.listener, g.address = listener, listener.Addr().String()
+	listener := g.port.Listen(t)
+	g.listener = listener
 	g.relays.Go(func() { g.accept(listener) })
 }
 

@@ -1,5 +1,6 @@
 // Package aws has what the publishers to Amazon's services share: what their error codes mean,
-// when a request is sent again, the text of a failure, and the attributes of a message.
+// when a request is sent again, the text of a failure, and how a message is encoded. Package
+// awsbatch sends it.
 //
 // The invariant: an error is permanent only where the service itself refused the content or
 // does not know the destination; a code that nobody knows is retried. A request is sent again
@@ -25,6 +26,9 @@ type Service struct {
 	CodePrefix string
 	// Codes are the service's error codes, without CodePrefix. See CodesWith.
 	Codes map[string]Kind
+	// Refine corrects the kind of an error by the service's text, which means more than its code.
+	// It may be nil.
+	Refine func(k Kind, said string) Kind
 	// Parameters are those whose names may be repeated of a text that may quote the message.
 	Parameters []string
 	// TooLarge recognises the service's text about a message of so many bytes that is too

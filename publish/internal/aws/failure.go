@@ -59,7 +59,7 @@ func (s *Service) Failure(r Refusal) *outflow.Failure {
 // EntryFailure is the failure of one message in a batch whose others may have been accepted.
 // The service says that it did not accept this one. r.Code is its code as it came.
 func (s *Service) EntryFailure(r Refusal) *outflow.Failure {
-	r.Kind = s.KindOf(r.Code, 0)
+	r.Kind = s.refine(s.KindOf(r.Code, 0), r.Said)
 	r.Code = cmp.Or(s.plainCode(r.Code), "no code")
 	if r.Kind == Unknown && r.SenderFault {
 		r.Code += " (sender's fault)"
@@ -102,13 +102,24 @@ func (s *Service) kindOf(err error, connected bool) (Kind, string) {
 	var api smithy.APIError
 	switch {
 	case errors.As(err, &api):
-		return s.KindOf(api.ErrorCode(), status), cmp.Or(s.plainCode(api.ErrorCode()), byStatus)
+		code := s.plainCode(api.ErrorCode())
+		if code == "UnknownError" { // the SDK's word for none
+			code = byStatus
+		}
+		return s.refine(s.KindOf(code, status), api.ErrorMessage()), cmp.Or(code, byStatus)
 	case status >= http.StatusMultipleChoices:
 		return s.KindOf("", status), byStatus
 	case neverSent(err), !connected:
 		return Unreachable, "not sent"
 	}
 	return Unanswered, "no answer"
+}
+
+func (s *Service) refine(k Kind, said string) Kind {
+	if s.Refine == nil {
+		return k
+	}
+	return s.Refine(k, said)
 }
 
 // neverSent reports whether err shows that no byte of the request left: the name did not

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/outflowhq/outflow/publish"
 )
 
 const (
@@ -55,7 +57,7 @@ func (r *Retryer) GetRetryToken(ctx context.Context, err error) (func(error) err
 	r.tries++
 	r.delay = max(backoff/2+rand.N(backoff/2), retryAfter(err))
 	want := r.delay + r.MinTime
-	if !EnoughTime(ctx, want) || !r.Until.IsZero() && time.Until(r.Until) < want {
+	if !publish.EnoughTime(ctx, want) || !r.Until.IsZero() && time.Until(r.Until) < want {
 		return nil, errNoTimeLeft
 	}
 	return released, nil
@@ -71,9 +73,3 @@ func (*Retryer) GetInitialToken() func(error) error { return released }
 func (*Retryer) GetAttemptToken(context.Context) (func(error) error, error) { return released, nil }
 
 func released(error) error { return nil }
-
-// EnoughTime reports whether ctx leaves that much time.
-func EnoughTime(ctx context.Context, want time.Duration) bool {
-	deadline, ok := ctx.Deadline()
-	return ctx.Err() == nil && (!ok || time.Until(deadline) >= want)
-}

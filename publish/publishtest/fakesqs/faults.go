@@ -3,6 +3,8 @@ package fakesqs
 import (
 	"net/http"
 	"time"
+
+	"github.com/outflowhq/outflow/publish/publishtest/internal/fake"
 )
 
 // Fault makes matching requests fail. The first one that matches applies.
@@ -32,61 +34,32 @@ type Fault struct {
 	Corrupt func(Entry) bool
 }
 
-type fault struct {
-	Fault
-	left int
-}
-
 // Inject adds a fault.
-func (s *Server) Inject(f Fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.faults = append(s.faults, &fault{Fault: f, left: f.Times})
-}
+func (s *Server) Inject(f Fault) { s.faults.Inject(f, f.Times) }
 
 // Heal removes the faults of a queue; "" removes all.
 func (s *Server) Heal(queue string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var kept []*fault
-	for _, f := range s.faults {
-		if queue != "" && f.Queue != queue {
-			kept = append(kept, f)
-		}
-	}
-	s.faults = kept
+	s.faults.Remove(func(f Fault) bool { return queue == "" || f.Queue == queue })
 }
 
 // faultFor stores the request and returns the fault that applies to it, or nil.
-func (s *Server) faultFor(r Request) *fault {
+func (s *Server) faultFor(r Request) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests = append(s.requests, r)
-	for _, f := range s.faults {
-		if f.Action != "" && f.Action != r.Action || f.Queue != "" && f.Queue != r.Queue ||
-			f.When != nil && !f.When(r) || f.Times > 0 && f.left == 0 {
-			continue
-		}
-		f.left--
-		return f
-	}
-	return nil
+	return s.faults.First(func(f Fault) bool {
+		return (f.Action == "" || f.Action == r.Action) && (f.Queue == "" || f.Queue == r.Queue) &&
+			(f.When == nil || f.When(r))
+	})
 }
 
 // before does what a fault does before the request is handled. ok is false
 // where the request is answered by it.
-func (f *fault) before(w http.ResponseWriter, r *http.Request) (ok bool) {
+func (f *Fault) before(w http.ResponseWriter, r *http.Request) (ok bool) {
 	if f == nil {
 		return true
 	}
-	if f.Delay > 0 {
-		t := time.NewTimer(f.Delay)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-r.Context().Done():
-		}
-	}
+	fake.Wait(r, f.Delay)
 	switch {
 	case f.CutBefore:
 		panic(http.ErrAbortHandler)
@@ -100,13 +73,13 @@ func (f *fault) before(w http.ResponseWriter, r *http.Request) (ok bool) {
 	return true
 }
 
-func (f *fault) refuses(e Entry) *Error {
+func (f *Fault) refuses(e Entry) *Error {
 	if f == nil || f.EntryError == nil {
 		return nil
 	}
 	return f.EntryError(e)
 }
 
-func (f *fault) omits(e Entry) bool { return f != nil && f.Omit != nil && f.Omit(e) }
+func (f *Fault) omits(e Entry) bool { return f != nil && f.Omit != nil && f.Omit(e) }
 
-func (f *fault) corrupts(e Entry) bool { return f != nil && f.Corrupt != nil && f.Corrupt(e) }
+func (f *Fault) corrupts(e Entry) bool { return f != nil && f.Corrupt != nil && f.Corrupt(e) }

@@ -89,7 +89,7 @@ func (q *queue) sendOne(e sendEntry, now time.Time) (any, []acceptedMessage, *Er
 // sendBatch accepts what it can: "the batch request can result in a combination
 // of successful and unsuccessful actions".
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
-func (q *queue) sendBatch(entries []sendEntry, now time.Time, f *fault) (any, []acceptedMessage, *Error) {
+func (q *queue) sendBatch(entries []sendEntry, now time.Time, f *Fault) (any, []acceptedMessage, *Error) {
 	if err := checkBatch(entries); err != nil {
 		return nil, nil, err
 	}

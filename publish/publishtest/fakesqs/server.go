@@ -13,11 +13,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/outflowhq/outflow/publish/publishtest/internal/fake"
 )
 
 // DefaultAccount is the account of queues that are named without one.
@@ -36,7 +37,7 @@ type Server struct {
 
 	mu          sync.Mutex
 	queues      map[string]*queue // by account/name
-	faults      []*fault
+	faults      fake.Faults[Fault]
 	requests    []Request
 	acceptances []*Acceptance
 	made        int // queues created so far
@@ -72,8 +73,6 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-var signature = regexp.MustCompile(`Credential=([^/]*)/[0-9]{8}/([^/]+)/`)
-
 // ServeHTTP answers one request of AWS's JSON protocol 1.0.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -90,9 +89,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := Request{Action: action, Host: r.Host}
-	if found := signature.FindStringSubmatch(r.Header.Get("Authorization")); found != nil {
-		req.Caller, req.Region = found[1], found[2]
-	}
+	req.Caller, req.Region = fake.Signer(r)
 	req.Account, req.Queue = in.names()
 	for _, e := range in.entries(action) {
 		req.Entries = append(req.Entries, e.Entry)
@@ -119,7 +116,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // act carries out the request. It calls accept, under the lock, with the messages that are
 // accepted.
-func (s *Server) act(r *http.Request, action string, in input, f *fault, accept func([]acceptedMessage)) (any, *Error) {
+func (s *Server) act(r *http.Request, action string, in input, f *Fault, accept func([]acceptedMessage)) (any, *Error) {
 	switch action {
 	case "CreateQueue":
 		return s.createQueue(r, in)

@@ -1,0 +1,155 @@
+package rabbitmq
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// The waits between two tries to connect: from the first failure on doubled, up to the most.
+	// Somebody waits for each: nobody connects where nothing is published.
+	firstWait = 50 * time.Millisecond
+	mostWait  = time.Second
+	// heartbeat has a connection that died silently noticed after 15 s: the client library waits
+	// for one and a half. 5 to 20 s are right for most networks.
+	// https://www.rabbitmq.com/docs/heartbeats#heartbeats-timeout
+	heartbeat = 10 * time.Second
+	// rotateWait lies between two tries to connect to a new address while the old one works.
+	rotateWait = 15 * time.Second
+)
+
+// connector makes the one connection, when somebody needs it.
+type connector struct {
+	dialing  *dialing
+	failures int
+	last     error // of the last try; nil where it succeeded
+	next     time.Time
+	rotate   time.Time // when a new address is tried next
+}
+
+// dialing is a try to connect, which concurrent callers share. It has a deadline of its own and no
+// caller's context: the next callers have a connection that takes longer than this one may wait.
+type dialing struct {
+	done    chan struct{}
+	session *session
+	err     error
+}
+
+var (
+	errClosed = errors.New("the publisher is closed")
+	errNotYet = errors.New("the connection is made beside this attempt")
+)
+
+// connected returns the connection, and waits for it where it is being made.
+func (p *Publisher) connected(t preparing) (*session, error) {
+	address := p.address()
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, notAttempted(t.doing, errClosed)
+	}
+	if s := p.current; s != nil && !s.ended() {
+		defer p.mu.Unlock()
+		// A new address must work before it replaces the one in use.
+		if s.address != address && p.dialing == nil && time.Now().After(p.rotate) {
+			p.rotate = time.Now().Add(rotateWait)
+			p.dial(address)
+		}
+		return s, nil
+	}
+	d := p.dialing
+	if d == nil {
+		d = p.dial(address)
+	}
+	last := p.last
+	p.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.session, d.err
+	case <-t.until.Done():
+		return nil, t.late(last, errNotYet)
+	}
+}
+
+// dial begins a try to connect. It runs under the lock.
+func (p *Publisher) dial(address Address) *dialing {
+	d := &dialing{done: make(chan struct{})}
+	p.dialing = d
+	wait := time.NewTimer(time.Until(p.next))
+	p.work.Go(func() {
+		defer wait.Stop()
+		select {
+		case <-wait.C:
+		case <-p.ctx.Done():
+		}
+		s, err := p.open(address)
+		p.settle(d, s, err)
+	})
+	return d
+}
+
+// settle ends a try: a new connection replaces the one before, whose messages are waited for.
+func (p *Publisher) settle(d *dialing, s *session, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer close(d.done)
+	p.dialing, p.last = nil, err
+	d.session, d.err = s, err
+	if err != nil {
+		wait := min(firstWait<<min(p.failures, 10), mostWait)
+		p.next = time.Now().Add(wait/2 + rand.N(wait/2))
+		p.failures++
+		return
+	}
+	// A broker that closes each connection at once is not asked for the next at once.
+	p.failures, p.next = 0, time.Now().Add(firstWait)
+	old := p.current
+	p.current = s
+	if old != nil {
+		p.work.Go(func() { old.close(p.timeout) })
+	}
+	if p.closed {
+		p.work.Go(func() { s.close(0) })
+	}
+}
+
+// open connects.
+func (p *Publisher) open(address Address) (*session, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, address.timeout(p.timeout))
+	defer cancel()
+	var raw *socket
+	properties := amqp.NewConnectionProperties()
+	properties.SetClientConnectionName("outflow")
+	conn, err := amqp.DialConfig(address.url, amqp.Config{
+		Heartbeat:  heartbeat,               // the address may have another
+		FrameSize:  amqp.FrameSizeUnlimited, // the broker's own limit counts
+		Properties: properties,
+		Dial: func(network, host string) (net.Conn, error) {
+			dialed, err := new(net.Dialer).DialContext(ctx, network, host)
+			if err != nil {
+				return nil, err
+			}
+			raw = &socket{Conn: dialed}
+			deadline, _ := ctx.Deadline() // of TLS and the handshake; the library takes it away
+			return raw, raw.SetDeadline(deadline)
+		},
+	})
+	if err == nil && ctx.Err() == nil {
+		return newSession(address, conn, raw, p.settings), nil
+	}
+	if raw != nil {
+		_ = raw.Close() // it ends what the library left running
+	}
+	switch {
+	case p.ctx.Err() != nil:
+		return nil, notAttempted("connecting to "+address.String(), errClosed)
+	case err == nil:
+		err = ctx.Err()
+	}
+	return nil, connecting(address, err)
+}

@@ -1,0 +1,26 @@
+package rabbitmq
+
+import "time"
+
+// WithMaxChannels sets how many channels are kept without a user.
+func WithMaxChannels(n int) Option { return func(s *settings) { s.maxChannels = n } }
+
+// WithIdle sets how long a channel is kept that nobody uses.
+func WithIdle(d time.Duration) Option { return func(s *settings) { s.idle = d } }
+
+// Channels counts the exchanges of the connection.
+func Channels(p *Publisher) int {
+	p.mu.Lock()
+	s := p.current
+	p.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.exchanges)
+}
+
+// TryRotationAgain has the next message try a new address.
+func TryRotationAgain(p *Publisher) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rotate = time.Time{}
+}
