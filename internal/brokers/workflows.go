@@ -3,6 +3,7 @@ package brokers
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -86,10 +87,12 @@ func Workflows(o temporalwf.Options) Broker {
 }
 
 func workflowRemedy(err error) string {
-	switch outflow.ClassOf(err) {
-	case outflow.ClassPermanent:
-		return "create the namespace, or outflow redirect its messages"
-	case outflow.ClassRetryable:
+	switch {
+	case errors.Is(err, outflow.ErrNoDestination):
+		return "temporal operator namespace create --namespace NAME, or outflow redirect its messages"
+	case outflow.IsPermanent(err):
+		return "outflow redirect its messages"
+	case outflow.ClassOf(err) == outflow.ClassRetryable:
 		return "start a worker of the task queue; messages are delivered all the same"
 	}
 	return "list the workflow in " + workflowTargets + " of the daemons and of this command; " +

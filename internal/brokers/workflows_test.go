@@ -1,6 +1,7 @@
 package brokers
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -97,10 +98,13 @@ func TestWorkflowsRefuseOutflowsOwn(t *testing.T) {
 
 func TestWorkflowRemedies(t *testing.T) {
 	t.Parallel()
-	for class, says := range map[outflow.Class]string{
-		outflow.ClassPermanent: "create the namespace", outflow.ClassRetryable: "start a worker of the task queue",
-		outflow.ClassUnavailable: "OUTFLOW_TEMPORAL_TARGETS",
+	other := errors.New("other")
+	for says, err := range map[string]error{
+		"temporal operator namespace create":    outflow.Permanent(outflow.ErrNoDestination),
+		"outflow redirect its messages":         outflow.Permanent(other),
+		"start a worker of the task queue":      outflow.Retryable(other),
+		"list the workflow in OUTFLOW_TEMPORAL": outflow.Unavailable(other),
 	} {
-		assert.Contains(t, workflowRemedy(&outflow.Failure{Class: class, Err: outflow.ErrNotFound}), says)
+		assert.Contains(t, workflowRemedy(err), says)
 	}
 }
