@@ -17,6 +17,7 @@ const (
 	SchemeSQS      = "sqs"
 	SchemeSNS      = "sns"
 	SchemeRabbitMQ = "rabbitmq"
+	SchemeTemporal = "temporal"
 	SchemeHTTPS    = "https"
 	// SchemeHTTP is for development: its hosts are this machine alone.
 	SchemeHTTP = "http"
@@ -36,6 +37,14 @@ type Destination struct {
 	RoutingKey string
 	// Region and Account are AWS's; empty means those of the configured client.
 	Region, Account string
+	// TaskQueue and WorkflowType are those of a workflow that is started (temporal), and
+	// Namespace is its namespace; empty means the configured client's.
+	TaskQueue, WorkflowType, Namespace string
+	// Signal is the name of a signal to send to that workflow, which is started where it does not
+	// run; empty means a start alone.
+	Signal string
+	// UseExisting has a start use the run that its workflow ID has already, where it has one.
+	UseExisting bool
 	// URL is the whole address of an https or http destination, and of one for a publisher of your
 	// own.
 	URL string
@@ -55,6 +64,7 @@ const regionForm = `[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}`
 //	sqs://queue[?account=123456789012&region=eu-west-1]
 //	sns://topic[?account=…&region=…]
 //	rabbitmq://exchange/routing-key   (rabbitmq:///routing-key for the default exchange)
+//	temporal://task-queue/WorkflowType[?namespace=…][&signal=NAME][&existing=use]
 //	https://host/path
 //	http://localhost:8080/path   (or 127.0.0.0/8, or [::1]: for development)
 //	x-name://anything            (for a publisher of your own: printable ASCII characters, no "#")
@@ -68,7 +78,7 @@ func ParseDestination(s string) (Destination, error) {
 	d, err := parseDestination(s)
 	if err != nil {
 		return Destination{}, fmt.Errorf("wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, "+
-			"https://host/path, a queue URL or an ARN: %w (got %q)",
+			"temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: %w (got %q)",
 			err, text.Abbreviate(DisplayDestination(s)))
 	}
 	return d, nil
@@ -92,6 +102,8 @@ func parseDestination(s string) (Destination, error) {
 		return parseAWS(scheme, rest)
 	case SchemeRabbitMQ:
 		return parseRabbitMQ(rest)
+	case SchemeTemporal:
+		return parseTemporal(rest)
 	case SchemeHTTPS, SchemeHTTP:
 		return parseAddress(scheme, rest)
 	}
@@ -206,6 +218,8 @@ func (d Destination) String() string {
 		return d.URL
 	case SchemeRabbitMQ:
 		return SchemeRabbitMQ + "://" + url.PathEscape(d.Name) + "/" + url.PathEscape(d.RoutingKey)
+	case SchemeTemporal:
+		return d.temporal()
 	}
 	if strings.HasPrefix(d.Scheme, ownPrefix) {
 		return d.URL
@@ -244,4 +258,4 @@ func DisplayDestination(destination string) string {
 }
 
 // ownScheme begins destinations whose query, if any, has Outflow's own parameters only.
-var ownScheme = regexp.MustCompile(`^(?i:sqs|sns|rabbitmq|arn):`)
+var ownScheme = regexp.MustCompile(`^(?i:sqs|sns|rabbitmq|temporal|arn):`)

@@ -13,10 +13,10 @@ import (
 var (
 	bareLocal    = regexp.MustCompile(`^(?:localhost|127\.[0-9.]+)(?::[0-9]+)?(?:[/?]|$)`)
 	bareHost     = regexp.MustCompile(`^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+(?::[0-9]+)?(?:[/?]|$)`)
-	brokenScheme = regexp.MustCompile(`^(sqs|sns|rabbitmq|https|http)(?::/*|//+)(?:[^/]|$)`)
+	brokenScheme = regexp.MustCompile(`^(sqs|sns|rabbitmq|temporal|https|http)(?::/*|//+)(?:[^/]|$)`)
 	plainWord    = regexp.MustCompile(`^[A-Za-z0-9_.+-]{1,40}$`)
 	rabbitNames  = []string{"amqp", "amqps", "rabbit"}
-	schemes      = []string{SchemeSQS, SchemeSNS, SchemeRabbitMQ, SchemeHTTPS, SchemeHTTP}
+	schemes      = []string{SchemeSQS, SchemeSNS, SchemeRabbitMQ, SchemeTemporal, SchemeHTTPS, SchemeHTTP}
 
 	// subscriptionARN matches the ARN of an SNS subscription, which begins with the topic's.
 	subscriptionARN = regexp.MustCompile(`^(arn:aws[a-z-]*:sns:[^:]*:[^:]*:[^:]+):[^:]+$`)

@@ -95,8 +95,8 @@ func TestBadRoutes(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	o := newActs(pool)
-	const wantsDestination = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key " +
-		"or https://host/path"
+	const wantsDestination = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, " +
+		"temporal://task-queue/WorkflowType or https://host/path"
 	const wantsType = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit, ` +
 		`and a beginning other than "outflow."`
 	const wantsText = "wants valid UTF-8 without NUL"

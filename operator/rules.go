@@ -35,8 +35,9 @@ func (e *InvalidRuleError) Error() string { return e.Field + ": " + e.Wants }
 
 // What fields of rules want, in the words of the enqueue.
 const (
-	wantsRuleDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key or https://host/path"
-	wantsRuleType        = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit`
+	wantsRuleDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, " +
+		"temporal://task-queue/WorkflowType or https://host/path"
+	wantsRuleType = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit`
 )
 
 // ruleRefusals are what the tables' constraints say.

@@ -121,11 +121,11 @@ type Renewal struct {
 
 // TargetOf returns the target of a canonical destination: what shares slots, turns of the
 // claim and the verdict of a connection. For https it is scheme, host and port; for
-// RabbitMQ the exchange; else the destination itself.
+// RabbitMQ the exchange; for Temporal the task queue; else the destination itself.
 func TargetOf(destination string) string {
 	scheme, rest, _ := strings.Cut(destination, "://")
 	switch scheme {
-	case outflow.SchemeHTTPS, outflow.SchemeHTTP, outflow.SchemeRabbitMQ:
+	case outflow.SchemeHTTPS, outflow.SchemeHTTP, outflow.SchemeRabbitMQ, outflow.SchemeTemporal:
 		name, _, _ := strings.Cut(rest, "/")
 		return scheme + "://" + name
 	}

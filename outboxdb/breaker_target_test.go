@@ -55,6 +55,47 @@ func TestAHostThatIsSilentIsClosedForAllItsPaths(t *testing.T) {
 	require.Len(t, claim(t, store, request()).Messages, 1)
 }
 
+// Go and SQL have the same target of each destination: those of a task queue share one.
+func TestTargets(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	for destination, target := range map[string]string{
+		"sqs://orders?region=eu-west-1": "sqs://orders?region=eu-west-1", "https://example.org:1/a/b?c": "https://example.org:1",
+		"http://localhost/": "http://localhost", "rabbitmq:///q": "rabbitmq://", "rabbitmq://a%2Fb/c": "rabbitmq://a%2Fb",
+		"temporal://orders/Process":                           "temporal://orders",
+		"temporal://orders/Cart?namespace=shop&signal=add%2F": "temporal://orders", "temporal://a%2Fb/C": "temporal://a%2Fb",
+	} {
+		require.Equal(t, target, outbox.TargetOf(destination))
+		require.Equal(t, target, value[string](t, pool,
+			`SELECT `+outboxdb.TargetOfSQL+` FROM (SELECT $1::text AS destination) AS m`, destination))
+	}
+}
+
+// A lost connection closes a task queue for all of its workflows; what Temporal answers, such as a
+// namespace's throttle, closes one destination.
+func TestATaskQueueIsATarget(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	const throttled, other = "temporal://orders/Process?namespace=eu", "temporal://orders/Process?namespace=us"
+	reach(t, store, throttled, other)
+	for range 8 {
+		fail(store, throttled, errAnswered)
+	}
+	waitFor(t, pool, isOpen, throttled)
+	enqueue(t, pool, message(throttled))
+	first := enqueue(t, pool, message(other))
+	require.Equal(t, first, idsOf(claim(t, outboxdb.New(pool), request())))
+
+	for range 8 {
+		fail(store, other, errSilent)
+	}
+	waitFor(t, pool, isOpen, "temporal://orders")
+	enqueue(t, pool, message(other), message("temporal://orders/Another"))
+	elsewhere := enqueue(t, pool, message("temporal://ordersx/Process"))
+	require.Equal(t, elsewhere, idsOf(claim(t, outboxdb.New(pool), request())), "another task queue")
+}
+
 // What a path answers is its own: a host may be the gateway of a thousand customers.
 func TestAPathThatAnswers500ClosesNoOther(t *testing.T) {
 	t.Parallel()

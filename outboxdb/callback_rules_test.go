@@ -203,8 +203,8 @@ func TestBadCallbackRules(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	o := operator.New(pool, nil, "")
-	const wantsURL = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key or https://host/path"
-	const wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key or https://host/path"
+	const wantsURL = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType or https://host/path"
+	const wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType or https://host/path"
 	const wantsText = "wants valid UTF-8 without NUL"
 	for _, c := range []struct {
 		rule         operator.CallbackRule

@@ -193,7 +193,7 @@ func breakerGauges(r gaugeRow) outbox.BreakerGauges {
 }
 
 // targetSchemes are those whose targets have several destinations.
-const targetSchemes = "|https:|http:|rabbitmq:"
+const targetSchemes = "|https:|http:|rabbitmq:|temporal:"
 
 // joinBreakers adds up breakers of one name. The limit that have failed for longest stand
 // for themselves, the rest together as other.

@@ -52,13 +52,26 @@ func callback(d string) func(*outflow.Message) {
 	return func(m *outflow.Message) { m.Callback = d }
 }
 
+// signal is a signal to a workflow, which "" leaves open.
+func signal(workflowID string) func(*outflow.Message) {
+	to := destination("temporal://orders/T?signal=pay")
+	if workflowID == "" {
+		return to
+	}
+	return both(to, header("workflow-id", workflowID))
+}
+
+func both(a, b func(*outflow.Message)) func(*outflow.Message) {
+	return func(m *outflow.Message) { a(m); b(m) }
+}
+
 func destination(d string) func(*outflow.Message) {
 	return func(m *outflow.Message) { m.Destination = d }
 }
 
 const (
-	wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: "
-	wantsCallback    = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: "
+	wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: "
+	wantsCallback    = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: "
 	wantsType        = `wants 1 to 200 letters, digits or any of ". _ : / -", the first a letter or digit (got `
 	wantsContentType = "wants 1 to 255 printable ASCII characters, no space at either end (got "
 	wantsOrderingKey = "wants 1 to 128 printable ASCII characters and no space (got "
@@ -116,6 +129,22 @@ var badInputs = []input{
 		field: "destination", wants: wantsDestination, check: "messages_destination"},
 	{name: "a NUL byte in a RabbitMQ key", change: destination("rabbitmq://e/a%00"), field: "destination",
 		wants: wantsDestination + `rabbitmq's exchange and routing key want at most 255 bytes`, check: "messages_destination"},
+	{name: "Temporal without a workflow type", change: destination("temporal://orders"), field: "destination",
+		wants: wantsDestination + `temporal wants task-queue/WorkflowType`, check: "messages_destination"},
+	{name: "a control character in a task queue", change: destination("temporal://a%0A/T"), field: "destination",
+		wants: wantsDestination + `temporal's task queue and workflow type want UTF-8`, check: "messages_destination"},
+	{name: "an unknown parameter of a workflow", change: destination("temporal://orders/T?cron=daily"), field: "destination",
+		wants: wantsDestination + `unknown parameter "cron"; known are namespace, signal and existing`, check: "messages_destination"},
+	{name: "a plus sign in a signal", change: destination("temporal://orders/T?signal=a+b"), field: "destination",
+		wants: wantsDestination + `parameter signal wants UTF-8, percent-encoded`, check: "messages_destination"},
+	{name: "a signal without a workflow ID", change: signal(""), field: "headers",
+		wants: "wants workflow-id, which names the workflow that the signal goes to"},
+	{name: "a workflow ID of 256 bytes", change: signal(strings.Repeat("i", 256)), field: "headers",
+		wants: "workflow-id wants 1 to 255 printable ASCII characters"},
+	{name: "a workflow ID that is no ASCII", change: signal("bestellung-ä"), field: "headers",
+		wants: "workflow-id wants 1 to 255 printable ASCII characters (got \"bestellung-ä\")"},
+	{name: "an empty workflow ID", change: both(destination("temporal://orders/T"), header("Workflow-ID", "")), field: "headers",
+		wants: "workflow-id wants 1 to 255 printable ASCII characters"},
 	{name: "plain http", change: destination("http://example.org/hook"), field: "destination",
 		wants: wantsDestination + `plain http is for localhost`, check: "messages_destination"},
 	{name: "plain http to what looks like this machine", change: destination("http://127.0.0.1.evil.com/"),
@@ -308,6 +337,9 @@ var edges = []input{
 	{name: "a type of 200", change: func(m *outflow.Message) { m.Type = "9" + strings.Repeat(".", 199) }},
 	{name: "a payload of 1 byte", change: payloadOf(1, "sqs://q")},
 	{name: "a payload of 1 MiB", change: payloadOf(1<<20, "sqs://q")},
+	{name: "a workflow ID of 255 bytes", change: signal(strings.Repeat("~", 254) + " ")},
+	{name: "a workflow ID elsewhere", change: header("workflow-id", "ä")},
+	{name: "a workflow with escapes", change: destination("temporal://" + strings.Repeat("%20", 300) + "/%C3%A4?existing=use&namespace=a.b")},
 	{name: "a payload of 16 MiB", change: payloadOf(16<<20, "rabbitmq://e/k")},
 	{name: "a content type of 255", change: func(m *outflow.Message) {
 		m.ContentType = "c " +

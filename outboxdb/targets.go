@@ -4,11 +4,12 @@ package outboxdb
 // row of outbox.messages m, one of outbox.destinations h.
 
 // TargetOfSQL is the target of the destination m.destination, as outbox.TargetOf has it.
-const TargetOfSQL = `coalesce(substring(m.destination FROM '^(?:https?|rabbitmq)://[^/]*'), m.destination)`
+const TargetOfSQL = `coalesce(substring(m.destination FROM '^(?:https?|rabbitmq|temporal)://[^/]*'), m.destination)`
 
 // behindTargetSQL is the name behind all destinations of a target t.target: the canonical
-// destinations of a host or an exchange begin with its name and "/", and "0" comes after "/".
-const behindTargetSQL = `(t.target || CASE WHEN t.target ~ '^(https?|rabbitmq):' THEN '0' ELSE E'\x01' END)`
+// destinations of a host, an exchange or a task queue begin with its name and "/", and "0" comes
+// after "/".
+const behindTargetSQL = `(t.target || CASE WHEN t.target ~ '^(https?|rabbitmq|temporal):' THEN '0' ELSE E'\x01' END)`
 
 // deliveredAtSQL is when a message was last seen to reach m.destination, as far as the table knows.
 // A scalar subquery, so that no planner hashes all destinations for it.
@@ -18,7 +19,7 @@ const deliveredAtSQL = `(SELECT p.delivered_at FROM outbox.destinations AS p WHE
 // target's, its own, and that of the target's new destinations. The last one counts as long as no
 // message has reached the destination.
 const BreakersOfSQL = `
-    h.destination = ANY (CASE WHEN m.destination ~ '^(https?|rabbitmq):'
+    h.destination = ANY (CASE WHEN m.destination ~ '^(https?|rabbitmq|temporal):'
         THEN ARRAY[m.destination, ` + TargetOfSQL + `, ` + TargetOfSQL + ` || '#new'] ELSE ARRAY[m.destination] END)
     AND (h.destination <> ` + TargetOfSQL + ` || '#new' OR ` + deliveredAtSQL + ` IS NULL)`
 
@@ -28,4 +29,4 @@ const BreakersOfSQL = `
 const failingSQL = `
 	EXISTS (SELECT FROM outbox.destinations AS h WHERE h.failing_since IS NOT NULL
 	    AND ` + BreakersOfSQL + `) AS failing,
-	CASE WHEN m.destination ~ '^(https?|rabbitmq):' THEN ` + deliveredAtSQL + ` IS NOT NULL ELSE false END AS reached`
+	CASE WHEN m.destination ~ '^(https?|rabbitmq|temporal):' THEN ` + deliveredAtSQL + ` IS NOT NULL ELSE false END AS reached`

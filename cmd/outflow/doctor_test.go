@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/worker"
@@ -167,6 +168,27 @@ func TestDoctorLooksAtEveryScheme(t *testing.T) {
 	assert.Contains(t, out, `"check":"settings","level":"fail"`)
 	assert.Contains(t, out, "OUTFLOW_WEBHOOK_HOSTS: wants host names")
 	assert.Contains(t, out, "sqs://missing", "it goes on")
+}
+
+// Of a workflow it says whether it is listed, its namespace is there, and a worker polls its task
+// queue: Temporal takes a start without one.
+func TestDoctorLooksAtWorkflows(t *testing.T) {
+	pool := teststack.New(t)
+	queue := "doctor-" + uuid.NewString()
+	to := "temporal://" + queue + "/Process"
+	_, err := pool.Exec(t.Context(), `INSERT INTO outbox.messages (id, destination, type, payload)
+		SELECT gen_random_uuid(), $1 || q, 'a', '{}' FROM unnest(ARRAY['', '?namespace=no-such-namespace', 'Another']) AS q`, to)
+	require.NoError(t, err)
+	settings := map[string]string{
+		"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": teststack.Temporal(t), "TEMPORAL_CONFIG_FILE": os.DevNull,
+		"OUTFLOW_TEMPORAL_TARGETS": "default/" + queue + "/Process,no-such-namespace/" + queue + "/Process",
+	}
+	out, _, _ := with(t, settings, "", "doctor")
+	assert.Regexp(t, `warn +destinations +looking up `+to+`: no worker polls the task queue .*\n +→ start a worker of the task queue`, out)
+	assert.Regexp(t, `fail +destinations +looking up `+to+`\?namespace=no-such-namespace: the destination does not exist.*\n`+
+		` +→ temporal operator namespace create`, out)
+	assert.Regexp(t, `warn +destinations +looking up `+to+`Another: default/`+queue+`/ProcessAnother is not listed .*\n`+
+		` +→ list the workflow in OUTFLOW_TEMPORAL_TARGETS`, out)
 }
 
 func TestExaminePrints(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 func TestHostileCommandLines(t *testing.T) {
 	const wantsID = "wants message IDs such as 0198f3a2-5b1c-7000-8000-000000000001 "
 	const wantsMoment = "wants how long ago, such as 2h or 7d, or a time such as 2026-01-31T08:00:00Z"
-	const wantsURL = "callback set: the URL wants none, or: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: "
+	const wantsURL = "callback set: the URL wants none, or: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: "
 	const down = "migrate down wants -yes: it can drop messages that are not delivered"
 	for line, says := range map[string]string{
 		"":                                   "wants a command",
@@ -119,7 +119,7 @@ func TestHostileCommandLines(t *testing.T) {
 		"callback set":                       "callback set: wants one URL, or none",
 		"callback set sqs://r sqs://s":       "callback set: wants one URL, or none",
 		"callback set -type= sqs://r":        `callback: invalid value "" for flag -type: wants a message type`,
-		"callback set -destination= sqs://r": `callback: invalid value "" for flag -destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: no scheme (got "")`,
+		"callback set -destination= sqs://r": `callback: invalid value "" for flag -destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: no scheme (got "")`,
 		"callback set -payload=2 sqs://r":    `callback: invalid boolean value "2" for -payload: parse error`,
 		"callback set -payload none":         "callback set: -payload wants a URL, not none",
 		"callback set None":                  wantsURL + `no scheme (did you mean sqs://None?) (got "None")`,

@@ -16,7 +16,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb/wait"
@@ -51,7 +50,7 @@ type problem struct {
 
 // newHandler answers POST /users at once, or with ?wait=1 when the e-mail is in its queue. The
 // sign-up is committed before the wait: the answer is 201, however the wait ends.
-func newHandler(pool *pgxpool.Pool, waiter *wait.Waiter, timeout time.Duration, log *slog.Logger) http.Handler {
+func newHandler(s *signUps, waiter *wait.Waiter, timeout time.Duration, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
 		name, email, problems := readRequest(w, r)
@@ -61,7 +60,7 @@ func newHandler(pool *pgxpool.Pool, waiter *wait.Waiter, timeout time.Duration, 
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), signUpTimeout)
 		defer cancel()
-		u, messages, err := signUp(ctx, pool, name, email)
+		u, messages, err := s.signUp(ctx, name, email)
 		switch {
 		case errors.Is(err, errEmailTaken):
 			reply(w, http.StatusConflict, answer{Errors: []problem{{"email", "an address that is not signed up yet"}}})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/outboxdb/outboxtest"
 	"github.com/outflowhq/outflow/outboxdb/wait"
 )
 
@@ -33,7 +34,7 @@ func newServiceThatWaits(t *testing.T, timeout time.Duration) (http.Handler, *pg
 	require.NoError(t, err)
 	waiter := wait.New(pool)
 	t.Cleanup(waiter.Close)
-	return newHandler(pool, waiter, timeout, slog.New(slog.DiscardHandler)), pool
+	return newHandler(&signUps{pool: pool}, waiter, timeout, slog.New(slog.DiscardHandler)), pool
 }
 
 func post(t *testing.T, service http.Handler, body string) (int, answer) {
@@ -114,6 +115,23 @@ func TestSignUpWaitsForTheEmail(t *testing.T) {
 	assert.Equal(t, outflow.Pending, a.WelcomeEmail)
 	_, a = post(t, service, `{"name": "Eve", "email": "eve@example.com"}`)
 	assert.Empty(t, a.WelcomeEmail, "the request did not wait")
+}
+
+// A third message starts the welcome workflow.
+func TestSignUpStartsAWorkflow(t *testing.T) {
+	pool := teststack.New(t)
+	_, err := pool.Exec(t.Context(), createUsers)
+	require.NoError(t, err)
+	s := &signUps{pool: pool, workflow: "temporal://signup/Welcome"}
+	u, messages, err := s.signUp(t.Context(), "Ada", "ada@example.com")
+	require.NoError(t, err)
+	require.Len(t, messages, 3)
+	payload, err := json.Marshal(u)
+	require.NoError(t, err)
+	outboxtest.RequireEnqueued(t, pool,
+		outflow.Message{Destination: "sqs://user-registered", Type: "user-registered", Payload: payload},
+		outflow.Message{Destination: "sqs://welcome-email", Type: "welcome-email", Payload: payload},
+		outflow.Message{Destination: "temporal://signup/Welcome", Type: "welcome-user", Payload: payload})
 }
 
 func TestDuplicateEmailLeavesNothing(t *testing.T) {

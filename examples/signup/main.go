@@ -1,7 +1,7 @@
-// Command signup shows the transactional outbox: a service that signs people up, and the
-// consumer of its messages. Outflow runs between the two.
+// Command signup shows the transactional outbox: a service that signs people up, the consumer of
+// its messages, and the worker of a workflow that a message starts. Outflow runs between them.
 //
-// The invariant: a user exists if and only if its two messages do.
+// The invariant: a user exists if and only if its messages do.
 package main
 
 import (
@@ -29,10 +29,14 @@ import (
 const usage = `signup is an example of Outflow: a sign-up service and the consumer of its messages.
 
 Usage:
-  signup serve [-listen 127.0.0.1:8080]   answer POST /users {"name": "Ada", "email": "ada@example.com"}
-  signup consume                          write the welcome e-mails, and show them
+  signup serve [-listen 127.0.0.1:8080] [-welcome temporal://signup/Welcome]
+                   answer POST /users {"name": "Ada", "email": "ada@example.com"};
+                   with -welcome, each sign-up starts a workflow, too
+  signup consume   write the welcome e-mails, and show them
+  signup welcome   run the workflows
 
-Settings: DATABASE_URL, AWS_REGION, AWS_ENDPOINT_URL_SQS and the other variables of AWS's SDKs.
+Settings: DATABASE_URL, AWS_REGION, AWS_ENDPOINT_URL_SQS and the other variables of AWS's SDKs;
+for the workflows TEMPORAL_ADDRESS and the other variables of Temporal's.
 `
 
 func main() {
@@ -55,7 +59,7 @@ type usageError struct{ error }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	if len(args) == 0 {
-		return usageError{errors.New("wants serve or consume")}
+		return usageError{errors.New("wants serve, consume or welcome")}
 	}
 	flags := flag.NewFlagSet("signup "+args[0], flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -63,12 +67,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	switch args[0] {
 	case "serve":
 		listen := flags.String("listen", "127.0.0.1:8080", "")
+		workflow := flags.String("welcome", "", "")
 		do = func(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
-			return serve(ctx, pool, *listen, stdout, log)
+			return serve(ctx, pool, *listen, *workflow, stdout, log)
 		}
 	case "consume":
 		do = func(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
 			return consume(ctx, pool, stdout, log)
+		}
+	case "welcome":
+		do = func(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
+			return welcome(ctx, pool, stdout, log)
 		}
 	case "help", "-h", "-help", "--help":
 		_, err := fmt.Fprint(stdout, usage)
@@ -94,8 +103,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 }
 
 // serve runs the service. It creates the queues before the first sign-up: a message to a queue
-// that does not exist ends dead.
-func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Writer, log *slog.Logger) error {
+// that does not exist ends dead. workflow is the destination that starts the welcome workflow; ""
+// starts none.
+func serve(
+	ctx context.Context, pool *pgxpool.Pool, address, workflow string, out io.Writer, log *slog.Logger,
+) error {
 	if err := outboxdb.New(pool).Ping(ctx); err != nil {
 		return err
 	}
@@ -113,7 +125,7 @@ func serve(ctx context.Context, pool *pgxpool.Pool, address string, out io.Write
 	}
 	waiter := wait.New(pool)
 	defer waiter.Close()
-	return listenAndServe(ctx, address, newHandler(pool, waiter, waitTimeout, log), out)
+	return listenAndServe(ctx, address, newHandler(&signUps{pool, workflow}, waiter, waitTimeout, log), out)
 }
 
 // consume runs one consumer for each queue.

@@ -15,10 +15,12 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-// The messages of a sign-up. Each has a queue of its own, of the same name.
+// The messages of a sign-up. The first two have queues of their own, of the same names. The third
+// starts a workflow.
 const (
 	userRegistered = "user-registered"
 	welcomeEmail   = "welcome-email"
+	welcomeUser    = "welcome-user"
 )
 
 // createUsers creates the service's own table. A real service has migrations.
@@ -32,7 +34,7 @@ const createUsers = `CREATE TABLE IF NOT EXISTS users (
 const insertUser = `INSERT INTO users (name, email) VALUES ($1, $2)
 ON CONFLICT (email) DO NOTHING RETURNING id, registered_at`
 
-// user is a row of users, and the payload of both messages.
+// user is a row of users, the payload of the messages, and so the workflow's input.
 type user struct {
 	ID           int64     `json:"id"`
 	Name         string    `json:"name"`
@@ -44,13 +46,20 @@ func (u user) String() string { return fmt.Sprintf("%s <%s>", u.Name, u.Email) }
 
 var errEmailTaken = errors.New("the e-mail address is signed up already")
 
-// signUp is the pattern: the user and both messages are written in one transaction. So no
-// user is without its messages, and no message without its user. signUp does not call SQS,
+// signUps writes sign-ups.
+type signUps struct {
+	pool *pgxpool.Pool
+	// workflow is the destination that starts the welcome workflow; "" starts none.
+	workflow string
+}
+
+// signUp is the pattern: the user and its messages are written in one transaction. So no user is
+// without its messages, and no message without its user. signUp does not call SQS or Temporal,
 // which may be down.
-func signUp(ctx context.Context, pool *pgxpool.Pool, name, email string) (user, []uuid.UUID, error) {
+func (s *signUps) signUp(ctx context.Context, name, email string) (user, []uuid.UUID, error) {
 	u := user{Name: name, Email: email}
 	var messages []uuid.UUID
-	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, insertUser, name, email).Scan(&u.ID, &u.RegisteredAt)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return errEmailTaken
@@ -62,10 +71,14 @@ func signUp(ctx context.Context, pool *pgxpool.Pool, name, email string) (user, 
 		if err != nil {
 			return fmt.Errorf("encoding the user: %w", err)
 		}
-		messages, err = outboxdb.Enqueue(ctx, tx,
-			outflow.Message{Destination: "sqs://" + userRegistered, Type: userRegistered, Payload: payload},
-			outflow.Message{Destination: "sqs://" + welcomeEmail, Type: welcomeEmail, Payload: payload},
-		)
+		all := []outflow.Message{
+			{Destination: "sqs://" + userRegistered, Type: userRegistered, Payload: payload},
+			{Destination: "sqs://" + welcomeEmail, Type: welcomeEmail, Payload: payload},
+		}
+		if s.workflow != "" {
+			all = append(all, outflow.Message{Destination: s.workflow, Type: welcomeUser, Payload: payload})
+		}
+		messages, err = outboxdb.Enqueue(ctx, tx, all...)
 		return err
 	})
 	return u, messages, err

@@ -24,6 +24,7 @@ func registrations() []registration {
 		&topics{},
 		&exchanges{},
 		&webhooks{},
+		&workflows{},
 	}
 }
 

@@ -141,7 +141,7 @@ func TestDefaultsOfNothing(t *testing.T) {
 			written[s.Name] = s.Default
 		}
 	}
-	require.Len(t, written, 7)
+	require.Len(t, written, 8)
 	c, err := loadWebhooks(t, written)
 	require.NoError(t, err)
 	assert.False(t, c.Webhook.Hosts.Any())

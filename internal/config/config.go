@@ -24,6 +24,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/brokers"
+	"github.com/outflowhq/outflow/internal/engine"
 	"github.com/outflowhq/outflow/internal/settings"
 	"github.com/outflowhq/outflow/scanner"
 )
@@ -47,7 +48,7 @@ type Config struct {
 	// Metrics says whether metrics are pushed, by the same variables.
 	Metrics Metrics
 
-	engine *engineFiles
+	engine *engine.Files
 	// warnings are about settings that nothing depends on.
 	warnings []string
 }
@@ -171,7 +172,8 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	c := Config{Retention: outflow.DefaultRetention(), warnings: Unknown(getenv)}
 	errs := settings.Read(c.settings(), getenv)
 	note := func(err error) {
-		if err != nil {
+		same := func(e error) bool { return e.Error() == err.Error() } // two parts may read a variable
+		if err != nil && !slices.ContainsFunc(errs, same) {
 			errs = append(errs, err)
 		}
 	}
@@ -191,7 +193,7 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	}
 	c.Database, err = Database(getenv)
 	note(err)
-	c.Temporal, c.engine, err = temporal(getenv)
+	c.Temporal, c.engine, err = engine.Load(getenv)
 	note(err)
 	c.Brokers = brokers.Load(ctx, getenv)
 	note(brokers.Problems(c.Brokers))
@@ -244,6 +246,12 @@ func withoutValue(err error) string {
 		return "failed to parse as keyword/value (put a value with a space into single quotes)"
 	}
 	return settings.Brief(said)
+}
+
+// Temporal reads Temporal's settings alone.
+func Temporal(getenv func(string) string) (client.Options, error) {
+	options, _, err := engine.Load(getenv)
+	return options, err
 }
 
 // Names checks those of Outflow's own settings that an operator's command shares with the daemons:

@@ -238,10 +238,18 @@ func TestDefaultsOfNothing(t *testing.T) {
 			written[s.Name] = s.Default
 		}
 	}
-	require.Len(t, written, 9)
+	require.Len(t, written, 10)
 	c, err := load(t, enough(written))
 	require.NoError(t, err)
 	assert.Contains(t, broker(t, c, "https").Waiting, "no host is allowed")
 	assert.Empty(t, c.HealthAddress)
 	assert.False(t, c.Retention.History)
+}
+
+// The workers and the publisher of temporal destinations read the same variables.
+func TestAMistakeOfTwoReadersIsReportedOnce(t *testing.T) {
+	_, err := load(t, enough(map[string]string{"TEMPORAL_ADDRESS": "nonsense",
+		"OUTFLOW_TEMPORAL_TARGETS": "default/orders/Process"}))
+	require.ErrorContains(t, err, "TEMPORAL_ADDRESS: wants host:port")
+	require.Equal(t, 1, strings.Count(err.Error(), "TEMPORAL_ADDRESS"))
 }

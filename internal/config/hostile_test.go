@@ -15,20 +15,23 @@ import (
 )
 
 const (
-	wantsPlain     = `wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit`
-	wantsPoll      = "wants a duration from 10ms to 1m0s"
-	wantsLease     = "wants a duration from 30s to 1h0m0s"
-	wantsTimeout   = "wants a duration from 1s to 30s"
-	wantsAMQP      = "wants amqp://user:password@host:5672/vhost, or amqps:// for TLS: "
-	wantsCount     = "wants a whole number from 1 to 1000"
-	wantsKeep      = `wants "forever", or a time from 1m to 3650d, such as 36h or 30d`
-	wantsOnOff     = "wants on or off"
-	wantsLevel     = "wants debug, info, warn or error"
-	wantsFormat    = "wants text or json"
-	wantsAddress   = "wants host:port or :port, the port from 1 to 65535, such as :8086"
-	wantsNetworks  = "wants private networks such as 10.1.0.0/16 or fd00:1::/32, separated by commas: number "
-	wantsHosts     = "wants host names such as hooks.example.com or *.example.com, separated by commas: number "
-	noHost         = " is no host name (no scheme, port or path; other alphabets as xn--…)"
+	wantsPlain    = `wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit`
+	wantsPoll     = "wants a duration from 10ms to 1m0s"
+	wantsLease    = "wants a duration from 30s to 1h0m0s"
+	wantsTimeout  = "wants a duration from 1s to 30s"
+	wantsAMQP     = "wants amqp://user:password@host:5672/vhost, or amqps:// for TLS: "
+	wantsCount    = "wants a whole number from 1 to 1000"
+	wantsKeep     = `wants "forever", or a time from 1m to 3650d, such as 36h or 30d`
+	wantsOnOff    = "wants on or off"
+	wantsLevel    = "wants debug, info, warn or error"
+	wantsFormat   = "wants text or json"
+	wantsAddress  = "wants host:port or :port, the port from 1 to 65535, such as :8086"
+	wantsNetworks = "wants private networks such as 10.1.0.0/16 or fd00:1::/32, separated by commas: number "
+	wantsHosts    = "wants host names such as hooks.example.com or *.example.com, separated by commas: number "
+	noHost        = " is no host name (no scheme, port or path; other alphabets as xn--…)"
+	wantsTargets  = "wants workflows such as default/orders/ProcessOrder (namespace, task queue, type), separated " +
+		"by commas: number "
+	noTarget       = " has not three parts (percent-encode a slash as %2F)"
 	wantsSecret    = "wants whsec_ and 24 to 64 random bytes in base64, with padding"
 	wantsRegion    = "wants the region of your queues, such as eu-west-1"
 	wantsEndpoint  = "wants a URL of scheme, host and port, such as http://localhost:4566"
@@ -195,6 +198,16 @@ var hostile = []struct{ name, value, says string }{
 		`of its bits` + longGot},
 	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "1", wantsOnOff + ` (got "1")`},
 	{"OUTFLOW_WEBHOOK_INSECURE_LOOPBACK", "ON", wantsOnOff + ` (got "ON")`},
+	{"OUTFLOW_TEMPORAL_TARGETS", "orders/Process", wantsTargets + `1` + noTarget + ` (got "orders/Process")`},
+	{"OUTFLOW_TEMPORAL_TARGETS", "default/orders/Process,", wantsTargets + `2` + noTarget +
+		` (got "default/orders/Process,")`},
+	{"OUTFLOW_TEMPORAL_TARGETS", "default/orders/Pro\x00cess", wantsTargets + `1 has a part that is empty, or is no ` +
+		`UTF-8, percent-encoded, without control characters (got "default/orders/Pro\x00cess")`},
+	{"OUTFLOW_TEMPORAL_TARGETS", "temporal-system/orders/Process", wantsTargets + `1 is never started: names that ` +
+		`begin with temporal-sys are Temporal's own (got "temporal-system/orders/Process")`},
+	{"OUTFLOW_TEMPORAL_TARGETS", long, wantsTargets + `1` + noTarget + longGot},
+	{"OUTFLOW_TEMPORAL_TIMEOUT", "31s", wantsTimeout + ` (got "31s")`},
+	{"OUTFLOW_TEMPORAL_TIMEOUT", "10", wantsTimeout + ` (got "10")`},
 	{"DATABASE_URL", "", "wants the application's database, such as postgres://user:password@host:5432/name (or " +
 		"libpq's PGHOST, PGDATABASE, …)"},
 	{"DATABASE_URL", "mysql://root@db/shop", wantsDatabase + keywordValue},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/engine"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
@@ -27,11 +28,6 @@ const (
 	poolConnections = 10
 	// pingTimeout bounds the pool's check of an idle connection. pgx waits forever by default.
 	pingTimeout = time.Second
-	// keepAlive and keepAliveTimeout bound how long a connection to Temporal that went silent, and
-	// was never closed, is used. The SDK's defaults of 30 and 15 seconds outlive a lease. A server
-	// refuses more than one ping in ten seconds (frontend.keepAliveMinTime).
-	keepAlive        = 15 * time.Second
-	keepAliveTimeout = 5 * time.Second
 )
 
 // setPool sets what the URL leaves open.
@@ -44,14 +40,7 @@ func setPool(c *pgxpool.Config) {
 
 // setClient sets what the settings of Temporal leave open.
 func setClient(o *client.Options, log *slog.Logger) {
-	connection := &o.ConnectionOptions
-	if connection.GrpcCompression == nil {
-		// Requests have some hundred bytes. The SDK's default, to compress them, saves nothing.
-		connection.GrpcCompression = &client.GrpcCompressionNone{}
-	}
-	if connection.KeepAliveTime == 0 {
-		connection.KeepAliveTime, connection.KeepAliveTimeout = keepAlive, keepAliveTimeout
-	}
+	engine.SetConnection(&o.ConnectionOptions)
 	o.Logger = sdklog.NewStructuredLogger(log)
 }
 

@@ -59,7 +59,8 @@ const (
 
 var systems = map[string]string{
 	outflow.SchemeSQS: "aws_sqs", outflow.SchemeSNS: "aws.sns", outflow.SchemeRabbitMQ: "rabbitmq",
-	outflow.SchemeHTTPS: systemWebhook, outflow.SchemeHTTP: systemWebhook,
+	outflow.SchemeTemporal: "temporal",
+	outflow.SchemeHTTPS:    systemWebhook, outflow.SchemeHTTP: systemWebhook,
 }
 
 // describe returns the system and the name of a destination. Both are empty where it can't be
@@ -76,6 +77,8 @@ func describe(destination string) (system, name string) {
 		}
 	case outflow.SchemeRabbitMQ: // as in the conventions for RabbitMQ
 		name = strings.Trim(d.Name+":"+d.RoutingKey, ":")
+	case outflow.SchemeTemporal:
+		name = d.TaskQueue + "/" + d.WorkflowType
 	default:
 		name = d.Name
 	}

@@ -178,6 +178,7 @@ func TestDestinations(t *testing.T) {
 		"https://sqs.eu-west-1.amazonaws.com/123456789012/orders": {"aws_sqs", "orders"},
 		"rabbitmq://shop/order.placed":                            {"rabbitmq", "shop:order.placed"},
 		"rabbitmq:///orders":                                      {"rabbitmq", "orders"},
+		"temporal://orders/Process?signal=pay":                    {"temporal", "orders/Process"},
 		"https://hooks.example.com:8443/services/T0/secret?k=v":   {"webhook", "hooks.example.com:8443"},
 		"http://localhost:8080/done?k=v":                          {"webhook", "localhost:8080"},
 		"nonsense":                                                {"", ""},

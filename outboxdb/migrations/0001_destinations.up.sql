@@ -15,8 +15,8 @@ END $$;
 -- update runs it, and by enqueue. Lengths are compared outside of the patterns:
 -- counted repetitions and look-ahead make Postgres's expressions many times slower.
 -- What it accepts, outflow.ParseDestination reads and writes back as it is: so of
--- RabbitMQ's percent-encoded bytes only UTF-8, no control characters, and none
--- that need no encoding. An address has its host in lower case, no default port, and
+-- RabbitMQ's and Temporal's percent-encoded bytes only UTF-8, no control characters,
+-- and none that need no encoding. An address has its host in lower case, no default port, and
 -- a path; it is not the URL of a queue, nor looks like one. Plain http is for
 -- development: its hosts are this machine alone, in one spelling each. A later version may
 -- accept more, and never less: a stored row that it refuses could not be updated any more.
@@ -31,6 +31,12 @@ CREATE FUNCTION outbox.is_destination(destination text) RETURNS boolean
             AND octet_length(regexp_replace(split_part(destination, '/', 3), '%..', '.', 'g')) <= 255
             AND octet_length(regexp_replace(split_part(destination, '/', 4), '%..', '.', 'g')) <= 255
             AND destination ~ ('^rabbitmq:([/A-Za-z0-9._~$&+=:@-]|%2[0-35789ACF]|%3[BCEF]|%5[B-E]|%60|%7[B-D]'
+                || '|%(C2%[AB]|(C[3-9A-F]|D[0-9A-F])%[89AB])[0-9A-F]'
+                || '|%(E0%[AB]|ED%[89]|E[1-9ABCEF]%[89AB])[0-9A-F]%[89AB][0-9A-F]'
+                || '|%(F0%[9AB]|F[1-3]%[89AB]|F4%8)[0-9A-F]%[89AB][0-9A-F]%[89AB][0-9A-F])*$')
+        WHEN 'temporal' THEN
+            destination ~ '^temporal://[^/?&=]+/[^/?&=]+(\?(existing=use(&namespace=[^/?&=]+)?|namespace=[^/?&=]+(&signal=[^/?&=]+)?|signal=[^/?&=]+))?$'
+            AND destination ~ ('^temporal:([/?&=A-Za-z0-9._~$:@-]|%2[0-35-9ABCF]|%3[B-F]|%5[B-E]|%60|%7[B-D]'
                 || '|%(C2%[AB]|(C[3-9A-F]|D[0-9A-F])%[89AB])[0-9A-F]'
                 || '|%(E0%[AB]|ED%[89]|E[1-9ABCEF]%[89AB])[0-9A-F]%[89AB][0-9A-F]'
                 || '|%(F0%[9AB]|F[1-3]%[89AB]|F4%8)[0-9A-F]%[89AB][0-9A-F]%[89AB][0-9A-F])*$')
@@ -131,15 +137,91 @@ BEGIN
         WHEN d[3] <> '' AND d[3] !~ '^[0-9]{12}$' THEN 'account wants 12 digits' END;
 END $$;
 
+-- A part of a temporal destination with its percent-encoding in one form, or NULL where
+-- it is empty, no UTF-8, or has control characters. Letters, digits and a few other
+-- characters stand for themselves.
+CREATE FUNCTION outbox.canonical_name(part text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+DECLARE
+    bare  CONSTANT text := '^[A-Za-z0-9._~$:@-]$';
+    names CONSTANT text := '^([A-Za-z0-9._~$:@-]|%2[0-35-9ABCF]|%3[B-F]|%5[B-E]|%60|%7[B-D]'
+        || '|%(C2%[AB]|(C[3-9A-F]|D[0-9A-F])%[89AB])[0-9A-F]'
+        || '|%(E0%[AB]|ED%[89]|E[1-9ABCEF]%[89AB])[0-9A-F]%[89AB][0-9A-F]'
+        || '|%(F0%[9AB]|F[1-3]%[89AB]|F4%8)[0-9A-F]%[89AB][0-9A-F]%[89AB][0-9A-F])+$';
+    canonical text;
+BEGIN
+    IF part ~ '^[A-Za-z0-9._~$:@-]+$' THEN
+        RETURN part;
+    ELSIF part ~ '%([^0-9A-Fa-f]|[0-9A-Fa-f][^0-9A-Fa-f]|[0-9A-Fa-f]?$)' THEN
+        RETURN NULL;
+    END IF;
+    SELECT string_agg(CASE
+            WHEN code BETWEEN 33 AND 126 AND chr(code) ~ bare THEN chr(code)
+            WHEN code IS NOT NULL THEN upper(token COLLATE "C")
+            WHEN token ~ bare THEN token
+            ELSE regexp_replace(upper(encode(convert_to(token, 'UTF8'), 'hex') COLLATE "C"), '(..)', '%\1', 'g') END, '' ORDER BY place)
+      INTO canonical
+      FROM (SELECT m[1] AS token, place, CASE WHEN length(m[1]) = 3 THEN ('x' || right(m[1], 2))::bit(8)::integer END AS code
+              FROM regexp_matches(part, '%..|.', 'g') WITH ORDINALITY AS r (m, place)) AS t;
+    RETURN CASE WHEN canonical ~ names THEN canonical END;
+END $$;
+
+-- Why the rest of a temporal destination, behind the scheme, can't be read, or NULL.
+CREATE FUNCTION outbox.workflow_refusal(rest text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+DECLARE
+    path      text := split_part(rest, '?', 1);
+    parameter text;
+    key       text;
+    given     text;
+    keys      text[] := '{}';
+BEGIN
+    IF strpos(rest, '#') > 0 OR path !~ '^[^/]*/[^/]*$' THEN
+        RETURN 'temporal wants task-queue/WorkflowType, each percent-encoded, and no fragment';
+    ELSIF outbox.canonical_name(split_part(path, '/', 1)) IS NULL OR outbox.canonical_name(split_part(path, '/', 2)) IS NULL THEN
+        RETURN 'temporal''s task queue and workflow type want UTF-8 of one character or more each, percent-encoded, without control characters';
+    ELSIF strpos(rest, '?') = 0 THEN
+        RETURN NULL;
+    END IF;
+    FOREACH parameter IN ARRAY coalesce(nullif(string_to_array(substr(rest, length(path) + 2), '&'), '{}'), ARRAY['']) LOOP
+        key := split_part(parameter, '=', 1);
+        given := substr(parameter, length(key) + 2);
+        IF key NOT IN ('namespace', 'signal', 'existing') THEN
+            RETURN format('unknown parameter%s; known are namespace, signal and existing', CASE WHEN key ~ '^[A-Za-z0-9_.+-]{1,40}$' THEN format(' "%s"', key) END);
+        ELSIF given = '' OR key = ANY (keys) THEN
+            RETURN format('parameter %s wants one value', key);
+        ELSIF strpos(given, '+') > 0 OR outbox.canonical_name(given) IS NULL THEN
+            RETURN format('parameter %s wants UTF-8, percent-encoded, without control characters, and %%2B for a plus sign', key);
+        ELSIF key = 'existing' AND outbox.canonical_name(given) <> 'use' THEN
+            RETURN 'parameter existing wants use';
+        END IF;
+        keys := keys || key;
+    END LOOP;
+    IF keys @> ARRAY['existing', 'signal'] THEN
+        RETURN 'parameter existing wants no signal beside it: a signal goes to the run that is there';
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- The canonical form of the rest of a temporal destination that workflow_refusal accepts.
+CREATE FUNCTION outbox.canonical_workflow(rest text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'temporal://' || outbox.canonical_name(split_part(split_part(rest, '?', 1), '/', 1))
+        || '/' || outbox.canonical_name(split_part(split_part(rest, '?', 1), '/', 2))
+        || coalesce('?' || (SELECT string_agg(split_part(p, '=', 1) || '=' || outbox.canonical_name(substr(p, strpos(p, '=') + 1)), '&' ORDER BY p COLLATE "C")
+                              FROM unnest(string_to_array(substring(rest FROM '^[^?]*\?(.*)$'), '&')) AS p), '');
+
 -- A queue URL or an ARN as pasted becomes the canonical destination, and so does an
--- address whose host is in capitals, or that has the default port or no path.
+-- address whose host is in capitals, or that has the default port or no path, and a
+-- workflow whose parameters or percent-encoding have another form.
 -- Anything else stays as it is, for is_destination to judge. It reads no table, and
 -- runs as the owner so that its caller needs no right on what it calls.
 CREATE FUNCTION outbox.canonical_destination(destination text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
-    part text[];
-    a    text[];
+    part      text[];
+    a         text[];
+    canonical text;
 BEGIN
     IF octet_length(destination) > 2000 THEN
         RETURN destination;
@@ -149,9 +231,13 @@ BEGIN
         IF a IS NULL OR NOT (outbox.is_host(a[2]) OR a[2] LIKE '[%') OR (part IS NOT NULL AND part[3] IS NULL) THEN
             RETURN destination;
         ELSIF part IS NULL THEN
-            RETURN a[1] || '://' || a[2] || CASE WHEN a[3] = '' THEN '' ELSE ':' || a[3] END || a[4];
+            canonical := a[1] || '://' || a[2] || CASE WHEN a[3] = '' THEN '' ELSE ':' || a[3] END || a[4];
+            RETURN CASE WHEN octet_length(canonical) > 2000 THEN destination ELSE canonical END;
         END IF;
         part := ARRAY['sqs'] || part;
+    ELSIF destination LIKE 'temporal://%' THEN
+        RETURN CASE WHEN outbox.is_destination(destination) OR outbox.workflow_refusal(substr(destination, 12)) IS NOT NULL THEN destination
+            ELSE outbox.canonical_workflow(substr(destination, 12)) END;
     ELSIF destination LIKE 'arn:%' THEN
         part := regexp_match(destination, '^arn:aws[a-z-]*:(sqs|sns):([^:]*):([^:]*):([^:]*)$');
     ELSE
@@ -172,7 +258,7 @@ END $$;
 -- because they often hold a secret. outflow.DisplayDestination does the same.
 CREATE FUNCTION outbox.display_destination(destination text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN CASE WHEN destination ~* '^(sqs|sns|rabbitmq|arn):' THEN destination
+    RETURN CASE WHEN destination ~* '^(sqs|sns|rabbitmq|temporal|arn):' THEN destination
         ELSE regexp_replace(regexp_replace(destination, '[?#].*$', ''), '^(((?!//).)*//)[^/]*@', '\1') END;
 
 -- A guess at what was meant, short and printable, or nothing.
@@ -199,7 +285,7 @@ BEGIN
         RETURN CASE
             WHEN destination LIKE 'arn:%' THEN 'an ARN wants arn:aws:sqs:REGION:ACCOUNT:QUEUE or arn:aws:sns:REGION:ACCOUNT:TOPIC'
                 || coalesce(outbox.did_you_mean(substring(destination FROM '^(arn:aws[a-z-]*:sns:[^:]*:[^:]*:[^:]+):[^:]+$')), '')
-            WHEN destination ~ '^(sqs|sns|rabbitmq|https|http)(:/*|//+)([^/]|$)' THEN
+            WHEN destination ~ '^(sqs|sns|rabbitmq|temporal|https|http)(:/*|//+)([^/]|$)' THEN
                 'a scheme ends in "://"' || outbox.did_you_mean(regexp_replace(destination, '^([a-z]+)[:/]+', '\1://'))
             WHEN destination ~ '^[A-Za-z0-9_-]+(\.fifo)?$' THEN 'no scheme' || outbox.did_you_mean('sqs://' || destination)
             WHEN destination ~ '^(localhost|127\.[0-9.]+)(:[0-9]+)?([/?]|$)' THEN 'no scheme' || outbox.did_you_mean('http://' || destination)
@@ -212,6 +298,8 @@ BEGIN
             WHEN strpos(rest, '/') = 0 OR rest ~ '[?#]' THEN 'rabbitmq wants exchange/routing-key, percent-encoded, and no query'
             WHEN rest = '/' THEN 'rabbitmq''s default exchange wants a routing key'
             ELSE 'rabbitmq''s exchange and routing key want at most 255 bytes of UTF-8 each, percent-encoded, without control characters' END;
+    ELSIF scheme = 'temporal' THEN
+        RETURN outbox.workflow_refusal(rest);
     ELSIF scheme IN ('https', 'http') THEN
         RETURN outbox.address_refusal(scheme, rest, destination);
     ELSIF scheme LIKE 'x-%' THEN
@@ -219,7 +307,7 @@ BEGIN
             'and behind it printable ASCII characters without #';
     END IF;
     RETURN CASE
-        WHEN lower(scheme COLLATE "C") IN ('sqs', 'sns', 'rabbitmq', 'https', 'http') THEN
+        WHEN lower(scheme COLLATE "C") IN ('sqs', 'sns', 'rabbitmq', 'temporal', 'https', 'http') THEN
             'a scheme is in lower case' || outbox.did_you_mean(lower(scheme COLLATE "C") || '://' || rest)
         WHEN lower(scheme COLLATE "C") IN ('amqp', 'amqps', 'rabbit') THEN format('unknown scheme "%s" (did you mean rabbitmq://exchange/routing-key?)', scheme)
         WHEN scheme ~ '^[A-Za-z0-9_.+-]{1,40}$' THEN format('unknown scheme "%s"', scheme)
@@ -282,7 +370,7 @@ BEGIN
         WHEN scheme = 'http' AND a[2] !~ '^(localhost|127(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))|\[::1\])$' THEN
             'plain http is for localhost, 127.0.0.0/8 and [::1] alone; others want https'
         WHEN a[2] LIKE '[%' AND a[2] <> '[::1]' THEN 'of IPv6 addresses only [::1] can be a host; give the others a name'
-        WHEN octet_length(destination) > 2000 THEN 'longer than 2000 bytes'
+        WHEN a[4] ~ '^([A-Za-z0-9._~:/?@!$&''()*+,;=-]|\[|\]|%[0-9A-Fa-f][0-9A-Fa-f])*$' THEN 'longer than 2000 bytes'
         ELSE 'path and query want each character that RFC 3986 does not allow there percent-encoded' END;
 END $$;
 

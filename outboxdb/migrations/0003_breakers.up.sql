@@ -2,7 +2,7 @@ SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('
 
 -- The circuit breakers, one set for all processes. A row's name says what it covers:
 --   sqs://orders             a destination
---   https://host[:port]      a target: every destination of a host, or an exchange. It counts
+--   https://host[:port]      a target: every destination of a host, an exchange or a task queue. It counts
 --                            failures of the connection: refused, no answer, TLS, name
 --   https://host#new         the destinations of a target that no message has reached yet
 -- A row is written when its breaker counts a failure, when a message first reached its destination,
@@ -12,9 +12,9 @@ CREATE TABLE outbox.destinations (
     -- The breaker covers the destinations from the first name up to, but without, the second:
     -- canonical destinations of a target begin with its name and "/".
     covers_from   text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN destination ~ '^(https?|rabbitmq)://[^/]*$' THEN split_part(destination, '#', 1) || '/' ELSE destination END) STORED,
+        CASE WHEN destination ~ '^(https?|rabbitmq|temporal)://[^/]*$' THEN split_part(destination, '#', 1) || '/' ELSE destination END) STORED,
     covers_before text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN destination ~ '^(https?|rabbitmq)://[^/]*$' THEN split_part(destination, '#', 1) || '0' ELSE destination || E'\x01' END) STORED,
+        CASE WHEN destination ~ '^(https?|rabbitmq|temporal)://[^/]*$' THEN split_part(destination, '#', 1) || '0' ELSE destination || E'\x01' END) STORED,
     delivered_at  timestamptz,
     failures      integer     NOT NULL DEFAULT 0,
     failing_since timestamptz,

@@ -11,6 +11,7 @@ DROP TABLE outbox.routes;
 DROP TABLE outbox.callback_rules;
 DROP FUNCTION outbox.object_refusal(jsonb);
 DROP FUNCTION outbox.refusal(outbox.messages);
+DROP FUNCTION outbox.workflow_id_refusal(text, jsonb);
 DROP FUNCTION outbox.headers_refusal(jsonb);
 DROP FUNCTION outbox.new_id();
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

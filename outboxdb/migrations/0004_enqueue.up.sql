@@ -42,6 +42,19 @@ BEGIN
     RETURN refused;
 END $$;
 
+-- Why the header workflow-id, which names the workflow of a temporal destination, is
+-- refused, or NULL. A Temporal on Postgres or MySQL stores 255 characters. To longer IDs,
+-- and to some characters, it answers for ever as if it were down.
+CREATE FUNCTION outbox.workflow_id_refusal(destination text, headers jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+DECLARE
+    id text := (SELECT value FROM jsonb_each_text(headers) WHERE lower(key COLLATE "C") = 'workflow-id');
+BEGIN
+    RETURN CASE
+        WHEN id IS NULL AND destination ~ '[?&]signal=' THEN 'wants workflow-id, which names the workflow that the signal goes to'
+        WHEN id = '' OR length(id) > 255 OR id ~ '[^ -~]' THEN format('workflow-id wants 1 to 255 printable ASCII characters (got %s)', to_json(left(id, 120))) END;
+END $$;
+
 -- Why a message is refused: 'field: what it wants', or NULL where it is fine.
 -- The table's constraints say the same; this says it in words. The callback 'none'
 -- is a producer's, who wants no rule's: what is written is NULL. So is the destination
@@ -54,10 +67,10 @@ BEGIN
     IF m.id = '00000000-0000-0000-0000-000000000000' THEN
         RETURN 'id: wants a UUID other than the zero one';
     ELSIF m.destination IS DISTINCT FROM 'routes' AND (m.destination IS NULL OR NOT outbox.is_destination(m.destination)) THEN
-        RETURN format('destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: %s (got %s)',
+        RETURN format('destination: wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: %s (got %s)',
             outbox.destination_refusal(m.destination), coalesce(to_json(left(outbox.display_destination(left(m.destination, 2100)), 120))::text, 'nothing'));
     ELSIF m.callback IS NOT NULL AND m.callback <> 'none' AND NOT outbox.is_destination(m.callback) THEN
-        RETURN format('callback: wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, https://host/path, a queue URL or an ARN: %s (got %s)',
+        RETURN format('callback: wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: %s (got %s)',
             outbox.destination_refusal(m.callback), to_json(left(outbox.display_destination(left(m.callback, 2100)), 120)));
     ELSIF m.callback_payload AND coalesce(m.callback, 'none') = 'none' THEN
         RETURN 'callback_payload: wants a callback beside it';
@@ -81,6 +94,9 @@ BEGIN
         RETURN format('expires_at: wants a time after due_at, before the year 10000 (got %s, due at %s)', m.expires_at, m.due_at);
     END IF;
     headers_refused := outbox.headers_refusal(m.headers);
+    IF headers_refused IS NULL AND m.destination LIKE 'temporal://%' THEN
+        headers_refused := outbox.workflow_id_refusal(m.destination, m.headers);
+    END IF;
     RETURN 'headers: ' || headers_refused;
 END $$;
 

@@ -31,7 +31,8 @@ type earlyEnd struct{ error }
 type family struct {
 	stdout, stderr io.Writer
 	fail           context.CancelCauseFunc
-	restarted      func() // called after each restart, if it is set
+	restarted      func()   // called after each restart, if it is set
+	env            []string // of each process, beside the demo's own
 
 	printing sync.Mutex // one line at a time
 
@@ -126,6 +127,7 @@ func (f *family) launch(m *member) (started bool, err error) {
 		}
 	})
 	c.out.to, c.errs.to = f.stdout, f.stderr
+	c.cmd.Env = append(c.cmd.Env, f.env...)
 	if err := c.start(); err != nil {
 		return false, err
 	}
@@ -136,7 +138,8 @@ func (f *family) launch(m *member) (started bool, err error) {
 // quiet says that a line is not printed.
 func quiet(line string) bool {
 	return strings.Contains(line, " level=INFO ") ||
-		strings.HasPrefix(line, "listening on ") || strings.HasPrefix(line, "consuming ")
+		strings.HasPrefix(line, "listening on ") || strings.HasPrefix(line, "consuming ") ||
+		strings.HasPrefix(line, "running workflows ")
 }
 
 // allReady is called when all processes are ready: those that end from now on are started

@@ -59,7 +59,8 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 	ctx, fail := context.WithCancelCause(t.Context())
 	defer fail(nil)
 	said := &output{}
-	d := &demo{bin: buildPrograms(t), pool: pool, every: 250 * time.Millisecond, family: newFamily(said, said, fail)}
+	d := &demo{bin: buildPrograms(t), pool: pool, namespace: "default", every: 250 * time.Millisecond,
+		family: newFamily(said, said, fail)}
 	defer func() {
 		if t.Failed() {
 			t.Log(said)
@@ -75,12 +76,13 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 		require.NoError(t, context.Cause(ctx))
 	}
 	see("welcome e-mail to ", 3)
+	see("welcome workflow: ", 3)
 	for i, end := range []struct {
 		name string
 		by   syscall.Signal
 	}{
 		{"starter", syscall.SIGKILL}, {"consumer", syscall.SIGKILL}, {"worker", syscall.SIGTERM},
-		{"service", syscall.SIGTERM},
+		{"service", syscall.SIGTERM}, {"welcome", syscall.SIGKILL},
 	} {
 		currentProcess(t, d.family, end.name).signal(end.by)
 		see("| runs again (pid ", i+1)
@@ -99,11 +101,14 @@ func TestDemoOutlivesItsProcesses(t *testing.T) {
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM users`).Scan(&users))
 	require.NoError(t, pool.QueryRow(t.Context(),
 		`SELECT count(*), count(DISTINCT message_id) FROM emails`).Scan(&emails, &distinct))
+	var welcomes int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM welcomes`).Scan(&welcomes))
 	require.NoError(t, d.family.stop())
+	require.Equal(t, users, welcomes)
 	require.Equal(t, users, emails)
 	require.Equal(t, users, distinct, "an e-mail was written twice")
 	require.Equal(t, users*messagesEach, messages)
-	t.Logf("%d sign-ups, an e-mail each", users)
+	t.Logf("%d sign-ups, an e-mail and a workflow each", users)
 }
 
 // buildPrograms builds the programs that the demo starts, as "make build" does.

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -31,7 +32,7 @@ Usage:
 
 Flags:
   -once            sign people up, wait until every message has arrived, and end; exit code 1 if one has not
-  -people N        with -once: how many people, at least 10 (two messages each)
+  -people N        with -once: how many people, at least 10 (three messages each)
   -time-limit 2m   with -once: how long it may take; messages of a killed starter arrive after a minute
   -own FILE        run only starter and worker, and print how a shell that reads FILE sends a message
 `
@@ -96,7 +97,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer fail(nil)
 	d := &demo{
 		bin: bin, pool: pool, every: signUpEvery,
-		webUI:  getenv("OUTFLOW_TEMPORAL_UI"),
+		webUI: getenv("OUTFLOW_TEMPORAL_UI"), namespace: cmp.Or(getenv("TEMPORAL_NAMESPACE"), "default"),
 		family: newFamily(stdout, stderr, fail),
 	}
 	switch {

@@ -14,7 +14,7 @@ import (
 )
 
 // messagesEach is how many messages a sign-up enqueues.
-const messagesEach = 2
+const messagesEach = 3
 
 var names = []string{
 	"Ada", "Grace", "Alan", "Barbara", "Dennis", "Frances", "Edsger", "Margaret", "Ken", "Radia", "Niklaus", "Lynn",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,15 +23,19 @@ const (
 	countEvery = 100 * time.Millisecond
 )
 
+// welcomeWorkflow is the destination of the messages that start a workflow.
+const welcomeWorkflow = "temporal://signup/Welcome"
+
 // demo runs the programs and signs people up.
 type demo struct {
-	bin, webUI string
-	pool       *pgxpool.Pool
-	family     *family
-	every      time.Duration // signUpEvery, shorter in tests
-	service    string        // the sign-up service's address
-	before     before
-	people     int // signed up so far
+	bin, webUI, namespace string
+
+	pool    *pgxpool.Pool
+	family  *family
+	every   time.Duration // signUpEvery, shorter in tests
+	service string        // the sign-up service's address
+	before  before
+	people  int // signed up so far
 
 	recounts chan struct{} // has room for one: a process was started again
 	counting sync.WaitGroup
@@ -38,16 +43,20 @@ type demo struct {
 
 // start brings everything up, the service last.
 func (d *demo) start(ctx context.Context) error {
+	// Nothing may be started that no operator has listed.
+	d.family.env = append(d.family.env, "OUTFLOW_TEMPORAL_TARGETS="+url.PathEscape(d.namespace)+"/signup/Welcome")
 	if err := d.startOutflow(ctx); err != nil {
 		return err
 	}
-	consuming, listening := newMark("consuming "), newMark("listening on ")
+	consuming, welcoming, listening := newMark("consuming "), newMark("running workflows "), newMark("listening on ")
 	err := errors.Join(
 		d.family.start("consumer", consuming.see, d.program("signup"), "consume"),
-		d.family.start("service", listening.see, d.program("signup"), "serve", "-listen", "127.0.0.1:0"),
+		d.family.start("welcome", welcoming.see, d.program("signup"), "welcome"),
+		d.family.start("service", listening.see, d.program("signup"), "serve", "-listen", "127.0.0.1:0",
+			"-welcome", welcomeWorkflow),
 	)
 	if err == nil {
-		err = await(ctx, consuming, listening)
+		err = await(ctx, consuming, welcoming, listening)
 	}
 	if err != nil {
 		return err
@@ -65,7 +74,8 @@ func (d *demo) start(ctx context.Context) error {
 		}
 	}
 	d.counting.Go(func() { d.recount(ctx) })
-	d.family.allReady(map[string][]string{"service": {"serve", "-listen", strings.TrimPrefix(address, "http://")}})
+	d.family.allReady(map[string][]string{"service": {"serve", "-listen", strings.TrimPrefix(address, "http://"),
+		"-welcome", welcomeWorkflow}})
 	return nil
 }
 
@@ -103,11 +113,12 @@ func (d *demo) program(name string) string { return filepath.Join(d.bin, name) }
 func (d *demo) introduce(more ...string) {
 	d.family.print("", fmt.Sprintf(`
 Running: %s.
-A sign-up writes the user and two messages in one transaction. Outflow delivers each message
-to SQS through a workflow of its own, and the consumer receives it there.
+A sign-up writes the user and three messages in one transaction. Outflow delivers two to SQS, where
+the consumer receives them. The third starts the workflow Welcome, which is the application's own.
 
     Temporal Web UI   %s
-%s`, d.family, d.webUI, strings.Join(more, "")))
+    Its workflows     %[2]s/namespaces/%s/workflows?query=WorkflowType%%3D%%22Welcome%%22
+%s`, d.family, d.webUI, url.PathEscape(d.namespace), strings.Join(more, "")))
 }
 
 // once signs people up and waits for all of their messages.

@@ -15,15 +15,18 @@ const (
 	// people get new e-mail addresses.
 	lastBefore = `SELECT coalesce((SELECT max(seq) FROM outbox.messages), 0), coalesce((SELECT max(id) FROM users), 0)`
 
-	// The consumer's tables show what it has handled. A line that it printed is lost if it
-	// ends before the line is read.
+	// The consumer's tables, and the workflow's, show what they have handled. A line that they
+	// printed is lost if they end before the line is read.
 	messagesSince = `SELECT m.id, m.type, m.destination, m.state, m.attempts, coalesce(m.last_error, '') AS last_error,
 	(SELECT count(*) FROM inbox.seen s WHERE s.message_id = m.id) AS handled,
-	(SELECT count(*) FROM emails e WHERE e.message_id = m.id) AS emails
+	(SELECT count(*) FROM emails e WHERE e.message_id = m.id) AS emails,
+	(SELECT count(*) FROM welcomes w WHERE w.message_id = m.id) AS welcomes
 FROM outbox.messages m WHERE m.seq > $1 ORDER BY m.seq`
 
-	// welcomeEmail is the type of the messages that end in an e-mail.
+	// welcomeEmail is the type of the messages that end in an e-mail, welcomeUser that of those
+	// that start a workflow.
 	welcomeEmail = "welcome-email"
+	welcomeUser  = "welcome-user"
 )
 
 // before has the last IDs of the tables when the demo began.
@@ -42,8 +45,8 @@ func lookBefore(ctx context.Context, pool *pgxpool.Pool) (b before, err error) {
 // tally compares this demo's messages with what the consumer has handled.
 type tally struct {
 	Enqueued, Delivered, Dead int
-	// Missing are the messages that are not delivered, or that the consumer has not handled
-	// exactly once.
+	// Missing are the messages that are not delivered, or that the consumer or the workflow has not
+	// handled exactly once.
 	Missing []message
 }
 
@@ -61,17 +64,21 @@ type message struct {
 	LastError   string    `db:"last_error"`
 	Handled     int       `db:"handled"`
 	Emails      int       `db:"emails"`
+	Welcomes    int       `db:"welcomes"`
 
 	place int // in the order of the table, from 0
 }
 
 // handledOnce says that the message was delivered and has had its effect once.
 func (m message) handledOnce() bool {
-	emails := 0
-	if m.Type == welcomeEmail {
-		emails = 1
+	want := message{Handled: 1}
+	switch m.Type {
+	case welcomeEmail:
+		want.Emails = 1
+	case welcomeUser:
+		want = message{Welcomes: 1}
 	}
-	return m.State == "delivered" && m.Handled == 1 && m.Emails == emails
+	return m.State == "delivered" && m.Handled == want.Handled && m.Emails == want.Emails && m.Welcomes == want.Welcomes
 }
 
 func (d *demo) tally(ctx context.Context) (t tally, err error) {
@@ -113,8 +120,8 @@ func (t tally) String() string {
 func (t tally) report() string {
 	var lines []string
 	for _, m := range t.Missing {
-		line := fmt.Sprintf("  %s  %s to %s: state %s, attempts %d, handled %d times, %d e-mails",
-			m.ID, m.Type, m.Destination, m.State, m.Attempts, m.Handled, m.Emails)
+		line := fmt.Sprintf("  %s  %s to %s: state %s, attempts %d, handled %d times, %d e-mails, %d welcomes",
+			m.ID, m.Type, m.Destination, m.State, m.Attempts, m.Handled, m.Emails, m.Welcomes)
 		if m.LastError != "" {
 			line += "; last error: " + m.LastError
 		}

@@ -1,4 +1,4 @@
-package config
+package engine
 
 import (
 	"cmp"
@@ -15,32 +15,32 @@ import (
 	"github.com/outflowhq/outflow/internal/settings"
 )
 
-// engine has the settings of Temporal's variables and files.
-type engine struct {
+// content is what Temporal's variables and files say.
+type content struct {
 	options client.Options
 	apiKey  string
 }
 
-// readEngine reads the variables, and with read the file that they name, which may be missing.
-func readEngine(getenv func(string) string, read func(name string) ([]byte, error)) (engine, error) {
+// readContent reads the variables, and with read the file that they name, which may be missing.
+func readContent(getenv func(string) string, read func(name string) ([]byte, error)) (content, error) {
 	text, err := read(cmp.Or(getenv("TEMPORAL_CONFIG_FILE"), envconfig.DefaultConfigFilePath()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return engine{}, err
+		return content{}, err
 	}
 	profile, err := envconfig.LoadClientConfigProfile(envconfig.LoadClientConfigProfileOptions{
 		ConfigFileData: append(text, '\n'), // without data it reads the file itself
 		EnvLookup:      lookup(getenv),
 	})
 	if err != nil {
-		return engine{}, err
+		return content{}, err
 	}
 	options, err := profile.ToClientOptions(envconfig.ToClientOptionsRequest{})
-	return engine{options, profile.APIKey}, err
+	return content{options, profile.APIKey}, err
 }
 
-// rotateTemporal makes options follow the files that they were read from: API key and headers for
+// rotate makes options follow the files that they were read from: API key and headers for
 // each request, certificates for each connection.
-func rotateTemporal(options *client.Options, r *engineFiles) {
+func rotate(options *client.Options, r *Files) {
 	if options.Credentials != nil {
 		options.Credentials = client.NewAPIKeyDynamicCredentials(func(context.Context) (string, error) {
 			return r.Get().apiKey, nil
@@ -55,7 +55,8 @@ func rotateTemporal(options *client.Options, r *engineFiles) {
 	}
 }
 
-type engineFiles = settings.Reloaded[engine]
+// Files are the settings as their files have them at the time.
+type Files = settings.Reloaded[content]
 
 // headersProvider is an interface of the SDK, which has no name for it.
 type headersProvider interface {
@@ -74,7 +75,7 @@ func (h headers) GetHeaders(ctx context.Context) (map[string]string, error) {
 // handshakes makes each TLS handshake with the certificates that are in the files at the time.
 type handshakes struct {
 	credentials.TransportCredentials
-	files *engineFiles
+	files *Files
 }
 
 func (h handshakes) ClientHandshake(

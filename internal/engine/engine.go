@@ -1,26 +1,26 @@
-package config
+// Package engine reads the settings by which programs connect to Temporal, under the names that
+// Temporal's own tools read: for the workers, and for the publisher of temporal destinations.
+//
+// The invariant: every mistake is reported with the variable's name and with what it wants, and
+// keys and certificates that change in their files are used without a restart.
+package engine
 
 import (
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow/internal/settings"
 )
 
-// Temporal reads Temporal's settings alone.
-func Temporal(getenv func(string) string) (client.Options, error) {
-	options, _, err := temporal(getenv)
-	return options, err
-}
-
-// temporal also returns the files, which are read again while the program runs.
-func temporal(getenv func(string) string) (client.Options, *engineFiles, error) {
+// Load reads the settings. The files are read again while the program runs.
+func Load(getenv func(string) string) (client.Options, *Files, error) {
 	read := settings.ReadFile // the first time, even where the file was just written
-	files, err := settings.Reload("TEMPORAL_…", func() (engine, error) { return readEngine(getenv, read) })
+	files, err := settings.Reload("TEMPORAL_…", func() (content, error) { return readContent(getenv, read) })
 	read = settings.ReadSettledFile
 	if err != nil {
 		return client.Options{}, nil, fmt.Errorf("TEMPORAL_… variables or TEMPORAL_CONFIG_FILE: %s",
@@ -44,7 +44,7 @@ func temporal(getenv func(string) string) (client.Options, *engineFiles, error) 
 	if len(errs) > 0 {
 		return client.Options{}, nil, errors.Join(errs...)
 	}
-	rotateTemporal(&options, files)
+	rotate(&options, files)
 	return options, files, nil
 }
 
@@ -62,4 +62,23 @@ func (l lookup) LookupEnv(name string) (string, bool) {
 func namesResolver(address string) bool {
 	scheme, _, found := strings.Cut(address, ":///")
 	return found && scheme != "" && scheme != "http" && scheme != "https"
+}
+
+const (
+	// keepAlive and keepAliveTimeout bound how long a connection to Temporal that went silent, and
+	// was never closed, is used. The SDK's defaults of 30 and 15 seconds outlive a lease. A server
+	// refuses more than one ping in ten seconds (frontend.keepAliveMinTime).
+	keepAlive        = 15 * time.Second
+	keepAliveTimeout = 5 * time.Second
+)
+
+// SetConnection sets what the settings leave open.
+func SetConnection(o *client.ConnectionOptions) {
+	if o.GrpcCompression == nil {
+		// Requests have some hundred bytes. The SDK's default, to compress them, saves nothing.
+		o.GrpcCompression = &client.GrpcCompressionNone{}
+	}
+	if o.KeepAliveTime == 0 {
+		o.KeepAliveTime, o.KeepAliveTimeout = keepAlive, keepAliveTimeout
+	}
 }
