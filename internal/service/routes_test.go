@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -22,32 +23,6 @@ import (
 	"github.com/outflowhq/outflow/outboxdb/wait"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
-
-// end is a destination of the test's: how it breaks, how it is mended, and what has arrived.
-type end struct {
-	name, destination string
-	down, up          func()
-	arrivals          func() []uuid.UUID
-}
-
-// queueEnd is a queue of an SQS endpoint.
-func queueEnd(t *testing.T, queues *fakesqs.Server, name string) end {
-	t.Helper()
-	return end{
-		name: name, destination: "sqs://" + name,
-		down: func() {
-			queues.Inject(fakesqs.Fault{Queue: name, Error: &fakesqs.Error{
-				Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", Message: "try again later"}})
-		},
-		up: func() { queues.Heal(name) },
-		arrivals: func() (ids []uuid.UUID) {
-			for _, m := range queues.Messages("", name) {
-				ids = append(ids, uuid.MustParse(m.MessageAttributes["outflow-message-id"].StringValue))
-			}
-			return ids
-		},
-	}
-}
 
 // hook is a receiver of webhooks.
 type hook struct {
@@ -89,18 +64,25 @@ func TestOneEnqueueToEveryKind(t *testing.T) {
 	queues := &fakesqs.Server{AutoCreate: true}
 	endpoint := httptest.NewServer(queues)
 	t.Cleanup(endpoint.Close)
+	topic, topics := topicEnd(t)
+	started, workflows := workflowEnd(t, w)
 	ends := []end{
-		queueEnd(t, queues, "orders"), queueEnd(t, queues, "audit"),
+		queueEnd(t, queues, "orders"), topic, started,
 		{"https", server.URL + "/in", func() { receiver.set(true) }, func() { receiver.set(false) }, receiver.arrivals},
+	}
+	c := configOf(w)
+	c.Brokers = brokersOf(aws.Config{BaseEndpoint: aws.String(endpoint.URL), Region: "eu-west-1",
+		Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", "")}, webhookOptions(t, server))
+	c.Brokers = append(c.Brokers, topics, workflows)
+	if os.Getenv("DEVSTACK_AMQP_URL") != "" || os.Getenv("OUTFLOW_TEST_REQUIRES_RABBITMQ") != "" {
+		exchange, exchanges := exchangeEnd(t)
+		ends, c.Brokers = append(ends, exchange), append(c.Brokers, exchanges)
 	}
 	o := operator.New(w.pool, nil, "")
 	for _, e := range ends {
 		r := operator.Route{Type: "order-placed", Destination: e.destination}
 		require.NoError(t, o.SetRoute(t.Context(), r, operator.Actor{Who: "ada"}))
 	}
-	c := configOf(w)
-	c.Brokers = brokersOf(aws.Config{BaseEndpoint: aws.String(endpoint.URL), Region: "eu-west-1",
-		Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", "")}, webhookOptions(t, server))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Starter(ctx, c, slog.New(slog.DiscardHandler)) }()
