@@ -255,6 +255,22 @@ func TestBatch(t *testing.T) {
 	require.Empty(t, w.deliveries(q))
 }
 
+// TestBatchThatTakesLong: an answer that came in time counts, however long the rest takes to be
+// sent.
+func TestBatchThatTakesLong(t *testing.T) {
+	w := newWorld(t)
+	x, p := w.exchange("topic"), w.publisher(rabbitmq.WithTimeout(3*time.Second))
+	q := w.queue(x, "key")
+	w.relay.Delay(x, 300*time.Millisecond)
+	all := messages(6_000, "") // twelve windows, of 300 ms each
+	began := time.Now()
+	for i, r := range p.PublishBatch(t.Context(), to(x, "key"), all) {
+		require.NoError(t, r.Err, "message %d", i)
+	}
+	require.Greater(t, time.Since(began), 3*time.Second)
+	require.Len(t, w.counts(q), len(all))
+}
+
 // TestHeadersBeyondAFrame: AMQP can't split them, and RabbitMQ would close the connection.
 func TestHeadersBeyondAFrame(t *testing.T) {
 	w := newWorld(t)

@@ -130,6 +130,11 @@ func (p *Publisher) wait(c call) error {
 		return c.sending.err
 	case <-late.C:
 	}
+	select {
+	case <-c.settled: // while later messages of its batch were sent
+		return c.sending.err
+	default:
+	}
 	if reason := c.on.session.blocked(); reason != "" {
 		return heldUp(c.doing, reason)
 	}
