@@ -67,7 +67,8 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 		"internal/timing", "internal/tracing", "outbox", "publish"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"workflows": {[]string{".", "activities", "internal/text", "internal/timing", "outbox"},
 		[]string{"go.temporal.io/", "github.com/google/uuid"}},
-	"scanner": {[]string{".", "internal/metrics", "internal/stall", "internal/timing",
+	"internal/presence": {[]string{"outbox"}, []string{"github.com/google/uuid"}},
+	"scanner": {[]string{".", "internal/metrics", "internal/presence", "internal/stall", "internal/timing",
 		"internal/tracing", "outbox", "workflows"}, []string{"go.temporal.io/", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace", "github.com/google/uuid"}},
 	"internal/callbacks": {[]string{".", "activities", "internal/tracing", "publish", "publish/webhook"}, nil},
 	"internal/coalesce":  {[]string{".", "internal/panics"}, nil},
@@ -96,7 +97,7 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	},
 	"internal/service": {
 		[]string{".", "activities", "internal/brokers", "internal/callbacks", "internal/config", "internal/metrics",
-			"internal/telemetry", "internal/timing", "namespace", "outboxdb", "publish", "scanner", "workflows"},
+			"internal/presence", "internal/telemetry", "internal/timing", "namespace", "outboxdb", "publish", "scanner", "workflows"},
 		[]string{"github.com/jackc/pgx/v5", "go.temporal.io/", "google.golang.org/grpc/codes"},
 	},
 	"internal/telemetry": {[]string{"internal/config", "internal/timing"}, []string{"go.opentelemetry.io/otel",

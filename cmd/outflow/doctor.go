@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/namespace"
@@ -28,9 +29,9 @@ It checks
   * dead messages, and whether notifications arrive
   * Temporal, its namespace, search attributes and workers
   * the schedule that maintains the table, and runs that are stalled
-  * where pending messages go: whether queues and topics exist, and whether the
-    OUTFLOW_WEBHOOK_… settings allow the hosts of webhooks; give it the settings of the
-    daemons
+  * where pending messages go: whether queues and topics exist (else the command that makes
+    them), whether the OUTFLOW_WEBHOOK_… settings allow the hosts of webhooks (give it the
+    settings of the daemons), and whether a running starter or worker publishes there
   * deliveries and callbacks that failed, or that settings keep from being sent, each with
     one of their errors
 It changes nothing and sends no message. Each check is ok, warn, fail, or skip where it
@@ -79,6 +80,7 @@ func lookups(ctx context.Context, getenv func(string) string, subject *operator.
 	for _, b := range brokers.Load(ctx, getenv) {
 		broken = errors.Join(broken, b.SettingsErr)
 		for _, scheme := range b.Schemes {
+			s.Words[scheme] = wordsOf(b.Doctor)
 			checker, ok := b.Publisher.(publish.Checker)
 			switch {
 			case ok:

@@ -18,6 +18,15 @@ import (
 type fakeStatus struct {
 	counts   []operator.PhaseCount
 	breakers []operator.BreakerStatus
+	running  []operator.RunningProcess
+}
+
+// Running returns a process that publishes anywhere where the test says of none.
+func (f fakeStatus) Running(context.Context) ([]operator.RunningProcess, error) {
+	if f.running == nil {
+		return []operator.RunningProcess{{Silent: true}}, nil
+	}
+	return f.running, nil
 }
 
 func (f fakeStatus) Status(context.Context, int) ([]operator.PhaseCount, []operator.BreakerStatus, error) {
@@ -41,7 +50,7 @@ func TestShowStatus(t *testing.T) {
 		},
 	}
 	var out bytes.Buffer
-	require.NoError(t, showStatus(t.Context(), store.Status, 10, false, &out))
+	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
 	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  WAITING  RETRYING  OLDEST   DEAD  DISMISSED  EXPIRED  CANCELLED  DELIVERED
 sqs://a      3    0        0       0        2         1h1m40s  0     0          0        0          0
 sqs://b      0    0        0       0        0         -        1     0          0        0          9990+
@@ -64,7 +73,7 @@ sqs://d: 4 waiting
 `, out.String())
 
 	out.Reset()
-	require.NoError(t, showStatus(t.Context(), store.Status, 10, true, &out))
+	require.NoError(t, showStatus(t.Context(), store, 10, true, &out))
 	var document struct {
 		Bound        int
 		Destinations []destinationStatus
@@ -76,7 +85,7 @@ sqs://d: 4 waiting
 	assert.True(t, document.Destinations[1].Messages["delivered"].AtLeast)
 
 	out.Reset()
-	require.NoError(t, showStatus(t.Context(), fakeStatus{}.Status, 10, false, &out))
+	require.NoError(t, showStatus(t.Context(), fakeStatus{}, 10, false, &out))
 	assert.Equal(t, "no messages\n", out.String())
 }
 
@@ -104,7 +113,7 @@ func TestWatchStatus(t *testing.T) {
 			store := &flaky{fakeStatus: fakeStatus{counts: []operator.PhaseCount{{Destination: "sqs://a", Phase: "due",
 				Messages: 3}}}, fails: fails}
 			var out, said bytes.Buffer
-			err = watchStatus(ctx, commandLine{stdout: &out, stderr: &said}, store.Status, 10, asJSON)
+			err = watchStatus(ctx, commandLine{stdout: &out, stderr: &said}, store, 10, asJSON)
 			looks, stdout, stderr = store.looks, out.String(), said.String()
 		})
 		return looks, stdout, stderr, err
