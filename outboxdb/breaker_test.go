@@ -272,9 +272,9 @@ func TestSuccessOfALoadedMessageIsWritten(t *testing.T) {
 	}
 }
 
-// In an outage nothing shows that a destination was never there. When somebody
-// can, its messages are not left to one probe after the other.
-func TestMissingDestinationHasNoOpenBreaker(t *testing.T) {
+// In an outage nothing shows that a destination refuses a message for good. When
+// that shows, its messages are not left to one probe after the other.
+func TestDestinationThatRefusesHasNoOpenBreaker(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := opened(t, pool)

@@ -56,28 +56,22 @@ ON CONFLICT (destination) DO UPDATE
 //   - A message that had expired by then, or was cancelled, ends so.
 //   - Leased rows are parked: their runs write their ends.
 const endMissingSQL = `
-WITH found AS (
+WITH locked AS MATERIALIZED (
     SELECT next.*, h.missing_reason
       FROM outbox.destinations AS h
      CROSS JOIN LATERAL (` + behindSQL + `) AS d
      CROSS JOIN LATERAL (
-           SELECT m.id
+           SELECT m.id, m.generation, m.cancel_requested, (m.expires_at <= now()) IS TRUE AS expired
              FROM outbox.messages AS m
             WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination
               AND m.available_at <= now() - $1::interval
               AND greatest(m.due_at, m.enqueued_at) <= now() - $1::interval
-              AND ` + deliveredAtSQL + ` IS NULL
             ORDER BY m.available_at
-            LIMIT (SELECT $2::int)) AS next
+            LIMIT (SELECT $2::int)
+              FOR NO KEY UPDATE SKIP LOCKED) AS next
      WHERE h.missing_since <= now() - $1::interval AND ` + unservedSQL + `
+       AND (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = d.destination) IS NULL
      LIMIT (SELECT $2::int)
-), locked AS MATERIALIZED (
-    SELECT m.id, m.generation, f.missing_reason, m.cancel_requested, (m.expires_at <= now()) IS TRUE AS expired
-      FROM outbox.messages AS m
-      JOIN found AS f ON f.id = m.id
-     WHERE m.finished_at IS NULL AND NOT m.parked
-     ORDER BY m.id
-       FOR NO KEY UPDATE OF m SKIP LOCKED
 ), ends AS (
     SELECT l.id, l.generation,
            CASE WHEN l.cancel_requested THEN 'cancelled' WHEN l.expired THEN 'expired' ELSE 'dead' END AS state,
