@@ -522,6 +522,7 @@ func pass(d time.Duration) {
 type logs struct {
 	mu       sync.Mutex
 	messages []string
+	fields   []map[string]string // of each message
 }
 
 func (l *logs) Enabled(context.Context, slog.Level) bool { return true }
@@ -531,7 +532,22 @@ func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.messages = append(l.messages, r.Message)
+	fields := map[string]string{}
+	r.Attrs(func(a slog.Attr) bool { fields[a.Key] = a.Value.String(); return true })
+	l.fields = append(l.fields, fields)
 	return nil
+}
+
+// fieldsOf are those of the lines with a message.
+func (l *logs) fieldsOf(message string) (all []map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, m := range l.messages {
+		if m == message {
+			all = append(all, l.fields[i])
+		}
+	}
+	return all
 }
 
 func (l *logs) total() int {
