@@ -10,7 +10,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/brokers"
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/namespace"
@@ -80,7 +79,6 @@ func lookups(ctx context.Context, getenv func(string) string, subject *operator.
 	for _, b := range brokers.Load(ctx, getenv) {
 		broken = errors.Join(broken, b.SettingsErr)
 		for _, scheme := range b.Schemes {
-			s.Words[scheme] = wordsOf(b.Doctor)
 			checker, ok := b.Publisher.(publish.Checker)
 			switch {
 			case ok:
