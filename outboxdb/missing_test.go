@@ -3,6 +3,7 @@ package outboxdb_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -253,6 +254,16 @@ func TestGraceIsCountedFrom(t *testing.T) {
 		"the time since when its destination is missing": {func(t *testing.T, pool *pgxpool.Pool, _ *outboxdb.Store, _ uuid.UUID) {
 			execute(t, pool, `UPDATE outbox.destinations SET missing_since = now()`)
 		}, "pending"},
+		"nothing, for a copy of a delivered message": {func(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, id uuid.UUID) {
+			deliver(t, pool, id)
+			acknowledge(store, "sqs://missing")
+			waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
+			_, err := operator.New(pool, nil, "").Resend(t.Context(), []uuid.UUID{id}, ada)
+			require.NoError(t, err)
+			execute(t, pool, `DELETE FROM outbox.messages WHERE id = $1`, id)
+			miss(t, pool, store, "sqs://missing")
+			waited(t, pool, time.Hour)
+		}, "pending"},
 		"nothing, where a message has reached it before": {func(t *testing.T, pool *pgxpool.Pool, _ *outboxdb.Store, _ uuid.UUID) {
 			execute(t, pool, `UPDATE outbox.destinations SET delivered_at = now() - interval '1 day'`)
 		}, "pending"},
@@ -281,7 +292,7 @@ func TestGraceIsCountedFrom(t *testing.T) {
 			if c.want == "dead" {
 				return
 			}
-			if name == "nothing, where a message has reached it before" {
+			if strings.HasPrefix(name, "nothing") {
 				waited(t, pool, 24*time.Hour)
 				require.Empty(t, look(t, store, graceful()).Ended)
 				return

@@ -145,3 +145,51 @@ func TestBreakerNames(t *testing.T) {
 	assert.Equal(t, "https://shop.example", breakerName("https://shop.example"))
 	assert.Equal(t, "https://shop.example/in", breakerName("https://shop.example/in?token=hunter2"))
 }
+
+// A destination that does not exist says so, whatever else its breaker counts; and so does a scheme that
+// nobody publishes to.
+func TestStatusOfWhatIsMissing(t *testing.T) {
+	store := fakeStatus{
+		counts: []operator.PhaseCount{
+			{Destination: "sqs://missing", Phase: "due", Messages: 3, OldestSeconds: 5},
+			{Destination: "sns://news", Phase: "due", Messages: 2, OldestSeconds: 5},
+			{Destination: "sns://more", Phase: "waiting", Messages: 1, OldestSeconds: 5},
+			{Destination: "rabbitmq://events/a", Phase: "delayed", Messages: 1},
+			{Destination: "https://a.example/", Phase: "delivered", Messages: 1},
+		},
+		breakers: []operator.BreakerStatus{{
+			Destination: "sqs://missing", Failures: 7, FailingSince: &someAt, OpenUntil: &someAt, Open: true,
+			LastError: "503", MissingSince: &someAt, MissingReason: "no such queue (create the queue)",
+		}},
+		running: []operator.RunningProcess{
+			{Name: "outflow-starter", Host: "web-1", Schemes: []string{"http", "https", "sqs"}, Scans: true},
+			{Name: "outflow-worker", Host: "web-2", Schemes: []string{"sqs"}},
+		},
+	}
+	var out bytes.Buffer
+	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
+	_, below, _ := strings.Cut(out.String(), "\n\n")
+	assert.Equal(t, `sqs://missing: missing since 2026-01-31T08:00:00Z: its messages wait for it, and end dead after OUTFLOW_MISSING_GRACE
+  no such queue (create the queue)
+
+sns://: 3 messages are due, and no running starter or worker publishes there
+  running: outflow-starter on web-1: http, https, sqs; outflow-worker on web-2: sqs
+`, below)
+
+	store.running = []operator.RunningProcess{}
+	out.Reset()
+	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
+	assert.Contains(t, out.String(), "sqs://: 3 messages are due, and no running starter or worker publishes there\n"+
+		"  no starter or worker has said within the last minute that it runs\n")
+	assert.NotContains(t, out.String(), "rabbitmq://: ", "nothing is due there")
+
+	out.Reset()
+	require.NoError(t, showStatus(t.Context(), store, 10, true, &out))
+	var document struct {
+		Processes []operator.RunningProcess
+		Unserved  []operator.UnservedScheme
+	}
+	require.NoError(t, json.Unmarshal(out.Bytes(), &document))
+	assert.Empty(t, document.Processes)
+	assert.Equal(t, []operator.UnservedScheme{{Scheme: "sns", Messages: 3}, {Scheme: "sqs", Messages: 3}}, document.Unserved)
+}
