@@ -26,9 +26,20 @@ const (
 // its caller left before it was made. It is retryable.
 var ErrNotAttempted = errors.New("not attempted: nothing was sent")
 
-// ErrNoDestination marks a publish whose destination does not exist. By itself it is permanent.
-// Where messages have reached the destination before, they wait for it to exist again.
+// ErrNoDestination marks a publish whose destination does not exist. By itself it is permanent. The
+// message waits for the destination before it ends dead: DefaultMissingGrace, unless a setting says
+// otherwise. Where messages have reached the destination before, they wait without an end.
 var ErrNoDestination = errors.New("the destination does not exist")
+
+// ErrNoPublisher marks a publish to a scheme that this process has no publisher for. By itself it is
+// permanent. The message waits like one of ErrNoDestination, unless another process publishes to
+// the scheme.
+var ErrNoPublisher = errors.New("no publisher for the scheme")
+
+// DefaultMissingGrace is how long messages wait for a destination that does not exist, or for a
+// process that publishes to their scheme. Deployments roll out in minutes, and their order may be
+// wrong.
+const DefaultMissingGrace = 10 * time.Minute
 
 // Failure is a publish error with its class.
 type Failure struct {

@@ -49,6 +49,8 @@ type Destinations interface {
 	Observe(destination string, id uuid.UUID, o outbox.Observation) (consecutiveFailures int)
 	// Known reports whether a message has ever reached the destination.
 	Known(ctx context.Context, destination string) (bool, error)
+	// Served says which running processes publish to a destination's scheme.
+	Served(ctx context.Context, destination string) (outbox.Served, error)
 }
 
 // Publisher sends one message to its broker; publish.Router is one. A nil error says that the
@@ -67,6 +69,7 @@ type Activities struct {
 	payloads  *payloads
 	tracer    tracing.Tracer
 	metrics   *metrics.Recorder
+	grace     time.Duration // see WithMissingGrace
 	// log is nil for the worker's own.
 	log   log.Logger
 	ends  endLog
@@ -78,6 +81,7 @@ func New(store Store, publisher Publisher, options ...Option) *Activities {
 	a := &Activities{
 		store: store, publisher: publisher, sender: PublishCallbacks(publisher),
 		owner: &ownership{identity: store}, flights: newFlights(), payloads: newPayloads(),
+		grace: outflow.DefaultMissingGrace,
 	}
 	for _, option := range options {
 		option(a)
@@ -99,7 +103,7 @@ const (
 	Overdue    Verdict = "overdue"    // the expiry has passed
 	Withdrawn  Verdict = "withdrawn"  // an operator asked to cancel it
 	// SetAside: the message is left to a later claim. It is quarantined, or one of many for a
-	// destination that fails.
+	// destination that fails, or it waits for a destination that does not exist.
 	SetAside Verdict = "set aside"
 )
 

@@ -54,6 +54,9 @@ func (a *Activities) publishOnce(ctx context.Context, t attempt) (PublishResult,
 		a.observe(ctx, record, nil, outflow.ErrNotAttempted)
 		return PublishResult{}, notSent(loadErr)
 	}
+	if outbox.IsMissing(err) {
+		return a.awaitDestination(ctx, t, err)
+	}
 	if err != nil && t.fastPath && consecutiveFailures > maxWaitingRuns {
 		outcome, putErr := a.store.PutBack(ctx, outbox.PutBack{Ref: t.ref, LastError: err.Error()})
 		if putErr == nil {
@@ -86,6 +89,9 @@ func (a *Activities) mayPublish(
 		return PublishResult{}, false, crashesProcess(record)
 	case t.crashed && record.Claims >= outbox.QuarantineClaims:
 		return PublishResult{Verdict: SetAside, Outcome: outcome}, false, a.makeWay(ctx, ref)
+	case record.HeldBack && record.Missing != "":
+		result, err := a.putBackMissing(ctx, t, record.Missing, 0)
+		return result, false, err
 	case record.HeldBack:
 		return PublishResult{}, false, breakerOpen(record)
 	// A quarantined message is sent here, in isolation: a durable attempt is not isolated.

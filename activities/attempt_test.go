@@ -45,7 +45,6 @@ func TestAttemptIsObserved(t *testing.T) {
 			outflow.ClassPermanent},
 		"refused by the destination": {outflow.Permanent(fmt.Errorf("sending: %w", answered)), true, rejected,
 			outflow.ClassPermanent},
-		"never there": {gone, false, rejected, outflow.ClassPermanent},
 		"deleted": {gone, true,
 			[]string{"sqs://orders failed: no such queue: the destination does not exist; messages have reached" +
 				" it before, so they wait for it"}, outflow.ClassUnavailable},
@@ -83,19 +82,6 @@ func TestAttemptThatSendsNothing(t *testing.T) {
 		assert.Zero(t, f.sent, name)
 		assert.Equal(t, []string{"sqs://orders inconclusive"}, f.observations, name)
 	}
-}
-
-// Whether a missing destination was ever there is a question to the database. As
-// long as nobody can answer it, no message dies of it.
-func TestMissingDestinationWithoutADatabase(t *testing.T) {
-	f, a, ref := newFake()
-	f.knownErr = errors.New("no database")
-	f.publish = func(context.Context, outflow.Message) (string, error) {
-		return "", outflow.Permanent(outflow.ErrNoDestination)
-	}
-	_, err := a.publishOnce(t.Context(), attempt{ref: ref, load: f.row})
-	assert.False(t, outflow.IsPermanent(err))
-	require.ErrorIs(t, err, f.knownErr)
 }
 
 func TestHeldBackIsNotSent(t *testing.T) {

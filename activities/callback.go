@@ -125,10 +125,12 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	if sent != callback.State {
 		err = a.sendCallback(inTime, callback, traceOf(info))
 	}
-	if errors.Is(err, outflow.ErrNoDestination) {
-		err = outflow.Unavailable(err) // a queue for replies may come back; a day bounds the wait
-	}
 	delay := callbackDelay(info.Attempt, outbox.RetryAfter(err))
+	if outbox.IsMissing(err) {
+		var longest time.Duration
+		err, longest = a.callbackGrace(inTime, callback.To, info, err)
+		delay = min(delay, longest)
+	}
 	err = a.noteCallback(ctx, inTime, ref, callback.State, delay, err)
 	stop()
 	if err != nil {
@@ -189,8 +191,9 @@ func sentBefore(ctx context.Context) (sent outflow.State) {
 // sendCallback sends one callback, in a span of its own.
 func (a *Activities) sendCallback(ctx context.Context, c outbox.Callback, t tracing.Attempt) (err error) {
 	ctx, span := a.tracer.Callback(ctx, c, t)
+	began := time.Now()
 	err = tracing.ErrNoAnswer // where the sender panics or ends its goroutine
-	defer func() { a.observeCallback(ctx, c, span, err) }()
+	defer func() { a.observeCallback(ctx, c, span, time.Since(began), err) }()
 	body, err := bodyOf(c)
 	if err != nil {
 		return outflow.Permanent(fmt.Errorf("encoding the callback: %w", err))

@@ -64,8 +64,11 @@ func (a *Activities) noteFailure(
 	}
 	activity.RecordHeartbeat(ctx, note)
 	delay := untilExpiry(retryDelay(attempt, outbox.RetryAfter(err)), row.expiresAfter)
-	if errors.Is(err, errNoRoom) {
+	switch {
+	case errors.Is(err, errNoRoom):
 		delay = min(delay, timing.MaxRoomDelay)
+	case errors.Is(err, errElsewhere):
+		delay = min(delay, timing.MaxForeignDelay)
 	}
 	if delay > maxLeasedDelay(attempt) {
 		a.leaseWait(ctx, inTime, outbox.Renewal{Ref: ref, Lease: waitLease(delay), LastError: note.LastError})

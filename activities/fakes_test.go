@@ -24,6 +24,8 @@ type fake struct {
 	endErr              error
 	makeWayErr          error
 	knownErr            error
+	served              outbox.Served
+	servedErr           error
 	putErr              error
 	consecutiveFailures int
 	publish             func(ctx context.Context, m outflow.Message) (string, error)
@@ -37,6 +39,7 @@ type fake struct {
 	endings      []outbox.Ending
 	madeWay      []outbox.Ref
 	sent         int
+	missing      []outbox.Missing // of PutBack
 
 	callback    outbox.Callback
 	notDue      bool
@@ -96,6 +99,11 @@ func (f *fake) PutBack(_ context.Context, p outbox.PutBack) (outflow.Outcome, er
 		f.madeWay = append(f.madeWay, p.Ref)
 		return outflow.Outcome{}, f.makeWayErr
 	}
+	if p.Missing != nil {
+		f.mu.Lock()
+		f.missing = append(f.missing, *p.Missing)
+		f.mu.Unlock()
+	}
 	f.observed("put back: " + p.LastError)
 	return outflow.Outcome{ID: p.ID, Generation: p.Generation, State: outflow.Pending}, f.putErr
 }
@@ -107,6 +115,8 @@ func (f *fake) observed(observation string) {
 }
 
 func (f *fake) Known(context.Context, string) (bool, error) { return f.known, f.knownErr }
+
+func (f *fake) Served(context.Context, string) (outbox.Served, error) { return f.served, f.servedErr }
 
 func (f *fake) Renew(_ context.Context, r outbox.Renewal) (outbox.Record, error) {
 	f.mu.Lock()

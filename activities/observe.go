@@ -35,6 +35,9 @@ func (a *Activities) observe(
 	ctx context.Context, record outbox.Record, c *call, err error,
 ) (consecutiveFailures int, classified error) {
 	observation := outbox.Observation{Err: a.classify(ctx, record.Destination, err)}
+	// Without a grace nothing waits: the destination's answer is about this message.
+	observation.Missing = a.grace > 0 && outbox.IsMissing(observation.Err) &&
+		errors.Is(observation.Err, outflow.ErrNoDestination)
 	if c != nil {
 		c.span.End(observation.Err, tracing.FailureType(observation.Err))
 		a.metrics.Published(record.Destination, c.path, publishResult(observation.Err), c.took)
@@ -52,11 +55,16 @@ func publishResult(err error) string {
 	return tracing.FailureType(err)
 }
 
-// classify makes a missing destination unavailable where messages have reached it before: somebody
-// deleted it, and its messages must not die of that.
+// classify decides what a missing destination or publisher means for a message:
+//   - A destination that messages have reached before is unavailable: somebody deleted it, and its
+//     messages must not die of that.
+//   - A scheme that another process publishes to is left to that process.
 func (a *Activities) classify(ctx context.Context, destination string, err error) error {
-	if !errors.Is(err, outflow.ErrNoDestination) || !outflow.IsPermanent(err) {
+	if !outbox.IsMissing(err) {
 		return err
+	}
+	if errors.Is(err, outflow.ErrNoPublisher) {
+		return a.leaveToOthers(ctx, destination, err)
 	}
 	known, knownErr := a.store.Known(ctx, destination)
 	switch {
@@ -68,10 +76,18 @@ func (a *Activities) classify(ctx context.Context, destination string, err error
 	return err
 }
 
-// observeCallback is observe for an attempt to send a callback. Breakers know nothing of callbacks.
-func (a *Activities) observeCallback(ctx context.Context, callback outbox.Callback, span tracing.Span, err error) {
+// observeCallback is observe for an attempt to send a callback. Breakers learn nothing of its
+// failures. That it reached a queue or the like counts: such a destination is waited for when it is
+// missing.
+func (a *Activities) observeCallback(
+	ctx context.Context, callback outbox.Callback, span tracing.Span, took time.Duration, err error,
+) {
 	span.End(err, tracing.FailureType(err))
 	a.turns.observe(a.logger(ctx), callback.ID, callback.To, err)
+	if scheme := outbox.SchemeOf(callback.To); err == nil && scheme != outflow.SchemeHTTPS &&
+		scheme != outflow.SchemeHTTP {
+		a.store.Observe(callback.To, callback.ID, outbox.Observation{Took: took})
+	}
 }
 
 // maxFailing bounds the destinations that a turnLog remembers as failing.
@@ -79,8 +95,8 @@ const maxFailing = 1000
 
 // turnLog logs when a destination begins to fail and when it works again: once each, however many
 // messages are retried meanwhile. A permanent failure is one message's own, and not logged: its row
-// and its run have it. There are two exceptions: a destination that does not exist, and a panic, of
-// which the log may say more than a row. A turnLog is safe for concurrent use.
+// and its run have it, but for a panic, of which the log may say more than a row. A destination that
+// is missing is logged by a scanner, once a minute. A turnLog is safe for concurrent use.
 type turnLog struct {
 	mu      sync.Mutex
 	failing map[string]bool
@@ -100,7 +116,7 @@ func (l *turnLog) observe(to log.Logger, message uuid.UUID, destination string, 
 			"panic", panicked.Value, "stack", string(panicked.Stack))
 	case errors.Is(err, outflow.ErrNotAttempted), errors.Is(err, tracing.ErrNoAnswer):
 		// These say nothing about the destination.
-	case !outflow.IsPermanent(err) || errors.Is(err, outflow.ErrNoDestination):
+	case !outflow.IsPermanent(err):
 		if l.turned(destination, true) {
 			to.Warn("publishing fails", "destination", shown, "error", err)
 		}

@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -36,6 +37,14 @@ func WithMeterProvider(p metric.MeterProvider) Option {
 // only tasks of another database.
 func ForOutbox(name string) Option {
 	return func(a *Activities) { a.owner.outbox = name }
+}
+
+// WithMissingGrace has messages wait that long, from when they were due, for a destination that does
+// not exist or for a process that publishes to their scheme. Then they end dead. The default is
+// outflow.DefaultMissingGrace; 0 or less has them end at once. Give the scanner the same
+// (scanner.Options.MissingGrace).
+func WithMissingGrace(grace time.Duration) Option {
+	return func(a *Activities) { a.grace = max(grace, 0) }
 }
 
 // LogTo has two kinds of lines logged there: messages that ended dead or expired, and destinations

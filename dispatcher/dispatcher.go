@@ -47,8 +47,9 @@ type Options struct {
 	// also sends callbacks to https URLs.
 	Publishers []publish.Publisher
 
-	// Scanner has the outbox's name, the task queue, the bounds of messages in flight, the Logger
-	// and the providers of OpenTelemetry. A zero field takes its default.
+	// Scanner has the outbox's name, the task queue, the bounds of messages in flight, the grace for
+	// missing destinations, the Logger and the providers of OpenTelemetry. A zero field takes its
+	// default.
 	Scanner scanner.Options
 	// Worker has options for the worker. A zero field takes the value that Outflow needs. New warns
 	// of options with which messages would be published twice.
@@ -84,11 +85,16 @@ func New(opts Options) (*Dispatcher, error) {
 	if opts.Scanner.Refuse == nil {
 		opts.Scanner.Refuse = router.Refusal
 	}
+	if opts.Scanner.Check == nil {
+		opts.Scanner.Check = router.Check
+	}
+	opts.Scanner.Schemes = router.Schemes()
 	d := &Dispatcher{opts: opts, store: outboxdb.New(opts.Pool)}
 	d.activities = activities.New(d.store, router,
 		activities.WithCallbacks(callbacks.New(opts.Publishers, router)),
 		activities.WithTracerProvider(opts.Scanner.TracerProvider),
 		activities.WithMeterProvider(opts.Scanner.MeterProvider),
+		activities.WithMissingGrace(opts.Scanner.MissingGrace),
 		activities.LogTo(opts.Scanner.Logger), activities.ForOutbox(opts.Scanner.Outbox))
 	d.scanner = scanner.New(d.store, opts.Client, opts.Scanner)
 	opts.Scanner.Logger.Info("outflow publishes to these schemes", "schemes", router.Schemes())

@@ -312,3 +312,31 @@ func TestNewWarns(t *testing.T) {
 		})
 	}
 }
+
+// Messages to a queue that does not exist wait for as long as the program says, and its process is known
+// meanwhile.
+func TestMissingGrace(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	missing := &counted{queue: func(int) error { return outflow.Permanent(outflow.ErrNoDestination) }}
+	opts, _ := given(t, pool, missing)
+	opts.Scanner.MissingGrace = 3 * time.Second
+	d, err := dispatcher.New(opts)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	id := enqueue(t, pool)
+	eventually(t, func() bool { return missing.n.Load() > 0 })
+	var schemes []string
+	eventually(t, func() bool {
+		return pool.QueryRow(t.Context(), `SELECT schemes FROM outbox.processes`).Scan(&schemes) == nil
+	})
+	assert.Equal(t, []string{"sqs"}, schemes)
+	eventually(t, func() bool { return state(t, pool, id) == outflow.Dead })
+	var waited time.Duration
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT finished_at - due_at FROM outbox.messages`).Scan(&waited))
+	assert.GreaterOrEqual(t, waited, opts.Scanner.MissingGrace)
+	cancel()
+	require.NoError(t, <-ended)
+}

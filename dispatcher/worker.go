@@ -32,6 +32,7 @@ func (o *Options) complete() {
 	o.Scanner.Logger = cmp.Or(o.Scanner.Logger, slog.Default())
 	o.Scanner.Outbox = cmp.Or(o.Scanner.Outbox, outflow.DefaultOutbox)
 	o.Scanner.TaskQueue = cmp.Or(o.Scanner.TaskQueue, workflows.TaskQueueFor(o.Scanner.Outbox))
+	o.Scanner.MissingGrace = cmp.Or(o.Scanner.MissingGrace, outflow.DefaultMissingGrace)
 	o.Scanner.InFlight = cmp.Or(max(o.Scanner.InFlight, 0), scanner.DefaultInFlight)
 	w := &o.Worker
 	if w.WorkerStopTimeout == 0 {

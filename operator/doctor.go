@@ -84,7 +84,9 @@ func Examine(ctx context.Context, s Subject, report func(Finding)) {
 func examine(
 	ctx context.Context, s Subject, database databaseHealth, temporal namespaceHealth, report func(Finding),
 ) {
-	e := examination{Subject: s, database: database, temporal: temporal, report: report}
+	e := examination{
+		Subject: s, database: database, temporal: temporal, report: report, missing: map[string]bool{},
+	}
 	e.checkSettings()
 	e.checkDatabase(ctx)
 	if e.checkNamespace(ctx) {
@@ -113,6 +115,7 @@ type databaseHealth interface {
 	dead(ctx context.Context) ([]PhaseCount, error)
 	failingTargets(ctx context.Context, limit int) ([]failingTarget, error)
 	failingCallbacks(ctx context.Context) (callbacks int, lastError string, err error)
+	Running(ctx context.Context) ([]RunningProcess, error)
 }
 
 // namespaceHealth is a namespace.Namespace as examine asks it; the tests play one too.
@@ -135,7 +138,8 @@ type examination struct {
 	temporal  namespaceHealth
 	report    func(Finding)
 	hasSchema bool
-	id        uuid.UUID // the database's
+	id        uuid.UUID       // the database's
+	missing   map[string]bool // destinations that a look-up did not find
 }
 
 func (e *examination) found(check string, level Level, remedy, format string, args ...any) {

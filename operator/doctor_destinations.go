@@ -5,9 +5,11 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // checkDestinations looks up where pending messages are to go, some targets of each scheme.
@@ -34,6 +36,37 @@ func (e *examination) checkDestinations(ctx context.Context) {
 	for _, scheme := range slices.Sorted(maps.Keys(byScheme)) {
 		e.checkScheme(ctx, scheme, byScheme[scheme])
 	}
+	e.checkPublishers(ctx, byScheme)
+}
+
+// checkPublishers reports schemes of pending messages that no running process publishes to.
+func (e *examination) checkPublishers(ctx context.Context, byScheme map[string][]pendingTarget) {
+	running, err := e.database.Running(ctx)
+	switch {
+	case err != nil:
+		e.found("publishers", Warn, seeGrants, "%v", err)
+		return
+	case len(running) == 0:
+		e.found("publishers", Warn, "start outflow-starter and outflow-worker",
+			"no starter or worker has said within the last minute that it runs")
+		return
+	}
+	unserved := 0
+	for _, scheme := range slices.Sorted(maps.Keys(byScheme)) {
+		if Publishes(running, scheme) {
+			continue
+		}
+		unserved++
+		e.found("publishers", Fail,
+			"start a starter and workers that publish to "+scheme+"://, or outflow redirect the messages; "+
+				"after OUTFLOW_MISSING_GRACE they end dead",
+			"messages to %d destinations of %s:// wait: no running starter or worker publishes to it (running: %s)",
+			byScheme[scheme][0].OfScheme, scheme, Describe(running))
+	}
+	if unserved == 0 {
+		e.found("publishers", OK, "", "running processes publish to every scheme of pending messages: %s",
+			strings.Join(slices.Sorted(maps.Keys(byScheme)), ", "))
+	}
 }
 
 func (e *examination) checkScheme(ctx context.Context, scheme string, targets []pendingTarget) {
@@ -50,7 +83,7 @@ func (e *examination) checkScheme(ctx context.Context, scheme string, targets []
 	}
 	if advice := e.Advice[scheme]; advice != nil {
 		for _, t := range targets {
-			e.foundDestination(t.Destination, lookup(ctx, t.Destination), advice)
+			e.foundDestination(t, lookup(ctx, t.Destination), advice)
 		}
 	} else {
 		e.checkHosts(ctx, scheme, targets, lookup)
@@ -61,12 +94,14 @@ func (e *examination) checkScheme(ctx context.Context, scheme string, targets []
 	}
 }
 
-func (e *examination) foundDestination(destination string, err error, advice func(string, error) string) {
+func (e *examination) foundDestination(t pendingTarget, err error, advice func(string, error) string) {
+	destination := t.Destination
 	switch {
 	case err == nil:
 		e.found("destinations", OK, "", "%s is there", destination)
 	case outflow.IsPermanent(err):
-		e.found("destinations", Fail, advice(destination, err), "%v", err)
+		e.missing[destination] = outbox.IsMissing(err)
+		e.found("destinations", Fail, advice(destination, err), "%d pending: %v", t.Messages, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		e.found("destinations", Warn, advice(destination, err), "%s: no answer in time", destination)
 	default:
@@ -116,6 +151,10 @@ func (e *examination) checkDeliveries(ctx context.Context) {
 		return
 	}
 	for _, t := range targets {
+		if t.Missing != "" {
+			e.foundMissing(t)
+			continue
+		}
 		how := "do not go out"
 		if t.FailingSince != nil {
 			how += ", it fails since " + text.Stamp(*t.FailingSince)
@@ -130,6 +169,20 @@ func (e *examination) checkDeliveries(ctx context.Context) {
 		e.found("deliveries", Warn, "outflow status shows them all",
 			"%d more queues, topics or hosts whose messages do not go out", more)
 	}
+}
+
+// foundMissing reports a destination that the daemons know not to exist, unless its look-up was
+// reported.
+func (e *examination) foundMissing(t failingTarget) {
+	if e.missing[t.Missing] {
+		return
+	}
+	remedy := "create it, or outflow redirect its messages"
+	if advice := e.Advice[outbox.SchemeOf(t.Missing)]; advice != nil {
+		remedy = advice(t.Missing, outflow.Permanent(outflow.ErrNoDestination))
+	}
+	e.found("deliveries", Fail, remedy, "%d pending wait for %s, which is missing since %s: %s",
+		t.Messages, outflow.DisplayDestination(t.Missing), text.Stamp(*t.MissingSince), t.LastError)
 }
 
 // checkCallbacks reports whether callbacks arrive at the producers.

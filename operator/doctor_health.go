@@ -24,6 +24,8 @@ SELECT clock_timestamp() AS clock, current_user::text AS role,
            AND has_table_privilege('outbox.destinations', 'SELECT')
            AND has_table_privilege('outbox.destinations', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'UPDATE')
+           AND has_table_privilege('outbox.processes', 'SELECT') AND has_table_privilege('outbox.processes', 'INSERT')
+           AND has_table_privilege('outbox.processes', 'UPDATE') AND has_table_privilege('outbox.processes', 'DELETE')
            AND has_table_privilege('outbox.identity', 'SELECT') AND has_table_privilege('outbox.identity', 'INSERT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.notify_waiters(uuid[])', 'EXECUTE') AS dispatches,
@@ -31,6 +33,7 @@ SELECT clock_timestamp() AS clock, current_user::text AS role,
            AND has_table_privilege('outbox.messages', 'UPDATE') AND has_table_privilege('outbox.messages', 'DELETE')
            AND has_table_privilege('outbox.audit', 'SELECT') AND has_any_column_privilege('outbox.audit', 'INSERT')
            AND has_table_privilege('outbox.destinations', 'SELECT')
+           AND has_table_privilege('outbox.processes', 'SELECT')
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.display_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.notify_waiters(uuid[])', 'EXECUTE') AS operates,

@@ -91,6 +91,10 @@ type failingTarget struct {
 	Open bool `db:"open"`
 	// LastError is that of one of its breakers, else of one of its messages.
 	LastError string `db:"last_error"`
+	// Missing is one of its destinations that does not exist, MissingSince since when. Empty where
+	// none is known not to exist.
+	Missing      string     `db:"missing"`
+	MissingSince *time.Time `db:"missing_since"`
 	// All is how many such targets there are.
 	All int `db:"all_targets"`
 }
@@ -101,7 +105,8 @@ const failingTargetsSQL = `
 SELECT f.*, count(*) OVER () AS all_targets
   FROM (SELECT ` + outboxdb.TargetOfSQL + ` AS target, sum(m.messages)::bigint AS messages,
                min(b.failing_since) AS failing_since, bool_or(b.open) AS open,
-               coalesce(max(b.last_error), max(m.last_error), '') AS last_error
+               coalesce(max(b.reason), max(b.last_error), max(m.last_error), '') AS last_error,
+               coalesce(min(b.missing), '') AS missing, min(b.missing_since) AS missing_since
           FROM (SELECT p.destination, count(*) AS messages,
                        max(p.last_error) FILTER (WHERE p.phase IN ('waiting', 'retrying')) AS last_error
                   FROM (SELECT m.destination, m.last_error, ` + outboxdb.PhaseSQL + ` AS phase
@@ -109,7 +114,9 @@ SELECT f.*, count(*) OVER () AS all_targets
                  GROUP BY 1) AS m
          CROSS JOIN LATERAL (
                SELECT count(*) > 0 AS fails, min(h.failing_since) AS failing_since,
-                      coalesce(bool_or(h.open_until IS NOT NULL), false) AS open, max(h.last_error) AS last_error
+                      coalesce(bool_or(h.open_until IS NOT NULL), false) AS open, max(h.last_error) AS last_error,
+                      max(h.missing_reason) AS reason, min(h.missing_since) AS missing_since,
+                      min(h.destination) FILTER (WHERE h.missing_since IS NOT NULL) AS missing
                  FROM outbox.destinations AS h
                 WHERE (h.failing_since IS NOT NULL OR h.open_until IS NOT NULL) AND ` + outboxdb.BreakersOfSQL + `) AS b
          WHERE b.fails OR m.last_error IS NOT NULL

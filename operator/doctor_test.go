@@ -44,6 +44,8 @@ type healthy struct {
 	failingErr   error
 	callbacks    int // due callbacks that failed
 	callbacksErr error
+	running      []RunningProcess
+	runningErr   error
 	deaf         bool
 	standby      error
 	types        map[string]enums.IndexedValueType
@@ -87,6 +89,7 @@ func (h *healthy) failingTargets(context.Context, int) ([]failingTarget, error) 
 func (h *healthy) failingCallbacks(context.Context) (int, string, error) {
 	return h.callbacks, "no answer", h.callbacksErr
 }
+func (h *healthy) Running(context.Context) ([]RunningProcess, error)   { return h.running, h.runningErr }
 func (h *healthy) receivesNotifications(context.Context) (bool, error) { return !h.deaf, h.standby }
 func (h *healthy) SearchAttributes(context.Context) (map[string]enums.IndexedValueType, error) {
 	return h.types, h.refusal
@@ -124,6 +127,9 @@ func pending(destinations ...string) (targets []pendingTarget) {
 
 func answers(err error) Lookup { return func(context.Context, string) error { return err } }
 
+// missingQueue is what a look-up says of a queue that does not exist.
+var missingQueue = outflow.Permanent(fmt.Errorf("looking up sqs://orders: %w", outflow.ErrNoDestination))
+
 // examined returns the findings about healthy parts that spoil has changed, each also as level,
 // check and text. The time stands still.
 func examined(t *testing.T, spoil func(h *healthy, p *Subject)) (findings []Finding, lines []string) {
@@ -134,7 +140,8 @@ func examined(t *testing.T, spoil func(h *healthy, p *Subject)) (findings []Find
 			server: health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true,
 				SeesAll: true, Encoding: "UTF8"},
 			types: having(namespace.AttributeNames()...), targets: pending("sqs://orders"), workflows: 1, activities: 2,
-			id: theID, schedule: namespace.FoundSchedule{TaskQueue: "outflow-outbox",
+			running: []RunningProcess{{Name: "outflow-starter", Host: "web-1", Schemes: []string{"https", "sqs"}, Scans: true}},
+			id:      theID, schedule: namespace.FoundSchedule{TaskQueue: "outflow-outbox",
 				Database: theID}, refs: []outbox.Ref{{ID: theID, Generation: 1}},
 		}
 		p := Subject{Target: namespace.Target{Address: "localhost:7233", Namespace: "shop"}, Outbox: "outbox",
@@ -168,6 +175,7 @@ func TestExamineHealthyParts(t *testing.T) {
 		"ok schedule outbox/maintain maintains the table",
 		"ok runs 1 claimed messages were looked at: none has a stalled run",
 		"ok destinations sqs://orders is there",
+		"ok publishers running processes publish to every scheme of pending messages: sqs",
 		"ok deliveries no destination of pending messages fails",
 		"ok callbacks no due callback has failed",
 		"ok notify notifications arrive",
@@ -196,6 +204,7 @@ func TestExamineGoesOn(t *testing.T) {
 		"fail rights connection refused",
 		"fail temporal localhost:7233, namespace shop: connection refused",
 		"ok destinations sqs://orders is there",
+		"ok publishers running processes publish to every scheme of pending messages: sqs",
 		"ok deliveries no destination of pending messages fails",
 		"ok callbacks no due callback has failed",
 		"ok notify notifications arrive",
@@ -203,6 +212,7 @@ func TestExamineGoesOn(t *testing.T) {
 }
 
 func TestExamine(t *testing.T) {
+	eight := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
 	const (
 		ask       = "outflow grants -operator ROLE prints the rights that it needs"
 		reach     = "check TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and its credentials"
@@ -286,8 +296,38 @@ func TestExamine(t *testing.T) {
 		"no workers of activities": {func(h *healthy, _ *Subject) { h.activities = 0 },
 			"fail workers no worker polls task queue outflow-outbox (workflow tasks: 1 pollers, activities: 0)", "start outflow-starter and outflow-worker, with this OUTFLOW_TASK_QUEUE and namespace"},
 		"no queue": {func(_ *healthy, p *Subject) {
-			p.Lookups["sqs"] = answers(outflow.Permanent(errors.New("no such queue")))
-		}, "fail destinations no such queue", "what to do about sqs://orders"},
+			p.Lookups["sqs"] = answers(missingQueue)
+		}, "fail destinations 3 pending: looking up sqs://orders: the destination does not exist",
+			"what to do about sqs://orders"},
+		"a queue that the table knows to be missing": {func(h *healthy, p *Subject) {
+			p.Lookups = nil
+			h.failing = []failingTarget{{Target: "sqs://orders", Messages: 6, Open: true, LastError: "no such queue",
+				Missing: "sqs://orders", MissingSince: &eight, All: 1}}
+		}, "fail deliveries 6 pending wait for sqs://orders, which is missing since 2026-01-31T08:00:00Z: no such queue",
+			"what to do about sqs://orders"},
+		"a missing queue, and no advice about queues": {func(h *healthy, p *Subject) {
+			p.Lookups, p.Advice = nil, nil
+			h.failing = []failingTarget{{Target: "sqs://orders", Messages: 6, LastError: "no such queue",
+				Missing: "sqs://orders", MissingSince: &eight, All: 1}}
+		}, "fail deliveries 6 pending wait for sqs://orders", "create it, or outflow redirect its messages"},
+		"a missing queue is reported once": {func(h *healthy, p *Subject) {
+			p.Lookups["sqs"] = answers(missingQueue)
+			h.failing = []failingTarget{{Target: "sqs://orders", Messages: 6, LastError: "no such queue",
+				Missing: "sqs://orders", MissingSince: &eight, All: 1}}
+		}, "fail destinations 3 pending: looking up sqs://orders", "what to do about sqs://orders"},
+		"a scheme that nobody publishes to": {func(h *healthy, _ *Subject) { h.targets = pending("sns://news", "sns://more") },
+			"fail publishers messages to 2 destinations of sns:// wait: no running starter or worker publishes to it" +
+				" (running: outflow-starter on web-1: https, sqs)",
+			"start a starter and workers that publish to sns://, or outflow redirect the messages;" +
+				" after OUTFLOW_MISSING_GRACE they end dead"},
+		"a process that does not say what it publishes to": {func(h *healthy, _ *Subject) {
+			h.targets, h.running = pending("sns://news"), append(h.running, RunningProcess{Name: "shop", Silent: true})
+		}, "ok publishers running processes publish to every scheme of pending messages: sns", ""},
+		"no process runs": {func(h *healthy, _ *Subject) { h.running = nil },
+			"warn publishers no starter or worker has said within the last minute that it runs",
+			"start outflow-starter and outflow-worker"},
+		"processes can't be listed": {func(h *healthy, _ *Subject) { h.runningErr = errAway },
+			"warn publishers connection refused", ask},
 		"no right": {func(_ *healthy, p *Subject) {
 			p.Lookups["sqs"] = answers(outflow.Unavailable(errors.New("AccessDenied")))
 		}, "warn destinations AccessDenied", "what to do about sqs://orders"},
@@ -295,7 +335,9 @@ func TestExamine(t *testing.T) {
 			p.Lookups, p.NoLookup = nil, map[string]string{"sqs": "AWS_REGION is not set"}
 		},
 			"skip destinations 1 of sqs:// are not looked up, such as sqs://orders: AWS_REGION is not set", ""},
-		"others": {func(h *healthy, _ *Subject) { h.targets = pending("rabbitmq://shop/a") },
+		"others": {func(h *healthy, _ *Subject) {
+			h.targets, h.running = pending("rabbitmq://shop/a"), []RunningProcess{{Silent: true}}
+		},
 			"skip destinations 1 of rabbitmq:// are not looked up", ""},
 		"a host that is not allowed": {func(h *healthy, p *Subject) {
 			h.targets, p.Lookups["https"] = pending("https://shop.example/in"), answers(errors.New("the host is not allowed"))

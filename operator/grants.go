@@ -63,6 +63,9 @@ const deliverRights = `GRANT UPDATE (
 
 const destinationRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.destinations TO %s`
 
+// Each starter and worker has a row of its own.
+const processRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.processes TO %s`
+
 // A dispatcher writes the row where the schema came without its data.
 const identityRights = `GRANT SELECT, INSERT ON outbox.identity TO %s`
 
@@ -89,7 +92,7 @@ const ruleRights = `GRANT INSERT, UPDATE, DELETE ON outbox.callback_rules, outbo
 var (
 	producerRights   = []string{usageRights, enqueueRights, waitRights}
 	dispatcherRights = []string{
-		usageRights, checkRights, dispatchRights, deliverRights, destinationRights, identityRights,
+		usageRights, checkRights, dispatchRights, deliverRights, destinationRights, processRights, identityRights,
 		historyRights, auditPurgeRights, waitRights, notifyRights,
 	}
 	operatorRights = []string{

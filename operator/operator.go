@@ -56,7 +56,8 @@ const statusColumns = `
 	m.callback, m.callback_state, m.callback_payload, m.callback_attempts, m.callback_error,
 	m.state, ` + outboxdb.PhaseSQL + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
 	m.enqueued_at, m.due_at, m.available_at, m.expires_at, m.finished_at, m.dismissed_at,
-	m.broker_message_id, m.last_error, ` + outboxdb.UntouchedSQL + ` AS untouched,
+	m.broker_message_id, m.last_error,
+	CASE WHEN m.finished_at IS NULL THEN ` + outboxdb.MissingOfSQL + ` END AS missing, ` + outboxdb.UntouchedSQL + ` AS untouched,
 	m.finished_at IS NULL AND m.available_at <= now() AS available`
 
 // MessageStatus is how a message stands, without its payload.
@@ -95,6 +96,9 @@ type MessageStatus struct {
 	DismissedAt     *time.Time `db:"dismissed_at" json:"dismissedAt,omitempty"`
 	BrokerMessageID *string    `db:"broker_message_id" json:"brokerMessageId,omitempty"`
 	LastError       *string    `db:"last_error" json:"lastError,omitempty"`
+	// Missing is why the pending message waits: its destination does not exist, or no running process
+	// publishes to its scheme. nil where neither is known.
+	Missing *string `db:"missing" json:"missing,omitempty"`
 	// Available says that the message is pending and no lease holds it.
 	Available bool `db:"available" json:"-"`
 	// Untouched says that it is pending and was never claimed.

@@ -15,10 +15,12 @@ import (
 const yieldWait = `CASE WHEN l.untouched THEN interval '0' ELSE interval '10 seconds' END`
 
 // redirectSQL sends pending messages to $4 instead. The next generation keeps the old broker's
-// acknowledgement from ending the message.
+// acknowledgement from ending the message. The message is due anew: a new destination that is missing
+// is waited for, however long the old one was.
 const redirectSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET destination = $4::text, generation = m.generation + 1, claims = 0, retrying = false,
+           due_at = CASE WHEN (m.expires_at > now()) IS NOT FALSE THEN greatest(m.due_at, now()) ELSE m.due_at END,
            parked = true, started = false, available_at = greatest(m.due_at, now() + ` + yieldWait + `)
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested

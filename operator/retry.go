@@ -77,6 +77,8 @@ func whyNotRetried(c change) string {
 		return "pending: it waits for its destination until " + text.Stamp(c.AvailableAt) + `; "outflow show" says why`
 	case c.Phase == "leased":
 		return "pending: it is being delivered"
+	case c.Missing != nil:
+		return "pending: it waits for its destination: " + *c.Missing
 	}
 	return "pending: it is due and waits for a scanner"
 }

@@ -59,7 +59,8 @@ SELECT n.destination, $1::text AS phase, count(*) FILTER (WHERE n.place <= $2) A
 const statusBreakersSQL = `
 SELECT d.destination, d.covers_from, d.covers_before, d.failures, d.failing_since, d.open_until,
        coalesce(d.open_until > now(), false) AS open, coalesce(d.last_error, '') AS last_error,
-       CASE WHEN d.slow_until > now() THEN d.slow_until END AS slow_until
+       CASE WHEN d.slow_until > now() THEN d.slow_until END AS slow_until,
+       d.missing_since, coalesce(d.missing_reason, '') AS missing_reason
   FROM outbox.destinations AS d
  WHERE d.failing_since IS NOT NULL OR d.open_until IS NOT NULL OR d.slow_until > now()`
 
@@ -92,6 +93,10 @@ type BreakerStatus struct {
 	// SlowUntil is how long the target counts as slow: its messages leave the fast path unsent, and
 	// are sent with the publisher's whole timeout.
 	SlowUntil *time.Time `db:"slow_until" json:"slowUntil,omitempty"`
+	// MissingSince is since when the destination is known not to exist, and MissingReason why. Its
+	// messages wait for it, whatever else fails.
+	MissingSince  *time.Time `db:"missing_since" json:"missingSince,omitempty"`
+	MissingReason string     `db:"missing_reason" json:"missingReason,omitempty"`
 	// The breaker covers the destinations from CoversFrom up to CoversBefore, without the latter.
 	CoversFrom   string `db:"covers_from" json:"-"`
 	CoversBefore string `db:"covers_before" json:"-"`

@@ -1,6 +1,11 @@
 package outbox
 
-import "time"
+import (
+	"errors"
+	"time"
+
+	"github.com/outflowhq/outflow"
+)
 
 // ClaimRequest bounds one claim.
 type ClaimRequest struct {
@@ -19,9 +24,13 @@ type ClaimRequest struct {
 	// means no bound, a negative number none of them.
 	NewDestinations int
 	// Refuse says why this process can't send to a destination, or nil. Messages that are
-	// due there are parked for a minute with that reason; no run is started. nil refuses no
-	// destination. It is called under a lock and must be quick.
+	// due there are parked for a minute with that reason; no run is started. An error that
+	// wraps outflow.ErrNoPublisher leaves them as they are, for processes that publish to the
+	// scheme. nil refuses no destination. It is called under a lock and must be quick.
 	Refuse func(destination string) error
+	// MissingGrace is how long messages wait for a destination that does not exist, or for a
+	// process that publishes to their scheme, before they end dead. 0: not at all.
+	MissingGrace time.Duration
 	// SlowStart begins with a few messages of each destination, whatever its Allowance, and
 	// claims more as this process sees messages arrive.
 	SlowStart bool
@@ -42,6 +51,11 @@ type Claimed struct {
 	MoreDestinations bool
 	// Refused are destinations with due messages that the request refused, and why.
 	Refused map[string]error
+	// Missing are destinations whose messages wait because it does not exist, or because no
+	// running process publishes to its scheme, and why.
+	Missing map[string]string
+	// Ended are messages that this call ended, mostly dead: they waited for MissingGrace.
+	Ended []outflow.Outcome
 	// Problem is what failed beside the claim, or nil: the look for destinations, or a write
 	// to outbox.destinations. Messages were claimed all the same.
 	Problem error
@@ -84,6 +98,8 @@ type Probe struct {
 	// Running says that the message is off the fast path: its run is to be signalled.
 	// Otherwise the next claim takes it.
 	Running bool
+	// Missing says that the destination did not exist at the last look.
+	Missing bool
 }
 
 // Recovered is a destination whose breaker closed, and when, by the database's clock. Its
@@ -91,6 +107,9 @@ type Probe struct {
 type Recovered struct {
 	Destination string
 	At          time.Time
+	// Missing says that the breaker did not close: the destination was found not to exist. Its
+	// runs then leave their messages to wait as rows.
+	Missing bool
 }
 
 // PutBack is what a run says that leaves its message to a later claim.
@@ -100,7 +119,23 @@ type PutBack struct {
 	// quarantined. Otherwise an attempt failed because of its destination, with LastError.
 	NotSent   bool
 	LastError string
+	// Missing is set where the destination does not exist, or no process publishes to its
+	// scheme; else nil.
+	Missing *Missing
 }
+
+// Missing is what a run says that leaves its message to wait for a missing destination.
+type Missing struct {
+	// Grace is how long the message waits, from when it was due. A destination that was reached
+	// before is waited for without an end.
+	Grace time.Duration
+	// Attempts is added to the record's: 1 for an attempt that the row does not count yet.
+	Attempts int
+}
+
+// ErrGraceOver is the result of a PutBack with Missing where the message has waited for all of its
+// grace. Nothing was written: the run ends the message.
+var ErrGraceOver = errors.New("the message has waited long enough for its destination")
 
 // GiveBackReason is why a scanner gives back a claim.
 type GiveBackReason int

@@ -32,6 +32,13 @@ func WasCutShort(err error) bool {
 	return anyFailure(err, func(f *outflow.Failure) bool { return f.CutShort })
 }
 
+// IsMissing reports whether a message of this error waits, for a while, for its destination to exist
+// or for its scheme to have a publisher: err is permanent by itself.
+func IsMissing(err error) bool {
+	return outflow.IsPermanent(err) &&
+		(errors.Is(err, outflow.ErrNoDestination) || errors.Is(err, outflow.ErrNoPublisher))
+}
+
 // anyFailure reports whether is holds for err's Failure, or for one that it wraps.
 func anyFailure(err error, is func(*outflow.Failure) bool) bool {
 	for f := new(outflow.Failure); errors.As(err, &f); err = f.Err {

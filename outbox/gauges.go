@@ -6,6 +6,7 @@ import "time"
 type Gauges struct {
 	Targets  []TargetGauges
 	Breakers []BreakerGauges
+	Missing  []MissingGauges
 	// CallbacksDue counts callbacks that are still to be sent. OldestCallbackDue is how
 	// long the oldest of those has been due that no run has in hand; 0 where there is none.
 	CallbacksDue      int64
@@ -26,6 +27,14 @@ type TargetGauges struct {
 	Dead int64
 	// OldestDue is how long the oldest pending message has been due; 0 where none is.
 	OldestDue time.Duration
+}
+
+// MissingGauges is a destination that messages wait for because it does not exist, or a scheme
+// ("sns://") that no running process publishes to.
+type MissingGauges struct {
+	Destination string
+	// Since is how long it has been missing.
+	Since time.Duration
 }
 
 // BreakerGauges are open circuit breakers of one name.

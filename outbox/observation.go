@@ -15,6 +15,8 @@ type Observation struct {
 	Err error
 	// Took is how long the broker took to acknowledge the message. It is not read beside an Err.
 	Took time.Duration
+	// Missing says that the destination does not exist, and that the message waits for it.
+	Missing bool
 }
 
 // ObservationKind is what an Observation says about its destination.
@@ -32,6 +34,8 @@ const (
 	// CallCutShort: the call ended after outflow.FastPathCallTime while the answer may have been on
 	// its way. The target may be slow.
 	CallCutShort ObservationKind = "cut short"
+	// DestinationMissing: the destination does not exist. It opens the breaker at once.
+	DestinationMissing ObservationKind = "missing"
 	// Inconclusive: the attempt says nothing about the destination. Another probe is chosen.
 	Inconclusive ObservationKind = "inconclusive"
 )
@@ -41,6 +45,8 @@ func (o Observation) Kind() ObservationKind {
 	switch {
 	case o.Err == nil:
 		return Acknowledged
+	case o.Missing:
+		return DestinationMissing
 	case WasCutShort(o.Err):
 		return CallCutShort
 	case outflow.ClassOf(o.Err) == outflow.ClassUnavailable && !errors.Is(o.Err, outflow.ErrNotAttempted):

@@ -60,6 +60,9 @@ type Record struct {
 	// them.
 	HeldBack    bool
 	HeldBackFor time.Duration
+	// Missing is why messages to the destination wait: it does not exist. Empty where it is not
+	// known to be missing. Only Renew sets it.
+	Missing string
 	// SlowTarget says that the destination's target takes longer to answer than
 	// FastPathCallTime: the message is left to a durable attempt. Only claims and loads set it.
 	SlowTarget      bool

@@ -3,6 +3,7 @@ package outboxdb
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/google/uuid"
@@ -35,6 +36,7 @@ type rowsByID map[uuid.UUID]storedRow
 type storedRow struct {
 	outbox.Record
 	written bool // by the statement
+	over    bool // its grace is over
 }
 
 // errLocked is the result for a row that another session had locked: nothing was written.
@@ -59,6 +61,13 @@ func (s *Store) write(ctx context.Context, statement string, args ...any) (rowsB
 	return done, err
 }
 
+// writeInto is write that adds to done.
+func (s *Store) writeInto(ctx context.Context, done rowsByID, statement string, args ...any) error {
+	written, err := s.write(ctx, statement, args...)
+	maps.Copy(done, written)
+	return err
+}
+
 // read runs a statement that returns rows of messages.
 func (s *Store) read(ctx context.Context, statement string, args ...any) (rowsByID, error) {
 	rows, err := s.pool.Query(ctx, statement, args...)
@@ -71,7 +80,7 @@ func (s *Store) read(ctx context.Context, statement string, args ...any) (rowsBy
 	}
 	byID := make(rowsByID, len(found))
 	for _, r := range found {
-		byID[r.ID] = storedRow{Record: r.record()}
+		byID[r.ID] = storedRow{Record: r.record(), over: r.Over}
 		s.breakers.sawRow(r.Destination, r.Failing, r.Reached)
 	}
 	return byID, nil

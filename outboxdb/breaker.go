@@ -18,6 +18,7 @@ import (
 //   - breaker.go: Observe and Known, and what this process knows of each breaker
 //   - breaker_window.go: how many messages this process may claim for a breaker (slow start)
 //   - breaker_slow.go: targets whose answers are late
+//   - breaker_missing.go: destinations that do not exist
 //   - breaker_notes.go: what Observe writes: it opens and closes breakers
 //   - breaker_probes.go: the probe of an open breaker, and breakers that nothing waits for
 //   - breaker_recovered.go: the retrying runs behind a breaker that has closed
@@ -70,9 +71,13 @@ type destinationState struct {
 	slowness            slowness
 
 	notes unwritten
-	// retryAfterUnwritten says that the destination asked for a wait that is not written yet.
-	retryAfterUnwritten bool
-	writing             bool // a goroutine writes the notes
+	// retryAfterUnwritten says that the destination asked for a wait that is not written yet,
+	// missingUnwritten the same of a destination that does not exist.
+	retryAfterUnwritten, missingUnwritten bool
+	// missing says that the destination did not exist when this process last heard of it, and
+	// found that a look-up has found it since.
+	missing, found bool
+	writing        bool // a goroutine writes the notes
 }
 
 // newDestinations are the destinations that no message has reached yet, all together.
@@ -102,6 +107,8 @@ func (s *Store) Observe(destination string, id uuid.UUID, o outbox.Observation) 
 		for _, name := range b.names(destination) {
 			b.close(name, 0)
 		}
+	case outbox.DestinationMissing:
+		b.destinationMissing(destination, o.Err)
 	case outbox.CallCutShort:
 		b.cutShort(destination)
 	case outbox.Inconclusive:
@@ -185,6 +192,8 @@ func (b *breakers) failed(name string, err error, wait time.Duration) *destinati
 	d.notes.lastError = text.Clean(err.Error())
 	d.notes.retryAfter = max(d.notes.retryAfter, wait)
 	d.retryAfterUnwritten = d.retryAfterUnwritten || wait > 0
+	// A look-up has found the destination that was missing. What it answers now is of itself.
+	d.notes.found, d.found = d.notes.found || d.found, false
 	b.writeNotes(name, d)
 	return d
 }
@@ -200,6 +209,7 @@ func (b *breakers) close(name string, growth int) {
 // closeState has a breaker closed that may be open. A wait that its destination asked for, and that
 // is not written yet, is written all the same.
 func (b *breakers) closeState(name string, d *destinationState) {
+	d.missing, d.missingUnwritten, d.found, d.notes.missing = false, false, false, ""
 	if !d.failing && d.notes.failures == 0 {
 		return
 	}

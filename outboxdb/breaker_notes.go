@@ -24,16 +24,24 @@ const (
 //     again. Failures before it are of messages that were sent before the breaker opened.
 //   - A failure while the retrying runs are signalled ends that. The rest is signalled a second
 //     later.
+//   - $8 is why the destination does not exist, or NULL. With the first such note its retrying runs
+//     are signalled: they leave their messages to their rows.
+//   - $9 says that it exists again.
 const noteFailuresSQL = `
 INSERT INTO outbox.destinations AS h
-       (destination, failures, failing_since, openings, open_until, retry_after_until, last_error)
+       (destination, failures, failing_since, openings, open_until, retry_after_until, last_error,
+        missing_since, missing_reason, recovered_at)
 VALUES ($1, $2, now(), ($2::int >= $4::int OR $7::interval > interval '0')::int,
         CASE WHEN $2::int >= $4::int OR $7::interval > interval '0'
              THEN now() + greatest($5::interval, $7::interval) END,
-        CASE WHEN $7::interval > interval '0' THEN now() + $7::interval END, $3)
+        CASE WHEN $7::interval > interval '0' THEN now() + $7::interval END, $3,
+        CASE WHEN $8::text IS NOT NULL THEN now() END, $8, CASE WHEN $8::text IS NOT NULL THEN now() END)
 ON CONFLICT (destination) DO UPDATE
    SET failures = h.failures + $2, last_error = $3,
        failing_since = coalesce(h.failing_since, now()),
+       missing_since = CASE WHEN $8::text IS NOT NULL THEN coalesce(h.missing_since, now())
+                            WHEN NOT $9::boolean THEN h.missing_since END,
+       missing_reason = coalesce($8, CASE WHEN NOT $9::boolean THEN h.missing_reason END),
        retry_after_until = CASE WHEN $7::interval > interval '0'
                                 THEN greatest(h.retry_after_until, now() + $7::interval)
                                 ELSE h.retry_after_until END,
@@ -44,10 +52,12 @@ ON CONFLICT (destination) DO UPDATE
                        ELSE h.open_until END,
                   CASE WHEN o.opens THEN NULL
                        WHEN h.recovered_at IS NOT NULL THEN now() + interval '1 second' ELSE h.probe_until END,
-                  CASE WHEN NOT o.opens AND h.recovered_at IS NOT NULL THEN now() END,
-                  CASE WHEN NOT o.opens THEN h.signalled_destination END,
-                  CASE WHEN NOT o.opens THEN h.signalled_id END
-             FROM (SELECT CASE WHEN h.open_until IS NULL THEN h.failures + $2 >= $4::int OR $7::interval > interval '0'
+                  CASE WHEN o.first_missing OR NOT o.opens AND h.recovered_at IS NOT NULL THEN now()
+                       WHEN $8 IS NOT NULL THEN h.recovered_at END,
+                  CASE WHEN NOT o.first_missing AND (NOT o.opens OR $8 IS NOT NULL) THEN h.signalled_destination END,
+                  CASE WHEN NOT o.first_missing AND (NOT o.opens OR $8 IS NOT NULL) THEN h.signalled_id END
+             FROM (SELECT $8 IS NOT NULL AND h.missing_since IS NULL AS first_missing,
+                          CASE WHEN h.open_until IS NULL THEN h.failures + $2 >= $4::int OR $7::interval > interval '0'
                                ELSE h.open_until <= now() OR now() + $7::interval > h.open_until END AS opens) AS o)`
 
 // noteSuccessSQL closes the breaker $1, and notes the recovery for the retrying runs behind it. A
@@ -66,6 +76,7 @@ ON CONFLICT (destination) DO UPDATE
 // closedSQL is what a success writes. Before the end of a wait that the destination asked for, a
 // success is of a message that was sent before it asked: it changes nothing.
 const closedSQL = `
+       missing_since = NULL, missing_reason = NULL,
        (failures, failing_since, openings, open_until,
         probe_destination, probe_id, probe_until, last_error, recovered_at) = (
     SELECT h.failures, h.failing_since, h.openings, h.open_until,
@@ -89,6 +100,8 @@ type unwritten struct {
 	failures   int
 	lastError  string
 	retryAfter time.Duration
+	missing    string // why the destination does not exist
+	found      bool   // it was missing, and exists
 }
 
 // writeNotes has one goroutine for each breaker write its notes, in order. It runs under the lock.
@@ -108,7 +121,7 @@ func (b *breakers) writeNext(name string, d *destinationState) bool {
 	b.mu.Lock()
 	notes := d.notes
 	if notes.slowFor == 0 && !notes.reached && !notes.success && notes.failures == 0 {
-		d.writing, d.retryAfterUnwritten, d.notes.retryAfter = false, false, 0
+		d.writing, d.retryAfterUnwritten, d.missingUnwritten, d.notes.retryAfter = false, false, false, 0
 		b.mu.Unlock()
 		return false
 	}
@@ -144,12 +157,17 @@ func (b *breakers) writeFailures(name string, d *destinationState) {
 	time.Sleep(failuresLinger)
 	b.mu.Lock()
 	notes := d.notes
-	d.notes.failures, d.notes.retryAfter = 0, 0
+	d.notes.failures, d.notes.retryAfter, d.notes.missing, d.notes.found = 0, 0, "", false
 	b.mu.Unlock()
-	if notes.failures > 0 {
-		b.wrote(name, b.write(noteFailuresSQL, name, notes.failures, notes.lastError,
-			failuresToOpen, firstOpening, maxOpening, notes.retryAfter))
+	if notes.failures == 0 {
+		return
 	}
+	toOpen, longest := failuresToOpen, maxOpening
+	if notes.missing != "" {
+		toOpen, longest = 1, maxMissingOpening
+	}
+	b.wrote(name, b.write(noteFailuresSQL, name, notes.failures, notes.lastError, toOpen, firstOpening, longest,
+		notes.retryAfter, orNull(notes.missing), notes.found))
 }
 
 // write writes a note, and tries several times: writing it twice does no harm. A note that can't be

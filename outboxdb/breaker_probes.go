@@ -126,7 +126,7 @@ UPDATE outbox.destinations AS h
    SET probe_destination = c.destination, probe_id = c.id, probe_until = now() + $2::interval, probes = h.probes + 1
   FROM chosen AS c
  WHERE h.destination = c.breaker
-RETURNING c.destination, c.id, c.generation, c.available_at, c.running`
+RETURNING c.destination, c.id, c.generation, c.available_at, c.running, h.missing_since IS NOT NULL AS missing`
 
 // endProbeSQL ends the lease of the probe $2 of the breakers $1, which said nothing about its
 // destination: the message had expired, say. Another probe is chosen at once.
@@ -141,18 +141,20 @@ const staleSQL = `h.open_until IS NULL AND h.failing_since < now() - interval '1
 
 // closeAbandonedSQL closes breakers that could have been probed for $1 and that no message waits
 // for: a message that was put back is due again within that time. Stale breakers forget their
-// failures.
+// failures, and so do schemes that no message waits for.
 const closeAbandonedSQL = `
 WITH abandoned AS MATERIALIZED (
 SELECT h.destination FROM outbox.destinations AS h
- WHERE (h.open_until < now() - $1::interval AND (h.probe_until IS NULL OR h.probe_until <= now()) OR ` + staleSQL + `)
+ WHERE (h.open_until < now() - $1::interval AND (h.probe_until IS NULL OR h.probe_until <= now()) OR ` + staleSQL + `
+        OR h.open_until IS NULL AND h.missing_since < now() - $1::interval)
    AND NOT EXISTS (` + behindSQL + `)
    AND NOT EXISTS (` + runningProbeSQL + `)
    FOR UPDATE SKIP LOCKED
 )
 UPDATE outbox.destinations AS h
    SET failures = 0, failing_since = NULL, openings = 0, open_until = NULL,
-       probe_destination = NULL, probe_id = NULL, probe_until = NULL, last_error = NULL
+       probe_destination = NULL, probe_id = NULL, probe_until = NULL, last_error = NULL,
+       missing_since = NULL, missing_reason = NULL
   FROM abandoned AS a
  WHERE h.destination = a.destination`
 
@@ -160,21 +162,26 @@ UPDATE outbox.destinations AS h
 // each, and leases the probing to the caller.
 //   - A probe that is running is signalled by the caller, or released where its run is lost.
 //   - A probe that waits is claimed by this Store's next Claim.
+//   - A destination that did not exist is looked up with look first, and left out where it still does
+//     not exist. A nil look looks nothing up.
 //
 // Now and then it closes breakers that no message waits for. An error of that comes beside the
 // probes.
-func (s *Store) TakeProbes(ctx context.Context) ([]outbox.Probe, error) {
+func (s *Store) TakeProbes(
+	ctx context.Context, look func(ctx context.Context, destination string) error,
+) ([]outbox.Probe, error) {
 	abandonedErr := s.closeAbandoned(ctx)
 	rows, err := s.pool.Query(ctx, takeProbesSQL, maxProbes, probeLease)
 	if err != nil {
 		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
 	}
 	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outbox.Probe, err error) {
-		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running)
+		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running, &p.Missing)
 	})
 	if err != nil {
 		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
 	}
+	probes = s.lookUp(ctx, probes, look)
 	s.breakers.addProbes(probes)
 	return probes, abandonedErr
 }

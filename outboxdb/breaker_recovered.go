@@ -10,7 +10,8 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// takeRecoveredSQL leases ($2) up to $1 breakers that closed and whose runs are to be signalled.
+// takeRecoveredSQL leases ($2) up to $1 breakers whose runs are to be signalled: they closed, or
+// their destination was found not to exist.
 const takeRecoveredSQL = `
 WITH recovered AS MATERIALIZED (
     SELECT h.destination
@@ -23,7 +24,7 @@ UPDATE outbox.destinations AS h
    SET probe_until = now() + $2::interval
   FROM recovered AS r
  WHERE h.destination = r.destination
-RETURNING h.destination, h.recovered_at`
+RETURNING h.destination, h.recovered_at, h.missing_since IS NOT NULL`
 
 // forgetRecoveredSQL ends the signalling of a recovery ($2), unless there has been a later one.
 const forgetRecoveredSQL = `

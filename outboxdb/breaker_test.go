@@ -206,7 +206,7 @@ func TestRenewOfAHeldBackMessage(t *testing.T) {
 	require.Greater(t, stands(t, pool, ids[0]).LeasedFor, 3000.0, "its lease goes on: a live run is not claimed again")
 
 	probeNow(t, pool)
-	probes, err := store.TakeProbes(t.Context())
+	probes, err := store.TakeProbes(t.Context(), nil)
 	require.NoError(t, err)
 	for _, id := range ids {
 		r := renew(id)
@@ -272,9 +272,9 @@ func TestSuccessOfALoadedMessageIsWritten(t *testing.T) {
 	}
 }
 
-// In an outage nothing shows that a destination was never there. When somebody
-// can, its messages are not left to one probe after the other.
-func TestMissingDestinationHasNoOpenBreaker(t *testing.T) {
+// In an outage nothing shows that a destination refuses a message for good. When
+// that shows, its messages are not left to one probe after the other.
+func TestDestinationThatRefusesHasNoOpenBreaker(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := opened(t, pool)

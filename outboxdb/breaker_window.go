@@ -25,12 +25,13 @@ func (s *slowStart) grow(by int) { *s = min(*s+slowStart(by), maxSlowStart) }
 // windowOf is how many messages of a breaker's destinations this process should have in flight: few
 // until it has seen some arrive. A backlog for a destination that is down then costs Temporal a
 // handful of runs. One that works has its whole allowance after two or three answers. A destination
-// that asked for a wait gets none, before its row says so. It runs under the lock.
+// that asked for a wait, or does not exist, gets none, before its row says so. It runs under the
+// lock.
 func (b *breakers) windowOf(name string) int {
 	switch d := b.states[name]; {
 	case d == nil:
 		return firstWindow
-	case d.retryAfterUnwritten:
+	case d.retryAfterUnwritten, d.missingUnwritten:
 		return 0
 	default:
 		return firstWindow + int(d.window)

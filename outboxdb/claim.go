@@ -24,6 +24,8 @@ const maxRetrying = 200
 //     the same target that come before it
 //   - $6 how many rows, and $7 how many bytes of payload and headers altogether; $8 the lease
 //   - $9 maxRetrying; $10 the messages that this process chose as probes
+//   - $11 whether only workers publish to the destination, not this process: its messages leave the
+//     fast path unsent, like those of a slow target
 //
 // For the planner:
 //   - Plain scans of CTEs keep the order in which the destinations are given.
@@ -38,14 +40,14 @@ const claimSQL = "WITH " + requestedSQL + ", " + retryingCapSQL + ", " + dueSQL 
 // destination's own is failing), slow, and the probes that may be claimed.
 const requestedSQL = `requested AS MATERIALIZED (
     SELECT d.*, b.*
-      FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::int[])
-           AS d (destination, target, mark, quota, before)
+      FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::int[], $11::boolean[])
+           AS d (destination, target, mark, quota, before, elsewhere)
      CROSS JOIN LATERAL (
            SELECT coalesce(bool_or(h.open_until IS NOT NULL), false) AS open,
                   coalesce(bool_or(` + failingLatelySQL + `), false) AS failing,
                   coalesce(bool_and(h.destination = m.destination)
                       FILTER (WHERE ` + failingLatelySQL + `), false) AS own_only,
-                  coalesce(bool_or(h.slow_until > now() AND h.destination = d.target), false) AS slow,
+                  d.elsewhere OR coalesce(bool_or(h.slow_until > now() AND h.destination = d.target), false) AS slow,
                   pg_catalog.array_agg(h.probe_id)
                       FILTER (WHERE h.open_until IS NOT NULL AND h.probe_until > now()) AS probes
              FROM (SELECT d.destination) AS m, outbox.destinations AS h
@@ -168,7 +170,8 @@ RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigin
 // less those open already, oldest first. Concurrent scanners never get the same row. It sends up to
 // three statements: one unparks rows whose time has come, one finds destinations, and one claims
 // where any has due messages. An idle call sends the first two, or none. Where one of these is too
-// slow, because of a held snapshot, Claim goes on with the destinations that it knows.
+// slow, because of a held snapshot, Claim goes on with the destinations that it knows. Once a second,
+// while destinations are missing, it also ends messages that have waited for req.MissingGrace.
 func (s *Store) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Claimed, error) {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
@@ -180,21 +183,24 @@ func (s *Store) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	noteErr := s.breakers.takeProblem()
 	probes := s.breakers.takeWaitingProbes()
 	args := s.walk.claimArgs(req, s.breakers, time.Now())
-	problem := errors.Join(unparkErr, walkErr, noteErr, s.holdBack(ctx, args.refused))
+	ended, endErr := s.endMissing(ctx, req.MissingGrace)
+	problem := errors.Join(unparkErr, walkErr, noteErr, s.holdBack(ctx, args.refused),
+		s.noteUnserved(ctx, args.unpublished), endErr)
 	if len(args.destinations) == 0 && len(probes) == 0 {
-		return s.walk.claimed(nil, problem, args.refused), nil
+		return s.walk.claimed(nil, ended, problem, args), nil
 	}
 	messages, rows, err := s.lease(ctx, req.Lease, claimSQL, args.destinations, args.targets, args.marks, args.quotas,
-		args.before, req.MaxMessages, req.MaxBytes, req.Lease, maxRetrying, probes)
+		args.before, req.MaxMessages, req.MaxBytes, req.Lease, maxRetrying, probes, args.elsewhere)
 	if err != nil {
 		s.breakers.keepProbes(probes)
-		return outbox.Claimed{Problem: noteErr}, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
+		return outbox.Claimed{Ended: ended, Problem: noteErr},
+			fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
 	}
 	if slices.ContainsFunc(messages, func(m outbox.ClaimedMessage) bool { return m.NewDestination }) {
 		s.breakers.claimedNewDestinations(time.Now())
 	}
 	s.walk.moveMarks(args, rows, req.MaxMessages)
-	return s.walk.claimed(messages, problem, args.refused), nil
+	return s.walk.claimed(messages, ended, problem, args), nil
 }
 
 // ClaimIsolated leases one quarantined message to this process (see outbox.QuarantineClaims), or

@@ -1,11 +1,13 @@
 package outboxdb
 
 import (
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -24,15 +26,23 @@ type claimArgs struct {
 	marks        []time.Time
 	quotas       []int32
 	before       []int32 // quotas of the target's destinations that come before
-	// refused are destinations with due messages that the caller can't send to.
-	refused map[string]error
+	// elsewhere: only workers publish to the destination, not this process.
+	elsewhere []bool
+	// refused are destinations with due messages that the caller can't send to; unpublished those
+	// that it has no publisher for, where no worker takes its place.
+	refused, unpublished map[string]error
 }
 
+// refuse notes a destination that the caller can't send to.
 func (a *claimArgs) refuse(destination string, err error) {
-	if a.refused == nil {
-		a.refused = map[string]error{}
+	into := &a.refused
+	if errors.Is(err, outflow.ErrNoPublisher) {
+		into = &a.unpublished
 	}
-	a.refused[destination] = err
+	if *into == nil {
+		*into = map[string]error{}
+	}
+	(*into)[destination] = err
 }
 
 // claimArgs says which destinations a claim should look at, and how far. The room that a breaker's
@@ -52,11 +62,13 @@ func (w *walk) claimArgs(req outbox.ClaimRequest, b *breakers, now time.Time) cl
 		if len(t.list) >= maxClaimDestinations || !t.roomFor(m) {
 			continue
 		}
-		if err := refusal(req, m); err != nil {
+		elsewhere, err := w.refusal(req, m)
+		if err != nil {
 			a.refuse(m.Destination, err)
 			continue
 		}
 		t.add(m)
+		a.elsewhere = append(a.elsewhere, elsewhere)
 	}
 	before := map[string]int32{}
 	for _, m := range t.list {
@@ -185,14 +197,19 @@ func (t *turns) quota(m *mark) int {
 	}
 }
 
-// refusal says why the caller can't send to a destination; its messages are parked then.
-func refusal(req outbox.ClaimRequest, m *mark) error {
+// refusal says why the caller can't send to a destination; its messages are parked then, or left to
+// others. Where it has no publisher, and none of the others that have one claims messages, it claims
+// them for the workers (elsewhere).
+func (w *walk) refusal(req outbox.ClaimRequest, m *mark) (elsewhere bool, err error) {
 	if req.Refuse == nil {
-		return nil
+		return false, nil
 	}
-	err := req.Refuse(m.Destination)
+	err = req.Refuse(m.Destination)
+	if errors.Is(err, outflow.ErrNoPublisher) && servedBy(w.missing.served, m.Destination) == outbox.ServedByWorkers {
+		return true, nil
+	}
 	m.Due = m.Due && err == nil
-	return err
+	return false, err
 }
 
 // maxNewDestinations is how many messages of new destinations may be claimed.

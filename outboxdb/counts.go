@@ -9,19 +9,22 @@ import (
 
 // pendingCountsSQL counts pending messages by destination and phase. Beside the phases of a status:
 //   - A retrying row whose lease is over is due: its run is lost.
-//   - Rows that are due behind an open breaker wait.
+//   - Rows that are due behind an open breaker, or for a missing destination, wait.
 const pendingCountsSQL = `
-SELECT c.destination, CASE WHEN b.open THEN 0 ELSE c.due END AS due, c.delayed, c.leased, c.retrying,
-       c.waiting + CASE WHEN b.open THEN c.due ELSE 0 END AS waiting,
-       coalesce(c.last_error, b.last_error, '') AS last_error
-  FROM (SELECT m.destination,
+SELECT c.destination, CASE WHEN b.open OR w.missing THEN 0 ELSE c.due END AS due, c.delayed, c.leased, c.retrying,
+       c.waiting + CASE WHEN b.open OR w.missing THEN c.due ELSE 0 END AS waiting,
+       coalesce(w.reason, c.last_error, b.last_error, '') AS last_error,
+       w.missing AND w.looked AS missing,
+       CASE WHEN w.missing AND NOT w.reached
+            THEN extract(epoch FROM now() - greatest(c.oldest, w.since))::float8 ELSE 0 END AS missed_seconds
+  FROM (SELECT m.destination, min(greatest(m.due_at, m.enqueued_at)) AS oldest,
                count(*) FILTER (WHERE m.phase = 'due')      AS due,
                count(*) FILTER (WHERE m.phase = 'delayed')  AS delayed,
                count(*) FILTER (WHERE m.phase = 'leased')   AS leased,
                count(*) FILTER (WHERE m.phase = 'retrying') AS retrying,
                count(*) FILTER (WHERE m.phase = 'waiting')  AS waiting,
                max(m.last_error) FILTER (WHERE m.retrying OR m.waits) AS last_error
-          FROM (SELECT m.destination, m.last_error, m.retrying, ` + waitsSQL + ` AS waits,
+          FROM (SELECT m.destination, m.last_error, m.retrying, m.due_at, m.enqueued_at, ` + waitsSQL + ` AS waits,
                        CASE WHEN m.available_at <= now() THEN 'due' ELSE ` + PhaseSQL + ` END AS phase
                   FROM ` + PendingRowsSQL + ` AS m) AS m
          GROUP BY m.destination) AS c
@@ -29,6 +32,13 @@ SELECT c.destination, CASE WHEN b.open THEN 0 ELSE c.due END AS due, c.delayed, 
        SELECT count(*) > 0 AS open, max(h.last_error) AS last_error
          FROM (SELECT c.destination) AS m, outbox.destinations AS h
         WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) AS b
+ CROSS JOIN LATERAL (
+       SELECT count(*) > 0 AS missing, coalesce(bool_and(h.open_until IS NULL OR h.open_until > now()), false) AS looked,
+              min(h.missing_since) AS since, min(h.missing_reason) AS reason,
+              (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = c.destination) IS NOT NULL AS reached
+         FROM outbox.destinations AS h
+        WHERE h.missing_since IS NOT NULL
+          AND h.destination = ANY (ARRAY[c.destination, split_part(c.destination, '://', 1) || '://'])) AS w
  ORDER BY c.destination`
 
 // PendingCounts counts the pending messages of one destination.
@@ -45,6 +55,11 @@ type PendingCounts struct {
 	Waiting int `db:"waiting"`
 	// LastError is that of a message that is retrying or waits.
 	LastError string `db:"last_error"`
+	// Missing says that the destination does not exist, as somebody found in the last seconds, or
+	// that no running process publishes to its scheme. MissedSeconds is how long the longest of its
+	// messages has waited for that; 0 where they wait without an end.
+	Missing       bool    `db:"missing"`
+	MissedSeconds float64 `db:"missed_seconds"`
 }
 
 // Pending counts the pending messages by destination. It reads every pending row: for an operator

@@ -84,6 +84,18 @@ var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUI
 		require.Zero(t, value[int](t, pool,
 			`SELECT count(*) FROM outbox.messages WHERE state <> 'cancelled' AND id = ANY ($1)`, ids))
 	},
+	"endMissingSQL": missed,
+}
+
+// missed ends the messages ids, whose destination has been missing for longer than they may wait.
+func missed(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
+	execute(t, pool, `INSERT INTO outbox.destinations AS h (destination, missing_since, missing_reason)
+		SELECT DISTINCT destination, now() - interval '1 hour', 'no such queue' FROM outbox.messages WHERE id = ANY ($1)
+		    ON CONFLICT (destination) DO NOTHING`, ids)
+	_, err := pool.Exec(t.Context(), outboxdb.StatementEndMissing, "0", 1000)
+	require.NoError(t, err)
+	require.Zero(t, value[int](t, pool,
+		`SELECT count(*) FROM outbox.messages WHERE state <> 'dead' AND id = ANY ($1)`, ids))
 }
 
 func TestEndsAreToldOnce(t *testing.T) {

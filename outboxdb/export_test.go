@@ -17,6 +17,8 @@ import (
 const (
 	StatementClaim           = claimSQL
 	StatementPutBack         = putBackSQL
+	StatementPutBackMissing  = putBackMissingSQL
+	StatementEndMissing      = endMissingSQL
 	StatementClaimIsolated   = claimIsolatedSQL
 	StatementTakeProbes      = takeProbesSQL
 	StatementCloseAbandoned  = closeAbandonedSQL
@@ -55,7 +57,8 @@ var Statements = []string{
 	noteSlowSQL, knownSQL, unparkSQL, holdBackSQL, closeAbandonedSQL, takeProbesSQL, endProbeSQL, releaseSQL,
 	takeRecoveredSQL, forgetRecoveredSQL, retryingSQL, purgeSQL, moveSQL, purgeByHandSQL, moveByHandSQL,
 	purgeAuditSQL, purgeDestinationsSQL, beginCallbackSQL, noteCallbackSQL, takeCallbacksSQL,
-	requestCancelSQL, endCancelledSQL,
+	requestCancelSQL, endCancelledSQL, putBackMissingSQL, endMissingSQL, noteUnservedSQL, announceSQL,
+	withdrawSQL, servedSQL,
 }
 
 var (
@@ -142,4 +145,15 @@ func Verdicts(t testing.TB, tx pgx.Tx, msgs []outflow.Message, ifAbsent bool) []
 		t.Fatal(err)
 	}
 	return verdicts
+}
+
+// LookAgain has the next Claim look for messages whose grace is over, and the next look at the running
+// processes read them.
+func (s *Store) LookAgain() {
+	s.walk.mu.Lock()
+	defer s.walk.mu.Unlock()
+	s.walk.missing.endAt, s.walk.missing.unserved = time.Time{}, nil
+	s.serving.mu.Lock()
+	defer s.serving.mu.Unlock()
+	s.serving.readAt = time.Time{}
 }

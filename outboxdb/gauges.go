@@ -1,6 +1,7 @@
 package outboxdb
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -30,8 +31,9 @@ const (
 //   - due callbacks from the oldest
 //
 // Sums are cast to bigint: a role could own an operator of numeric and integer in its schema.
-// Due rows behind an open breaker count as waiting, as in pendingCounts. The $1 targets
-// with the most pending rows stand for themselves, the others together as $2.
+// Due rows behind an open breaker, or for a missing destination, count as waiting, as in
+// pendingCounts. The $1 targets with the most pending rows stand for themselves, the others together
+// as $2.
 const gaugesSQL = `
 WITH RECURSIVE targets AS (
     (SELECT m.destination, ` + TargetOfSQL + ` AS target, 1 AS place
@@ -83,6 +85,11 @@ WITH RECURSIVE targets AS (
       FROM outbox.destinations AS d
      WHERE d.open_until IS NOT NULL
      LIMIT ` + gaugeBreakers + `
+), missing AS MATERIALIZED (
+    SELECT d.destination, extract(epoch FROM now() - d.missing_since)::float8 AS seconds
+      FROM outbox.destinations AS d
+     WHERE d.missing_since IS NOT NULL
+     LIMIT ` + gaugeBreakers + `
 ), dead AS (
     SELECT d.destination, count(*) AS dead
       FROM (SELECT m.destination
@@ -96,7 +103,9 @@ WITH RECURSIVE targets AS (
            m.waiting + CASE WHEN m.held THEN m.due ELSE 0 END AS waiting, m.retrying, m.delayed, 0 AS dead, m.oldest
       FROM (SELECT m.*, (SELECT count(*) > 0 FROM breakers) AND
                    EXISTS (SELECT FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL
-                       AND ` + BreakersOfSQL + `) AS held
+                       AND ` + BreakersOfSQL + `)
+                   OR EXISTS (SELECT FROM missing AS h
+                       WHERE h.destination = ANY (ARRAY[m.destination, split_part(m.destination, '://', 1) || '://'])) AS held
               FROM pending AS m) AS m
     UNION ALL
     SELECT ` + TargetOfSQL + ` AS target, 0, 0, 0, 0, 0, m.dead, NULL
@@ -123,6 +132,8 @@ SELECT 'target' AS kind, CASE WHEN r.place <= $1::int THEN r.target ELSE $2::tex
  GROUP BY 2
 UNION ALL
 SELECT 'breaker', b.destination, 0, 0, 0, 0, 0, 0, b.seconds, false FROM breakers AS b
+UNION ALL
+SELECT 'missing', b.destination, 0, 0, 0, 0, 0, 0, b.seconds, false FROM missing AS b
 UNION ALL
 SELECT 'callbacks', '', count(*), 0, 0, 0, 0, 0,
     greatest(extract(epoch FROM now() - min(c.callback_due_at)), 0)::float8, count(*) >= ` + gaugeRows + `
@@ -161,6 +172,7 @@ func (s *Store) Gauges(ctx context.Context, maxTargets int, other string) (outbo
 	}
 	var g outbox.Gauges
 	var breakers []outbox.BreakerGauges
+	var missing []outbox.MissingGauges
 	for _, r := range found {
 		g.Truncated = g.Truncated || r.Truncated
 		switch r.Kind {
@@ -170,12 +182,25 @@ func (s *Store) Gauges(ctx context.Context, maxTargets int, other string) (outbo
 				Retrying: r.Retrying, Delayed: r.Delayed, Dead: r.Dead, OldestDue: max(r.duration(), 0)})
 		case "breaker":
 			breakers = append(breakers, breakerGauges(r))
+		case "missing":
+			missing = append(missing, outbox.MissingGauges{
+				Destination: outflow.DisplayDestination(r.Name), Since: max(r.duration(), 0),
+			})
 		case "callbacks":
 			g.CallbacksDue, g.OldestCallbackDue = r.Due, r.duration()
 		}
 	}
-	g.Breakers = joinBreakers(breakers, maxTargets, other)
+	g.Breakers, g.Missing = joinBreakers(breakers, maxTargets, other), joinMissing(missing, maxTargets, other)
 	return g, nil
+}
+
+// joinMissing keeps the limit that have been missing for longest, and the rest together as other.
+func joinMissing(all []outbox.MissingGauges, limit int, other string) []outbox.MissingGauges {
+	slices.SortFunc(all, func(a, b outbox.MissingGauges) int { return cmp.Compare(b.Since, a.Since) })
+	if len(all) > limit {
+		all = append(all[:limit:limit], outbox.MissingGauges{Destination: other, Since: all[limit].Since})
+	}
+	return all
 }
 
 // breakerGauges names a breaker as metrics show it, without the query of an address.

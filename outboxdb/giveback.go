@@ -3,6 +3,7 @@ package outboxdb
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,7 +17,8 @@ import (
 //
 //	method    who calls it            why                                claimable again
 //	PutBack   a run that leaves its   its destination fails              after a backoff
-//	          message                 it is superseded, or quarantined   after a second
+//	          message                 its destination does not exist     after a second
+//	                                  it is superseded, or quarantined   after a second
 //	GiveBack  a scanner after a       no run was started (NotStarted)    at once
 //	          claim                   a run was open (RunOpen)           after its lease
 //	                                  another process has the run        after its lease
@@ -43,6 +45,34 @@ UPDATE outbox.messages AS m
  WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation
    AND m.finished_at IS NULL
 RETURNING ` + outcomeColumnsSQL
+
+// putBackMissingSQL leaves rows to later claims whose destination does not exist, or whose scheme no
+// process publishes to. The breaker, and who publishes, decide when they are claimed. The second
+// gives its run time to close. A row that has waited for its grace ($5) is left as it is, and
+// returned as over: its run ends it.
+const putBackMissingSQL = lockRowsSQL + `, here AS MATERIALIZED (
+    SELECT r.*, greatest(m.due_at, m.enqueued_at, coalesce((
+                    SELECT min(h.missing_since) FROM outbox.destinations AS h
+                     WHERE h.destination = ANY (ARRAY[m.destination, split_part(m.destination, '://', 1) || '://'])), now()))
+                    <= now() - r.grace AND ` + deliveredAtSQL + ` IS NULL AS over
+      FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::interval[])
+           AS r (id, generation, last_error, attempts, grace)
+      JOIN outbox.messages AS m ON m.id = r.id
+     WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.generation = r.generation AND m.finished_at IS NULL
+), put AS (
+    UPDATE outbox.messages AS m
+       SET available_at = now() + interval '1 second', retrying = false, parked = true, claims = 0,
+           attempts = greatest(m.attempts + r.attempts, 0), last_error = coalesce(r.last_error, m.last_error)
+      FROM here AS r
+     WHERE m.id = r.id AND NOT r.over
+    RETURNING ` + outcomeColumnsSQL + `, false AS over
+)
+SELECT * FROM put
+ UNION ALL
+SELECT ` + outcomeColumnsSQL + `, true AS over
+  FROM outbox.messages AS m
+  JOIN here AS r ON r.id = m.id
+ WHERE r.over`
 
 // makeWaySQL makes a row claimable that its run leaves without sending: a run of an older
 // generation was in the way of one that was started again, or the row is quarantined and is to be
@@ -76,7 +106,7 @@ UPDATE outbox.messages AS m
 
 // PutBack leaves a message to a later claim. After an attempt that failed it returns how the message
 // stands then: one that is final or of another generation is left as it is. With NotSent it returns
-// no outcome.
+// no outcome. With Missing the error is outbox.ErrGraceOver where the message has waited long enough.
 func (s *Store) PutBack(ctx context.Context, p outbox.PutBack) (outflow.Outcome, error) {
 	if p.NotSent {
 		s.handoff.settle(p.Ref)
@@ -88,6 +118,9 @@ func (s *Store) PutBack(ctx context.Context, p outbox.PutBack) (outflow.Outcome,
 	record, err := retryLocked(ctx, s.putBacks, p)
 	if err != nil {
 		return outflow.Outcome{}, fmt.Errorf("putting message %s back: %w", p.ID, err)
+	}
+	if record.over {
+		return outflow.Outcome{}, outbox.ErrGraceOver
 	}
 	s.handoff.settle(p.Ref)
 	return record.Outcome(), nil
@@ -127,15 +160,28 @@ func (s *Store) putBackAll(ctx context.Context, rows []outbox.PutBack) results {
 	id := func(p outbox.PutBack) uuid.UUID { return p.ID }
 	locked := func(p outbox.PutBack, found storedRow) bool { return wasLocked(p.Ref, found) }
 	return answerAll(ctx, rows, id, locked, func(ctx context.Context, batch []outbox.PutBack) (rowsByID, error) {
-		var c columns
+		var failed, missing columns
 		for _, p := range batch {
-			c.add(p.Ref, p.LastError, 1)
+			if p.Missing == nil {
+				failed.add(p.Ref, p.LastError, 1)
+				continue
+			}
+			missing.add(p.Ref, p.LastError, p.Missing.Attempts)
+			missing.graces = append(missing.graces, p.Missing.Grace)
 		}
-		done, err := s.write(ctx, putBackSQL, c.ids, c.generations, c.lastErrors, c.attempts)
-		if err != nil {
-			return nil, err
+		done := rowsByID{}
+		if c := failed; len(c.ids) > 0 {
+			if err := s.writeInto(ctx, done, putBackSQL, c.ids, c.generations, c.lastErrors, c.attempts); err != nil {
+				return nil, err
+			}
 		}
-		return s.readMissing(ctx, loadOutcomesSQL, c.ids, done)
+		if c := missing; len(c.ids) > 0 {
+			err := s.writeInto(ctx, done, putBackMissingSQL, c.ids, c.generations, c.lastErrors, c.attempts, c.graces)
+			if err != nil {
+				return nil, err
+			}
+		}
+		return s.readMissing(ctx, loadOutcomesSQL, slices.Concat(failed.ids, missing.ids), done)
 	})
 }
 

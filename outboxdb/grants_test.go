@@ -148,7 +148,8 @@ func TestDispatcherRights(t *testing.T) {
 		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
 		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
 		"messages: DELETE", "messages: SELECT",
-		"notify_waiters()", "outcomes()", "schema: USAGE",
+		"notify_waiters()", "outcomes()",
+		"processes: DELETE", "processes: INSERT", "processes: SELECT", "processes: UPDATE", "schema: USAGE",
 	}, rightsOf(t, pool, role))
 
 	store := outboxdb.New(as)
@@ -183,7 +184,7 @@ func TestDispatcherRights(t *testing.T) {
 	}
 	waitFor(t, pool, isOpen, "sqs://a")
 	probeNow(t, pool)
-	_, err = store.TakeProbes(t.Context())
+	_, err = store.TakeProbes(t.Context(), nil)
 	require.NoError(t, err)
 	_, err = store.Retrying(t.Context(), outbox.Recovered{Destination: "sqs://a"}, 10)
 	require.NoError(t, err)
@@ -194,6 +195,12 @@ func TestDispatcherRights(t *testing.T) {
 	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
 	_, err = store.Known(t.Context(), "sqs://b")
 	require.NoError(t, err)
+	process := outbox.Process{ID: uuid.New(), Name: "starter", Schemes: []string{"sqs"}, Scans: true}
+	require.NoError(t, store.Announce(t.Context(), process))
+	require.NoError(t, store.Announce(t.Context(), process), "again")
+	_, err = store.Served(t.Context(), "sqs://b")
+	require.NoError(t, err)
+	require.NoError(t, store.Withdraw(t.Context(), process.ID))
 
 	purged, err := store.PurgeMessages(t.Context(), outbox.Purge{State: outflow.Delivered, Limit: 10, History: true})
 	require.NoError(t, err)
@@ -234,7 +241,7 @@ func TestOperatorRights(t *testing.T) {
 		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()",
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
-		"notify_waiters()", "outcomes()", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
+		"notify_waiters()", "outcomes()", "processes: SELECT", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
 		"schema: USAGE", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool {
 		return right == "migrations: SELECT" ||

@@ -65,6 +65,7 @@ func TestPlans(t *testing.T) {
 	t.Run("fresh", func(t *testing.T) {
 		lookAtPlans(t, pool, "fresh statistics")
 		t.Run("held back", func(t *testing.T) { lookAtHeldBack(t, pool) })
+		t.Run("missing", func(t *testing.T) { lookAtMissing(t, pool) })
 		t.Run("a store", func(t *testing.T) { claimBesidePaused(t, pool) })
 	})
 }
@@ -124,7 +125,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	ones, nulls := many("1", 20), many("NULL", 20)
 	claimArgs := func(destinations []string, marks []time.Time, quota string, most int) []any {
 		return []any{destinations, destinations, marks, many(quota, len(destinations)), many("0", len(destinations)),
-			most, 1 << 24, "1 minute", 200, []string{}}
+			most, 1 << 24, "1 minute", 200, []string{}, many("false", len(destinations))}
 	}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 		for _, c := range []struct {
@@ -134,7 +135,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			args            []any
 		}{
 			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 250,
-				[]any{"", outboxdb.WalkDestinations, 32, []string{}, []string{}}},
+				[]any{"", outboxdb.WalkDestinations, 32, []string{}, []string{}, []string{"sns"}}},
 			{"unpark nothing", outboxdb.StatementUnpark, 1, 20, []any{"100 years", 1000, 250, 1000}},
 			{"hold back 20", outboxdb.StatementHoldBack, 0, 600,
 				[]any{[]string{"sqs://paused"}, []string{"no"}, "1 minute", 20}},
@@ -154,6 +155,8 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 				[]any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
 			{"make way", outboxdb.StatementMakeWay, 0, 30, []any{ids[0], 0}},
 			{"put back 20", outboxdb.StatementPutBack, 20, 600, []any{ids, ones, nulls, ones}},
+			{"put back 20 that wait", outboxdb.StatementPutBackMissing, 20, 700,
+				[]any{ids, ones, nulls, ones, many("1 hour", 20)}},
 			{"claim isolated", outboxdb.StatementClaimIsolated, 0, 30, []any{"1 minute"}},
 			{"load again 20", outboxdb.StatementLoadAgain, 20, 500, []any{ids, ones}},
 			{"load 20", outboxdb.StatementLoad, 20, 160, []any{ids}},
@@ -183,7 +186,7 @@ func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
 		p := teststack.Explain(t, pool, mode, outboxdb.StatementClaim, []string{"sqs://paused"},
 			[]string{"sqs://paused"},
 			aMonthAgo,
-			[]string{"100"}, []string{"0"}, 100, 1<<24, "1 minute", 200, []string{})
+			[]string{"100"}, []string{"0"}, 100, 1<<24, "1 minute", 200, []string{}, []string{"false"})
 		t.Logf("%s: %d buffers to claim none of a million", mode, p.Buffers())
 		require.Zero(t, p.Rows)
 		require.LessOrEqual(t, p.Buffers(), 20)
@@ -191,6 +194,24 @@ func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
 		t.Logf("%s: %d buffers to find a probe", mode, p.Buffers())
 		require.EqualValues(t, 1, p.Rows)
 		require.LessOrEqual(t, p.Buffers(), 200, "most of it the renewals above, which were rolled back")
+	}
+}
+
+// lookAtMissing has the destination with a million due messages not exist: a look for those that
+// have waited long enough reads what it ends, and next to nothing where there are none.
+func lookAtMissing(t *testing.T, pool *pgxpool.Pool) {
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until, missing_since, missing_reason)
+		VALUES ('sqs://paused', now(), 1, now(), now() - interval '10 years', 'no such queue')`)
+	defer execute(t, pool, `DELETE FROM outbox.destinations`)
+	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+		p := teststack.Explain(t, pool, mode, outboxdb.StatementEndMissing, "9 years", 20)
+		t.Logf("%s: %d buffers to end none of a million", mode, p.Buffers())
+		require.Zero(t, p.Rows)
+		require.LessOrEqual(t, p.Buffers(), 100)
+		p = teststack.Explain(t, pool, mode, outboxdb.StatementEndMissing, "0", 20)
+		t.Logf("%s: %d buffers to end 20 of a million", mode, p.Buffers())
+		require.EqualValues(t, 20, p.Rows)
+		require.LessOrEqual(t, p.Buffers(), 900)
 	}
 }
 

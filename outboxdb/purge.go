@@ -183,7 +183,7 @@ DELETE FROM outbox.destinations AS h
  WHERE h.destination IN (
        SELECT d.destination
          FROM outbox.destinations AS d
-        WHERE (greatest(d.delivered_at, d.failing_since, d.open_until, d.recovered_at)
+        WHERE (greatest(d.delivered_at, d.failing_since, d.open_until, d.recovered_at, d.missing_since)
                >= now() - $1::interval) IS NOT TRUE
           AND NOT EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND NOT m.parked
                              AND m.destination >= d.covers_from AND m.destination < d.covers_before)

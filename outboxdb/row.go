@@ -71,6 +71,8 @@ type row struct {
 	SlowTarget bool           `db:"slow_target"`
 	Failing    bool           `db:"failing"`
 	Reached    bool           `db:"reached"`
+	Missing    string         `db:"missing"`
+	Over       bool           `db:"over"`
 }
 
 func (r row) record() outbox.Record {
@@ -85,6 +87,7 @@ func (r row) record() outbox.Record {
 		ExpiresAfter:    max(deref(r.ExpiresIn), 0),
 		CancelRequested: r.CancelRequested, Attempts: r.Attempts, Claims: r.Claims,
 		HeldBack: r.HeldBack != nil, HeldBackFor: deref(r.HeldBack), SlowTarget: r.SlowTarget,
+		Missing:         r.Missing,
 		BrokerMessageID: deref(r.BrokerMessageID), LastError: deref(r.LastError),
 		EnqueuedAt: r.EnqueuedAt, FinishedAt: deref(r.FinishedAt), CallbackDue: r.CallbackDue,
 		MissingBytes: max(r.PayloadBytes-len(r.Payload), 0),
@@ -104,6 +107,7 @@ type columns struct {
 	release     []bool
 	lost        []bool
 	waits       []bool
+	graces      []time.Duration
 }
 
 func (c *columns) add(ref outbox.Ref, lastError string, attempts int) {

@@ -45,7 +45,8 @@ UPDATE outbox.messages AS m
        AS r (id, generation, lease, last_error, attempts, lost, waits)
  WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation
    AND m.finished_at IS NULL
-RETURNING ` + heldBackSQL + ` AS held_back, ` + failingSQL + `, ` + loadColumnsSQL
+RETURNING ` + heldBackSQL + ` AS held_back, coalesce(` + MissingOfSQL + `, '') AS missing, ` + failingSQL + `, ` +
+	loadColumnsSQL
 
 // heldBackSQL is how long the breaker of the row's destination stays open; NULL where this row may
 // be sent: no breaker is open, or the row is its probe. Scanners choose the probe. Where no scanner

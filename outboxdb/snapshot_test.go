@@ -38,7 +38,7 @@ func TestHeldSnapshot(t *testing.T) {
 		p := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementClaim, []string{"sqs://a"},
 			[]string{"sqs://a"},
 			marks,
-			[]string{"10"}, []string{"0"}, 10, 1<<24, "1 minute", 200, []string{})
+			[]string{"10"}, []string{"0"}, 10, 1<<24, "1 minute", 200, []string{}, []string{"false"})
 		require.EqualValues(t, 10, p.Rows)
 		return p.Buffers()
 	}

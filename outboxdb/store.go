@@ -59,6 +59,7 @@ type Store struct {
 	handoff  *handoff
 	walk     walk
 	breakers *breakers
+	serving  serving
 	identity identity
 
 	loads     *coalesce.Coalescer[outbox.Ref, storedRow]

@@ -29,6 +29,7 @@ func tour(t *testing.T, setup, pool *pgxpool.Pool) {
 	watched, seen := traced(t, pool)
 	tourProducer(t, setup, watched)
 	tourDispatcher(t, setup, watched)
+	tourMissing(t, setup, watched)
 	tourBreaker(t, setup, watched)
 	tourPurge(t, setup, watched)
 	tourOperator(t, setup, watched)
@@ -206,6 +207,32 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, err)
 }
 
+func tourMissing(t *testing.T, setup, pool *pgxpool.Pool) {
+	t.Helper()
+	ctx, store := t.Context(), outboxdb.New(pool)
+	execute(t, setup, `TRUNCATE outbox.messages, outbox.destinations`)
+	ids := enqueue(t, setup, message("sqs://missing"), message("sns://news"))
+	process := outbox.Process{ID: uuid.New(), Name: "outflow-starter", Host: "here", Schemes: []string{"sqs"}, Scans: true}
+	require.NoError(t, store.Announce(ctx, process))
+	require.Equal(t, "here", value[string](t, setup, `SELECT host FROM outbox.processes`))
+	require.Equal(t, ids[:1], idsOf(claim(t, store, graceful())))
+	store.Observe("sqs://missing", ids[0], outbox.Observation{Err: errMissing, Missing: true})
+	waitFor(t, setup, isMissing, "sqs://missing")
+	waitFor(t, setup, isMissing, "sns://")
+	putBack := outbox.PutBack{Ref: ref(ids[0]), LastError: awkwardError,
+		Missing: &outbox.Missing{Grace: time.Minute, Attempts: 1}}
+	_, err := store.PutBack(ctx, putBack)
+	require.NoError(t, err)
+	require.Equal(t, awkwardError, *stands(t, setup, ids[0]).LastError)
+	waited(t, setup, time.Hour)
+	_, err = store.PutBack(ctx, putBack)
+	require.ErrorIs(t, err, outbox.ErrGraceOver)
+	execute(t, setup, `UPDATE outbox.messages SET parked = false`)
+	require.Len(t, look(t, store, graceful()).Ended, 2)
+	require.NoError(t, store.Withdraw(ctx, process.ID))
+	require.Zero(t, value[int](t, setup, `SELECT count(*) FROM outbox.processes`))
+}
+
 func tourBreaker(t *testing.T, setup, pool *pgxpool.Pool) {
 	t.Helper()
 	ctx := t.Context()
@@ -217,7 +244,7 @@ func tourBreaker(t *testing.T, setup, pool *pgxpool.Pool) {
 	}
 	waitFor(t, setup, isOpen, "sqs://down")
 	probeNow(t, setup)
-	probes, err := store.TakeProbes(ctx)
+	probes, err := store.TakeProbes(ctx, nil)
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.Equal(t, id, probes[0].ID)
@@ -352,6 +379,9 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	counts, _, err := o.Status(ctx, 10)
 	require.NoError(t, err)
 	require.NotEmpty(t, counts)
+	running, err := o.Running(ctx)
+	require.NoError(t, err)
+	require.Empty(t, running)
 	_, err = o.KnownDestinations(ctx, "sqs://orders")
 	require.NoError(t, err)
 	_, err = o.KnownTypes(ctx)

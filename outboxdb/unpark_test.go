@@ -27,7 +27,7 @@ func TestDelayedMessagesCostNothing(t *testing.T) {
 	look := func() int {
 		walk := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementDueDestinations, "",
 			outboxdb.WalkDestinations,
-			32, []string{}, []string{})
+			32, []string{}, []string{}, []string{})
 		unpark := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementUnpark, "100 years", 1000, 250,
 			1000)
 		require.EqualValues(t, 1, walk.Rows)

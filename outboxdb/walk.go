@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/database"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -31,9 +32,10 @@ const (
 //     have more destinations than one walk visits.
 //   - It returns up to $2 destinations, of each target up to $3, with the low-water mark from which
 //     a claim may start.
-//   - There is always one row, for two flags. breaker_active: a breaker is open, or has closed and
+//   - Of the schemes $6, which nobody publishes to, it visits one target.
+//   - There is always one row, for three flags. breaker_active: a breaker is open, or has closed and
 //     its runs are still to be signalled, or has stale failures. quarantined_due: a quarantined
-//     message is due.
+//     message is due. missing_any: messages may wait for a destination that does not exist.
 const dueDestinationsSQL = `
 WITH RECURSIVE targets AS (
     (SELECT m.destination, ` + TargetOfSQL + ` AS target
@@ -47,7 +49,9 @@ WITH RECURSIVE targets AS (
      CROSS JOIN LATERAL (
            SELECT m.destination, ` + TargetOfSQL + ` AS target
              FROM outbox.messages AS m
-            WHERE m.state = 'pending' AND NOT m.parked AND m.destination >= ` + behindTargetSQL + `
+            WHERE m.state = 'pending' AND NOT m.parked
+              AND m.destination >= CASE WHEN split_part(t.target, '://', 1) = ANY ($6::text[])
+                                        THEN split_part(t.target, '://', 1) || ':0' ELSE ` + behindTargetSQL + ` END
             ORDER BY m.destination
             LIMIT 1) AS next
 ), found AS (
@@ -86,12 +90,14 @@ SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS tar
                         WHERE d.open_until IS NOT NULL OR d.recovered_at IS NOT NULL)
                OR EXISTS (SELECT FROM outbox.destinations AS h WHERE ` + staleSQL + `) AS breaker_active,
                EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5
-                          AND m.available_at <= now()) AS quarantined_due) AS flags
+                          AND m.available_at <= now()) AS quarantined_due,
+               EXISTS (SELECT FROM outbox.destinations AS d WHERE d.missing_since IS NOT NULL) AS missing_any) AS flags
   LEFT JOIN found AS f ON true`
 
-// openBreakersSQL are those of the breakers $1 that are open.
+// openBreakersSQL are those of the breakers $1 that are open, and why their destination is missing.
 const openBreakersSQL = `
-SELECT d.destination FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL AND d.destination = ANY ($1::text[])`
+SELECT d.destination, coalesce(d.missing_reason, '') AS missing
+  FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL AND d.destination = ANY ($1::text[])`
 
 // walk is what a Store knows of the claim index between claims.
 type walk struct {
@@ -110,6 +116,7 @@ type walk struct {
 
 	unpark     unparking
 	heldBackAt time.Time // when messages were last held back
+	missing    missingNow
 }
 
 // walkRow is one row of a walk: a mark, and the flags. Without any destination there is one row all
@@ -118,6 +125,7 @@ type walkRow struct {
 	mark
 	BreakerActive  bool `db:"breaker_active"`
 	QuarantinedDue bool `db:"quarantined_due"`
+	MissingAny     bool `db:"missing_any"`
 }
 
 // findDestinations walks the index if it is time to.
@@ -154,31 +162,34 @@ func (s *Store) walkIndex(ctx context.Context) error {
 	}
 	s.breakers.sawMarks(found)
 	s.walk.remember(found)
-	if s.walk.openBreakers, err = s.readOpenBreakers(ctx, conn); err != nil {
+	if err := s.readOpenBreakers(ctx, conn); err != nil {
 		return err
 	}
 	s.walk.next = time.Now().Add(min(walkShare*time.Since(began), walkInterval))
 	return nil
 }
 
-// readOpenBreakers returns which breakers of the marks are open, if the walk saw that some are.
-func (s *Store) readOpenBreakers(ctx context.Context, conn *database.Conn) (map[string]bool, error) {
-	if !s.walk.breakerActive {
-		return nil, nil
+// readOpenBreakers reads which breakers of the marks are open, if the walk saw that some are.
+func (s *Store) readOpenBreakers(ctx context.Context, conn *database.Conn) error {
+	w := &s.walk
+	w.openBreakers, w.missing.reasons = nil, nil
+	if !w.breakerActive {
+		return nil
 	}
-	rows, err := conn.Query(ctx, openBreakersSQL, s.breakers.namesOf(s.walk.marks))
+	rows, err := conn.Query(ctx, openBreakersSQL, s.breakers.namesOf(w.marks))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, err
-	}
-	open := make(map[string]bool, len(names))
-	for _, name := range names {
-		open[name] = true
-	}
-	return open, nil
+	w.openBreakers, w.missing.reasons = map[string]bool{}, map[string]string{}
+	var name, missing string
+	_, err = pgx.ForEachRow(rows, []any{&name, &missing}, func() error {
+		w.openBreakers[name] = true
+		if missing != "" {
+			w.missing.reasons[name] = missing
+		}
+		return nil
+	})
+	return err
 }
 
 // visit runs the walk's statement.
@@ -189,7 +200,8 @@ func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, e
 	for _, t := range targets {
 		cursors = append(cursors, w.cursors[t])
 	}
-	rows, err := conn.Query(ctx, dueDestinationsSQL, w.from, walkDestinations, walkWithin, targets, cursors)
+	rows, err := conn.Query(ctx, dueDestinationsSQL, w.from, walkDestinations, walkWithin, targets, cursors,
+		w.missing.unservedSchemes())
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +213,7 @@ func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, e
 		if r.Destination != "" {
 			found = append(found, r.mark)
 		}
-		w.breakerActive, w.quarantinedDue = r.BreakerActive, r.QuarantinedDue
+		w.breakerActive, w.quarantinedDue, w.missing.any = r.BreakerActive, r.QuarantinedDue, r.MissingAny
 	}
 	return found, nil
 }
@@ -219,10 +231,12 @@ func (w *walk) anyDue() bool {
 	return slices.ContainsFunc(w.marks, func(m mark) bool { return m.Due })
 }
 
-// claimed is the result of a claim, with what the walk knows.
-func (w *walk) claimed(messages []outbox.ClaimedMessage, problem error, refused map[string]error) outbox.Claimed {
+// claimed is the result of a claim with these arguments, with what the walk knows.
+func (w *walk) claimed(
+	messages []outbox.ClaimedMessage, ended []outflow.Outcome, problem error, a claimArgs,
+) outbox.Claimed {
 	return outbox.Claimed{
-		Refused:  refused,
+		Refused: a.refused, Missing: w.missing.because(a.unpublished), Ended: ended,
 		Messages: messages, Backlog: w.anyDue(),
 		NewDestinationsIn: w.newDestinationsIn(), MoreDestinations: w.from != "",
 		BreakerActive: w.breakerActive, QuarantinedDue: w.quarantinedDue, Problem: problem,

@@ -63,8 +63,8 @@ func (r *Router) Schemes() []string {
 // Publish hands m to the publisher of its destination's scheme; see Publisher for what that
 // promises. The publisher of https gets http, too. Beyond the publisher's own errors:
 //
-//   - A destination that can't be parsed, or whose scheme has no publisher, is a permanent
-//     failure.
+//   - A destination that can't be parsed is a permanent failure.
+//   - So is one whose scheme has no publisher. The error wraps outflow.ErrNoPublisher.
 //   - A scheme with two publishers is unavailable until the configuration is corrected.
 //   - A publisher's panic is a permanent failure that wraps a PanicError.
 func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
@@ -79,15 +79,29 @@ func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageI
 	}
 	p := r.publishers[scheme]
 	if p == nil {
-		return "", outflow.Permanent(fmt.Errorf("publishing to %s: no publisher for %s:// is configured here "+
-			"(there is %s); redirect the message, or deliver it with a program of your own that has one",
-			shown, scheme, r.schemeList()))
+		return "", outflow.Permanent(r.noPublisher(d.String()))
 	}
 	defer panics.Catch(func(p *PanicError) {
 		err = outflow.Permanent(panics.OfPublisher("publishing to "+shown, p))
 	})
 	return p.Publish(ctx, m)
 }
+
+// noPublisher is the error of a destination whose scheme has no publisher.
+func (r *Router) noPublisher(destination string) error {
+	scheme, _, _ := strings.Cut(destination, "://")
+	return noPublisherError(fmt.Sprintf("publishing to %s: no publisher for %s:// is configured here "+
+		"(there is %s); redirect the message, or deliver it with a program of your own that has one",
+		outflow.DisplayDestination(destination), publisherScheme(scheme), r.schemeList()))
+}
+
+// noPublisherError is the text about a scheme without a publisher.
+type noPublisherError string
+
+func (e noPublisherError) Error() string { return string(e) }
+
+// Is has errors.Is find outflow.ErrNoPublisher, whose words the text does not need.
+func (noPublisherError) Is(target error) bool { return target == outflow.ErrNoPublisher }
 
 func (r *Router) schemeList() string {
 	if schemes := r.Schemes(); len(schemes) > 0 {

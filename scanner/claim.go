@@ -46,6 +46,7 @@ func (s *Scanner) claim(ctx context.Context) outbox.Claimed {
 	claimed, err := s.store.Claim(inTime, outbox.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room.messages, MaxBytes: room.bytes,
 		Allowance: s.opts.PerDestination, Open: room.open, NewDestinations: room.newDestinations, Refuse: s.opts.Refuse, SlowStart: true,
+		MissingGrace: s.opts.MissingGrace,
 	})
 	s.record.Claimed(s.trigger, len(claimed.Messages), bytesOf(claimed.Messages), time.Since(began), err)
 	if claimed.Problem != nil {

@@ -49,7 +49,9 @@ type table struct {
 
 	payload []byte // of each message; nil for a short one
 	refused map[string]error
-	unknown string // no message has reached destinations that begin with it
+	missing map[string]string
+	ended   []outflow.Outcome // at the next claim
+	unknown string            // no message has reached destinations that begin with it
 
 	quarantined    []outbox.Record
 	isolated       []int // what was held at each ClaimIsolated
@@ -63,6 +65,10 @@ type table struct {
 	callbacks      []outbox.DueCallback
 	callbackRounds []time.Time
 	recoveries     int
+
+	announced []outbox.Process
+	withdrawn []uuid.UUID
+	looks     bool // whether TakeProbes was given a look
 
 	claims                         []claim
 	claimed                        int
@@ -114,8 +120,9 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	if open == nil {
 		open = map[string]int{}
 	}
-	result := outbox.Claimed{Refused: t.refused, BreakerActive: t.breakerActive, QuarantinedDue: len(t.quarantined) > 0,
+	result := outbox.Claimed{Refused: t.refused, Missing: t.missing, Ended: t.ended, BreakerActive: t.breakerActive, QuarantinedDue: len(t.quarantined) > 0,
 		MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
+	t.ended = nil
 	t.due = slices.DeleteFunc(t.due, func(r outbox.Record) bool {
 		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch ||
 			open[r.Destination] >= req.Allowance {
@@ -156,10 +163,27 @@ var theDatabase = uuid.MustParse("6f757466-6c6f-4077-8000-000000000001")
 
 func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return theDatabase, nil }
 
-func (t *table) TakeProbes(context.Context) ([]outbox.Probe, error) {
+// Announce notes the process.
+func (t *table) Announce(_ context.Context, p outbox.Process) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.announced = append(t.announced, p)
+	return nil
+}
+
+// Withdraw notes its end.
+func (t *table) Withdraw(_ context.Context, id uuid.UUID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.withdrawn = append(t.withdrawn, id)
+	return nil
+}
+
+func (t *table) TakeProbes(_ context.Context, look func(context.Context, string) error) ([]outbox.Probe, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.recoveries++
+	t.looks = look != nil
 	probes := t.probes
 	t.probes = nil
 	return probes, nil
@@ -498,6 +522,7 @@ func pass(d time.Duration) {
 type logs struct {
 	mu       sync.Mutex
 	messages []string
+	fields   []map[string]string // of each message
 }
 
 func (l *logs) Enabled(context.Context, slog.Level) bool { return true }
@@ -507,7 +532,22 @@ func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.messages = append(l.messages, r.Message)
+	fields := map[string]string{}
+	r.Attrs(func(a slog.Attr) bool { fields[a.Key] = a.Value.String(); return true })
+	l.fields = append(l.fields, fields)
 	return nil
+}
+
+// fieldsOf are those of the lines with a message.
+func (l *logs) fieldsOf(message string) (all []map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, m := range l.messages {
+		if m == message {
+			all = append(all, l.fields[i])
+		}
+	}
+	return all
 }
 
 func (l *logs) total() int {

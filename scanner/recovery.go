@@ -17,7 +17,9 @@ import (
 // Breakers are the circuit breakers in the table as the scanner uses them. TakeProbes and
 // TakeRecovered hold a short lease on what they return, so that one of many scanners works on it.
 type Breakers interface {
-	TakeProbes(ctx context.Context) ([]outbox.Probe, error)
+	// TakeProbes looks destinations up that did not exist, with look, and leaves those out that
+	// still do not exist. A nil look looks nothing up.
+	TakeProbes(ctx context.Context, look func(ctx context.Context, destination string) error) ([]outbox.Probe, error)
 	TakeRecovered(ctx context.Context) ([]outbox.Recovered, error)
 	ForgetRecovered(ctx context.Context, r outbox.Recovered) error
 	// Retrying returns the next messages off the fast path, each once. It returns none when the
@@ -93,7 +95,7 @@ func (s *Scanner) recover(ctx context.Context) {
 // probe lets the chosen message of each open breaker try: it signals the run of a message off the
 // fast path. The next claim takes any other message.
 func (s *Scanner) probe(ctx context.Context) error {
-	probes, err := s.store.TakeProbes(ctx)
+	probes, err := s.store.TakeProbes(ctx, s.opts.Check)
 	for _, p := range probes {
 		if p.Running {
 			err = errors.Join(err, s.signal(ctx, p.Leased))
@@ -105,8 +107,9 @@ func (s *Scanner) probe(ctx context.Context) error {
 	return err
 }
 
-// signalRecovered signals the runs of every recovered destination. A destination whose runs could
-// not all be signalled does not stop it: that one would be the first again in the next round.
+// signalRecovered signals the runs of every recovered destination, and of those that were found not
+// to exist. A destination whose runs could not all be signalled does not stop it: that one would be
+// the first again in the next round.
 func (s *Scanner) signalRecovered(ctx context.Context) error {
 	recovered, err := s.store.TakeRecovered(ctx)
 	errs := []error{err}
@@ -119,8 +122,14 @@ func (s *Scanner) signalRecovered(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		s.opts.Logger.Info("a destination has recovered: its retrying runs were signalled",
-			"destination", outflow.DisplayDestination(r.Destination), "runs", signalled)
+		what := "a destination has recovered: its retrying runs were signalled"
+		if r.Missing {
+			if signalled == 0 { // most have no such runs
+				continue
+			}
+			what = "a destination does not exist: its retrying runs were signalled, and their messages wait as rows"
+		}
+		s.opts.Logger.Info(what, "destination", outflow.DisplayDestination(r.Destination), "runs", signalled)
 	}
 	return errors.Join(errs...)
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/metrics"
+	"github.com/outflowhq/outflow/internal/presence"
 	"github.com/outflowhq/outflow/internal/stall"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/internal/tracing"
@@ -45,6 +46,15 @@ type Store interface {
 	TakeCallbacks(ctx context.Context, limit int, lease time.Duration) ([]outbox.DueCallback, error)
 	// DatabaseID tells this database from every other one. It is read once.
 	DatabaseID(ctx context.Context) (uuid.UUID, error)
+	Processes
+}
+
+// Processes are the entries of running processes in the table.
+type Processes interface {
+	// Announce writes this process's entry. It is repeated every outbox.AnnounceInterval.
+	Announce(ctx context.Context, p outbox.Process) error
+	// Withdraw removes it, at the end of Run.
+	Withdraw(ctx context.Context, id uuid.UUID) error
 }
 
 // Client is what the scanner needs of a Temporal client.
@@ -82,8 +92,22 @@ type Options struct {
 	BytesInFlight int
 	// Refuse says why this process can't send to a destination, or returns nil. publish.Router's
 	// Refusal is such a function. Refused messages wait as rows, without a run, for a minute at a
-	// time. The default refuses none. Refuse must be quick.
+	// time. An error that wraps outflow.ErrNoPublisher leaves them to processes that publish to the
+	// scheme, or to MissingGrace. The default refuses none. Refuse must be quick.
 	Refuse func(destination string) error
+	// Schemes are those that this process publishes to, such as publish.Router's Schemes. Other
+	// processes and "outflow doctor" know it by them. nil: the process does not say, and counts as
+	// one that publishes to every scheme.
+	Schemes []string
+	// Check looks up a destination that did not exist, and is called every few seconds while
+	// messages wait for it. publish.Router's Check is such a function. Without it one of the
+	// messages is sent each time.
+	Check func(ctx context.Context, destination string) error
+	// MissingGrace is how long messages wait, from when they were due, for a destination that does
+	// not exist, or for a process that publishes to their scheme, before they end dead. Zero:
+	// outflow.DefaultMissingGrace; less than zero: they end at once. Give the activities the same
+	// (activities.WithMissingGrace).
+	MissingGrace time.Duration
 	// Lease is how long a claimed message stays unclaimable; default 1 minute, at least 30
 	// seconds. A process that crashes delays its messages by that.
 	Lease time.Duration
@@ -115,6 +139,7 @@ func (o Options) withDefaults() Options {
 	o.PerDestination = min(cmp.Or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)
 	o.BytesInFlight = cmp.Or(max(o.BytesInFlight, 0), 64<<20)
 	o.Lease = max(cmp.Or(o.Lease, time.Minute), minLease)
+	o.MissingGrace = max(cmp.Or(o.MissingGrace, outflow.DefaultMissingGrace), 0)
 	o.ClaimBytes = cmp.Or(max(o.ClaimBytes, 0), 16<<20)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	return o
@@ -147,7 +172,9 @@ type Scanner struct {
 	wakePending   bool   // no claim has answered the last wake in full
 	breakerActive bool   // at the last claim
 	nextIsolated  time.Time
-	refused       refusals
+	refused       minuteLog
+	missing       minuteLog
+	givenUp       minuteLog
 }
 
 // New returns a Scanner over a store and a Temporal client.
@@ -171,10 +198,11 @@ func (s *Scanner) Run(ctx context.Context) error {
 	// Starts outlive ctx: a started message must not be given back.
 	starts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	defer presence.Keep(ctx, s.store, s.opts.Schemes, true, s.opts.Logger)()
 	for ctx.Err() == nil {
 		began := time.Now()
 		claimed := s.claim(ctx)
-		s.refused.note(s.opts.Logger, claimed.Refused)
+		s.noteWaiting(claimed)
 		s.startAll(starts, claimed.Messages)
 		if claimed.BreakerActive || s.recovery.hasUnsignalled() {
 			s.recover(ctx)

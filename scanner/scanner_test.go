@@ -57,6 +57,7 @@ func TestDefaults(t *testing.T) {
 			request := w.table.seen().claims[0].request
 			assert.Equal(t, outbox.ClaimRequest{
 				Lease: 30 * time.Second, MaxMessages: 200, MaxBytes: 16 << 20, Allowance: 100, Open: map[string]int{}, NewDestinations: 50, SlowStart: true,
+				MissingGrace: 10 * time.Minute,
 			}, request)
 		})
 	inWorld(t, scanner.Options{InFlight: 3, PerDestination: 9}, nil, func(w *world) {

@@ -89,6 +89,8 @@ func (*table) DatabaseID(context.Context) (uuid.UUID, error) { return uuid.Nil, 
 
 func (*table) Known(context.Context, string) (bool, error) { return false, nil }
 
+func (*table) Served(context.Context, string) (outbox.Served, error) { return outbox.ServedByNone, nil }
+
 func (t *table) Renew(_ context.Context, r outbox.Renewal) (outbox.Record, error) {
 	if err := t.begin("renew"); err != nil {
 		return outbox.Record{}, err

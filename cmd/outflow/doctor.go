@@ -28,9 +28,10 @@ It checks
   * dead messages, and whether notifications arrive
   * Temporal, its namespace, search attributes and workers
   * the schedule that maintains the table, and runs that are stalled
-  * where pending messages go: whether queues, topics and exchanges exist, and whether the
-    OUTFLOW_WEBHOOK_… settings allow the hosts of webhooks; give it the settings of the
-    daemons
+  * where pending messages go: whether queues, topics and exchanges exist (else the command
+    that makes them), whether the OUTFLOW_WEBHOOK_… settings allow the hosts of webhooks
+    (give it the settings of the daemons), and whether a running starter or worker publishes
+    there
   * deliveries and callbacks that failed, or that settings keep from being sent, each with
     one of their errors
 It changes nothing and sends no message. Each check is ok, warn, fail, or skip where it

@@ -24,6 +24,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/operator"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesns"
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
@@ -53,6 +54,9 @@ func TestDoctor(t *testing.T) {
 	workflows.Register(w, activities.New(outboxdb.New(pool), acknowledges{}))
 	require.NoError(t, w.Start())
 	t.Cleanup(w.Stop)
+	store := outboxdb.New(pool)
+	require.NoError(t, store.Announce(t.Context(), outbox.Process{ID: uuid.New(), Name: "outflow-worker", Host: "web-1",
+		Schemes: []string{"sqs"}}))
 	ns := namespace.New(f.client, f.name)
 	require.Eventually(t, func() bool {
 		ofRuns, ofAttempts, err := ns.Pollers(t.Context(), workflows.TaskQueueFor(outflow.DefaultOutbox))
@@ -78,11 +82,23 @@ func TestDoctor(t *testing.T) {
 	levels, of, err := look()
 	require.NoError(t, err, "%v", of)
 	assert.Equal(t, []string{
-		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "warn schedule", "ok runs", "ok destinations", "ok deliveries", "ok callbacks", "ok notify",
+		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "warn schedule", "ok runs", "ok destinations", "ok publishers", "ok deliveries", "ok callbacks", "ok notify",
 	}, levels, "%v", of)
 	assert.Equal(t, "sqs://orders is there", of["destinations"].Text)
 	assert.Equal(t, f.settings["TEMPORAL_ADDRESS"]+", namespace "+f.name+" answers", of["temporal"].Text)
 	assert.Empty(t, queues.Requests("SendMessage", "SendMessageBatch"), "it sends nothing")
+
+	// A queue and a publisher that are not there: what makes the one, and who lacks the other.
+	for _, missing := range []string{"sqs://missing?region=eu-west-1", "sns://news"} {
+		_, errs, err = with(t, settings, "x", "send -destination "+missing+" -type order-placed")
+		require.NoError(t, err, errs)
+	}
+	out, _, err := with(t, settings, "", "doctor")
+	require.Error(t, err)
+	assert.Regexp(t, `fail +destinations +1 pending: looking up sqs://missing\?region=eu-west-1: .*The specified queue does not exist`, out)
+	assert.Contains(t, out, "→ aws sqs create-queue --queue-name missing --region eu-west-1, or outflow redirect its messages")
+	assert.Regexp(t, `fail +publishers +messages to 1 destinations of sns:// wait: no running starter or worker`+
+		` publishes to it \(running: outflow-worker on web-1: sqs\)`, out)
 
 	settings["DATABASE_URL"] = teststack.NewEmpty(t).Config().ConnString()
 	levels, of, err = look()

@@ -140,7 +140,7 @@ func writeTable(out io.Writer, page []operator.MessageStatus) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
 			m.ID, m.Phase, outflow.DisplayDestination(m.Destination), m.Type, m.Attempts,
-			text.Stamp(m.EnqueuedAt), ended, cmp.Or(short(orEmpty(m.LastError), 60), "-"))
+			text.Stamp(m.EnqueuedAt), ended, cmp.Or(short(cmp.Or(orEmpty(m.Missing), orEmpty(m.LastError)), 60), "-"))
 	}
 	return table.Flush()
 }

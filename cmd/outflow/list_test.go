@@ -49,7 +49,7 @@ func TestAWebhooksQueryIsNotInTables(t *testing.T) {
 		require.NoError(t, showStatus(t.Context(), fakeStatus{
 			counts:   []operator.PhaseCount{{Destination: secret, Phase: "dead", Messages: 1, LastError: "gone"}},
 			breakers: []operator.BreakerStatus{{Destination: secret, Failures: 7, LastError: "gone"}},
-		}.Status, 10, asJSON, &out))
+		}, 10, asJSON, &out))
 	}
 	fmt.Fprint(&out, messagesOf(rule))
 	assert.NotContains(t, out.String(), "hunter2")

@@ -211,6 +211,9 @@ func (s shown) writeTimes(field writeField) {
 	if m.BrokerMessageID != nil {
 		field("broker's ID", "%s", *m.BrokerMessageID)
 	}
+	if m.Missing != nil {
+		field("waits for", "%s", *m.Missing)
+	}
 	if m.LastError != nil {
 		field("last error", "%s", *m.LastError)
 	}

@@ -37,8 +37,8 @@ Pending messages are counted by phase:
   RETRYING  they wait for a durable attempt, or are in one
 These and dead messages are counted exactly, which reads each of them. OLDEST is how long
 the oldest pending one has been due. DISMISSED are dead messages that "outflow dismiss"
-has marked. A destination that fails, or whose messages wait, is shown below with its last
-error.
+has marked. A destination that does not exist, fails, or whose messages wait, is shown below
+with the reason, and so is a scheme that no running starter or worker publishes to.
 Needs only the database. Exit codes: 0 shown, 1 failure, 2 a mistake on the command line.
 `
 
@@ -62,22 +62,25 @@ func status(ctx context.Context, cl commandLine, args []string) error {
 	}
 	defer closeAll()
 	if *watch {
-		return watchStatus(ctx, cl, o.Status, *bound, *asJSON)
+		return watchStatus(ctx, cl, o, *bound, *asJSON)
 	}
-	return showStatus(ctx, o.Status, *bound, *asJSON, cl.stdout)
+	return showStatus(ctx, o, *bound, *asJSON, cl.stdout)
 }
 
-// readStatus is operator.Operator.Status.
-type readStatus = func(ctx context.Context, bound int) ([]operator.PhaseCount, []operator.BreakerStatus, error)
+// statusReader is an operator.Operator.
+type statusReader interface {
+	Status(ctx context.Context, bound int) ([]operator.PhaseCount, []operator.BreakerStatus, error)
+	Running(ctx context.Context) ([]operator.RunningProcess, error)
+}
 
 // watchStatus shows the status again and again until ctx is over. It waits for a database that
 // answered before and does not now.
-func watchStatus(ctx context.Context, cl commandLine, read readStatus, bound int, asJSON bool) error {
+func watchStatus(ctx context.Context, cl commandLine, from statusReader, bound int, asJSON bool) error {
 	for first := true; ; first = false {
 		if !asJSON {
 			fmt.Fprint(raw(cl.stdout), "\x1b[H\x1b[2J") // home, then clear
 		}
-		err := showStatus(ctx, read, bound, asJSON, cl.stdout)
+		err := showStatus(ctx, from, bound, asJSON, cl.stdout)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -101,14 +104,20 @@ type destinationStatus struct {
 	Breaker     *operator.BreakerStatus        `json:"breaker,omitempty"`
 }
 
-func showStatus(ctx context.Context, read readStatus, bound int, asJSON bool, out io.Writer) error {
-	counts, breakers, err := read(ctx, bound)
+func showStatus(ctx context.Context, from statusReader, bound int, asJSON bool, out io.Writer) error {
+	counts, breakers, err := from.Status(ctx, bound)
 	if err != nil {
 		return err
 	}
-	all := byDestination(counts, breakers)
+	running, err := from.Running(ctx)
+	if err != nil {
+		return err
+	}
+	all, unserved := byDestination(counts, breakers), operator.Unserved(counts, running)
 	if asJSON {
-		return writeDocument(out, map[string]any{"destinations": all, "bound": bound})
+		return writeDocument(out, map[string]any{
+			"destinations": all, "bound": bound, "processes": running, "unserved": unserved,
+		})
 	}
 	if len(all) == 0 {
 		_, err := fmt.Fprintln(out, "no messages")
@@ -137,7 +146,22 @@ func showStatus(ctx context.Context, read readStatus, bound int, asJSON bool, ou
 	for _, d := range all {
 		d.writeFailures(out)
 	}
+	writeUnserved(out, unserved, running)
 	return nil
+}
+
+// writeUnserved writes which schemes of due messages no running process publishes to.
+func writeUnserved(out io.Writer, unserved []operator.UnservedScheme, running []operator.RunningProcess) {
+	for _, u := range unserved {
+		fmt.Fprintf(out, "\n%s://: %d messages are due, and no running starter or worker publishes there\n",
+			u.Scheme, u.Messages)
+	}
+	switch {
+	case len(unserved) > 0 && len(running) == 0:
+		fmt.Fprintln(out, "  no starter or worker has said within the last minute that it runs")
+	case len(unserved) > 0:
+		fmt.Fprintf(out, "  running: %s\n", operator.Describe(running))
+	}
 }
 
 func byDestination(counts []operator.PhaseCount, breakers []operator.BreakerStatus) []destinationStatus {
@@ -212,6 +236,11 @@ func (d destinationStatus) writeFailures(out io.Writer) {
 	if b := d.Breaker; b != nil && b.SlowUntil != nil {
 		fmt.Fprintf(out, "\n%s: slow to answer until %s, or longer: messages leave the fast path unsent\n",
 			d.Destination, text.Stamp(*b.SlowUntil))
+	}
+	if b := d.Breaker; b != nil && b.MissingSince != nil {
+		fmt.Fprintf(out, "\n%s: missing since %s: its messages wait for it, and end dead after OUTFLOW_MISSING_GRACE\n  %s\n",
+			d.Destination, text.Stamp(*b.MissingSince), short(b.MissingReason, 300))
+		return
 	}
 	if b := d.Breaker; b != nil && b.FailingSince != nil {
 		fmt.Fprintf(out, "\n%s: %d failures since %s", d.Destination, b.Failures, text.Stamp(*b.FailingSince))

@@ -18,6 +18,15 @@ import (
 type fakeStatus struct {
 	counts   []operator.PhaseCount
 	breakers []operator.BreakerStatus
+	running  []operator.RunningProcess
+}
+
+// Running returns a process that publishes anywhere where the test says of none.
+func (f fakeStatus) Running(context.Context) ([]operator.RunningProcess, error) {
+	if f.running == nil {
+		return []operator.RunningProcess{{Silent: true}}, nil
+	}
+	return f.running, nil
 }
 
 func (f fakeStatus) Status(context.Context, int) ([]operator.PhaseCount, []operator.BreakerStatus, error) {
@@ -41,7 +50,7 @@ func TestShowStatus(t *testing.T) {
 		},
 	}
 	var out bytes.Buffer
-	require.NoError(t, showStatus(t.Context(), store.Status, 10, false, &out))
+	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
 	assert.Equal(t, `DESTINATION  DUE  DELAYED  LEASED  WAITING  RETRYING  OLDEST   DEAD  DISMISSED  EXPIRED  CANCELLED  DELIVERED
 sqs://a      3    0        0       0        2         1h1m40s  0     0          0        0          0
 sqs://b      0    0        0       0        0         -        1     0          0        0          9990+
@@ -64,7 +73,7 @@ sqs://d: 4 waiting
 `, out.String())
 
 	out.Reset()
-	require.NoError(t, showStatus(t.Context(), store.Status, 10, true, &out))
+	require.NoError(t, showStatus(t.Context(), store, 10, true, &out))
 	var document struct {
 		Bound        int
 		Destinations []destinationStatus
@@ -76,7 +85,7 @@ sqs://d: 4 waiting
 	assert.True(t, document.Destinations[1].Messages["delivered"].AtLeast)
 
 	out.Reset()
-	require.NoError(t, showStatus(t.Context(), fakeStatus{}.Status, 10, false, &out))
+	require.NoError(t, showStatus(t.Context(), fakeStatus{}, 10, false, &out))
 	assert.Equal(t, "no messages\n", out.String())
 }
 
@@ -104,7 +113,7 @@ func TestWatchStatus(t *testing.T) {
 			store := &flaky{fakeStatus: fakeStatus{counts: []operator.PhaseCount{{Destination: "sqs://a", Phase: "due",
 				Messages: 3}}}, fails: fails}
 			var out, said bytes.Buffer
-			err = watchStatus(ctx, commandLine{stdout: &out, stderr: &said}, store.Status, 10, asJSON)
+			err = watchStatus(ctx, commandLine{stdout: &out, stderr: &said}, store, 10, asJSON)
 			looks, stdout, stderr = store.looks, out.String(), said.String()
 		})
 		return looks, stdout, stderr, err
@@ -135,4 +144,52 @@ func TestBreakerNames(t *testing.T) {
 	assert.Equal(t, "https://shop.example (new paths)", breakerName("https://shop.example#new"))
 	assert.Equal(t, "https://shop.example", breakerName("https://shop.example"))
 	assert.Equal(t, "https://shop.example/in", breakerName("https://shop.example/in?token=hunter2"))
+}
+
+// A destination that does not exist says so, whatever else its breaker counts; and so does a scheme that
+// nobody publishes to.
+func TestStatusOfWhatIsMissing(t *testing.T) {
+	store := fakeStatus{
+		counts: []operator.PhaseCount{
+			{Destination: "sqs://missing", Phase: "due", Messages: 3, OldestSeconds: 5},
+			{Destination: "sns://news", Phase: "due", Messages: 2, OldestSeconds: 5},
+			{Destination: "sns://more", Phase: "waiting", Messages: 1, OldestSeconds: 5},
+			{Destination: "rabbitmq://events/a", Phase: "delayed", Messages: 1},
+			{Destination: "https://a.example/", Phase: "delivered", Messages: 1},
+		},
+		breakers: []operator.BreakerStatus{{
+			Destination: "sqs://missing", Failures: 7, FailingSince: &someAt, OpenUntil: &someAt, Open: true,
+			LastError: "503", MissingSince: &someAt, MissingReason: "no such queue (create the queue)",
+		}},
+		running: []operator.RunningProcess{
+			{Name: "outflow-starter", Host: "web-1", Schemes: []string{"http", "https", "sqs"}, Scans: true},
+			{Name: "outflow-worker", Host: "web-2", Schemes: []string{"sqs"}},
+		},
+	}
+	var out bytes.Buffer
+	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
+	_, below, _ := strings.Cut(out.String(), "\n\n")
+	assert.Equal(t, `sqs://missing: missing since 2026-01-31T08:00:00Z: its messages wait for it, and end dead after OUTFLOW_MISSING_GRACE
+  no such queue (create the queue)
+
+sns://: 3 messages are due, and no running starter or worker publishes there
+  running: outflow-starter on web-1: http, https, sqs; outflow-worker on web-2: sqs
+`, below)
+
+	store.running = []operator.RunningProcess{}
+	out.Reset()
+	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
+	assert.Contains(t, out.String(), "sqs://: 3 messages are due, and no running starter or worker publishes there\n"+
+		"  no starter or worker has said within the last minute that it runs\n")
+	assert.NotContains(t, out.String(), "rabbitmq://: ", "nothing is due there")
+
+	out.Reset()
+	require.NoError(t, showStatus(t.Context(), store, 10, true, &out))
+	var document struct {
+		Processes []operator.RunningProcess
+		Unserved  []operator.UnservedScheme
+	}
+	require.NoError(t, json.Unmarshal(out.Bytes(), &document))
+	assert.Empty(t, document.Processes)
+	assert.Equal(t, []operator.UnservedScheme{{Scheme: "sns", Messages: 3}, {Scheme: "sqs", Messages: 3}}, document.Unserved)
 }

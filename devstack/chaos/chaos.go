@@ -46,6 +46,9 @@ type fleet struct {
 	services, consumers []*faults.Member // of the example, where it runs
 }
 
+// soonDead has messages to a queue that never was end dead within the time of a scenario.
+const soonDead = "OUTFLOW_MISSING_GRACE=5s"
+
 // deploy makes a world and starts two starters and two workers on it, with more
 // settings.
 func (c *chaos) deploy(ctx context.Context, name string, settings ...string) (*fleet, error) {

@@ -16,7 +16,7 @@ const poisonEvery = 200 * time.Millisecond
 // poison measures the neighbours of messages that can't be delivered, or look
 // like it: they share queues, claims and batches with them.
 func poison(ctx context.Context, c *chaos) error {
-	f, err := c.deploy(ctx, "poison")
+	f, err := c.deploy(ctx, "poison", soonDead)
 	if err != nil {
 		return err
 	}

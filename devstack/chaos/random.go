@@ -29,7 +29,7 @@ func random(ctx context.Context, c *chaos) error {
 			struck = []kind{k}
 		}
 	}
-	f, err := c.deploy(ctx, "chaos")
+	f, err := c.deploy(ctx, "chaos", soonDead)
 	if err != nil {
 		return err
 	}

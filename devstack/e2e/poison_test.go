@@ -55,6 +55,7 @@ func TestPoisonStopsNobody(t *testing.T) {
 	w.queues.AutoCreate = false
 	w.queues.CreateQueue("", "orders", nil)
 	w.queues.CreateQueue("", "small", map[string]string{"MaximumMessageSize": "1024"})
+	w.env = append(w.env, "OUTFLOW_MISSING_GRACE=3s")
 	w.start("outflow-worker")
 	w.start("outflow-starter")
 	load := w.StartLoad(rate, "sqs://orders", "sqs://small")

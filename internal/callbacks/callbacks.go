@@ -6,7 +6,6 @@ package callbacks
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"github.com/outflowhq/outflow"
@@ -45,9 +44,18 @@ func (p webhooks) SendCallback(ctx context.Context, destination, id, contentType
 	return err
 }
 
-// ErrNoHTTPS is permanent: no publisher here sends to an https or http URL.
-var ErrNoHTTPS = errors.New("no https publisher is configured: nothing was sent " +
-	`(give the dispatcher a webhook.Publisher, then "outflow callback retry" sends it)`)
+// ErrNoHTTPS is outflow.ErrNoPublisher: no publisher here sends to an https or http URL.
+var ErrNoHTTPS error = noHTTPS{}
+
+type noHTTPS struct{}
+
+func (noHTTPS) Error() string {
+	return "no https publisher is configured: nothing was sent " +
+		`(give the dispatcher a webhook.Publisher, then "outflow callback retry" sends it)`
+}
+
+// Is has errors.Is find outflow.ErrNoPublisher.
+func (noHTTPS) Is(target error) bool { return target == outflow.ErrNoPublisher }
 
 // SendCallback sends a callback; see activities.CallbackSender.
 func (c Sender) SendCallback(ctx context.Context, destination, id, contentType string, body []byte) error {

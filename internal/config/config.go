@@ -36,6 +36,9 @@ type Config struct {
 	// Brokers are those that messages are published to, each with its settings.
 	Brokers []brokers.Broker
 	Scanner scanner.Options
+	// MissingGrace is how long messages wait for a missing destination or publisher, as
+	// scanner.Options.MissingGrace has it.
+	MissingGrace time.Duration
 	// Retention is how long final messages stay in the table.
 	Retention outflow.Retention
 	LogLevel  slog.Level
@@ -131,6 +134,12 @@ func (c *Config) settings() []settings.Setting {
 			Name: "OUTFLOW_LEASE", Default: "1m",
 			Meaning: "how long a claimed message is left alone, 30s to 1h",
 			Set:     settings.Duration(&c.Scanner.Lease, 30*time.Second, time.Hour),
+		},
+		{
+			Name: "OUTFLOW_MISSING_GRACE", Default: "10m",
+			Meaning: "how long messages wait for a queue, topic or publisher that is not there before they end dead, " +
+				"1s to 168h; 0 for not at all",
+			Set: setGrace(&c.MissingGrace),
 		},
 		{
 			Name: "OUTFLOW_KEEP_DELIVERED", Default: keeps.Delivered.String(),
@@ -281,6 +290,23 @@ func setName(into *string) func(string) error {
 			return errors.New(`wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit`)
 		}
 		*into = value
+		return nil
+	}
+}
+
+// maxGrace is a week: a destination that is missing for longer is a mistake that waiting does not fix.
+const maxGrace = 7 * 24 * time.Hour
+
+// setGrace sets *into as scanner.Options.MissingGrace has it: less than zero stands for none.
+func setGrace(into *time.Duration) func(string) error {
+	return func(value string) error {
+		if d, err := time.ParseDuration(value); err == nil && d == 0 {
+			*into = -1
+			return nil
+		}
+		if settings.Duration(into, time.Second, maxGrace)(value) != nil {
+			return fmt.Errorf("wants 0, or a duration from %s to %s", time.Second, maxGrace)
+		}
 		return nil
 	}
 }

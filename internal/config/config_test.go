@@ -85,6 +85,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		"OUTFLOW_IN_FLIGHT":       "1000",
 		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_SQS_TIMEOUT": "20s",
 		"OUTFLOW_SNS_TIMEOUT":     "5s",
+		"OUTFLOW_MISSING_GRACE":   "1h",
 		"OUTFLOW_WEBHOOK_TIMEOUT": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
 		"OUTFLOW_KEEP_EXPIRED": "36h", "OUTFLOW_KEEP_CANCELLED": "forever", "OUTFLOW_HISTORY": "on",
 		"OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json", "OUTFLOW_HEALTH_ADDRESS": "[::1]:8086",
@@ -101,6 +102,7 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, 1000, c.Scanner.InFlight)
 	assert.Equal(t, 1000, c.Scanner.PerDestination)
 	assert.Equal(t, 30*time.Second, c.Scanner.Lease)
+	assert.Equal(t, time.Hour, c.MissingGrace)
 	assert.Equal(t, outflow.Retention{
 		Delivered: outflow.Keep(time.Minute), Dead: outflow.Keep(2160 * time.Hour),
 		Expired: outflow.Keep(36 * time.Hour), Cancelled: outflow.Forever, History: true,
@@ -111,6 +113,15 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, "temporal.example.com:7233", c.Temporal.HostPort)
 	assert.Equal(t, "shop", c.Temporal.Namespace)
 	assert.Equal(t, "mine", c.Database.ConnConfig.RuntimeParams["application_name"])
+}
+
+// Zero is a grace of its own: none. The scanner's zero is its default.
+func TestNoMissingGrace(t *testing.T) {
+	for _, none := range []string{"0", "0s"} {
+		c, err := load(t, enough(map[string]string{"OUTFLOW_MISSING_GRACE": none}))
+		require.NoError(t, err)
+		assert.Negative(t, c.MissingGrace)
+	}
 }
 
 func TestBadValues(t *testing.T) {
@@ -125,6 +136,7 @@ func TestBadValues(t *testing.T) {
 		{"OUTFLOW_POLL_INTERVAL", "-1s", "wants a duration from 10ms"},
 		{"OUTFLOW_LEASE", "29s", "wants a duration from 30s to 1h0m0s"},
 		{"OUTFLOW_LEASE", "2h", "wants a duration from 30s"},
+		{"OUTFLOW_MISSING_GRACE", "169h", "wants 0, or a duration from 1s to 168h0m0s"},
 		{"OUTFLOW_IN_FLIGHT", "0", "wants a whole number from 1 to 1000"},
 		{"OUTFLOW_IN_FLIGHT", "1001", "wants a whole number"},
 		{"OUTFLOW_IN_FLIGHT", "1e3", "wants a whole number"},
@@ -163,7 +175,7 @@ func TestBadValues(t *testing.T) {
 func TestAllMistakesAreReportedTogether(t *testing.T) {
 	names := []string{
 		"OUTFLOW_OUTBOX", "OUTFLOW_TASK_QUEUE", "OUTFLOW_POLL_INTERVAL", "OUTFLOW_IN_FLIGHT", "OUTFLOW_PER_DESTINATION",
-		"OUTFLOW_LEASE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED",
+		"OUTFLOW_LEASE", "OUTFLOW_MISSING_GRACE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED",
 		"OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
 		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_SQS_TIMEOUT",
 		"OUTFLOW_SNS_TIMEOUT", "OUTFLOW_RABBITMQ_URL_FILE", "OUTFLOW_RABBITMQ_TIMEOUT",

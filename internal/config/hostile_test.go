@@ -18,6 +18,7 @@ const (
 	wantsPlain    = `wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit`
 	wantsPoll     = "wants a duration from 10ms to 1m0s"
 	wantsLease    = "wants a duration from 30s to 1h0m0s"
+	wantsGrace    = "wants 0, or a duration from 1s to 168h0m0s"
 	wantsTimeout  = "wants a duration from 1s to 30s"
 	wantsAMQP     = "wants amqp://user:password@host:5672/vhost, or amqps:// for TLS: "
 	wantsCount    = "wants a whole number from 1 to 1000"
@@ -106,6 +107,11 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_LEASE", "1d", wantsLease + ` (got "1d")`},
 	{"OUTFLOW_LEASE", manyBits + "h", wantsLease + ` (got "` + manyBits + `h")`},
 	{"OUTFLOW_LEASE", long, wantsLease + longGot},
+	{"OUTFLOW_MISSING_GRACE", "999ms", wantsGrace + ` (got "999ms")`},
+	{"OUTFLOW_MISSING_GRACE", "168h0.001s", wantsGrace + ` (got "168h0.001s")`},
+	{"OUTFLOW_MISSING_GRACE", "-1m", wantsGrace + ` (got "-1m")`},
+	{"OUTFLOW_MISSING_GRACE", "10", wantsGrace + ` (got "10")`},
+	{"OUTFLOW_MISSING_GRACE", long, wantsGrace + longGot},
 	{"OUTFLOW_IN_FLIGHT", "0", wantsCount + ` (got "0")`},
 	{"OUTFLOW_IN_FLIGHT", "-1", wantsCount + ` (got "-1")`},
 	{"OUTFLOW_IN_FLIGHT", "1001", wantsCount + ` (got "1001")`},
@@ -279,6 +285,7 @@ func TestOddValuesThatAreFine(t *testing.T) {
 		"OUTFLOW_OUTBOX":         {"0", strings.Repeat("a", 100), "a._-"},
 		"OUTFLOW_POLL_INTERVAL":  {"10ms", "1m", ".5s"},
 		"OUTFLOW_LEASE":          {"30s", "1h", "0.5h"},
+		"OUTFLOW_MISSING_GRACE":  {"0", "0s", "1s", "168h"},
 		"OUTFLOW_IN_FLIGHT":      {"1", "1000", "007"},
 		"OUTFLOW_LOG_LEVEL":      {"DEBUG", "Warn"},
 		"OUTFLOW_HEALTH_ADDRESS": {":8086", "localhost:1", "[::1]:65535", "[fe80::1%eth0]:8086", "0.0.0.0:8086"},

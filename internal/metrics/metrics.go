@@ -32,6 +32,8 @@ const (
 	keyPhase   = attribute.Key("phase")
 	keyBreaker = attribute.Key("breaker")
 	keyCovers  = attribute.Key("covers")
+
+	keyDestination = attribute.Key("destination")
 )
 
 // The values of the label result.
@@ -196,7 +198,7 @@ func (r *Recorder) Published(destination, path, result string, took time.Duratio
 	}
 	ctx := context.Background()
 	r.publishes.Add(ctx, 1, labels(r.target(destination), keyPath.String(path), keyResult.String(result)))
-	r.publishTime.Record(ctx, took.Seconds(), labels(keyScheme.String(schemeOf(destination)), keyPath.String(path)))
+	r.publishTime.Record(ctx, took.Seconds(), labels(keyScheme.String(outbox.SchemeOf(destination)), keyPath.String(path)))
 }
 
 // Batch records one request with so many messages to a broker.
@@ -221,7 +223,7 @@ func (r *Recorder) Ended(o outflow.Outcome) {
 	r.ended.Add(ctx, 1, labels(r.target(o.Destination), keyState.String(string(o.State))))
 	if o.State == outflow.Delivered && !o.DueAt.IsZero() {
 		r.delivery.Record(ctx, max(o.FinishedAt.Sub(o.DueAt), 0).Seconds(),
-			labels(keyScheme.String(schemeOf(o.Destination))))
+			labels(keyScheme.String(outbox.SchemeOf(o.Destination))))
 	}
 }
 

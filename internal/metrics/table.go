@@ -50,6 +50,8 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 		breakersOpen: i.intGauge("outflow.breaker.open", "Open circuit breakers."),
 		breakersFailing: i.secondsGauge("outflow.breaker.open.age",
 			"Time since the first failure of an open circuit breaker."),
+		missing: i.secondsGauge("outflow.missing.age",
+			"How long a destination that messages wait for has been missing."),
 		callbacksDue: i.intGauge("outflow.callbacks.due", "Callbacks that are still to be sent."),
 		oldestCallback: i.secondsGauge("outflow.oldest_due_callback.age",
 			"How long the oldest callback has been due that no run has in hand."),
@@ -62,7 +64,8 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 		counts, ok := r.read(ctx)
 		g.observe(o, counts, ok)
 		return nil
-	}, g.up, g.truncated, g.readDuration, g.messages, g.oldest, g.breakersOpen, g.breakersFailing, g.callbacksDue, g.oldestCallback)
+	}, g.up, g.truncated, g.readDuration, g.messages, g.oldest, g.breakersOpen, g.breakersFailing, g.missing,
+		g.callbacksDue, g.oldestCallback)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -77,6 +80,7 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 type tableGauges struct {
 	up, truncated, messages, breakersOpen, callbacksDue   metric.Int64ObservableGauge
 	readDuration, oldest, breakersFailing, oldestCallback metric.Float64ObservableGauge
+	missing                                               metric.Float64ObservableGauge
 }
 
 // observe exports the table's figures. Without them only up is exported: a figure of
@@ -102,6 +106,9 @@ func (g *tableGauges) observe(o metric.Observer, counts reading, ok bool) {
 		is := labels(keyBreaker.String(outflow.DisplayDestination(b.Name)), keyCovers.String(b.Covers))
 		o.ObserveInt64(g.breakersOpen, b.Open, is)
 		o.ObserveFloat64(g.breakersFailing, b.FailingFor.Seconds(), is)
+	}
+	for _, m := range counts.Missing {
+		o.ObserveFloat64(g.missing, m.Since.Seconds(), labels(keyDestination.String(m.Destination)))
 	}
 	o.ObserveInt64(g.callbacksDue, counts.CallbacksDue)
 	o.ObserveFloat64(g.oldestCallback, counts.OldestCallbackDue.Seconds())

@@ -1,9 +1,6 @@
 package metrics
 
-import (
-	"strings"
-	"sync"
-)
+import "sync"
 
 // MaxTargets bounds the values of the label target, and of the label breaker, beside
 // OtherTargets. Fifty make a chart that a person can read.
@@ -40,10 +37,4 @@ func (t *targets) label(target string) string {
 	}
 	t.known[target] = true
 	return target
-}
-
-// schemeOf is the scheme of a canonical destination.
-func schemeOf(destination string) string {
-	scheme, _, _ := strings.Cut(destination, "://")
-	return scheme
 }

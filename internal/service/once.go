@@ -24,6 +24,7 @@ const (
 // left:
 //   - delayed messages;
 //   - messages that these settings can't send;
+//   - messages whose destination is missing, and whose grace is not over;
 //   - callbacks in backoff.
 //
 // It writes the rest to out. Due messages that were not started are an error, unless their
@@ -85,7 +86,7 @@ func (p *parts) drained(ctx context.Context, limit time.Duration, since outboxdb
 			return err
 		}
 		for i, c := range counts {
-			if p.opts.Refuse(c.Destination) != nil {
+			if p.waitsElsewhere(c) {
 				counts[i].Waiting = 0
 			}
 		}
@@ -102,4 +103,13 @@ func (p *parts) drained(ctx context.Context, limit time.Duration, since outboxdb
 			return fmt.Errorf("running the worker: %w", err)
 		}
 	}
+}
+
+// waitsElsewhere reports whether nothing in this pass ends the waiting of a destination's messages. A
+// missing destination is no reason to stay: the scanner ends messages whose grace is over.
+func (p *parts) waitsElsewhere(c outboxdb.PendingCounts) bool {
+	if c.Missing {
+		return c.MissedSeconds < missingGrace(p.opts.MissingGrace).Seconds()
+	}
+	return p.opts.Refuse(c.Destination) != nil
 }

@@ -74,4 +74,9 @@ func taskQueue(o scanner.Options) string {
 	return cmp.Or(o.TaskQueue, workflows.TaskQueueFor(outboxName(o)))
 }
 
+// missingGrace is the setting as the activities want it.
+func missingGrace(setting time.Duration) time.Duration {
+	return max(cmp.Or(setting, outflow.DefaultMissingGrace), 0)
+}
+
 func outboxName(o scanner.Options) string { return cmp.Or(o.Outbox, outflow.DefaultOutbox) }

@@ -86,12 +86,13 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	if err := router.Err(); err != nil {
 		return nil, err
 	}
-	p.opts.Refuse = router.Refusal
+	p.opts.Refuse, p.opts.Check, p.opts.Schemes = router.Refusal, router.Check, router.Schemes()
+	p.opts.MissingGrace = c.MissingGrace
 	logSchemes(router, c, s.log)
 
 	outbox := outboxName(c.Scanner)
 	delivery := activities.New(p.store, router, activities.WithCallbacks(callbacks.New(publishers, router)),
-		activities.ForOutbox(outbox), activities.LogTo(s.log))
+		activities.ForOutbox(outbox), activities.LogTo(s.log), activities.WithMissingGrace(missingGrace(c.MissingGrace)))
 	maintenance := activities.NewMaintenance(p.store, activities.MaintainOutbox(outbox))
 	p.worker, err = s.startWorker(ctx, func() worker.Worker {
 		w := worker.New(p.client, taskQueue(c.Scanner), workerOptions(c, p.fatal))

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 
 	"github.com/outflowhq/outflow/internal/config"
+	"github.com/outflowhq/outflow/internal/presence"
 	"github.com/outflowhq/outflow/internal/telemetry"
 	"github.com/outflowhq/outflow/scanner"
 )
@@ -65,6 +66,7 @@ func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
 	h.started(p.checks()...)
 	defer h.stopping()
 	defer p.schedule(c).Keep(ctx)()
+	defer presence.Keep(ctx, p.store, p.opts.Schemes, false, log)()
 	log.Info("working", "task_queue", taskQueue(c.Scanner))
 	return p.wait(ctx)
 }

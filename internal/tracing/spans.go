@@ -219,13 +219,15 @@ func (s Span) End(err error, errorType string) {
 // ErrNoAnswer is the error of an attempt whose goroutine ended, for example by a panic.
 var ErrNoAnswer = errors.New("it ended without an answer (the log of the process may say why)")
 
-// FailureType returns the type of a failed attempt to send: its class, or why it has none.
+// FailureType returns the type of a failed attempt to send: its class, or what says more.
 func FailureType(err error) string {
 	switch {
 	case errors.Is(err, ErrNoAnswer):
 		return "no_answer"
 	case errors.Is(err, outflow.ErrNotAttempted):
 		return "not_attempted"
+	case outbox.IsMissing(err):
+		return "missing"
 	}
 	return string(outflow.ClassOf(err))
 }

@@ -5,16 +5,19 @@ SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('
 --   https://host[:port]      a target: every destination of a host, an exchange or a task queue. It counts
 --                            failures of the connection: refused, no answer, TLS, name
 --   https://host#new         the destinations of a target that no message has reached yet
+--   sns://                   a scheme that no running process publishes to; never a breaker
 -- A row is written when its breaker counts a failure, when a message first reached its destination,
--- and when a target answers slowly.
+-- when a target answers slowly, and when messages wait for a destination or a scheme.
 CREATE TABLE outbox.destinations (
     destination   text        COLLATE "C" NOT NULL PRIMARY KEY,
     -- The breaker covers the destinations from the first name up to, but without, the second:
     -- canonical destinations of a target begin with its name and "/".
     covers_from   text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN destination ~ '^(https?|rabbitmq|temporal)://[^/]*$' THEN split_part(destination, '#', 1) || '/' ELSE destination END) STORED,
+        CASE WHEN destination ~ '://$' THEN destination
+             WHEN destination ~ '^(https?|rabbitmq|temporal)://[^/]*$' THEN split_part(destination, '#', 1) || '/' ELSE destination END) STORED,
     covers_before text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN destination ~ '^(https?|rabbitmq|temporal)://[^/]*$' THEN split_part(destination, '#', 1) || '0' ELSE destination || E'\x01' END) STORED,
+        CASE WHEN destination ~ '://$' THEN split_part(destination, '//', 1) || '/0'
+             WHEN destination ~ '^(https?|rabbitmq|temporal)://[^/]*$' THEN split_part(destination, '#', 1) || '0' ELSE destination || E'\x01' END) STORED,
     delivered_at  timestamptz,
     failures      integer     NOT NULL DEFAULT 0,
     failing_since timestamptz,
@@ -30,9 +33,12 @@ CREATE TABLE outbox.destinations (
     signalled_id       uuid,
     last_error    text,
     slow_until    timestamptz,
+    missing_since timestamptz,
+    missing_reason text,
     CONSTRAINT destinations_counts  CHECK (failures >= 0 AND openings >= 0),
     CONSTRAINT destinations_open    CHECK ((open_until IS NULL) = (openings = 0)),
-    CONSTRAINT destinations_failing CHECK (open_until IS NULL OR failing_since IS NOT NULL)
+    CONSTRAINT destinations_failing CHECK (open_until IS NULL OR failing_since IS NOT NULL),
+    CONSTRAINT destinations_missing CHECK ((missing_since IS NULL) = (missing_reason IS NULL))
 ) WITH (fillfactor = 50);
 
 -- Open breakers, and closed ones whose runs are to be signalled: a scanner reads them all the time.
@@ -42,6 +48,10 @@ CREATE INDEX destinations_breaker_active ON outbox.destinations (destination)
 -- Breakers that have counted failures and have not opened: stale failures are forgotten.
 CREATE INDEX destinations_failing ON outbox.destinations (failing_since)
     WHERE open_until IS NULL AND failing_since IS NOT NULL;
+
+-- Destinations and schemes that messages wait for: looked at once a second for messages that have
+-- waited long enough.
+CREATE INDEX destinations_missing ON outbox.destinations (destination) WHERE missing_since IS NOT NULL;
 
 COMMENT ON TABLE outbox.destinations IS 'Outflow: circuit breakers of destinations, targets and new destinations';
 COMMENT ON COLUMN outbox.destinations.delivered_at IS 'when a message last reached the destination: it exists, or is taken to come back';
@@ -56,6 +66,28 @@ COMMENT ON COLUMN outbox.destinations.probes IS 'probes so far: waiting messages
 COMMENT ON COLUMN outbox.destinations.signalled_id IS 'the last retrying run that was signalled after this recovery, by destination (signalled_destination) and ID';
 COMMENT ON COLUMN outbox.destinations.slow_until IS 'the target takes longer to answer than the fast path has: until then its messages leave it unsent';
 
+COMMENT ON COLUMN outbox.destinations.missing_since IS 'the destination did not exist since then, or no running process publishes to the scheme';
+COMMENT ON COLUMN outbox.destinations.missing_reason IS 'why its messages wait, and end dead when their grace is over';
+
 REVOKE ALL ON outbox.destinations FROM PUBLIC;
+
+-- The running starters and workers, and the schemes that they publish to. Each writes its row every
+-- 15 seconds, and deletes it at its end. One that was not seen for a minute counts as gone.
+CREATE TABLE outbox.processes (
+    id         uuid        PRIMARY KEY,
+    name       text        NOT NULL,
+    host       text        NOT NULL,
+    schemes    text[],
+    scans      boolean     NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    seen_at    timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE outbox.processes IS 'Outflow: the running starters and workers';
+COMMENT ON COLUMN outbox.processes.schemes IS 'the schemes of the destinations that it publishes to; NULL where it does not say';
+COMMENT ON COLUMN outbox.processes.scans IS 'it claims messages';
+COMMENT ON COLUMN outbox.processes.seen_at IS 'when it last said that it runs';
+
+REVOKE ALL ON outbox.processes FROM PUBLIC;
 
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -83,7 +83,7 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 		if err != nil {
 			t.Fatal(fmt.Errorf("outboxtest: %w", err))
 		}
-		work := activities.New(store, limited)
+		work := activities.New(store, limited, activities.WithMissingGrace(0)) // a test does not wait
 		for _, m := range claimed.Messages {
 			deliver(t, work, database, m.Ref())
 			if limited.last != nil {

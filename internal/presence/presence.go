@@ -1,0 +1,91 @@
+// Package presence says in the table that a process runs, and which schemes it publishes to.
+//
+// The invariant: the entry is written before Keep returns, is repeated while the process runs, and is
+// gone after its orderly end. Nothing that a process delivers depends on it.
+package presence
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow/outbox"
+)
+
+// writeTimeout bounds a write.
+const writeTimeout = 5 * time.Second
+
+// Table has the processes' entries; outboxdb.Store is one.
+type Table interface {
+	// Announce writes a process's entry. It is repeated every outbox.AnnounceInterval.
+	Announce(ctx context.Context, p outbox.Process) error
+	// Withdraw removes it.
+	Withdraw(ctx context.Context, id uuid.UUID) error
+}
+
+// Keep says that this process runs, until the returned function is called. schemes are those of its
+// publishers, nil where they are not known. scans says that it claims messages. An error is logged
+// once, until a write succeeds.
+func Keep(ctx context.Context, table Table, schemes []string, scans bool, log *slog.Logger) (stop func()) {
+	host, _ := os.Hostname() // for people, who do without
+	k := keeper{table: table, log: log, process: outbox.Process{
+		ID: uuid.New(), Name: filepath.Base(os.Args[0]), Host: host, Scans: scans,
+	}}
+	if schemes != nil {
+		k.process.Schemes = outbox.DestinationSchemes(schemes)
+	}
+	k.write(ctx)
+	// A process that stops still delivers what it has in hand.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var keeping sync.WaitGroup
+	keeping.Go(func() { k.run(ctx) })
+	return sync.OnceFunc(func() {
+		cancel()
+		keeping.Wait()
+		k.withdraw(context.WithoutCancel(ctx))
+	})
+}
+
+type keeper struct {
+	table   Table
+	process outbox.Process
+	log     *slog.Logger
+	failing bool
+}
+
+// run repeats the entry until ctx ends.
+func (k *keeper) run(ctx context.Context) {
+	ticker := time.NewTicker(outbox.AnnounceInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			k.write(ctx)
+		}
+	}
+}
+
+func (k *keeper) write(ctx context.Context) {
+	inTime, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	err := k.table.Announce(inTime, k.process)
+	if err != nil && !k.failing && ctx.Err() == nil {
+		k.log.Warn("other processes and outflow doctor do not know that this process runs", "error", err)
+	}
+	k.failing = err != nil
+}
+
+func (k *keeper) withdraw(ctx context.Context) {
+	inTime, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if err := k.table.Withdraw(inTime, k.process.ID); err != nil && !k.failing {
+		k.log.Warn("other processes take this process for running for a minute", "error", err)
+	}
+}

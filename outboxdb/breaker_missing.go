@@ -1,0 +1,91 @@
+package outboxdb
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/outbox"
+)
+
+// A destination that does not exist opens its breaker with the first failure, and says so in its
+// row (missing_since). Its messages wait as rows:
+//   - a probe is a look-up, where the publisher can look up, and only then a message
+//   - runs off the fast path are signalled, and leave their messages to their rows
+//   - missing.go ends messages that have waited long enough
+const (
+	// maxMissingOpening is the longest time until a missing destination is looked up again: its
+	// messages go out some seconds after somebody has made it.
+	maxMissingOpening = 5 * time.Second
+	// lookWorkers bounds the look-ups under way, and lookTimeout each of them.
+	lookWorkers = 8
+	lookTimeout = 5 * time.Second
+)
+
+// destinationMissing notes that a destination does not exist. It runs under the lock.
+func (b *breakers) destinationMissing(destination string, err error) {
+	if outbox.WasAnswered(err) { // the target's connection works
+		for _, name := range b.names(destination) {
+			if name != destination {
+				b.close(name, 0)
+			}
+		}
+	}
+	d := b.state(destination)
+	// A destination counts once, however many of its messages were under way.
+	if !d.missing && !b.reached(destination) {
+		b.newDestinations.consecutiveFailures++
+	}
+	d.missing, d.missingUnwritten, d.found, d.notes.missing = true, true, false, text.Clean(err.Error())
+	b.failed(destination, err, 0)
+}
+
+// foundAgain notes that a look-up has found a destination that was missing. Whether it takes messages is
+// for a message to show. It takes the lock.
+func (b *breakers) foundAgain(destination string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state(destination).found = true
+}
+
+// lookUp looks the probes' missing destinations up, and returns the probes without those that are
+// still missing. look may be nil.
+func (s *Store) lookUp(
+	ctx context.Context, probes []outbox.Probe, look func(context.Context, string) error,
+) (left []outbox.Probe) {
+	stillMissing := make([]bool, len(probes))
+	var looking sync.WaitGroup
+	for first := range lookWorkers {
+		looking.Go(func() {
+			for i := first; i < len(probes); i += lookWorkers {
+				if probes[i].Missing && look != nil {
+					stillMissing[i] = s.isMissing(ctx, probes[i], look)
+				}
+			}
+		})
+	}
+	looking.Wait()
+	for i, p := range probes {
+		if !stillMissing[i] {
+			left = append(left, p)
+		}
+	}
+	return left
+}
+
+// isMissing looks a probe's destination up, and notes what it finds. A look-up that can't tell leaves
+// it to the message.
+func (s *Store) isMissing(ctx context.Context, p outbox.Probe, look func(context.Context, string) error) bool {
+	inTime, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	err := look(inTime, p.Destination)
+	switch {
+	case err == nil:
+		s.breakers.foundAgain(p.Destination)
+	case outbox.IsMissing(err):
+		s.Observe(p.Destination, p.ID, outbox.Observation{Err: err, Missing: true})
+		return true
+	}
+	return false
+}

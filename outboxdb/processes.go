@@ -1,0 +1,117 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outflowhq/outflow/outbox"
+)
+
+const (
+	// servedFor is how long a Store believes what it read of the running processes.
+	servedFor = 5 * time.Second
+	// forgetAfter is how long the entry of a process that crashed is kept, for whoever looks.
+	forgetAfter = 24 * time.Hour
+)
+
+// RunsSQL says of an entry p of outbox.processes that its process runs.
+const RunsSQL = `p.seen_at > now() - interval '1 minute'`
+
+// announceSQL writes a process's entry: $1 its ID, $2 its name, $3 its host, $4 its schemes (NULL: it
+// does not say), $5 whether it claims messages. Schemes that it publishes to are waited for no more.
+// Entries of processes that were not seen for $6 are deleted.
+const announceSQL = `
+WITH here AS (
+    INSERT INTO outbox.processes AS p (id, name, host, schemes, scans)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (id) DO UPDATE SET seen_at = now(), schemes = excluded.schemes, scans = excluded.scans
+), gone AS (
+    DELETE FROM outbox.processes AS p
+     WHERE p.id IN (SELECT o.id FROM outbox.processes AS o WHERE o.seen_at < now() - $6::interval
+                       FOR UPDATE SKIP LOCKED)
+)
+UPDATE outbox.destinations AS h
+   SET missing_since = NULL, missing_reason = NULL
+ WHERE h.missing_since IS NOT NULL AND h.destination LIKE '%://'
+   AND ($4::text[] IS NULL OR split_part(h.destination, '://', 1) = ANY ($4::text[]))`
+
+const withdrawSQL = `DELETE FROM outbox.processes AS p WHERE p.id = $1`
+
+// servedSQL returns the schemes that running processes publish to, and whether one of these claims
+// messages. The scheme of a process that does not say is empty.
+const servedSQL = `
+SELECT s.scheme, bool_or(s.scans) AS scans
+  FROM (SELECT pg_catalog.unnest(coalesce(p.schemes, ARRAY['']::text[])) AS scheme, p.scans
+          FROM outbox.processes AS p
+         WHERE ` + RunsSQL + `) AS s
+ GROUP BY s.scheme`
+
+// Announce says that a process runs, and which schemes it publishes to. The caller repeats it every
+// outbox.AnnounceInterval.
+func (s *Store) Announce(ctx context.Context, p outbox.Process) error {
+	_, err := s.pool.Exec(ctx, announceSQL, p.ID, p.Name, p.Host, p.Schemes, p.Scans, forgetAfter)
+	if err != nil {
+		return fmt.Errorf("noting that this process runs: %w", err)
+	}
+	return nil
+}
+
+// Withdraw says that a process runs no more.
+func (s *Store) Withdraw(ctx context.Context, id uuid.UUID) error {
+	if _, err := s.pool.Exec(ctx, withdrawSQL, id); err != nil {
+		return fmt.Errorf("noting that this process ends: %w", err)
+	}
+	return nil
+}
+
+// serving is what a Store knows of the running processes.
+type serving struct {
+	mu      sync.Mutex
+	readAt  time.Time
+	schemes map[string]outbox.Served
+}
+
+// Served says which running processes publish to a destination's scheme. What it says may be some
+// seconds old.
+func (s *Store) Served(ctx context.Context, destination string) (outbox.Served, error) {
+	schemes, err := s.servedSchemes(ctx)
+	return servedBy(schemes, destination), err
+}
+
+func servedBy(schemes map[string]outbox.Served, destination string) outbox.Served {
+	return max(schemes[""], schemes[outbox.SchemeOf(destination)])
+}
+
+// servedSchemes returns the schemes that running processes publish to.
+func (s *Store) servedSchemes(ctx context.Context) (map[string]outbox.Served, error) {
+	k := &s.serving
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if time.Since(k.readAt) < servedFor {
+		return k.schemes, nil
+	}
+	rows, err := s.pool.Query(ctx, servedSQL)
+	if err != nil {
+		return nil, fmt.Errorf("reading which processes run: %w", err)
+	}
+	schemes := map[string]outbox.Served{}
+	var scheme string
+	var scans bool
+	_, err = pgx.ForEachRow(rows, []any{&scheme, &scans}, func() error {
+		schemes[scheme] = outbox.ServedByWorkers
+		if scans {
+			schemes[scheme] = outbox.ServedByScanners
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading which processes run: %w", err)
+	}
+	k.schemes, k.readAt = schemes, time.Now()
+	return schemes, nil
+}
