@@ -128,7 +128,7 @@ func (a *Activities) Callback(ctx context.Context, in CallbackInput) (CallbackRe
 	delay := callbackDelay(info.Attempt, outbox.RetryAfter(err))
 	if outbox.IsMissing(err) {
 		var longest time.Duration
-		err, longest = a.callbackGrace(inTime, callback.To, info, err)
+		longest, err = a.callbackGrace(inTime, callback.To, info, err)
 		delay = min(delay, longest)
 	}
 	err = a.noteCallback(ctx, inTime, ref, callback.State, delay, err)

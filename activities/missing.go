@@ -69,17 +69,17 @@ const missingCallbackDelay = time.Minute
 // receiver that is down. delay is the longest wait until the next attempt.
 func (a *Activities) callbackGrace(
 	ctx context.Context, to string, info activity.Info, err error,
-) (classified error, delay time.Duration) {
+) (delay time.Duration, classified error) {
 	classified = a.classify(ctx, to, err)
 	if errors.Is(classified, errElsewhere) {
-		return classified, timing.MaxForeignDelay
+		return timing.MaxForeignDelay, classified
 	}
 	if !outbox.IsMissing(classified) {
-		return classified, timing.CallbackBackoff.Max
+		return timing.CallbackBackoff.Max, classified
 	}
 	left := a.grace - info.StartedTime.Sub(info.ScheduledTime)
 	if left <= 0 {
-		return classified, 0
+		return 0, classified
 	}
-	return outflow.Unavailable(classified), min(left, missingCallbackDelay)
+	return min(left, missingCallbackDelay), outflow.Unavailable(classified)
 }

@@ -175,7 +175,7 @@ func TestCallbackGrace(t *testing.T) {
 			c.spoil(f)
 		}
 		info := activity.Info{ScheduledTime: began, StartedTime: began.Add(c.waited)}
-		err, longest := a.callbackGrace(t.Context(), "sqs://replies", info, c.err)
+		longest, err := a.callbackGrace(t.Context(), "sqs://replies", info, c.err)
 		assert.Equal(t, c.class, outflow.ClassOf(err), name)
 		assert.Equal(t, c.longest, longest, name)
 	}
