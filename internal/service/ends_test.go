@@ -7,15 +7,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
-	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/config"
-	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 	"github.com/outflowhq/outflow/publish/webhook"
 )
 
@@ -45,23 +42,20 @@ func TestADeadMessageIsInTheLog(t *testing.T) {
 	tx, err := w.pool.Begin(t.Context())
 	require.NoError(t, err)
 	ids, err := outboxdb.Enqueue(t.Context(), tx,
-		outflow.Message{Destination: "rabbitmq://events/placed", Type: "order-placed", Payload: []byte("{}")})
+		outflow.Message{Destination: "sqs://missing", Type: "order-placed", Payload: []byte("{}")})
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
 
 	logged := &lines{}
-	c := config.Config{
-		Database: w.pool.Config(), Scanner: w.opts, Brokers: brokersOf(aws.Config{Region: "eu-west-1"},
-			webhook.Options{}),
-		Temporal: client.Options{HostPort: teststack.Temporal(t)},
-	}
+	c := configOf(w)
+	c.Brokers, c.MissingGrace = brokersOf(fakeAccount(t, &fakesqs.Server{}), webhook.Options{}), -1
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Starter(ctx, c, slog.New(slog.NewTextHandler(logged, nil))) }()
 	w.until(ids[0], func(r row) bool { return r.State == outflow.Dead })
 	want := func(id uuid.UUID) string {
 		return `level=WARN msg="a message ended dead" message=` + id.String() +
-			` generation=1 destination=rabbitmq://events/placed type=order-placed reason="`
+			` generation=1 destination=sqs://missing type=order-placed reason="`
 	}
 	w.eventually(func() bool { return bytes.Contains([]byte(logged.String()), []byte(want(ids[0]))) }, logged.String)
 	stop()

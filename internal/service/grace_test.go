@@ -140,6 +140,15 @@ func (w *world) process(scans bool, grace time.Duration, publishers ...publish.P
 	return stop
 }
 
+// fakeAccount is an account with these queues.
+func fakeAccount(t *testing.T, queues *fakesqs.Server) aws.Config {
+	t.Helper()
+	endpoint := httptest.NewServer(queues)
+	t.Cleanup(endpoint.Close)
+	return aws.Config{Region: "eu-west-1", BaseEndpoint: aws.String(endpoint.URL),
+		Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", "")}
+}
+
 func to(destination string) outflow.Message {
 	return outflow.Message{Destination: destination, Type: "order-placed", Payload: []byte("{}")}
 }
@@ -566,11 +575,8 @@ func TestOnceBesideAMissingQueue(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	queues := &fakesqs.Server{}
-	endpoint := httptest.NewServer(queues)
-	t.Cleanup(endpoint.Close)
 	c := configOf(w)
-	c.Brokers = brokersOf(aws.Config{Region: "eu-west-1", BaseEndpoint: aws.String(endpoint.URL),
-		Credentials: credentials.NewStaticCredentialsProvider("fake", "fake", "")}, webhook.Options{})
+	c.Brokers = brokersOf(fakeAccount(t, queues), webhook.Options{})
 	pass := func(grace time.Duration) string {
 		c.MissingGrace = grace
 		var out strings.Builder
