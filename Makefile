@@ -66,6 +66,7 @@ conformance: ## print which publisher passes which case of the conformance suite
 	cd devstack && go build -o ../$(BIN)/devstack .
 	@$(BIN)/devstack run --rabbitmq=if-installed -- go test -json -count=1 -run TestConformance ./publish/... | \
 	  go run ./publish/publishtest/conformance
+	@$(BIN)/devstack missing
 
 bench: ## measure Outflow beside the same work done in other ways (some ten minutes)
 	cd bench && go build -o ../$(BIN)/bench .

@@ -104,22 +104,32 @@ func listRules(ctx context.Context, o *operator.Operator, asJSON bool, out io.Wr
 	if err != nil {
 		return err
 	}
+	return writeRules(out, all, asJSON, "no rules", "DESTINATION\tTYPE\tCALLBACK\tPAYLOAD",
+		func(r operator.CallbackRule) string {
+			payload := "no"
+			if r.WithPayload {
+				payload = "yes"
+			}
+			return fmt.Sprintf("%s\t%s\t%s\t%s", cmp.Or(outflow.DisplayDestination(r.Destination), "any"),
+				cmp.Or(r.Type, "any"), outflow.DisplayDestination(r.Callback), payload)
+		})
+}
+
+// writeRules writes rules of one kind: a line of JSON each, or a table, or that there are none.
+func writeRules[Rule any](
+	out io.Writer, all []Rule, asJSON bool, none, heading string, columns func(Rule) string,
+) error {
 	if asJSON {
 		return writeLines(out, all)
 	}
 	if len(all) == 0 {
-		_, err := fmt.Fprintln(out, "no rules")
+		_, err := fmt.Fprintln(out, none)
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DESTINATION\tTYPE\tCALLBACK\tPAYLOAD")
+	fmt.Fprintln(table, heading)
 	for _, r := range all {
-		payload := "no"
-		if r.WithPayload {
-			payload = "yes"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", cmp.Or(outflow.DisplayDestination(r.Destination), "any"),
-			cmp.Or(r.Type, "any"), outflow.DisplayDestination(r.Callback), payload)
+		fmt.Fprintln(table, columns(r))
 	}
 	return table.Flush()
 }

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/program"
@@ -143,17 +142,7 @@ func listRoutes(ctx context.Context, o *operator.Operator, messageType string, a
 	if err != nil {
 		return err
 	}
-	if asJSON {
-		return writeLines(out, routes)
-	}
-	if len(routes) == 0 {
-		_, err := fmt.Fprintln(out, "no routes")
-		return err
-	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "TYPE\tDESTINATION")
-	for _, r := range routes {
-		fmt.Fprintf(table, "%s\t%s\n", r.Type, outflow.DisplayDestination(r.Destination))
-	}
-	return table.Flush()
+	return writeRules(out, routes, asJSON, "no routes", "TYPE\tDESTINATION", func(r operator.Route) string {
+		return r.Type + "\t" + outflow.DisplayDestination(r.Destination)
+	})
 }

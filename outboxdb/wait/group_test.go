@@ -50,51 +50,13 @@ func members(group uuid.UUID) []uuid.UUID {
 	return ids
 }
 
-// ends are what a WaitAll returned.
-type ends struct {
-	outcomes []outflow.Outcome
-	err      error
-}
-
-// startWaitAll waits in the background.
-func startWaitAll(t testing.TB, w *wait.Waiter, id uuid.UUID) <-chan ends {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	t.Cleanup(cancel)
-	answers := make(chan ends, 1)
-	before := w.Waiting()
-	go func() {
-		outcomes, err := w.WaitAll(ctx, id)
-		answers <- ends{outcomes, err}
-	}()
-	require.Eventually(t, func() bool { return w.Waiting() > before || len(answers) > 0 }, 10*time.Second,
-		time.Millisecond)
-	return answers
-}
-
 // requireEnds returns the states of a WaitAll that ends, in the order of the outcomes.
 func requireEnds(t testing.TB, answers <-chan ends) (states []outflow.State) {
 	t.Helper()
-	select {
-	case a := <-answers:
-		require.NoError(t, a.err)
-		for _, o := range a.outcomes {
-			states = append(states, o.State)
-		}
-		return states
-	case <-time.After(20 * time.Second):
-		t.Fatal("the wait did not end")
-		return nil
+	for _, o := range requireAnswer(t, answers) {
+		states = append(states, o.State)
 	}
-}
-
-func requireNoEnds(t testing.TB, answers <-chan ends) {
-	t.Helper()
-	select {
-	case a := <-answers:
-		t.Fatalf("the wait ended: %+v", a)
-	default:
-	}
+	return states
 }
 
 var (
@@ -163,10 +125,10 @@ func TestWaitAllIsNotified(t *testing.T) {
 	deliver(t, pool, ids[0])
 	finish(t, pool, dead, ids[1])
 	requireAnswer(t, single)
-	requireNoEnds(t, first)
+	requireNoAnswer(t, first)
 	deliver(t, pool, ids[2])
 	require.Equal(t, []outflow.State{outflow.Delivered, outflow.Delivered, outflow.Dead}, requireEnds(t, first))
-	requireNoEnds(t, other)
+	requireNoAnswer(t, other)
 	assert.LessOrEqual(t, tr.takePolls(), 4, "a poll of the group for each end, one of the message")
 	deliver(t, pool, members(groups[1])...)
 	require.Equal(t, allDelivered, requireEnds(t, other))
@@ -196,7 +158,7 @@ func TestWaitAllForAnEndDuringTheFirstPoll(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
 	require.Equal(t, allDelivered, requireEnds(t, answers))
-	requireNoEnds(t, other)
+	requireNoAnswer(t, other)
 }
 
 func TestAThousandGroupsOnOneConnection(t *testing.T) {
@@ -208,7 +170,7 @@ func TestAThousandGroupsOnOneConnection(t *testing.T) {
 	var waits sync.WaitGroup
 	answers := make([]ends, len(groups))
 	for i, group := range groups {
-		waits.Go(func() { answers[i].outcomes, answers[i].err = w.WaitAll(t.Context(), group) })
+		waits.Go(func() { answers[i].outcome, answers[i].err = w.WaitAll(t.Context(), group) })
 	}
 	require.Eventually(t, func() bool { return w.Waiting() == len(groups) }, 20*time.Second, time.Millisecond)
 	requireNotified(t, w)
@@ -220,7 +182,7 @@ func TestAThousandGroupsOnOneConnection(t *testing.T) {
 	waits.Wait()
 	for i := range answers {
 		require.NoError(t, answers[i].err)
-		require.Len(t, answers[i].outcomes, 3)
+		require.Len(t, answers[i].outcome, 3)
 	}
 	n := tr.takePolls()
 	t.Logf("%d polls for the ends of %d messages", n, 3*len(groups))
@@ -261,7 +223,7 @@ func TestWaitAllForAMessageThatIsRetried(t *testing.T) {
 		`UPDATE outbox.messages SET state = 'pending', finished_at = NULL, generation = 2 WHERE id = $1`, ids[0])
 	deliver(t, pool, ids[1])
 	deliver(t, pool, ids[2])
-	requireNoEnds(t, answers)
+	requireNoAnswer(t, answers)
 	_, err := outboxdb.New(pool).Finish(t.Context(),
 		outbox.Ending{Ref: outbox.Ref{ID: ids[0], Generation: 2}, State: outflow.Delivered})
 	require.NoError(t, err)
@@ -322,7 +284,7 @@ func TestWaitAllSurvivesItsConnection(t *testing.T) {
 		requireNotified(t, w)
 		require.Eventually(t, func() bool { return listening(t, pool) == 1 }, 10*time.Second, 10*time.Millisecond)
 	}
-	requireNoEnds(t, last)
+	requireNoAnswer(t, last)
 	w.Close()
 	require.ErrorIs(t, (<-last).err, wait.ErrClosed)
 	_, err := w.WaitAll(t.Context(), groups[2])

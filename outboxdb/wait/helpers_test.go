@@ -34,29 +34,43 @@ func newWaiter(t testing.TB, pool *pgxpool.Pool, options ...wait.Option) *wait.W
 	return w
 }
 
-// answer is what a Wait returned.
-type answer struct {
-	outcome outflow.Outcome
+// answer is what a Wait or a WaitAll returned.
+type answer[T any] struct {
+	outcome T
 	err     error
 }
 
+type (
+	end  = answer[outflow.Outcome]
+	ends = answer[[]outflow.Outcome]
+)
+
 // startWait waits in the background.
-func startWait(t testing.TB, w *wait.Waiter, id uuid.UUID) <-chan answer {
+func startWait(t testing.TB, w *wait.Waiter, id uuid.UUID) <-chan end { return start(t, w, w.Wait, id) }
+
+// startWaitAll waits for a group in the background.
+func startWaitAll(t testing.TB, w *wait.Waiter, id uuid.UUID) <-chan ends {
+	return start(t, w, w.WaitAll, id)
+}
+
+func start[T any](
+	t testing.TB, w *wait.Waiter, await func(context.Context, uuid.UUID) (T, error), id uuid.UUID,
+) <-chan answer[T] {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	answers := make(chan answer, 1)
+	answers := make(chan answer[T], 1)
 	before := w.Waiting()
 	go func() {
-		outcome, err := w.Wait(ctx, id)
-		answers <- answer{outcome, err}
+		outcome, err := await(ctx, id)
+		answers <- answer[T]{outcome, err}
 	}()
 	require.Eventually(t, func() bool { return w.Waiting() > before || len(answers) > 0 }, 10*time.Second,
 		time.Millisecond)
 	return answers
 }
 
-func requireAnswer(t testing.TB, answers <-chan answer) outflow.Outcome {
+func requireAnswer[T any](t testing.TB, answers <-chan answer[T]) (outcome T) {
 	t.Helper()
 	select {
 	case a := <-answers:
@@ -64,11 +78,11 @@ func requireAnswer(t testing.TB, answers <-chan answer) outflow.Outcome {
 		return a.outcome
 	case <-time.After(20 * time.Second):
 		t.Fatal("the wait did not end")
-		return outflow.Outcome{}
+		return outcome
 	}
 }
 
-func requireNoAnswer(t testing.TB, answers <-chan answer) {
+func requireNoAnswer[T any](t testing.TB, answers <-chan answer[T]) {
 	t.Helper()
 	select {
 	case a := <-answers:

@@ -41,7 +41,7 @@ func TestWaitPollsWithoutNotifications(t *testing.T) {
 				wait.LogTo(slog.New(slog.NewTextHandler(&logged, nil))))
 			w.SetTimes(time.Minute, time.Minute, 200*time.Millisecond)
 			ids := enqueue(t, pool, 100)
-			var all []<-chan answer
+			var all []<-chan end
 			for _, id := range ids {
 				all = append(all, startWait(t, w, id))
 			}

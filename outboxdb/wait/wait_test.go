@@ -83,7 +83,7 @@ func TestAThousandWaitOnOneConnection(t *testing.T) {
 	w := newWaiter(t, own)
 	ids := enqueue(t, pool, 1000)
 	var waits sync.WaitGroup
-	answers := make([]answer, len(ids))
+	answers := make([]end, len(ids))
 	for i, id := range ids {
 		waits.Go(func() { answers[i].outcome, answers[i].err = w.Wait(t.Context(), id) })
 	}

@@ -1,6 +1,10 @@
 package rabbitmq
 
-import "time"
+import (
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
 
 // WithMaxChannels sets how many channels are kept without a user.
 func WithMaxChannels(n int) Option { return func(s *settings) { s.maxChannels = n } }
@@ -23,4 +27,17 @@ func TryRotationAgain(p *Publisher) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rotate = time.Time{}
+}
+
+// Refused is the failure of the one message that RabbitMQ refused so, and Lost that of a message
+// whose answer was lost so.
+func Refused(e *amqp.Error) error { return refused("sending", e) }
+func Lost(e *amqp.Error) error    { return lost("sending", e) }
+
+// Codes are the codes that have a class.
+func Codes() (all []int) {
+	for c := range codes {
+		all = append(all, c)
+	}
+	return all
 }
