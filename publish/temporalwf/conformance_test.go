@@ -111,7 +111,6 @@ func (h *harness) Publisher(t *testing.T) publish.Publisher {
 	}
 	p := temporalwf.New(temporalwf.Options{
 		Client: client.Options{HostPort: h.gate.Address()}, Targets: parsed(t, targets...),
-		Timeout: 4 * time.Second,
 	})
 	t.Cleanup(p.Close)
 	return p
