@@ -347,16 +347,16 @@ func (w *world) expireLease(id uuid.UUID) {
 	require.NoError(w, err)
 }
 
-// runs counts the runs of a message. Visibility lags behind.
+// runs counts the runs of a message. Visibility lags behind, minutes on a busy machine.
 func (w *world) runs(id uuid.UUID) int {
 	w.Helper()
 	n := 0
-	w.eventually(func() bool {
+	require.Eventually(w, func() bool {
 		list, err := w.client.ListWorkflow(w.Context(),
 			&workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowId = '" + w.workflowID(id) + "'"})
 		require.NoError(w, err)
 		n = len(list.GetExecutions())
 		return n > 1
-	}, func() string { return "the second run is not listed" })
+	}, 5*time.Minute, 100*time.Millisecond, "the second run is not listed")
 	return n
 }
