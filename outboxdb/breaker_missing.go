@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -18,9 +19,11 @@ const (
 	// maxMissingOpening is the longest time until a missing destination is looked up again: its
 	// messages go out some seconds after somebody has made it.
 	maxMissingOpening = 5 * time.Second
-	// lookWorkers bounds the look-ups under way, and lookTimeout each of them.
-	lookWorkers = 8
-	lookTimeout = 5 * time.Second
+	// lookWorkers bounds the look-ups under way, lookTimeout each of them, and looksTimeout all of
+	// a round: other destinations are probed in the same round.
+	lookWorkers  = 16
+	lookTimeout  = outflow.FastPathCallTime
+	looksTimeout = 2 * lookTimeout
 )
 
 // destinationMissing notes that a destination does not exist. It runs under the lock.
@@ -50,24 +53,27 @@ func (b *breakers) foundAgain(destination string) {
 }
 
 // lookUp looks the probes' missing destinations up, and returns the probes without those that are
-// still missing. look may be nil.
+// still missing, or that there was no time for. look may be nil.
 func (s *Store) lookUp(
 	ctx context.Context, probes []outbox.Probe, look func(context.Context, string) error,
 ) (left []outbox.Probe) {
-	stillMissing := make([]bool, len(probes))
+	if look == nil {
+		return probes
+	}
+	ctx, cancel := context.WithTimeout(ctx, looksTimeout)
+	defer cancel()
+	leftOut := make([]bool, len(probes))
 	var looking sync.WaitGroup
 	for first := range lookWorkers {
 		looking.Go(func() {
 			for i := first; i < len(probes); i += lookWorkers {
-				if probes[i].Missing && look != nil {
-					stillMissing[i] = s.isMissing(ctx, probes[i], look)
-				}
+				leftOut[i] = probes[i].Missing && s.isMissing(ctx, probes[i], look)
 			}
 		})
 	}
 	looking.Wait()
 	for i, p := range probes {
-		if !stillMissing[i] {
+		if !leftOut[i] {
 			left = append(left, p)
 		}
 	}
@@ -75,8 +81,13 @@ func (s *Store) lookUp(
 }
 
 // isMissing looks a probe's destination up, and notes what it finds. A look-up that can't tell leaves
-// it to the message.
+// it to the message. Where the round's time is over, the next round looks.
 func (s *Store) isMissing(ctx context.Context, p outbox.Probe, look func(context.Context, string) error) bool {
+	s.breakers.sawRow(p.Destination, true, false)
+	if ctx.Err() != nil {
+		s.Observe(p.Destination, p.ID, outbox.Observation{Err: outflow.ErrNotAttempted})
+		return true
+	}
 	inTime, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	err := look(inTime, p.Destination)

@@ -48,6 +48,22 @@ ON CONFLICT (destination) DO UPDATE
    SET missing_since = now(), missing_reason = excluded.missing_reason
  WHERE d.missing_since IS NULL`
 
+// surelyMissingSQL says of a row h of outbox.destinations that its messages may end after a grace of
+// $1. While no starter ran, somebody may have made the destination:
+//   - A destination was looked up or probed within the last minute, or its target was. Each of these
+//     moves open_until.
+//   - Nobody publishes to a scheme, though processes have had time to start: half a minute.
+const surelyMissingSQL = `
+    CASE WHEN h.destination LIKE '%://'
+         THEN ` + unservedSQL + ` AND EXISTS (
+              SELECT FROM outbox.processes AS p
+               WHERE ` + RunsSQL + ` AND p.started_at <= now() - least($1::interval, interval '30 seconds'))
+         ELSE EXISTS (
+              SELECT FROM outbox.destinations AS b
+               WHERE b.destination = ANY (ARRAY[h.destination,
+                         substring(h.destination FROM '^(?:https?|rabbitmq)://[^/]*')])
+                 AND b.open_until > now() - interval '1 minute') END`
+
 // endMissingSQL ends up to $2 messages that have waited for $1: since they were due, and since their
 // destination, or their scheme, was found missing. A destination that was reached before is waited
 // for without an end.
@@ -69,7 +85,7 @@ WITH locked AS MATERIALIZED (
             ORDER BY m.available_at
             LIMIT (SELECT $2::int)
               FOR NO KEY UPDATE SKIP LOCKED) AS next
-     WHERE h.missing_since <= now() - $1::interval AND ` + unservedSQL + `
+     WHERE h.missing_since <= now() - $1::interval AND ` + surelyMissingSQL + `
        AND (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = d.destination) IS NULL
      LIMIT (SELECT $2::int)
 ), ends AS (

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,6 +226,76 @@ func TestGraceEnds(t *testing.T) {
 	require.Len(t, look(t, store, req).Ended, 1)
 	require.Equal(t, []string{"dead", "expired", "cancelled", "dead", "dead", "pending", "pending"}, states(t, pool),
 		"the one with a run is left to that")
+}
+
+// While no starter ran somebody may have made the destination. So nothing ends before somebody has
+// looked; and nothing for want of a publisher before processes had time to start.
+func TestNoGraceEndsUnseen(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, message("sqs://missing"), message("rabbitmq://events/a"), message("sns://news"))
+	req := graceful()
+	refuse := req.Refuse
+	req.Refuse = func(d string) error {
+		if outbox.SchemeOf(d) == "sns" {
+			return refuse(d)
+		}
+		return nil
+	}
+	for _, d := range []string{"sqs://missing", "rabbitmq://events/a"} {
+		miss(t, pool, store, d)
+	}
+	require.Empty(t, look(t, store, req).Ended) // it notes the scheme
+	waited(t, pool, time.Hour)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = open_until - interval '1 hour'`)
+	runs(t, pool, true, "sqs")
+	require.Empty(t, look(t, outboxdb.New(pool), req).Ended)
+
+	execute(t, pool, `UPDATE outbox.processes SET started_at = now() - interval '31 seconds'`)
+	require.Len(t, look(t, store, req).Ended, 1)
+	require.Equal(t, []string{"pending", "pending", "dead"}, states(t, pool))
+
+	// An outage of the target is reason enough: nobody can look.
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until) VALUES ('rabbitmq://events', now(), 1, now())`)
+	require.Len(t, look(t, store, req).Ended, 1)
+	require.Equal(t, []string{"pending", "dead", "dead"}, states(t, pool))
+
+	probes, err := store.TakeProbes(t.Context(), func(context.Context, string) error { return errMissing })
+	require.NoError(t, err)
+	require.Empty(t, probes)
+	waitFor(t, pool, `SELECT open_until > now() FROM outbox.destinations WHERE destination = 'sqs://missing'`)
+	require.Len(t, look(t, store, req).Ended, 1)
+}
+
+// Destinations that fail are probed before those that are missing, and a round that takes too long
+// leaves the rest to the next one.
+func TestMissingDestinationsDelayNoProbe(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := opened(t, pool)
+	msgs := messages("sqs://down", 1)
+	for n := range 60 {
+		d := fmt.Sprintf("sqs://missing-%02d", n)
+		msgs = append(msgs, message(d))
+	}
+	enqueue(t, pool, msgs...)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, missing_since, missing_reason, failing_since, openings, open_until)
+		SELECT destination, now(), 'no', now(), 1, now() - interval '1 minute' FROM outbox.messages WHERE destination <> 'sqs://down'`)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() WHERE destination = 'sqs://down'`)
+	ctx, cancel := context.WithCancel(t.Context())
+	var looks atomic.Int64
+	probes, err := store.TakeProbes(ctx, func(context.Context, string) error {
+		if looks.Add(1) == 20 {
+			cancel()
+		}
+		return errMissing
+	})
+	require.NoError(t, err)
+	require.Len(t, probes, 1)
+	require.Equal(t, "sqs://down", probes[0].Destination)
+	require.Less(t, looks.Load(), int64(49))
+	waitFor(t, pool, `SELECT count(*) = 60 FROM outbox.destinations WHERE missing_since IS NOT NULL AND probe_until IS NULL`)
 }
 
 // What a message's grace is counted from, and what ends it not at all.

@@ -89,6 +89,7 @@ func TestSchemeWithoutAPublisher(t *testing.T) {
 			pool := teststack.New(t)
 			store := outboxdb.New(pool)
 			c.others(t, pool)
+			execute(t, pool, `INSERT INTO outbox.processes (id, name, host, schemes, scans, started_at) VALUES (gen_random_uuid(), 'this', 'here', '{sqs}', true, now() - interval '1 hour')`)
 			enqueue(t, pool, append(messages("sns://news", 300), message("sqs://orders"))...)
 			require.Equal(t, map[string]int{"sqs://orders": 1}, byDestination(look(t, store, graceful())))
 			got := claim(t, store, graceful()) // knows of the others
@@ -147,6 +148,8 @@ func TestReachedDestinationsWaitForAPublisher(t *testing.T) {
 	store := outboxdb.New(pool)
 	acknowledge(store, "sns://known")
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
+	runs(t, pool, true, "sqs")
+	execute(t, pool, `UPDATE outbox.processes SET started_at = now() - interval '1 hour'`)
 	enqueue(t, pool, message("sns://known"), message("sns://new"))
 	look(t, store, graceful())
 	waited(t, pool, time.Hour)

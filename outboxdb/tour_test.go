@@ -228,6 +228,7 @@ func tourMissing(t *testing.T, setup, pool *pgxpool.Pool) {
 	_, err = store.PutBack(ctx, putBack)
 	require.ErrorIs(t, err, outbox.ErrGraceOver)
 	execute(t, setup, `UPDATE outbox.messages SET parked = false`)
+	execute(t, setup, `UPDATE outbox.processes SET started_at = now() - interval '1 hour'`)
 	require.Len(t, look(t, store, graceful()).Ended, 2)
 	require.NoError(t, store.Withdraw(ctx, process.ID))
 	require.Zero(t, value[int](t, setup, `SELECT count(*) FROM outbox.processes`))

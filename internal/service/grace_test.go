@@ -289,9 +289,9 @@ func TestManyMessagesToAMissingQueue(t *testing.T) {
 	for range 5 {
 		w.enqueueMany("sqs://missing", 2000)
 	}
-	w.process(true, 20*time.Second, x)
-	w.enqueueMany("sqs://healthy", 300)
-	w.untilStates("sqs://healthy", outflow.Delivered, 300)
+	w.process(true, 10*time.Second, x)
+	w.enqueueMany("sqs://healthy", 100)
+	w.untilStates("sqs://healthy", outflow.Delivered, 100)
 	if dead := w.states("sqs://missing")[outflow.Dead]; dead > 0 {
 		t.Logf("%d had their grace by then", dead) // on a busy machine
 	}
@@ -322,8 +322,8 @@ func TestManyMissingQueues(t *testing.T) {
 		return missing >= 50
 	}, func() string { return "the missing queues are not found" })
 	began := time.Now()
-	w.enqueueMany("sqs://healthy", 300)
-	w.untilStates("sqs://healthy", outflow.Delivered, 310)
+	w.enqueueMany("sqs://healthy", 100)
+	w.untilStates("sqs://healthy", outflow.Delivered, 110)
 	x.set(func(x *exchange) {
 		attempts, most := 0, 0
 		for d, n := range x.sends {
@@ -331,7 +331,7 @@ func TestManyMissingQueues(t *testing.T) {
 				attempts, most = attempts+n, max(most, n)
 			}
 		}
-		t.Logf("300 healthy messages in %s beside %d missing queues that were tried, with %d attempts and %d looks",
+		t.Logf("100 healthy messages in %s beside %d missing queues that were tried, with %d attempts and %d looks",
 			time.Since(began).Round(10*time.Millisecond), len(x.sends)-1, attempts, x.looks)
 		assert.LessOrEqual(t, most, 3, "those that were claimed together")
 	})
