@@ -201,11 +201,7 @@ func TestDoctorLooksAtWorkflows(t *testing.T) {
 	}
 	out, _, _ := with(t, settings, "", "doctor")
 	assert.Regexp(t, `warn +destinations +looking up `+to+`: no worker polls the task queue .*\n +→ start a worker of the task queue`, out)
-<<<<<<< HEAD
 	assert.Regexp(t, `fail +destinations +1 pending: looking up `+to+`\?namespace=no-such-namespace: the destination does not exist.*\n`+
-=======
-	assert.Regexp(t, `fail +destinations +1 pending: 1 pending: looking up `+to+`\?namespace=no-such-namespace: the destination does not exist.*\n`+
->>>>>>> grace
 		` +→ temporal operator namespace create`, out)
 	assert.Regexp(t, `warn +destinations +looking up `+to+`Another: default/`+queue+`/ProcessAnother is not listed .*\n`+
 		` +→ list the workflow in OUTFLOW_TEMPORAL_TARGETS`, out)
