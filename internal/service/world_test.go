@@ -169,9 +169,9 @@ func (w *world) until(id uuid.UUID, condition func(r row) bool) row {
 
 func (w *world) eventually(condition func() bool, state func() string) {
 	w.Helper()
-	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(3*time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.Fatalf("it did not come to pass within a minute: %s", state())
+			w.Fatalf("it did not come to pass within three minutes: %s", state())
 		}
 	}
 }
