@@ -169,7 +169,7 @@ func (w *world) until(id uuid.UUID, condition func(r row) bool) row {
 
 func (w *world) eventually(condition func() bool, state func() string) {
 	w.Helper()
-	for deadline := time.Now().Add(3*time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.Fatalf("it did not come to pass within three minutes: %s", state())
 		}
