@@ -48,10 +48,11 @@ func TestMetricsOfALiveProcess(t *testing.T) {
 	address := startWithMetrics(t, w)
 	everythingHappens(t, w)
 	exported := map[string]bool{}
-	require.Eventually(t, func() bool {
+	named := slices.Concat(namedMetrics(t, dashboard), namedMetrics(t, metricsPage))
+	assert.Eventually(t, func() bool {
 		exported = exportedMetrics(t, address)
-		return slices.IndexFunc(namedMetrics(t, dashboard), func(name string) bool { return !exported[name] }) < 0
-	}, time.Minute, time.Second, "the dashboard's metrics")
+		return slices.IndexFunc(named, func(name string) bool { return !exported[name] }) < 0
+	}, time.Minute, time.Second, "what the dashboard and the page name")
 
 	for _, file := range []string{alertsFile, dashboard, metricsPage} {
 		for _, name := range namedMetrics(t, file) {
