@@ -30,8 +30,8 @@ func (a *Activities) leaveToOthers(ctx context.Context, destination string, err 
 	return err
 }
 
-// awaitDestination leaves a message to wait as a row, without a run, for a destination that does not
-// exist or a scheme that nobody publishes to. Where its grace is over, it returns the failure.
+// awaitDestination leaves a message to wait as a row, without a run, for a destination that does
+// not exist or a scheme that nobody publishes to. Where its grace is over, it returns the failure.
 func (a *Activities) awaitDestination(ctx context.Context, t attempt, err error) (PublishResult, error) {
 	uncounted := 0
 	if t.fastPath { // durable attempts count themselves
@@ -43,8 +43,8 @@ func (a *Activities) awaitDestination(ctx context.Context, t attempt, err error)
 	return a.putBackMissing(ctx, t, err.Error(), uncounted)
 }
 
-// putBackMissing leaves a message to wait as a row, with the reason. A message that could not be left
-// is tried again.
+// putBackMissing leaves a message to wait as a row, with the reason. A message that could not be
+// left is tried again.
 func (a *Activities) putBackMissing(
 	ctx context.Context, t attempt, reason string, uncounted int,
 ) (PublishResult, error) {
@@ -59,14 +59,14 @@ func (a *Activities) putBackMissing(
 	return PublishResult{Verdict: SetAside, Outcome: outcome}, nil
 }
 
-// missingCallbackDelay is the longest wait between two attempts to send a callback whose destination
-// is missing.
+// missingCallbackDelay is the longest wait between two attempts to send a callback whose
+// destination is missing.
 const missingCallbackDelay = time.Minute
 
 // callbackGrace classifies the failure of a callback whose destination is missing, or has no
 // publisher. It waits for as long as a message does, from the first attempt by Temporal's clock: a
-// retry of the callback begins anew. A destination that was reached before is waited for like a
-// receiver that is down. delay is the longest wait until the next attempt.
+// retry of the callback has the whole grace again. A destination that was reached before is waited
+// for like a receiver that is down. delay is the longest wait until the next attempt.
 func (a *Activities) callbackGrace(
 	ctx context.Context, to string, info activity.Info, err error,
 ) (delay time.Duration, classified error) {

@@ -40,8 +40,8 @@ func TestRabbitMQ(t *testing.T) {
 	eventually(t, "the end of RabbitMQ", func() bool { return closed(u.Host) })
 }
 
-// TestRabbitMQWhereItIsInstalled: a machine without it has a stack without it, and is told how to get
-// it in one line.
+// TestRabbitMQWhereItIsInstalled: a machine without it has a stack without it, and one line says how
+// to get it.
 func TestRabbitMQWhereItIsInstalled(t *testing.T) {
 	o, _, err := parseFlags("run", []string{"--rabbitmq=if-installed", "--rabbitmq-port", "5999"})
 	if err != nil || o.RabbitMQ != rabbitmq.Installed() || o.RabbitMQPort != 5999 {

@@ -15,7 +15,7 @@ import (
 const yieldWait = `CASE WHEN l.untouched THEN interval '0' ELSE interval '10 seconds' END`
 
 // redirectSQL sends pending messages to $4 instead. The next generation keeps the old broker's
-// acknowledgement from ending the message. The message is due anew: a new destination that is missing
+// acknowledgement from ending the message. The message is due now: a new destination that is missing
 // is waited for, however long the old one was.
 const redirectSQL = beginAct + `
     UPDATE outbox.messages AS m

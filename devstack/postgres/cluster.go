@@ -6,6 +6,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -108,7 +109,7 @@ func majorOf(dir string) string {
 	if err != nil {
 		return ""
 	}
-	return string(trimSpace(b))
+	return string(bytes.TrimSpace(b))
 }
 
 // initialise runs initdb beside the folder and renames the result, so that half a cluster is never
@@ -167,7 +168,7 @@ func runInitdb(ctx context.Context, bin string, who *account, logFile string, ar
 		_ = p.Signal(syscall.SIGKILL) // it may have ended by itself; Err says so
 	}
 	if err := p.Err(); err != nil {
-		return fmt.Errorf("making a Postgres cluster: %w: %s", errors.Join(err, ctx.Err()), tail(logFile))
+		return fmt.Errorf("making a Postgres cluster: %w: %s", errors.Join(err, ctx.Err()), proc.LogSince(logFile, 0))
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +46,7 @@ func (c *Cluster) launch(ctx context.Context, bin string, who *account) error {
 	}
 	if err := c.awaitQuery(ctx); err != nil {
 		_ = c.Quit() // the reason why it did not come up is the error to see
-		said := since(c.options.LogFile, from)
+		said := proc.LogSince(c.options.LogFile, from)
 		if strings.Contains(said, "shared memory block") {
 			return errStillHeld
 		}
@@ -150,24 +149,6 @@ func openLog(path string) (*os.File, error) {
 	}
 	return f, nil
 }
-
-// tail is the end of a log, for an error message.
-func tail(path string) string { return since(path, 0) }
-
-func since(path string, from int64) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	b = b[min(int(from), len(b)):]
-	const most = 2000
-	if len(b) > most {
-		b = b[len(b)-most:]
-	}
-	return string(trimSpace(b))
-}
-
-func trimSpace(b []byte) []byte { return bytes.TrimSpace(b) }
 
 // pause waits one step of a polled condition; false means that ctx is over.
 func pause(ctx context.Context) bool {

@@ -28,7 +28,7 @@ func clearStale(ctx context.Context, dir string) error {
 			return fmt.Errorf("reading %s: %w", file, err)
 		}
 		line, _, _ := bytes.Cut(b, []byte("\n"))
-		pid, err := strconv.Atoi(string(trimSpace(line)))
+		pid, err := strconv.Atoi(string(bytes.TrimSpace(line)))
 		if err != nil || !isPostmaster(pid, dir) {
 			if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("removing a stale postmaster.pid: %w", err)

@@ -1,7 +1,6 @@
 package rabbitmq
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -101,7 +100,7 @@ func (b *Broker) launch(ctx context.Context) error {
 		return err
 	}
 	if err := b.awaitAnswer(ctx); err != nil {
-		return fmt.Errorf("starting RabbitMQ: %w: %s", err, since(b.options.LogFile, from))
+		return fmt.Errorf("starting RabbitMQ: %w: %s", err, proc.LogSince(b.options.LogFile, from))
 	}
 	return nil
 }
@@ -157,18 +156,4 @@ func greet(ctx context.Context, address string) error {
 		return fmt.Errorf("no AMQP 0-9-1: %q", answer)
 	}
 	return nil
-}
-
-// since is what a log says from a place on, its end where it is long.
-func since(path string, from int64) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	b = b[min(int(from), len(b)):]
-	const most = 2000
-	if len(b) > most {
-		b = b[len(b)-most:]
-	}
-	return string(bytes.TrimSpace(b))
 }

@@ -128,15 +128,15 @@ func load(ctx context.Context, r registration, getenv func(string) string) Broke
 // once: brokers may share settings, as SQS and SNS do.
 func Problems(all []Broker) error {
 	var lines []error
-	told := map[string]bool{}
+	reported := map[string]bool{}
 	for _, b := range all {
 		for _, err := range []error{b.SettingsErr, b.ClientErr} {
 			if err == nil {
 				continue
 			}
 			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !told[line] {
-					lines, told[line] = append(lines, errors.New(line)), true
+				if !reported[line] {
+					lines, reported[line] = append(lines, errors.New(line)), true
 				}
 			}
 		}

@@ -74,8 +74,8 @@ func TestTopicsWithoutARegionWait(t *testing.T) {
 	assert.ErrorContains(t, b.Publisher.(publish.Refuser).Refusal("sns://news"), "AWS_REGION")
 }
 
-// A mistake in a variable that SQS and SNS share is told once, one of its own beside it.
-func TestSharedMistakesAreToldOnce(t *testing.T) {
+// A mistake in a variable that SQS and SNS share is reported once, and one of its own beside it.
+func TestSharedMistakesAreReportedOnce(t *testing.T) {
 	setAWS(t, map[string]string{"AWS_REGION": "eu west", "AWS_ENDPOINT_URL_SNS": "nonsense"})
 	all := Load(t.Context(), os.Getenv)
 	problems := Problems(all).Error()

@@ -220,7 +220,7 @@ func TestQueueThatComesLater(t *testing.T) {
 }
 
 // A queue that nobody makes: its messages end dead when their grace is over, with the reason, and their
-// producers hear of it. After a retry they have their grace anew.
+// waiting producers are notified. After a retry they have the whole grace again.
 func TestQueueThatNeverComes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

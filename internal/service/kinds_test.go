@@ -23,7 +23,7 @@ import (
 	"github.com/outflowhq/outflow/publish/temporalwf"
 )
 
-// end is a destination of the test's: how it breaks, how it is mended, and what has arrived.
+// end is a destination of the test's: how it breaks, how it is restored, and what has arrived.
 type end struct {
 	name, destination string
 	down, up          func()

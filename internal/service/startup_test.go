@@ -172,7 +172,7 @@ func TestStopWhileWaiting(t *testing.T) {
 	}
 }
 
-// Waiting mends no mistake in the settings.
+// Waiting corrects no mistake in the settings.
 func TestMistakesEndTheStart(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

@@ -26,8 +26,8 @@ type harness struct {
 	*world
 	gate *publishtest.Gate
 	user string
-	// mend ends the fault that there is, if any.
-	mend func()
+	// restore ends the fault that there is, if any.
+	restore func()
 }
 
 var _ publishtest.Harness = (*harness)(nil)
@@ -75,7 +75,7 @@ func (h *harness) Break(t *testing.T, destination string, f publishtest.Fault) {
 	case publishtest.Throttled: // a queue that is full rejects what it is sent
 		h.Control("set_policy", x, "^"+x+"$", `{"max-length":0,"overflow":"reject-publish"}`, "--apply-to", "queues")
 		eventually(t, func() bool { return !h.takes(x) }, "the policy is in force")
-		h.mend = func() {
+		h.restore = func() {
 			h.Control("clear_policy", x)
 			eventually(t, func() bool { return h.takes(x) }, "the policy is gone")
 			h.deliveries(x)
@@ -83,19 +83,19 @@ func (h *harness) Break(t *testing.T, destination string, f publishtest.Fault) {
 	case publishtest.Denied:
 		h.Control("set_permissions", h.user, "^$", "^$", "^$")
 		h.relay.Cut() // RabbitMQ remembers permissions for a connection
-		h.mend = func() { h.Control("set_permissions", h.user, "^$", ".*", "^$"); h.relay.Cut() }
+		h.restore = func() { h.Control("set_permissions", h.user, "^$", ".*", "^$"); h.relay.Cut() }
 	case publishtest.Broken: // it says 320 CONNECTION_FORCED, and then nothing
 		h.Control("stop_app")
-		h.mend = func() { h.Control("start_app") }
+		h.restore = func() { h.Control("start_app") }
 	case publishtest.AnswerLost:
 		h.relay.LoseConfirms(x)
-		h.mend = func() { h.relay.Heal(x) }
+		h.restore = func() { h.relay.Heal(x) }
 	case publishtest.Slow:
 		h.relay.Delay(x, publishtest.SlowBy)
-		h.mend = func() { h.relay.Heal(x) }
+		h.restore = func() { h.relay.Heal(x) }
 	case publishtest.Unreachable:
 		h.gate.Shut()
-		h.mend = func() { h.gate.Open(t) }
+		h.restore = func() { h.gate.Open(t) }
 	default:
 		t.Fatalf("no such fault: %s", f)
 	}
@@ -113,9 +113,9 @@ func (h *harness) takes(queue string) bool {
 }
 
 func (h *harness) Restore(*testing.T, string) {
-	if h.mend != nil {
-		h.mend()
-		h.mend = nil
+	if h.restore != nil {
+		h.restore()
+		h.restore = nil
 	}
 }
 

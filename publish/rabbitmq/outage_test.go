@@ -72,8 +72,8 @@ func (l *load) fails(t *testing.T, n int) {
 	eventually(t, func() bool { _, failed := l.counts(); return failed >= n }, "messages fail")
 }
 
-// judge ends the load and compares what it was told with what is there: what was reported as
-// delivered is there, once, and no failure is permanent.
+// judge ends the load and compares the results of its publishes with what is there: what was
+// reported as delivered is there, once, and no failure is permanent.
 func (l *load) judge(t *testing.T, w *world, queue string) {
 	t.Helper()
 	l.end()
@@ -146,8 +146,8 @@ func TestOperatorClosesTheConnection(t *testing.T) {
 	l.judge(t, w, q)
 }
 
-// TestMemoryAlarm: RabbitMQ stops reading from connections that publish. Each message is told why,
-// and when the alarm is over the same connection goes on.
+// TestMemoryAlarm: RabbitMQ stops reading from connections that publish. Each message fails with
+// the reason, and when the alarm is over the same connection goes on.
 func TestMemoryAlarm(t *testing.T) {
 	w := aloneWorld(t)
 	x, p := w.exchange("topic"), w.publisher(rabbitmq.WithTimeout(3*time.Second))

@@ -13,7 +13,8 @@
 // There is one connection, made when a message needs it, and a channel for each exchange, because
 // RabbitMQ closes a channel for one message that it refuses. Messages are persistent. Up to 500 of
 // an exchange wait for their confirm at once. While an alarm of the broker (memory, disk) blocks
-// the connection, nothing is sent, and each message is told why. Decode is the consumer's side.
+// the connection, nothing is sent, and each message fails with the reason. Decode is the consumer's
+// side.
 //
 //	address, err := rabbitmq.ParseAddress(os.Getenv("AMQP_URL"))
 //	publisher := rabbitmq.New(address)

@@ -2,7 +2,7 @@
 // that passes and what became of its confirm, and it can lose confirms, delay them and cut
 // connections.
 //
-// The invariant: what is not told to change passes unchanged and in its order, and a copy counts as
+// The invariant: what no fault changes passes unchanged and in its order, and a copy counts as
 // answered only where its confirm was written to the client.
 package amqprelay
 
