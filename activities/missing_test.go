@@ -161,12 +161,13 @@ func TestCallbackGrace(t *testing.T) {
 		class   outflow.Class
 		longest time.Duration
 	}{
-		"a queue":                       {noQueue, 0, nil, outflow.ClassUnavailable, missingCallbackDelay},
-		"a queue, soon for too long":    {noQueue, grace - time.Second, nil, outflow.ClassUnavailable, time.Second},
-		"a queue, for too long":         {noQueue, grace, nil, outflow.ClassPermanent, 0},
-		"a queue that was there before": {noQueue, grace, func(f *fake) { f.known = true }, outflow.ClassUnavailable, timing.CallbackBackoff.Max},
-		"the publisher":                 {noPublisher, 0, nil, outflow.ClassUnavailable, missingCallbackDelay},
-		"the publisher, for too long":   {noPublisher, grace, nil, outflow.ClassPermanent, 0},
+		"a queue":                    {noQueue, 0, nil, outflow.ClassUnavailable, missingCallbackDelay},
+		"a queue, soon for too long": {noQueue, grace - time.Second, nil, outflow.ClassUnavailable, time.Second},
+		"a queue, for too long":      {noQueue, grace, nil, outflow.ClassPermanent, 0},
+		"a queue that was there before": {noQueue, grace, func(f *fake) { f.known = true }, outflow.ClassUnavailable,
+			timing.CallbackBackoff.Max},
+		"the publisher":               {noPublisher, 0, nil, outflow.ClassUnavailable, missingCallbackDelay},
+		"the publisher, for too long": {noPublisher, grace, nil, outflow.ClassPermanent, 0},
 		"the publisher here alone": {noPublisher, grace, func(f *fake) { f.served = outbox.ServedByWorkers },
 			outflow.ClassRetryable, timing.MaxForeignDelay},
 	} {

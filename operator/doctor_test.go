@@ -140,8 +140,9 @@ func examined(t *testing.T, spoil func(h *healthy, p *Subject)) (findings []Find
 			server: health{Clock: time.Now(), Role: "ops", Produces: true, Dispatches: true, Operates: true,
 				SeesAll: true, Encoding: "UTF8"},
 			types: having(namespace.AttributeNames()...), targets: pending("sqs://orders"), workflows: 1, activities: 2,
-			running: []RunningProcess{{Name: "outflow-starter", Host: "web-1", Schemes: []string{"https", "sqs"}, Scans: true}},
-			id:      theID, schedule: namespace.FoundSchedule{TaskQueue: "outflow-outbox",
+			running: []RunningProcess{{Name: "outflow-starter", Host: "web-1", Schemes: []string{"https", "sqs"},
+				Scans: true}},
+			id: theID, schedule: namespace.FoundSchedule{TaskQueue: "outflow-outbox",
 				Database: theID}, refs: []outbox.Ref{{ID: theID, Generation: 1}},
 		}
 		p := Subject{Target: namespace.Target{Address: "localhost:7233", Namespace: "shop"}, Outbox: "outbox",
@@ -315,7 +316,10 @@ func TestExamine(t *testing.T) {
 			h.failing = []failingTarget{{Target: "sqs://orders", Messages: 6, LastError: "no such queue",
 				Missing: "sqs://orders", MissingSince: &eight, All: 1}}
 		}, "fail destinations 3 pending: looking up sqs://orders", "what to do about sqs://orders"},
-		"a scheme that nobody publishes to": {func(h *healthy, _ *Subject) { h.targets = pending("sns://news", "sns://more") },
+		"a scheme that nobody publishes to": {func(h *healthy,
+			_ *Subject) {
+			h.targets = pending("sns://news", "sns://more")
+		},
 			"fail publishers messages to 2 destinations of sns:// wait: no running starter or worker publishes to it" +
 				" (running: outflow-starter on web-1: https, sqs)",
 			"start a starter and workers that publish to sns://, or outflow redirect the messages;" +

@@ -57,7 +57,8 @@ const statusColumns = `
 	m.state, ` + outboxdb.PhaseSQL + ` AS phase, m.generation, m.claims, m.attempts, m.retrying, m.cancel_requested,
 	m.enqueued_at, m.due_at, m.available_at, m.expires_at, m.finished_at, m.dismissed_at,
 	m.broker_message_id, m.last_error,
-	CASE WHEN m.finished_at IS NULL THEN ` + outboxdb.MissingOfSQL + ` END AS missing, ` + outboxdb.UntouchedSQL + ` AS untouched,
+	CASE WHEN m.finished_at IS NULL THEN ` + outboxdb.MissingOfSQL + ` END AS missing,
+	` + outboxdb.UntouchedSQL + ` AS untouched,
 	m.finished_at IS NULL AND m.available_at <= now() AS available`
 
 // MessageStatus is how a message stands, without its payload.

@@ -102,12 +102,14 @@ func TestLongOutageStartsNothingTwice(t *testing.T) {
 			renew(id)
 		}
 		for _, s := range []*outboxdb.Store{store, other} {
-			until := value[time.Time](t, pool, `SELECT open_until FROM outbox.destinations WHERE destination = 'sqs://down'`)
+			until := value[time.Time](t, pool,
+				`SELECT open_until FROM outbox.destinations WHERE destination = 'sqs://down'`)
 			chosen, err := s.TakeProbes(t.Context(), nil)
 			require.NoError(t, err)
 			if probes += len(chosen); len(chosen) > 0 {
 				require.Len(t, chosen, 1, "one probe at a time")
-				require.False(t, until.After(value[time.Time](t, pool, `SELECT clock_timestamp()`)), "a probe came early")
+				require.False(t, until.After(value[time.Time](t, pool, `SELECT clock_timestamp()`)),
+					"a probe came early")
 			}
 			for _, m := range claim(t, s, request()).Messages {
 				started[m.ID]++

@@ -33,9 +33,11 @@ SELECT c.destination, CASE WHEN b.open OR w.missing THEN 0 ELSE c.due END AS due
          FROM (SELECT c.destination) AS m, outbox.destinations AS h
         WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) AS b
  CROSS JOIN LATERAL (
-       SELECT count(*) > 0 AS missing, coalesce(bool_and(h.open_until IS NULL OR h.open_until > now()), false) AS looked,
+       SELECT count(*) > 0 AS missing,
+              coalesce(bool_and(h.open_until IS NULL OR h.open_until > now()), false) AS looked,
               min(h.missing_since) AS since, min(h.missing_reason) AS reason,
-              (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = c.destination) IS NOT NULL AS reached
+              (SELECT p.delivered_at FROM outbox.destinations AS p
+                WHERE p.destination = c.destination) IS NOT NULL AS reached
          FROM outbox.destinations AS h
         WHERE h.missing_since IS NOT NULL
           AND h.destination = ANY (ARRAY[c.destination, split_part(c.destination, '://', 1) || '://'])) AS w

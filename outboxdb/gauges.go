@@ -105,7 +105,8 @@ WITH RECURSIVE targets AS (
                    EXISTS (SELECT FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL
                        AND ` + BreakersOfSQL + `)
                    OR EXISTS (SELECT FROM missing AS h
-                       WHERE h.destination = ANY (ARRAY[m.destination, split_part(m.destination, '://', 1) || '://'])) AS held
+                       WHERE h.destination = ANY (ARRAY[m.destination,
+                             split_part(m.destination, '://', 1) || '://'])) AS held
               FROM pending AS m) AS m
     UNION ALL
     SELECT ` + TargetOfSQL + ` AS target, 0, 0, 0, 0, 0, m.dead, NULL
@@ -114,7 +115,8 @@ WITH RECURSIVE targets AS (
     SELECT c.target, sum(c.due)::bigint AS due, sum(c.leased)::bigint AS leased, sum(c.waiting)::bigint AS waiting,
            sum(c.retrying)::bigint AS retrying, sum(c.delayed)::bigint AS delayed, sum(c.dead)::bigint AS dead,
            min(c.oldest) AS oldest,
-           greatest(sum(sum(c.due + c.waiting)) OVER (), sum(sum(c.leased + c.waiting + c.retrying + c.delayed)) OVER (),
+           greatest(sum(sum(c.due + c.waiting)) OVER (),
+               sum(sum(c.leased + c.waiting + c.retrying + c.delayed)) OVER (),
                sum(sum(c.dead)) OVER ())::bigint AS total,
            row_number() OVER (ORDER BY sum(c.due + c.leased + c.waiting + c.retrying) DESC, sum(c.dead) DESC,
                c.target) AS place
@@ -223,7 +225,9 @@ const targetSchemes = "|https:|http:|rabbitmq:|temporal:"
 // joinBreakers adds up breakers of one name. The limit that have failed for longest stand
 // for themselves, the rest together as other.
 func joinBreakers(all []outbox.BreakerGauges, limit int, other string) (joined []outbox.BreakerGauges) {
-	slices.SortFunc(all, func(a, b outbox.BreakerGauges) int { return int((b.FailingFor - a.FailingFor) / time.Millisecond) })
+	slices.SortFunc(all, func(a, b outbox.BreakerGauges) int {
+		return int((b.FailingFor - a.FailingFor) / time.Millisecond)
+	})
 	for _, b := range all {
 		same := func(j outbox.BreakerGauges) bool { return j.Name == b.Name && j.Covers == b.Covers }
 		at := slices.IndexFunc(joined, same)

@@ -102,7 +102,8 @@ func TestMissingDestinationHoldsItsMessagesBack(t *testing.T) {
 	require.Empty(t, got.Messages, "for every process")
 	require.Equal(t, map[string]string{"sqs://missing": missingReason}, got.Missing)
 	require.True(t, got.BreakerActive)
-	require.Equal(t, 1, value[int](t, pool, `SELECT openings FROM outbox.destinations WHERE destination = 'sqs://missing'`))
+	require.Equal(t, 1, value[int](t, pool,
+		`SELECT openings FROM outbox.destinations WHERE destination = 'sqs://missing'`))
 }
 
 // While it is missing it is looked up, and no message is sent. One that is there again is probed by a
@@ -191,7 +192,8 @@ func TestGraceEnds(t *testing.T) {
 	expires.ExpiresIn = time.Minute
 	longAgo := message("sqs://missing")
 	longAgo.DueAt = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
-	ids := enqueue(t, pool, asks, expires, message("sqs://missing"), late, longAgo, message("sqs://missing"), message("sqs://there"))
+	ids := enqueue(t, pool, asks, expires, message("sqs://missing"), late, longAgo, message("sqs://missing"),
+		message("sqs://there"))
 	cancelled, running := ids[2], ids[5]
 	execute(t, pool, `UPDATE outbox.messages SET cancel_requested = true WHERE id = $1`, cancelled)
 	_, err := store.Renew(t.Context(), outbox.Renewal{Ref: ref(running), Lease: time.Hour})
@@ -200,7 +202,8 @@ func TestGraceEnds(t *testing.T) {
 	req := graceful()
 	req.MaxMessages = 1 // of sqs://there
 	require.Empty(t, look(t, store, req).Ended)
-	require.Equal(t, []string{"pending", "pending", "pending", "pending", "pending", "pending", "pending"}, states(t, pool),
+	require.Equal(t, []string{"pending", "pending", "pending", "pending", "pending", "pending", "pending"},
+		states(t, pool),
 		"a message whose time came long ago has its grace, too")
 
 	waited(t, pool, 9*time.Minute)
@@ -322,10 +325,12 @@ func TestGraceIsCountedFrom(t *testing.T) {
 			_, err := operator.New(pool, nil, "").Reschedule(t.Context(), []uuid.UUID{id}, time.Time{}, 0, ada)
 			require.NoError(t, err)
 		}, "pending"},
-		"the time since when its destination is missing": {func(t *testing.T, pool *pgxpool.Pool, _ *outboxdb.Store, _ uuid.UUID) {
+		"the time since when its destination is missing": {func(t *testing.T, pool *pgxpool.Pool, _ *outboxdb.Store,
+			_ uuid.UUID) {
 			execute(t, pool, `UPDATE outbox.destinations SET missing_since = now()`)
 		}, "pending"},
-		"nothing, for a copy of a delivered message": {func(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, id uuid.UUID) {
+		"nothing, for a copy of a delivered message": {func(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store,
+			id uuid.UUID) {
 			deliver(t, pool, id)
 			acknowledge(store, "sqs://missing")
 			waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE delivered_at IS NOT NULL)`)
@@ -335,10 +340,12 @@ func TestGraceIsCountedFrom(t *testing.T) {
 			miss(t, pool, store, "sqs://missing")
 			waited(t, pool, time.Hour)
 		}, "pending"},
-		"nothing, where a message has reached it before": {func(t *testing.T, pool *pgxpool.Pool, _ *outboxdb.Store, _ uuid.UUID) {
+		"nothing, where a message has reached it before": {func(t *testing.T, pool *pgxpool.Pool, _ *outboxdb.Store,
+			_ uuid.UUID) {
 			execute(t, pool, `UPDATE outbox.destinations SET delivered_at = now() - interval '1 day'`)
 		}, "pending"},
-		"the same, where another breaker is open, too": {func(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, _ uuid.UUID) {
+		"the same, where another breaker is open, too": {func(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store,
+			_ uuid.UUID) {
 			for range 5 {
 				fail(store, "sqs://missing", errDown)
 			}

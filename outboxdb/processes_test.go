@@ -49,7 +49,8 @@ func TestProcesses(t *testing.T) {
 
 	require.NoError(t, store.Withdraw(t.Context(), worker))
 	require.Equal(t, outbox.ServedByNone, served("sns://news"))
-	execute(t, pool, `UPDATE outbox.processes SET seen_at = now() - $1::interval WHERE id = $2`, outbox.GoneAfter, starter)
+	execute(t, pool, `UPDATE outbox.processes SET seen_at = now() - $1::interval WHERE id = $2`, outbox.GoneAfter,
+		starter)
 	require.Equal(t, outbox.ServedByNone, served("sqs://orders"), "it crashed")
 	running, err = o.Running(t.Context())
 	require.NoError(t, err)
@@ -57,7 +58,8 @@ func TestProcesses(t *testing.T) {
 
 	execute(t, pool, `UPDATE outbox.processes SET seen_at = now() - interval '2 days'`)
 	runs(t, pool, true) // does not say what it publishes to
-	require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.processes`), "one that crashed long ago is forgotten")
+	require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.processes`),
+		"one that crashed long ago is forgotten")
 	require.Equal(t, outbox.ServedByScanners, served("sns://news"))
 	running, err = o.Running(t.Context())
 	require.NoError(t, err)
@@ -81,8 +83,14 @@ func TestSchemeWithoutAPublisher(t *testing.T) {
 			runs(t, pool, true, "sns")
 			runs(t, pool, false, "sns")
 		}, 0, false},
-		"here, and a process does not say":                {func(t *testing.T, pool *pgxpool.Pool) { runs(t, pool, true) }, 0, false},
-		"in a starter, and a worker has it, which claims": {func(t *testing.T, pool *pgxpool.Pool) { runs(t, pool, false, "sns") }, 200, false},
+		"here, and a process does not say": {func(t *testing.T,
+			pool *pgxpool.Pool) {
+			runs(t, pool, true)
+		}, 0, false},
+		"in a starter, and a worker has it, which claims": {func(t *testing.T,
+			pool *pgxpool.Pool) {
+			runs(t, pool, false, "sns")
+		}, 200, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -96,7 +104,8 @@ func TestSchemeWithoutAPublisher(t *testing.T) {
 			require.Len(t, got.Messages, c.claims, "a worker's messages leave the fast path, so many at once")
 			require.Equal(t, c.unserved, isUnserved(t, pool))
 			require.Equal(t, c.unserved, len(got.Missing) > 0)
-			require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE last_error IS NOT NULL`), "no row is written")
+			require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE last_error IS NOT NULL`),
+				"no row is written")
 			waited(t, pool, time.Hour)
 			ended := look(t, store, graceful()).Ended
 			if !c.unserved {
@@ -104,7 +113,8 @@ func TestSchemeWithoutAPublisher(t *testing.T) {
 				return
 			}
 			require.Len(t, ended, 300)
-			require.Contains(t, ended[0].LastError, "no running starter or worker publishes to sns:// (start one that does")
+			require.Contains(t, ended[0].LastError,
+				"no running starter or worker publishes to sns:// (start one that does")
 		})
 	}
 }

@@ -133,7 +133,8 @@ var badInputs = []input{
 		wants: wantsDestination + `temporal wants task-queue/WorkflowType`, check: "messages_destination"},
 	{name: "a control character in a task queue", change: destination("temporal://a%0A/T"), field: "destination",
 		wants: wantsDestination + `temporal's task queue and workflow type want UTF-8`, check: "messages_destination"},
-	{name: "an unknown parameter of a workflow", change: destination("temporal://orders/T?cron=daily"), field: "destination",
+	{name: "an unknown parameter of a workflow", change: destination("temporal://orders/T?cron=daily"),
+		field: "destination",
 		wants: wantsDestination + `unknown parameter "cron"; known are namespace, signal and existing`, check: "messages_destination"},
 	{name: "a plus sign in a signal", change: destination("temporal://orders/T?signal=a+b"), field: "destination",
 		wants: wantsDestination + `parameter signal wants UTF-8, percent-encoded`, check: "messages_destination"},
@@ -143,7 +144,8 @@ var badInputs = []input{
 		wants: "workflow-id wants 1 to 255 printable ASCII characters"},
 	{name: "a workflow ID that is no ASCII", change: signal("bestellung-ä"), field: "headers",
 		wants: "workflow-id wants 1 to 255 printable ASCII characters (got \"bestellung-ä\")"},
-	{name: "an empty workflow ID", change: both(destination("temporal://orders/T"), header("Workflow-ID", "")), field: "headers",
+	{name: "an empty workflow ID", change: both(destination("temporal://orders/T"), header("Workflow-ID", "")),
+		field: "headers",
 		wants: "workflow-id wants 1 to 255 printable ASCII characters"},
 	{name: "plain http", change: destination("http://example.org/hook"), field: "destination",
 		wants: wantsDestination + `plain http is for localhost`, check: "messages_destination"},
@@ -339,7 +341,8 @@ var edges = []input{
 	{name: "a payload of 1 MiB", change: payloadOf(1<<20, "sqs://q")},
 	{name: "a workflow ID of 255 bytes", change: signal(strings.Repeat("~", 254) + " ")},
 	{name: "a workflow ID elsewhere", change: header("workflow-id", "ä")},
-	{name: "a workflow with escapes", change: destination("temporal://" + strings.Repeat("%20", 300) + "/%C3%A4?existing=use&namespace=a.b")},
+	{name: "a workflow with escapes", change: destination("temporal://" + strings.Repeat("%20", 300) +
+		"/%C3%A4?existing=use&namespace=a.b")},
 	{name: "a payload of 16 MiB", change: payloadOf(16<<20, "rabbitmq://e/k")},
 	{name: "a content type of 255", change: func(m *outflow.Message) {
 		m.ContentType = "c " +

@@ -29,4 +29,5 @@ const BreakersOfSQL = `
 const failingSQL = `
 	EXISTS (SELECT FROM outbox.destinations AS h WHERE h.failing_since IS NOT NULL
 	    AND ` + BreakersOfSQL + `) AS failing,
-	CASE WHEN m.destination ~ '^(https?|rabbitmq|temporal):' THEN ` + deliveredAtSQL + ` IS NOT NULL ELSE false END AS reached`
+	CASE WHEN m.destination ~ '^(https?|rabbitmq|temporal):'
+	     THEN ` + deliveredAtSQL + ` IS NOT NULL ELSE false END AS reached`

@@ -212,7 +212,8 @@ func tourMissing(t *testing.T, setup, pool *pgxpool.Pool) {
 	ctx, store := t.Context(), outboxdb.New(pool)
 	execute(t, setup, `TRUNCATE outbox.messages, outbox.destinations`)
 	ids := enqueue(t, setup, message("sqs://missing"), message("sns://news"))
-	process := outbox.Process{ID: uuid.New(), Name: "outflow-starter", Host: "here", Schemes: []string{"sqs"}, Scans: true}
+	process := outbox.Process{ID: uuid.New(), Name: "outflow-starter", Host: "here", Schemes: []string{"sqs"},
+		Scans: true}
 	require.NoError(t, store.Announce(ctx, process))
 	require.Equal(t, "here", value[string](t, setup, `SELECT host FROM outbox.processes`))
 	require.Equal(t, ids[:1], idsOf(claim(t, store, graceful())))

@@ -45,7 +45,8 @@ func (s *Scanner) claim(ctx context.Context) outbox.Claimed {
 	began := time.Now()
 	claimed, err := s.store.Claim(inTime, outbox.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room.messages, MaxBytes: room.bytes,
-		Allowance: s.opts.PerDestination, Open: room.open, NewDestinations: room.newDestinations, Refuse: s.opts.Refuse, SlowStart: true,
+		Allowance: s.opts.PerDestination, Open: room.open, NewDestinations: room.newDestinations,
+		Refuse: s.opts.Refuse, SlowStart: true,
 		MissingGrace: s.opts.MissingGrace,
 	})
 	s.record.Claimed(s.trigger, len(claimed.Messages), bytesOf(claimed.Messages), time.Since(began), err)
@@ -95,7 +96,8 @@ func (s *Scanner) deliverIsolated(ctx, starts context.Context) {
 		s.opts.Logger.Error("claiming a quarantined message", "error", err)
 	}
 	for _, m := range claimed {
-		s.opts.Logger.Warn("delivering a quarantined message in isolation: the process crashed each time it had this message",
+		s.opts.Logger.Warn("delivering a quarantined message in isolation: "+
+			"the process crashed each time it had this message",
 			"message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "crashes", m.Claims-1)
 	}
 	s.startAll(starts, claimed)

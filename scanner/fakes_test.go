@@ -120,7 +120,8 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	if open == nil {
 		open = map[string]int{}
 	}
-	result := outbox.Claimed{Refused: t.refused, Missing: t.missing, Ended: t.ended, BreakerActive: t.breakerActive, QuarantinedDue: len(t.quarantined) > 0,
+	result := outbox.Claimed{Refused: t.refused, Missing: t.missing, Ended: t.ended, BreakerActive: t.breakerActive,
+		QuarantinedDue:   len(t.quarantined) > 0,
 		MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
 	t.ended = nil
 	t.due = slices.DeleteFunc(t.due, func(r outbox.Record) bool {

@@ -51,7 +51,8 @@ func TestMessagesThatWaitedTooLongAreLogged(t *testing.T) {
 		pass(time.Second)
 		lines := w.logs.fieldsOf(line)
 		require.Len(t, lines, 1)
-		assert.Equal(t, map[string]string{"destinations": "1", "messages": "1000", "reasons": "[no such queue]"}, lines[0])
+		assert.Equal(t, map[string]string{"destinations": "1", "messages": "1000", "reasons": "[no such queue]"},
+			lines[0])
 		for range 5 {
 			w.table.set(func(t *table) { t.ended = ended(outflow.Dead, 10) })
 			pass(5 * time.Second)
@@ -73,7 +74,8 @@ func TestRunsOfMissingDestinationsHaveTheirLine(t *testing.T) {
 			w.table.recovered = []outbox.Recovered{{Destination: "sqs://missing", Missing: true}}
 			w.table.breakerActive = true
 			for range runs {
-				w.table.retrying = append(w.table.retrying, outbox.Leased{Ref: outbox.Ref{ID: uuid.New(), Generation: 1}})
+				w.table.retrying = append(w.table.retrying,
+					outbox.Leased{Ref: outbox.Ref{ID: uuid.New(), Generation: 1}})
 			}
 		}, func(w *world) {
 			pass(10 * time.Second)

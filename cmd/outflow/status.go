@@ -238,7 +238,8 @@ func (d destinationStatus) writeFailures(out io.Writer) {
 			d.Destination, text.Stamp(*b.SlowUntil))
 	}
 	if b := d.Breaker; b != nil && b.MissingSince != nil {
-		fmt.Fprintf(out, "\n%s: missing since %s: its messages wait for it, and end dead after OUTFLOW_MISSING_GRACE\n  %s\n",
+		fmt.Fprintf(out, "\n%s: missing since %s: its messages wait for it, and end dead after "+
+			"OUTFLOW_MISSING_GRACE\n  %s\n",
 			d.Destination, text.Stamp(*b.MissingSince), short(b.MissingReason, 300))
 		return
 	}

@@ -191,5 +191,6 @@ sns://: 3 messages are due, and no running starter or worker publishes there
 	}
 	require.NoError(t, json.Unmarshal(out.Bytes(), &document))
 	assert.Empty(t, document.Processes)
-	assert.Equal(t, []operator.UnservedScheme{{Scheme: "sns", Messages: 3}, {Scheme: "sqs", Messages: 3}}, document.Unserved)
+	assert.Equal(t, []operator.UnservedScheme{{Scheme: "sns", Messages: 3}, {Scheme: "sqs", Messages: 3}},
+		document.Unserved)
 }

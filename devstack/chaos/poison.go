@@ -46,7 +46,9 @@ func (c *chaos) poisonRounds(ctx context.Context, f *fleet) error {
 		return err
 	}
 	var dead, delivered int
-	err = f.Pool.QueryRow(ctx, "SELECT count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'delivered') FROM outbox.messages WHERE type = 'poison'").Scan(&dead, &delivered)
+	err = f.Pool.QueryRow(ctx, `
+		SELECT count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'delivered')
+		  FROM outbox.messages WHERE type = 'poison'`).Scan(&dead, &delivered)
 	if err != nil {
 		return fmt.Errorf("counting the poison: %w", err)
 	}

@@ -76,7 +76,8 @@ func (h *hazard) run(ctx context.Context, length time.Duration, strikes []strike
 		h.lostAcks.Load())
 	errs := []error{drainErr, h.holdLost(tally), h.holdPoison(ctx, poison)}
 	if asked := float64(h.rate) * length.Seconds(); float64(tally.Enqueued) < leastLoad*asked {
-		errs = append(errs, fmt.Errorf("%d messages were enqueued, of %.0f that were asked for: the machine is too slow for this rate", tally.Enqueued, asked))
+		errs = append(errs, fmt.Errorf("%d messages were enqueued, of %.0f that were asked for: "+
+			"the machine is too slow for this rate", tally.Enqueued, asked))
 	}
 	verdict, err := h.judge(ctx, h.fleet, h.causes)
 	if verdict.Duplicates > tally.InFlight {

@@ -175,7 +175,8 @@ func (r *Rabbit) Judge() (a Again) {
 			}
 			const clock = "15:04:05.000"
 			a.Unexplained = append(a.Unexplained, fmt.Sprintf(
-				"%s to %s: sent at %s, confirmed at %s, and sent again at %s", id, c.Exchange, c.Sent.Format(clock), c.Answered.Format(clock), copies[i+1].Sent.Format(clock)))
+				"%s to %s: sent at %s, confirmed at %s, and sent again at %s", id, c.Exchange, c.Sent.Format(clock),
+				c.Answered.Format(clock), copies[i+1].Sent.Format(clock)))
 		}
 	}
 	return a

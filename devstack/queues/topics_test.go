@@ -30,12 +30,14 @@ func startTopics(t *testing.T) (context.Context, *sqs.Client, *sns.Client, *sts.
 	t.Helper()
 	ctx, c, s := startServer(t)
 	o := c.Options()
-	return ctx, c, sns.New(sns.Options{BaseEndpoint: aws.String(s.URL()), Region: o.Region, Credentials: o.Credentials}),
+	return ctx, c, sns.New(sns.Options{BaseEndpoint: aws.String(s.URL()), Region: o.Region,
+			Credentials: o.Credentials}),
 		sts.New(sts.Options{BaseEndpoint: aws.String(s.URL()), Region: o.Region, Credentials: o.Credentials})
 }
 
 // subscribe makes a topic with a queue of the same name that is subscribed to it.
-func subscribe(ctx context.Context, t *testing.T, c *sqs.Client, topics *sns.Client, name string, raw bool) (url string) {
+func subscribe(ctx context.Context, t *testing.T, c *sqs.Client, topics *sns.Client, name string,
+	raw bool) (url string) {
 	t.Helper()
 	var attributes map[string]string
 	if strings.HasSuffix(name, ".fifo") {
@@ -65,7 +67,8 @@ func TestTopicsDeliverIntoQueues(t *testing.T) {
 		var messages []outflow.Message
 		for i := range 12 {
 			messages = append(messages, outflow.Message{ID: uuid.New(), Type: "order-placed", ContentType: "text/plain",
-				Payload: fmt.Appendf(nil, "%d\x00 <ä>", i), Headers: map[string]string{"subject": "Welcome", "empty": ""}})
+				Payload: fmt.Appendf(nil, "%d\x00 <ä>", i), Headers: map[string]string{"subject": "Welcome",
+					"empty": ""}})
 		}
 		for _, r := range p.PublishBatch(ctx, "sns://"+name, messages) {
 			if r.Err != nil || r.BrokerMessageID == "" {

@@ -57,7 +57,8 @@ func (o *Options) validate() error {
 	}
 	for _, name := range o.Queues {
 		if !queueName.MatchString(name) {
-			errs = append(errs, fmt.Errorf("--queue: %q is no queue's name (1 to 80 letters, digits, - or _, and .fifo behind a FIFO queue's)", name))
+			errs = append(errs, fmt.Errorf("--queue: %q is no queue's name (1 to 80 letters, digits, "+
+				"- or _, and .fifo behind a FIFO queue's)", name))
 		}
 	}
 	if o.DatabaseURL != "" {

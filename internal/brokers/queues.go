@@ -22,7 +22,10 @@ func (*queues) schemes() []string { return []string{outflow.SchemeSQS} }
 
 func (q *queues) settings() []settings.Setting {
 	return []settings.Setting{
-		{Name: "AWS_REGION", Meaning: "and AWS's other variables and files; AWS_ENDPOINT_URL_SQS and _SNS for an emulator"},
+		{
+			Name:    "AWS_REGION",
+			Meaning: "and AWS's other variables and files; AWS_ENDPOINT_URL_SQS and _SNS for an emulator",
+		},
 		{
 			Name: "OUTFLOW_SQS_TIMEOUT", Default: awssqs.DefaultTimeout.String(),
 			Meaning: "how long SQS has to answer a durable attempt, 1s to 30s; a fast path waits 2.5 s at most",

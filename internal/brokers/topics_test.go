@@ -20,7 +20,8 @@ import (
 // setAWS sets AWS's variables, and no others of AWS count.
 func setAWS(t *testing.T, values map[string]string) {
 	t.Helper()
-	for _, name := range []string{"AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ACCOUNT_ID",
+	for _, name := range []string{"AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
+		"AWS_ACCOUNT_ID",
 		"AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SNS", "AWS_ENDPOINT_URL_STS", "AWS_SESSION_TOKEN"} {
 		t.Setenv(name, values[name])
 	}
@@ -114,5 +115,6 @@ func TestDoctorNamesTheCommand(t *testing.T) {
 		assert.Equal(t, "check AWS_REGION, the credentials and their policy",
 			d.Advice(destination, outflow.Unavailable(errors.New("AccessDenied"))))
 	}
-	assert.Equal(t, "create the topic, or outflow redirect its messages", ofScheme(t, "sns").Doctor.Advice("sns://a!", missing))
+	assert.Equal(t, "create the topic, or outflow redirect its messages",
+		ofScheme(t, "sns").Doctor.Advice("sns://a!", missing))
 }

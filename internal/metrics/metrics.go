@@ -198,7 +198,8 @@ func (r *Recorder) Published(destination, path, result string, took time.Duratio
 	}
 	ctx := context.Background()
 	r.publishes.Add(ctx, 1, labels(r.target(destination), keyPath.String(path), keyResult.String(result)))
-	r.publishTime.Record(ctx, took.Seconds(), labels(keyScheme.String(outbox.SchemeOf(destination)), keyPath.String(path)))
+	r.publishTime.Record(ctx, took.Seconds(),
+		labels(keyScheme.String(outbox.SchemeOf(destination)), keyPath.String(path)))
 }
 
 // Batch records one request with so many messages to a broker.

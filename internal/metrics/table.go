@@ -32,9 +32,9 @@ type Table interface {
 	Gauges(ctx context.Context, maxTargets int, other string) (outbox.Gauges, error)
 }
 
-// WatchTable exports the table's gauges through p's meter, or the global provider's
-// where p is nil, until the returned function is called. That function ends a read under way. It reads the table when metrics
-// are collected.
+// WatchTable exports the table's gauges through p's meter, or the global provider's where p is nil,
+// until the returned function is called. That function ends a read under way. The table is read
+// when metrics are collected.
 func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &tableReader{ctx: ctx, table: table, log: log}
@@ -96,7 +96,8 @@ func (g *tableGauges) observe(o metric.Observer, counts reading, ok bool) {
 	for _, t := range counts.Targets {
 		target := keyTarget.String(outflow.DisplayDestination(t.Target))
 		for phase, n := range map[string]int64{
-			"due": t.Due, "leased": t.Leased, "waiting": t.Waiting, "retrying": t.Retrying, "delayed": t.Delayed, "dead": t.Dead,
+			"due": t.Due, "leased": t.Leased, "waiting": t.Waiting, "retrying": t.Retrying, "delayed": t.Delayed,
+			"dead": t.Dead,
 		} {
 			o.ObserveInt64(g.messages, n, labels(target, keyPhase.String(phase)))
 		}

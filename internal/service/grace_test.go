@@ -250,7 +250,8 @@ func TestQueueThatNeverComes(t *testing.T) {
 	w.until(first, func(r row) bool { return r.State == outflow.Dead })
 	assert.Zero(t, waited(), "after the retry, too")
 	var generation int
-	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT generation FROM outbox.messages WHERE id = $1`, first).Scan(&generation))
+	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT generation FROM outbox.messages WHERE id = $1`,
+		first).Scan(&generation))
 	assert.Equal(t, 2, generation)
 	assert.Equal(t, 1, strings.Count(logged.String(), "messages wait as rows: their destinations do not exist"),
 		"once a minute, and not once a message")
@@ -268,7 +269,8 @@ func TestQueueThatIsMissingAfterAnOutage(t *testing.T) {
 	w.enqueueMany("sqs://orders", n)
 	w.eventually(func() bool {
 		var open bool
-		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT count(*) > 0 AND (SELECT count(*) FROM outbox.messages WHERE retrying) >= 5
+		require.NoError(t, w.pool.QueryRow(t.Context(),
+			`SELECT count(*) > 0 AND (SELECT count(*) FROM outbox.messages WHERE retrying) >= 5
 			FROM outbox.destinations WHERE open_until IS NOT NULL`).Scan(&open))
 		return open
 	}, func() string { return "no breaker, or no runs" })
@@ -277,7 +279,8 @@ func TestQueueThatIsMissingAfterAnOutage(t *testing.T) {
 	x.set(func(x *exchange) { x.err = nil })
 	w.untilStates("sqs://orders", outflow.Dead, n)
 	var wrong int
-	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.messages WHERE last_error NOT LIKE '%does not exist%'`).Scan(&wrong))
+	require.NoError(t, w.pool.QueryRow(t.Context(),
+		`SELECT count(*) FROM outbox.messages WHERE last_error NOT LIKE '%does not exist%'`).Scan(&wrong))
 	assert.Zero(t, wrong, "each says why")
 }
 
@@ -318,7 +321,8 @@ func TestManyMissingQueues(t *testing.T) {
 	require.NoError(t, err)
 	w.eventually(func() bool {
 		var missing int
-		require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.destinations WHERE missing_since IS NOT NULL`).Scan(&missing))
+		require.NoError(t, w.pool.QueryRow(t.Context(),
+			`SELECT count(*) FROM outbox.destinations WHERE missing_since IS NOT NULL`).Scan(&missing))
 		return missing >= 50
 	}, func() string { return "the missing queues are not found" })
 	began := time.Now()
@@ -482,7 +486,8 @@ func TestRedirectToAnotherMissingQueue(t *testing.T) {
 	r := w.until(id, func(r row) bool { return r.State == outflow.Dead })
 	assert.Contains(t, r.LastError, "sqs://gone")
 	var ended time.Time
-	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT finished_at FROM outbox.messages WHERE id = $1`, id).Scan(&ended))
+	require.NoError(t, w.pool.QueryRow(t.Context(), `SELECT finished_at FROM outbox.messages WHERE id = $1`,
+		id).Scan(&ended))
 	assert.GreaterOrEqual(t, ended.Sub(moved), 4*time.Second)
 }
 
@@ -541,7 +546,8 @@ func TestCallbackToAMissingDestination(t *testing.T) {
 			m.Callback = c.to
 			id := w.enqueueMessage(m)
 			w.until(id, func(r row) bool { return r.State == outflow.Delivered })
-			w.eventually(func() bool { return w.callback(id).Attempts > 1 }, func() string { return "it is not tried again" })
+			w.eventually(func() bool { return w.callback(id).Attempts > 1 },
+				func() string { return "it is not tried again" })
 			w.eventually(func() bool { return w.callback(id).State == "failed" },
 				func() string { return fmt.Sprintf("%+v", w.callback(id)) })
 			assert.Contains(t, w.callback(id).Error, c.says)
@@ -609,7 +615,8 @@ func TestProgramsSayThatTheyRun(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	o := operator.New(w.pool, nil, "")
-	for name, run := range map[string]func(context.Context, config.Config, *slog.Logger) error{"starter": Starter, "worker": Worker} {
+	for name, run := range map[string]func(context.Context, config.Config, *slog.Logger) error{"starter": Starter,
+		"worker": Worker} {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		c := configOf(w)

@@ -92,7 +92,8 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 
 	outbox := outboxName(c.Scanner)
 	delivery := activities.New(p.store, router, activities.WithCallbacks(callbacks.New(publishers, router)),
-		activities.ForOutbox(outbox), activities.LogTo(s.log), activities.WithMissingGrace(missingGrace(c.MissingGrace)))
+		activities.ForOutbox(outbox), activities.LogTo(s.log),
+		activities.WithMissingGrace(missingGrace(c.MissingGrace)))
 	maintenance := activities.NewMaintenance(p.store, activities.MaintainOutbox(outbox))
 	p.worker, err = s.startWorker(ctx, func() worker.Worker {
 		w := worker.New(p.client, taskQueue(c.Scanner), workerOptions(c, p.fatal))

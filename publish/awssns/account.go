@@ -93,8 +93,8 @@ var accountForm = regexp.MustCompile(`^[0-9]{12}$`)
 
 func checked(account, from string) (string, error) {
 	if !accountForm.MatchString(account) {
-		return "", outflow.Unavailable(fmt.Errorf("%s: %s names an account without the form of 12 digits: nothing was sent",
-			doingAccount, from))
+		return "", outflow.Unavailable(fmt.Errorf("%s: %s names an account without the form of 12 digits: "+
+			"nothing was sent", doingAccount, from))
 	}
 	return account, nil
 }

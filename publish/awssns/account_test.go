@@ -106,7 +106,8 @@ func TestNoAccountIsUnavailable(t *testing.T) {
 		}, "STS's answer names an account without the form of 12 digits"},
 		"unknown credentials": {func(_ *testing.T, b *broker) *awssns.Publisher {
 			b.Inject(fakesns.Fault{Action: "GetCallerIdentity",
-				Error: &fakesns.Error{Status: 403, Code: "InvalidClientTokenId", Message: "The security token is invalid"}})
+				Error: &fakesns.Error{Status: 403, Code: "InvalidClientTokenId",
+					Message: "The security token is invalid"}})
 			return b.publisher()
 		}, "InvalidClientTokenId: The security token is invalid (check the AWS credentials"},
 		"no credentials": {func(t *testing.T, b *broker) *awssns.Publisher {
@@ -132,8 +133,9 @@ func TestNoAccountIsUnavailable(t *testing.T) {
 // Credentials may change to another account's while the process runs.
 func TestCredentialsOfAnotherAccount(t *testing.T) {
 	for name, refusal := range map[string]*fakesns.Error{
-		"the old topic is gone":       nil,
-		"the old topic is out of use": {Status: 403, Code: "AuthorizationError", Message: "no identity-based policy allows it"},
+		"the old topic is gone": nil,
+		"the old topic is out of use": {Status: 403, Code: "AuthorizationError",
+			Message: "no identity-based policy allows it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBroker(t)
@@ -188,11 +190,13 @@ func TestADeniedTopicHurtsNoOther(t *testing.T) {
 	b.CreateTopic(arnOf("news"), nil)
 	p := b.publisher(awssns.WithTimeout(2*time.Second), awssns.WithLinger(0))
 	noErrors(t, publishAll(t, p, message("sns://news", "the account is known")))
-	b.Inject(fakesns.Fault{Action: batch, Topic: arnOf("denied"), Error: &fakesns.Error{Status: 403, Code: "AuthorizationError"}})
+	b.Inject(fakesns.Fault{Action: batch, Topic: arnOf("denied"),
+		Error: &fakesns.Error{Status: 403, Code: "AuthorizationError"}})
 	b.Inject(fakesns.Fault{Action: "GetCallerIdentity", CutBefore: true, Delay: time.Second})
 	refused := make(chan error)
 	go func() { refused <- publishAll(t, p, message("sns://denied", "a"))[0] }()
-	require.Eventually(t, func() bool { return len(b.Requests("GetCallerIdentity")) == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(b.Requests("GetCallerIdentity")) == 2 }, 5*time.Second,
+		time.Millisecond)
 	noErrors(t, publishAll(t, p, several(5, "sns://news")...))
 	err := <-refused
 	assert.ErrorContains(t, err, "sending to sns://denied: AuthorizationError", "not what STS failed with")

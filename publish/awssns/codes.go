@@ -69,7 +69,7 @@ func tooLargeForTopic(said string, size int) (detail, advice string, ok bool) {
 		return "", "", false
 	}
 	detail = fmt.Sprintf("the message has %d bytes with its attributes and encoding, and the topic takes fewer", size)
-	advice = fmt.Sprintf("raise the topic's MaximumMessageSize, %d unless it is set and at most %d, and retry the message; "+
-		"or enqueue a reference to the content instead", defaultMaxBytes, maxBytes)
+	advice = fmt.Sprintf("raise the topic's MaximumMessageSize, %d unless it is set and at most %d, "+
+		"and retry the message; or enqueue a reference to the content instead", defaultMaxBytes, maxBytes)
 	return detail, advice, true
 }

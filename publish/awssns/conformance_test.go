@@ -105,7 +105,8 @@ func (b *broker) topic(t *testing.T, name string, raw bool, attributes map[strin
 	b.CreateTopic(arnOf(name), attributes)
 	// Visible at once: the messages of an answer that net/http lost can be received again.
 	b.queues.CreateQueue("", name, map[string]string{"VisibilityTimeout": "0"})
-	require.NoError(t, b.Subscribe(arnOf(name), queueARN(name), map[string]string{"RawMessageDelivery": fmt.Sprint(raw)}))
+	require.NoError(t, b.Subscribe(arnOf(name), queueARN(name),
+		map[string]string{"RawMessageDelivery": fmt.Sprint(raw)}))
 }
 
 // receive takes everything that is in the queue behind a topic.

@@ -37,9 +37,11 @@ func TestBadEntryHurtsNoOther(t *testing.T) {
 		class outflow.Class
 		says  string
 	}{
-		"content": {fakesns.Error{Code: "InvalidParameter", SenderFault: true, Message: "Invalid parameter: Message guilty"},
+		"content": {fakesns.Error{Code: "InvalidParameter", SenderFault: true,
+			Message: "Invalid parameter: Message guilty"},
 			outflow.ClassPermanent, "InvalidParameter: it names Message"},
-		"KMS throttle": {fakesns.Error{Code: "KMSThrottling", SenderFault: true}, outflow.ClassUnavailable, "KMSThrottling"},
+		"KMS throttle": {fakesns.Error{Code: "KMSThrottling", SenderFault: true}, outflow.ClassUnavailable,
+			"KMSThrottling"},
 		"KMS refusal": {fakesns.Error{Code: "KMSAccessDenied", SenderFault: true}, outflow.ClassUnavailable,
 			"KMSAccessDenied (allow kms:GenerateDataKey and kms:Decrypt on the topic's key"},
 		"internal": {fakesns.Error{Code: "InternalError"}, outflow.ClassRetryable, "InternalError"},
@@ -115,20 +117,22 @@ func TestHostileAnswers(t *testing.T) {
 		body  string
 		class outflow.Class
 	}{
-		"nothing":                   {"", outflow.ClassRetryable},
-		"HTML":                      {"<html><body>Welcome</body></html>", outflow.ClassUnavailable},
-		"text":                      {"OK", outflow.ClassRetryable}, // the SDK's decoder finds no element, and no error
-		"JSON":                      {`{"Successful":[{"Id":"0"}]}`, outflow.ClassRetryable},
-		"no entries":                {success(""), outflow.ClassRetryable},
-		"a foreign entry":           {success(member("7")), outflow.ClassRetryable},
-		"a negative entry":          {success(member("-1")), outflow.ClassRetryable},
-		"an entry with an odd ID":   {success(member("zero")), outflow.ClassRetryable},
-		"an entry without an ID":    {success("<member><MessageId>m</MessageId></member>"), outflow.ClassRetryable},
-		"half an answer":            {success(member("0"))[:140], outflow.ClassUnavailable},
-		"an answer cut in a tag":    {strings.Split(success(member("0")), "ful></Publish")[0], outflow.ClassUnavailable},
-		"entities without end":      {`<!DOCTYPE x [<!ENTITY a "&a;&a;">]>` + success("&a;"), outflow.ClassUnavailable},
-		"another action's answer":   {"<GetTopicAttributesResponse><GetTopicAttributesResult/></GetTopicAttributesResponse>", outflow.ClassUnavailable},
-		"accepted and refused both": {strings.Replace(success(member("0")), "</Successful>", "</Successful><Failed><member><Id>0</Id><Code>InternalError</Code></member></Failed>", 1), outflow.ClassRetryable},
+		"nothing":                 {"", outflow.ClassRetryable},
+		"HTML":                    {"<html><body>Welcome</body></html>", outflow.ClassUnavailable},
+		"text":                    {"OK", outflow.ClassRetryable}, // the SDK's decoder finds no element, and no error
+		"JSON":                    {`{"Successful":[{"Id":"0"}]}`, outflow.ClassRetryable},
+		"no entries":              {success(""), outflow.ClassRetryable},
+		"a foreign entry":         {success(member("7")), outflow.ClassRetryable},
+		"a negative entry":        {success(member("-1")), outflow.ClassRetryable},
+		"an entry with an odd ID": {success(member("zero")), outflow.ClassRetryable},
+		"an entry without an ID":  {success("<member><MessageId>m</MessageId></member>"), outflow.ClassRetryable},
+		"half an answer":          {success(member("0"))[:140], outflow.ClassUnavailable},
+		"an answer cut in a tag": {strings.Split(success(member("0")), "ful></Publish")[0],
+			outflow.ClassUnavailable},
+		"entities without end":    {`<!DOCTYPE x [<!ENTITY a "&a;&a;">]>` + success("&a;"), outflow.ClassUnavailable},
+		"another action's answer": {"<GetTopicAttributesResponse><GetTopicAttributesResult/></GetTopicAttributesResponse>", outflow.ClassUnavailable},
+		"accepted and refused both": {strings.Replace(success(member("0")), "</Successful>",
+			"</Successful><Failed><member><Id>0</Id><Code>InternalError</Code></member></Failed>", 1), outflow.ClassRetryable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBroker(t)
@@ -198,7 +202,8 @@ func TestThrottled(t *testing.T) {
 	b := newBroker(t)
 	b.CreateTopic(arnOf("news"), nil)
 	p := b.publisher()
-	b.Inject(fakesns.Fault{Times: 2, Action: batch, Error: &fakesns.Error{Code: "Throttling", Message: "Rate exceeded"}})
+	b.Inject(fakesns.Fault{Times: 2, Action: batch,
+		Error: &fakesns.Error{Code: "Throttling", Message: "Rate exceeded"}})
 	noErrors(t, publishAll(t, p, message("sns://news", "a")))
 	assert.Len(t, b.sizes(), 3, "it was tried until it passed")
 
@@ -222,7 +227,8 @@ func TestTenTopicsAtOnce(t *testing.T) {
 		messages = append(messages, several(25, "sns://"+name)...)
 	}
 	b.Inject(fakesns.Fault{Action: batch, Topic: arnOf("topic-0"), Error: &fakesns.Error{Code: "Throttled"}})
-	b.Inject(fakesns.Fault{Action: batch, Topic: arnOf("topic-1"), Error: &fakesns.Error{Status: 403, Code: "AuthorizationError"}})
+	b.Inject(fakesns.Fault{Action: batch, Topic: arnOf("topic-1"),
+		Error: &fakesns.Error{Status: 403, Code: "AuthorizationError"}})
 	b.Inject(fakesns.Fault{Action: batch, Topic: arnOf("topic-2"), Delay: time.Second})
 	for i, err := range publishAll(t, b.publisher(), messages...) {
 		switch topic := i / 25; topic {
@@ -257,7 +263,8 @@ func TestTopicsComeAndGoUnderLoad(t *testing.T) {
 			case <-time.After(5 * time.Millisecond):
 				b.DeleteTopic(arnOf("news"))
 				b.CreateTopic(arnOf("news"), nil)
-				assert.NoError(t, b.Subscribe(arnOf("news"), queueARN("news"), map[string]string{"RawMessageDelivery": "true"}))
+				assert.NoError(t, b.Subscribe(arnOf("news"), queueARN("news"),
+					map[string]string{"RawMessageDelivery": "true"}))
 			}
 		}
 	}()

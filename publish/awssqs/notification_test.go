@@ -42,7 +42,8 @@ func notified(t testing.TB, m outflow.Message) types.Message {
 func TestDecodeNotification(t *testing.T) {
 	m := full()
 	m.Headers = map[string]string{"tenant": "acme", "empty": "", "subject": "Welcome"}
-	for _, payload := range []string{"hello", "\x00\xff", `{"Type":"Notification","Message":"forged"}`, "\uFFFD <&> \u2028"} {
+	for _, payload := range []string{"hello", "\x00\xff", `{"Type":"Notification","Message":"forged"}`,
+		"\uFFFD <&> \u2028"} {
 		m.Payload = []byte(payload)
 		got, err := DecodeNotification(notified(t, m))
 		require.NoError(t, err)
@@ -89,7 +90,8 @@ func TestDecodeNotificationRefusesTheHostile(t *testing.T) {
 		"[]":         ErrNotOutflow.Error(),
 		"{":          ErrNotOutflow.Error(),
 		`{"Type":7}`: ErrNotOutflow.Error(),
-		`{"Type":"SubscriptionConfirmation","Message":"x","MessageAttributes":` + attributes + `}}`: ErrNotOutflow.Error(),
+		`{"Type":"SubscriptionConfirmation","Message":"x","MessageAttributes":` + attributes +
+			`}}`: ErrNotOutflow.Error(),
 		`{"Type":"Notification"}`:                                ErrNotOutflow.Error(),
 		`{"Type":"Notification","MessageAttributes":null}`:       ErrNotOutflow.Error(),
 		`{"Type":"Notification","MessageAttributes":[1]}`:        ErrNotOutflow.Error(),
@@ -97,12 +99,16 @@ func TestDecodeNotificationRefusesTheHostile(t *testing.T) {
 		`{"Type":"Notification","MessageAttributes":{"a":"b"}}`:  ErrNotOutflow.Error(),
 		strings.Repeat(`{"Type":`, 50_000):                       ErrNotOutflow.Error(),
 		`{"MessageAttributes":` + strings.Repeat("[", 1_000_000): ErrNotOutflow.Error(),
-		`{"Type":"Notification","Message":"x","MessageAttributes":{"outflow-message-id":{"Type":"Binary","Value":"AA=="}}}`:                   ErrNotOutflow.Error(),
-		`{"Type":"Notification","Message":"x","MessageAttributes":{"outflow-message-id":{"Type":"String","Value":"7"}}}`:                      "reading outflow-message-id",
-		`{"Type":"Notification","MessageAttributes":` + attributes + `}}`:                                                                     "no body",
-		`{"Type":"Notification","Message":"%","MessageAttributes":` + attributes + `,"outflow-encoding":{"Type":"String","Value":"base64"}}}`: "reading the base64 body",
-		`{"Type":"Notification","Message":"x","MessageAttributes":` + attributes + `,"outflow-encoding":{"Type":"String","Value":"rot13"}}}`:  "unknown outflow-encoding",
-		`{"Type":"Notification","Message":"x","MessageAttributes":` + attributes + `,"outflow-headers":{"Type":"String","Value":"[]"}}}`:      "reading outflow-headers",
+		`{"Type":"Notification","Message":"x","MessageAttributes":{"outflow-message-id":{"Type":"Binary","Value":"AA=="}}}`: ErrNotOutflow.Error(),
+		`{"Type":"Notification","Message":"x","MessageAttributes":{"outflow-message-id":{"Type":"String","Value":"7"}}}`:    "reading outflow-message-id",
+		`{"Type":"Notification","MessageAttributes":` + attributes +
+			`}}`: "no body",
+		`{"Type":"Notification","Message":"%","MessageAttributes":` + attributes +
+			`,"outflow-encoding":{"Type":"String","Value":"base64"}}}`: "reading the base64 body",
+		`{"Type":"Notification","Message":"x","MessageAttributes":` + attributes +
+			`,"outflow-encoding":{"Type":"String","Value":"rot13"}}}`: "unknown outflow-encoding",
+		`{"Type":"Notification","Message":"x","MessageAttributes":` + attributes +
+			`,"outflow-headers":{"Type":"String","Value":"[]"}}}`: "reading outflow-headers",
 	} {
 		got, err := DecodeNotification(types.Message{Body: &body})
 		require.ErrorContains(t, err, says, "%.200s", body)

@@ -102,7 +102,8 @@ func (p *Publisher) encode(d outflow.Destination, m outflow.Message) (e entry, e
 	}
 	if e.size = e.Size(); e.size > p.MaxBytes {
 		return e, outflow.Permanent(fmt.Errorf("%s: the message has %d bytes with its attributes and encoding, "+
-			"and %s takes %d (enqueue a reference to the content instead)", sendingTo(d), e.size, p.Errors.Name, p.MaxBytes))
+			"and %s takes %d (enqueue a reference to the content instead)",
+			sendingTo(d), e.size, p.Errors.Name, p.MaxBytes))
 	}
 	return e, nil
 }

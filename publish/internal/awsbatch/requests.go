@@ -84,7 +84,8 @@ func (s *sender) again(
 	if err != nil && kind == aws.Missing && s.Verifies {
 		// Found and not found in one moment: it is being created or deleted. The text alone, so
 		// that no caller takes it for a destination that does not exist.
-		kind, err = "", outflow.Retryable(fmt.Errorf("the %s was found at a second look: %v", s.Errors.Destination, err))
+		kind, err = "", outflow.Retryable(fmt.Errorf("the %s was found at a second look: %v", s.Errors.Destination,
+			err))
 	}
 	return found, results, kind, err
 }

@@ -47,7 +47,8 @@ func run(in io.Reader, out io.Writer) error {
 		return err
 	}
 	if len(all) == 0 {
-		return errors.New("no test of a conformance suite ran: pipe go test -json -run TestConformance into this command")
+		return errors.New("no test of a conformance suite ran: " +
+			"pipe go test -json -run TestConformance into this command")
 	}
 	return write(out, all)
 }
@@ -90,7 +91,8 @@ var reasonLine = regexp.MustCompile(`(?m)^\s+[\w.]+\.go:\d+: (.*)$`)
 
 func write(out io.Writer, all map[string]results) error {
 	publishers := slices.Sorted(maps.Keys(all))
-	fmt.Fprintf(out, "| case | %s |\n|---|%s\n", strings.Join(publishers, " | "), strings.Repeat("---|", len(publishers)))
+	fmt.Fprintf(out, "| case | %s |\n|---|%s\n", strings.Join(publishers, " | "),
+		strings.Repeat("---|", len(publishers)))
 	var reasons []string
 	var failed int
 	for _, name := range slices.Sorted(maps.Keys(publishtest.Cases)) {

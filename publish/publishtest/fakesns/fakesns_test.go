@@ -115,12 +115,13 @@ func TestRulesOfAMessage(t *testing.T) {
 		entry types.PublishBatchRequestEntry
 		want  string
 	}{
-		"plain":                   {news, entry("a", "x"), ""},
-		"any character":           {news, entry("a", "\x00\uFFFE"), ""},
-		"empty":                   {news, entry("a", ""), "Empty message"},
-		"the topic's own limit":   {small, entry("a", strings.Repeat("x", 1025)), "BatchRequestTooLong"},
-		"attributes count":        {small, attributed(attribute("a", "String", strings.Repeat("x", 1024-8))), ""},
-		"to the last byte":        {small, attributed(attribute("a", "String", strings.Repeat("x", 1024-7))), "BatchRequestTooLong"},
+		"plain":                 {news, entry("a", "x"), ""},
+		"any character":         {news, entry("a", "\x00\uFFFE"), ""},
+		"empty":                 {news, entry("a", ""), "Empty message"},
+		"the topic's own limit": {small, entry("a", strings.Repeat("x", 1025)), "BatchRequestTooLong"},
+		"attributes count":      {small, attributed(attribute("a", "String", strings.Repeat("x", 1024-8))), ""},
+		"to the last byte": {small, attributed(attribute("a", "String", strings.Repeat("x", 1024-7))),
+			"BatchRequestTooLong"},
 		"subject":                 {news, subject("Welcome, Åsa"), ""},
 		"empty subject":           {news, subject(""), "Subject"},
 		"long subject":            {news, subject(strings.Repeat("s", 100)), "Subject"},
@@ -221,13 +222,17 @@ func TestSubscriptions(t *testing.T) {
 		"InvalidParameter ": func() (string, string) {
 			return subscribe(news, "raw", map[string]string{"FilterPolicy": `{"a":[{"prefix":"b"}]}`})
 		},
-		"InvalidParameter  ":   func() (string, string) { return subscribe(news, "raw", map[string]string{"Other": "x"}) },
+		"InvalidParameter  ": func() (string,
+			string) {
+			return subscribe(news, "raw", map[string]string{"Other": "x"})
+		},
 		"InvalidParameter    ": func() (string, string) { return subscribe(news, "a:b", nil) },
 	} {
 		_, code := call()
 		assert.Equal(t, strings.TrimSpace(want), code)
 	}
-	list, err := client.ListSubscriptionsByTopic(t.Context(), &sns.ListSubscriptionsByTopicInput{TopicArn: aws.String(news)})
+	list, err := client.ListSubscriptionsByTopic(t.Context(),
+		&sns.ListSubscriptionsByTopicInput{TopicArn: aws.String(news)})
 	require.NoError(t, err)
 	assert.Len(t, list.Subscriptions, 4)
 
@@ -252,8 +257,9 @@ func TestSubscriptions(t *testing.T) {
 	require.Len(t, fake.Discarded(), 2, "of the queue that is gone")
 	assert.Equal(t, queue+"gone", fake.Discarded()[0].QueueARN)
 
-	_, err = client.SetSubscriptionAttributes(t.Context(), &sns.SetSubscriptionAttributesInput{SubscriptionArn: &wrapped,
-		AttributeName: aws.String("RawMessageDelivery"), AttributeValue: aws.String("true")})
+	_, err = client.SetSubscriptionAttributes(t.Context(),
+		&sns.SetSubscriptionAttributesInput{SubscriptionArn: &wrapped,
+			AttributeName: aws.String("RawMessageDelivery"), AttributeValue: aws.String("true")})
 	require.NoError(t, err)
 	_, err = client.Unsubscribe(t.Context(), &sns.UnsubscribeInput{SubscriptionArn: &first})
 	require.NoError(t, err)
@@ -282,8 +288,9 @@ func TestFIFODeduplicates(t *testing.T) {
 	fake := &fakesns.Server{Now: func() time.Time { return now }}
 	client := start(t, fake)
 	publish := func() *sns.PublishOutput {
-		out, err := client.Publish(t.Context(), &sns.PublishInput{TopicArn: aws.String(orders), Message: aws.String("x"),
-			MessageGroupId: aws.String("g"), MessageDeduplicationId: aws.String("d")})
+		out, err := client.Publish(t.Context(),
+			&sns.PublishInput{TopicArn: aws.String(orders), Message: aws.String("x"),
+				MessageGroupId: aws.String("g"), MessageDeduplicationId: aws.String("d")})
 		require.NoError(t, err)
 		return out
 	}

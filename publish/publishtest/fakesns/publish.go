@@ -90,7 +90,8 @@ func (s *Server) delivery(t *topic, sub *subscription, e Entry, as accepted) fak
 		TopicArn                                                                        string
 		Subject                                                                         string `json:",omitempty"`
 		Message, Timestamp, SignatureVersion, Signature, SigningCertURL, UnsubscribeURL string
-		MessageAttributes                                                               map[string]attribute `json:",omitempty"`
+
+		MessageAttributes map[string]attribute `json:",omitempty"`
 	}{
 		Type: "Notification", MessageId: as.MessageId, SequenceNumber: as.SequenceNumber, TopicArn: t.arn,
 		Subject: e.Subject, Message: e.Message, Timestamp: s.now().UTC().Format("2006-01-02T15:04:05.000Z"),

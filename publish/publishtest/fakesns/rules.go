@@ -37,7 +37,8 @@ var (
 )
 
 func invalid(format string, a ...any) *Error {
-	return &Error{Code: "InvalidParameter", SenderFault: true, Message: "Invalid parameter: " + fmt.Sprintf(format, a...)}
+	return &Error{Code: "InvalidParameter", SenderFault: true,
+		Message: "Invalid parameter: " + fmt.Sprintf(format, a...)}
 }
 
 // size counts the body, the subject, and name, type and value of each attribute.
@@ -103,9 +104,11 @@ func checkMessage(e batchEntry, fifo bool, limit int) *Error {
 	case fifo && !token.MatchString(e.MessageGroupId):
 		return invalid("The MessageGroupId parameter is required for FIFO topics")
 	case fifo && !token.MatchString(e.MessageDeduplicationId):
-		return invalid("The topic should either have ContentBasedDeduplication enabled or MessageDeduplicationId provided explicitly")
+		return invalid("The topic should either have ContentBasedDeduplication enabled or " +
+			"MessageDeduplicationId provided explicitly")
 	case !fifo && e.MessageDeduplicationId != "":
-		return invalid("MessageDeduplicationId Reason: The request includes MessageDeduplicationId parameter that is not valid for this topic type")
+		return invalid("MessageDeduplicationId Reason: The request includes MessageDeduplicationId parameter " +
+			"that is not valid for this topic type")
 	}
 	return nil
 }

@@ -95,7 +95,8 @@ func (sub *subscription) set(name, value string) *Error {
 
 func (s *Server) changeSubscription(action string, in form) (any, *Error) {
 	for _, t := range s.topics {
-		at := slices.IndexFunc(t.subscriptions, func(sub *subscription) bool { return sub.arn == in.get("SubscriptionArn") })
+		at := slices.IndexFunc(t.subscriptions,
+			func(sub *subscription) bool { return sub.arn == in.get("SubscriptionArn") })
 		if at < 0 {
 			continue
 		}
@@ -112,7 +113,8 @@ func (t *topic) listSubscriptions() subscriptionList {
 	var list subscriptionList
 	for _, sub := range t.subscriptions {
 		list.Subscriptions = append(list.Subscriptions, subscriptionSummary{
-			SubscriptionArn: sub.arn, TopicArn: t.arn, Protocol: "sqs", Endpoint: sub.queue, Owner: strings.Split(t.arn, ":")[4],
+			SubscriptionArn: sub.arn, TopicArn: t.arn, Protocol: "sqs", Endpoint: sub.queue, Owner: strings.Split(t.arn,
+				":")[4],
 		})
 	}
 	return list

@@ -59,7 +59,8 @@ func (s *Server) create(arn string, attributes map[string]string) *topic {
 	if s.topics == nil {
 		s.topics = map[string]*topic{}
 	}
-	t := &topic{arn: arn, fifo: strings.HasSuffix(arn, ".fifo"), attributes: map[string]string{}, seen: map[string]sighting{}}
+	t := &topic{arn: arn, fifo: strings.HasSuffix(arn, ".fifo"), attributes: map[string]string{},
+		seen: map[string]sighting{}}
 	maps.Copy(t.attributes, attributes)
 	s.topics[arn] = t
 	return t
@@ -111,7 +112,8 @@ func (s *Server) find(r Request) (*topic, *Error) {
 	if t := s.topics[r.TopicARN]; t != nil {
 		return t, nil
 	}
-	return nil, &Error{Status: http.StatusNotFound, Code: "NotFound", SenderFault: true, Message: "Topic does not exist"}
+	return nil, &Error{Status: http.StatusNotFound, Code: "NotFound", SenderFault: true,
+		Message: "Topic does not exist"}
 }
 
 // limit is the most bytes of a message, and of a batch.
