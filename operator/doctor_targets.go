@@ -31,6 +31,7 @@ SELECT t.scheme, t.destination, t.messages, t.of_scheme
           FROM (SELECT p.scheme, min(p.destination) AS destination, count(*) AS messages
                   FROM (SELECT m.destination, split_part(m.destination, '://', 1) AS scheme,
                                CASE WHEN split_part(m.destination, '://', 1) IN ('http', 'https', 'rabbitmq')
+                                      AND m.destination NOT LIKE 'rabbitmq:///%'
                                     THEN split_part(split_part(m.destination, '?', 1), '/', 3)
                                     ELSE m.destination END AS target
                           FROM ` + outboxdb.PendingRowsSQL + ` AS m) AS p
@@ -100,10 +101,10 @@ type failingTarget struct {
 }
 
 // failingTargetsSQL reads every pending row, and the breakers that each of their destinations
-// meets.
+// meets. Each destination that does not exist has a row of its own.
 const failingTargetsSQL = `
 SELECT f.*, count(*) OVER () AS all_targets
-  FROM (SELECT ` + outboxdb.TargetOfSQL + ` AS target, sum(m.messages)::bigint AS messages,
+  FROM (SELECT coalesce(b.missing, ` + outboxdb.TargetOfSQL + `) AS target, sum(m.messages)::bigint AS messages,
                min(b.failing_since) AS failing_since, bool_or(b.open) AS open,
                coalesce(max(b.reason), max(b.last_error), max(m.last_error), '') AS last_error,
                coalesce(min(b.missing), '') AS missing, min(b.missing_since) AS missing_since

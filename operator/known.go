@@ -31,7 +31,7 @@ newest AS MATERIALIZED (
 const knownDestinationsSQL = `
 WITH ` + newest + `
 SELECT destination
-  FROM (SELECT d.destination FROM outbox.destinations AS d WHERE d.destination = d.covers_from LIMIT $2) AS seen
+  FROM (SELECT d.destination FROM outbox.destinations AS d WHERE d.destination = d.covers_from AND d.destination LIKE '%//%' LIMIT $2) AS seen
 UNION
 SELECT destination FROM newest
 UNION

@@ -117,7 +117,7 @@ WITH chosen AS MATERIALIZED (
            LIMIT 1) AS c
      WHERE h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())
        AND (SELECT t.open_until FROM outbox.destinations AS t
-             WHERE t.destination = substring(h.destination FROM '^(?:https?|rabbitmq|temporal)://[^/#]*')
+             WHERE t.destination = substring(h.destination FROM '^` + schemesOfTargetsSQL + `://[^/#]*')
                AND t.destination <> h.destination) IS NULL
      ORDER BY h.missing_since IS NOT NULL, h.open_until
      LIMIT $1

@@ -38,9 +38,9 @@ SELECT c.destination, CASE WHEN b.open OR w.missing THEN 0 ELSE c.due END AS due
               min(h.missing_since) AS since, min(h.missing_reason) AS reason,
               (SELECT p.delivered_at FROM outbox.destinations AS p
                 WHERE p.destination = c.destination) IS NOT NULL AS reached
-         FROM outbox.destinations AS h
+         FROM (SELECT c.destination) AS m, outbox.destinations AS h
         WHERE h.missing_since IS NOT NULL
-          AND h.destination = ANY (ARRAY[c.destination, split_part(c.destination, '://', 1) || '://'])) AS w
+          AND h.destination = ANY (ARRAY[m.destination, ` + schemeRowSQL + `])) AS w
  ORDER BY c.destination`
 
 // PendingCounts counts the pending messages of one destination.

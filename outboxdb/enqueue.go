@@ -39,7 +39,8 @@ func Enqueue(ctx context.Context, tx pgx.Tx, msgs ...outflow.Message) ([]uuid.UU
 
 // EnqueueIfAbsent is Enqueue for messages whose IDs the caller chose. It skips a message
 // whose ID exists, and returns the IDs that it wrote, in order. A message by route is skipped
-// where its group has any message, whatever the routes are by now. Two calls with the same IDs
+// where its group has any message, whatever the routes are by now, and where a message has the
+// group's ID. The reverse is not looked for: a message whose ID is a group's is written. Two calls with the same IDs
 // wait for each other. Transactions with one call each can't deadlock.
 //
 // In a REPEATABLE READ or SERIALIZABLE transaction, a message that was committed after the

@@ -105,8 +105,7 @@ WITH RECURSIVE targets AS (
                    EXISTS (SELECT FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL
                        AND ` + BreakersOfSQL + `)
                    OR EXISTS (SELECT FROM missing AS h
-                       WHERE h.destination = ANY (ARRAY[m.destination,
-                             split_part(m.destination, '://', 1) || '://'])) AS held
+                       WHERE h.destination = ANY (ARRAY[m.destination, ` + schemeRowSQL + `])) AS held
               FROM pending AS m) AS m
     UNION ALL
     SELECT ` + TargetOfSQL + ` AS target, 0, 0, 0, 0, 0, m.dead, NULL

@@ -53,8 +53,7 @@ RETURNING ` + outcomeColumnsSQL
 const putBackMissingSQL = lockRowsSQL + `, here AS MATERIALIZED (
     SELECT r.*, greatest(m.due_at, m.enqueued_at, coalesce((
                     SELECT min(h.missing_since) FROM outbox.destinations AS h
-                     WHERE h.destination = ANY (ARRAY[m.destination,
-                           split_part(m.destination, '://', 1) || '://'])), now()))
+                     WHERE h.destination = ANY (ARRAY[m.destination, ` + schemeRowSQL + `])), now()))
                     <= now() - r.grace AND ` + deliveredAtSQL + ` IS NULL AS over
       FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::interval[])
            AS r (id, generation, last_error, attempts, grace)

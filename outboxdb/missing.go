@@ -21,13 +21,20 @@ const (
 	endMissingInterval = time.Second
 )
 
+// isSchemeSQL says that a row h of outbox.destinations is about a scheme, and schemeRowSQL is the name of
+// that row for m.destination. A destination always has "//".
+const (
+	isSchemeSQL  = `h.destination NOT LIKE '%//%'`
+	schemeRowSQL = `split_part(m.destination, '://', 1) || ':'`
+)
+
 // unservedSQL says of a row h of outbox.destinations about a scheme that no running process publishes
 // to it; of any other row nothing.
 const unservedSQL = `
-    (h.destination NOT LIKE '%://' OR NOT EXISTS (
+    (NOT ` + isSchemeSQL + ` OR NOT EXISTS (
         SELECT FROM outbox.processes AS p
          WHERE ` + RunsSQL + `
-           AND (p.schemes IS NULL OR split_part(h.destination, '://', 1) = ANY (p.schemes))))`
+           AND (p.schemes IS NULL OR rtrim(h.destination, ':') = ANY (p.schemes))))`
 
 // MissingOfSQL is why messages to m.destination wait, where that is known: the destination does not
 // exist, or no running process publishes to its scheme. A scalar subquery, so that no planner hashes
@@ -35,13 +42,13 @@ const unservedSQL = `
 const MissingOfSQL = `
     (SELECT min(h.missing_reason) FROM outbox.destinations AS h
       WHERE h.missing_since IS NOT NULL
-        AND h.destination = ANY (ARRAY[m.destination, split_part(m.destination, '://', 1) || '://']))`
+        AND h.destination = ANY (ARRAY[m.destination, ` + schemeRowSQL + `]))`
 
-// noteUnservedSQL notes the schemes $1 ("sns://") that no running process publishes to.
+// noteUnservedSQL notes the schemes $1 ("sns:") that no running process publishes to.
 const noteUnservedSQL = `
 INSERT INTO outbox.destinations AS d (destination, missing_since, missing_reason)
 SELECT h.destination, now(), 'no running starter or worker publishes to ' || h.destination ||
-       ' (start one that does, or redirect the messages; retry those that ended dead)'
+       '// (start one that does, or redirect the messages; retry those that ended dead)'
   FROM pg_catalog.unnest($1::text[]) AS h (destination)
  WHERE ` + unservedSQL + `
 ON CONFLICT (destination) DO UPDATE
@@ -54,14 +61,14 @@ ON CONFLICT (destination) DO UPDATE
 //     moves open_until.
 //   - Nobody publishes to a scheme, though processes have had time to start: half a minute.
 const surelyMissingSQL = `
-    CASE WHEN h.destination LIKE '%://'
+    CASE WHEN ` + isSchemeSQL + `
          THEN ` + unservedSQL + ` AND EXISTS (
               SELECT FROM outbox.processes AS p
                WHERE ` + RunsSQL + ` AND p.started_at <= now() - least($1::interval, interval '30 seconds'))
          ELSE EXISTS (
               SELECT FROM outbox.destinations AS b
                WHERE b.destination = ANY (ARRAY[h.destination,
-                         substring(h.destination FROM '^(?:https?|rabbitmq)://[^/]*')])
+                         substring(h.destination FROM '^` + schemesOfTargetsSQL + `://[^/]*')])
                  AND b.open_until > now() - interval '1 minute') END`
 
 // endMissingSQL ends up to $2 messages that have waited for $1: since they were due, and since their
@@ -158,7 +165,7 @@ func (s *Store) noteUnserved(ctx context.Context, unpublished map[string]error) 
 			delete(w.unserved, scheme)
 		case time.Since(w.unserved[scheme]) >= servedFor:
 			w.unserved[scheme] = time.Now()
-			names = append(names, scheme+"://")
+			names = append(names, scheme+":")
 		}
 	}
 	if len(names) == 0 {

@@ -483,7 +483,7 @@ func TestMissingDestinationIsForgotten(t *testing.T) {
 	for _, d := range []string{"sqs://abandoned", "sqs://waited-for"} {
 		miss(t, pool, store, d)
 	}
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, missing_since, missing_reason) VALUES ('sns://', now() - interval '1 hour', 'no')`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, missing_since, missing_reason) VALUES ('sns:', now() - interval '1 hour', 'no')`)
 	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() - interval '3 minutes' WHERE open_until IS NOT NULL`)
 	_, err := outboxdb.New(pool).TakeProbes(t.Context(), nil)
 	require.NoError(t, err)
@@ -565,7 +565,7 @@ func TestCountsOfMissingDestinations(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, g.Missing, 2)
 	names := []string{g.Missing[0].Destination, g.Missing[1].Destination}
-	assert.ElementsMatch(t, []string{"sqs://missing", "sns://"}, names)
+	assert.ElementsMatch(t, []string{"sqs://missing", "sns:"}, names)
 	assert.GreaterOrEqual(t, g.Missing[1].Since, time.Minute)
 	for _, target := range g.Targets {
 		if target.Target != "sqs://fine" {

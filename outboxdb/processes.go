@@ -37,8 +37,8 @@ WITH here AS (
 )
 UPDATE outbox.destinations AS h
    SET missing_since = NULL, missing_reason = NULL
- WHERE h.missing_since IS NOT NULL AND h.destination LIKE '%://'
-   AND ($4::text[] IS NULL OR split_part(h.destination, '://', 1) = ANY ($4::text[]))`
+ WHERE h.missing_since IS NOT NULL AND ` + isSchemeSQL + `
+   AND ($4::text[] IS NULL OR rtrim(h.destination, ':') = ANY ($4::text[]))`
 
 const withdrawSQL = `DELETE FROM outbox.processes AS p WHERE p.id = $1`
 

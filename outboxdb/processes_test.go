@@ -71,7 +71,7 @@ func TestProcesses(t *testing.T) {
 // until their grace is over.
 func TestSchemeWithoutAPublisher(t *testing.T) {
 	t.Parallel()
-	isUnserved := func(t *testing.T, pool *pgxpool.Pool) bool { return value[bool](t, pool, isMissing, "sns://") }
+	isUnserved := func(t *testing.T, pool *pgxpool.Pool) bool { return value[bool](t, pool, isMissing, "sns:") }
 	for name, c := range map[string]struct {
 		others   func(t *testing.T, pool *pgxpool.Pool)
 		claims   int
@@ -130,7 +130,7 @@ func TestPublisherComes(t *testing.T) {
 	newcomer := outboxdb.New(pool)
 	process := outbox.Process{ID: uuid.New(), Name: "outflow", Schemes: []string{"sns"}, Scans: true}
 	require.NoError(t, newcomer.Announce(t.Context(), process))
-	require.False(t, value[bool](t, pool, isMissing, "sns://"))
+	require.False(t, value[bool](t, pool, isMissing, "sns:"))
 	require.Empty(t, look(t, without, graceful()).Ended, "they are waited for no more")
 	require.ElementsMatch(t, ids, idsOf(claim(t, newcomer, request())))
 }

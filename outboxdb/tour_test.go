@@ -219,7 +219,7 @@ func tourMissing(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.Equal(t, ids[:1], idsOf(claim(t, store, graceful())))
 	store.Observe("sqs://missing", ids[0], outbox.Observation{Err: errMissing, Missing: true})
 	waitFor(t, setup, isMissing, "sqs://missing")
-	waitFor(t, setup, isMissing, "sns://")
+	waitFor(t, setup, isMissing, "sns:")
 	putBack := outbox.PutBack{Ref: ref(ids[0]), LastError: awkwardError,
 		Missing: &outbox.Missing{Grace: time.Minute, Attempts: 1}}
 	_, err := store.PutBack(ctx, putBack)

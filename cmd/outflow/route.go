@@ -123,9 +123,13 @@ func unsetRoute(
 	found, err := o.UnsetRoute(ctx, r, force, by)
 	switch {
 	case errors.Is(err, operator.ErrLastRoute):
+		first := "the route none"
+		if r.Destination == outflow.RouteToNowhere {
+			first = "another route"
+		}
 		return program.ExitError{Code: exitRefused, Err: fmt.Errorf(
 			"%s: the route to %s is the last: without one, producers that enqueue by route are refused; "+
-				"set the route none first, or unset this one with -force", r.Type, shown)}
+				"set %s first, or unset this one with -force", r.Type, shown, first)}
 	case err != nil:
 		return err
 	case !found:

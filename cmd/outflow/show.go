@@ -66,7 +66,7 @@ func show(ctx context.Context, cl commandLine, args []string) error {
 	defer closeAll()
 	details, err := o.Show(ctx, id, *payload)
 	if errors.Is(err, outflow.ErrNotFound) {
-		return showGroup(ctx, o, id, *asJSON, cl.stdout)
+		return showGroup(ctx, o, id, given(flags), *asJSON, cl.stdout)
 	}
 	if err != nil {
 		return err
@@ -83,13 +83,17 @@ func show(ctx context.Context, cl commandLine, args []string) error {
 }
 
 // showGroup shows the messages of a group, where its ID is no message's.
-func showGroup(ctx context.Context, o *operator.Operator, id uuid.UUID, asJSON bool, out io.Writer) error {
+func showGroup(
+	ctx context.Context, o *operator.Operator, id uuid.UUID, given map[string]bool, asJSON bool, out io.Writer,
+) error {
 	messages, err := o.Messages(ctx, id)
 	switch {
 	case errors.Is(err, outflow.ErrNotFound):
 		return program.ExitError{Code: exitRefused, Err: fmt.Errorf("message %s: not found", id)}
 	case err != nil:
 		return err
+	case given["payload"], given["ui"]:
+		return usageError("show: %s is a group: -payload and -ui want the ID of one of its messages", id)
 	case asJSON:
 		return writeDocument(out, map[string]any{"group": id, "messages": messages})
 	}

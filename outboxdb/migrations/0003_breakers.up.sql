@@ -5,7 +5,8 @@ SELECT pg_catalog.set_config('outflow.search_path', pg_catalog.current_setting('
 --   https://host[:port]      a target: every destination of a host, an exchange or a task queue. It counts
 --                            failures of the connection: refused, no answer, TLS, name
 --   https://host#new         the destinations of a target that no message has reached yet
---   sns://                   a scheme that no running process publishes to; never a breaker
+--   sns:                     a scheme that no running process publishes to; never a breaker.
+--                            No destination has such a name
 -- A row is written when its breaker counts a failure, when a message first reached its destination,
 -- when a target answers slowly, and when messages wait for a destination or a scheme.
 CREATE TABLE outbox.destinations (
@@ -13,10 +14,10 @@ CREATE TABLE outbox.destinations (
     -- The breaker covers the destinations from the first name up to, but without, the second:
     -- canonical destinations of a target begin with its name and "/".
     covers_from   text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN destination ~ '://$' THEN destination
+        CASE WHEN destination ~ '^[^/]*:$' THEN destination
              WHEN destination ~ '^(https?|rabbitmq|temporal)://[^/]*$' THEN split_part(destination, '#', 1) || '/' ELSE destination END) STORED,
     covers_before text        COLLATE "C" NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN destination ~ '://$' THEN split_part(destination, '//', 1) || '/0'
+        CASE WHEN destination ~ '^[^/]*:$' THEN rtrim(destination, ':') || ';'
              WHEN destination ~ '^(https?|rabbitmq|temporal)://[^/]*$' THEN split_part(destination, '#', 1) || '0' ELSE destination || E'\x01' END) STORED,
     delivered_at  timestamptz,
     failures      integer     NOT NULL DEFAULT 0,

@@ -161,12 +161,14 @@ CREATE FUNCTION outbox.routed_id(group_id uuid, destination text) RETURNS uuid
         substr(sha256(uuid_send(group_id) || convert_to(destination, 'UTF8')), 1, 16),
         55, 1), 54, 0), 53, 0), 52, 0), 71, 1), 70, 0), 'hex')::uuid;
 
--- Whether a group has a message. A plan that was made while the table was empty must
+-- Whether a group has a message, or its ID is a message's: a producer that went from a
+-- destination to routes, and enqueues again, must not send a second time. A plan that was made while the table was empty must
 -- not read all of it later: enable_seqscan keeps it on the index.
 CREATE FUNCTION outbox.has_group(wanted uuid) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
-    RETURN EXISTS (SELECT FROM outbox.messages AS m WHERE m.group_id = wanted);
+    RETURN EXISTS (SELECT FROM outbox.messages AS m WHERE m.group_id = wanted)
+        OR EXISTS (SELECT FROM outbox.messages AS m WHERE m.id = wanted);
 END $$;
 
 -- The destinations of each type that the messages of a call name, as the routes are at
@@ -191,7 +193,7 @@ END $$;
 -- exists and if_absent is false, nothing is written and the others are 'withdrawn'.
 -- It raises nothing for these, so that the caller's transaction stays usable.
 -- The destination 'routes' writes a message for each route of the type. Its id is the
--- group's, and 'exists' where the group has any message. The verdict of one whose only
+-- group's, and 'exists' where the group has any message, or a message has that ID. The verdict of one whose only
 -- route is 'none' is 'nowhere'.
 CREATE FUNCTION outbox.enqueue_batch(messages jsonb, if_absent boolean DEFAULT false)
     RETURNS TABLE (index integer, message_id uuid, verdict text)
@@ -278,7 +280,7 @@ BEGIN
                 m.id          := outbox.routed_id(m.group_id, m.destination);
                 m.callback    := outbox.canonical_destination(nullif(f.callback, ''));
                 m.callback_payload := coalesce(f.callback_payload, false);
-                refused       := outbox.refusal(m);
+                refused       := outbox.refusal(m) || format(' (for the route to %s)', outbox.display_destination(m.destination));
             END IF;
             IF ruled AND m.callback IS NULL THEN
                 -- The narrowest: '' sorts first. A join to the insert would be

@@ -180,6 +180,7 @@ func (s *session) settle(calls []*call, found map[uuid.UUID][]outflow.Outcome, e
 			c.err = err
 			s.pollAgain(c, now)
 		case len(outcomes) == 0:
+			c.outcomes = nil // purged since they were last seen
 			s.w.answer(c, outflow.ErrNotFound)
 		case c.ended():
 			s.w.answer(c, nil)

@@ -147,7 +147,7 @@ func (w *Waiter) Wait(ctx context.Context, id uuid.UUID) (outflow.Outcome, error
 //
 // It waits until every message has ended, and returns them as they stand at one moment. An end
 // other than delivered is no error, and ends nobody else's wait: look at each outcome's State.
-// Messages that were purged before WaitAll saw them are not among the outcomes.
+// Messages that are purged meanwhile are not among the outcomes.
 //
 // The error is outflow.ErrNotFound where there is no message: before the commit, after the
 // purge, and where the type's only route is outflow.RouteToNowhere. When ctx ends first,
