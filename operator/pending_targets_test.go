@@ -28,6 +28,7 @@ func TestPendingTargets(t *testing.T) {
 		        UNION ALL SELECT 'https://one.example:8443/hooks' FROM generate_series(1, 2)
 		        UNION ALL SELECT 'sqs://orders' FROM generate_series(1, 2)
 		        UNION ALL SELECT 'temporal://orders/' || n FROM generate_series(1, 2) AS n
+		        UNION ALL SELECT 'rabbitmq:///mail' UNION ALL SELECT 'rabbitmq:///orders'
 		        UNION ALL SELECT 'rabbitmq://shop/a' UNION ALL SELECT 'rabbitmq://shop/b') AS d`)
 	targets, err := newActs(pool).pendingTargets(t.Context(), 3)
 	require.NoError(t, err)
@@ -35,7 +36,9 @@ func TestPendingTargets(t *testing.T) {
 		{Scheme: "https", Destination: "https://one.example/?n=1", Messages: 520, OfScheme: 3002},
 		{Scheme: "https", Destination: "https://one.example:8443/hooks", Messages: 2, OfScheme: 3002},
 		{Scheme: "https", Destination: "https://h1.example/x", Messages: 1, OfScheme: 3002},
-		{Scheme: "rabbitmq", Destination: "rabbitmq://shop/a", Messages: 2, OfScheme: 1},
+		{Scheme: "rabbitmq", Destination: "rabbitmq://shop/a", Messages: 2, OfScheme: 3},
+		{Scheme: "rabbitmq", Destination: "rabbitmq:///mail", Messages: 1, OfScheme: 3}, // a queue by its name
+		{Scheme: "rabbitmq", Destination: "rabbitmq:///orders", Messages: 1, OfScheme: 3},
 		{Scheme: "sqs", Destination: "sqs://orders", Messages: 2, OfScheme: 1},
 		{Scheme: "temporal", Destination: "temporal://orders/1", Messages: 1, OfScheme: 2}, // each is looked up
 		{Scheme: "temporal", Destination: "temporal://orders/2", Messages: 1, OfScheme: 2},

@@ -44,10 +44,11 @@ const (
 var ruleRefusals = map[string]InvalidRuleError{
 	"callback_rules_destination": {"destination", wantsRuleDestination},
 	"callback_rules_type":        {"type", wantsRuleType},
-	"callback_rules_callback":    {"callback", "wants none, " + wantsRuleDestination[len("wants "):]},
-	"callback_rules_payload":     {"payload", "wants a callback that is not none"},
-	"routes_destination":         {"destination", "wants none, " + wantsRuleDestination[len("wants "):]},
-	"routes_type":                {"type", wantsRuleType + `, and a beginning other than "outflow."`},
+	"callback_rules_callback": {"callback", "wants none, " + wantsRuleDestination[len("wants "):] +
+		", and no signal: a callback names no workflow"},
+	"callback_rules_payload": {"payload", "wants a callback that is not none"},
+	"routes_destination":     {"destination", "wants none, " + wantsRuleDestination[len("wants "):]},
+	"routes_type":            {"type", wantsRuleType + `, and a beginning other than "outflow."`},
 }
 
 // ruleField is a field of a rule that a table's constraint checks.

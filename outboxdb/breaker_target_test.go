@@ -71,6 +71,38 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// A breaker covers the destinations of its target, and the row of a scheme all of the scheme, but
+// neither covers any other, however their names end.
+func TestWhatARowCovers(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	for name, c := range map[string]struct{ covered, others []string }{
+		"rabbitmq://": {[]string{"rabbitmq:///q"},
+			[]string{"rabbitmq://orders/paid", "rabbitmq://a%2Fb/c"}},
+		"rabbitmq://orders": {[]string{"rabbitmq://orders/paid"},
+			[]string{"rabbitmq://orders2/a", "rabbitmq:///orders"}},
+		"https://example.org/?to=app://": {[]string{"https://example.org/?to=app://"},
+			[]string{"https://example.org/?to=b"}},
+		"x-file://a://": {[]string{"x-file://a://"}, []string{"x-file://b"}},
+		"sns:": {[]string{"sns://news", "sns://zebra"},
+			[]string{"sqs://orders", "temporal://a/B"}},
+		"x-file:":   {[]string{"x-file://a", "x-file://~"}, []string{"x-files://a", "x-fil://z"}},
+		"rabbitmq:": {[]string{"rabbitmq:///q", "rabbitmq://orders/paid"}, []string{"sqs://q"}},
+	} {
+		execute(t, pool, `INSERT INTO outbox.destinations (destination) VALUES ($1)`, name)
+		covers := func(destination string) bool {
+			return value[bool](t, pool, `SELECT $2 >= covers_from AND $2 < covers_before
+				FROM outbox.destinations WHERE destination = $1`, name, destination)
+		}
+		for _, destination := range c.covered {
+			require.True(t, covers(destination), "%s covers %s", name, destination)
+		}
+		for _, destination := range c.others {
+			require.False(t, covers(destination), "%s covers %s", name, destination)
+		}
+	}
+}
+
 // A lost connection closes a task queue for all of its workflows; what Temporal answers, such as a
 // namespace's throttle, closes one destination.
 func TestATaskQueueIsATarget(t *testing.T) {

@@ -204,21 +204,23 @@ func TestBadCallbackRules(t *testing.T) {
 	pool := teststack.New(t)
 	o := operator.New(pool, nil, "")
 	const wantsURL = "wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType or https://host/path"
+	const wantsCallback = wantsURL + ", and no signal: a callback names no workflow"
 	const wantsDestination = "wants sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType or https://host/path"
 	const wantsText = "wants valid UTF-8 without NUL"
 	for _, c := range []struct {
 		rule         operator.CallbackRule
 		field, wants string
 	}{
-		{operator.CallbackRule{}, "callback", wantsURL},
-		{operator.CallbackRule{Callback: "None"}, "callback", wantsURL},
-		{operator.CallbackRule{Callback: "http://shop.example/"}, "callback", wantsURL},
-		{operator.CallbackRule{Callback: "https://me:secret@shop.example/"}, "callback", wantsURL},
-		{operator.CallbackRule{Callback: "https://169.254.169.254/#x"}, "callback", wantsURL},
-		{operator.CallbackRule{Callback: "file:///etc/passwd"}, "callback", wantsURL},
-		{operator.CallbackRule{Callback: "sqs://r\n"}, "callback", wantsURL},
-		{operator.CallbackRule{Callback: "https://shop.example/" + strings.Repeat("a", 1980)}, "callback", wantsURL},
-		{operator.CallbackRule{Callback: "arn:aws:sqs:eu-west-1:123456789012:r"}, "callback", wantsURL},
+		{operator.CallbackRule{}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "None"}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "http://shop.example/"}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "https://me:secret@shop.example/"}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "https://169.254.169.254/#x"}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "file:///etc/passwd"}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "sqs://r\n"}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "https://shop.example/" + strings.Repeat("a", 1980)}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "arn:aws:sqs:eu-west-1:123456789012:r"}, "callback", wantsCallback},
+		{operator.CallbackRule{Callback: "temporal://orders/Process?signal=pay"}, "callback", wantsCallback},
 		{operator.CallbackRule{Callback: "sqs://\x00"}, "callback", wantsText},
 		{operator.CallbackRule{Callback: "none", WithPayload: true}, "payload", "wants a callback that is not none"},
 		{operator.CallbackRule{Destination: "orders", Callback: "sqs://r"}, "destination", wantsDestination},

@@ -187,6 +187,8 @@ var badInputs = []input{
 		field: "callback", wants: wantsCallback, check: "messages_callback"},
 	{name: "a callback to none in capitals", change: callback("None"), field: "callback",
 		wants: wantsCallback + `no scheme (did you mean sqs://None?) (got "None")`, check: "messages_callback"},
+	{name: "a callback to a signal", change: callback("temporal://carts/Cart?signal=done"), field: "callback",
+		wants: "wants a temporal destination without a signal: a callback names no workflow", check: "messages_callback"},
 	{name: "a payload for no callback", change: func(m *outflow.Message) { m.CallbackPayload = true },
 		field: "callback_payload", wants: "wants a callback beside it", check: "messages_callback_payload"},
 	{name: "a payload for the callback none", change: func(m *outflow.Message) {

@@ -346,6 +346,21 @@ func TestGroupExists(t *testing.T) {
 			require.Equal(t, before, members())
 		})
 	}
+	t.Run("a message has its ID", func(t *testing.T) { // its producer went from a destination to routes
+		setRoute(t, o, typeOf(t), "sqs://a", "sqs://b")
+		m := routed(t)
+		plain := message(toOrders)
+		plain.ID = m.ID
+		enqueue(t, pool, plain)
+		inTx(t, pool, func(tx pgx.Tx) {
+			_, err := outboxdb.Enqueue(t.Context(), tx, m)
+			var duplicate *outflow.DuplicateIDError
+			require.ErrorAs(t, err, &duplicate)
+			written, err := outboxdb.EnqueueIfAbsent(t.Context(), tx, m)
+			require.NoError(t, err)
+			require.Empty(t, written)
+		})
+	})
 	t.Run("purged", func(t *testing.T) {
 		setRoute(t, o, typeOf(t), "sqs://a", "sqs://b")
 		m := routed(t)

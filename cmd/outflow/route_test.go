@@ -90,6 +90,13 @@ func TestCommandsByGroup(t *testing.T) {
 	_, _, exit = run("send -destination sqs://orders -payload {} -type order-placed")
 	require.Zero(t, exit)
 
+	for _, flag := range []string{" -payload", " -ui http://localhost:8080"} {
+		_, _, err = with(t, settings, "", "show "+group.String()+flag)
+		require.ErrorContains(t, err, "is a group: -payload and -ui want the ID of one of its messages")
+	}
+	_, _, err = with(t, settings, "", "route unset -type quiet none")
+	require.ErrorContains(t, err, "set another route first")
+
 	orders := outflow.RoutedID(group, "sqs://orders").String()
 	hook := outflow.RoutedID(group, "https://shop.example/in?token=hunter2").String()
 	out, _, exit = run("show " + orders)

@@ -162,7 +162,10 @@ func (r *rabbitRun) stopAWorker() error {
 			r.say("%s: stopped during the alarm after %.1f s", m.Name, took.Seconds())
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			if err != nil || took > stopsWithin {
+			if err == nil && took > stopsWithin {
+				err = fmt.Errorf("at most %s", stopsWithin)
+			}
+			if err != nil {
 				r.errs = append(r.errs, fmt.Errorf("%s: its stop during the alarm took %s: %w", m.Name, took, err))
 			}
 		})

@@ -47,7 +47,7 @@ CREATE TABLE outbox.messages (
         '$.keyvalue() ? (!(@.key like_regex "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$") || @.key like_regex "^(outflow|aws[.]|amazon[.]|content-type$)" flag "i" || @.value.type() <> "string")')),
     CONSTRAINT messages_ordering_key CHECK (length(ordering_key) <= 128 AND ordering_key ~ '^[!-~]+$'),
     CONSTRAINT messages_group_place  CHECK ((group_id IS NULL) = (group_place IS NULL)),
-    CONSTRAINT messages_callback     CHECK (callback IS NULL OR outbox.is_destination(callback)),
+    CONSTRAINT messages_callback     CHECK (callback IS NULL OR (outbox.is_destination(callback) AND callback !~ '^temporal://.*[?&]signal=')),
     CONSTRAINT messages_callback_payload CHECK (NOT callback_payload OR callback IS NOT NULL),
     CONSTRAINT messages_callback_state
         CHECK (callback_state IS NULL OR (callback_state IN ('due', 'sent', 'failed') AND callback IS NOT NULL)),

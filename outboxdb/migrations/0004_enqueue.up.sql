@@ -72,6 +72,8 @@ BEGIN
     ELSIF m.callback IS NOT NULL AND m.callback <> 'none' AND NOT outbox.is_destination(m.callback) THEN
         RETURN format('callback: wants none, sqs://queue, sns://topic, rabbitmq://exchange/routing-key, temporal://task-queue/WorkflowType, https://host/path, a queue URL or an ARN: %s (got %s)',
             outbox.destination_refusal(m.callback), to_json(left(outbox.display_destination(left(m.callback, 2100)), 120)));
+    ELSIF m.callback ~ '^temporal://.*[?&]signal=' THEN
+        RETURN 'callback: wants a temporal destination without a signal: a callback names no workflow';
     ELSIF m.callback_payload AND coalesce(m.callback, 'none') = 'none' THEN
         RETURN 'callback_payload: wants a callback beside it';
     ELSIF m.type IS NULL OR length(m.type) > 200 OR m.type !~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' THEN
@@ -132,7 +134,7 @@ CREATE TABLE outbox.callback_rules (
     PRIMARY KEY (destination, type),
     CONSTRAINT callback_rules_destination CHECK (destination = '' OR outbox.is_destination(destination)),
     CONSTRAINT callback_rules_type        CHECK (type = '' OR (length(type) <= 200 AND type ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$')),
-    CONSTRAINT callback_rules_callback    CHECK (callback = 'none' OR outbox.is_destination(callback)),
+    CONSTRAINT callback_rules_callback    CHECK (callback = 'none' OR (outbox.is_destination(callback) AND callback !~ '^temporal://.*[?&]signal=')),
     CONSTRAINT callback_rules_payload     CHECK (NOT payload OR callback <> 'none')
 );
 COMMENT ON TABLE outbox.callback_rules IS 'Outflow: callbacks of messages that are enqueued without one';

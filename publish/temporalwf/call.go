@@ -12,6 +12,7 @@ import (
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 
 	"github.com/outflowhq/outflow"
@@ -101,13 +102,15 @@ func (c *call) send(request func(ctx context.Context, option grpc.CallOption) er
 }
 
 // ask makes a request that changes nothing, and classifies its error. NotFound is returned as it
-// is.
+// is. A late answer is a slow server's, as in send; nothing of the message was sent.
 func (c *call) ask(request func(ctx context.Context, option grpc.CallOption) error) error {
-	_, err := c.try(request)
+	sent, err := c.try(request)
 	if err == nil || lost(err) {
 		return err
 	}
-	return failureOf(c.doing, err, false, false)
+	f := failureOf(c.doing, err, false, false)
+	f.CutShort = c.cutShort && sent && serviceerror.ToStatus(err).Code() == codes.DeadlineExceeded
+	return f
 }
 
 // try makes a request, once more where nothing was sent because a connection was lost before.

@@ -21,7 +21,7 @@ func (p *Publisher) Check(ctx context.Context, destination string) error {
 	if err != nil {
 		return outflow.Permanent(fmt.Errorf("reading the destination: %w", err))
 	}
-	doing := "looking up " + d.String()
+	doing := "looking up " + outflow.DisplayDestination(d.String())
 	if d.Scheme != outflow.SchemeTemporal {
 		return outflow.Permanent(fmt.Errorf("%s: only temporal:// is published here", doing))
 	}

@@ -49,6 +49,8 @@ func TestWhyMessagesEndDead(t *testing.T) {
 			Destination: destination, Type: "order-placed", Payload: []byte("{}"),
 		}
 	}
+	owned := to(destination)
+	owned.Headers = map[string]string{"_tracer-data": "x"}
 	order7 := func(query string) outflow.Message { return named(to(destination+query), "order-7") }
 	text1 := to(destination)
 	text1.Payload = []byte(marker)
@@ -62,6 +64,7 @@ func TestWhyMessagesEndDead(t *testing.T) {
 		{"no workflow type", to("temporal://orders"), nil},
 		{"an unknown parameter", to(destination + "?cron=daily"), nil},
 		{"a payload of application/json that is none", text1, nil},
+		{"a header of Temporal's own", owned, nil},
 		{"a workflow ID that Temporal can't store", named(to(destination), "bestellung-ä"), nil},
 		{"a workflow ID of Outflow's own runs", named(to(destination), "outbox/7"), nil},
 		{"a signal without a workflow ID", to(destination + "?signal=pay"), nil},

@@ -1,10 +1,8 @@
 package temporalwf_test
 
 import (
-	"context"
 	"fmt"
 
-	"github.com/google/uuid"
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
@@ -28,10 +26,7 @@ func ExampleNew() {
 	router := publish.NewRouter(publisher)
 	fmt.Println(router.Refusal("temporal://orders/ProcessOrder"))
 	fmt.Println(router.Refusal("temporal://carts/Cart?signal=add-item"))
-	_, err = router.Publish(context.Background(), outflow.Message{
-		ID: uuid.New(), Destination: "temporal://payments/Refund", Payload: []byte("{}"),
-	})
-	fmt.Println(outflow.ClassOf(err))
+	fmt.Println(outflow.ClassOf(router.Refusal("temporal://payments/Refund")))
 	// Output:
 	// <nil>
 	// <nil>

@@ -23,7 +23,7 @@ const (
 )
 
 // failureOf classifies an error of Temporal's API. sent says that the request got a connection.
-func failureOf(doing string, err error, sent, cutShort bool) error {
+func failureOf(doing string, err error, sent, cutShort bool) *outflow.Failure {
 	answer := serviceerror.ToStatus(err)
 	code, words := answer.Code(), shown.Limit(shown.Visible(answer.Message()), maxWords)
 	f := &outflow.Failure{Class: outflow.ClassUnavailable, Answered: true}

@@ -63,11 +63,14 @@ func failing(err error) *answers {
 func fake(t *testing.T, a *answers) *app { return at(t, serve(t, a)) }
 
 // at is an app at an address.
-func at(t *testing.T, address string) *app {
+func at(t *testing.T, address string) *app { return within(t, address, 4*time.Second) }
+
+// within is an app whose publisher has a timeout.
+func within(t *testing.T, address string, timeout time.Duration) *app {
 	t.Helper()
 	p := temporalwf.New(temporalwf.Options{
 		Client:  client.Options{HostPort: address},
-		Targets: parsed(t, "default/orders/Process", missingNamespace+"/orders/Process"), Timeout: 4 * time.Second,
+		Targets: parsed(t, "default/orders/Process", missingNamespace+"/orders/Process"), Timeout: timeout,
 	})
 	t.Cleanup(p.Close)
 	return &app{queue: "orders", publisher: p}
@@ -135,13 +138,18 @@ func TestFailureClasses(t *testing.T) {
 // durable attempt has the publisher's whole timeout.
 func TestALateAnswer(t *testing.T) {
 	t.Parallel()
-	a := fake(t, &answers{start: func(ctx context.Context) (*workflowservice.StartWorkflowExecutionResponse, error) {
+	late := outflow.FastPathCallTime + 500*time.Millisecond
+	a := within(t, serve(t, &answers{start: func(ctx context.Context) (*workflowservice.StartWorkflowExecutionResponse,
+		error) {
 		select {
 		case <-ctx.Done():
-		case <-time.After(outflow.FastPathCallTime + 500*time.Millisecond):
+		case <-time.After(late):
 		}
 		return &workflowservice.StartWorkflowExecutionResponse{RunId: "late", Started: true}, nil
-	}})
+	}, describe: func() (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+		time.Sleep(late)
+		return nil, serviceerror.ToStatus(serviceerror.NewNotFound("no such workflow")).Err()
+	}}), temporalwf.DefaultTimeout)
 	ctx, cancel := context.WithTimeout(t.Context(), outflow.FastPathCallTime+200*time.Millisecond)
 	defer cancel()
 	_, err := a.publisher.Publish(ctx, message(a.to("Process")))
@@ -149,6 +157,13 @@ func TestALateAnswer(t *testing.T) {
 	var f *outflow.Failure
 	require.ErrorAs(t, err, &f)
 	assert.True(t, f.CutShort)
+
+	looking, stop := context.WithTimeout(t.Context(), outflow.FastPathCallTime+200*time.Millisecond)
+	defer stop()
+	_, err = a.publisher.Publish(looking, named(message(a.to("Process")+"?signal=pay"), "order-7"))
+	failedAs(t, err, outflow.ClassUnavailable, "DeadlineExceeded", "nothing was sent")
+	require.ErrorAs(t, err, &f)
+	assert.True(t, f.CutShort, "the look before a signal is late, too: the server is slow")
 	assert.Equal(t, "late", a.publish(t, message(a.to("Process"))))
 }
 

@@ -115,9 +115,9 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (runID strin
 		return "", outflow.Permanent(fmt.Errorf(
 			"reading the destination: %w; redirect the message to a valid one", err))
 	}
-	doing := "starting " + d.String()
+	doing := "starting " + outflow.DisplayDestination(d.String())
 	if d.Signal != "" {
-		doing = "signalling " + d.String()
+		doing = "signalling " + outflow.DisplayDestination(d.String())
 	}
 	if d.Scheme != outflow.SchemeTemporal {
 		return "", outflow.Permanent(fmt.Errorf("%s: only temporal:// is published here; redirect the message", doing))
@@ -153,8 +153,11 @@ func (p *Publisher) begin(ctx context.Context, doing, namespace string) (_ *call
 		return nil, nil, notAttempted(cmp.Or(context.Cause(ctx), errTooLittleTime))
 	}
 	service, release, err := p.clients.acquire(namespace)
-	if err != nil {
+	switch {
+	case errors.Is(err, errClosed):
 		return nil, nil, notAttempted(err)
+	case err != nil:
+		return nil, nil, outflow.Unavailable(fmt.Errorf("%s: making Temporal's client: %w (check Options.Client)", doing, err))
 	}
 	deadline := time.Now().Add(callTime)
 	if callers, ok := ctx.Deadline(); ok && callers.Before(deadline) {

@@ -31,6 +31,8 @@ const MaxBytes = 1 << 20
 // writeTime is what a write may need: on a busy disk a sync takes a while.
 const writeTime = time.Second
 
+var errTooLittleTime = errors.New("too little time was left")
+
 // Publisher appends messages to files in a folder, each as a line of JSON. The file of
 // x-file://orders is orders.jsonl, and must exist. It is safe for concurrent use.
 type Publisher struct {
@@ -54,7 +56,8 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 		return "", outflow.Permanent(fmt.Errorf("writing to %s: the payload has %d bytes, and a file takes %d",
 			m.Destination, len(m.Payload), MaxBytes))
 	case !publish.EnoughTime(ctx, writeTime):
-		return "", fmt.Errorf("writing to %s: %w: %w", m.Destination, outflow.ErrNotAttempted, ctx.Err())
+		return "", fmt.Errorf("writing to %s: %w: %w", m.Destination, outflow.ErrNotAttempted,
+			cmp.Or(ctx.Err(), errTooLittleTime))
 	}
 	m.Destination, m.ContentType = "", cmp.Or(m.ContentType, "application/json")
 	line, err := json.Marshal(m)

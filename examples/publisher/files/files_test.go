@@ -67,7 +67,7 @@ func (h *harness) Receive(t *testing.T, destination string, _ int) (all []outflo
 
 func (h *harness) MaxBytes() int { return files.MaxBytes }
 
-// Break takes the file's rights away, the one failure that a file has.
+// Break is never called: Skip names every case that has a fault.
 func (h *harness) Break(*testing.T, string, publishtest.Fault) {}
 
 func (h *harness) Restore(*testing.T, string) {}

@@ -43,29 +43,33 @@ type outcome struct {
 
 func run(in io.Reader, out io.Writer) error {
 	all, err := read(in)
-	if err != nil {
+	if all == nil {
 		return err
 	}
-	if len(all) == 0 {
+	if len(all) == 0 && err == nil {
 		return errors.New("no test of a conformance suite ran: " +
 			"pipe go test -json -run TestConformance into this command")
 	}
-	return write(out, all)
+	return errors.Join(write(out, all), err)
 }
 
 // read returns the results by publisher: the package's name, and the variant where it has several.
-func read(in io.Reader) (map[string]results, error) {
+func read(in io.Reader) (_ map[string]results, err error) {
 	cases := map[string]string{} // by their name in "go test"
 	for name := range publishtest.Cases {
 		cases[strings.ReplaceAll(name, " ", "_")] = name
 	}
 	all, outputs := map[string]results{}, map[string]string{}
+	var broken []string // packages with a failure, which may be that nothing could be built
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return nil, fmt.Errorf("reading the line %.100q: %w", lines.Text(), err)
+		}
+		if e.Test == "" && e.Action == "fail" {
+			broken = append(broken, e.Package)
 		}
 		parts := strings.Split(e.Test, "/")
 		name, known := cases[parts[len(parts)-1]]
@@ -83,7 +87,13 @@ func read(in io.Reader) (map[string]results, error) {
 		}
 		all[publisher][name] = outcome{e.Action, outputs[test]}
 	}
-	return all, lines.Err()
+	if err := lines.Err(); err != nil {
+		return nil, err
+	}
+	if len(broken) > 0 {
+		err = fmt.Errorf("go test failed in %s", strings.Join(broken, ", "))
+	}
+	return all, err
 }
 
 // reasonLine is what t.Skip writes, with the file and the line of its call.

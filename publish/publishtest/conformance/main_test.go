@@ -55,6 +55,10 @@ func TestWhatFailedIsSaid(t *testing.T) {
 		"did not run": {
 			lines(t, "p", "", map[string]event{publishtest.CaseSlow: {Action: "run"}}), "1 cases failed or did not run",
 		},
+		"not built": {
+			`{"Action":"fail","Package":"example.com/publish/queues"}` + "\n" + lines(t, "p", "", nil),
+			"go test failed in example.com/publish/queues",
+		},
 		"nothing ran": {"", "no test of a conformance suite ran"},
 		"no JSON":     {"FAIL\n", `reading the line "FAIL"`},
 	} {
