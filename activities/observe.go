@@ -44,6 +44,9 @@ func (a *Activities) observe(
 		a.turns.observe(a.logger(ctx), record.ID, record.Destination, observation.Err)
 		observation.Took = c.took
 	}
+	if errors.Is(observation.Err, errElsewhere) {
+		return 0, observation.Err // the process that sends the message observes for the breaker
+	}
 	return a.store.Observe(record.Destination, record.ID, observation), observation.Err
 }
 

@@ -57,11 +57,15 @@ func (e *examination) checkPublishers(ctx context.Context, byScheme map[string][
 			continue
 		}
 		unserved++
-		e.found("publishers", Fail,
+		severity, wait, deadAfter := Fail, "wait", ""
+		if !byScheme[scheme][0].DueInScheme {
+			severity, wait, deadAfter = Warn, "will wait when they are due", " from then on"
+		}
+		e.found("publishers", severity,
 			"start a starter and workers that publish to "+scheme+"://, or outflow redirect the messages; "+
-				"after OUTFLOW_MISSING_GRACE they end dead",
-			"messages to %d destinations of %s:// wait: no running starter or worker publishes to it (running: %s)",
-			byScheme[scheme][0].OfScheme, scheme, Describe(running))
+				"after OUTFLOW_MISSING_GRACE"+deadAfter+" they end dead",
+			"messages to %d destinations of %s:// %s: no running starter or worker publishes to it (running: %s)",
+			byScheme[scheme][0].OfScheme, scheme, wait, Describe(running))
 	}
 	if unserved == 0 {
 		e.found("publishers", OK, "", "running processes publish to every scheme of pending messages: %s",

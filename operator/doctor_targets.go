@@ -18,18 +18,19 @@ type pendingTarget struct {
 	// Destination is one of the target's.
 	Destination string `db:"destination"`
 	Messages    int    `db:"messages"`
-	// OfScheme is how many targets the scheme has.
-	OfScheme int `db:"of_scheme"`
+	// OfScheme is how many targets the scheme has, and DueInScheme says that a message of one is due.
+	OfScheme    int  `db:"of_scheme"`
+	DueInScheme bool `db:"due_in_scheme"`
 }
 
 // pendingTargetsSQL reads every pending row. It returns up to $1 targets of each scheme, those with
 // the most messages first, so that thousands of one scheme hide no other.
 const pendingTargetsSQL = `
-SELECT t.scheme, t.destination, t.messages, t.of_scheme
+SELECT t.scheme, t.destination, t.messages, t.of_scheme, t.due_in_scheme
   FROM (SELECT c.*, row_number() OVER (PARTITION BY c.scheme ORDER BY c.messages DESC, c.destination) AS place,
-               count(*) OVER (PARTITION BY c.scheme) AS of_scheme
-          FROM (SELECT p.scheme, min(p.destination) AS destination, count(*) AS messages
-                  FROM (SELECT m.destination, split_part(m.destination, '://', 1) AS scheme,
+               count(*) OVER (PARTITION BY c.scheme) AS of_scheme, bool_or(c.due) OVER (PARTITION BY c.scheme) AS due_in_scheme
+          FROM (SELECT p.scheme, min(p.destination) AS destination, count(*) AS messages, bool_or(p.due) AS due
+                  FROM (SELECT m.destination, m.due_at <= now() AS due, split_part(m.destination, '://', 1) AS scheme,
                                CASE WHEN split_part(m.destination, '://', 1) IN ('http', 'https', 'rabbitmq')
                                       AND m.destination NOT LIKE 'rabbitmq:///%'
                                     THEN split_part(split_part(m.destination, '?', 1), '/', 3)

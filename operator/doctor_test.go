@@ -120,7 +120,7 @@ func pending(destinations ...string) (targets []pendingTarget) {
 		targets = append(targets, pendingTarget{Scheme: scheme, Destination: d, Messages: 3})
 	}
 	for i := range targets {
-		targets[i].OfScheme = of[targets[i].Scheme]
+		targets[i].OfScheme, targets[i].DueInScheme = of[targets[i].Scheme], true
 	}
 	return targets
 }
@@ -324,6 +324,13 @@ func TestExamine(t *testing.T) {
 				" (running: outflow-starter on web-1: https, sqs)",
 			"start a starter and workers that publish to sns://, or outflow redirect the messages;" +
 				" after OUTFLOW_MISSING_GRACE they end dead"},
+		"a scheme that nobody publishes to, yet": {func(h *healthy, _ *Subject) {
+			h.targets = pending("sns://news")
+			h.targets[0].DueInScheme = false
+		},
+			"warn publishers messages to 1 destinations of sns:// will wait when they are due: no running starter or worker",
+			"start a starter and workers that publish to sns://, or outflow redirect the messages;" +
+				" after OUTFLOW_MISSING_GRACE from then on they end dead"},
 		"a process that does not say what it publishes to": {func(h *healthy, _ *Subject) {
 			h.targets, h.running = pending("sns://news"), append(h.running, RunningProcess{Name: "shop", Silent: true})
 		}, "ok publishers running processes publish to every scheme of pending messages: sns", ""},

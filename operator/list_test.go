@@ -192,7 +192,7 @@ func TestStatus(t *testing.T) {
 	for _, c := range counts {
 		got[c.Destination+" "+c.Phase] = c.Messages
 		switch c.Phase {
-		case "due", "leased", "retrying":
+		case "waiting", "leased", "retrying":
 			assert.InDelta(t, 3600, c.OldestSeconds, 60)
 		case "delayed":
 			assert.Zero(t, c.OldestSeconds)
@@ -200,7 +200,7 @@ func TestStatus(t *testing.T) {
 		assert.Equal(t, c.Phase == "delivered", c.AtLeast, "%+v", c)
 	}
 	// The newest four of six: one of b, three of a.
-	assert.Equal(t, map[string]int{"sqs://a due": 2, "sqs://a leased": 1, "sqs://a retrying": 1, "sqs://c delayed": 1,
+	assert.Equal(t, map[string]int{"sqs://a waiting": 2, "sqs://a leased": 1, "sqs://a retrying": 1, "sqs://c delayed": 1,
 		"sqs://b dead": 1, "sqs://a delivered": 3, "sqs://b delivered": 1}, got)
 	require.Len(t, breakers, 1)
 	assert.Equal(t, "sqs://a", breakers[0].Destination)
@@ -215,8 +215,8 @@ func TestStatus(t *testing.T) {
 	targets, err := o.pendingTargets(t.Context(), 10)
 	require.NoError(t, err)
 	assert.Equal(t, []pendingTarget{
-		{Scheme: "sqs", Destination: "sqs://a", Messages: 4, OfScheme: 2}, {Scheme: "sqs", Destination: "sqs://c",
-			Messages: 1, OfScheme: 2},
+		{Scheme: "sqs", Destination: "sqs://a", Messages: 4, OfScheme: 2, DueInScheme: true},
+		{Scheme: "sqs", Destination: "sqs://c", Messages: 1, OfScheme: 2, DueInScheme: true},
 	}, targets)
 }
 

@@ -28,20 +28,23 @@ func TestPendingTargets(t *testing.T) {
 		        UNION ALL SELECT 'https://one.example:8443/hooks' FROM generate_series(1, 2)
 		        UNION ALL SELECT 'sqs://orders' FROM generate_series(1, 2)
 		        UNION ALL SELECT 'temporal://orders/' || n FROM generate_series(1, 2) AS n
+		        UNION ALL SELECT 'sns://later'
 		        UNION ALL SELECT 'rabbitmq:///mail' UNION ALL SELECT 'rabbitmq:///orders'
 		        UNION ALL SELECT 'rabbitmq://shop/a' UNION ALL SELECT 'rabbitmq://shop/b') AS d`)
+	execute(t, pool, `UPDATE outbox.messages SET due_at = now() + interval '1 day' WHERE destination = 'sns://later'`)
 	targets, err := newActs(pool).pendingTargets(t.Context(), 3)
 	require.NoError(t, err)
 	assert.Equal(t, []pendingTarget{
-		{Scheme: "https", Destination: "https://one.example/?n=1", Messages: 520, OfScheme: 3002},
-		{Scheme: "https", Destination: "https://one.example:8443/hooks", Messages: 2, OfScheme: 3002},
-		{Scheme: "https", Destination: "https://h1.example/x", Messages: 1, OfScheme: 3002},
-		{Scheme: "rabbitmq", Destination: "rabbitmq://shop/a", Messages: 2, OfScheme: 3},
-		{Scheme: "rabbitmq", Destination: "rabbitmq:///mail", Messages: 1, OfScheme: 3}, // a queue by its name
-		{Scheme: "rabbitmq", Destination: "rabbitmq:///orders", Messages: 1, OfScheme: 3},
-		{Scheme: "sqs", Destination: "sqs://orders", Messages: 2, OfScheme: 1},
-		{Scheme: "temporal", Destination: "temporal://orders/1", Messages: 1, OfScheme: 2}, // each is looked up
-		{Scheme: "temporal", Destination: "temporal://orders/2", Messages: 1, OfScheme: 2},
+		{Scheme: "https", Destination: "https://one.example/?n=1", Messages: 520, OfScheme: 3002, DueInScheme: true},
+		{Scheme: "https", Destination: "https://one.example:8443/hooks", Messages: 2, OfScheme: 3002, DueInScheme: true},
+		{Scheme: "https", Destination: "https://h1.example/x", Messages: 1, OfScheme: 3002, DueInScheme: true},
+		{Scheme: "rabbitmq", Destination: "rabbitmq://shop/a", Messages: 2, OfScheme: 3, DueInScheme: true},
+		{Scheme: "rabbitmq", Destination: "rabbitmq:///mail", Messages: 1, OfScheme: 3, DueInScheme: true}, // a queue by its name
+		{Scheme: "rabbitmq", Destination: "rabbitmq:///orders", Messages: 1, OfScheme: 3, DueInScheme: true},
+		{Scheme: "sns", Destination: "sns://later", Messages: 1, OfScheme: 1},
+		{Scheme: "sqs", Destination: "sqs://orders", Messages: 2, OfScheme: 1, DueInScheme: true},
+		{Scheme: "temporal", Destination: "temporal://orders/1", Messages: 1, OfScheme: 2, DueInScheme: true}, // each is looked up
+		{Scheme: "temporal", Destination: "temporal://orders/2", Messages: 1, OfScheme: 2, DueInScheme: true},
 	}, targets)
 }
 

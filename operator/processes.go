@@ -72,8 +72,8 @@ type UnservedScheme struct {
 
 // Unserved returns the schemes of pending messages that are due, as Status counted them, and that no
 // running process publishes to.
-func Unserved(counts []PhaseCount, running []RunningProcess) (unserved []UnservedScheme) {
-	pending := map[string]int{}
+func Unserved(counts []PhaseCount, running []RunningProcess) []UnservedScheme {
+	unserved, pending := []UnservedScheme{}, map[string]int{}
 	for _, c := range counts {
 		if c.Phase != "delayed" && c.Phase != "dismissed" && !outflow.State(c.Phase).Final() {
 			pending[outbox.SchemeOf(c.Destination)] += c.Messages

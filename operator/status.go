@@ -13,13 +13,17 @@ import (
 )
 
 // statusPendingSQL counts every pending row, by destination and phase. The age is that of the row
-// which has been due for longest.
+// which has been due for longest. Due rows that nobody may claim yet count as waiting.
 const statusPendingSQL = `
-SELECT m.destination, ` + outboxdb.PhaseSQL + ` AS phase, count(*) AS messages, false AS at_least,
-       coalesce(extract(epoch FROM max(now() - m.due_at) FILTER (WHERE m.due_at <= now())), 0)::float8
-           AS oldest_seconds,
-       coalesce(max(m.last_error) FILTER (WHERE ` + outboxdb.PhaseSQL + ` IN ('waiting', 'retrying')), '') AS last_error
-  FROM ` + outboxdb.PendingRowsSQL + ` AS m
+SELECT m.destination, CASE WHEN m.phase = 'due' AND ` + outboxdb.HeldSQL + ` THEN 'waiting' ELSE m.phase END AS phase,
+       sum(m.messages)::bigint AS messages, false AS at_least, max(m.oldest_seconds) AS oldest_seconds,
+       coalesce(max(m.last_error) FILTER (WHERE m.phase IN ('waiting', 'retrying')), '') AS last_error
+  FROM (SELECT p.destination, p.phase, count(*) AS messages,
+               coalesce(extract(epoch FROM max(now() - p.due_at) FILTER (WHERE p.due_at <= now())), 0)::float8
+                   AS oldest_seconds,
+               max(p.last_error) AS last_error
+          FROM (SELECT m.*, ` + outboxdb.PhaseSQL + ` AS phase FROM ` + outboxdb.PendingRowsSQL + ` AS m) AS p
+         GROUP BY 1, 2) AS m
  GROUP BY 1, 2`
 
 // statusDeadSQL counts every dead row that nobody dismissed.

@@ -98,8 +98,6 @@ type Probe struct {
 	// Running says that the message is off the fast path: its run is to be signalled.
 	// Otherwise the next claim takes it.
 	Running bool
-	// Missing says that the destination did not exist at the last look.
-	Missing bool
 }
 
 // Recovered is a destination whose breaker closed, and when, by the database's clock. Its

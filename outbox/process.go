@@ -23,14 +23,9 @@ type Process struct {
 	Scans bool
 }
 
-// Timing of a process's entry in the table.
-const (
-	// AnnounceInterval lies between two writes of a process's entry.
-	AnnounceInterval = 15 * time.Second
-	// GoneAfter is how long after the last write a process counts as gone: a busy database may
-	// take a write late. An orderly end removes the entry at once.
-	GoneAfter = time.Minute
-)
+// AnnounceInterval lies between two writes of a process's entry. A process whose last write is a
+// minute old counts as gone.
+const AnnounceInterval = 15 * time.Second
 
 // Served says which running processes publish to a scheme.
 type Served int

@@ -46,7 +46,7 @@ func TestScannersWaitForNoOther(t *testing.T) {
 	probeNow(t, pool)
 	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.destinations FOR UPDATE`)
 	require.NoError(t, err)
-	probes, err := store.TakeProbes(ctx, nil)
+	probes, err := store.TakeProbes(ctx)
 	require.NoError(t, err)
 	require.Empty(t, probes)
 	recovered, err := store.TakeRecovered(ctx)
@@ -132,7 +132,7 @@ func TestOneProbeAtOnce(t *testing.T) {
 		probeNow(t, pool)
 		var probes gathered[outbox.Probe]
 		atOnce(t, pool, "outbox.destinations", func(store *outboxdb.Store) {
-			taken, err := store.TakeProbes(t.Context(), nil)
+			taken, err := store.TakeProbes(t.Context())
 			probes.add(t, taken, err)
 		})
 		require.Len(t, probes.all, 1)

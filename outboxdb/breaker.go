@@ -162,6 +162,7 @@ func (b *breakers) acknowledged(destination string) {
 // open a breaker, and so does a wait that the destination asks for.
 func (b *breakers) destinationFailed(destination string, err error) (consecutiveFailures int) {
 	name, wait := outbox.TargetOf(destination), outbox.RetryAfter(err)
+	defer b.noLongerMissing(destination)
 	if own := b.ownBreaker(destination); outbox.WasAnswered(err) && own != name {
 		b.close(name, 0)
 		if own != destination && wait > 0 { // it asks for itself, not for other new destinations
@@ -192,8 +193,7 @@ func (b *breakers) failed(name string, err error, wait time.Duration) *destinati
 	d.notes.lastError = text.Clean(err.Error())
 	d.notes.retryAfter = max(d.notes.retryAfter, wait)
 	d.retryAfterUnwritten = d.retryAfterUnwritten || wait > 0
-	// A look-up has found the destination that was missing. What it answers now is of itself.
-	d.notes.found, d.found = d.notes.found || d.found, false
+	d.notes.found, d.found = d.notes.found || d.found, false // see noLongerMissing
 	b.writeNotes(name, d)
 	return d
 }

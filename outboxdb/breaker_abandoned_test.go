@@ -15,7 +15,7 @@ import (
 // alone afterwards.
 func probeLeaves(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store, column string, destinations ...string) {
 	t.Helper()
-	_, err := store.TakeProbes(t.Context(), nil)
+	_, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, destinations, values[string](t, pool,
 		`SELECT destination FROM outbox.destinations WHERE `+column+` IS NOT NULL ORDER BY 1`))
@@ -56,7 +56,7 @@ func TestProbesGoOnWhereAbandonedBreakersStay(t *testing.T) {
 	opened(t, pool)
 	id := enqueue(t, pool, message("sqs://down"))[0]
 	probeNow(t, pool)
-	probes, err := slow.store(t, pool).TakeProbes(t.Context(), nil)
+	probes, err := slow.store(t, pool).TakeProbes(t.Context())
 	require.ErrorContains(t, err, "closing breakers that no message waits for")
 	require.Len(t, probes, 1)
 	require.Equal(t, id, probes[0].ID)

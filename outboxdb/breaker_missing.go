@@ -2,6 +2,7 @@ package outboxdb
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -20,7 +21,7 @@ const (
 	// messages go out some seconds after somebody has made it.
 	maxMissingOpening = 5 * time.Second
 	// lookWorkers bounds the look-ups under way, lookTimeout each of them, and looksTimeout all of
-	// a round: other destinations are probed in the same round.
+	// a round.
 	lookWorkers  = 16
 	lookTimeout  = outflow.FastPathCallTime
 	looksTimeout = 2 * lookTimeout
@@ -52,8 +53,17 @@ func (b *breakers) foundAgain(destination string) {
 	b.state(destination).found = true
 }
 
-// lookUp looks the probes' missing destinations up, and returns the probes without those that are
-// still missing, or that there was no time for. look may be nil.
+// noLongerMissing has the row of a destination forget that it was missing: a look-up has found it, and
+// its failure counted for another breaker, which holds its messages back from now on. It runs under the
+// lock.
+func (b *breakers) noLongerMissing(destination string) {
+	if d := b.states[destination]; d != nil && d.found {
+		b.close(destination, 0)
+	}
+}
+
+// lookUp looks missing destinations up, and returns their probes without those that are still missing,
+// or that there was no time for. look may be nil.
 func (s *Store) lookUp(
 	ctx context.Context, probes []outbox.Probe, look func(context.Context, string) error,
 ) (left []outbox.Probe) {
@@ -67,7 +77,7 @@ func (s *Store) lookUp(
 	for first := range lookWorkers {
 		looking.Go(func() {
 			for i := first; i < len(probes); i += lookWorkers {
-				leftOut[i] = probes[i].Missing && s.isMissing(ctx, probes[i], look)
+				leftOut[i] = s.isMissing(ctx, probes[i], look)
 			}
 		})
 	}
@@ -81,7 +91,8 @@ func (s *Store) lookUp(
 }
 
 // isMissing looks a probe's destination up, and notes what it finds. A look-up that can't tell leaves
-// it to the message. Where the round's time is over, the next round looks.
+// it to the message, and so does a process without the scheme's publisher: another one sends it. Where
+// the round's time is over, the next round looks.
 func (s *Store) isMissing(ctx context.Context, p outbox.Probe, look func(context.Context, string) error) bool {
 	s.breakers.sawRow(p.Destination, true, false)
 	if ctx.Err() != nil {
@@ -94,7 +105,7 @@ func (s *Store) isMissing(ctx context.Context, p outbox.Probe, look func(context
 	switch {
 	case err == nil:
 		s.breakers.foundAgain(p.Destination)
-	case outbox.IsMissing(err):
+	case outbox.IsMissing(err) && !errors.Is(err, outflow.ErrNoPublisher):
 		s.Observe(p.Destination, p.ID, outbox.Observation{Err: err, Missing: true})
 		return true
 	}

@@ -104,7 +104,7 @@ func TestLongOutageStartsNothingTwice(t *testing.T) {
 		for _, s := range []*outboxdb.Store{store, other} {
 			until := value[time.Time](t, pool,
 				`SELECT open_until FROM outbox.destinations WHERE destination = 'sqs://down'`)
-			chosen, err := s.TakeProbes(t.Context(), nil)
+			chosen, err := s.TakeProbes(t.Context())
 			require.NoError(t, err)
 			if probes += len(chosen); len(chosen) > 0 {
 				require.Len(t, chosen, 1, "one probe at a time")

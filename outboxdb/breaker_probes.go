@@ -98,7 +98,8 @@ const runningProbeSQL = `
 //     whatever the destination does, and would keep the breaker open for all others.
 //   - A breaker is not probed while its target's is open.
 //   - A breaker that no message waits for is not chosen: it takes the place of no other.
-//   - Missing destinations come last: a thousand of them delay nobody's recovery.
+//   - $3 says whether destinations are meant that do not exist. They are chosen by themselves, so that
+//     neither they nor the others wait for each other.
 const takeProbesSQL = `
 WITH chosen AS MATERIALIZED (
     SELECT h.destination AS breaker, c.*
@@ -119,7 +120,8 @@ WITH chosen AS MATERIALIZED (
        AND (SELECT t.open_until FROM outbox.destinations AS t
              WHERE t.destination = substring(h.destination FROM '^` + schemesOfTargetsSQL + `://[^/#]*')
                AND t.destination <> h.destination) IS NULL
-     ORDER BY h.missing_since IS NOT NULL, h.open_until
+       AND (h.missing_since IS NOT NULL) = $3::boolean
+     ORDER BY h.open_until
      LIMIT $1
        FOR UPDATE OF h SKIP LOCKED
 )
@@ -127,7 +129,7 @@ UPDATE outbox.destinations AS h
    SET probe_destination = c.destination, probe_id = c.id, probe_until = now() + $2::interval, probes = h.probes + 1
   FROM chosen AS c
  WHERE h.destination = c.breaker
-RETURNING c.destination, c.id, c.generation, c.available_at, c.running, h.missing_since IS NOT NULL AS missing`
+RETURNING c.destination, c.id, c.generation, c.available_at, c.running`
 
 // endProbeSQL ends the lease of the probe $2 of the breakers $1, which said nothing about its
 // destination: the message had expired, say. Another probe is chosen at once.
@@ -163,28 +165,47 @@ UPDATE outbox.destinations AS h
 // each, and leases the probing to the caller.
 //   - A probe that is running is signalled by the caller, or released where its run is lost.
 //   - A probe that waits is claimed by this Store's next Claim.
-//   - A destination that did not exist is looked up with look first, and left out where it still does
-//     not exist. A nil look looks nothing up.
+//   - Destinations that do not exist are left to TakeFound.
 //
 // Now and then it closes breakers that no message waits for. An error of that comes beside the
 // probes.
-func (s *Store) TakeProbes(
+func (s *Store) TakeProbes(ctx context.Context) ([]outbox.Probe, error) {
+	abandonedErr := s.closeAbandoned(ctx)
+	probes, err := s.takeProbes(ctx, false)
+	if err != nil {
+		return nil, errors.Join(abandonedErr, err)
+	}
+	s.breakers.addProbes(probes)
+	return probes, abandonedErr
+}
+
+// TakeFound is TakeProbes for destinations that did not exist. It looks each up with look, and leaves
+// those out that still do not exist. A nil look looks nothing up: then a message finds out. It takes
+// looksTimeout at most.
+func (s *Store) TakeFound(
 	ctx context.Context, look func(ctx context.Context, destination string) error,
 ) ([]outbox.Probe, error) {
-	abandonedErr := s.closeAbandoned(ctx)
-	rows, err := s.pool.Query(ctx, takeProbesSQL, maxProbes, probeLease)
+	probes, err := s.takeProbes(ctx, true)
 	if err != nil {
-		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
-	}
-	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outbox.Probe, err error) {
-		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running, &p.Missing)
-	})
-	if err != nil {
-		return nil, errors.Join(abandonedErr, fmt.Errorf("choosing probes: %w", err))
+		return nil, err
 	}
 	probes = s.lookUp(ctx, probes, look)
 	s.breakers.addProbes(probes)
-	return probes, abandonedErr
+	return probes, nil
+}
+
+func (s *Store) takeProbes(ctx context.Context, missing bool) ([]outbox.Probe, error) {
+	rows, err := s.pool.Query(ctx, takeProbesSQL, maxProbes, probeLease, missing)
+	if err != nil {
+		return nil, fmt.Errorf("choosing probes: %w", err)
+	}
+	probes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p outbox.Probe, err error) {
+		return p, row.Scan(&p.Destination, &p.ID, &p.Generation, &p.LeasedUntil, &p.Running)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("choosing probes: %w", err)
+	}
+	return probes, nil
 }
 
 func (s *Store) closeAbandoned(ctx context.Context) error {

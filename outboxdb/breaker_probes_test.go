@@ -17,7 +17,7 @@ func TestProbes(t *testing.T) {
 	t.Parallel()
 	probes := func(t *testing.T, store *outboxdb.Store) []outbox.Probe {
 		t.Helper()
-		taken, err := store.TakeProbes(t.Context(), nil)
+		taken, err := store.TakeProbes(t.Context())
 		require.NoError(t, err)
 		return taken
 	}
@@ -130,7 +130,7 @@ func TestOneHopelessMessageKeepsNothingClosed(t *testing.T) {
 	tries := map[uuid.UUID]int{}
 	for range 4 {
 		probeNow(t, pool)
-		probes, err := store.TakeProbes(t.Context(), nil)
+		probes, err := store.TakeProbes(t.Context())
 		require.NoError(t, err)
 		require.Len(t, probes, 1)
 		tries[probes[0].ID]++
@@ -159,7 +159,7 @@ func TestExpiredMessagesDoNotKeepADestinationClosed(t *testing.T) {
 		enqueued_at = now() - interval '3 hours', expires_at = now() - interval '1 hour'`)
 	probeNow(t, pool)
 	for range 5 {
-		probes, err := store.TakeProbes(t.Context(), nil)
+		probes, err := store.TakeProbes(t.Context())
 		require.NoError(t, err)
 		require.Len(t, probes, 1, "the one before gave its turn back")
 		m := claim(t, store, request()).Messages
@@ -171,7 +171,7 @@ func TestExpiredMessagesDoNotKeepADestinationClosed(t *testing.T) {
 	}
 	fresh := enqueue(t, pool, message("sqs://down"))[0]
 	require.NotContains(t, expired, fresh)
-	probes, err := store.TakeProbes(t.Context(), nil)
+	probes, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, fresh, probes[0].ID)
 }
@@ -184,7 +184,7 @@ func TestProbeComesFirst(t *testing.T) {
 	probe := enqueue(t, pool, message("sqs://down"))[0]
 	enqueue(t, pool, messages("sqs://a", 3)...)
 	probeNow(t, pool)
-	_, err := store.TakeProbes(t.Context(), nil)
+	_, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	req := request()
 	req.MaxBytes = 1
@@ -203,7 +203,7 @@ func TestIdleBreakersKeepNoOtherFromProbing(t *testing.T) {
 	id := enqueue(t, pool, message("sqs://down"))[0]
 	var found []uuid.UUID
 	for range 3 {
-		probes, err := store.TakeProbes(t.Context(), nil)
+		probes, err := store.TakeProbes(t.Context())
 		require.NoError(t, err)
 		for _, p := range probes {
 			found = append(found, p.ID)
@@ -221,7 +221,7 @@ func TestQuarantinedMessageIsNoProbe(t *testing.T) {
 	id := enqueue(t, pool, message("sqs://down"))[0]
 	execute(t, pool, `UPDATE outbox.messages SET retrying = true, claims = 5`)
 	probeNow(t, pool)
-	_, err := store.TakeProbes(t.Context(), nil)
+	_, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, claim(t, store, request()).Messages)
 	alone, err := store.ClaimIsolated(t.Context(), time.Minute)
@@ -240,7 +240,7 @@ func TestNewlyQuarantinedMessageIsNoProbe(t *testing.T) {
 	execute(t, pool, `UPDATE outbox.messages SET claims = 5, available_at = available_at - interval '1 minute'
 	    WHERE id = $1`, ids[0])
 	probeNow(t, pool)
-	probes, err := store.TakeProbes(t.Context(), nil)
+	probes, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []outbox.Probe{{Leased: leased(t, pool, ids[1]), Destination: "sqs://down"}}, probes)
 }
@@ -266,13 +266,13 @@ func TestFailedProbeMakesRoomForTheNext(t *testing.T) {
 	store := opened(t, pool)
 	enqueue(t, pool, message("sqs://down"))
 	probeNow(t, pool)
-	probes, err := store.TakeProbes(t.Context(), nil)
+	probes, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	fail(store, "sqs://down", errDown)
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE openings = 2)`)
 	execute(t, pool, `UPDATE outbox.destinations SET open_until = now()`)
-	probes, err = store.TakeProbes(t.Context(), nil)
+	probes, err = store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 }

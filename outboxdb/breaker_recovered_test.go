@@ -144,12 +144,12 @@ func TestTheBreakerOfNewPathsLeavesOtherPaths(t *testing.T) {
 	    failing_since = now(), openings = 1,
 		open_until = now() - interval '3 minutes' WHERE destination = 'https://example.org#new'`
 	execute(t, pool, open)
-	_, err = outboxdb.New(pool).TakeProbes(t.Context(), nil)
+	_, err = outboxdb.New(pool).TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.True(t, value[bool](t, pool, isOpen, "https://example.org#new"), "a new path's message waits")
 	execute(t, pool, `DELETE FROM outbox.messages WHERE id = $1`, fresh)
 	execute(t, pool, open)
-	_, err = outboxdb.New(pool).TakeProbes(t.Context(), nil)
+	_, err = outboxdb.New(pool).TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.False(t, value[bool](t, pool, isOpen, "https://example.org#new"))
 }

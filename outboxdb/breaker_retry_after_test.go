@@ -85,7 +85,7 @@ func TestANewPathAsksForItselfOnly(t *testing.T) {
 	execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), retry_after_until = now()
 	    WHERE destination LIKE '%#new'`)
 	elsewhere := outboxdb.New(pool)
-	probes, err := elsewhere.TakeProbes(t.Context(), nil)
+	probes, err := elsewhere.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Len(t, probes, 1, "the path that is closed itself does not probe for the others")
 	require.Equal(t, other[0], probes[0].ID)
@@ -138,7 +138,7 @@ func TestAPathThatAskedForAWaitIsNoProbeOfItsHost(t *testing.T) {
 	probe := func() []outbox.Probe {
 		execute(t, pool, `UPDATE outbox.destinations SET open_until = now(), probe_until = NULL
 		    WHERE destination = 'https://example.org'`)
-		probes, err := store.TakeProbes(t.Context(), nil)
+		probes, err := store.TakeProbes(t.Context())
 		require.NoError(t, err)
 		return probes
 	}
@@ -167,7 +167,7 @@ func TestAProbeElsewhereClosesAPathsOwnBreaker(t *testing.T) {
 	id := enqueue(t, pool, message(hook(1)))[0]
 	probe := func() {
 		probeNow(t, pool)
-		probes, err := elsewhere.TakeProbes(t.Context(), nil)
+		probes, err := elsewhere.TakeProbes(t.Context())
 		require.NoError(t, err)
 		require.Len(t, probes, 1)
 		require.Equal(t, []uuid.UUID{id}, idsOf(claim(t, elsewhere, request())))
@@ -206,7 +206,7 @@ func TestAPathThatWasReachedOnceProbesForTheNewOnes(t *testing.T) {
 			execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, openings, open_until)
 		VALUES ($1, 9, now(), 1, now())`, fresh)
 			id := enqueue(t, pool, message(hook(1)))[0]
-			probes, err := store.TakeProbes(t.Context(), nil)
+			probes, err := store.TakeProbes(t.Context())
 			require.NoError(t, err)
 			require.Len(t, probes, 1)
 			require.Equal(t, []uuid.UUID{id}, idsOf(claim(t, store, request())))
@@ -229,17 +229,17 @@ func TestABacklogThatIsNotNewIsNotProbed(t *testing.T) {
 	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload) SELECT gen_random_uuid(), $1, 'a',
 	    '{}' FROM generate_series(1, 20000)`, hook(1))
 	execute(t, pool, `VACUUM ANALYZE outbox.messages`)
-	p := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementTakeProbes, 50, "40 s")
+	p := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementTakeProbes, 50, "40 s", false)
 	require.Zero(t, p.Rows)
 	require.Less(t, p.Buffers(), 60)
-	_, err := store.TakeProbes(t.Context(), nil)
+	_, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.destinations WHERE open_until IS NOT NULL`))
 
 	execute(t, pool, `UPDATE outbox.destinations SET failures = 9, failing_since = now(), openings = 1,
 	    open_until = now() WHERE destination LIKE '%#new'`)
 	id := enqueue(t, pool, message(hook(2)))[0]
-	probes, err := outboxdb.New(pool).TakeProbes(t.Context(), nil)
+	probes, err := outboxdb.New(pool).TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.Equal(t, id, probes[0].ID)

@@ -195,7 +195,7 @@ func TestProbeOfASlowTarget(t *testing.T) {
 	makeSlow(t, pool, "sqs://down")
 	enqueue(t, pool, messages("sqs://down", 3)...)
 	probeNow(t, pool)
-	probes, err := store.TakeProbes(t.Context(), nil)
+	probes, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	claimed := claim(t, store, request()).Messages

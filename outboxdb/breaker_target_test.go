@@ -46,7 +46,7 @@ func TestAHostThatIsSilentIsClosedForAllItsPaths(t *testing.T) {
 		message("https://example.org.uk/x"))
 	require.ElementsMatch(t, ids[2:], idsOf(claim(t, store, request())), "other ports and hosts are other targets")
 	probeNow(t, pool)
-	probes, err := store.TakeProbes(t.Context(), nil)
+	probes, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.Equal(t, []uuid.UUID{probes[0].ID}, idsOf(claim(t, store, request())))
@@ -171,7 +171,7 @@ func TestNewPathsThatFailAreHeldBackTogether(t *testing.T) {
 	require.Equal(t, customer, idsOf(claim(t, elsewhere, request())))
 
 	probeNow(t, pool)
-	probes, err := elsewhere.TakeProbes(t.Context(), nil)
+	probes, err := elsewhere.TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.NotEqual(t, "https://example.org/customer", probes[0].Destination)

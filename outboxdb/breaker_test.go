@@ -206,7 +206,7 @@ func TestRenewOfAHeldBackMessage(t *testing.T) {
 	require.Greater(t, stands(t, pool, ids[0]).LeasedFor, 3000.0, "its lease goes on: a live run is not claimed again")
 
 	probeNow(t, pool)
-	probes, err := store.TakeProbes(t.Context(), nil)
+	probes, err := store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	for _, id := range ids {
 		r := renew(id)

@@ -29,7 +29,7 @@ type claimArgs struct {
 	// elsewhere: only workers publish to the destination, not this process.
 	elsewhere []bool
 	// refused are destinations with due messages that the caller can't send to; unpublished those
-	// that it has no publisher for, where no worker takes its place.
+	// that it has no publisher for.
 	refused, unpublished map[string]error
 }
 
@@ -65,6 +65,8 @@ func (w *walk) claimArgs(req outbox.ClaimRequest, b *breakers, now time.Time) cl
 		elsewhere, err := w.refusal(req, m)
 		if err != nil {
 			a.refuse(m.Destination, err)
+		}
+		if err != nil && !elsewhere {
 			continue
 		}
 		t.add(m)
@@ -206,7 +208,7 @@ func (w *walk) refusal(req outbox.ClaimRequest, m *mark) (elsewhere bool, err er
 	}
 	err = req.Refuse(m.Destination)
 	if errors.Is(err, outflow.ErrNoPublisher) && servedBy(w.missing.served, m.Destination) == outbox.ServedByWorkers {
-		return true, nil
+		return true, err
 	}
 	m.Due = m.Due && err == nil
 	return false, err

@@ -16,6 +16,13 @@ const (
 	     WHEN m.available_at <= now() THEN 'due' WHEN m.due_at > now() THEN 'delayed'
 	     WHEN ` + waitsSQL + ` THEN 'waiting' ELSE 'leased' END`
 
+	// HeldSQL says of messages to m.destination that none but a probe is claimed: a breaker of theirs is
+	// open, or their destination is missing. Scalar subqueries, so that no planner hashes all
+	// destinations for them.
+	HeldSQL = `
+    ((SELECT count(*) FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) > 0
+     OR ` + MissingOfSQL + ` IS NOT NULL)`
+
 	// PendingRowsSQL are all pending rows, each along its index.
 	PendingRowsSQL = `
     (SELECT * FROM outbox.messages AS free WHERE free.state = 'pending' AND NOT free.parked

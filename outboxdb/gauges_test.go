@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 )
@@ -58,7 +59,7 @@ func sum(g outbox.Gauges) (n int64) {
 	return n
 }
 
-// TestGauges counts each message once, in its phase.
+// TestGauges counts each message once, in its phase. outflow status counts the same.
 func TestGauges(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -101,6 +102,22 @@ func TestGauges(t *testing.T) {
 		"https://a.example": {Target: "https://a.example", Waiting: 2, OldestDue: 30 * time.Second},
 		"https://b.example": {Target: "https://b.example", Waiting: 1, OldestDue: 10 * time.Second},
 	}, found)
+	counts, _, err := operator.New(pool, nil, "").Status(t.Context(), 50)
+	require.NoError(t, err)
+	for i := range counts {
+		counts[i].OldestSeconds = 0
+	}
+	assert.ElementsMatch(t, []operator.PhaseCount{
+		{Destination: "sqs://orders", Phase: "due", Messages: 1},
+		{Destination: "sqs://orders", Phase: "leased", Messages: 1},
+		{Destination: "sqs://orders", Phase: "retrying", Messages: 1, LastError: "no"},
+		{Destination: "sqs://orders", Phase: "waiting", Messages: 1, LastError: "no"},
+		{Destination: "sqs://orders", Phase: "delayed", Messages: 1},
+		{Destination: "sqs://orders", Phase: "dead", Messages: 1, LastError: "no"},
+		{Destination: "https://a.example/in?token=secret", Phase: "waiting", Messages: 1},
+		{Destination: "https://a.example/other", Phase: "waiting", Messages: 1},
+		{Destination: "https://b.example/other", Phase: "waiting", Messages: 1},
+	}, counts)
 	assert.EqualValues(t, 1, g.CallbacksDue)
 	assert.InDelta(t, 40, g.OldestCallbackDue.Seconds(), 5)
 	for i := range g.Breakers {

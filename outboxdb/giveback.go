@@ -64,7 +64,7 @@ const putBackMissingSQL = lockRowsSQL + `, here AS MATERIALIZED (
        SET available_at = now() + interval '1 second', retrying = false, parked = true, claims = 0,
            attempts = greatest(m.attempts + r.attempts, 0), last_error = coalesce(r.last_error, m.last_error)
       FROM here AS r
-     WHERE m.id = r.id AND NOT r.over
+     WHERE m.id = r.id AND NOT r.over AND m.generation = r.generation AND m.finished_at IS NULL
     RETURNING ` + outcomeColumnsSQL + `, false AS over
 )
 SELECT * FROM put

@@ -184,7 +184,7 @@ func TestDispatcherRights(t *testing.T) {
 	}
 	waitFor(t, pool, isOpen, "sqs://a")
 	probeNow(t, pool)
-	_, err = store.TakeProbes(t.Context(), nil)
+	_, err = store.TakeProbes(t.Context())
 	require.NoError(t, err)
 	_, err = store.Retrying(t.Context(), outbox.Recovered{Destination: "sqs://a"}, 10)
 	require.NoError(t, err)

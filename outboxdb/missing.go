@@ -19,6 +19,8 @@ const (
 	// within two minutes, and take no time from others.
 	endMissingRows     = 1000
 	endMissingInterval = time.Second
+	// endMissingTimeout bounds it, because a claim waits for it: as long as for rows that become due.
+	endMissingTimeout = unparkTimeout
 )
 
 // isSchemeSQL says that a row h of outbox.destinations is about a scheme, and schemeRowSQL is the name of
@@ -131,6 +133,8 @@ func (s *Store) endMissing(ctx context.Context, grace time.Duration) ([]outflow.
 }
 
 func (s *Store) endMissingRows(ctx context.Context, grace time.Duration) ([]outflow.Outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, endMissingTimeout)
+	defer cancel()
 	rows, err := s.pool.Query(ctx, endMissingSQL, grace, endMissingRows)
 	if err != nil {
 		return nil, err

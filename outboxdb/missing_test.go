@@ -2,6 +2,7 @@ package outboxdb_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -119,7 +120,7 @@ func TestMissingDestinationIsLookedUp(t *testing.T) {
 	answer := error(errMissing)
 	probe := func() []outbox.Probe {
 		probeNow(t, pool)
-		probes, err := store.TakeProbes(t.Context(), func(_ context.Context, d string) error {
+		probes, err := store.TakeFound(t.Context(), func(_ context.Context, d string) error {
 			looked = append(looked, d)
 			return answer
 		})
@@ -138,9 +139,7 @@ func TestMissingDestinationIsLookedUp(t *testing.T) {
 
 	// A look that can't tell leaves it to a message.
 	answer = outflow.Unavailable(fmt.Errorf("AccessDenied"))
-	probes := probe()
-	require.Len(t, probes, 1)
-	require.True(t, probes[0].Missing)
+	require.Len(t, probe(), 1)
 	require.Len(t, claim(t, store, graceful()).Messages, 1)
 	require.Equal(t, since, value[time.Time](t, pool, `SELECT missing_since FROM outbox.destinations`))
 
@@ -172,7 +171,7 @@ func TestMissingDestinationWithoutALook(t *testing.T) {
 	ids := enqueue(t, pool, messages("sqs://missing", 3)...)
 	miss(t, pool, store, "sqs://missing")
 	probeNow(t, pool)
-	probes, err := store.TakeProbes(t.Context(), nil)
+	probes, err := store.TakeFound(t.Context(), nil)
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.Equal(t, []uuid.UUID{probes[0].ID}, idsOf(claim(t, store, graceful())))
@@ -253,6 +252,8 @@ func TestNoGraceEndsUnseen(t *testing.T) {
 	waited(t, pool, time.Hour)
 	execute(t, pool, `UPDATE outbox.destinations SET open_until = open_until - interval '1 hour'`)
 	runs(t, pool, true, "sqs")
+	require.Empty(t, look(t, outboxdb.New(pool), req).Ended, "no process ran until now: the grace begins again")
+	waited(t, pool, time.Hour)
 	require.Empty(t, look(t, outboxdb.New(pool), req).Ended)
 
 	execute(t, pool, `UPDATE outbox.processes SET started_at = now() - interval '31 seconds'`)
@@ -264,41 +265,98 @@ func TestNoGraceEndsUnseen(t *testing.T) {
 	require.Len(t, look(t, store, req).Ended, 1)
 	require.Equal(t, []string{"pending", "dead", "dead"}, states(t, pool))
 
-	probes, err := store.TakeProbes(t.Context(), func(context.Context, string) error { return errMissing })
+	probes, err := store.TakeFound(t.Context(), func(context.Context, string) error { return errMissing })
 	require.NoError(t, err)
 	require.Empty(t, probes)
 	waitFor(t, pool, `SELECT open_until > now() FROM outbox.destinations WHERE destination = 'sqs://missing'`)
 	require.Len(t, look(t, store, req).Ended, 1)
 }
 
-// Destinations that fail are probed before those that are missing, and a round that takes too long
-// leaves the rest to the next one.
+// Destinations that fail and those that are missing are probed by themselves, however many there are of
+// each. A round of look-ups that takes too long leaves the rest to the next one.
 func TestMissingDestinationsDelayNoProbe(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
-	store := opened(t, pool)
-	msgs := messages("sqs://down", 1)
+	store := outboxdb.New(pool)
+	var msgs []outflow.Message
 	for n := range 60 {
-		d := fmt.Sprintf("sqs://missing-%02d", n)
-		msgs = append(msgs, message(d))
+		msgs = append(msgs, message(fmt.Sprintf("sqs://missing-%02d", n)), message(fmt.Sprintf("sqs://down-%02d", n)))
 	}
 	enqueue(t, pool, msgs...)
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, missing_since, missing_reason, failing_since, openings, open_until)
-		SELECT destination, now(), 'no', now(), 1, now() - interval '1 minute' FROM outbox.messages WHERE destination <> 'sqs://down'`)
-	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() WHERE destination = 'sqs://down'`)
+		SELECT m.destination, CASE WHEN m.destination LIKE '%missing%' THEN now() END,
+		       CASE WHEN m.destination LIKE '%missing%' THEN 'no' END, now(), 1, now() - interval '1 minute'
+		  FROM outbox.messages AS m`)
+	down, err := store.TakeProbes(t.Context())
+	require.NoError(t, err)
+	require.Len(t, down, 50)
+	for _, p := range down {
+		require.Contains(t, p.Destination, "sqs://down-")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var looks atomic.Int64
-	probes, err := store.TakeProbes(ctx, func(context.Context, string) error {
+	probes, err := store.TakeFound(ctx, func(context.Context, string) error {
 		if looks.Add(1) == 20 {
 			cancel()
 		}
 		return errMissing
 	})
 	require.NoError(t, err)
-	require.Len(t, probes, 1)
-	require.Equal(t, "sqs://down", probes[0].Destination)
+	require.Empty(t, probes)
+	require.GreaterOrEqual(t, looks.Load(), int64(20))
 	require.Less(t, looks.Load(), int64(49))
 	waitFor(t, pool, `SELECT count(*) = 60 FROM outbox.destinations WHERE missing_since IS NOT NULL AND probe_until IS NULL`)
+}
+
+// A process without the scheme's publisher can't look a missing destination up. It claims a message
+// for a worker, which can.
+func TestMissingDestinationThatOnlyAWorkerCanLookUp(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sns://news", 3)...)
+	runs(t, pool, false, "sns")
+	miss(t, pool, store, "sns://news")
+	probeNow(t, pool)
+	probes, err := store.TakeFound(t.Context(), func(_ context.Context, d string) error {
+		return outflow.Permanent(fmt.Errorf("looking up %s: %w", d, outflow.ErrNoPublisher))
+	})
+	require.NoError(t, err)
+	require.Len(t, probes, 1)
+	require.Equal(t, missingReason, value[string](t, pool, `SELECT missing_reason FROM outbox.destinations`))
+	require.Len(t, claim(t, store, graceful()).Messages, 1)
+}
+
+// A destination that a look-up has found is missing no more when its message fails, whoever's failure
+// that is: its own, its target's, or its target's new destinations'.
+func TestFoundDestinationThatFails(t *testing.T) {
+	t.Parallel()
+	answered := &outflow.Failure{Class: outflow.ClassUnavailable, Answered: true, Err: errors.New("busy")}
+	for name, c := range map[string]struct {
+		destination string
+		err         error
+		counts      string
+	}{
+		"a queue":           {"sqs://orders", errDown, "sqs://orders"},
+		"the target":        {"rabbitmq://events/placed", errDown, "rabbitmq://events"},
+		"a new destination": {"rabbitmq://events/placed", answered, "rabbitmq://events#new"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			store := outboxdb.New(pool)
+			enqueue(t, pool, message(c.destination))
+			miss(t, pool, store, c.destination)
+			probeNow(t, pool)
+			probes, err := store.TakeFound(t.Context(), func(context.Context, string) error { return nil })
+			require.NoError(t, err)
+			require.Len(t, probes, 1)
+			fail(store, c.destination, c.err)
+			waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = $1 AND failures > 0)`,
+				c.counts)
+			waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM outbox.destinations WHERE missing_since IS NOT NULL)`)
+		})
+	}
 }
 
 // What a message's grace is counted from, and what ends it not at all.
@@ -439,6 +497,44 @@ func TestPutBackOfAMissingDestination(t *testing.T) {
 	require.ErrorIs(t, err, outflow.ErrNotFound)
 }
 
+// A row that ends, or begins its next generation, after a statement's snapshot and before its lock is
+// left as it is.
+func TestRowsThatChangeUnderAStatement(t *testing.T) {
+	t.Parallel()
+	for name, statement := range map[string]string{
+		"put back":                   outboxdb.StatementPutBack,
+		"put back, as it is missing": outboxdb.StatementPutBackMissing,
+	} {
+		for change, sql := range map[string]string{
+			"ends":             `UPDATE outbox.messages SET state = 'delivered', finished_at = now()`,
+			"is another's now": `UPDATE outbox.messages SET generation = 2`,
+		} {
+			t.Run(name+" "+change, func(t *testing.T) {
+				t.Parallel()
+				pool := teststack.New(t)
+				id := enqueue(t, pool, message("sqs://missing"))[0]
+				args := []any{[]uuid.UUID{id}, []int32{1}, []string{"changed"}, []int32{7}}
+				if statement == outboxdb.StatementPutBackMissing {
+					args = append(args, []time.Duration{time.Hour})
+				}
+				slow := strings.Replace(statement, "FROM outbox.messages AS m WHERE m.id = ANY",
+					"FROM outbox.messages AS m CROSS JOIN (SELECT pg_sleep(3)) AS pause WHERE m.id = ANY", 1)
+				require.NotEqual(t, statement, slow)
+				ended := make(chan error, 1)
+				go func() { _, err := pool.Exec(context.WithoutCancel(t.Context()), slow, args...); ended <- err }()
+				waitFor(t, pool, `SELECT EXISTS (SELECT FROM pg_stat_activity
+					WHERE datname = current_database() AND wait_event = 'PgSleep')`)
+				execute(t, pool, sql)
+				before := stands(t, pool, id)
+				require.NoError(t, <-ended)
+				after := stands(t, pool, id)
+				before.LeasedFor, after.LeasedFor = 0, 0 // from now
+				require.Equal(t, before, after)
+			})
+		}
+	}
+}
+
 // Runs off the fast path are signalled once, when their destination is found missing. They see that on
 // their row, and leave their messages to wait.
 func TestRunsOfAMissingDestinationAreSignalled(t *testing.T) {
@@ -466,7 +562,7 @@ func TestRunsOfAMissingDestinationAreSignalled(t *testing.T) {
 	require.NoError(t, store.ForgetRecovered(t.Context(), recovered[0]))
 
 	probeNow(t, pool)
-	_, err = store.TakeProbes(t.Context(), func(context.Context, string) error { return errMissing })
+	_, err = store.TakeFound(t.Context(), func(context.Context, string) error { return errMissing })
 	require.NoError(t, err)
 	waitFor(t, pool, `SELECT open_until > now() FROM outbox.destinations`)
 	recovered, err = store.TakeRecovered(t.Context())
@@ -485,7 +581,7 @@ func TestMissingDestinationIsForgotten(t *testing.T) {
 	}
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, missing_since, missing_reason) VALUES ('sns:', now() - interval '1 hour', 'no')`)
 	execute(t, pool, `UPDATE outbox.destinations SET open_until = now() - interval '3 minutes' WHERE open_until IS NOT NULL`)
-	_, err := outboxdb.New(pool).TakeProbes(t.Context(), nil)
+	_, err := outboxdb.New(pool).TakeProbes(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"sqs://waited-for"},
 		values[string](t, pool, `SELECT destination FROM outbox.destinations WHERE missing_since IS NOT NULL`))

@@ -19,12 +19,20 @@ const (
 	forgetAfter = 24 * time.Hour
 )
 
-// RunsSQL says of an entry p of outbox.processes that its process runs.
+// RunsSQL says of an entry p of outbox.processes that its process runs: a busy database may take an
+// entry some seconds late. An orderly end removes the entry at once.
 const RunsSQL = `p.seen_at > now() - interval '1 minute'`
 
+// servesSQL says that the process of announceSQL publishes to the scheme of a row h of
+// outbox.destinations.
+const servesSQL = `($4::text[] IS NULL OR rtrim(h.destination, ':') = ANY ($4::text[]))`
+
 // announceSQL writes a process's entry: $1 its ID, $2 its name, $3 its host, $4 its schemes (NULL: it
-// does not say), $5 whether it claims messages. Schemes that it publishes to are waited for no more.
-// Entries of processes that were not seen for $6 are deleted.
+// does not say), $5 whether it claims messages. Entries of processes that were not seen for $6 are
+// deleted. Of schemes that were noted as published to by nobody:
+//   - those that it publishes to are waited for no more
+//   - where no process was running, the grace of the others begins again: whoever publishes to them
+//     may be on its way, too
 const announceSQL = `
 WITH here AS (
     INSERT INTO outbox.processes AS p (id, name, host, schemes, scans)
@@ -36,9 +44,10 @@ WITH here AS (
                        FOR UPDATE SKIP LOCKED)
 )
 UPDATE outbox.destinations AS h
-   SET missing_since = NULL, missing_reason = NULL
+   SET missing_since = CASE WHEN NOT ` + servesSQL + ` THEN now() END,
+       missing_reason = CASE WHEN NOT ` + servesSQL + ` THEN h.missing_reason END
  WHERE h.missing_since IS NOT NULL AND ` + isSchemeSQL + `
-   AND ($4::text[] IS NULL OR rtrim(h.destination, ':') = ANY ($4::text[]))`
+   AND (` + servesSQL + ` OR NOT EXISTS (SELECT FROM outbox.processes AS p WHERE ` + RunsSQL + `))`
 
 const withdrawSQL = `DELETE FROM outbox.processes AS p WHERE p.id = $1`
 

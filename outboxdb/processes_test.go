@@ -49,7 +49,7 @@ func TestProcesses(t *testing.T) {
 
 	require.NoError(t, store.Withdraw(t.Context(), worker))
 	require.Equal(t, outbox.ServedByNone, served("sns://news"))
-	execute(t, pool, `UPDATE outbox.processes SET seen_at = now() - $1::interval WHERE id = $2`, outbox.GoneAfter,
+	execute(t, pool, `UPDATE outbox.processes SET seen_at = now() - $1::interval WHERE id = $2`, time.Minute,
 		starter)
 	require.Equal(t, outbox.ServedByNone, served("sqs://orders"), "it crashed")
 	running, err = o.Running(t.Context())
@@ -104,6 +104,7 @@ func TestSchemeWithoutAPublisher(t *testing.T) {
 			require.Len(t, got.Messages, c.claims, "a worker's messages leave the fast path, so many at once")
 			require.Equal(t, c.unserved, isUnserved(t, pool))
 			require.Equal(t, c.unserved, len(got.Missing) > 0)
+			require.Equal(t, c.unserved, got.BreakerActive, "the scanner has schemes forgotten that nothing waits for")
 			require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE last_error IS NOT NULL`),
 				"no row is written")
 			waited(t, pool, time.Hour)
@@ -117,6 +118,61 @@ func TestSchemeWithoutAPublisher(t *testing.T) {
 				"no running starter or worker publishes to sns:// (start one that does")
 		})
 	}
+}
+
+// A worker with the publisher that ends is noticed, and so is a starter that has it: until then the
+// starter claims messages for the worker.
+func TestTheWorkerWithThePublisherLeaves(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		then     func(t *testing.T, pool *pgxpool.Pool)
+		unserved bool
+	}{
+		"for good":      {func(*testing.T, *pgxpool.Pool) {}, true},
+		"for a starter": {func(t *testing.T, pool *pgxpool.Pool) { runs(t, pool, true, "sns") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			store := outboxdb.New(pool)
+			runs(t, pool, true, "sqs")
+			worker := runs(t, pool, false, "sns")
+			enqueue(t, pool, message("sns://news"))
+			look(t, store, graceful())
+			require.Len(t, claim(t, store, graceful()).Messages, 1)
+
+			require.NoError(t, store.Withdraw(t.Context(), worker))
+			c.then(t, pool)
+			enqueue(t, pool, message("sns://news"))
+			look(t, store, graceful()) // what this claims is sent by whoever comes
+			enqueue(t, pool, message("sns://news"))
+			require.Empty(t, look(t, store, graceful()).Messages)
+			require.Equal(t, c.unserved, value[bool](t, pool, isMissing, "sns:"))
+		})
+	}
+}
+
+// While no process ran, whoever publishes to a scheme may have ended, too. So the first one that starts
+// begins the grace of schemes again, and a later one does not.
+func TestTheFirstProcessBeginsTheGraceAgain(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, missing_since, missing_reason)
+		VALUES ('sns:', now() - interval '1 hour', 'no'), ('sqs:', now() - interval '1 hour', 'no'),
+		       ('sqs://orders', now() - interval '1 hour', 'gone')`)
+	began := func() []string {
+		return values[string](t, pool, `SELECT destination || ' ' || missing_reason FROM outbox.destinations
+			WHERE missing_since > now() - interval '1 minute'`)
+	}
+	starter := runs(t, pool, true, "sqs")
+	require.Equal(t, []string{"sns: no"}, began())
+	require.False(t, value[bool](t, pool, isMissing, "sqs:"))
+	waited(t, pool, time.Hour)
+	runs(t, pool, false, "sqs")
+	require.Empty(t, began())
+	execute(t, pool, `UPDATE outbox.processes SET seen_at = now() - interval '2 minutes'`)
+	require.NoError(t, outboxdb.New(pool).Announce(t.Context(), outbox.Process{ID: starter, Schemes: []string{"sqs"}}))
+	require.Equal(t, []string{"sns: no"}, began(), "nobody was seen for a minute")
 }
 
 // Messages that wait for a publisher go out when a process comes that has it, within a walk.

@@ -37,6 +37,9 @@ func TestSafetyClauses(t *testing.T) {
 			"m.generation = e.generation",
 			"(m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))", "retrying = false",
 		}},
+		"putBackMissing": {outboxdb.StatementPutBackMissing, []string{
+			"WHERE m.id = r.id AND NOT r.over AND m.generation = r.generation AND m.finished_at IS NULL",
+		}},
 		"makeWay": {outboxdb.StatementMakeWay, []string{"m.generation > $2", "m.finished_at IS NULL", "NOT m.retrying",
 			"available_at = greatest(m.due_at,"}},
 		"requestCancel": {outboxdb.StatementRequestCancel, []string{

@@ -246,7 +246,7 @@ func tourBreaker(t *testing.T, setup, pool *pgxpool.Pool) {
 	}
 	waitFor(t, setup, isOpen, "sqs://down")
 	probeNow(t, setup)
-	probes, err := store.TakeProbes(ctx, nil)
+	probes, err := store.TakeProbes(ctx)
 	require.NoError(t, err)
 	require.Len(t, probes, 1)
 	require.Equal(t, id, probes[0].ID)

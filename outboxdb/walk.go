@@ -239,6 +239,6 @@ func (w *walk) claimed(
 		Refused: a.refused, Missing: w.missing.because(a.unpublished), Ended: ended,
 		Messages: messages, Backlog: w.anyDue(),
 		NewDestinationsIn: w.newDestinationsIn(), MoreDestinations: w.from != "",
-		BreakerActive: w.breakerActive, QuarantinedDue: w.quarantinedDue, Problem: problem,
+		BreakerActive: w.breakerActive || w.missing.any, QuarantinedDue: w.quarantinedDue, Problem: problem,
 	}
 }

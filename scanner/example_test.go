@@ -59,7 +59,9 @@ func Example() {
 		return
 	}
 	defer w.Stop()
-	s := scanner.New(store, temporalClient, scanner.Options{Outbox: outbox, Refuse: router.Refusal})
+	s := scanner.New(store, temporalClient, scanner.Options{
+		Outbox: outbox, Refuse: router.Refusal, Schemes: router.Schemes(), Check: router.Check,
+	})
 	fmt.Println("ended:", s.Run(ctx))
 }
 

@@ -57,7 +57,7 @@ type table struct {
 	isolated       []int // what was held at each ClaimIsolated
 	isolatedErr    error
 	breakerActive  bool
-	probes         []outbox.Probe
+	probes, found  []outbox.Probe
 	recovered      []outbox.Recovered
 	retrying       []outbox.Leased
 	paged          map[outbox.Recovered]int // how many of these were given
@@ -68,7 +68,7 @@ type table struct {
 
 	announced []outbox.Process
 	withdrawn []uuid.UUID
-	looks     bool // whether TakeProbes was given a look
+	looks     bool // whether TakeFound was given a look
 
 	claims                         []claim
 	claimed                        int
@@ -180,11 +180,19 @@ func (t *table) Withdraw(_ context.Context, id uuid.UUID) error {
 	return nil
 }
 
-func (t *table) TakeProbes(_ context.Context, look func(context.Context, string) error) ([]outbox.Probe, error) {
+func (t *table) TakeFound(_ context.Context, look func(context.Context, string) error) ([]outbox.Probe, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.looks = look != nil
+	found := t.found
+	t.found = nil
+	return found, nil
+}
+
+func (t *table) TakeProbes(context.Context) ([]outbox.Probe, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.recoveries++
-	t.looks = look != nil
 	probes := t.probes
 	t.probes = nil
 	return probes, nil

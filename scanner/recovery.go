@@ -17,9 +17,10 @@ import (
 // Breakers are the circuit breakers in the table as the scanner uses them. TakeProbes and
 // TakeRecovered hold a short lease on what they return, so that one of many scanners works on it.
 type Breakers interface {
-	// TakeProbes looks destinations up that did not exist, with look, and leaves those out that
-	// still do not exist. A nil look looks nothing up.
-	TakeProbes(ctx context.Context, look func(ctx context.Context, destination string) error) ([]outbox.Probe, error)
+	TakeProbes(ctx context.Context) ([]outbox.Probe, error)
+	// TakeFound does the same for destinations that did not exist. It looks them up with look, and
+	// leaves those out that still do not exist. A nil look looks nothing up.
+	TakeFound(ctx context.Context, look func(ctx context.Context, destination string) error) ([]outbox.Probe, error)
 	TakeRecovered(ctx context.Context) ([]outbox.Recovered, error)
 	ForgetRecovered(ctx context.Context, r outbox.Recovered) error
 	// Retrying returns the next messages off the fast path, each once. It returns none when the
@@ -82,7 +83,7 @@ func (s *Scanner) recover(ctx context.Context) {
 		defer s.recovery.done()
 		inTime, cancel := context.WithTimeout(ctx, recoveryTimeout)
 		defer cancel()
-		err := errors.Join(s.probe(inTime), s.signalRecovered(inTime))
+		err := errors.Join(s.probe(inTime, s.store.TakeProbes), s.signalRecovered(inTime))
 		if err == nil {
 			s.retrySignals(inTime)
 		}
@@ -92,10 +93,29 @@ func (s *Scanner) recover(ctx context.Context) {
 	})
 }
 
+// look looks missing destinations up, in the background: a look-up may be slow, and nothing else waits
+// for it.
+func (s *Scanner) look(ctx context.Context) {
+	if !s.looks.begin(recoveryInterval) {
+		return
+	}
+	s.background.Go(func() {
+		defer s.looks.done()
+		inTime, cancel := context.WithTimeout(ctx, recoveryTimeout)
+		defer cancel()
+		err := s.probe(inTime, func(ctx context.Context) ([]outbox.Probe, error) {
+			return s.store.TakeFound(ctx, s.opts.Check)
+		})
+		if err != nil && ctx.Err() == nil {
+			s.opts.Logger.Warn("looking for missing destinations", "error", err)
+		}
+	})
+}
+
 // probe lets the chosen message of each open breaker try: it signals the run of a message off the
 // fast path. The next claim takes any other message.
-func (s *Scanner) probe(ctx context.Context) error {
-	probes, err := s.store.TakeProbes(ctx, s.opts.Check)
+func (s *Scanner) probe(ctx context.Context, take func(context.Context) ([]outbox.Probe, error)) error {
+	probes, err := take(ctx)
 	for _, p := range probes {
 		if p.Running {
 			err = errors.Join(err, s.signal(ctx, p.Leased))

@@ -97,7 +97,8 @@ type Options struct {
 	Refuse func(destination string) error
 	// Schemes are those that this process publishes to, such as publish.Router's Schemes. Other
 	// processes and "outflow doctor" know it by them. nil: the process does not say, and counts as
-	// one that publishes to every scheme.
+	// one that publishes to every scheme. Set them beside Refuse: else messages of a scheme that no
+	// process publishes to wait for this one, without an end.
 	Schemes []string
 	// Check looks up a destination that did not exist, and is called every few seconds while
 	// messages wait for it. publish.Router's Check is such a function. Without it one of the
@@ -164,6 +165,7 @@ type Scanner struct {
 
 	wake       chan struct{}
 	recovery   recovery
+	looks      periodic
 	callbacks  periodic
 	collisions collisions
 
@@ -198,6 +200,10 @@ func (s *Scanner) Run(ctx context.Context) error {
 	// Starts outlive ctx: a started message must not be given back.
 	starts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	if s.opts.Refuse != nil && s.opts.Schemes == nil {
+		s.opts.Logger.Warn("Options.Refuse is set and Options.Schemes is not: " +
+			"messages to a scheme that no process publishes to wait without an end")
+	}
 	defer presence.Keep(ctx, s.store, s.opts.Schemes, true, s.opts.Logger)()
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -206,6 +212,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 		s.startAll(starts, claimed.Messages)
 		if claimed.BreakerActive || s.recovery.hasUnsignalled() {
 			s.recover(ctx)
+			s.look(ctx)
 		}
 		if claimed.QuarantinedDue {
 			s.deliverIsolated(ctx, starts)

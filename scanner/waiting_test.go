@@ -116,5 +116,13 @@ func TestWhatTheScannerSaysOfItself(t *testing.T) {
 			assert.Nil(t, table.announced[0].Schemes, "it does not say")
 			assert.False(t, table.looks)
 		})
+		assert.Zero(t, w.logs.count(noSchemes))
+	})
+	inWorld(t, scanner.Options{Refuse: func(string) error { return nil }}, nil, func(w *world) {
+		pass(time.Second)
+		assert.Equal(t, 1, w.logs.count(noSchemes))
 	})
 }
+
+const noSchemes = "Options.Refuse is set and Options.Schemes is not: " +
+	"messages to a scheme that no process publishes to wait without an end"

@@ -150,8 +150,8 @@ func hosts(ctx context.Context, c *chaos) error {
 		if err != nil || c.only != m.name && slices.Contains(hostNames(), c.only) {
 			continue
 		}
-		var throughput, p99 float64
-		throughput, p99, err = c.compare(m.name,
+		var found ratios
+		found, err = c.compare(m.name,
 			func(int) (measure, error) {
 				pause(ctx, m.onset)
 				return c.measureRound(ctx, f)
@@ -169,8 +169,12 @@ func hosts(ctx context.Context, c *chaos) error {
 				}
 				return seen, err
 			})
-		if err == nil {
-			c.hold(m.name, throughput, p99)
+		switch {
+		case err != nil:
+		case m.name == "slow-host":
+			c.holdBesideSlow(m.name, found)
+		default:
+			c.hold(m.name, found)
 		}
 	}
 	return errors.Join(err, f.close(c.stack.Logs()))

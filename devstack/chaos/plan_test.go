@@ -70,12 +70,12 @@ func TestRatiosOfAllRounds(t *testing.T) {
 	m := func(throughput, beside float64, took ...time.Duration) measure {
 		return measure{throughput: throughput, beside: beside, took: took}
 	}
-	throughput, p99 := series{
+	r := series{
 		without: []measure{m(100, 0, 1, 2, 30), m(50, 0, 3, 4), m(100, 0, 5, 40)}, // 0.04/3 s each
 		with:    []measure{m(40, 10, 1, 44), m(100, 0, 2, 3)},                     // 0.03/2 s each
 	}.ratios()
-	if math.Abs(throughput-0.8889) > 0.001 || p99 != 1.1 {
-		t.Errorf("%v %v", throughput, p99)
+	if math.Abs(r.throughput-0.8889) > 0.001 || r.p50 != 0.5 || r.p99 != 1.1 {
+		t.Errorf("%+v", r)
 	}
 	if q := quantile([]time.Duration{1, 2, 3, 4}, 0.5); q != 2 || quantile(nil, 0.5) != 0 {
 		t.Errorf("the median of four is the second: %v", q)

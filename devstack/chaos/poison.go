@@ -32,7 +32,7 @@ func (c *chaos) poisonRounds(ctx context.Context, f *fleet) error {
 	if _, err := c.measureRound(ctx, f); err != nil { // warm up
 		return err
 	}
-	_, p99, err := c.compare("poison",
+	r, err := c.compare("poison",
 		func(int) (measure, error) { return c.measureRound(ctx, f) },
 		func(int) (measure, error) {
 			poisoning, stop := context.WithCancel(ctx)
@@ -55,7 +55,7 @@ func (c *chaos) poisonRounds(ctx context.Context, f *fleet) error {
 	c.result("poison: %d dead, %d delivered", dead, delivered)
 	// What the poison itself takes of the machine its neighbours' throughput lacks:
 	// that is shown, and not held.
-	c.holdP99("poison", p99)
+	c.holdP99("poison", r)
 	return nil
 }
 

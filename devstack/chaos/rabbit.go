@@ -97,16 +97,15 @@ func (r *rabbitRun) run(ctx context.Context) error {
 	if _, err := r.measureRound(ctx, r.fleet); err != nil { // warm up
 		return err
 	}
-	throughput, _, err := r.compare("rabbitmq",
+	found, err := r.compare("rabbitmq",
 		func(int) (measure, error) {
 			pause(ctx, onset)
 			return r.measureHealthy(ctx)
 		},
 		func(round int) (measure, error) { return r.beside(ctx, rabbitTroubles[round%len(rabbitTroubles)]) })
 	load.Stop()
-	if err == nil && throughput < leastThroughput {
-		r.broken = append(r.broken,
-			fmt.Sprintf("rabbitmq: throughput %.2f (at least %.1f)", throughput, leastThroughput))
+	if err == nil {
+		r.holdLeast("rabbitmq", "throughput", found.throughput, leastThroughput)
 	}
 	r.stopping.Wait()
 	return errors.Join(append(r.errs, err, r.count(context.WithoutCancel(ctx)))...)

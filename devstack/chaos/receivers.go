@@ -72,7 +72,7 @@ func (c *chaos) receiverRounds(ctx context.Context, f *fleet, r *faults.Receiver
 	if _, err := c.measureRound(ctx, f); err != nil { // warm up
 		return err
 	}
-	_, p99, err := c.compare("receivers",
+	found, err := c.compare("receivers",
 		func(int) (measure, error) { return c.besideReceivers(ctx, f, r, false) },
 		func(int) (measure, error) { return c.besideReceivers(ctx, f, r, true) })
 	if err != nil {
@@ -80,7 +80,7 @@ func (c *chaos) receiverRounds(ctx context.Context, f *fleet, r *faults.Receiver
 	}
 	// Callbacks that fail are tried again, and take that much of the machine: the
 	// throughput is shown, and not held.
-	c.holdP99("receivers", p99)
+	c.holdP99("receivers", found)
 	return nil
 }
 

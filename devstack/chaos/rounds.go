@@ -49,9 +49,12 @@ type series struct{ without, with []measure }
 // ratios are with over without, of all rounds together: a round's throughput differs by a fifth from
 // the next one's, and the p99 of its 200 messages is that of two of them. The throughput is that of
 // all destinations: what a slow one takes is its share of two cores that are saturated.
-func (s series) ratios() (throughput, p99 float64) {
-	return secondsEach(s.without) / secondsEach(s.with),
-		float64(p99Of(s.with)) / float64(p99Of(s.without))
+type ratios struct{ throughput, p50, p99 float64 }
+
+func (s series) ratios() ratios {
+	with, without := tookIn(s.with), tookIn(s.without)
+	of := func(q float64) float64 { return float64(quantile(with, q)) / float64(quantile(without, q)) }
+	return ratios{secondsEach(s.without) / secondsEach(s.with), of(0.5), of(0.99)}
 }
 
 // secondsEach is the mean time for a message out of a backlog.
@@ -62,13 +65,12 @@ func secondsEach(rounds []measure) (seconds float64) {
 	return seconds
 }
 
-func p99Of(rounds []measure) time.Duration {
-	var all []time.Duration
+func tookIn(rounds []measure) (all []time.Duration) {
 	for _, m := range rounds {
 		all = append(all, m.took...)
 	}
 	slices.Sort(all)
-	return quantile(all, 0.99)
+	return all
 }
 
 // quantile is the smallest of the sorted values that q of them do not exceed.
@@ -82,29 +84,30 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 // compare measures rounds without and with a trouble in turn, and prints their
 // ratios.
 func (c *chaos) compare(name string, without,
-	with func(round int) (measure, error)) (throughput, p99 float64, err error) {
+	with func(round int) (measure, error)) (r ratios, err error) {
 	before, err := without(0)
 	if err != nil {
-		return 0, 0, err
+		return r, err
 	}
 	s := series{without: []measure{before}}
 	for round := range c.rounds {
 		beside, err := with(round)
 		if err != nil {
-			return 0, 0, err
+			return r, err
 		}
 		after, err := without(round + 1)
 		if err != nil {
-			return 0, 0, err
+			return r, err
 		}
 		s.with, s.without = append(s.with, beside), append(s.without, after)
 		c.say("%s: without %s; with %s; without %s", name, before, beside, after)
 		before = after
 	}
-	throughput, p99 = s.ratios()
-	c.result("ratio throughput/%s %.2f", name, throughput)
-	c.result("ratio healthy-p99/%s %.2f", name, p99)
-	return throughput, p99, nil
+	r = s.ratios()
+	c.result("ratio throughput/%s %.2f", name, r.throughput)
+	c.result("ratio healthy-p50/%s %.2f", name, r.p50)
+	c.result("ratio healthy-p99/%s %.2f", name, r.p99)
+	return r, nil
 }
 
 // measureRound drains a backlog of the healthy queues, then keeps a steady load

@@ -124,14 +124,13 @@ func (p *Publisher) workflowOf(d outflow.Destination) workflow {
 }
 
 // allowed is nil where a workflow may be started. What is Temporal's or Outflow's own is refused for
-// good. Where a workflow is not listed, the message waits for the setting; that says nothing about
-// other workflows of its task queue, whose breaker must not count it.
+// good. Where a workflow is not listed, the message waits for the setting.
 func (p *Publisher) allowed(doing string, w workflow) error {
 	if why := p.reserved.refusal(w); why != "" {
 		return outflow.Permanent(fmt.Errorf("%s: it is never started: %s (redirect the message)", doing, why))
 	}
 	if !p.targets.listed[w] {
-		return outflow.Retryable(fmt.Errorf("%s: %s is not listed (add it to OUTFLOW_TEMPORAL_TARGETS, "+
+		return outflow.Unavailable(fmt.Errorf("%s: %s is not listed (add it to OUTFLOW_TEMPORAL_TARGETS, "+
 			"or redirect the message): nothing was sent", doing, w))
 	}
 	return nil
@@ -147,5 +146,5 @@ func (p *Publisher) Refusal(destination string) error {
 	if err = p.allowed("starting "+d.String(), p.workflowOf(d)); outflow.IsPermanent(err) {
 		return nil
 	}
-	return outflow.Unavailable(err)
+	return err
 }

@@ -80,7 +80,7 @@ func TestOnlyListedWorkflowsAreStarted(t *testing.T) {
 			"is not listed (add it to OUTFLOW_TEMPORAL_TARGETS")
 		// Not unavailable: it says nothing about other workflows of the task queue.
 		a.fails(t, message(c.destination), outflow.ClassRetryable, "is not listed", "nothing was sent")
-		failedAs(t, a.publisher.Check(t.Context(), c.destination), outflow.ClassRetryable, "is not listed")
+		failedAs(t, a.publisher.Check(t.Context(), c.destination), outflow.ClassUnavailable, "is not listed")
 	}
 	failedAs(t, a.publisher.Refusal("temporal://a%2Fb/x%2Cy"), outflow.ClassUnavailable,
 		"shop/a%2Fb/x%2Cy is not listed")

@@ -123,8 +123,11 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (runID strin
 		return "", outflow.Permanent(fmt.Errorf("%s: only temporal:// is published here; redirect the message", doing))
 	}
 	w := p.workflowOf(d)
-	if err := p.allowed(doing, w); err != nil {
+	switch err := p.allowed(doing, w); {
+	case outflow.IsPermanent(err):
 		return "", err
+	case err != nil: // it says nothing about other workflows of the task queue, so no breaker counts it
+		return "", outflow.Retryable(err)
 	}
 	r, err := p.encode(m, d, w)
 	if err != nil {
