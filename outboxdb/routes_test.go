@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -479,10 +480,12 @@ func TestRoutesChangeWhileProducersEnqueue(t *testing.T) {
 	setRoute(t, o, "user-registered", "sqs://always")
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	changed := make(chan int, 1)
+	const producers, calls, changes = 4, 50, 40
+	var changed atomic.Int64
+	done := make(chan struct{})
 	go func() {
-		n := 0
-		for ; ctx.Err() == nil; n++ {
+		defer close(done)
+		for n := 0; ctx.Err() == nil; n++ {
 			r := operator.Route{Type: "user-registered", Destination: []string{"sqs://x", "sqs://y"}[n/2%2]}
 			if n%2 == 0 {
 				assert.NoError(t, o.SetRoute(t.Context(), r, ada))
@@ -490,15 +493,14 @@ func TestRoutesChangeWhileProducersEnqueue(t *testing.T) {
 				_, err := o.UnsetRoute(t.Context(), r, false, ada)
 				assert.NoError(t, err)
 			}
+			changed.Add(1)
 		}
-		changed <- n
 	}()
-	const producers, calls = 4, 50
 	results := make(chan [][]uuid.UUID, producers)
 	for range producers {
 		go func() {
 			var all [][]uuid.UUID
-			for range calls {
+			for n := 0; n < calls || changed.Load() < changes; n++ {
 				err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 					ids, err := outboxdb.Enqueue(t.Context(), tx, messages(outflow.ByRoute, 3)...)
 					all = append(all, ids)
@@ -520,7 +522,9 @@ func TestRoutesChangeWhileProducersEnqueue(t *testing.T) {
 		}
 	}
 	stop()
-	t.Logf("%d changes, groups: %v", <-changed, seen)
+	<-done
+	t.Logf("%d changes, groups: %v", changed.Load(), seen)
+	require.Len(t, seen, 3, "each state of the routes")
 	for of := range seen {
 		require.Contains(t, []string{"sqs://always", "sqs://always sqs://x", "sqs://always sqs://y"}, of)
 	}

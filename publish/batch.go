@@ -6,7 +6,10 @@ import (
 	"github.com/outflowhq/outflow"
 )
 
-// BatchPublisher is a Publisher whose broker takes many messages in one request.
+// BatchPublisher is a Publisher whose broker takes many messages in one request. It is for a caller
+// that has many messages of one destination in hand. Outflow's activities have one each: they call
+// Publish, which joins the calls of the moment into such requests, and leaves each of them its own
+// deadline.
 type BatchPublisher interface {
 	Publisher
 

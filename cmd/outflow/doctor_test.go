@@ -207,6 +207,29 @@ func TestDoctorLooksAtWorkflows(t *testing.T) {
 		` +→ list the workflow in OUTFLOW_TEMPORAL_TARGETS`, out)
 }
 
+// Of RabbitMQ it looks up exchanges and queues, and says which commands make those that are missing. An
+// address that nobody answers at is a finding of its own.
+func TestDoctorLooksAtExchanges(t *testing.T) {
+	server := teststack.NewRabbitMQ(t)
+	pool := teststack.New(t)
+	_, err := pool.Exec(t.Context(), `INSERT INTO outbox.messages (id, destination, type, payload)
+		SELECT gen_random_uuid(), d, 'a', '{}' FROM unnest(ARRAY[
+			'rabbitmq://amq.topic/placed', 'rabbitmq://doctor-missing/placed', 'rabbitmq:///doctor-missing']) AS d`)
+	require.NoError(t, err)
+	settings := map[string]string{"DATABASE_URL": pool.Config().ConnString(), "TEMPORAL_ADDRESS": "127.0.0.1:1", "AMQP_URL": server.URL}
+	out, _, _ := with(t, settings, "", "doctor")
+	assert.Regexp(t, `ok +destinations +rabbitmq://amq.topic/placed is there`, out)
+	assert.Regexp(t, `fail +destinations +1 pending: .*rabbitmq://doctor-missing/placed: 404 NOT_FOUND: there is no exchange.*\n`+
+		` +→ rabbitmqadmin declare exchange name=doctor-missing type=topic durable=true && rabbitmqadmin declare binding source=doctor-missing`, out)
+	assert.Regexp(t, `fail +destinations +1 pending: .*rabbitmq:///doctor-missing: 312 NO_ROUTE: there is no queue.*\n`+
+		` +→ rabbitmqadmin declare queue name=doctor-missing durable=true`, out)
+
+	settings["AMQP_URL"] = "amqp://guest:hunter2@127.0.0.1:1/"
+	out, _, _ = with(t, settings, "", "doctor")
+	assert.Regexp(t, `warn +destinations .*connection refused.*\n +→ check AMQP_URL, the network and the broker`, out)
+	assert.NotContains(t, out, "hunter2")
+}
+
 func TestExaminePrints(t *testing.T) {
 	away := operator.Subject{DatabaseErr: errors.New("no database"), NamespaceErr: errors.New("no Temporal"),
 		Target: namespace.Target{Address: "a:1", Namespace: "shop"}}
