@@ -100,6 +100,9 @@ const runningProbeSQL = `
 //   - A breaker that no message waits for is not chosen: it takes the place of no other.
 //   - $3 says whether destinations are meant that do not exist. They are chosen by themselves, so that
 //     neither they nor the others wait for each other.
+//   - Destinations of the schemes $4 are left to processes that publish to them, except for those of
+//     $5, which this process publishes to. NULL: it may publish to any. An empty scheme in $4 stands
+//     for any.
 const takeProbesSQL = `
 WITH chosen AS MATERIALIZED (
     SELECT h.destination AS breaker, c.*
@@ -121,6 +124,8 @@ WITH chosen AS MATERIALIZED (
              WHERE t.destination = substring(h.destination FROM '^` + schemesOfTargetsSQL + `://[^/#]*')
                AND t.destination <> h.destination) IS NULL
        AND (h.missing_since IS NOT NULL) = $3::boolean
+       AND ($5::text[] IS NULL OR split_part(h.destination, '://', 1) = ANY ($5::text[])
+            OR '' <> ALL ($4::text[]) AND split_part(h.destination, '://', 1) <> ALL ($4::text[]))
      ORDER BY h.open_until
      LIMIT $1
        FOR UPDATE OF h SKIP LOCKED
@@ -195,7 +200,11 @@ func (s *Store) TakeFound(
 }
 
 func (s *Store) takeProbes(ctx context.Context, missing bool) ([]outbox.Probe, error) {
-	rows, err := s.pool.Query(ctx, takeProbesSQL, maxProbes, probeLease, missing)
+	others, own, err := s.leftToOthers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("choosing probes: %w", err)
+	}
+	rows, err := s.pool.Query(ctx, takeProbesSQL, maxProbes, probeLease, missing, others, own)
 	if err != nil {
 		return nil, fmt.Errorf("choosing probes: %w", err)
 	}

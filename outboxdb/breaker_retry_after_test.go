@@ -229,7 +229,7 @@ func TestABacklogThatIsNotNewIsNotProbed(t *testing.T) {
 	execute(t, pool, `INSERT INTO outbox.messages (id, destination, type, payload) SELECT gen_random_uuid(), $1, 'a',
 	    '{}' FROM generate_series(1, 20000)`, hook(1))
 	execute(t, pool, `VACUUM ANALYZE outbox.messages`)
-	p := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementTakeProbes, 50, "40 s", false)
+	p := teststack.Explain(t, pool, "force_generic_plan", outboxdb.StatementTakeProbes, 50, "40 s", false, []string{}, []string{"https"})
 	require.Zero(t, p.Rows)
 	require.Less(t, p.Buffers(), 60)
 	_, err := store.TakeProbes(t.Context())

@@ -190,7 +190,7 @@ func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
 		t.Logf("%s: %d buffers to claim none of a million", mode, p.Buffers())
 		require.Zero(t, p.Rows)
 		require.LessOrEqual(t, p.Buffers(), 20)
-		p = teststack.Explain(t, pool, mode, outboxdb.StatementTakeProbes, 50, "20 seconds", false)
+		p = teststack.Explain(t, pool, mode, outboxdb.StatementTakeProbes, 50, "20 seconds", false, []string{}, []string{"sqs"})
 		t.Logf("%s: %d buffers to find a probe", mode, p.Buffers())
 		require.EqualValues(t, 1, p.Rows)
 		require.LessOrEqual(t, p.Buffers(), 200, "most of it the renewals above, which were rolled back")

@@ -63,6 +63,7 @@ SELECT s.scheme, bool_or(s.scans) AS scans
 // Announce says that a process runs, and which schemes it publishes to. The caller repeats it every
 // outbox.AnnounceInterval.
 func (s *Store) Announce(ctx context.Context, p outbox.Process) error {
+	s.serving.announced(p.Schemes)
 	_, err := s.pool.Exec(ctx, announceSQL, p.ID, p.Name, p.Host, p.Schemes, p.Scans, forgetAfter)
 	if err != nil {
 		return fmt.Errorf("noting that this process runs: %w", err)
@@ -83,6 +84,31 @@ type serving struct {
 	mu      sync.Mutex
 	readAt  time.Time
 	schemes map[string]outbox.Served
+	own     []string // what this process has announced; nil: it does not say
+}
+
+func (k *serving) announced(schemes []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.own = schemes
+}
+
+// leftToOthers returns the schemes that another process claims messages of and publishes to, and
+// those that this process publishes to all the same. Nil for the latter: it may publish to any. An
+// empty scheme of others stands for any.
+func (s *Store) leftToOthers(ctx context.Context) (others, own []string, err error) {
+	schemes, err := s.servedSchemes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for scheme, served := range schemes {
+		if served == outbox.ServedByScanners {
+			others = append(others, scheme)
+		}
+	}
+	s.serving.mu.Lock()
+	defer s.serving.mu.Unlock()
+	return others, s.serving.own, nil
 }
 
 // Served says which running processes publish to a destination's scheme. What it says may be some

@@ -17,7 +17,6 @@ import (
 
 	"github.com/outflowhq/outflow/dispatcher"
 	"github.com/outflowhq/outflow/publish"
-	"github.com/outflowhq/outflow/scanner"
 
 	"example.com/publisher/files"
 )
@@ -54,7 +53,6 @@ func run(ctx context.Context, databaseURL, folder string) error {
 	d, err := dispatcher.New(dispatcher.Options{
 		Pool: pool, Client: temporalClient,
 		Publishers: []publish.Publisher{&files.Publisher{Folder: folder}},
-		Scanner:    scanner.Options{TaskQueue: "files"},
 	})
 	if err != nil {
 		return err
