@@ -3,6 +3,7 @@ package rabbitmq
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"time"
@@ -111,45 +112,62 @@ func (p *Publisher) settle(d *dialing, s *session, err error) {
 	old := p.current
 	p.current = s
 	if old != nil {
-		p.work.Go(func() { old.close(p.timeout) })
+		p.work.Go(func() {
+			ctx, cancel := context.WithTimeout(p.draining, p.timeout)
+			defer cancel()
+			old.close(ctx)
+		})
 	}
 	if p.closed {
-		p.work.Go(func() { s.close(0) })
+		p.work.Go(func() { s.close(p.draining) })
 	}
 }
 
-// open connects.
+// open connects. The end of the publisher ends it at once.
 func (p *Publisher) open(address Address) (*session, error) {
-	ctx, cancel := context.WithTimeout(p.ctx, address.timeout(p.timeout))
+	limit := address.timeout(p.timeout)
+	ctx, cancel := context.WithTimeout(p.ctx, limit)
 	defer cancel()
-	var raw *socket
+	var w *wire
+	goesOn := func() bool { return true } // the publisher's end has not closed the socket
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName("outflow")
-	conn, err := amqp.DialConfig(address.url, amqp.Config{
+	conn, err := amqp.DialConfig(address.withoutTLS(), amqp.Config{
 		Heartbeat:  heartbeat,               // the address may have another
 		FrameSize:  amqp.FrameSizeUnlimited, // the broker's own limit counts
 		Properties: properties,
-		Dial: func(network, host string) (net.Conn, error) {
-			dialed, err := new(net.Dialer).DialContext(ctx, network, host)
+		Dial: func(network, _ string) (net.Conn, error) {
+			config, err := address.tls()
 			if err != nil {
 				return nil, err
 			}
-			raw = &socket{Conn: dialed}
+			dialed, err := new(net.Dialer).DialContext(ctx, network, address.hostPort())
+			if err != nil {
+				return nil, err
+			}
+			raw := &socket{Conn: dialed}
+			w = newWire(raw)
+			goesOn = context.AfterFunc(p.ctx, func() { _ = raw.Close() })
 			deadline, _ := ctx.Deadline() // of TLS and the handshake; the library takes it away
-			return raw, raw.SetDeadline(deadline)
+			if err := raw.SetDeadline(deadline); err != nil || config == nil {
+				return w, err
+			}
+			return w, w.secure(ctx, config)
 		},
 	})
-	if err == nil && ctx.Err() == nil {
-		return newSession(address, conn, raw, p.settings), nil
+	if goesOn() && err == nil {
+		w.ready.Store(true)
+		return newSession(address, conn, w.raw, p.settings), nil
 	}
-	if raw != nil {
-		_ = raw.Close() // it ends what the library left running
+	if w != nil {
+		var n net.Error
+		if err = w.reason(err); errors.As(err, &n) && n.Timeout() {
+			err = fmt.Errorf("no answer within %s", limit)
+		}
+		_ = w.raw.Close() // it ends what the library left running
 	}
-	switch {
-	case p.ctx.Err() != nil:
+	if p.ctx.Err() != nil {
 		return nil, notAttempted("connecting to "+address.String(), errClosed)
-	case err == nil:
-		err = ctx.Err()
 	}
 	return nil, connecting(address, err)
 }

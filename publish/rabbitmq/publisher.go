@@ -42,7 +42,10 @@ type Publisher struct {
 	settings
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	work   sync.WaitGroup
+	// draining ends closeGrace after that: no connection waits for confirms any more.
+	draining context.Context
+	drained  context.CancelFunc
+	work     sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
@@ -104,6 +107,7 @@ func New(address Address, opts ...Option) *Publisher {
 		opt(&p.settings)
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.draining, p.drained = context.WithCancel(context.Background())
 	return p
 }
 
@@ -114,18 +118,22 @@ func (*Publisher) Scheme() string { return outflow.SchemeRabbitMQ }
 const closeGrace = outflow.FastPathCallTime
 
 // Close ends the connection and returns when nothing of the Publisher goes on. It waits for the
-// confirms of messages that are under way, for 2.5 s at most, and not where an alarm blocks the
-// connection. Any other message under way fails as unavailable, a later one as not attempted.
+// confirms of messages that were sent, for 2.5 s at most, and not where an alarm blocks the
+// connection. Any other message that was sent fails as unavailable, one that was not, and any later
+// one, as not attempted.
 func (p *Publisher) Close() {
 	p.mu.Lock()
 	p.closed = true
 	s := p.current
 	p.mu.Unlock()
 	p.cancel()
+	grace := time.AfterFunc(closeGrace, p.drained)
+	defer grace.Stop()
 	if s != nil {
-		s.close(closeGrace)
+		s.close(p.draining)
 	}
 	p.work.Wait()
+	p.drained()
 }
 
 // Publish sends m to its exchange and waits for RabbitMQ's confirm. RabbitMQ has no ID of its own
@@ -135,12 +143,19 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	if err != nil {
 		return "", err
 	}
-	for end := time.Now().Add(p.timeout); ; {
-		if err = p.wait(p.send(ctx, d, m)); !errors.Is(err, errUnsent) {
-			return "", err
+	return "", p.answer(ctx, d, m, p.send(ctx, d, m))
+}
+
+// answer waits for a message's answer. A message that was not sent, because its channel or
+// connection closed, is sent on another.
+func (p *Publisher) answer(ctx context.Context, d outflow.Destination, m outflow.Message, c call) error {
+	for end := time.Now().Add(p.timeout); ; c = p.send(ctx, d, m) {
+		err := p.wait(c)
+		if !errors.Is(err, errUnsent) {
+			return err
 		}
 		if time.Now().After(end) {
-			return "", notAttempted(doing(d), err)
+			return notAttempted(doing(d), err)
 		}
 	}
 }
@@ -160,12 +175,8 @@ func (p *Publisher) PublishBatch(ctx context.Context, destination string, messag
 	for i, m := range messages {
 		calls[i] = p.send(ctx, d, m)
 	}
-	for i, c := range calls {
-		if err := p.wait(c); errors.Is(err, errUnsent) {
-			results[i].Err = notAttempted(doing(d), err)
-		} else {
-			results[i].Err = err
-		}
+	for i, m := range messages {
+		results[i].Err = p.answer(ctx, d, m, calls[i])
 	}
 	return results
 }
