@@ -160,8 +160,12 @@ func (p *Publisher) answer(ctx context.Context, d outflow.Destination, m outflow
 	}
 }
 
-// PublishBatch sends all messages before it waits for their confirms. See publish.BatchPublisher
-// for what it promises. Messages are sent in their order, on one channel.
+// errHeldBack is why a message was not sent that would overtake another.
+var errHeldBack = errors.New("an earlier message of its ordering key failed")
+
+// PublishBatch sends all messages before it waits for their confirms, on one channel, in their
+// order. A message with an ordering key waits for the confirm of the one before of its key, and is
+// not attempted where that failed. See publish.BatchPublisher for what else it promises.
 func (p *Publisher) PublishBatch(ctx context.Context, destination string, messages []outflow.Message) []publish.Result {
 	results := make([]publish.Result, len(messages))
 	d, err := destinationOf(destination)
@@ -172,11 +176,27 @@ func (p *Publisher) PublishBatch(ctx context.Context, destination string, messag
 		return results
 	}
 	calls := make([]call, len(messages))
-	for i, m := range messages {
-		calls[i] = p.send(ctx, d, m)
+	waiting := make([]bool, len(messages))
+	end := func(i int) error {
+		if waiting[i] {
+			waiting[i], results[i].Err = false, p.answer(ctx, d, messages[i], calls[i])
+		}
+		return results[i].Err
 	}
+	last := map[string]int{} // the last message of each ordering key
 	for i, m := range messages {
-		results[i].Err = p.answer(ctx, d, m, calls[i])
+		before, isLater := last[m.OrderingKey]
+		if m.OrderingKey != "" {
+			last[m.OrderingKey] = i
+		}
+		if isLater && end(before) != nil {
+			results[i].Err = notAttempted(doing(d), errHeldBack)
+			continue
+		}
+		calls[i], waiting[i] = p.send(ctx, d, m), true
+	}
+	for i := range messages {
+		end(i)
 	}
 	return results
 }

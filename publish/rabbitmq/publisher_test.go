@@ -257,6 +257,39 @@ func TestBatch(t *testing.T) {
 	require.Empty(t, w.deliveries(q))
 }
 
+// TestBatchHoldsBackAKey of which a message failed: no later message of the key overtakes it.
+func TestBatchHoldsBackAKey(t *testing.T) {
+	w := aloneWorld(t)
+	w.Control("eval", "application:set_env(rabbit, max_message_size, 1000000).")
+	defer w.Control("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+	x, p := w.exchange("topic"), w.publisher()
+	q := w.queue(x, "key")
+	batch := messages(8, "")
+	for i, key := range []string{"a", "b", "a", "b", "a", "b", "", "c"} {
+		batch[i].OrderingKey = key
+	}
+	batch[0].Payload = make([]byte, 1_000_001) // RabbitMQ refuses it
+	batch[3].Payload = make([]byte, 17<<20)    // and this one is not sent
+	var want []string
+	for i, r := range p.PublishBatch(t.Context(), to(x, "key"), batch) {
+		switch i {
+		case 0, 3:
+			is(t, outflow.ClassPermanent, r.Err)
+		case 2, 4, 5:
+			is(t, outflow.ClassRetryable, r.Err, to(x, "key"), "an earlier message of its ordering key failed")
+			require.ErrorIs(t, r.Err, outflow.ErrNotAttempted)
+		default:
+			require.NoError(t, r.Err)
+			want = append(want, batch[i].ID.String())
+		}
+	}
+	var got []string
+	for _, d := range w.deliveries(q) {
+		got = append(got, d.MessageId)
+	}
+	require.Equal(t, want, got)
+}
+
 // TestBatchThatTakesLong: an answer that came in time counts, however long the rest takes to be
 // sent.
 func TestBatchThatTakesLong(t *testing.T) {
