@@ -1,9 +1,11 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"time"
@@ -31,6 +33,7 @@ type connector struct {
 	last     error // of the last try; nil where it succeeded
 	next     time.Time
 	rotate   time.Time // when a new address is tried next
+	warned   string    // of a new address that does not work
 }
 
 // dialing is a try to connect, which concurrent callers share. It has a deadline of its own and no
@@ -56,8 +59,10 @@ func (p *Publisher) connected(t preparing) (*session, error) {
 	}
 	if s := p.current; s != nil && !s.ended() {
 		defer p.mu.Unlock()
-		// A new address must work before it replaces the one in use.
-		if s.address != address && p.dialing == nil && time.Now().After(p.rotate) {
+		switch {
+		case s.address == address:
+			p.warned = ""
+		case p.dialing == nil && time.Now().After(p.rotate): // it must work before it replaces the one in use
 			p.rotate = time.Now().Add(rotateWait)
 			p.dial(address)
 		}
@@ -90,8 +95,25 @@ func (p *Publisher) dial(address Address) *dialing {
 		}
 		s, err := p.open(address)
 		p.settle(d, s, err)
+		if err != nil {
+			p.warn(err)
+		}
 	})
 	return d
+}
+
+// warn logs why a new address does not work. No message fails of it, and so nobody else says it.
+func (p *Publisher) warn(err error) {
+	p.mu.Lock()
+	silent := p.closed || p.current == nil || p.current.ended() || p.warned == err.Error()
+	if !silent {
+		p.warned = err.Error()
+	}
+	p.mu.Unlock()
+	if !silent {
+		log := cmp.Or(p.log.Load(), slog.Default())
+		log.Warn("RabbitMQ's new address does not work; the old connection stays in use", "error", err)
+	}
 }
 
 // settle ends a try: a new connection replaces the one before, whose messages are waited for.

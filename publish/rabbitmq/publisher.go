@@ -29,7 +29,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/outflowhq/outflow"
@@ -46,6 +48,8 @@ type Publisher struct {
 	draining context.Context
 	drained  context.CancelFunc
 	work     sync.WaitGroup
+
+	log atomic.Pointer[slog.Logger] // nil until WarnTo
 
 	mu      sync.Mutex
 	closed  bool
@@ -86,7 +90,8 @@ func WithTimeout(d time.Duration) Option {
 
 // WithCurrentAddress sets a function that returns the address as it is now, such as that of a file
 // that is rotated. It is called for each message and must be quick. A new address is connected to
-// beside the old connection, and replaces it once that worked.
+// beside the old connection, and replaces it once that worked. Where it does not work, the old
+// connection stays in use, and a warning is logged: see WarnTo.
 func WithCurrentAddress(current func() Address) Option {
 	return func(s *settings) {
 		if current != nil {
@@ -110,6 +115,10 @@ func New(address Address, opts ...Option) *Publisher {
 	p.draining, p.drained = context.WithCancel(context.Background())
 	return p
 }
+
+// WarnTo sets where warnings go that are no failure of a message: why a new address does not work
+// while the old connection does, each reason once. The default is slog.Default().
+func (p *Publisher) WarnTo(log *slog.Logger) { p.log.Store(log) }
 
 // Scheme is "rabbitmq".
 func (*Publisher) Scheme() string { return outflow.SchemeRabbitMQ }

@@ -1,6 +1,7 @@
 package rabbitmq_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/url"
@@ -56,6 +58,75 @@ func TestAddressRotates(t *testing.T) {
 	l.end()
 	require.Empty(t, l.failed)
 	l.judge(t, w, q)
+}
+
+// TestNewAddressDoesNotWork: no message fails, and the log says why, once for each reason.
+func TestNewAddressDoesNotWork(t *testing.T) {
+	w := newWorld(t)
+	x := w.exchange("topic")
+	w.queue(x, "key")
+	user := w.user(".*")
+	var now atomic.Pointer[rabbitmq.Address]
+	set := func(a rabbitmq.Address) { now.Store(&a) }
+	works := w.address("guest", "guest")
+	set(works)
+	p := rabbitmq.New(rabbitmq.Address{}, rabbitmq.WithCurrentAddress(func() rabbitmq.Address { return *now.Load() }))
+	defer p.Close()
+	var said lines
+	p.WarnTo(slog.New(slog.NewTextHandler(&said, nil)))
+	publish := func() {
+		_, err := p.Publish(t.Context(), message(to(x, "key")))
+		require.NoError(t, err)
+	}
+	warns := func(times int, of string) {
+		t.Helper()
+		eventually(t, func() bool {
+			rabbitmq.TryRotationAgain(p)
+			publish()
+			return strings.Count(said.String(), of) == times
+		}, "the log says why")
+	}
+	publish()
+	authority, certificate, key := certify(t)
+	host := terminate(t, authority, certificate, key, w.Address)
+	wrong := w.address(user, "wrong-"+password)
+	noCertificate, err := rabbitmq.ParseAddress("amqps://guest:guest@" + host + "/?cacertfile=" + authority)
+	require.NoError(t, err)
+	set(wrong)
+	warns(1, "check user name and password")
+	set(noCertificate)
+	warns(1, "certificate required")
+	tried := rabbitmq.Tries(p)
+	eventually(t, func() bool {
+		rabbitmq.TryRotationAgain(p)
+		publish()
+		return rabbitmq.Tries(p) > tried+3
+	}, "it is tried again and again")
+	set(works)
+	publish()
+	set(noCertificate)
+	warns(2, "certificate required")
+	require.Equal(t, 3, strings.Count(said.String(), "level=WARN"))
+	require.NotContains(t, said.String(), password)
+	require.NotContains(t, said.String(), "guest")
+}
+
+// lines is a log that a test reads while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // TestUnsentMessagesMoveToTheNewConnection, however long the old one waits for its confirms.
