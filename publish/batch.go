@@ -19,7 +19,7 @@ type BatchPublisher interface {
 	//
 	// Each result keeps the promises of Publish for its message. One message that the broker
 	// refuses never fails another. Messages of one ordering key go out in their order where the
-	// broker keeps it.
+	// broker keeps it, and there none is attempted after one that failed.
 	//
 	// The end of ctx stops requests that have not begun: their messages get an error that wraps
 	// outflow.ErrNotAttempted. A request that has begun is waited for, until its own timeout.

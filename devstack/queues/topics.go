@@ -15,7 +15,7 @@ import (
 // newTranslator stands before goaws and beside an SNS whose subscriptions lead to goaws's queues.
 func newTranslator(goaws http.Handler) *translator {
 	t := &translator{goaws: goaws}
-	t.sns = &fakesns.Server{Queues: subscribed{t}, Account: Account, Region: Region}
+	t.sns = &fakesns.Server{Queues: subscribed{t}, Account: Account, Region: Region, Forgets: true}
 	return t
 }
 

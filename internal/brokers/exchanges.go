@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/outflowhq/outflow"
@@ -70,7 +71,11 @@ func (*exchanges) validate(getenv func(string) string) error {
 func (x *exchanges) open(_ context.Context, getenv func(string) string) (Broker, error) {
 	if x.file != nil {
 		b := RabbitMQ(x.file.Get, x.timeout)
-		b.warnTo = x.file.WarnTo
+		ofPublisher := b.warnTo
+		b.warnTo = func(log *slog.Logger) {
+			x.file.WarnTo(log)
+			ofPublisher(log)
+		}
 		return b, nil
 	}
 	url := getenv(rabbitURL)
@@ -89,11 +94,12 @@ func (x *exchanges) open(_ context.Context, getenv func(string) string) (Broker,
 // RabbitMQ is the broker of exchanges at an address, which may change. A timeout of 0 means the
 // default.
 func RabbitMQ(current func() rabbitmq.Address, timeout time.Duration) Broker {
+	p := rabbitmq.New(rabbitmq.Address{}, rabbitmq.WithCurrentAddress(current), rabbitmq.WithTimeout(timeout))
 	return Broker{
-		Schemes: []string{outflow.SchemeRabbitMQ},
-		Publisher: rabbitmq.New(rabbitmq.Address{}, rabbitmq.WithCurrentAddress(current),
-			rabbitmq.WithTimeout(timeout)),
-		Timeout: cmp.Or(timeout, rabbitmq.DefaultTimeout),
+		Schemes:   []string{outflow.SchemeRabbitMQ},
+		Publisher: p,
+		Timeout:   cmp.Or(timeout, rabbitmq.DefaultTimeout),
+		warnTo:    p.WarnTo,
 		Doctor: Doctor{
 			Remedy: exchangeRemedy,
 			Create: func(destination string) string { return current().Commands(destination) },

@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
+	"github.com/outflowhq/outflow/publish"
 )
 
 func loadExchanges(t *testing.T, settings map[string]string) Broker {
@@ -106,6 +108,34 @@ func TestAddressFileRotates(t *testing.T) {
 		50*time.Millisecond)
 	assert.Contains(t, said.String(), "OUTFLOW_RABBITMQ_URL_FILE")
 	assert.NotContains(t, said.String(), "hunter")
+}
+
+// TestNewAddressIsWarnedAbout: where it does not work, no message fails, and the broker's log says
+// so.
+func TestNewAddressIsWarnedAbout(t *testing.T) {
+	rabbit := teststack.NewRabbitMQ(t)
+	file := filepath.Join(t.TempDir(), "url")
+	write := func(text string) {
+		t.Helper()
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		past := time.Now().Add(-time.Minute)
+		require.NoError(t, os.Chtimes(file, past, past))
+	}
+	write(rabbit.URL)
+	b := loadExchanges(t, map[string]string{"OUTFLOW_RABBITMQ_URL_FILE": file})
+	require.NoError(t, b.SettingsErr)
+	var said lines
+	b.WarnTo(slog.New(slog.NewTextHandler(&said, nil)))
+	check := func() error {
+		return b.Publisher.(publish.Checker).Check(t.Context(), "rabbitmq://amq.topic/key")
+	}
+	require.Eventually(t, func() bool { return check() == nil }, time.Minute, 50*time.Millisecond)
+	write("amqp://nobody:hunter2@" + rabbit.Address)
+	require.Eventually(t, func() bool {
+		require.NoError(t, check())
+		return strings.Contains(said.String(), "check user name and password in AMQP_URL")
+	}, time.Minute, 50*time.Millisecond)
+	assert.NotContains(t, said.String(), "hunter2")
 }
 
 // TestDoctorOfExchanges: what to do about a look-up's error.

@@ -130,6 +130,35 @@ func TestNoAccountIsUnavailable(t *testing.T) {
 	}
 }
 
+// Whatever STS, or a proxy before it, says about the request says nothing about a message.
+func TestNoAnswerOfSTSEndsAMessage(t *testing.T) {
+	for name, refusal := range map[string]*fakesns.Error{
+		"ValidationError":          {Status: 400, Code: "ValidationError"},
+		"MissingParameter":         {Status: 400, Code: "MissingParameter"},
+		"InvalidParameterValue":    {Status: 400, Code: "InvalidParameterValue"},
+		"SerializationException":   {Status: 400, Code: "SerializationException"},
+		"RegionDisabledException":  {Status: 403, Code: "RegionDisabledException", Message: "STS is not activated"},
+		"too large for a proxy":    {Status: 413},
+		"a proxy knows no such":    {Status: 404},
+		"a code that nobody knows": {Status: 400, Code: "SomethingNew"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBroker(t)
+			b.CreateTopic(arnOf("news"), nil)
+			b.Inject(fakesns.Fault{Action: "GetCallerIdentity", Error: refusal})
+			err := publishAll(t, b.publisher(), message("sns://news", "a"))[0]
+			require.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
+			require.ErrorContains(t, err, refusal.Message)
+			require.ErrorContains(t, err, "check the region, the account and the endpoint")
+			var f *outflow.Failure
+			require.ErrorAs(t, err, &f)
+			require.False(t, f.Answered, "the topic was not asked")
+			b.Heal("")
+			noErrors(t, publishAll(t, b.publisher(), message("sns://news", "a")))
+		})
+	}
+}
+
 // Credentials may change to another account's while the process runs.
 func TestCredentialsOfAnotherAccount(t *testing.T) {
 	for name, refusal := range map[string]*fakesns.Error{

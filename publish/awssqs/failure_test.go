@@ -317,6 +317,21 @@ func TestQueueFoundButNotThereIsNotPermanent(t *testing.T) {
 	assert.Equal(t, 2, len(b.sizes()))
 }
 
+// A look-up carries no message, so only a missing queue is an answer about one.
+func TestRefusedLookupEndsNoMessage(t *testing.T) {
+	for _, refusal := range []*fakesqs.Error{
+		{Code: "InvalidParameterValue"}, {Code: "ValidationError"}, {Code: "SomethingNew"},
+		{Status: 413}, {Status: 404},
+	} {
+		b := newBroker(t)
+		b.CreateQueue("", "orders", nil)
+		b.Inject(fakesqs.Fault{Action: "GetQueueUrl", Error: refusal})
+		err := publishAll(t, awssqs.New(b.client), message("sqs://orders", "a"))[0]
+		assert.Equal(t, outflow.ClassUnavailable, outflow.ClassOf(err), "%v", err)
+		assert.ErrorContains(t, err, "check the region, the account and the endpoint")
+	}
+}
+
 func TestLookupHasItsOwnDeadlineAndIsShared(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t)

@@ -1,7 +1,9 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -131,6 +133,52 @@ func (a Address) vhost() string {
 		return "/"
 	}
 	return uri.Vhost
+}
+
+// tls is what TLS needs, or nil for an address without TLS.
+func (a Address) tls() (*tls.Config, error) {
+	uri, err := amqp.ParseURI(a.url)
+	if err != nil || uri.Scheme != "amqps" {
+		return nil, err
+	}
+	c := &tls.Config{ServerName: cmp.Or(uri.ServerName, uri.Host), MinVersion: tls.VersionTLS12}
+	if uri.CACertFile != "" {
+		text, err := os.ReadFile(uri.CACertFile)
+		if err != nil {
+			return nil, fmt.Errorf("%w: cacertfile: %w", errCertificates, err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("%w: cacertfile has no certificate in PEM", errCertificates)
+		}
+	}
+	if uri.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(uri.CertFile, uri.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("%w: certfile and keyfile: %w", errCertificates, err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+var errCertificates = errors.New("reading the certificates")
+
+// withoutTLS is the URL for the client library, to which TLS is a socket like any other.
+func (a Address) withoutTLS() string {
+	if scheme, rest, found := strings.Cut(a.url, ":"); found && strings.EqualFold(scheme, "amqps") {
+		return "amqp:" + rest
+	}
+	return a.url
+}
+
+// hostPort is where to connect to.
+func (a Address) hostPort() string {
+	uri, err := amqp.ParseURI(a.url)
+	if err != nil {
+		return ""
+	}
+	return net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
 }
 
 // GoString is String, so that no verb of fmt prints a password.

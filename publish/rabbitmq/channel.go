@@ -34,7 +34,7 @@ type channel struct {
 
 	mu sync.Mutex
 	// outstanding has the messages without a confirm, and unroutable those that came back, by
-	// message ID. Of two messages with one ID the second waits for the end of the first.
+	// message ID. Of two messages with one ID the second waits until the first is not.
 	outstanding map[string]*sending
 	unroutable  map[string]bool
 	end         *ending // once it has closed
@@ -76,50 +76,88 @@ var errUnsent = errors.New("the channel had closed")
 // hand gives a message to the goroutine that writes, where there is room for it. From then on it is
 // outstanding until it is settled. An error says that nothing was sent.
 func (c *channel) hand(m *sending, t preparing) error {
+	s := c.session
 	m.channel, m.weight = c, 1
 	if c.exchange.sendsAlone(len(m.publishing.Body)) {
 		m.weight = maxOutstanding
 	}
-	if c.window.Acquire(t.until, m.weight) != nil {
-		return t.noRoom(c.session)
+	if err := c.acquire(m.weight, t); err != nil {
+		return err
 	}
-	for before := c.enter(m); before != nil; before = c.enter(m) {
+	for left := c.enter(m); left != nil; left = c.enter(m) {
 		select {
-		case <-before.settled:
+		case <-left:
+		case <-s.closing.Done():
+			c.window.Release(m.weight)
+			return errUnsent
 		case <-t.until.Done():
 			c.window.Release(m.weight)
-			return t.noRoom(c.session)
+			return t.noRoom(s, "a message of the same ID waits for RabbitMQ's confirm")
 		}
 	}
-	if c.ended() { // while it waited
+	if c.ended() || s.closing.Err() != nil { // while it waited
 		c.leave(m)
 		return errUnsent
 	}
 	select {
-	case c.session.queue <- m:
+	case s.queue <- m:
 		return nil
-	case <-c.session.gone:
+	case <-s.gone:
+		c.leave(m)
+		return errUnsent
+	case <-s.closing.Done():
 		c.leave(m)
 		return errUnsent
 	case <-t.until.Done():
 		c.leave(m)
-		return t.noRoom(c.session)
+		return t.noRoom(s, "RabbitMQ has not taken the message before it")
 	}
 }
 
-// enter notes a message as outstanding, or returns the one before it with the same ID.
-func (c *channel) enter(m *sending) (before *sending) {
+// acquire takes a part of the window.
+func (c *channel) acquire(weight int64, t preparing) error {
+	if err := t.over(); err != nil {
+		return err
+	}
+	if c.window.TryAcquire(weight) {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(t.until)
+	defer cancel()
+	defer context.AfterFunc(c.session.closing, cancel)()
+	switch err := c.window.Acquire(ctx, weight); {
+	case err == nil:
+		return nil
+	case c.session.closing.Err() != nil:
+		return errUnsent
+	}
+	return t.noRoom(c.session, "the messages before it wait for RabbitMQ's confirm")
+}
+
+// enter notes a message as outstanding. Where another of the same ID is, it returns what is closed
+// when that one no longer is.
+func (c *channel) enter(m *sending) (left <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if before = c.outstanding[m.publishing.MessageId]; before == nil {
+	before := c.outstanding[m.publishing.MessageId]
+	if before == nil {
 		c.outstanding[m.publishing.MessageId] = m
+		return nil
 	}
-	return before
+	if before.left == nil {
+		before.left = make(chan struct{})
+	}
+	return before.left
 }
 
+// leave says that a message is not outstanding any more.
 func (c *channel) leave(m *sending) {
 	c.mu.Lock()
 	delete(c.outstanding, m.publishing.MessageId)
+	if m.left != nil {
+		close(m.left)
+		m.left = nil
+	}
 	c.mu.Unlock()
 	c.window.Release(m.weight)
 }

@@ -19,32 +19,40 @@ func (p *Publisher) Check(ctx context.Context, destination string) error {
 	if err != nil {
 		return err
 	}
-	doing := "looking up " + d.String()
-	t, stop := p.prepare(ctx, doing, 0)
+	t, stop := p.prepare(ctx, "looking up "+d.String(), 0)
 	defer stop()
+	for {
+		if err = p.lookUp(t, d); !errors.Is(err, errUnsent) {
+			return err
+		}
+	}
+}
+
+// lookUp is Check on the connection that there is now. errUnsent says that it closed.
+func (p *Publisher) lookUp(t preparing, d outflow.Destination) error {
 	s, err := p.connected(t)
 	if err != nil {
-		return about(doing, err)
+		return about(t.doing, err)
 	}
 	if reason := s.blocked(); reason != "" {
-		return blocked(doing, reason)
+		return blocked(t.doing, reason)
 	}
 	found := make(chan error, 1)
-	if !s.goOn(func() { found <- s.lookUp(doing, d) }) {
-		return notAttempted(doing, errClosed)
+	if !s.goOn(func() { found <- s.lookUp(t.doing, d) }) {
+		return errUnsent
 	}
 	select {
 	case err := <-found:
 		return err
 	case <-t.until.Done():
-		return outflow.Unavailable(fmt.Errorf("%s: %w (%s)", doing, context.Cause(t.until), seeURL+" and the broker"))
+		return outflow.Unavailable(fmt.Errorf("%s: %w (%s)", t.doing, context.Cause(t.until), seeURL+" and the broker"))
 	}
 }
 
 func (s *session) lookUp(doing string, d outflow.Destination) error {
-	ch, err := s.conn.Channel()
+	ch, err := s.newChannel()
 	if err != nil {
-		return about(doing, s.openFailed(err))
+		return about(doing, err)
 	}
 	defer ch.Close()
 	if d.Name != "" {

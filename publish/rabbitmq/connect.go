@@ -1,8 +1,11 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"time"
@@ -30,6 +33,7 @@ type connector struct {
 	last     error // of the last try; nil where it succeeded
 	next     time.Time
 	rotate   time.Time // when a new address is tried next
+	warned   string    // of a new address that does not work
 }
 
 // dialing is a try to connect, which concurrent callers share. It has a deadline of its own and no
@@ -55,8 +59,10 @@ func (p *Publisher) connected(t preparing) (*session, error) {
 	}
 	if s := p.current; s != nil && !s.ended() {
 		defer p.mu.Unlock()
-		// A new address must work before it replaces the one in use.
-		if s.address != address && p.dialing == nil && time.Now().After(p.rotate) {
+		switch {
+		case s.address == address:
+			p.warned = ""
+		case p.dialing == nil && time.Now().After(p.rotate): // it must work before it replaces the one in use
 			p.rotate = time.Now().Add(rotateWait)
 			p.dial(address)
 		}
@@ -89,8 +95,25 @@ func (p *Publisher) dial(address Address) *dialing {
 		}
 		s, err := p.open(address)
 		p.settle(d, s, err)
+		if err != nil {
+			p.warn(err)
+		}
 	})
 	return d
+}
+
+// warn logs why a new address does not work. No message fails of it, and so nobody else says it.
+func (p *Publisher) warn(err error) {
+	p.mu.Lock()
+	silent := p.closed || p.current == nil || p.current.ended() || p.warned == err.Error()
+	if !silent {
+		p.warned = err.Error()
+	}
+	p.mu.Unlock()
+	if !silent {
+		log := cmp.Or(p.log.Load(), slog.Default())
+		log.Warn("RabbitMQ's new address does not work; the old connection stays in use", "error", err)
+	}
 }
 
 // settle ends a try: a new connection replaces the one before, whose messages are waited for.
@@ -111,45 +134,62 @@ func (p *Publisher) settle(d *dialing, s *session, err error) {
 	old := p.current
 	p.current = s
 	if old != nil {
-		p.work.Go(func() { old.close(p.timeout) })
+		p.work.Go(func() {
+			ctx, cancel := context.WithTimeout(p.draining, p.timeout)
+			defer cancel()
+			old.close(ctx)
+		})
 	}
 	if p.closed {
-		p.work.Go(func() { s.close(0) })
+		p.work.Go(func() { s.close(p.draining) })
 	}
 }
 
-// open connects.
+// open connects. The end of the publisher ends it at once.
 func (p *Publisher) open(address Address) (*session, error) {
-	ctx, cancel := context.WithTimeout(p.ctx, address.timeout(p.timeout))
+	limit := address.timeout(p.timeout)
+	ctx, cancel := context.WithTimeout(p.ctx, limit)
 	defer cancel()
-	var raw *socket
+	var w *wire
+	goesOn := func() bool { return true } // the publisher's end has not closed the socket
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName("outflow")
-	conn, err := amqp.DialConfig(address.url, amqp.Config{
+	conn, err := amqp.DialConfig(address.withoutTLS(), amqp.Config{
 		Heartbeat:  heartbeat,               // the address may have another
 		FrameSize:  amqp.FrameSizeUnlimited, // the broker's own limit counts
 		Properties: properties,
-		Dial: func(network, host string) (net.Conn, error) {
-			dialed, err := new(net.Dialer).DialContext(ctx, network, host)
+		Dial: func(network, _ string) (net.Conn, error) {
+			config, err := address.tls()
 			if err != nil {
 				return nil, err
 			}
-			raw = &socket{Conn: dialed}
+			dialed, err := new(net.Dialer).DialContext(ctx, network, address.hostPort())
+			if err != nil {
+				return nil, err
+			}
+			raw := &socket{Conn: dialed}
+			w = newWire(raw)
+			goesOn = context.AfterFunc(p.ctx, func() { _ = raw.Close() })
 			deadline, _ := ctx.Deadline() // of TLS and the handshake; the library takes it away
-			return raw, raw.SetDeadline(deadline)
+			if err := raw.SetDeadline(deadline); err != nil || config == nil {
+				return w, err
+			}
+			return w, w.secure(ctx, config)
 		},
 	})
-	if err == nil && ctx.Err() == nil {
-		return newSession(address, conn, raw, p.settings), nil
+	if goesOn() && err == nil {
+		w.ready.Store(true)
+		return newSession(address, conn, w.raw, p.settings), nil
 	}
-	if raw != nil {
-		_ = raw.Close() // it ends what the library left running
+	if w != nil {
+		var n net.Error
+		if err = w.reason(err); errors.As(err, &n) && n.Timeout() {
+			err = fmt.Errorf("no answer within %s", limit)
+		}
+		_ = w.raw.Close() // it ends what the library left running
 	}
-	switch {
-	case p.ctx.Err() != nil:
+	if p.ctx.Err() != nil {
 		return nil, notAttempted("connecting to "+address.String(), errClosed)
-	case err == nil:
-		err = ctx.Err()
 	}
 	return nil, connecting(address, err)
 }

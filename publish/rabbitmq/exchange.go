@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -44,6 +45,7 @@ func (x *exchange) leave() {
 	defer x.session.mu.Unlock()
 	x.users--
 	x.used = time.Now()
+	x.session.offer(x)
 }
 
 // errNoExchange says that RabbitMQ does not know the exchange. Nothing was sent.
@@ -61,6 +63,12 @@ func (x *exchange) current() *channel {
 	return x.channel
 }
 
+func (x *exchange) isOpening() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.opening != nil
+}
+
 // open returns the exchange's channel, and opens it where there is none. Concurrent callers share
 // one try. The error is errNoExchange or errUnsent, or is classified.
 func (x *exchange) open(t preparing) (*channel, error) {
@@ -74,7 +82,7 @@ func (x *exchange) open(t preparing) (*channel, error) {
 		o = &opening{done: make(chan struct{})}
 		if !x.session.goOn(func() { x.run(o) }) {
 			x.mu.Unlock()
-			return nil, notAttempted(t.doing, errClosed)
+			return nil, errUnsent
 		}
 		x.opening = o
 	}
@@ -108,9 +116,9 @@ func (x *exchange) run(o *opening) {
 // for no permission here. The default exchange is always there, and can't be asked for.
 // https://www.rabbitmq.com/docs/access-control#authorisation
 func (s *session) channel(x *exchange) (*channel, error) {
-	ch, err := s.conn.Channel()
+	ch, err := s.newChannel()
 	if err != nil {
-		return nil, s.openFailed(err)
+		return nil, err
 	}
 	c := newChannel(s, x, ch)
 	if x.name != "" {
@@ -134,8 +142,11 @@ func (s *session) channel(x *exchange) (*channel, error) {
 func (s *session) openFailed(err error) error {
 	var e *amqp.Error
 	switch {
-	case s.ended():
+	case s.ended(), s.closing.Err() != nil:
 		return errUnsent // another connection may have it at once
+	case errors.Is(err, amqp.ErrChannelMax):
+		return unreachable("opening a channel", fmt.Errorf("all %d channels that a connection may have are in use: "+
+			"raise channel_max in rabbitmq.conf, or in AMQP_URL", s.conn.Config.ChannelMax))
 	case errors.As(err, &e):
 		return unreachable("opening a channel", errors.New(said(e)))
 	}

@@ -29,6 +29,13 @@ func TryRotationAgain(p *Publisher) {
 	p.rotate = time.Time{}
 }
 
+// Tries counts the tries to connect that failed in a row.
+func Tries(p *Publisher) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failures
+}
+
 // Refused is the failure of the one message that RabbitMQ refused so, and Lost that of a message
 // whose answer was lost so.
 func Refused(e *amqp.Error) error { return refused("sending", e) }

@@ -165,9 +165,9 @@ func connecting(to Address, err error) error {
 	case errors.As(err, &e):
 		what = said(e)
 	case errors.As(err, &op):
-		what = op.Error()
+		what = (&net.OpError{Op: op.Op, Net: op.Net, Addr: op.Addr, Err: op.Err}).Error() // without this side's port
 	}
-	if strings.Contains(what, "tls: ") || strings.Contains(what, "x509: ") { // the library passes on texts
+	if errors.Is(err, errCertificates) || strings.Contains(what, "tls: ") || strings.Contains(what, "x509: ") {
 		advice = "check the certificates: cacertfile, certfile and keyfile in AMQP_URL, and the broker's own"
 	}
 	return outflow.Unavailable(fmt.Errorf("%s: %s (%s; %s)", doing, text.Limit(what, 300), notSent, advice))

@@ -202,41 +202,50 @@ func TestUnansweredCalls(t *testing.T) {
 	w.queue(x, "key")
 	p, quick := w.publisher(), w.publisher(rabbitmq.WithTimeout(time.Second))
 	for _, each := range []*rabbitmq.Publisher{p, quick} {
-		_, err := each.Publish(t.Context(), message(to(x, "key")))
-		require.NoError(t, err)
+		eventually(t, func() bool {
+			_, err := each.Publish(t.Context(), message(to(x, "key")))
+			return err == nil
+		}, "there is a connection with a channel")
 	}
-	w.relay.Delay(x, 20*time.Second)
-	fast, cancel := context.WithTimeout(t.Context(), 4*time.Second)
-	defer cancel()
+	w.relay.Delay(x, 10*time.Minute)
 	for name, c := range map[string]struct {
 		p        *rabbitmq.Publisher
-		ctx      context.Context
+		deadline time.Duration
 		says     string
 		cutShort bool
 	}{
-		"a fast path":       {p, fast, "no answer within 2.5s", true},
-		"its whole timeout": {quick, t.Context(), "no answer within 1s", false},
+		"a fast path":       {p, 10 * time.Second, "no answer within 2.5s", true},
+		"its whole timeout": {quick, time.Hour, "no answer within 1s", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := c.p.Publish(c.ctx, message(to(x, "key")))
+			ctx, cancel := context.WithTimeout(t.Context(), c.deadline)
+			defer cancel()
+			_, err := c.p.Publish(ctx, message(to(x, "key")))
 			is(t, outflow.ClassUnavailable, err, c.says, "RabbitMQ may have accepted it")
 			var f *outflow.Failure
 			require.ErrorAs(t, err, &f)
 			require.Equal(t, c.cutShort, f.CutShort)
 		})
 	}
-	// The caller may leave: the answer is waited for all the same.
-	w.relay.Heal(x)
-	w.relay.Delay(x, 500*time.Millisecond)
-	leaving, leave := context.WithCancel(t.Context())
+	w.relay.Cut() // for nobody waits for what is delayed
+}
+
+// TestCallerLeaves: the answer to what was sent is waited for all the same.
+func TestCallerLeaves(t *testing.T) {
+	w := newWorld(t)
+	x, p := w.exchange("topic"), w.publisher(rabbitmq.WithTimeout(30*time.Second))
+	w.queue(x, "key")
+	w.relay.Delay(x, 3*time.Second)
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	answered := make(chan error)
 	go func() {
-		time.Sleep(100 * time.Millisecond)
-		leave()
+		_, err := p.Publish(ctx, message(to(x, "key")))
+		answered <- err
 	}()
-	_, err := p.Publish(leaving, message(to(x, "key")))
-	require.NoError(t, err)
-	require.Error(t, leaving.Err())
-	w.relay.Cut() // for nobody waits for what is delayed by 20 s
+	eventually(t, func() bool { return w.relay.Unanswered() == 1 }, "it is sent")
+	leave()
+	require.NoError(t, <-answered)
 }
 
 // TestTwoMessagesOfOneID: the second waits for the answer to the first, and each gets its own.

@@ -3,6 +3,7 @@ package rabbitmq
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -37,6 +38,14 @@ func (p *Publisher) prepare(ctx context.Context, doing string, call time.Duratio
 // why is the caller's reason, or another.
 func (t preparing) why(otherwise error) error { return cmp.Or(t.caller.Err(), otherwise) }
 
+// over is the failure of a call that has no time left to prepare, or nil.
+func (t preparing) over() error {
+	if t.until.Err() == nil {
+		return nil
+	}
+	return notAttempted(t.doing, t.why(errors.New("too little time is left")))
+}
+
 // late is the failure of a call whose time to prepare is over. last is the last failure of what it
 // waited for, or nil. Something that is merely slow does not fail: the next call finds it done.
 func (t preparing) late(last, notYet error) error {
@@ -51,12 +60,13 @@ func (t preparing) late(last, notYet error) error {
 	return notAttempted(t.doing, notYet)
 }
 
-// noRoom is the failure of a call that found no place in the window in time.
-func (t preparing) noRoom(s *session) error {
+// noRoom is the failure of a call that could not hand its message over in time, and for what it
+// waited.
+func (t preparing) noRoom(s *session, why string) error {
 	if reason := s.blocked(); reason != "" && t.caller.Err() == nil {
 		return blocked(t.doing, reason)
 	}
-	return t.late(nil, fmt.Errorf("%d messages wait for RabbitMQ's confirm", maxOutstanding))
+	return t.late(nil, errors.New(why))
 }
 
 // unreachable is a failure that is no message's.

@@ -29,7 +29,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/outflowhq/outflow"
@@ -42,7 +44,12 @@ type Publisher struct {
 	settings
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	work   sync.WaitGroup
+	// draining ends closeGrace after that: no connection waits for confirms any more.
+	draining context.Context
+	drained  context.CancelFunc
+	work     sync.WaitGroup
+
+	log atomic.Pointer[slog.Logger] // nil until WarnTo
 
 	mu      sync.Mutex
 	closed  bool
@@ -83,7 +90,8 @@ func WithTimeout(d time.Duration) Option {
 
 // WithCurrentAddress sets a function that returns the address as it is now, such as that of a file
 // that is rotated. It is called for each message and must be quick. A new address is connected to
-// beside the old connection, and replaces it once that worked.
+// beside the old connection, and replaces it once that worked. Where it does not work, the old
+// connection stays in use, and a warning is logged: see WarnTo.
 func WithCurrentAddress(current func() Address) Option {
 	return func(s *settings) {
 		if current != nil {
@@ -104,8 +112,13 @@ func New(address Address, opts ...Option) *Publisher {
 		opt(&p.settings)
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.draining, p.drained = context.WithCancel(context.Background())
 	return p
 }
+
+// WarnTo sets where warnings go that are no failure of a message: why a new address does not work
+// while the old connection does, each reason once. The default is slog.Default().
+func (p *Publisher) WarnTo(log *slog.Logger) { p.log.Store(log) }
 
 // Scheme is "rabbitmq".
 func (*Publisher) Scheme() string { return outflow.SchemeRabbitMQ }
@@ -114,18 +127,22 @@ func (*Publisher) Scheme() string { return outflow.SchemeRabbitMQ }
 const closeGrace = outflow.FastPathCallTime
 
 // Close ends the connection and returns when nothing of the Publisher goes on. It waits for the
-// confirms of messages that are under way, for 2.5 s at most, and not where an alarm blocks the
-// connection. Any other message under way fails as unavailable, a later one as not attempted.
+// confirms of messages that were sent, for 2.5 s at most, and not where an alarm blocks the
+// connection. Any other message that was sent fails as unavailable, one that was not, and any later
+// one, as not attempted.
 func (p *Publisher) Close() {
 	p.mu.Lock()
 	p.closed = true
 	s := p.current
 	p.mu.Unlock()
 	p.cancel()
+	grace := time.AfterFunc(closeGrace, p.drained)
+	defer grace.Stop()
 	if s != nil {
-		s.close(closeGrace)
+		s.close(p.draining)
 	}
 	p.work.Wait()
+	p.drained()
 }
 
 // Publish sends m to its exchange and waits for RabbitMQ's confirm. RabbitMQ has no ID of its own
@@ -135,18 +152,29 @@ func (p *Publisher) Publish(ctx context.Context, m outflow.Message) (brokerMessa
 	if err != nil {
 		return "", err
 	}
-	for end := time.Now().Add(p.timeout); ; {
-		if err = p.wait(p.send(ctx, d, m)); !errors.Is(err, errUnsent) {
-			return "", err
+	return "", p.answer(ctx, d, m, p.send(ctx, d, m))
+}
+
+// answer waits for a message's answer. A message that was not sent, because its channel or
+// connection closed, is sent on another.
+func (p *Publisher) answer(ctx context.Context, d outflow.Destination, m outflow.Message, c call) error {
+	for end := time.Now().Add(p.timeout); ; c = p.send(ctx, d, m) {
+		err := p.wait(c)
+		if !errors.Is(err, errUnsent) {
+			return err
 		}
 		if time.Now().After(end) {
-			return "", notAttempted(doing(d), err)
+			return notAttempted(doing(d), err)
 		}
 	}
 }
 
-// PublishBatch sends all messages before it waits for their confirms. See publish.BatchPublisher
-// for what it promises. Messages are sent in their order, on one channel.
+// errHeldBack is why a message was not sent that would overtake another.
+var errHeldBack = errors.New("an earlier message of its ordering key failed")
+
+// PublishBatch sends all messages before it waits for their confirms, on one channel, in their
+// order. A message with an ordering key waits for the confirm of the one before of its key, and is
+// not attempted where that failed. See publish.BatchPublisher for what else it promises.
 func (p *Publisher) PublishBatch(ctx context.Context, destination string, messages []outflow.Message) []publish.Result {
 	results := make([]publish.Result, len(messages))
 	d, err := destinationOf(destination)
@@ -157,15 +185,27 @@ func (p *Publisher) PublishBatch(ctx context.Context, destination string, messag
 		return results
 	}
 	calls := make([]call, len(messages))
-	for i, m := range messages {
-		calls[i] = p.send(ctx, d, m)
-	}
-	for i, c := range calls {
-		if err := p.wait(c); errors.Is(err, errUnsent) {
-			results[i].Err = notAttempted(doing(d), err)
-		} else {
-			results[i].Err = err
+	waiting := make([]bool, len(messages))
+	end := func(i int) error {
+		if waiting[i] {
+			waiting[i], results[i].Err = false, p.answer(ctx, d, messages[i], calls[i])
 		}
+		return results[i].Err
+	}
+	last := map[string]int{} // the last message of each ordering key
+	for i, m := range messages {
+		before, isLater := last[m.OrderingKey]
+		if m.OrderingKey != "" {
+			last[m.OrderingKey] = i
+		}
+		if isLater && end(before) != nil {
+			results[i].Err = notAttempted(doing(d), errHeldBack)
+			continue
+		}
+		calls[i], waiting[i] = p.send(ctx, d, m), true
+	}
+	for i := range messages {
+		end(i)
 	}
 	return results
 }

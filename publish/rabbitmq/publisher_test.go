@@ -3,7 +3,9 @@ package rabbitmq_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -255,6 +257,39 @@ func TestBatch(t *testing.T) {
 	require.Empty(t, w.deliveries(q))
 }
 
+// TestBatchHoldsBackAKey of which a message failed: no later message of the key overtakes it.
+func TestBatchHoldsBackAKey(t *testing.T) {
+	w := aloneWorld(t)
+	w.Control("eval", "application:set_env(rabbit, max_message_size, 1000000).")
+	defer w.Control("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+	x, p := w.exchange("topic"), w.publisher()
+	q := w.queue(x, "key")
+	batch := messages(8, "")
+	for i, key := range []string{"a", "b", "a", "b", "a", "b", "", "c"} {
+		batch[i].OrderingKey = key
+	}
+	batch[0].Payload = make([]byte, 1_000_001) // RabbitMQ refuses it
+	batch[3].Payload = make([]byte, 17<<20)    // and this one is not sent
+	var want []string
+	for i, r := range p.PublishBatch(t.Context(), to(x, "key"), batch) {
+		switch i {
+		case 0, 3:
+			is(t, outflow.ClassPermanent, r.Err)
+		case 2, 4, 5:
+			is(t, outflow.ClassRetryable, r.Err, to(x, "key"), "an earlier message of its ordering key failed")
+			require.ErrorIs(t, r.Err, outflow.ErrNotAttempted)
+		default:
+			require.NoError(t, r.Err)
+			want = append(want, batch[i].ID.String())
+		}
+	}
+	var got []string
+	for _, d := range w.deliveries(q) {
+		got = append(got, d.MessageId)
+	}
+	require.Equal(t, want, got)
+}
+
 // TestBatchThatTakesLong: an answer that came in time counts, however long the rest takes to be
 // sent.
 func TestBatchThatTakesLong(t *testing.T) {
@@ -311,6 +346,71 @@ func TestCloseEndsEverything(t *testing.T) {
 	require.ErrorIs(t, err, outflow.ErrNotAttempted)
 	require.ErrorIs(t, p.Check(t.Context(), to(x, "key")), outflow.ErrNotAttempted)
 	w.publisher().Close()
+}
+
+// TestCloseEndsAConnectionThatIsBeingMade, however long that may take.
+func TestCloseEndsAConnectionThatIsBeingMade(t *testing.T) {
+	for _, scheme := range []string{"amqp", "amqps"} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer listener.Close()
+		a, err := rabbitmq.ParseAddress(scheme + "://" + listener.Addr().String() + "?connection_timeout=600000")
+		require.NoError(t, err)
+		p := rabbitmq.New(a, rabbitmq.WithTimeout(30*time.Second))
+		failed := make(chan error, 1)
+		go func() {
+			_, err := p.Publish(t.Context(), message(to("orders", "paid")))
+			failed <- err
+		}()
+		silent, err := listener.Accept()
+		require.NoError(t, err)
+		defer silent.Close()
+		began := time.Now()
+		p.Close()
+		require.Less(t, time.Since(began), 20*time.Second)
+		is(t, outflow.ClassRetryable, <-failed, to("orders", "paid"), "the publisher is closed")
+	}
+}
+
+// TestBrokerAllowsFewChannels: where more exchanges are used, the least recently used channel
+// closes. Where all are in use, the error says so.
+func TestBrokerAllowsFewChannels(t *testing.T) {
+	w := newWorld(t)
+	a, err := rabbitmq.ParseAddress("amqp://guest:guest@" + w.relay.Address() + "?channel_max=3")
+	require.NoError(t, err)
+	p := rabbitmq.New(a, rabbitmq.WithTimeout(20*time.Second))
+	defer p.Close()
+	var exchanges, destinations []string
+	for range 5 {
+		x := w.exchange("topic")
+		w.queue(x, "key")
+		exchanges, destinations = append(exchanges, x), append(destinations, to(x, "key"))
+	}
+	for range 3 {
+		for _, d := range destinations {
+			noErrors(t, publishAll(t, p, 5, messages(20, d)))
+			require.LessOrEqual(t, rabbitmq.Channels(p), 3)
+		}
+	}
+	require.NoError(t, p.Check(t.Context(), destinations[0]), "it closes one, too")
+	for _, d := range destinations[:3] {
+		noErrors(t, publishAll(t, p, 1, messages(1, d)))
+	}
+	before := len(w.relay.Copies())
+	for _, x := range exchanges[:3] {
+		w.relay.Delay(x, 10*time.Minute)
+	}
+	var work sync.WaitGroup
+	for _, d := range destinations[:3] {
+		work.Go(func() { _, _ = p.Publish(t.Context(), message(d)) }) // cut off below
+	}
+	eventually(t, func() bool { return len(w.relay.Copies()) == before+3 }, "all channels are in use")
+	_, err = p.Publish(t.Context(), message(destinations[3]))
+	is(t, outflow.ClassUnavailable, err, destinations[3],
+		"all 3 channels that a connection may have are in use: raise channel_max", "nothing was sent")
+	w.relay.Cut()
+	work.Wait()
+	noErrors(t, publishAll(t, p, 1, messages(1, destinations[4])))
 }
 
 // TestChannelsAreBounded: the least recently used one closes, and is opened again.

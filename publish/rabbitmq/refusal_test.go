@@ -2,9 +2,12 @@ package rabbitmq_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -124,7 +127,9 @@ func TestConnectingFails(t *testing.T) {
 	require.NoError(t, closed.Close())
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer silent.Close()
+	t.Cleanup(func() { _ = silent.Close() }) // after the subtests
+	const inTwoSeconds = "?connection_timeout=2000"
+	late := []string{"no answer within 2s", "check AMQP_URL and the network"}
 	who := []string{"check user name and password in AMQP_URL"}
 	for name, c := range map[string]struct {
 		url  string
@@ -134,16 +139,20 @@ func TestConnectingFails(t *testing.T) {
 		"unknown user":   {"amqp://nobody:" + password + "@" + w.Address, who},
 		"no such virtual host": {"amqp://guest:guest@" + w.Address + "/missing",
 			[]string{"530 NOT_ALLOWED", "missing", "check the virtual host of AMQP_URL"}},
-		"nobody listens": {"amqp://guest:" + password + "@" + nobody, []string{"connection refused", "check AMQP_URL"}},
-		"no answer":      {"amqp://guest:" + password + "@" + silent.Addr().String(), []string{"check AMQP_URL"}},
-		"no TLS there":   {"amqps://guest:" + password + "@" + w.Address, []string{"check the certificates"}},
-		"no mechanism":   {"amqp://guest:" + password + "@" + w.Address + "?auth_mechanism=external", who},
+		"nobody listens": {"amqp://guest:" + password + "@" + nobody,
+			[]string{"connection refused", "check AMQP_URL"}},
+		"no answer":        {"amqp://guest:" + password + "@" + silent.Addr().String() + inTwoSeconds, late},
+		"no answer to TLS": {"amqps://guest:" + password + "@" + silent.Addr().String() + inTwoSeconds, late},
+		"no answer to the password": {"amqp://guest:" + password + "@" + stopsAfterStart(t, w.Address) +
+			inTwoSeconds, late},
+		"no TLS there": {"amqps://guest:" + password + "@" + w.Address, []string{"check the certificates"}},
+		"no mechanism": {"amqp://guest:" + password + "@" + w.Address + "?auth_mechanism=external", who},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, err := rabbitmq.ParseAddress(c.url)
 			require.NoError(t, err)
-			p := rabbitmq.New(a, rabbitmq.WithTimeout(5*time.Second))
+			p := rabbitmq.New(a, rabbitmq.WithTimeout(30*time.Second))
 			defer p.Close()
 			for _, err := range []error{
 				func() error { _, err := p.Publish(t.Context(), message(to("orders", "paid"))); return err }(),
@@ -160,6 +169,40 @@ func TestConnectingFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stopsAfterStart passes on how a broker begins a connection, and nothing after that.
+func stopsAfterStart(t *testing.T, broker string) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			work.Go(func() {
+				defer client.Close()
+				server, err := net.Dial("tcp", broker)
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				_, _ = io.CopyN(server, client, int64(len("AMQP0091")))
+				head := make([]byte, 7) // kind, channel, size
+				if _, err := io.ReadFull(server, head); err != nil {
+					return
+				}
+				_, _ = client.Write(head)
+				_, _ = io.CopyN(client, server, int64(binary.BigEndian.Uint32(head[3:]))+1)
+				_, _ = io.Copy(io.Discard, client)
+			})
+		}
+	})
+	t.Cleanup(func() { _ = listener.Close(); work.Wait() })
+	return listener.Addr().String()
 }
 
 // TestOutageIsNotHammered: however many callers there are, they share the tries to connect.
@@ -213,7 +256,7 @@ func TestSlowConnectionIsMadeBesideTheCall(t *testing.T) {
 	require.ErrorIs(t, fast(), outflow.ErrNotAttempted, "it is not known to fail")
 	eventually(t, func() bool {
 		err := fast()
-		return outflow.ClassOf(err) == outflow.ClassUnavailable && assert.ErrorContains(t, err, "i/o timeout")
+		return outflow.ClassOf(err) == outflow.ClassUnavailable && assert.ErrorContains(t, err, "no answer within 4s")
 	}, "it is known to fail")
 }
 

@@ -1,6 +1,7 @@
 package rabbitmq_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/url"
@@ -58,6 +60,114 @@ func TestAddressRotates(t *testing.T) {
 	l.judge(t, w, q)
 }
 
+// TestNewAddressDoesNotWork: no message fails, and the log says why, once for each reason.
+func TestNewAddressDoesNotWork(t *testing.T) {
+	w := newWorld(t)
+	x := w.exchange("topic")
+	w.queue(x, "key")
+	user := w.user(".*")
+	var now atomic.Pointer[rabbitmq.Address]
+	set := func(a rabbitmq.Address) { now.Store(&a) }
+	works := w.address("guest", "guest")
+	set(works)
+	p := rabbitmq.New(rabbitmq.Address{}, rabbitmq.WithCurrentAddress(func() rabbitmq.Address { return *now.Load() }))
+	defer p.Close()
+	var said lines
+	p.WarnTo(slog.New(slog.NewTextHandler(&said, nil)))
+	publish := func() {
+		_, err := p.Publish(t.Context(), message(to(x, "key")))
+		require.NoError(t, err)
+	}
+	warns := func(times int, of string) {
+		t.Helper()
+		eventually(t, func() bool {
+			rabbitmq.TryRotationAgain(p)
+			publish()
+			return strings.Count(said.String(), of) == times
+		}, "the log says why")
+	}
+	publish()
+	authority, certificate, key := certify(t)
+	host := terminate(t, authority, certificate, key, w.Address)
+	wrong := w.address(user, "wrong-"+password)
+	noCertificate, err := rabbitmq.ParseAddress("amqps://guest:guest@" + host + "/?cacertfile=" + authority)
+	require.NoError(t, err)
+	set(wrong)
+	warns(1, "check user name and password")
+	set(noCertificate)
+	warns(1, "certificate required")
+	tried := rabbitmq.Tries(p)
+	eventually(t, func() bool {
+		rabbitmq.TryRotationAgain(p)
+		publish()
+		return rabbitmq.Tries(p) > tried+3
+	}, "it is tried again and again")
+	set(works)
+	publish()
+	set(noCertificate)
+	warns(2, "certificate required")
+	require.Equal(t, 3, strings.Count(said.String(), "level=WARN"))
+	require.NotContains(t, said.String(), password)
+	require.NotContains(t, said.String(), "guest")
+}
+
+// lines is a log that a test reads while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// TestUnsentMessagesMoveToTheNewConnection, however long the old one waits for its confirms.
+func TestUnsentMessagesMoveToTheNewConnection(t *testing.T) {
+	w := newWorld(t)
+	x := w.exchange("topic")
+	q := w.queue(x, "key")
+	var now atomic.Pointer[rabbitmq.Address]
+	set := func(a rabbitmq.Address) { now.Store(&a) }
+	set(w.address("guest", "guest"))
+	p := rabbitmq.New(rabbitmq.Address{}, rabbitmq.WithTimeout(30*time.Second),
+		rabbitmq.WithCurrentAddress(func() rabbitmq.Address { return *now.Load() }))
+	defer p.Close()
+	_, err := p.Publish(t.Context(), message(to(x, "key")))
+	require.NoError(t, err)
+
+	const outstanding, waiting = 500, 100
+	w.relay.Delay(x, 10*time.Minute)
+	var delivered atomic.Int64
+	var work sync.WaitGroup
+	for range outstanding + waiting {
+		work.Go(func() {
+			if _, err := p.Publish(t.Context(), message(to(x, "key"))); err == nil {
+				delivered.Add(1)
+			}
+		})
+	}
+	eventually(t, func() bool { return w.relay.Unanswered() == outstanding }, "the window is full")
+	set(w.address(w.user(".*"), password))
+	eventually(t, func() bool {
+		_, err := p.Publish(t.Context(), message(to("", q))) // beside the window
+		require.NoError(t, err)
+		return w.relay.Unanswered() == outstanding+waiting
+	}, "those that waited are sent on the new connection, while the old one waits")
+	began := time.Now()
+	p.Close()
+	work.Wait()
+	require.Less(t, time.Since(began), 20*time.Second, "Close waits no longer than its grace for the old connection")
+	require.Zero(t, delivered.Load())
+}
+
 // TestTLS: amqps wants a certificate that an authority of the URL, or of the system, has signed,
 // and can bring its own.
 func TestTLS(t *testing.T) {
@@ -69,7 +179,7 @@ func TestTLS(t *testing.T) {
 	publish := func(query string) error {
 		a, err := rabbitmq.ParseAddress("amqps://guest:guest@" + host + "/?" + query)
 		require.NoError(t, err)
-		p := rabbitmq.New(a, rabbitmq.WithTimeout(3*time.Second))
+		p := rabbitmq.New(a, rabbitmq.WithTimeout(30*time.Second))
 		defer p.Close()
 		_, err = p.Publish(t.Context(), message(to(x, "key")))
 		return err
@@ -87,6 +197,48 @@ func TestTLS(t *testing.T) {
 	assert.Empty(t, w.deliveries(q))
 }
 
+// TestWrongPasswordBehindTLS is one there, too.
+func TestWrongPasswordBehindTLS(t *testing.T) {
+	w := newWorld(t)
+	authority, certificate, key := certify(t)
+	files := url.Values{"cacertfile": {authority}, "certfile": {certificate}, "keyfile": {key}}
+	a, err := rabbitmq.ParseAddress("amqps://guest:" + password + "@" +
+		terminate(t, authority, certificate, key, w.Address) + "/?" + files.Encode())
+	require.NoError(t, err)
+	p := rabbitmq.New(a, rabbitmq.WithTimeout(30*time.Second))
+	defer p.Close()
+	_, err = p.Publish(t.Context(), message(to("orders", "paid")))
+	is(t, outflow.ClassUnavailable, err, "check user name and password in AMQP_URL")
+}
+
+// TestCertificatesThatAreGone since the address was read.
+func TestCertificatesThatAreGone(t *testing.T) {
+	authority, certificate, key := certify(t)
+	other := filepath.Join(t.TempDir(), "authority.pem")
+	text, err := os.ReadFile(authority)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(other, text, 0o600))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	files := url.Values{"cacertfile": {other}, "certfile": {certificate}, "keyfile": {key}}
+	a, err := rabbitmq.ParseAddress("amqps://" + listener.Addr().String() + "/?" + files.Encode())
+	require.NoError(t, err)
+	p := rabbitmq.New(a)
+	defer p.Close()
+	fails := func(says string) {
+		t.Helper()
+		_, err := p.Publish(t.Context(), message(to("orders", "paid")))
+		is(t, outflow.ClassUnavailable, err, says, "check the certificates: cacertfile")
+	}
+	require.NoError(t, os.Remove(key))
+	fails("certfile and keyfile: ")
+	require.NoError(t, os.WriteFile(other, []byte("nothing"), 0o600))
+	fails("cacertfile has no certificate in PEM")
+	require.NoError(t, os.Remove(other))
+	fails("cacertfile: ")
+}
+
 // certify writes a certificate that is its own authority, for the loopback address.
 func certify(t *testing.T) (authority, certificate, key string) {
 	t.Helper()
@@ -99,15 +251,15 @@ func certify(t *testing.T) (authority, certificate, key string) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	require.NoError(t, err)
-	bytes, err := x509.MarshalPKCS8PrivateKey(private)
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
 	require.NoError(t, err)
-	write := func(name, kind string, bytes []byte) string {
+	write := func(name, kind string, content []byte) string {
 		file := filepath.Join(t.TempDir(), name)
-		require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: bytes}), 0o600))
+		require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content}), 0o600))
 		return file
 	}
 	certificate = write("certificate.pem", "CERTIFICATE", der)
-	return certificate, certificate, write("key.pem", "PRIVATE KEY", bytes)
+	return certificate, certificate, write("key.pem", "PRIVATE KEY", secret)
 }
 
 // terminate ends TLS before a broker, and wants a certificate of the client's.

@@ -26,6 +26,7 @@ type sending struct {
 	// Under the channel's lock.
 	sent    bool
 	confirm *amqp.DeferredConfirmation
+	left    chan struct{} // closed when it is not outstanding any more; nil while nobody waits
 
 	settled chan struct{} // closed once err is set
 	err     error
@@ -80,8 +81,8 @@ func (p *Publisher) send(ctx context.Context, d outflow.Destination, m outflow.M
 
 // handOver hands a message to the connection, on the channel of its exchange, which must be left.
 func (p *Publisher) handOver(m *sending, t preparing) (*exchange, error) {
-	if t.until.Err() != nil {
-		return nil, notAttempted(t.doing, t.why(errors.New("too little time is left")))
+	if err := t.over(); err != nil {
+		return nil, err
 	}
 	s, err := p.connected(t)
 	if err != nil {

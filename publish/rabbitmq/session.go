@@ -33,15 +33,19 @@ type session struct {
 	mu        sync.Mutex
 	exchanges map[string]*exchange
 	swept     time.Time
+	wanting   []chan *channel // of those that wait for a channel to be free, in their order
 
 	running sync.Mutex // taken after any other lock
-	closing bool
-	work    sync.WaitGroup
+	// closing ends when no further message is taken.
+	closing     context.Context
+	stopSending context.CancelFunc
+	work        sync.WaitGroup
 }
 
 func newSession(address Address, conn *amqp.Connection, raw *socket, o settings) *session {
 	s := &session{settings: o, address: address, conn: conn, raw: raw,
 		queue: make(chan *sending), gone: make(chan struct{}), exchanges: map[string]*exchange{}, swept: time.Now()}
+	s.closing, s.stopSending = context.WithCancel(context.Background())
 	s.proven.Store(provenFromTheStart)
 	alarms := conn.NotifyBlocked(make(chan amqp.Blocking, 8))
 	s.work.Go(func() { s.watch(alarms) })
@@ -98,21 +102,19 @@ func (s *session) kill() { _ = s.raw.Close() }
 func (s *session) goOn(f func()) bool {
 	s.running.Lock()
 	defer s.running.Unlock()
-	if s.closing {
+	if s.closing.Err() != nil {
 		return false
 	}
 	s.work.Go(f)
 	return true
 }
 
-// close ends the connection. Before that, it waits for the answers to what was sent: for grace at
-// most, and not where the broker takes no messages.
-func (s *session) close(grace time.Duration) {
+// close ends the connection. Before that, it waits for the answers to what was sent: until the end
+// of ctx at most, and not where the broker takes no messages.
+func (s *session) close(ctx context.Context) {
 	s.running.Lock()
-	s.closing = true
+	s.stopSending()
 	s.running.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
 	for _, c := range s.channels() {
 		if s.blocked() == "" && !s.ended() {
 			c.drainOutstanding(ctx)
@@ -160,20 +162,31 @@ func (s *session) exchange(name string) *exchange {
 // under way. It runs under the lock.
 func (s *session) sweep(now time.Time) {
 	s.swept = now
-	var unused []*exchange
-	for _, x := range s.exchanges {
-		if x.users == 0 {
-			unused = append(unused, x)
-		}
-	}
-	slices.SortFunc(unused, func(a, b *exchange) int { return a.used.Compare(b.used) })
-	for _, x := range unused {
+	for _, x := range s.unused() {
 		if len(s.exchanges) <= s.maxChannels && now.Sub(x.used) < s.idle {
 			return
 		}
-		delete(s.exchanges, x.name)
-		if c := x.current(); c != nil {
+		if c := s.forget(x); c != nil {
 			s.goOn(c.retire)
 		}
 	}
+}
+
+// unused are the exchanges that nobody uses, the least recently used first. An exchange whose
+// channel is being opened is in use. It runs under the lock.
+func (s *session) unused() (all []*exchange) {
+	for _, x := range s.exchanges {
+		if x.users == 0 && !x.isOpening() {
+			all = append(all, x)
+		}
+	}
+	slices.SortFunc(all, func(a, b *exchange) int { return a.used.Compare(b.used) })
+	return all
+}
+
+// forget drops an exchange that nobody uses, and returns its channel, if one is open. It runs under
+// the lock.
+func (s *session) forget(x *exchange) *channel {
+	delete(s.exchanges, x.name)
+	return x.current()
 }

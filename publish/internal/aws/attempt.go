@@ -31,11 +31,23 @@ func (a *Attempt) Trace(ctx context.Context) context.Context {
 	})
 }
 
+// ofLookup is what an error of a request says that carries no message. No such error but a missing
+// destination is about a message: each waits until somebody corrects what is wrong.
+func ofLookup(k Kind) Kind {
+	switch k {
+	case Unanswered:
+		return Down
+	case Content, Unknown:
+		return WrongEndpoint
+	}
+	return k
+}
+
 // Failure is the failure of every message of a request that failed as a whole.
 func (a *Attempt) Failure(err error) (Kind, *outflow.Failure) {
 	kind, code := a.Service.kindOf(err, a.connected.Load())
-	if kind == Unanswered && !a.Sends {
-		kind = Down
+	if !a.Sends {
+		kind = ofLookup(kind)
 	}
 	said := err.Error()
 	var api smithy.APIError

@@ -323,6 +323,19 @@ func TestFaults(t *testing.T) {
 	assert.Len(t, fake.Requests("Publish"), 5)
 }
 
+func TestForgets(t *testing.T) {
+	fake := &fakesns.Server{Forgets: true, Queues: &fakesqs.Server{}}
+	client := start(t, fake)
+	_, err := client.Subscribe(t.Context(), &sns.SubscribeInput{TopicArn: aws.String(news), Protocol: aws.String("sqs"),
+		Endpoint: aws.String(queue + "missing")})
+	require.NoError(t, err)
+	_, err = client.Publish(t.Context(), &sns.PublishInput{TopicArn: aws.String(news), Message: aws.String("x")})
+	require.NoError(t, err)
+	assert.Empty(t, fake.Requests())
+	assert.Empty(t, fake.Published(news))
+	assert.Empty(t, fake.Discarded())
+}
+
 func TestIdentity(t *testing.T) {
 	fake := &fakesns.Server{Account: "123456789012"}
 	server := httptest.NewServer(fake)

@@ -39,11 +39,11 @@ func (s *Server) Heal(topicARN string) {
 	s.faults.Remove(func(f Fault) bool { return topicARN == "" || f.Topic == topicARN })
 }
 
-// faultFor stores the request and returns the fault that applies to it, or nil.
+// faultFor remembers the request and returns the fault that applies to it, or nil.
 func (s *Server) faultFor(r Request) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests = append(s.requests, r)
+	note(s, &s.requests, r)
 	return s.faults.First(func(f Fault) bool {
 		return (f.Action == "" || f.Action == r.Action) && (f.Topic == "" || f.Topic == r.TopicARN) &&
 			(f.When == nil || f.When(r))

@@ -5,14 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
-
-// dedupInterval is how long a message with the same deduplication ID is accepted and not delivered.
-// https://docs.aws.amazon.com/sns/latest/api/API_PublishBatchRequestEntry.html
-const dedupInterval = 5 * time.Minute
 
 func (s *Server) publishOne(t *topic, e batchEntry) (any, *Error) {
 	if err := checkMessage(e, t.fifo, t.limit()); err != nil {
@@ -46,26 +41,27 @@ func (s *Server) publishBatch(t *topic, entries []batchEntry, f *Fault) (any, *E
 	return out, nil
 }
 
-// accept stores and delivers a message, unless its deduplication ID came within dedupInterval:
-// then it returns the first message's names.
+// accept stores and delivers a message, unless its deduplication ID came within five minutes: then
+// it returns the first message's names.
+// https://docs.aws.amazon.com/sns/latest/api/API_PublishBatchRequestEntry.html
 func (s *Server) accept(t *topic, e Entry) accepted {
-	if first, ok := t.seen[e.MessageDeduplicationId]; t.fifo && ok && s.now().Sub(first.at) < dedupInterval {
-		return first.as
+	if first, ok := t.seen.Find(e.MessageDeduplicationId, s.now()); t.fifo && ok {
+		return first
 	}
 	s.made++
 	as := accepted{MessageId: fmt.Sprintf("00000000-0000-4000-8000-%012d", s.made)}
 	if t.fifo {
 		t.sequence++
 		as.SequenceNumber = fmt.Sprintf("1%019d", t.sequence)
-		t.seen[e.MessageDeduplicationId] = sighting{at: s.now(), as: as}
+		t.seen.Add(e.MessageDeduplicationId, s.now(), as)
 	}
-	t.published = append(t.published, e)
+	note(s, &t.published, e)
 	for _, sub := range t.subscriptions {
 		if s.Queues == nil || !sub.accepts(e.MessageAttributes) {
 			continue
 		}
 		if err := s.Queues.Deliver(sub.queue, s.delivery(t, sub, e, as)); err != nil {
-			s.discarded = append(s.discarded, Discarded{QueueARN: sub.queue, Err: err})
+			note(s, &s.discarded, Discarded{QueueARN: sub.queue, Err: err})
 		}
 	}
 	return as

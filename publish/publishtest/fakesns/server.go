@@ -4,9 +4,9 @@
 //
 // The invariant: it accepts nothing that AWS's pages say SNS refuses; each rule cites its page. It
 // delivers to SQS queues before it answers, so that whoever has the answer finds the message. It
-// also fails on demand (Fault), remembers every request, and takes its time for FIFO deduplication
-// from a clock that tests may set. It knows no signatures, policies, delivery retries, other
-// subscribers than queues, or limits of rate, and keeps everything in memory.
+// also fails on demand (Fault), remembers every request unless it Forgets, and takes its time for
+// FIFO deduplication from a clock that tests may set. It knows no signatures, policies, delivery
+// retries, other subscribers than queues, or limits of rate, and keeps everything in memory.
 package fakesns
 
 import (
@@ -41,6 +41,9 @@ type Server struct {
 	Account string
 	// Region is that of requests without a signature; others name theirs.
 	Region string
+	// Forgets has the Server remember nothing of what it answered: Requests, Published and Discarded
+	// stay empty. It is for a Server that runs for long.
+	Forgets bool
 
 	mu        sync.Mutex
 	topics    map[string]*topic // by ARN
@@ -164,6 +167,13 @@ func (s *Server) Requests(actions ...string) (found []Request) {
 		}
 	}
 	return found
+}
+
+// note remembers something, under the lock.
+func note[T any](s *Server, all *[]T, one T) {
+	if !s.Forgets {
+		*all = append(*all, one)
+	}
 }
 
 // Discarded returns what could not be delivered to a queue so far.

@@ -7,7 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"github.com/outflowhq/outflow/publish/publishtest/internal/fake"
 )
 
 type topic struct {
@@ -16,14 +17,8 @@ type topic struct {
 	attributes    map[string]string
 	subscriptions []*subscription
 	published     []Entry
-	seen          map[string]sighting // by deduplication ID
+	seen          fake.Seen[accepted] // deduplication IDs
 	sequence      int
-}
-
-// sighting is when a deduplication ID was accepted, and as which message.
-type sighting struct {
-	at time.Time
-	as accepted
 }
 
 // CreateTopic makes a topic with an ARN such as "arn:aws:sns:eu-west-1:000000000000:news" and
@@ -59,8 +54,7 @@ func (s *Server) create(arn string, attributes map[string]string) *topic {
 	if s.topics == nil {
 		s.topics = map[string]*topic{}
 	}
-	t := &topic{arn: arn, fifo: strings.HasSuffix(arn, ".fifo"), attributes: map[string]string{},
-		seen: map[string]sighting{}}
+	t := &topic{arn: arn, fifo: strings.HasSuffix(arn, ".fifo"), attributes: map[string]string{}}
 	maps.Copy(t.attributes, attributes)
 	s.topics[arn] = t
 	return t

@@ -29,8 +29,11 @@ func (s *Server) Acceptances() []Acceptance {
 	return found
 }
 
-// accept stores the acceptances of one request, under the lock.
+// accept remembers the acceptances of one request, under the lock.
 func (s *Server) accept(r Request, received time.Time, messages []acceptedMessage) (noted []*Acceptance) {
+	if s.Forgets {
+		return nil
+	}
 	for _, t := range messages {
 		noted = append(noted, &Acceptance{Entry: t.Entry, Queue: r.Queue, Caller: r.Caller, Received: received,
 			Deduplicated: t.deduplicated})

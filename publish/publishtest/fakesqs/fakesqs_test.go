@@ -266,3 +266,13 @@ func TestAcceptancesKeepWhatWasTaken(t *testing.T) {
 		"orders.fifo again from fake false false", "orders.fifo again from fake false true",
 	}, accepted)
 }
+
+func TestForgets(t *testing.T) {
+	fake := &fakesqs.Server{Forgets: true}
+	client, orders, _ := start(t, fake)
+	_, err := client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &orders, MessageBody: aws.String("x")})
+	require.NoError(t, err)
+	assert.Empty(t, fake.Requests())
+	assert.Empty(t, fake.Acceptances())
+	assert.Len(t, fake.Messages("", "orders"), 1, "it waits for a receiver")
+}

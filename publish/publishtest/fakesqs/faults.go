@@ -42,11 +42,13 @@ func (s *Server) Heal(queue string) {
 	s.faults.Remove(func(f Fault) bool { return queue == "" || f.Queue == queue })
 }
 
-// faultFor stores the request and returns the fault that applies to it, or nil.
+// faultFor remembers the request and returns the fault that applies to it, or nil.
 func (s *Server) faultFor(r Request) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests = append(s.requests, r)
+	if !s.Forgets {
+		s.requests = append(s.requests, r)
+	}
 	return s.faults.First(func(f Fault) bool {
 		return (f.Action == "" || f.Action == r.Action) && (f.Queue == "" || f.Queue == r.Queue) &&
 			(f.When == nil || f.When(r))

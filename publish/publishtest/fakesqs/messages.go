@@ -11,11 +11,6 @@ import (
 	"time"
 )
 
-// dedupInterval: "any messages sent with the same deduplication ID … within the 5-minute
-// deduplication interval are accepted … but not delivered".
-// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/using-messagededuplicationid-property.html
-const dedupInterval = 5 * time.Minute
-
 type stored struct {
 	Entry
 	accepted
@@ -59,18 +54,18 @@ func md5Of(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// put stores a message, unless its deduplication ID came within dedupInterval: then it returns the
+// put stores a message, unless its deduplication ID came within five minutes: then it returns the
 // first message's names.
 func (q *queue) put(e Entry, now time.Time) (_ accepted, deduplicated bool) {
-	if first, ok := q.seen[e.MessageDeduplicationId]; q.fifo && ok && now.Sub(first.at) < dedupInterval {
-		return first.as, true
+	if first, ok := q.seen.Find(e.MessageDeduplicationId, now); q.fifo && ok {
+		return first, true
 	}
 	q.sent++
 	as := accepted{MessageId: fmt.Sprintf("00000000-0000-4000-8000-%012d", q.sent),
 		MD5OfMessageBody: md5Of(e.MessageBody)}
 	if q.fifo {
 		as.SequenceNumber = fmt.Sprintf("%020d", q.sent)
-		q.seen[e.MessageDeduplicationId] = sighting{at: now, as: as}
+		q.seen.Add(e.MessageDeduplicationId, now, as)
 	}
 	q.messages = append(q.messages, &stored{Entry: e, accepted: as})
 	close(q.arrived)

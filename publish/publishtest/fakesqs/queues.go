@@ -7,7 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"github.com/outflowhq/outflow/publish/publishtest/internal/fake"
 )
 
 type queue struct {
@@ -16,7 +17,7 @@ type queue struct {
 	fifo       bool
 	attributes map[string]string
 	messages   []*stored
-	seen       map[string]sighting // by deduplication ID
+	seen       fake.Seen[accepted] // deduplication IDs
 	arrived    chan struct{}       // closed and replaced when a message arrives
 	sent       int
 }
@@ -71,7 +72,7 @@ func (s *Server) create(account, name string, attributes map[string]string) *que
 		key: key, path: key, fifo: strings.HasSuffix(name, ".fifo"),
 		// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
 		attributes: map[string]string{"MaximumMessageSize": strconv.Itoa(maxBytes), "VisibilityTimeout": "30"},
-		seen:       map[string]sighting{}, arrived: make(chan struct{}),
+		arrived:    make(chan struct{}),
 	}
 	maps.Copy(q.attributes, attributes)
 	s.queues[key] = q
@@ -166,10 +167,4 @@ func (q *queue) describe() any {
 		out["FifoQueue"] = "true"
 	}
 	return map[string]any{"Attributes": out}
-}
-
-// sighting is when a deduplication ID was accepted, and as which message.
-type sighting struct {
-	at time.Time
-	as accepted
 }

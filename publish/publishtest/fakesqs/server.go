@@ -2,9 +2,9 @@
 // JSON protocol, so that tests use a real *sqs.Client.
 //
 // The invariant: it accepts nothing that AWS's pages say SQS refuses; each rule
-// cites its page. It also fails on demand (Fault), remembers every request, and
-// takes its time for FIFO deduplication and visibility from a clock that tests
-// may set. It knows no signatures, policies, delays, dead-letter queues or
+// cites its page. It also fails on demand (Fault), remembers every request unless
+// it Forgets, and takes its time for FIFO deduplication and visibility from a clock
+// that tests may set. It knows no signatures, policies, delays, dead-letter queues or
 // limits of rate, and keeps everything in memory.
 package fakesqs
 
@@ -34,6 +34,9 @@ type Server struct {
 	URLBase string
 	// AutoCreate creates each queue that a request names.
 	AutoCreate bool
+	// Forgets has the Server remember nothing of what it answered: Requests and Acceptances stay
+	// empty. It is for a Server that runs for long.
+	Forgets bool
 
 	mu          sync.Mutex
 	queues      map[string]*queue // by account/name

@@ -1,8 +1,8 @@
-// Package fake has what the fakes of AWS's services share: faults on demand, and what a signature
-// says of a request.
+// Package fake has what the fakes of AWS's services share: faults on demand, FIFO deduplication, and
+// what a signature says of a request.
 //
-// The invariant: the first fault that matches a request applies to it, as often as it was
-// injected for.
+// The invariants: the first fault that matches a request applies to it, as often as it was injected
+// for; and a deduplication ID is known for five minutes, and then forgotten.
 package fake
 
 import (
