@@ -27,8 +27,8 @@ build: ## build every program into bin/ (the first time takes some minutes: Temp
 	$(STATIC) -o $(BIN)/demo ./examples/signup/demo
 	cd devstack && go build -o ../$(BIN)/devstack .
 
-dev: build ## start Postgres, Temporal with its Web UI, an SQS endpoint and Outflow, for messages of your own; until Ctrl-C
-	$(BIN)/devstack run --data .devstack/data --env-file .devstack/env \
+dev: build ## start Postgres, Temporal with its Web UI, an SQS endpoint and Outflow, for messages of your own; until Ctrl-C; RABBITMQ=1 starts RabbitMQ too
+	$(BIN)/devstack run $(if $(RABBITMQ),--rabbitmq) --data .devstack/data --env-file .devstack/env \
 	  --queue user-registered --queue welcome-email -- $(BIN)/demo -own .devstack/env
 
 demo: build ## start everything and deliver real sign-ups; ONCE=1 ends by itself

@@ -349,7 +349,7 @@ func TestExamine(t *testing.T) {
 		"others": {func(h *healthy, _ *Subject) {
 			h.targets, h.running = pending("rabbitmq://shop/a"), []RunningProcess{{Silent: true}}
 		},
-			"skip destinations 1 of rabbitmq:// are not looked up", ""},
+			"skip destinations 1 of rabbitmq:// are not looked up: this command has no publisher for them", ""},
 		"a host that is not allowed": {func(h *healthy, p *Subject) {
 			h.targets, p.Lookups["https"] = pending("https://shop.example/in"), answers(errors.New("the host is not allowed"))
 		}, "fail destinations 3 pending: the host is not allowed", settle},

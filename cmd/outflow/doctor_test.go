@@ -220,7 +220,7 @@ func TestDoctorLooksAtExchanges(t *testing.T) {
 	out, _, _ := with(t, settings, "", "doctor")
 	assert.Regexp(t, `ok +destinations +rabbitmq://amq.topic/placed is there`, out)
 	assert.Regexp(t, `fail +destinations +1 pending: .*rabbitmq://doctor-missing/placed: 404 NOT_FOUND: there is no exchange.*\n`+
-		` +→ rabbitmqadmin declare exchange name=doctor-missing type=topic durable=true && rabbitmqadmin declare binding source=doctor-missing`, out)
+		` +→ rabbitmqadmin declare exchange name=doctor-missing type=topic durable=true && rabbitmqadmin declare queue name=QUEUE durable=true && rabbitmqadmin declare binding source=doctor-missing`, out)
 	assert.Regexp(t, `fail +destinations +1 pending: .*rabbitmq:///doctor-missing: 312 NO_ROUTE: there is no queue.*\n`+
 		` +→ rabbitmqadmin declare queue name=doctor-missing durable=true`, out)
 

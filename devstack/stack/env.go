@@ -23,7 +23,7 @@ func (s *Stack) Env() []string {
 		"DATABASE_URL=" + db,
 		"TEMPORAL_ADDRESS=" + s.temporalAddress, "TEMPORAL_NAMESPACE=" + temporal.Namespace,
 		"AWS_ENDPOINT_URL_SQS=" + endpoint, "AWS_ENDPOINT_URL_SNS=" + endpoint, "AWS_ENDPOINT_URL_STS=" + endpoint,
-		"AWS_REGION=" + queues.Region,
+		"AWS_REGION=" + queues.Region, "AWS_DEFAULT_REGION=" + queues.Region, // the AWS CLI reads the latter
 		"AWS_ACCESS_KEY_ID=" + fakeKey, "AWS_SECRET_ACCESS_KEY=" + fakeKey,
 		"OUTFLOW_TEMPORAL_UI=" + ui,
 		"DEVSTACK_DATABASE_URL=" + db, "DEVSTACK_TEMPORAL_ADDRESS=" + s.temporalAddress,

@@ -143,6 +143,7 @@ func TestDoctorOfExchanges(t *testing.T) {
 	doctor := loadExchanges(t, map[string]string{"AMQP_URL": "amqp://host/my%20shop"}).Doctor
 	missing, down := outflow.Permanent(outflow.ErrNoDestination), outflow.Unavailable(os.ErrDeadlineExceeded)
 	assert.Equal(t, "rabbitmqadmin --vhost='my shop' declare exchange name=orders type=topic durable=true && "+
+		"rabbitmqadmin --vhost='my shop' declare queue name=QUEUE durable=true && "+
 		"rabbitmqadmin --vhost='my shop' declare binding source=orders destination=QUEUE routing_key='paid.#', "+
 		"or outflow redirect its messages", doctor.Advice("rabbitmq://orders/paid.%23", missing))
 	assert.Equal(t, "rabbitmqadmin --vhost='my shop' declare queue name=orders durable=true, or outflow redirect its "+

@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/text"
@@ -36,7 +37,7 @@ func noExchange(doing string, d outflow.Destination, vhost string) error {
 func missing(message string) error { return answered(noDestination(message)) }
 
 // Commands are those that make a destination which does not exist, at this address: they declare its
-// exchange and bind a queue. They are rabbitmqadmin's, which comes with the management plugin;
+// exchange, and a queue that they bind. They are rabbitmqadmin's, which comes with the management plugin;
 // rabbitmqctl has none. It is "" for a text that is no destination of RabbitMQ.
 // https://www.rabbitmq.com/docs/management-cli
 func (a Address) Commands(destination string) string {
@@ -47,7 +48,8 @@ func (a Address) Commands(destination string) string {
 	if d.Name == "" {
 		return declareQueue(d, a.vhost())
 	}
-	return declareExchange(d, a.vhost()) + " && " + bindQueue(d, a.vhost())
+	queue := fmt.Sprintf("rabbitmqadmin%s declare queue name=QUEUE durable=true", onVhost(a.vhost()))
+	return strings.Join([]string{declareExchange(d, a.vhost()), queue, bindQueue(d, a.vhost())}, " && ")
 }
 
 func declareExchange(d outflow.Destination, vhost string) string {
