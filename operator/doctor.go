@@ -139,7 +139,7 @@ type examination struct {
 	report    func(Finding)
 	hasSchema bool
 	id        uuid.UUID       // the database's
-	missing   map[string]bool // destinations that a look-up did not find
+	missing   map[string]bool // whether a look-up did not find the destination
 }
 
 func (e *examination) found(check string, level Level, remedy, format string, args ...any) {

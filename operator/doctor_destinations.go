@@ -102,6 +102,7 @@ func (e *examination) foundDestination(t pendingTarget, err error, advice func(s
 	destination := t.Destination
 	switch {
 	case err == nil:
+		e.missing[destination] = false
 		e.found("destinations", OK, "", "%s is there", destination)
 	case outflow.IsPermanent(err):
 		e.missing[destination] = outbox.IsMissing(err)
@@ -178,11 +179,14 @@ func (e *examination) checkDeliveries(ctx context.Context) {
 // foundMissing reports a destination that the daemons know not to exist, unless its look-up was
 // reported.
 func (e *examination) foundMissing(t failingTarget) {
-	if e.missing[t.Missing] {
+	missing, looked := e.missing[t.Missing]
+	if missing {
 		return
 	}
 	remedy := "create it, or outflow redirect its messages"
-	if advice := e.Advice[outbox.SchemeOf(t.Missing)]; advice != nil {
+	if advice := e.Advice[outbox.SchemeOf(t.Missing)]; looked {
+		remedy = "do what the text says, or outflow redirect its messages" // it lacks what only a message shows
+	} else if advice != nil {
 		remedy = advice(t.Missing, outflow.Permanent(outflow.ErrNoDestination))
 	}
 	e.found("deliveries", Fail, remedy, "%d pending wait for %s, which is missing since %s: %s",

@@ -306,6 +306,12 @@ func TestExamine(t *testing.T) {
 				Missing: "sqs://orders", MissingSince: &eight, All: 1}}
 		}, "fail deliveries 6 pending wait for sqs://orders, which is missing since 2026-01-31T08:00:00Z: no such queue",
 			"what to do about sqs://orders"},
+		"a queue that only messages miss": {func(h *healthy, p *Subject) {
+			p.Lookups["sqs"] = answers(nil)
+			h.failing = []failingTarget{{Target: "sqs://orders", Messages: 6, LastError: "no such binding (bind it)",
+				Missing: "sqs://orders", MissingSince: &eight, All: 1}}
+		}, "fail deliveries 6 pending wait for sqs://orders, which is missing since 2026-01-31T08:00:00Z: no such binding (bind it)",
+			"do what the text says, or outflow redirect its messages"},
 		"a missing queue, and no advice about queues": {func(h *healthy, p *Subject) {
 			p.Lookups, p.Advice = nil, nil
 			h.failing = []failingTarget{{Target: "sqs://orders", Messages: 6, LastError: "no such queue",

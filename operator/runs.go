@@ -125,7 +125,15 @@ func (r runs) Cancel(ctx context.Context, workflowID string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, runTimeout)
 	defer cancel()
-	return runError("cancelling", workflowID, c.CancelWorkflow(ctx, workflowID, ""))
+	if err := c.CancelWorkflow(ctx, workflowID, ""); err != nil {
+		return runError("cancelling", workflowID, err)
+	}
+	// Temporal accepts the cancel of a run that has ended.
+	described, err := c.DescribeWorkflowExecution(ctx, workflowID, "")
+	if err == nil && described.GetWorkflowExecutionInfo().GetCloseTime() != nil {
+		return ErrNoRun
+	}
+	return runError("describing", workflowID, err)
 }
 
 func (r runs) TryNow(ctx context.Context, workflowID string) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/database"
 	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/outbox"
@@ -39,9 +40,9 @@ const (
 	maxDestinationStates = 10_000
 	// reachedInterval is how often a process notes that messages reach a destination.
 	reachedInterval = 24 * time.Hour
-	// successesToNote is the number of the message with which a destination that is a part of its
-	// target is noted as reached. A host with the message's ID in each path would else cost a row
-	// for each message.
+	// successesToNote is the number of the message with which the path of a host is noted as reached.
+	// A host with the message's ID in each path would else cost a row for each message. Other
+	// destinations are noted with the first: once reached, they are waited for when they are missing.
 	successesToNote = 2
 )
 
@@ -150,7 +151,7 @@ func (b *breakers) acknowledged(destination string) {
 	d.window.grow(windowGrowth)
 	d.reachedAt, d.successes = time.Now(), min(d.successes+1, successesToNote)
 	noteAgain := time.Since(d.notedAt) >= reachedInterval
-	if noteAgain && (isTarget(destination) || d.successes == successesToNote) {
+	if noteAgain && (!isAddress(destination) || isTarget(destination) || d.successes == successesToNote) {
 		d.notedAt, d.notes.reached = time.Now(), true
 		b.writeNotes(destination, d)
 	}
@@ -230,6 +231,12 @@ func (b *breakers) inconclusive(destination string, id uuid.UUID) {
 
 // isTarget reports whether a destination is all of its target, such as an SQS queue.
 func isTarget(destination string) bool { return outbox.TargetOf(destination) == destination }
+
+// isAddress reports whether a destination is one of https or http, of which a host may have any number.
+func isAddress(destination string) bool {
+	scheme := outbox.SchemeOf(destination)
+	return scheme == outflow.SchemeHTTPS || scheme == outflow.SchemeHTTP
+}
 
 // newDestinationsOf names the breaker of the new destinations of a destination's target.
 func newDestinationsOf(destination string) string { return outbox.TargetOf(destination) + "#new" }

@@ -29,16 +29,16 @@ const (
 //   - $9 says that it exists again.
 const noteFailuresSQL = `
 INSERT INTO outbox.destinations AS h
-       (destination, failures, failing_since, openings, open_until, retry_after_until, last_error,
+       (destination, failures, failing_since, failed_at, openings, open_until, retry_after_until, last_error,
         missing_since, missing_reason, recovered_at)
-VALUES ($1, $2, now(), ($2::int >= $4::int OR $7::interval > interval '0')::int,
+VALUES ($1, $2, now(), now(), ($2::int >= $4::int OR $7::interval > interval '0')::int,
         CASE WHEN $2::int >= $4::int OR $7::interval > interval '0'
              THEN now() + greatest($5::interval, $7::interval) END,
         CASE WHEN $7::interval > interval '0' THEN now() + $7::interval END, $3,
         CASE WHEN $8::text IS NOT NULL THEN now() END, $8, CASE WHEN $8::text IS NOT NULL THEN now() END)
 ON CONFLICT (destination) DO UPDATE
    SET failures = h.failures + $2, last_error = $3,
-       failing_since = coalesce(h.failing_since, now()),
+       failing_since = coalesce(h.failing_since, now()), failed_at = now(),
        missing_since = CASE WHEN $8::text IS NOT NULL THEN coalesce(h.missing_since, now())
                             WHEN NOT $9::boolean THEN h.missing_since END,
        missing_reason = coalesce($8, CASE WHEN NOT $9::boolean THEN h.missing_reason END),

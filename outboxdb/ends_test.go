@@ -89,8 +89,8 @@ var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUI
 
 // missed ends the messages ids, whose destination has been missing for longer than they may wait.
 func missed(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
-	execute(t, pool, `INSERT INTO outbox.destinations AS h (destination, missing_since, missing_reason, failing_since, openings, open_until)
-		SELECT DISTINCT destination, now() - interval '1 hour', 'no such queue', now(), 1, now() FROM outbox.messages WHERE id = ANY ($1)
+	execute(t, pool, `INSERT INTO outbox.destinations AS h (destination, missing_since, missing_reason, failing_since, failed_at, openings, open_until)
+		SELECT DISTINCT destination, now() - interval '1 hour', 'no such queue', now(), now(), 1, now() FROM outbox.messages WHERE id = ANY ($1)
 		    ON CONFLICT (destination) DO NOTHING`, ids)
 	_, err := pool.Exec(t.Context(), outboxdb.StatementEndMissing, "0", 1000)
 	require.NoError(t, err)

@@ -57,21 +57,21 @@ ON CONFLICT (destination) DO UPDATE
    SET missing_since = now(), missing_reason = excluded.missing_reason
  WHERE d.missing_since IS NULL`
 
-// surelyMissingSQL says of a row h of outbox.destinations that its messages may end after a grace of
-// $1. While no starter ran, somebody may have made the destination:
-//   - A destination was looked up or probed within the last minute, or its target was. Each of these
-//     moves open_until.
+// missingAtSQL is when the row h of outbox.destinations, which is missing, was last found so, for a
+// grace of $1; NULL where that is too long ago. Messages end whose grace was over by then: while no
+// starter ran, somebody may have made the destination.
+//   - A destination was looked up or tried, or its target failed, within the last minute.
 //   - Nobody publishes to a scheme, though processes have had time to start: half a minute.
-const surelyMissingSQL = `
-    CASE WHEN ` + isSchemeSQL + `
-         THEN ` + unservedSQL + ` AND EXISTS (
-              SELECT FROM outbox.processes AS p
-               WHERE ` + RunsSQL + ` AND p.started_at <= now() - least($1::interval, interval '30 seconds'))
-         ELSE EXISTS (
-              SELECT FROM outbox.destinations AS b
+const missingAtSQL = `
+    CASE WHEN NOT ` + isSchemeSQL + ` THEN (
+              SELECT max(b.failed_at) FROM outbox.destinations AS b
                WHERE b.destination = ANY (ARRAY[h.destination,
                          substring(h.destination FROM '^` + schemesOfTargetsSQL + `://[^/]*')])
-                 AND b.open_until > now() - interval '1 minute') END`
+                 AND b.open_until IS NOT NULL AND b.failed_at > now() - interval '1 minute')
+         WHEN ` + unservedSQL + ` AND EXISTS (
+              SELECT FROM outbox.processes AS p
+               WHERE ` + RunsSQL + ` AND p.started_at <= now() - least($1::interval, interval '30 seconds'))
+         THEN now() END`
 
 // endMissingSQL ends up to $2 messages that have waited for $1: since they were due, and since their
 // destination, or their scheme, was found missing. A destination that was reached before is waited
@@ -84,17 +84,17 @@ const endMissingSQL = `
 WITH locked AS MATERIALIZED (
     SELECT next.*, h.missing_reason
       FROM outbox.destinations AS h
+     CROSS JOIN LATERAL (SELECT ` + missingAtSQL + ` - $1::interval AS since) AS missed
      CROSS JOIN LATERAL (` + behindSQL + `) AS d
      CROSS JOIN LATERAL (
            SELECT m.id, m.generation, m.cancel_requested, (m.expires_at <= now()) IS TRUE AS expired
              FROM outbox.messages AS m
             WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination
-              AND m.available_at <= now() - $1::interval
-              AND greatest(m.due_at, m.enqueued_at) <= now() - $1::interval
+              AND m.available_at <= missed.since AND greatest(m.due_at, m.enqueued_at) <= missed.since
             ORDER BY m.available_at
             LIMIT (SELECT $2::int)
               FOR NO KEY UPDATE SKIP LOCKED) AS next
-     WHERE h.missing_since <= now() - $1::interval AND ` + surelyMissingSQL + `
+     WHERE h.missing_since <= missed.since
        AND (SELECT p.delivered_at FROM outbox.destinations AS p WHERE p.destination = d.destination) IS NULL
      LIMIT (SELECT $2::int)
 ), ends AS (

@@ -250,7 +250,7 @@ func TestNoGraceEndsUnseen(t *testing.T) {
 	}
 	require.Empty(t, look(t, store, req).Ended) // it notes the scheme
 	waited(t, pool, time.Hour)
-	execute(t, pool, `UPDATE outbox.destinations SET open_until = open_until - interval '1 hour'`)
+	execute(t, pool, `UPDATE outbox.destinations SET open_until = open_until - interval '1 hour', failed_at = failed_at - interval '1 hour'`)
 	runs(t, pool, true, "sqs")
 	require.Empty(t, look(t, outboxdb.New(pool), req).Ended, "no process ran until now: the grace begins again")
 	waited(t, pool, time.Hour)
@@ -261,7 +261,7 @@ func TestNoGraceEndsUnseen(t *testing.T) {
 	require.Equal(t, []string{"pending", "pending", "dead"}, states(t, pool))
 
 	// An outage of the target is reason enough: nobody can look.
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until) VALUES ('rabbitmq://events', now(), 1, now())`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, failed_at, openings, open_until) VALUES ('rabbitmq://events', now(), now(), 1, now())`)
 	require.Len(t, look(t, store, req).Ended, 1)
 	require.Equal(t, []string{"pending", "dead", "dead"}, states(t, pool))
 
@@ -270,6 +270,41 @@ func TestNoGraceEndsUnseen(t *testing.T) {
 	require.Empty(t, probes)
 	waitFor(t, pool, `SELECT open_until > now() FROM outbox.destinations WHERE destination = 'sqs://missing'`)
 	require.Len(t, look(t, store, req).Ended, 1)
+}
+
+// A message ends where its destination was found missing after the message's grace was over. What was
+// found before says nothing: somebody may have made the destination since, while no starter ran.
+func TestGraceEndsWithALookAfterIt(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	enqueue(t, pool, messages("sqs://missing", 2)...)
+	miss(t, pool, store, "sqs://missing")
+	execute(t, pool, `UPDATE outbox.messages SET due_at = now() - interval '10 minutes 10 seconds', available_at = now() - interval '10 minutes 10 seconds',
+	    enqueued_at = now() - interval '10 minutes 10 seconds'`)
+	execute(t, pool, `UPDATE outbox.destinations SET missing_since = now() - interval '11 minutes', failed_at = now() - interval '11 seconds'`)
+	require.Empty(t, look(t, outboxdb.New(pool), graceful()).Ended, "the last look was a second before the end")
+	execute(t, pool, `UPDATE outbox.destinations SET failed_at = now() - interval '9 seconds'`)
+	require.Len(t, look(t, outboxdb.New(pool), graceful()).Ended, 2)
+}
+
+// A destination that one message has reached is waited for, by every process: of an address it takes
+// two, because a host may have any number of them.
+func TestOneMessageReachesADestination(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	for _, d := range []string{"sqs://a", "rabbitmq://events/placed", "rabbitmq:///mail", "temporal://orders/Process", "x-file://a"} {
+		acknowledge(store, d)
+		waitFor(t, pool, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = $1 AND delivered_at IS NOT NULL)`, d)
+		known, err := outboxdb.New(pool).Known(t.Context(), d)
+		require.NoError(t, err)
+		require.True(t, known, d)
+	}
+	acknowledge(store, "https://shop.example/hooks/1")
+	known, err := outboxdb.New(pool).Known(t.Context(), "https://shop.example/hooks/1")
+	require.NoError(t, err)
+	require.False(t, known)
 }
 
 // Destinations that fail and those that are missing are probed by themselves, however many there are of

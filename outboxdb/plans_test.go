@@ -200,8 +200,8 @@ func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
 // lookAtMissing has the destination with a million due messages not exist: a look for those that
 // have waited long enough reads what it ends, and next to nothing where there are none.
 func lookAtMissing(t *testing.T, pool *pgxpool.Pool) {
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until, missing_since, missing_reason)
-		VALUES ('sqs://paused', now(), 1, now(), now() - interval '10 years', 'no such queue')`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, failed_at, openings, open_until, missing_since, missing_reason)
+		VALUES ('sqs://paused', now(), now(), 1, now(), now() - interval '10 years', 'no such queue')`)
 	defer execute(t, pool, `DELETE FROM outbox.destinations`)
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 		p := teststack.Explain(t, pool, mode, outboxdb.StatementEndMissing, "9 years", 20)

@@ -470,6 +470,20 @@ func TestWhatElseEndsAMessageThatWaits(t *testing.T) {
 	w.until(short, func(r row) bool { return r.State == outflow.Expired })
 }
 
+// A message that waits without a run is cancelled at once, though it had a run before.
+func TestCancelOfAMessageThatWaits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.process(true, time.Hour, newExchange("sqs"))
+	id := w.enqueueMessage(to("sqs://missing"))
+	w.until(id, func(r row) bool { return r.LastError != "" && !w.isOpen(id) })
+	o := operator.New(w.pool, operator.NewRuns(w.client), w.opts.Outbox)
+	answers, err := o.Cancel(t.Context(), []uuid.UUID{id}, 30*time.Second, operator.Actor{Who: "ada"})
+	require.NoError(t, err)
+	assert.Equal(t, operator.Done, answers[0].Verdict, "%+v", answers)
+	assert.Equal(t, outflow.Cancelled, w.row(id).State)
+}
+
 // A redirect to a destination that is missing, too, has its grace there.
 func TestRedirectToAnotherMissingQueue(t *testing.T) {
 	t.Parallel()

@@ -7,7 +7,7 @@ DROP FUNCTION outbox.display_destination(text);
 DROP FUNCTION outbox.canonical_destination(text);
 DROP FUNCTION outbox.canonical_workflow(text);
 DROP FUNCTION outbox.workflow_refusal(text);
-DROP FUNCTION outbox.canonical_name(text);
+DROP FUNCTION outbox.canonical_name(text, text);
 DROP FUNCTION outbox.aws_refusal(text[]);
 DROP FUNCTION outbox.queue_of(text[]);
 DROP FUNCTION outbox.is_host(text);

@@ -137,28 +137,28 @@ BEGIN
         WHEN d[3] <> '' AND d[3] !~ '^[0-9]{12}$' THEN 'account wants 12 digits' END;
 END $$;
 
--- A part of a temporal destination with its percent-encoding in one form, or NULL where
--- it is empty, no UTF-8, or has control characters. Letters, digits and a few other
--- characters stand for themselves.
-CREATE FUNCTION outbox.canonical_name(part text) RETURNS text
+-- A part of a temporal or rabbitmq destination with its percent-encoding in one form, or
+-- NULL where it is empty, no UTF-8, or has control characters. Letters, digits, a few other
+-- characters and those of others stand for themselves.
+CREATE FUNCTION outbox.canonical_name(part text, others text DEFAULT '') RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
-    bare  CONSTANT text := '^[A-Za-z0-9._~$:@-]$';
-    names CONSTANT text := '^([A-Za-z0-9._~$:@-]|%2[0-35-9ABCF]|%3[B-F]|%5[B-E]|%60|%7[B-D]'
+    bare  CONSTANT text := '[' || others || 'A-Za-z0-9._~$:@-]';
+    names CONSTANT text := '^(' || bare || '|%[2-6][0-9A-F]|%7[0-9A-E]'
         || '|%(C2%[AB]|(C[3-9A-F]|D[0-9A-F])%[89AB])[0-9A-F]'
         || '|%(E0%[AB]|ED%[89]|E[1-9ABCEF]%[89AB])[0-9A-F]%[89AB][0-9A-F]'
         || '|%(F0%[9AB]|F[1-3]%[89AB]|F4%8)[0-9A-F]%[89AB][0-9A-F]%[89AB][0-9A-F])+$';
     canonical text;
 BEGIN
-    IF part ~ '^[A-Za-z0-9._~$:@-]+$' THEN
+    IF part ~ ('^' || bare || '+$') THEN
         RETURN part;
     ELSIF part ~ '%([^0-9A-Fa-f]|[0-9A-Fa-f][^0-9A-Fa-f]|[0-9A-Fa-f]?$)' THEN
         RETURN NULL;
     END IF;
     SELECT string_agg(CASE
-            WHEN code BETWEEN 33 AND 126 AND chr(code) ~ bare THEN chr(code)
+            WHEN code BETWEEN 33 AND 126 AND chr(code) ~ ('^' || bare || '$') THEN chr(code)
             WHEN code IS NOT NULL THEN upper(token COLLATE "C")
-            WHEN token ~ bare THEN token
+            WHEN token ~ ('^' || bare || '$') THEN token
             ELSE regexp_replace(upper(encode(convert_to(token, 'UTF8'), 'hex') COLLATE "C"), '(..)', '%\1', 'g') END, '' ORDER BY place)
       INTO canonical
       FROM (SELECT m[1] AS token, place, CASE WHEN length(m[1]) = 3 THEN ('x' || right(m[1], 2))::bit(8)::integer END AS code
@@ -212,8 +212,8 @@ CREATE FUNCTION outbox.canonical_workflow(rest text) RETURNS text
                               FROM unnest(string_to_array(substring(rest FROM '^[^?]*\?(.*)$'), '&')) AS p), '');
 
 -- A queue URL or an ARN as pasted becomes the canonical destination, and so does an
--- address whose host is in capitals, or that has the default port or no path, and a
--- workflow whose parameters or percent-encoding have another form.
+-- address whose host is in capitals, or that has the default port or no path, a workflow
+-- whose parameters or percent-encoding have another form, and an exchange likewise.
 -- Anything else stays as it is, for is_destination to judge. It reads no table, and
 -- runs as the owner so that its caller needs no right on what it calls.
 CREATE FUNCTION outbox.canonical_destination(destination text) RETURNS text
@@ -238,6 +238,13 @@ BEGIN
     ELSIF destination LIKE 'temporal://%' THEN
         RETURN CASE WHEN outbox.is_destination(destination) OR outbox.workflow_refusal(substr(destination, 12)) IS NOT NULL THEN destination
             ELSE outbox.canonical_workflow(substr(destination, 12)) END;
+    ELSIF destination LIKE 'rabbitmq://%' THEN
+        IF outbox.is_destination(destination) OR destination !~ '^rabbitmq://[^/?#]*/[^?#]*$' THEN
+            RETURN destination;
+        END IF;
+        part := regexp_match(destination, '^rabbitmq://([^/]*)/(.*)$');
+        RETURN coalesce('rabbitmq://' || CASE WHEN part[1] = '' THEN '' ELSE outbox.canonical_name(part[1], '&+=') END
+            || '/' || CASE WHEN part[2] = '' THEN '' ELSE outbox.canonical_name(part[2], '&+=') END, destination);
     ELSIF destination LIKE 'arn:%' THEN
         part := regexp_match(destination, '^arn:aws[a-z-]*:(sqs|sns):([^:]*):([^:]*):([^:]*)$');
     ELSE

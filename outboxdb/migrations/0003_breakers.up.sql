@@ -22,6 +22,7 @@ CREATE TABLE outbox.destinations (
     delivered_at  timestamptz,
     failures      integer     NOT NULL DEFAULT 0,
     failing_since timestamptz,
+    failed_at     timestamptz,
     openings      integer     NOT NULL DEFAULT 0,
     open_until    timestamptz,
     retry_after_until   timestamptz,
@@ -57,6 +58,7 @@ CREATE INDEX destinations_missing ON outbox.destinations (destination) WHERE mis
 COMMENT ON TABLE outbox.destinations IS 'Outflow: circuit breakers of destinations, targets and new destinations';
 COMMENT ON COLUMN outbox.destinations.delivered_at IS 'when a message last reached the destination: it exists, or is taken to come back';
 COMMENT ON COLUMN outbox.destinations.failures IS 'failures since the last success';
+COMMENT ON COLUMN outbox.destinations.failed_at IS 'when a failure was last noted';
 COMMENT ON COLUMN outbox.destinations.open_until IS 'the breaker is open: nothing is sent until then, and after it one probe at a time';
 COMMENT ON COLUMN outbox.destinations.retry_after_until IS 'the destination asked for no request until then (Retry-After): no success closes the breaker before';
 COMMENT ON COLUMN outbox.destinations.openings IS 'openings of the breaker since the last success';
