@@ -91,7 +91,7 @@ var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUI
 func missed(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
 	execute(t, pool, `INSERT INTO outbox.destinations AS h (destination, missing_since, missing_reason, failing_since, failed_at, openings, open_until)
 		SELECT DISTINCT destination, now() - interval '1 hour', 'no such queue', now(), now(), 1, now() FROM outbox.messages WHERE id = ANY ($1)
-		    ON CONFLICT (destination) DO NOTHING`, ids)
+		    ON CONFLICT (destination) DO UPDATE SET failed_at = now()`, ids)
 	_, err := pool.Exec(t.Context(), outboxdb.StatementEndMissing, "0", 1000)
 	require.NoError(t, err)
 	require.Zero(t, value[int](t, pool,
