@@ -138,9 +138,9 @@ func build(ctx context.Context, into string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"outflow-starter", "outflow-worker"} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(into, name), "./cmd/"+name)
-		cmd.Dir, cmd.Env = root, append(os.Environ(), "GOWORK=off")
+	for name, folder := range map[string]string{"outflow-starter": "./starter", "outflow-worker": "./worker"} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(into, name), folder)
+		cmd.Dir, cmd.Env = root, append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
 		if said, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("building %s: %w\n%s", name, err, said)
 		}
