@@ -29,6 +29,9 @@ func (o *Operator) Dismiss(ctx context.Context, ids []uuid.UUID, by Actor) ([]An
 	answers := make([]Answer, 0, len(changes))
 	for _, c := range changes {
 		switch {
+		case c.Done && c.Head:
+			answers = append(answers, c.answer(Done,
+				"was dead, dismissed; it still blocks its ordering key: \"outflow skip\" ends that"))
 		case !c.Found || c.Done:
 			answers = append(answers, c.answer(Done, "was dead, dismissed"))
 		case c.DismissedAt != nil:
