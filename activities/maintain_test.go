@@ -149,10 +149,10 @@ func TestPurgeTakesAllThereIs(t *testing.T) {
 	s.audit, s.idle, s.keys = 1001, 7, 5
 	result, err := s.purge(t, keepAll)
 	require.NoError(t, err)
-	assert.Equal(t, PurgeResult{Delivered: 4500, Dead: 1005, Expired: 1000, Cancelled: 1, Audit: 1001, Destinations: 7, Keys: 5},
-		result)
-	assert.Equal(t, []string{"audit 8760h0m0s", "destinations 720h0m0s", "keys 24h0m0s", "cancelled", "expired", "dismissed", "dead",
-		"delivered",
+	assert.Equal(t, PurgeResult{Delivered: 4500, Dead: 1005, Expired: 1000, Cancelled: 1, Audit: 1001,
+		Destinations: 7, Keys: 5}, result)
+	assert.Equal(t, []string{"audit 8760h0m0s", "destinations 720h0m0s", "keys 24h0m0s", "cancelled", "expired",
+		"dismissed", "dead", "delivered",
 		"audit 8760h0m0s", "expired", "dismissed", "delivered", "delivered", "delivered", "delivered"},
 		s.order, "a chunk of each in turn")
 	ages := map[outflow.State]time.Duration{}

@@ -177,7 +177,8 @@ func TestSkip(t *testing.T) {
 	assert.Contains(t, dismissed[0].Text, "it still blocks its ordering key")
 	answers, err := o.Skip(t.Context(), append(ids[:2:2], uuid.New()), ada)
 	require.NoError(t, err)
-	assert.Equal(t, []Verdict{Done, Refused, Refused}, []Verdict{answers[0].Verdict, answers[1].Verdict, answers[2].Verdict})
+	assert.Equal(t, []Verdict{Done, Refused, Refused},
+		[]Verdict{answers[0].Verdict, answers[1].Verdict, answers[2].Verdict})
 	assert.Equal(t, "dead, skipped: the next message of its ordering key goes on", answers[0].Text)
 	assert.Equal(t, []string{"dead", "head", "follower"}, orders(t, pool, ids...))
 	assert.Contains(t, audited(t, pool, ids[0])[1], "skip 1 ada@host")
@@ -188,4 +189,55 @@ func TestSkip(t *testing.T) {
 	_, err = o.Retry(t.Context(), ids[:1], ada)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"follower", "head", "follower"}, orders(t, pool, ids...), "it comes before the last one")
+}
+
+// What people see of a message that waits for another.
+func TestShowOrder(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	o := newActs(pool)
+	ids := keyed(t, pool, "sqs://a", 2)
+	blocked, err := o.Blocked(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, blocked)
+	endAs(t, pool, outflow.Dead, ids[0], 1)
+	execute(t, pool, `UPDATE outbox.messages SET last_error = 'of its last life', due_at = now() - interval '1 minute'
+		WHERE id = $1`, ids[1])
+	details, err := o.Show(t.Context(), ids[1], false)
+	require.NoError(t, err)
+	assert.Equal(t, "waiting", details.Message.Phase)
+	require.NotNil(t, details.Head)
+	assert.Equal(t, ids[0], details.Head.ID)
+	assert.Equal(t, "dead", details.Head.Phase)
+	details, err = o.Show(t.Context(), ids[0], false)
+	require.NoError(t, err)
+	assert.Nil(t, details.Head)
+
+	blocked, err = o.Blocked(t.Context())
+	require.NoError(t, err)
+	require.Len(t, blocked, 1)
+	assert.Equal(t, 1, blocked[0].Keys)
+	assert.InDelta(t, 60, blocked[0].OldestSeconds, 30)
+	failing, err := o.failingTargets(t.Context(), 10)
+	require.NoError(t, err)
+	assert.Empty(t, failing, "its destination does not fail")
+	counts, _, err := o.Status(t.Context(), 10)
+	require.NoError(t, err)
+	for _, c := range counts {
+		if c.Phase == "waiting" {
+			assert.Empty(t, c.LastError)
+		}
+	}
+	stranded, err := o.strandedKeys(t.Context())
+	require.NoError(t, err)
+	assert.Zero(t, stranded)
+	execute(t, pool, `UPDATE outbox.messages SET head = false WHERE id = $1`, ids[0]) // as nothing of Outflow does
+	stranded, err = o.strandedKeys(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, 1, stranded)
+	execute(t, pool, `INSERT INTO outbox.owed (destination, ordering_key)
+		SELECT DISTINCT destination, ordering_key FROM outbox.messages WHERE follower`)
+	_, err = outboxdb.New(pool).ReleaseOwed(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"dead", "head"}, orders(t, pool, ids...))
 }

@@ -26,7 +26,8 @@ import (
 // session has locked is left out, and the caller waits for it without the others (retryLocked).
 const lockRowsSQL = `
 WITH locked AS MATERIALIZED (
-    SELECT m.id, m.head FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
+    SELECT m.id, m.head FROM outbox.messages AS m
+     WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
 )`
 
 // rowsByID are the rows that a statement returned, by message ID.

@@ -146,10 +146,12 @@ func TestDispatcherRights(t *testing.T) {
 		"drop_waiter()", "group_outcomes()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages.attempts: UPDATE", "messages.available_at: UPDATE", "messages.broker_message_id: UPDATE",
 		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
-		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.follower: UPDATE", "messages.head: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
+		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.follower: UPDATE",
+		"messages.head: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
 		"messages: DELETE", "messages: SELECT",
 		"notify_waiters()", "outcomes()", "owed: SELECT",
-		"processes: DELETE", "processes: INSERT", "processes: SELECT", "processes: UPDATE", "promote()", "purge_keys()", "schema: USAGE", "settle()",
+		"processes: DELETE", "processes: INSERT", "processes: SELECT", "processes: UPDATE",
+		"promote()", "purge_keys()", "schema: USAGE", "settle()",
 	}, rightsOf(t, pool, role))
 
 	store := outboxdb.New(as)
@@ -243,7 +245,8 @@ func TestOperatorRights(t *testing.T) {
 		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()",
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()", "keys: SELECT",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
-		"notify_waiters()", "outcomes()", "owed: SELECT", "processes: SELECT", "promote()", "release_moved()", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
+		"notify_waiters()", "outcomes()", "owed: SELECT", "processes: SELECT",
+		"promote()", "release_moved()", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
 		"schema: USAGE", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool {
 		return right == "migrations: SELECT" ||

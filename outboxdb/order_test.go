@@ -108,6 +108,10 @@ func TestDeadHeadBlocks(t *testing.T) {
 	_, err := store.PurgeMessages(t.Context(), outbox.Purge{State: outflow.Dead, Limit: 10})
 	require.NoError(t, err)
 	require.Equal(t, 3, count(t, pool), "without it nothing would release the others")
+	counts, err := store.Pending(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []outboxdb.PendingCounts{{Destination: "sqs://a", Followers: 2}}, counts,
+		"a single pass does not wait for them")
 
 	end(t, store, outflow.Delivered, ids[0]) // its broker had it after all
 	require.Equal(t, "none", order(t, pool, ids[0]))

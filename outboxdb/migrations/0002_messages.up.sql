@@ -102,6 +102,9 @@ CREATE UNIQUE INDEX messages_head ON outbox.messages (destination, ordering_key)
 -- Those that wait behind it, in their order.
 CREATE INDEX messages_followers ON outbox.messages (destination, ordering_key, seq) WHERE follower;
 
+-- Dead heads, which block their keys.
+CREATE INDEX messages_blocking ON outbox.messages (destination, ordering_key) WHERE head AND state = 'dead';
+
 -- Due callbacks, the longest due first.
 CREATE INDEX messages_callbacks ON outbox.messages (callback_due_at) WHERE callback_state = 'due';
 
