@@ -135,8 +135,8 @@ func (e *examination) checkSnapshots(h health) {
 }
 
 // owesAll has starters look at the keys of all followers.
-const owesAll = "as the owner of the outbox: INSERT INTO outbox.owed (destination, ordering_key) " +
-	"SELECT DISTINCT destination, ordering_key FROM outbox.messages WHERE follower; starters do the rest"
+const owesAll = "as the owner of the outbox: INSERT INTO outbox.owed (destination, ordering_key) SELECT DISTINCT " +
+	"destination, ordering_key FROM outbox.messages WHERE follower; starters do the rest"
 
 // checkOrder reports ordering keys whose messages wait for somebody.
 func (e *examination) checkOrder(ctx context.Context) {

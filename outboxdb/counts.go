@@ -25,8 +25,9 @@ SELECT c.destination, CASE WHEN b.open OR w.missing THEN 0 ELSE c.due END AS due
                count(*) FILTER (WHERE m.phase = 'retrying') AS retrying,
                count(*) FILTER (WHERE m.phase = 'waiting')  AS waiting,
                count(*) FILTER (WHERE m.phase = 'follower') AS followers,
-               max(m.last_error) FILTER (WHERE m.retrying OR m.phase = 'waiting') AS last_error
-          FROM (SELECT m.destination, m.last_error, m.retrying, m.due_at, m.enqueued_at,
+               max(m.last_error) FILTER (WHERE m.retrying OR m.waits AND NOT m.follower) AS last_error
+          FROM (SELECT m.destination, m.last_error, m.retrying, m.follower, m.due_at, m.enqueued_at,
+                       ` + waitsSQL + ` AS waits,
                        CASE WHEN m.available_at <= now() THEN 'due' WHEN m.follower THEN 'follower'
                             ELSE ` + PhaseSQL + ` END AS phase
                   FROM ` + PendingRowsSQL + ` AS m) AS m

@@ -339,8 +339,8 @@ func (h *hammer) drain() {
 		h.release(store)
 		_, err := o.Skip(h.Context(), h.deadHeads(), ada)
 		h.check("skipping", err)
-		_, err = h.pool.Exec(h.Context(), `UPDATE outbox.messages SET available_at = now(), due_at = least(due_at, now()),
-			cancel_requested = false, claims = 0, expires_at = NULL
+		_, err = h.pool.Exec(h.Context(), `UPDATE outbox.messages SET available_at = now(),
+			due_at = least(due_at, now()), cancel_requested = false, claims = 0, expires_at = NULL
 			WHERE state = 'pending' AND NOT follower AND available_at > now()`)
 		h.check("having them due", err)
 		store.WalkNext()

@@ -464,3 +464,31 @@ func TestPurgedKeyBesideAnOldSnapshot(t *testing.T) {
 		})
 	}
 }
+
+// A transaction with several calls keeps their order, whatever it rolls back to.
+func TestSeveralCallsOfOneTransaction(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	var want []uuid.UUID
+	call := func(tx pgx.Tx) []uuid.UUID {
+		ids, err := outboxdb.Enqueue(t.Context(), tx, keyed("sqs://a", "k", 1)...)
+		require.NoError(t, err)
+		return ids
+	}
+	inTx(t, pool, func(tx pgx.Tx) {
+		undone, err := tx.Begin(t.Context()) // a savepoint
+		require.NoError(t, err)
+		call(undone)
+		require.NoError(t, undone.Rollback(t.Context()))
+		want = append(want, call(tx)...)
+		undone, err = tx.Begin(t.Context())
+		require.NoError(t, err)
+		call(undone)
+		require.NoError(t, undone.Rollback(t.Context()))
+		want = append(want, call(tx)...)
+	})
+	require.Equal(t, "head", order(t, pool, want[0]))
+	require.Equal(t, "follower", order(t, pool, want[1]))
+	require.Equal(t, want, deliverAll(t, pool, store))
+}

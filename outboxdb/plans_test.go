@@ -47,8 +47,8 @@ func TestPlans(t *testing.T) {
 	began := time.Now()
 	loads.Go(func() { load(t, pool, 100_001, 1_000_000, "delivered") })
 	loads.Go(func() { load(t, pool, 1_000_001, 2_000_000, "paused") })
+	loads.Go(func() { load(t, pool, 2_000_001, 3_000_000, "follower") })
 	loads.Wait()
-	load(t, pool, 2_000_001, 3_000_000, "follower")
 	execute(t, pool, `UPDATE outbox.messages SET follower = false, head = true, parked = false, state = 'dead',
 		finished_at = now() WHERE id = lpad(to_hex(2000001), 32, '0')::uuid`)
 	require.False(t, t.Failed())
@@ -252,7 +252,7 @@ func claimBesidePaused(t *testing.T, pool *pgxpool.Pool) {
 		    WHERE datname = current_database()`)
 	}
 	got := claim(t, store, req)
-	require.Len(t, got.Messages, 2*healthy*20)
+	require.Len(t, got.Messages, 2*healthy*20+keyedHeads)
 	require.NotContains(t, byDestination(got), "sqs://paused")
 	require.True(t, got.Backlog, "the paused one has more, once there is room")
 	require.Empty(t, claim(t, store, req).Messages)

@@ -159,7 +159,8 @@ func showStatus(ctx context.Context, from statusReader, bound int, asJSON bool, 
 	}
 	for _, b := range blocked {
 		fmt.Fprintf(out, "\n%s: dead messages block %d ordering keys; "+
-			"the oldest message behind them has been due for %s\n  \"outflow retry\", \"redirect\" or \"skip\" the dead ones\n", b.Destination, b.Keys, age(b.OldestSeconds))
+			"the oldest message behind them has been due for %s\n  \"outflow retry\", \"redirect\" or \"skip\" the dead ones\n",
+			b.Destination, b.Keys, age(b.OldestSeconds))
 	}
 	writeUnserved(out, unserved, running)
 	return nil

@@ -50,8 +50,10 @@ CREATE TABLE outbox.messages (
     CONSTRAINT messages_ordering_key CHECK (length(ordering_key) <= 128 AND ordering_key ~ '^[!-~]+$'),
     -- A head is pending, or dead and blocks its key. A follower is parked until a time that never
     -- comes: no statement that looks for due rows needs to know of it.
-    CONSTRAINT messages_head         CHECK (NOT head OR (ordering_key IS NOT NULL AND NOT follower AND state IN ('pending', 'dead'))),
-    CONSTRAINT messages_follower     CHECK (NOT follower OR (ordering_key IS NOT NULL AND state = 'pending' AND parked AND available_at = '9999-12-31Z')),
+    CONSTRAINT messages_head
+        CHECK (NOT head OR (ordering_key IS NOT NULL AND NOT follower AND state IN ('pending', 'dead'))),
+    CONSTRAINT messages_follower
+        CHECK (NOT follower OR (ordering_key IS NOT NULL AND state = 'pending' AND parked AND available_at = '9999-12-31Z')),
     CONSTRAINT messages_group_place  CHECK ((group_id IS NULL) = (group_place IS NULL)),
     CONSTRAINT messages_callback     CHECK (callback IS NULL OR (outbox.is_destination(callback) AND callback !~ '^temporal://.*[?&]signal=')),
     CONSTRAINT messages_callback_payload CHECK (NOT callback_payload OR callback IS NOT NULL),
@@ -187,33 +189,36 @@ BEGIN
       FROM taken AS t WHERE NOT t.fresh;
     RETURN ARRAY(
         SELECT g.ordering_key IS NOT NULL
-               AND (row_number() OVER (PARTITION BY g.destination, g.ordering_key ORDER BY g.place) > 1 OR b.busy IS NOT NULL)
+               AND (row_number() OVER (PARTITION BY g.destination, g.ordering_key ORDER BY g.place) > 1
+                    OR b.busy IS NOT NULL)
           FROM unnest(destinations, ordering_keys) WITH ORDINALITY AS g (destination, ordering_key, place)
           LEFT JOIN (SELECT o.destination, o.ordering_key, true AS busy
                        FROM unnest(old_destinations, old_keys) AS o (destination, ordering_key)
-                      WHERE EXISTS (SELECT FROM outbox.messages AS m
-                                     WHERE m.head AND m.destination = o.destination AND m.ordering_key = o.ordering_key)
-                         OR EXISTS (SELECT FROM outbox.messages AS m
-                                     WHERE m.follower AND m.destination = o.destination AND m.ordering_key = o.ordering_key)) AS b
+                      WHERE EXISTS (SELECT FROM outbox.messages AS m WHERE m.head
+                                       AND m.destination = o.destination AND m.ordering_key = o.ordering_key)
+                         OR EXISTS (SELECT FROM outbox.messages AS m WHERE m.follower
+                                       AND m.destination = o.destination AND m.ordering_key = o.ordering_key)) AS b
             ON b.destination = g.destination AND b.ordering_key = g.ordering_key
          ORDER BY g.place);
 END $$;
 
 -- Makes the next follower of a key without a head its head. The result is 'promoted', 'none' where
 -- there is no follower, or 'locked' where another session has locked it: the one behind it must not
--- go first.
+-- go first. The row is locked by its ID alone: "follower" would offer the planner the followers'
+-- index, which it would read whole where its statistics are from a table without any.
 CREATE FUNCTION outbox.promote_next(of_destination text, of_key text) RETURNS text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     next uuid := (SELECT m.id FROM outbox.messages AS m
                    WHERE m.follower AND m.destination = of_destination AND m.ordering_key = of_key
                    ORDER BY m.seq LIMIT 1);
+    waits boolean;
 BEGIN
     IF next IS NULL THEN
         RETURN 'none';
     END IF;
-    PERFORM FROM outbox.messages AS m WHERE m.id = next AND m.follower FOR NO KEY UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN
+    SELECT m.follower INTO waits FROM outbox.messages AS m WHERE m.id = next FOR NO KEY UPDATE SKIP LOCKED;
+    IF waits IS NOT TRUE THEN
         RETURN 'locked';
     END IF;
     UPDATE outbox.messages AS m
@@ -230,10 +235,13 @@ CREATE FUNCTION outbox.release(of_destination text, of_key text) RETURNS boolean
 DECLARE
     done text := 'locked';
 BEGIN
-    PERFORM FROM outbox.keys AS k WHERE k.destination = of_destination AND k.ordering_key = of_key FOR UPDATE SKIP LOCKED;
+    PERFORM FROM outbox.keys AS k
+      WHERE k.destination = of_destination AND k.ordering_key = of_key FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
-        UPDATE outbox.keys AS k SET touched = clock_timestamp() WHERE k.destination = of_destination AND k.ordering_key = of_key;
-        IF EXISTS (SELECT FROM outbox.messages AS m WHERE m.head AND m.destination = of_destination AND m.ordering_key = of_key) THEN
+        UPDATE outbox.keys AS k SET touched = clock_timestamp()
+         WHERE k.destination = of_destination AND k.ordering_key = of_key;
+        IF EXISTS (SELECT FROM outbox.messages AS m
+                    WHERE m.head AND m.destination = of_destination AND m.ordering_key = of_key) THEN
             RETURN false;
         END IF;
         done := outbox.promote_next(of_destination, of_key);
@@ -322,12 +330,14 @@ END $$;
 -- Releases what is owed to a key, and reports whether that was possible: its producer may still hold
 -- it. It may wait for a producer only where the key's row was purged, and not for long.
 CREATE FUNCTION outbox.settle(of_destination text, of_key text) RETURNS boolean
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET lock_timeout = '100ms' AS $$
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET lock_timeout = '100ms' AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM outbox.keys AS k WHERE k.destination = of_destination AND k.ordering_key = of_key) THEN
         INSERT INTO outbox.keys (destination, ordering_key) VALUES (of_destination, of_key) ON CONFLICT DO NOTHING;
     END IF;
-    PERFORM FROM outbox.keys AS k WHERE k.destination = of_destination AND k.ordering_key = of_key FOR UPDATE SKIP LOCKED;
+    PERFORM FROM outbox.keys AS k
+      WHERE k.destination = of_destination AND k.ordering_key = of_key FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN false;
     END IF;

@@ -322,9 +322,11 @@ BEGIN
         -- seq keeps the call's order.
         WITH inserted AS (
             INSERT INTO outbox.messages AS t (id, seq, destination, type, payload, content_type, headers, ordering_key, group_id, group_place,
-                                              enqueued_at, due_at, available_at, parked, head, follower, expires_at, callback, callback_payload)
+                                              enqueued_at, due_at, available_at, parked, head, follower, expires_at,
+                                              callback, callback_payload)
             OVERRIDING SYSTEM VALUE
-            SELECT g.id, seqs[g.ordinality], g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key, g.group_id, g.group_place,
+            SELECT g.id, seqs[g.ordinality], g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
+                   g.group_id, g.group_place,
                    g.enqueued_at, g.due_at, CASE WHEN follows[g.ordinality] THEN '9999-12-31Z' ELSE g.available_at END,
                    g.available_at > moment OR coalesce(follows[g.ordinality], false),
                    g.ordering_key IS NOT NULL AND NOT follows[g.ordinality], coalesce(follows[g.ordinality], false),
@@ -363,7 +365,8 @@ BEGIN
         DELETE FROM outbox.messages AS t WHERE t.id = ANY (doomed);
         IF follows IS NOT NULL THEN -- the first of a key may be missing
             PERFORM outbox.release(k.destination, k.ordering_key)
-               FROM (SELECT DISTINCT u.destination, u.ordering_key FROM unnest(targets, keys) AS u (destination, ordering_key)) AS k
+               FROM (SELECT DISTINCT u.destination, u.ordering_key
+                       FROM unnest(targets, keys) AS u (destination, ordering_key)) AS k
               WHERE k.ordering_key IS NOT NULL;
         END IF;
     END IF;
