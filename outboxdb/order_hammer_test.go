@@ -106,8 +106,8 @@ func (h *hammer) until(do func()) {
 	}
 }
 
-// check fails the test where an error says more than that a row was locked for a while, or that a busy
-// machine was too slow. Among these are deadlocks (40P01) and second heads (23505).
+// check fails the test where an error says more than that a row was locked for a while, or that a
+// busy machine was too slow. Among these are deadlocks (40P01) and second heads (23505).
 func (h *hammer) check(doing string, err error) {
 	if err != nil && !errors.Is(err, outboxdb.ErrLocked) && !errors.Is(err, outflow.ErrNotFound) &&
 		!errors.Is(err, context.DeadlineExceeded) {
