@@ -31,8 +31,9 @@ type Message struct {
 	// with "outflow", "aws." or "amazon." and "content-type" are reserved; no two may differ by
 	// upper and lower case only.
 	Headers map[string]string
-	// OrderingKey groups messages whose order matters; FIFO queues use it as their message
-	// group. Up to 128 printable ASCII characters, no spaces.
+	// OrderingKey has messages of one key and destination delivered one after the other, in the
+	// order of their commits; FIFO queues also get it as their message group. A producer waits
+	// for others of its keys until they commit. Up to 128 printable ASCII characters, no spaces.
 	OrderingKey string
 
 	// DueAt and DueIn delay the first delivery: DueAt until a moment, DueIn by a duration

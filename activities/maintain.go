@@ -30,6 +30,8 @@ const (
 	// auditRetention and idleRetention are for the small tables.
 	auditRetention = 365 * 24 * time.Hour
 	idleRetention  = 30 * 24 * time.Hour
+	// Ordering keys may be as many as messages. A key that is used again costs a row.
+	keyRetention = 24 * time.Hour
 
 	// HeldTooLong is the age from which a held snapshot is logged as a warning.
 	HeldTooLong = 15 * time.Minute
@@ -42,6 +44,7 @@ type Maintenance interface {
 	PurgeMessages(ctx context.Context, p outbox.Purge) (outbox.Purged, error)
 	PurgeAudit(ctx context.Context, olderThan time.Duration, limit int) (int, error)
 	PurgeDestinations(ctx context.Context, idle time.Duration, limit int) (int, error)
+	PurgeKeys(ctx context.Context, idle time.Duration, limit int) (int, error)
 	TableHealth(ctx context.Context, heldFor time.Duration) (outbox.TableHealth, error)
 	Identity
 }
@@ -117,9 +120,10 @@ type PurgeResult struct {
 	Cancelled int `json:"cancelled"`
 	// Moved of these messages are in outbox.history now.
 	Moved int `json:"moved"`
-	// Audit and Destinations are rows of the small tables.
+	// Audit, Destinations and Keys (ordering keys) are rows of the small tables.
 	Audit        int `json:"audit"`
 	Destinations int `json:"destinations"`
+	Keys         int `json:"keys,omitempty"`
 	// More: the time was over first. The next run goes on.
 	More bool `json:"more"`
 }
@@ -183,6 +187,7 @@ func (p *purging) kinds() []kind {
 	all := []kind{
 		small(&p.done.Audit, p.store.PurgeAudit, auditRetention),
 		small(&p.done.Destinations, p.store.PurgeDestinations, idleRetention),
+		small(&p.done.Keys, p.store.PurgeKeys, keyRetention),
 	}
 	for _, s := range []struct {
 		state     outflow.State

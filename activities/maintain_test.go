@@ -29,6 +29,7 @@ type shelf struct {
 	dismissed map[outflow.State]int
 	audit     int
 	idle      int
+	keys      int
 	perRow    time.Duration
 	fail      func(chunk int) error
 	chunks    []outbox.Purge
@@ -71,6 +72,12 @@ func (s *shelf) PurgeMessages(_ context.Context, p outbox.Purge) (outbox.Purged,
 func (s *shelf) PurgeAudit(_ context.Context, olderThan time.Duration, limit int) (int, error) {
 	n, err := s.work(fmt.Sprintf("audit %s", olderThan), s.audit, limit)
 	s.audit -= n
+	return n, err
+}
+
+func (s *shelf) PurgeKeys(_ context.Context, idle time.Duration, limit int) (int, error) {
+	n, err := s.work(fmt.Sprintf("keys %s", idle), s.keys, limit)
+	s.keys -= n
 	return n, err
 }
 
@@ -139,13 +146,13 @@ func TestPurgeTakesAllThereIs(t *testing.T) {
 	s.rows = map[outflow.State]int{outflow.Delivered: 4500, outflow.Dead: 3, outflow.Expired: 1000,
 		outflow.Cancelled: 1}
 	s.dismissed[outflow.Dead] = 1002
-	s.audit, s.idle = 1001, 7
+	s.audit, s.idle, s.keys = 1001, 7, 5
 	result, err := s.purge(t, keepAll)
 	require.NoError(t, err)
-	assert.Equal(t, PurgeResult{Delivered: 4500, Dead: 1005, Expired: 1000, Cancelled: 1, Audit: 1001, Destinations: 7},
-		result)
-	assert.Equal(t, []string{"audit 8760h0m0s", "destinations 720h0m0s", "cancelled", "expired", "dismissed", "dead",
-		"delivered",
+	assert.Equal(t, PurgeResult{Delivered: 4500, Dead: 1005, Expired: 1000, Cancelled: 1, Audit: 1001,
+		Destinations: 7, Keys: 5}, result)
+	assert.Equal(t, []string{"audit 8760h0m0s", "destinations 720h0m0s", "keys 24h0m0s", "cancelled", "expired",
+		"dismissed", "dead", "delivered",
 		"audit 8760h0m0s", "expired", "dismissed", "delivered", "delivered", "delivered", "delivered"},
 		s.order, "a chunk of each in turn")
 	ages := map[outflow.State]time.Duration{}
@@ -230,7 +237,7 @@ func TestPurgeGoesOnCounting(t *testing.T) {
 	s := newShelf()
 	s.rows[outflow.Delivered] = 5000
 	s.fail = func(chunk int) error {
-		if chunk == 8 {
+		if chunk == 9 {
 			return errors.New("connection lost")
 		}
 		return nil

@@ -51,6 +51,9 @@ type Options struct {
 	// missing destinations, the Logger and the providers of OpenTelemetry. A zero field takes its
 	// default.
 	Scanner scanner.Options
+	// PassDead has a message that ends dead let the next one of its ordering key go. Otherwise it
+	// blocks the key, until an operator retries, redirects or skips it.
+	PassDead bool
 	// Worker has options for the worker. A zero field takes the value that Outflow needs. New warns
 	// of options with which messages would be published twice.
 	Worker worker.Options
@@ -89,7 +92,11 @@ func New(opts Options) (*Dispatcher, error) {
 		opts.Scanner.Check = router.Check
 	}
 	opts.Scanner.Schemes = router.Schemes()
-	d := &Dispatcher{opts: opts, store: outboxdb.New(opts.Pool)}
+	var order []outboxdb.Option
+	if opts.PassDead {
+		order = append(order, outboxdb.PassDead())
+	}
+	d := &Dispatcher{opts: opts, store: outboxdb.New(opts.Pool, order...)}
 	d.activities = activities.New(d.store, router,
 		activities.WithCallbacks(callbacks.New(opts.Publishers, router)),
 		activities.WithTracerProvider(opts.Scanner.TracerProvider),

@@ -16,7 +16,8 @@ import (
 // The frame of an act's statement: beginAct locks the rows $1, the act's own UPDATE changes some of
 // them and returns actColumns with the act's name and detail, and endAct notes these in the audit
 // for $2 who says why ($3). It returns every row as it was found under the lock, with what became
-// of it: an answer says what the act has seen.
+// of it: an answer says what the act has seen. A message with an ordering key that the act brings
+// into that key's order is written as a follower. Then the same statement releases the next message.
 const (
 	beginAct = `
 WITH locked AS MATERIALIZED (
@@ -25,12 +26,24 @@ WITH locked AS MATERIALIZED (
 ), changed AS (`
 	actColumns = `
     RETURNING m.id, m.destination, m.state, m.generation, m.available_at, `
-	endAct = outboxdb.AuditActSQL + `
+	endAct = outboxdb.AuditActSQL + movedSQL + `
 SELECT l.*, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS new_state,
        coalesce(c.generation, l.generation) AS new_generation,
        coalesce(c.destination, l.destination) AS new_destination,
        coalesce(c.available_at, l.available_at) AS new_available_at
-  FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id`
+  FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id
+ WHERE (SELECT count(*) FROM moved) > 0`
+
+	// movedSQL releases the next messages of the ordering keys that the changed rows have and had. A
+	// condition that is always true reads it once, because Postgres skips a CTE that nothing reads.
+	movedSQL = `, moved AS MATERIALIZED (
+    SELECT outbox.release_moved(ARRAY(SELECT c.id FROM changed AS c ORDER BY c.id),
+               ARRAY(SELECT coalesce(l.destination, c.destination)
+                       FROM changed AS c LEFT JOIN locked AS l ON l.id = c.id ORDER BY c.id))
+)`
+
+	// neverSQL is a follower's available_at.
+	neverSQL = `'9999-12-31Z'::timestamptz`
 )
 
 // change is what an act made of one message.

@@ -11,10 +11,11 @@ import (
 
 // dismissSQL dismisses dead messages ($4 true) or takes that back. The rest of the row stays as it
 // is, for whoever looks later: doctor and status leave it out, and a purge deletes it some time
-// after.
+// after. Postgres checks constraints first on the row as the statement's snapshot has it, then again
+// on the locked one: "m.state" keeps a message that has just ended from failing the first check.
 const dismissSQL = beginAct + `
     UPDATE outbox.messages AS m
-       SET dismissed_at = CASE WHEN $4::boolean THEN now() END
+       SET dismissed_at = CASE WHEN $4::boolean AND m.state = 'dead' THEN now() END
       FROM locked AS l
      WHERE m.id = l.id AND l.state = 'dead' AND (l.dismissed_at IS NULL) = $4::boolean` + actColumns + `
        CASE WHEN $4::boolean THEN 'dismiss' ELSE 'undo-dismiss' END AS act, '{}'::jsonb AS detail` + endAct
@@ -29,6 +30,9 @@ func (o *Operator) Dismiss(ctx context.Context, ids []uuid.UUID, by Actor) ([]An
 	answers := make([]Answer, 0, len(changes))
 	for _, c := range changes {
 		switch {
+		case c.Done && c.Head:
+			answers = append(answers, c.answer(Done,
+				"was dead, dismissed; it still blocks its ordering key: \"outflow skip\" ends that"))
 		case !c.Found || c.Done:
 			answers = append(answers, c.answer(Done, "was dead, dismissed"))
 		case c.DismissedAt != nil:

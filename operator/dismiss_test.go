@@ -1,6 +1,8 @@
 package operator
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -180,4 +182,31 @@ func TestListDismissed(t *testing.T) {
 		}
 		assert.Equal(t, c.want, got)
 	}
+}
+
+// A message that ends dead while the dismissal waits for its row is dismissed.
+func TestDismissOfAMessageThatJustEnded(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	o := newActs(pool)
+	id := enqueue(t, pool, message("sqs://orders"))[0]
+	ends, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = ends.Rollback(context.Background()) }()
+	_, err = ends.Exec(t.Context(), `UPDATE outbox.messages SET state = 'dead', finished_at = now() WHERE id = $1`, id)
+	require.NoError(t, err)
+	dismissed := make(chan error, 1)
+	go func() {
+		changes, err := o.Dismiss(context.Background(), []uuid.UUID{id}, ada)
+		if err == nil && !changes[0].Done {
+			err = errors.New("it was not dismissed")
+		}
+		dismissed <- err
+	}()
+	require.Eventually(t, func() bool {
+		return teststack.Value[bool](t, pool, `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock')`)
+	}, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, ends.Commit(t.Context()))
+	require.NoError(t, <-dismissed)
 }

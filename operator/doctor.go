@@ -114,6 +114,8 @@ type databaseHealth interface {
 	receivesNotifications(ctx context.Context) (bool, error)
 	dead(ctx context.Context) ([]PhaseCount, error)
 	failingTargets(ctx context.Context, limit int) ([]failingTarget, error)
+	Blocked(ctx context.Context) ([]BlockedKeys, error)
+	strandedKeys(ctx context.Context) (int, error)
 	failingCallbacks(ctx context.Context) (callbacks int, lastError string, err error)
 	Running(ctx context.Context) ([]RunningProcess, error)
 }

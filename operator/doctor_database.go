@@ -36,6 +36,7 @@ func (e *examination) checkDatabase(ctx context.Context) {
 	e.checkClock(h, began, time.Now())
 	e.checkSnapshots(h)
 	e.checkDead(ctx)
+	e.checkOrder(ctx)
 }
 
 // checkSchema reports whether every migration is applied.
@@ -130,6 +131,38 @@ func (e *examination) checkSnapshots(h health) {
 	}
 	if !held {
 		e.found("snapshots", OK, "", "none is older than %s%s", oldSnapshot, unseen)
+	}
+}
+
+// owesAll has starters look at the keys of all followers.
+const owesAll = "as the owner of the outbox: INSERT INTO outbox.owed (destination, ordering_key) SELECT DISTINCT " +
+	"destination, ordering_key FROM outbox.messages WHERE follower; starters do the rest"
+
+// checkOrder reports ordering keys whose messages wait for somebody.
+func (e *examination) checkOrder(ctx context.Context) {
+	blocked, err := e.database.Blocked(ctx)
+	stranded := 0
+	if err == nil {
+		stranded, err = e.database.strandedKeys(ctx)
+	}
+	switch {
+	case err != nil:
+		e.found("order", Warn, seeGrants, "%v", err)
+		return
+	case len(blocked) == 0 && stranded == 0:
+		e.found("order", OK, "", "no ordering key is blocked")
+		return
+	case stranded > 0:
+		e.found("order", Fail, owesAll, "%d ordering keys have messages that nothing releases", stranded)
+	}
+	for _, b := range blocked[:min(len(blocked), maxNamed)] {
+		e.found("order", Warn, "outflow list -state dead shows which; then outflow retry, redirect or skip them",
+			"%s: dead messages block %d ordering keys; the oldest message behind them has been due for %s",
+			outflow.DisplayDestination(b.Destination), b.Keys,
+			time.Duration(b.OldestSeconds*float64(time.Second)).Round(time.Second))
+	}
+	if more := len(blocked) - maxNamed; more > 0 {
+		e.found("order", Warn, "outflow status shows them all", "%d more destinations have blocked ordering keys", more)
 	}
 }
 

@@ -110,8 +110,9 @@ SELECT f.*, count(*) OVER () AS all_targets
                coalesce(max(b.reason), max(b.last_error), max(m.last_error), '') AS last_error,
                coalesce(min(b.missing), '') AS missing, min(b.missing_since) AS missing_since
           FROM (SELECT p.destination, count(*) AS messages,
-                       max(p.last_error) FILTER (WHERE p.phase IN ('waiting', 'retrying')) AS last_error
-                  FROM (SELECT m.destination, m.last_error, ` + outboxdb.PhaseSQL + ` AS phase
+                       max(p.last_error)
+                           FILTER (WHERE p.phase IN ('waiting', 'retrying') AND NOT p.follower) AS last_error
+                  FROM (SELECT m.destination, m.last_error, m.follower, ` + outboxdb.PhaseSQL + ` AS phase
                           FROM ` + outboxdb.PendingRowsSQL + ` AS m) AS p
                  GROUP BY 1) AS m
          CROSS JOIN LATERAL (

@@ -40,6 +40,9 @@ type healthy struct {
 	stalledErr   error
 	deadCounts   []PhaseCount
 	deadErr      error
+	blocked      []BlockedKeys
+	blockedErr   error
+	stranded     int
 	failing      []failingTarget
 	failingErr   error
 	callbacks    int // due callbacks that failed
@@ -82,7 +85,9 @@ func (h *healthy) Stalled(_ context.Context, _ string, database uuid.UUID, _ out
 	}
 	return h.stalled, "fix it", h.stalledErr
 }
-func (h *healthy) dead(context.Context) ([]PhaseCount, error) { return h.deadCounts, h.deadErr }
+func (h *healthy) dead(context.Context) ([]PhaseCount, error)     { return h.deadCounts, h.deadErr }
+func (h *healthy) Blocked(context.Context) ([]BlockedKeys, error) { return h.blocked, h.blockedErr }
+func (h *healthy) strandedKeys(context.Context) (int, error)      { return h.stranded, nil }
 func (h *healthy) failingTargets(context.Context, int) ([]failingTarget, error) {
 	return h.failing, h.failingErr
 }
@@ -170,6 +175,7 @@ func TestExamineHealthyParts(t *testing.T) {
 		"ok clock this host and the database agree within 0s",
 		"ok snapshots none is older than 5m0s",
 		"ok dead no message is dead, but for dismissed ones",
+		"ok order no ordering key is blocked",
 		"ok temporal localhost:7233, namespace shop answers",
 		"ok attributes OutflowDestination, OutflowType, OutflowState are there",
 		"ok workers task queue outflow-outbox has 1 pollers of workflow tasks, 2 of activities",
@@ -415,6 +421,16 @@ func TestExamine(t *testing.T) {
 		}, "warn dead https://shop.example/in: 3 dead, such as: gone", "fix the cause, then outflow retry ID: outflow list -state dead shows which; or outflow dismiss -why REASON ID"},
 		"the dead can't be counted": {func(h *healthy, _ *Subject) { h.deadErr = errAway },
 			"warn dead connection refused", ask},
+		"blocked ordering keys": {func(h *healthy, _ *Subject) {
+			h.blocked = []BlockedKeys{{Destination: "https://shop.example/in?token=hunter2", Keys: 3,
+				OldestSeconds: 90.2}}
+		}, "warn order https://shop.example/in: dead messages block 3 ordering keys; " +
+			"the oldest message behind them has been due for 1m30s",
+			"outflow list -state dead shows which; then outflow retry, redirect or skip them"},
+		"the order can't be read": {func(h *healthy, _ *Subject) { h.blockedErr = errAway },
+			"warn order connection refused", ask},
+		"stranded ordering keys": {func(h *healthy, _ *Subject) { h.stranded = 2 },
+			"fail order 2 ordering keys have messages that nothing releases", owesAll},
 		"a pooler drops notifications": {func(h *healthy, _ *Subject) { h.deaf = true }, "warn notify do not arrive",
 			listenOn},
 		"nobody may listen": {func(h *healthy, _ *Subject) { h.standby = errAway },

@@ -51,13 +51,26 @@ const waitRights = `GRANT EXECUTE ON FUNCTION ` +
 // Who ends messages notifies those who wait for the end.
 const notifyRights = `GRANT EXECUTE ON FUNCTION outbox.notify_waiters(uuid[]) TO %s`
 
+// Who ends a message releases the next one of its ordering key. The functions write with their
+// owner's rights.
+const promoteRights = `GRANT EXECUTE ON FUNCTION outbox.promote(uuid[]) TO %s`
+
+// The scanner makes the releases that are owed.
+const owedRights = `GRANT SELECT ON outbox.owed TO %s`
+
+const settleRights = `GRANT EXECUTE ON FUNCTION outbox.settle(text, text), ` +
+	`outbox.purge_keys(interval, integer) TO %s`
+
+// An operator's act may move a message from one ordering key to another.
+const moveRights = `GRANT EXECUTE ON FUNCTION outbox.release_moved(uuid[], text[]) TO %s`
+
 // DELETE is the purge's, which moves rows to the history or drops them.
 const dispatchRights = `GRANT SELECT, DELETE ON outbox.messages TO %s`
 
 // A dispatcher may not change what a producer or an operator has set: the destination, the payload,
 // the due time, the generation.
 const deliverRights = `GRANT UPDATE (
-    state, claims, attempts, started, parked, retrying, available_at, finished_at, dismissed_at,
+    state, claims, attempts, started, parked, head, follower, retrying, available_at, finished_at, dismissed_at,
     broker_message_id, last_error, callback_state, callback_attempts, callback_error, callback_due_at
     ) ON outbox.messages TO %s`
 
@@ -94,10 +107,11 @@ var (
 	dispatcherRights = []string{
 		usageRights, checkRights, dispatchRights, deliverRights, destinationRights, processRights, identityRights,
 		historyRights, auditPurgeRights, waitRights, notifyRights,
+		promoteRights, owedRights, settleRights,
 	}
 	operatorRights = []string{
 		usageRights, readRights, enqueueRights, destinationNameRights, operateRights, historyRights,
-		auditRights, ruleRights, waitRights, notifyRights,
+		auditRights, ruleRights, waitRights, notifyRights, promoteRights, moveRights,
 	}
 )
 

@@ -282,6 +282,8 @@ func TestActPlans(t *testing.T) {
 			"release":    {releaseSQL, []any{ids[:1], "ada", "", 1, "2030-01-01Z"}},
 			"resend":     {resendSQL, []any{ids, "ada", "", newIDs}},
 			"callbacks":  {failingCallbacksSQL, nil},
+			"blocked":    {blockedSQL, nil},
+			"stranded":   {strandedSQL, nil},
 			"status":     {statusNewestSQL, []any{"delivered", 100}},
 		} {
 			if name == "status" && statistics == "none" {

@@ -59,7 +59,7 @@ const statusColumns = `
 	m.broker_message_id, m.last_error,
 	CASE WHEN m.finished_at IS NULL THEN ` + outboxdb.MissingOfSQL + ` END AS missing,
 	` + outboxdb.UntouchedSQL + ` AS untouched,
-	m.finished_at IS NULL AND m.available_at <= now() AS available`
+	m.finished_at IS NULL AND m.available_at <= now() AS available, m.head, m.follower`
 
 // MessageStatus is how a message stands, without its payload.
 type MessageStatus struct {
@@ -104,6 +104,10 @@ type MessageStatus struct {
 	Available bool `db:"available" json:"-"`
 	// Untouched says that it is pending and was never claimed.
 	Untouched bool `db:"untouched" json:"-"`
+	// Head says that the message is the first of its ordering key: pending, or dead and blocking the
+	// others. Follower says that it waits for the head; its AvailableAt is then the end of 9999.
+	Head     bool `db:"head" json:"head,omitempty"`
+	Follower bool `db:"follower" json:"follower,omitempty"`
 }
 
 // Ref returns the reference of the message's generation.

@@ -16,12 +16,15 @@ const yieldWait = `CASE WHEN l.untouched THEN interval '0' ELSE interval '10 sec
 
 // redirectSQL sends pending messages to $4 instead. The next generation keeps the old broker's
 // acknowledgement from ending the message. The message is due now: a new destination that is missing
-// is waited for, however long the old one was.
+// is waited for, however long the old one was. A message with an ordering key follows those of its
+// new destination that were enqueued before it.
 const redirectSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET destination = $4::text, generation = m.generation + 1, claims = 0, retrying = false,
            due_at = CASE WHEN (m.expires_at > now()) IS NOT FALSE THEN greatest(m.due_at, now()) ELSE m.due_at END,
-           parked = true, started = false, available_at = greatest(m.due_at, now() + ` + yieldWait + `)
+           parked = true, started = false, head = false, follower = m.ordering_key IS NOT NULL,
+           available_at = CASE WHEN m.ordering_key IS NOT NULL THEN ` + neverSQL + `
+                               ELSE greatest(m.due_at, now() + ` + yieldWait + `) END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested
        AND l.destination <> $4::text` + actColumns + `

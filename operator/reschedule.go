@@ -13,12 +13,13 @@ import (
 const newDueAt = `greatest(coalesce($4::timestamptz, now() + $5::interval), now())`
 
 // rescheduleSQL makes pending messages due at another time. A message can't be due after its
-// expiry.
+// expiry. It keeps its place in the order of its key: the others wait for the time of a head.
 const rescheduleSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET due_at = ` + newDueAt + `, generation = m.generation + 1,
            claims = 0, retrying = false, parked = true, started = false,
-           available_at = greatest(coalesce($4::timestamptz, now() + $5::interval), now() + ` + yieldWait + `)
+           available_at = CASE WHEN m.follower THEN m.available_at
+                ELSE greatest(coalesce($4::timestamptz, now() + $5::interval), now() + ` + yieldWait + `) END
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested
        AND (l.expires_at > ` + newDueAt + `) IS NOT FALSE` + actColumns + `

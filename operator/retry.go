@@ -10,17 +10,25 @@ import (
 	"github.com/outflowhq/outflow/internal/text"
 )
 
+const (
+	stays          = `coalesce($4::text, m.destination) = m.destination`
+	retriedFollows = `(m.ordering_key IS NOT NULL AND NOT (m.head AND ` + stays + `))`
+)
+
 // retrySQL makes dead, expired and cancelled messages pending again, with the destination $4 where
 // it is given.
 //   - Generation: the next one keeps whatever the old run still writes from the row.
 //   - Expiry: one that has passed would end the message at once, and is dropped.
+//   - Order: a dead head that blocks its ordering key goes on as its head. Any other message follows.
 //   - Lease: a message that ended just now waits for a second, in which its old run closes. Until
 //     then Temporal would refuse the new start.
 const retrySQL = beginAct + `
     UPDATE outbox.messages AS m
        SET state = 'pending', finished_at = NULL, dismissed_at = NULL, generation = m.generation + 1,
            destination = coalesce($4::text, m.destination),
-           due_at = now(), available_at = greatest(now(), m.finished_at + interval '1 second'),
+           due_at = now(), head = m.head AND ` + stays + `, follower = ` + retriedFollows + `,
+           available_at = CASE WHEN ` + retriedFollows + ` THEN ` + neverSQL + `
+                               ELSE greatest(now(), m.finished_at + interval '1 second') END,
            parked = true, started = false, claims = 0, retrying = false, cancel_requested = false,
            broker_message_id = NULL,
            callback_state = NULL, callback_attempts = 0, callback_error = NULL, callback_due_at = NULL,
@@ -71,6 +79,8 @@ func whyNotRetried(c change) string {
 		return `delivered: "outflow resend" sends a copy`
 	case c.CancelRequested:
 		return "pending: its cancel was requested; retry it once it is cancelled"
+	case c.Follower:
+		return "pending: it waits for the message before it of its ordering key"
 	case c.Phase == "delayed":
 		return "pending, due at " + text.Stamp(c.DueAt) + `: "outflow reschedule" changes that`
 	case c.Phase == "waiting":

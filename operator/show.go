@@ -19,6 +19,10 @@ const (
 	auditSQL   = `
 SELECT a.at, a.act, a.generation, a.destination, a.who, a.login, a.why, a.detail
   FROM outbox.audit AS a WHERE a.message_id = $1 ORDER BY a.id`
+	// headSQL is the head of the key $2 at the destination $1.
+	headSQL = `
+SELECT m.id, m.destination, m.state, ` + outboxdb.PhaseSQL + ` AS phase
+  FROM outbox.messages AS m WHERE m.head AND m.destination = $1::text AND m.ordering_key = $2::text`
 	siblingsSQL = `
 SELECT m.id, m.destination, m.state, ` + outboxdb.PhaseSQL + ` AS phase
   FROM outbox.messages AS m WHERE m.group_id = $1 AND m.id <> $2 ORDER BY m.group_place`
@@ -31,6 +35,9 @@ type Details struct {
 	Payload []byte
 	// Siblings are the other messages of its group, as far as they are not purged.
 	Siblings []Sibling
+	// Head is the message that a follower waits for. It is nil for any other message, and where a
+	// scanner is about to release this one.
+	Head *Sibling
 	// Audit has the oldest entry first.
 	Audit []AuditEntry
 	// WorkflowID is that of the message's runs. Run is the newest of them, or nil; then NoRun says
@@ -40,7 +47,8 @@ type Details struct {
 	NoRun      string
 }
 
-// Sibling is a message that the same enqueue by route wrote.
+// Sibling is another message: one that the same enqueue by route wrote, or the head of the ordering
+// key.
 type Sibling struct {
 	ID          uuid.UUID     `db:"id" json:"id"`
 	Destination string        `db:"destination" json:"destination"`
@@ -71,6 +79,9 @@ func (o *Operator) Show(ctx context.Context, id uuid.UUID, withPayload bool) (De
 		return Details{}, err
 	}
 	if d.Siblings, err = o.siblings(ctx, d.Message); err != nil {
+		return Details{}, err
+	}
+	if d.Head, err = o.head(ctx, d.Message); err != nil {
 		return Details{}, err
 	}
 	if d.Audit, err = o.audit(ctx, id); err != nil {
@@ -135,4 +146,23 @@ func (o *Operator) siblings(ctx context.Context, m MessageStatus) ([]Sibling, er
 		return nil, fmt.Errorf("reading the group of message %s: %w", m.ID, err)
 	}
 	return siblings, nil
+}
+
+// head returns the message that a follower waits for.
+func (o *Operator) head(ctx context.Context, m MessageStatus) (*Sibling, error) {
+	if !m.Follower || m.OrderingKey == nil {
+		return nil, nil
+	}
+	rows, err := o.pool.Query(ctx, headSQL, m.Destination, *m.OrderingKey)
+	if err != nil {
+		return nil, fmt.Errorf("reading what message %s waits for: %w", m.ID, err)
+	}
+	head, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Sibling])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading what message %s waits for: %w", m.ID, err)
+	}
+	return &head, nil
 }

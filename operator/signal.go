@@ -14,7 +14,7 @@ import (
 // before Temporal was asked distinguishes it from a later claim.
 const releaseSQL = beginAct + `
     UPDATE outbox.messages AS m
-       SET available_at = greatest(m.due_at, now()), parked = true
+       SET available_at = CASE WHEN m.follower THEN m.available_at ELSE greatest(m.due_at, now()) END, parked = true
       FROM locked AS l
      WHERE m.id = l.id AND l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz
        AND NOT l.available` + actColumns + `

@@ -21,7 +21,7 @@ SELECT m.destination, CASE WHEN m.phase = 'due' AND ` + outboxdb.HeldSQL + ` THE
   FROM (SELECT p.destination, p.phase, count(*) AS messages,
                coalesce(extract(epoch FROM max(now() - p.due_at) FILTER (WHERE p.due_at <= now())), 0)::float8
                    AS oldest_seconds,
-               max(p.last_error) AS last_error
+               max(p.last_error) FILTER (WHERE NOT p.follower) AS last_error
           FROM (SELECT m.*, ` + outboxdb.PhaseSQL + ` AS phase FROM ` + outboxdb.PendingRowsSQL + ` AS m) AS p
          GROUP BY 1, 2) AS m
  GROUP BY 1, 2`

@@ -62,6 +62,9 @@ type Claimed struct {
 	// BreakerActive says that some breaker is open or has just closed, QuarantinedDue that a
 	// quarantined message is due. Both are as the last look for destinations found them.
 	BreakerActive, QuarantinedDue bool
+	// Owed says that the next message of some ordering key is still to be released: by the last look,
+	// a producer had locked the key, or an operator the message.
+	Owed bool
 }
 
 // ClaimedMessage is a message that this process holds a lease on.

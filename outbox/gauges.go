@@ -11,6 +11,10 @@ type Gauges struct {
 	// long the oldest of those has been due that no run has in hand; 0 where there is none.
 	CallbacksDue      int64
 	OldestCallbackDue time.Duration
+	// BlockedKeys counts the ordering keys in which messages wait behind a dead one. OldestBlocked is
+	// how long the longest waiting of the first ones behind it has been due; 0 where there is none.
+	BlockedKeys   int64
+	OldestBlocked time.Duration
 	// Truncated says that there were more rows than the statement counts.
 	Truncated bool
 }

@@ -26,7 +26,8 @@ import (
 // session has locked is left out, and the caller waits for it without the others (retryLocked).
 const lockRowsSQL = `
 WITH locked AS MATERIALIZED (
-    SELECT m.id FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
+    SELECT m.id, m.head FROM outbox.messages AS m
+     WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
 )`
 
 // rowsByID are the rows that a statement returned, by message ID.
@@ -82,6 +83,9 @@ func (s *Store) read(ctx context.Context, statement string, args ...any) (rowsBy
 	for _, r := range found {
 		byID[r.ID] = storedRow{Record: r.record(), over: r.Over}
 		s.breakers.sawRow(r.Destination, r.Failing, r.Reached)
+	}
+	if len(found) > 0 && found[0].Released > 0 {
+		s.noteReleased()
 	}
 	return byID, nil
 }

@@ -17,15 +17,16 @@ import (
 // statement decided on.
 const beginCancelSQL = `
 WITH locked AS MATERIALIZED (
-    SELECT m.id, m.state, m.generation, m.available_at, m.finished_at, m.cancel_requested,
-           m.finished_at IS NULL AND m.available_at <= now() AS available, ` + UntouchedSQL + ` AS untouched
+    SELECT m.id, m.state, m.generation, m.available_at, m.finished_at, m.cancel_requested, m.head,
+           m.finished_at IS NULL AND m.available_at <= now() AS available,
+           ` + UntouchedSQL + ` OR m.follower AS untouched
       FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE
 )`
 
 // cancelEndsSQL are the ends of locked rows l that an operator cancels.
 const cancelEndsSQL = `, ends AS (
     SELECT l.id, l.generation, 'cancelled' AS state, 0 AS attempts, NULL::text AS broker_message_id,
-           'cancelled: an operator asked for it' AS last_error, interval '0' AS callback_in
+           'cancelled: an operator asked for it' AS last_error, interval '0' AS callback_in, false AS blocks
       FROM locked AS l`
 
 // endCancelSQL notes the act in the audit, notifies waiters once, and returns each row.
@@ -35,7 +36,7 @@ SELECT l.id, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS state, l.ge
   FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id
  WHERE ` + notifiedSQL
 
-// requestCancelSQL ends untouched messages, which no run has, and requests the cancel of the other
+// requestCancelSQL ends untouched messages and followers, which no run has, and requests the cancel of the other
 // pending ones: only their runs know whether the broker has them. A scanner may start the callback
 // of an ended one at once, because no run will. A read of the row after this statement sees the
 // request; a run that may still publish has read the row before.

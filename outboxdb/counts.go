@@ -10,9 +10,10 @@ import (
 // pendingCountsSQL counts pending messages by destination and phase. Beside the phases of a status:
 //   - A retrying row whose lease is over is due: its run is lost.
 //   - Rows that are due behind an open breaker, or for a missing destination, wait.
+//   - Followers are counted by themselves: what they wait for is counted too, or has ended dead.
 const pendingCountsSQL = `
 SELECT c.destination, CASE WHEN b.open OR w.missing THEN 0 ELSE c.due END AS due, c.delayed, c.leased, c.retrying,
-       c.waiting + CASE WHEN b.open OR w.missing THEN c.due ELSE 0 END AS waiting,
+       c.followers, c.waiting + CASE WHEN b.open OR w.missing THEN c.due ELSE 0 END AS waiting,
        coalesce(w.reason, c.last_error, b.last_error, '') AS last_error,
        w.missing AND w.looked AS missing,
        CASE WHEN w.missing AND NOT w.reached
@@ -23,9 +24,12 @@ SELECT c.destination, CASE WHEN b.open OR w.missing THEN 0 ELSE c.due END AS due
                count(*) FILTER (WHERE m.phase = 'leased')   AS leased,
                count(*) FILTER (WHERE m.phase = 'retrying') AS retrying,
                count(*) FILTER (WHERE m.phase = 'waiting')  AS waiting,
-               max(m.last_error) FILTER (WHERE m.retrying OR m.waits) AS last_error
-          FROM (SELECT m.destination, m.last_error, m.retrying, m.due_at, m.enqueued_at, ` + waitsSQL + ` AS waits,
-                       CASE WHEN m.available_at <= now() THEN 'due' ELSE ` + PhaseSQL + ` END AS phase
+               count(*) FILTER (WHERE m.phase = 'follower') AS followers,
+               max(m.last_error) FILTER (WHERE m.retrying OR m.waits AND NOT m.follower) AS last_error
+          FROM (SELECT m.destination, m.last_error, m.retrying, m.follower, m.due_at, m.enqueued_at,
+                       ` + waitsSQL + ` AS waits,
+                       CASE WHEN m.available_at <= now() THEN 'due' WHEN m.follower THEN 'follower'
+                            ELSE ` + PhaseSQL + ` END AS phase
                   FROM ` + PendingRowsSQL + ` AS m) AS m
          GROUP BY m.destination) AS c
  CROSS JOIN LATERAL (
@@ -55,6 +59,8 @@ type PendingCounts struct {
 	// Waiting messages have no run: a breaker of their destination is open, an attempt put them
 	// back, or a scanner may not send to the destination.
 	Waiting int `db:"waiting"`
+	// Followers wait for the message before them of their ordering key.
+	Followers int `db:"followers"`
 	// LastError is that of a message that is retrying or waits.
 	LastError string `db:"last_error"`
 	// Missing says that the destination does not exist, as somebody found in the last seconds, or

@@ -92,7 +92,7 @@ func missed(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
 	execute(t, pool, `INSERT INTO outbox.destinations AS h (destination, missing_since, missing_reason, failing_since, failed_at, openings, open_until)
 		SELECT DISTINCT destination, now() - interval '1 hour', 'no such queue', now(), now(), 1, now() FROM outbox.messages WHERE id = ANY ($1)
 		    ON CONFLICT (destination) DO UPDATE SET failed_at = now()`, ids)
-	_, err := pool.Exec(t.Context(), outboxdb.StatementEndMissing, "0", 1000)
+	_, err := pool.Exec(t.Context(), outboxdb.StatementEndMissing, "0", 1000, true)
 	require.NoError(t, err)
 	require.Zero(t, value[int](t, pool,
 		`SELECT count(*) FROM outbox.messages WHERE state <> 'dead' AND id = ANY ($1)`, ids))
@@ -332,7 +332,7 @@ func TestNotifyingNoWaiterIsCheap(t *testing.T) {
 	silent := strings.Replace(outboxdb.StatementFinish, notifies, "count(*) FROM ended", 1)
 	require.NotEqual(t, outboxdb.StatementFinish, silent)
 	buffers := func(statement string) int {
-		p := teststack.Explain(t, pool, "force_generic_plan", statement, words, ones, ends, nulls, nulls, ones)
+		p := teststack.Explain(t, pool, "force_generic_plan", statement, words, ones, ends, nulls, nulls, ones, "true")
 		require.EqualValues(t, 20, p.Rows)
 		return p.Buffers()
 	}

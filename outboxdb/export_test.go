@@ -58,7 +58,7 @@ var Statements = []string{
 	takeRecoveredSQL, forgetRecoveredSQL, retryingSQL, purgeSQL, moveSQL, purgeByHandSQL, moveByHandSQL,
 	purgeAuditSQL, purgeDestinationsSQL, beginCallbackSQL, noteCallbackSQL, takeCallbacksSQL,
 	requestCancelSQL, endCancelledSQL, putBackMissingSQL, endMissingSQL, noteUnservedSQL, announceSQL,
-	withdrawSQL, servedSQL,
+	withdrawSQL, servedSQL, owedSQL, settleSQL, purgeKeysSQL,
 }
 
 var (

@@ -13,16 +13,18 @@ import (
 )
 
 // endRowsSQL is the only SQL that ends rows of outbox.messages. A statement that ends rows has the
-// CTE "locked" of the rows' IDs before it, and the CTE "ends" with the columns id, generation,
-// state, attempts (to add), broker_message_id, last_error and callback_in (how long scanners leave
-// a callback to a run). It goes on after endingSQL, and after columns that the statement sets
-// beside these.
+// CTE "locked" before it, of the rows' IDs and whether each is the head of its ordering key. The CTE
+// "ends" has the columns id, generation, state, attempts (to add), broker_message_id, last_error,
+// callback_in (how long scanners leave a callback to a run) and blocks (where dead, it keeps the
+// messages of its ordering key behind it). It goes on after endingSQL, and after columns that the
+// statement sets beside these.
 //   - Only a pending row ends, except that a broker's acknowledgement replaces any other end of its
 //     generation: the message was sent. Its producer is then notified again.
-//   - "notified" has the same commit notify those who wait for an end. The statement must read it
-//     (notifiedSQL).
+//   - "notified" has the same commit notify those who wait for an end. "promoted" releases the next
+//     message of each ordering key whose head has ended. The statement must read both (notifiedSQL).
 const endRowsSQL = `
            state = e.state, finished_at = now(), dismissed_at = NULL, retrying = false, parked = false,
+           follower = false, head = m.head AND e.blocks AND e.state = 'dead',
            attempts = m.attempts + e.attempts, broker_message_id = e.broker_message_id,
            last_error = coalesce(e.last_error, m.last_error),
            callback_state = CASE WHEN m.callback IS NOT NULL THEN 'due' END,
@@ -31,7 +33,10 @@ const endRowsSQL = `
       FROM ends AS e
      WHERE e.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = e.id AND m.generation = e.generation
        AND (m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))
-    RETURNING ` + outcomeColumnsSQL + `, m.available_at
+    RETURNING ` + outcomeColumnsSQL + `, m.available_at, m.head
+), promoted AS MATERIALIZED (
+    SELECT outbox.promote(ARRAY(
+               SELECT e.id FROM ended AS e JOIN locked AS l ON l.id = e.id WHERE l.head AND NOT e.head)) AS released
 ), notified AS MATERIALIZED (
     SELECT outbox.notify_waiters(ARRAY(SELECT e.id FROM ended AS e))
 )`
@@ -42,17 +47,20 @@ const endingSQL = `, ended AS (
        SET `
 
 // notifiedSQL is always true. Postgres skips a CTE that nothing reads. This condition reads
-// "notified", so that waiters are notified once for all rows of a statement.
-const notifiedSQL = `(SELECT count(*) FROM notified) > 0`
+// "notified" and "promoted", once for all rows of a statement.
+const notifiedSQL = `(SELECT count(*) FROM notified) > 0 AND (SELECT count(*) FROM promoted) > 0`
+
+// releasedSQL is how many messages the statement has released. Each row that it returns says it.
+const releasedSQL = `(SELECT p.released FROM promoted AS p) AS released`
 
 // finishSQL writes the ends that runs ask for. The run that writes an end has a minute to start the
-// callback, before a scanner does.
+// callback, before a scanner does. $7 says whether a dead head blocks its ordering key.
 const finishSQL = lockRowsSQL + `, ends AS (
-    SELECT u.*, interval '1 minute' AS callback_in
+    SELECT u.*, interval '1 minute' AS callback_in, $7::boolean AS blocks
       FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[])
            AS u (id, generation, state, broker_message_id, last_error, attempts)
 )` + endingSQL + endRowsSQL + `
-SELECT e.* FROM ended AS e WHERE ` + notifiedSQL
+SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
 
 // loadOutcomesSQL reads how rows ended.
 const loadOutcomesSQL = `SELECT ` + outcomeColumnsSQL + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
@@ -86,7 +94,8 @@ func (s *Store) finishAll(ctx context.Context, endings []outbox.Ending) results 
 			c.states = append(c.states, string(e.State))
 			c.brokerIDs = append(c.brokerIDs, orNull(text.Clean(e.BrokerMessageID)))
 		}
-		done, err := s.write(ctx, finishSQL, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts)
+		done, err := s.write(ctx, finishSQL, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts,
+			s.blocks)
 		if err != nil {
 			return nil, err
 		}

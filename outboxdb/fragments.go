@@ -39,7 +39,7 @@ const (
       FROM changed AS c
 )`
 
-	// waitsSQL says of a leased row m that it was put back or held back: no claim counts, and its
-	// last error says why.
-	waitsSQL = `(m.claims = 0 AND m.last_error IS NOT NULL)`
+	// waitsSQL says of a leased row m that it was put back or held back (no claim counts, and its last
+	// error says why), or that it waits for another message of its ordering key.
+	waitsSQL = `(m.follower OR m.claims = 0 AND m.last_error IS NOT NULL)`
 )

@@ -21,6 +21,7 @@ const (
 	gaugePerTarget = "200000" // rows of one of those
 	gaugeRows      = "500000" // of each part: claimable, parked, dead, callbacks
 	gaugeBreakers  = "1000"
+	gaugeBlocked   = "10000"
 )
 
 // gaugesSQL counts what waits. Each part reads one index, and a bounded number of rows:
@@ -29,6 +30,7 @@ const (
 //     those that are delayed
 //   - dead rows from the newest
 //   - due callbacks from the oldest
+//   - dead heads, each with the first message behind it
 //
 // Sums are cast to bigint: a role could own an operator of numeric and integer in its schema.
 // Due rows behind an open breaker, or for a missing destination, count as waiting, as in
@@ -136,6 +138,17 @@ SELECT 'breaker', b.destination, 0, 0, 0, 0, 0, 0, b.seconds, false FROM breaker
 UNION ALL
 SELECT 'missing', b.destination, 0, 0, 0, 0, 0, 0, b.seconds, false FROM missing AS b
 UNION ALL
+SELECT 'blocked', '', count(*), 0, 0, 0, 0, 0,
+    coalesce(greatest(extract(epoch FROM now() - min(b.due_at)), 0), 0)::float8, count(*) >= ` + gaugeBlocked + `
+  FROM (SELECT f.due_at
+          FROM outbox.messages AS m
+         CROSS JOIN LATERAL (
+               SELECT f.due_at FROM outbox.messages AS f
+                WHERE f.follower AND f.destination = m.destination AND f.ordering_key = m.ordering_key
+                ORDER BY f.seq LIMIT 1) AS f
+         WHERE m.head AND m.state = 'dead'
+         LIMIT ` + gaugeBlocked + `) AS b
+UNION ALL
 SELECT 'callbacks', '', count(*), 0, 0, 0, 0, 0,
     greatest(extract(epoch FROM now() - min(c.callback_due_at)), 0)::float8, count(*) >= ` + gaugeRows + `
   FROM (SELECT m.callback_due_at FROM outbox.messages AS m WHERE m.callback_state = 'due'
@@ -187,6 +200,8 @@ func (s *Store) Gauges(ctx context.Context, maxTargets int, other string) (outbo
 			missing = append(missing, outbox.MissingGauges{
 				Destination: outflow.DisplayDestination(r.Name), Since: max(r.duration(), 0),
 			})
+		case "blocked":
+			g.BlockedKeys, g.OldestBlocked = r.Due, r.duration()
 		case "callbacks":
 			g.CallbacksDue, g.OldestCallbackDue = r.Due, r.duration()
 		}

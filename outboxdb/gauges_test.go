@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
@@ -129,6 +130,16 @@ func TestGauges(t *testing.T) {
 		{Name: "https://b.example", Covers: "new", Open: 1, FailingFor: 5 * time.Second},
 	}, g.Breakers)
 	assert.False(t, g.Truncated)
+	assert.Zero(t, g.BlockedKeys)
+	ids := enqueue(t, pool, keyed("sqs://ordered", "k", 3)...)
+	alone := enqueue(t, pool, keyed("sqs://ordered", "alone", 1)...)
+	end(t, store, outflow.Dead, ids[0], alone[0])
+	execute(t, pool, `UPDATE outbox.messages SET due_at = now() - interval '40 s' WHERE id = $1`, ids[1])
+	blocked, err := store.Gauges(t.Context(), 50, "other")
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, blocked.BlockedKeys, "nothing waits for the other one")
+	assert.InDelta(t, 40, blocked.OldestBlocked.Seconds(), 5)
+	execute(t, pool, `DELETE FROM outbox.messages WHERE destination = 'sqs://ordered'`)
 
 	g, err = store.Gauges(t.Context(), 1, "other")
 	require.NoError(t, err)

@@ -146,10 +146,12 @@ func TestDispatcherRights(t *testing.T) {
 		"drop_waiter()", "group_outcomes()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"messages.attempts: UPDATE", "messages.available_at: UPDATE", "messages.broker_message_id: UPDATE",
 		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
-		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
+		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.follower: UPDATE",
+		"messages.head: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
 		"messages: DELETE", "messages: SELECT",
-		"notify_waiters()", "outcomes()",
-		"processes: DELETE", "processes: INSERT", "processes: SELECT", "processes: UPDATE", "schema: USAGE",
+		"notify_waiters()", "outcomes()", "owed: SELECT",
+		"processes: DELETE", "processes: INSERT", "processes: SELECT", "processes: UPDATE",
+		"promote()", "purge_keys()", "schema: USAGE", "settle()",
 	}, rightsOf(t, pool, role))
 
 	store := outboxdb.New(as)
@@ -209,6 +211,8 @@ func TestDispatcherRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.PurgeAudit(t.Context(), time.Hour, 10)
 	require.NoError(t, err)
+	_, err = store.PurgeKeys(t.Context(), time.Hour, 10)
+	require.NoError(t, err)
 	_, err = store.PurgeDestinations(t.Context(), time.Hour, 10)
 	require.NoError(t, err)
 	_, err = store.TableHealth(t.Context(), time.Hour)
@@ -239,9 +243,10 @@ func TestOperatorRights(t *testing.T) {
 		"audit.act: INSERT", "audit.destination: INSERT", "audit.detail: INSERT", "audit.generation: INSERT", "audit.message_id: INSERT",
 		"audit.who: INSERT", "audit.why: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
 		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()",
-		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()",
+		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()", "keys: SELECT",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
-		"notify_waiters()", "outcomes()", "processes: SELECT", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
+		"notify_waiters()", "outcomes()", "owed: SELECT", "processes: SELECT",
+		"promote()", "release_moved()", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
 		"schema: USAGE", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool {
 		return right == "migrations: SELECT" ||

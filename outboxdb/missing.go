@@ -80,6 +80,7 @@ const missingAtSQL = `
 //     first in their destination's part of the index, but for a few that were claimed meanwhile.
 //   - A message that had expired by then, or was cancelled, ends so.
 //   - Leased rows are parked: their runs write their ends.
+//   - $3 says whether a dead head blocks its ordering key.
 const endMissingSQL = `
 WITH locked AS MATERIALIZED (
     SELECT next.*, h.missing_reason
@@ -87,7 +88,7 @@ WITH locked AS MATERIALIZED (
      CROSS JOIN LATERAL (SELECT ` + missingAtSQL + ` - $1::interval AS since) AS missed
      CROSS JOIN LATERAL (` + behindSQL + `) AS d
      CROSS JOIN LATERAL (
-           SELECT m.id, m.generation, m.cancel_requested, (m.expires_at <= now()) IS TRUE AS expired
+           SELECT m.id, m.generation, m.head, m.cancel_requested, (m.expires_at <= now()) IS TRUE AS expired
              FROM outbox.messages AS m
             WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination
               AND m.available_at <= missed.since AND greatest(m.due_at, m.enqueued_at) <= missed.since
@@ -101,10 +102,10 @@ WITH locked AS MATERIALIZED (
     SELECT l.id, l.generation,
            CASE WHEN l.cancel_requested THEN 'cancelled' WHEN l.expired THEN 'expired' ELSE 'dead' END AS state,
            0 AS attempts, NULL::text AS broker_message_id, l.missing_reason AS last_error,
-           interval '0' AS callback_in
+           interval '0' AS callback_in, $3::boolean AS blocks
       FROM locked AS l
 )` + endingSQL + endRowsSQL + `
-SELECT e.* FROM ended AS e WHERE ` + notifiedSQL
+SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
 
 // missingNow is what a Store knows of destinations that messages wait for, between claims.
 type missingNow struct {
@@ -135,7 +136,7 @@ func (s *Store) endMissing(ctx context.Context, grace time.Duration) ([]outflow.
 func (s *Store) endMissingRows(ctx context.Context, grace time.Duration) ([]outflow.Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, endMissingTimeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, endMissingSQL, grace, endMissingRows)
+	rows, err := s.pool.Query(ctx, endMissingSQL, grace, endMissingRows, s.blocks)
 	if err != nil {
 		return nil, err
 	}

@@ -31,10 +31,13 @@ func requireIndexed(t *testing.T, p teststack.Plan) {
 	})
 }
 
-const healthy = 5 // destinations with a few due messages each
+const (
+	healthy    = 5  // destinations with a few due messages each
+	keyedHeads = 20 // ordering keys, each with a follower
+)
 
-// TestPlans looks at what Postgres does with a million delivered and a million
-// due messages of a paused destination, whatever it believes about them.
+// TestPlans looks at what Postgres does with a million delivered messages, a million due messages of
+// a paused destination and a million that wait behind one dead head, whatever it believes about them.
 func TestPlans(t *testing.T) {
 	pool := another(t, teststack.New(t), utc)
 	beginLoad(t, pool)
@@ -44,13 +47,19 @@ func TestPlans(t *testing.T) {
 	began := time.Now()
 	loads.Go(func() { load(t, pool, 100_001, 1_000_000, "delivered") })
 	loads.Go(func() { load(t, pool, 1_000_001, 2_000_000, "paused") })
+	loads.Go(func() { load(t, pool, 2_000_001, 3_000_000, "follower") })
 	loads.Wait()
+	execute(t, pool, `UPDATE outbox.messages SET follower = false, head = true, parked = false, state = 'dead',
+		finished_at = now() WHERE id = lpad(to_hex(2000001), 32, '0')::uuid`)
 	require.False(t, t.Failed())
 	for i := range healthy {
 		enqueue(t, pool, messages(fmt.Sprintf("sqs://healthy-%d", i), 20)...)
 		enqueue(t, pool, messages(fmt.Sprintf("sqs://zealous-%d", i), 20)...) // behind the paused one
 	}
-	t.Logf("two million rows in %s", time.Since(began).Round(time.Millisecond))
+	for i := range keyedHeads {
+		enqueue(t, pool, keyed("sqs://keyed", fmt.Sprintf("k%d", i), 2)...)
+	}
+	t.Logf("three million rows in %s", time.Since(began).Round(time.Millisecond))
 
 	t.Run("empty queue", func(t *testing.T) { lookAtPlans(t, pool, "statistics from an empty queue") })
 	// As if the table had never been analyzed.
@@ -79,14 +88,20 @@ func beginLoad(t *testing.T, pool *pgxpool.Pool) {
 
 func load(t *testing.T, pool *pgxpool.Pool, from, to int, kind string) {
 	destination, state, finished := `'sqs://delivered-' || n % 7`, "delivered", "now()"
-	if kind == "paused" {
+	availableAt, key := `now() - interval '1 day' + n * interval '1 ms'`, "NULL"
+	switch kind {
+	case "paused":
 		destination, state, finished = `'sqs://paused'`, "pending", "NULL"
+	case "follower": // of a destination that is claimed from
+		destination, state, finished = `'sqs://healthy-0'`, "pending", "NULL"
+		availableAt, key = `'9999-12-31Z'::timestamptz`, "'k'"
 	}
 	_, err := pool.Exec(t.Context(), fmt.Sprintf(`
-		INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at, due_at, available_at)
-		SELECT lpad(to_hex(n), 32, '0')::uuid, %s, 'a', '{}', '%s', %s, now() - interval '1 day',
-		    now() - interval '1 day' + n * interval '1 ms'
-		  FROM generate_series(%d, %d) AS n`, destination, state, finished, from, to))
+		INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at, due_at, available_at,
+		    ordering_key, follower, parked)
+		SELECT lpad(to_hex(n), 32, '0')::uuid, %s, 'a', '{}', '%s', %s, now() - interval '1 day', %s, %s, %t, %t
+		  FROM generate_series(%d, %d) AS n`, destination, state, finished, availableAt, key, kind == "follower",
+		kind == "follower", from, to))
 	if err != nil {
 		t.Error(err)
 	}
@@ -122,6 +137,8 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	for n := range 20 {
 		ids = append(ids, pausedID(n).String())
 	}
+	heads := values[string](t, pool, `SELECT id::text FROM outbox.messages WHERE head AND destination = 'sqs://keyed'
+		ORDER BY id`)
 	ones, nulls := many("1", 20), many("NULL", 20)
 	claimArgs := func(destinations []string, marks []time.Time, quota string, most int) []any {
 		return []any{destinations, destinations, marks, many(quota, len(destinations)), many("0", len(destinations)),
@@ -134,7 +151,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			buffers         int
 			args            []any
 		}{
-			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 1, 250,
+			{"walk", outboxdb.StatementDueDestinations, 2*healthy + 2, 250,
 				[]any{"", outboxdb.WalkDestinations, 32, []string{}, []string{}, []string{"sns"}}},
 			{"unpark nothing", outboxdb.StatementUnpark, 1, 20, []any{"100 years", 1000, 250, 1000}},
 			{"hold back 20", outboxdb.StatementHoldBack, 0, 600,
@@ -152,7 +169,11 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"renew 20", outboxdb.StatementRenew, 20, 600,
 				[]any{ids, ones, many("1 minute", 20), nulls, ones, many("false", 20), many("false", 20)}},
 			{"finish 20", outboxdb.StatementFinish, 20, 500,
-				[]any{ids, ones, many("delivered", 20), nulls, nulls, ones}},
+				[]any{ids, ones, many("delivered", 20), nulls, nulls, ones, "true"}},
+			// Each releases the next message of its key, which is one row more.
+			{"finish 20 with followers", outboxdb.StatementFinish, keyedHeads, 1400,
+				[]any{heads, ones, many("delivered", 20), nulls, nulls, ones, "true"}},
+			{"unpark nothing beside followers", outboxdb.StatementUnpark, 1, 20, []any{"1 second", 1000, 250, 1000}},
 			{"make way", outboxdb.StatementMakeWay, 0, 30, []any{ids[0], 0}},
 			{"put back 20", outboxdb.StatementPutBack, 20, 600, []any{ids, ones, nulls, ones}},
 			{"put back 20 that wait", outboxdb.StatementPutBackMissing, 20, 700,
@@ -204,11 +225,11 @@ func lookAtMissing(t *testing.T, pool *pgxpool.Pool) {
 		VALUES ('sqs://paused', now(), now(), 1, now(), now() - interval '10 years', 'no such queue')`)
 	defer execute(t, pool, `DELETE FROM outbox.destinations`)
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-		p := teststack.Explain(t, pool, mode, outboxdb.StatementEndMissing, "9 years", 20)
+		p := teststack.Explain(t, pool, mode, outboxdb.StatementEndMissing, "9 years", 20, "true")
 		t.Logf("%s: %d buffers to end none of a million", mode, p.Buffers())
 		require.Zero(t, p.Rows)
 		require.LessOrEqual(t, p.Buffers(), 100)
-		p = teststack.Explain(t, pool, mode, outboxdb.StatementEndMissing, "0", 20)
+		p = teststack.Explain(t, pool, mode, outboxdb.StatementEndMissing, "0", 20, "true")
 		t.Logf("%s: %d buffers to end 20 of a million", mode, p.Buffers())
 		require.EqualValues(t, 20, p.Rows)
 		require.LessOrEqual(t, p.Buffers(), 900)
@@ -231,7 +252,7 @@ func claimBesidePaused(t *testing.T, pool *pgxpool.Pool) {
 		    WHERE datname = current_database()`)
 	}
 	got := claim(t, store, req)
-	require.Len(t, got.Messages, 2*healthy*20)
+	require.Len(t, got.Messages, 2*healthy*20+keyedHeads)
 	require.NotContains(t, byDestination(got), "sqs://paused")
 	require.True(t, got.Backlog, "the paused one has more, once there is room")
 	require.Empty(t, claim(t, store, req).Messages)

@@ -20,8 +20,10 @@ const purgeTimeout = 10 * time.Second
 // oldRows are the next final rows of a state ($1), older than $2, from $3 on, at most $4: a range
 // of messages_finished, read in its order.
 //   - It begins where the last chunk stopped: the index keeps what that one deleted until a vacuum.
-//   - A row whose callback is due is still needed. A row that another session has locked, such as
-//     that of an operator, is passed over.
+//   - A row whose callback is due is still needed. So is a dead head, which keeps the messages of its
+//     ordering key waiting: nothing would release them. A row that another session has locked, such
+//     as that of an operator, is passed over. "NOT m.head" would halve what the planner expects where
+//     it has no statistics: it would sort.
 //   - The limit is a query of its own, which the planner takes for a part of all there is. Where it
 //     expects a few old rows, it would fetch and sort them all.
 //   - Dismissed rows are counted from their dismissal, along messages_dismissed.
@@ -31,14 +33,14 @@ WITH old AS MATERIALIZED (
     SELECT m.id
       FROM outbox.messages AS m
      WHERE m.state = $1 AND m.CLOCK < now() - $2::interval AND m.CLOCK >= $3
-       AND m.callback_state IS DISTINCT FROM 'due'
+       AND m.callback_state IS DISTINCT FROM 'due' AND m.head::int <> 1
      ORDER BY m.CLOCK
      LIMIT (SELECT $4::int)
        FOR UPDATE SKIP LOCKED
 ), purged AS (
     DELETE FROM outbox.messages AS m
      USING pg_catalog.unnest(ARRAY(SELECT id FROM old)) AS o (id)
-     WHERE m.id = o.id AND m.state = $1`, "CLOCK", clock)
+     WHERE m.id = o.id AND m.state = $1 AND NOT m.head`, "CLOCK", clock)
 }
 
 // The state in the delete is the guard that its rows are still final. As "finished_at" that guard
@@ -50,7 +52,7 @@ WITH old AS MATERIALIZED (
 const historyColumnsSQL = `
 	id, seq, destination, type, payload, content_type, headers, ordering_key, group_id, group_place,
 	callback, callback_state, callback_payload, callback_attempts, callback_error, callback_due_at,
-	state, generation, claims, attempts, retrying, parked, started, cancel_requested,
+	state, generation, claims, attempts, retrying, parked, head, follower, started, cancel_requested,
 	enqueued_at, due_at, available_at, expires_at, finished_at, dismissed_at, broker_message_id, last_error`
 
 // toHistorySQL moves the rows. History is a log: a message that ends again, after it was brought
@@ -196,6 +198,20 @@ DELETE FROM outbox.destinations AS h
 // for the given time, and returns how many.
 func (s *Store) PurgeDestinations(ctx context.Context, idle time.Duration, limit int) (int, error) {
 	return s.delete(ctx, "purging destinations", purgeDestinationsSQL, idle, limit)
+}
+
+// purgeKeysSQL deletes up to $2 ordering keys that were idle for $1.
+const purgeKeysSQL = `SELECT outbox.purge_keys($1::interval, $2::int)`
+
+// PurgeKeys deletes up to limit ordering keys that no message waits for and no producer has used for
+// the given time, and returns how many.
+func (s *Store) PurgeKeys(ctx context.Context, idle time.Duration, limit int) (purged int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	defer cancel()
+	if err := s.pool.QueryRow(ctx, purgeKeysSQL, idle, limit).Scan(&purged); err != nil {
+		return 0, fmt.Errorf("purging ordering keys: %w", database.TooSlow(err))
+	}
+	return purged, nil
 }
 
 func (s *Store) delete(ctx context.Context, doing, statement string, args ...any) (int, error) {

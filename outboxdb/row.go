@@ -73,6 +73,10 @@ type row struct {
 	Reached    bool           `db:"reached"`
 	Missing    string         `db:"missing"`
 	Over       bool           `db:"over"`
+	// A statement that ends rows says which heads still block their keys, and how many messages it
+	// released.
+	Head     bool `db:"head"`
+	Released int  `db:"released"`
 }
 
 func (r row) record() outbox.Record {

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -61,6 +62,8 @@ type Store struct {
 	breakers *breakers
 	serving  serving
 	identity identity
+	released atomic.Pointer[func()] // see OnRelease
+	blocks   bool                   // a dead head keeps its key; see PassDead
 
 	loads     *coalesce.Coalescer[outbox.Ref, storedRow]
 	reloads   *coalesce.Coalescer[outbox.Ref, storedRow]
@@ -73,10 +76,20 @@ type Store struct {
 	slowPayloads *coalesce.Coalescer[missingPayload, []byte]
 }
 
+// Option changes what New returns.
+type Option func(*Store)
+
+// PassDead has a message that ends dead let the next one of its ordering key go. Otherwise it blocks
+// the key until an operator retries, redirects or skips it. Give all processes the same.
+func PassDead() Option { return func(s *Store) { s.blocks = false } }
+
 // New returns a Store over pool.
-func New(pool *pgxpool.Pool) *Store {
+func New(pool *pgxpool.Pool, options ...Option) *Store {
 	writer := database.NewWriter(pool)
-	s := &Store{pool: writer, handoff: newHandoff(), breakers: newBreakers(writer)}
+	s := &Store{pool: writer, handoff: newHandoff(), breakers: newBreakers(writer), blocks: true}
+	for _, option := range options {
+		option(s)
+	}
 	s.loads = coalesce.New(statementOptions[outbox.Ref](), s.loadAll)
 	s.reloads = coalesce.New(statementOptions[outbox.Ref](), s.loadAllAgain)
 	s.renewals = coalesce.New(statementOptions[outbox.Renewal](), s.renewAll)

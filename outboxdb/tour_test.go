@@ -306,6 +306,8 @@ func tourPurge(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.Equal(t, 2, n)
 	_, err = store.PurgeDestinations(ctx, time.Hour, 100)
 	require.NoError(t, err)
+	_, err = store.PurgeKeys(ctx, time.Hour, 100)
+	require.NoError(t, err)
 }
 
 func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
@@ -315,8 +317,8 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	id := fresh(t, setup)
 	ids := []uuid.UUID{id}
 	end := func(state string) {
-		execute(t, setup, `UPDATE outbox.messages SET state = $1, finished_at = now(), last_error = $2 WHERE id = $3`,
-			state, awkwardError, id)
+		execute(t, setup, `UPDATE outbox.messages SET head = false, follower = false, state = $1, finished_at = now(),
+			last_error = $2 WHERE id = $3`, state, awkwardError, id)
 	}
 	one := func(answers []operator.Answer, err error) operator.Answer {
 		t.Helper()
@@ -334,6 +336,9 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	one(o.Redirect(ctx, ids, "sqs://other", by))
 	require.Equal(t, "sqs://other", value[string](t, setup, `SELECT destination FROM outbox.messages WHERE id = $1`,
 		id))
+	left, err := store.ReleaseOwed(ctx) // no producer has used its key there
+	require.NoError(t, err)
+	require.False(t, left)
 	requests, err := store.RequestCancel(ctx, ids, by.Who, by.Why)
 	require.NoError(t, err)
 	require.True(t, requests[0].Done)
@@ -351,6 +356,8 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	end("dead")
 	one(o.Redirect(ctx, ids, "sqs://third", by))
 	end("dead")
+	execute(t, setup, `UPDATE outbox.messages SET head = true WHERE state = 'dead'`)
+	one(o.Skip(ctx, ids, by))
 	one(o.Dismiss(ctx, ids, by))
 	execute(t, setup, `UPDATE outbox.messages SET dismissed_at = NULL`)
 	end("delivered")

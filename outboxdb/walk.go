@@ -33,9 +33,10 @@ const (
 //   - It returns up to $2 destinations, of each target up to $3, with the low-water mark from which
 //     a claim may start.
 //   - Of the schemes $6, which nobody publishes to, it visits one target.
-//   - There is always one row, for three flags. breaker_active: a breaker is open, or has closed and
+//   - There is always one row, for four flags. breaker_active: a breaker is open, or has closed and
 //     its runs are still to be signalled, or has stale failures. quarantined_due: a quarantined
-//     message is due. missing_any: messages may wait for a destination that does not exist.
+//     message is due. missing_any: messages may wait for a destination that does not exist. owed: the
+//     next message of an ordering key is still to be released.
 const dueDestinationsSQL = `
 WITH RECURSIVE targets AS (
     (SELECT m.destination, ` + TargetOfSQL + ` AS target
@@ -91,7 +92,8 @@ SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS tar
                OR EXISTS (SELECT FROM outbox.destinations AS h WHERE ` + staleSQL + `) AS breaker_active,
                EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5
                           AND m.available_at <= now()) AS quarantined_due,
-               EXISTS (SELECT FROM outbox.destinations AS d WHERE d.missing_since IS NOT NULL) AS missing_any) AS flags
+               EXISTS (SELECT FROM outbox.destinations AS d WHERE d.missing_since IS NOT NULL) AS missing_any,
+               EXISTS (SELECT FROM outbox.owed) AS owed) AS flags
   LEFT JOIN found AS f ON true`
 
 // openBreakersSQL are those of the breakers $1 that are open, and why their destination is missing.
@@ -111,8 +113,8 @@ type walk struct {
 	cursors map[string]string // the same within targets that have more than walkWithin
 	next    time.Time         // when the next walk is due
 	// The flags of the last walk, and the breakers that were open then.
-	breakerActive, quarantinedDue bool
-	openBreakers                  map[string]bool
+	breakerActive, quarantinedDue, owed bool
+	openBreakers                        map[string]bool
 
 	unpark     unparking
 	heldBackAt time.Time // when messages were last held back
@@ -126,6 +128,7 @@ type walkRow struct {
 	BreakerActive  bool `db:"breaker_active"`
 	QuarantinedDue bool `db:"quarantined_due"`
 	MissingAny     bool `db:"missing_any"`
+	Owed           bool `db:"owed"`
 }
 
 // findDestinations walks the index if it is time to.
@@ -214,6 +217,7 @@ func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, e
 			found = append(found, r.mark)
 		}
 		w.breakerActive, w.quarantinedDue, w.missing.any = r.BreakerActive, r.QuarantinedDue, r.MissingAny
+		w.owed = r.Owed
 	}
 	return found, nil
 }
@@ -239,6 +243,7 @@ func (w *walk) claimed(
 		Refused: a.refused, Missing: w.missing.because(a.unpublished), Ended: ended,
 		Messages: messages, Backlog: w.anyDue(),
 		NewDestinationsIn: w.newDestinationsIn(), MoreDestinations: w.from != "",
-		BreakerActive: w.breakerActive || w.missing.any, QuarantinedDue: w.quarantinedDue, Problem: problem,
+		BreakerActive: w.breakerActive || w.missing.any, QuarantinedDue: w.quarantinedDue, Owed: w.owed,
+		Problem: problem,
 	}
 }

@@ -66,6 +66,10 @@ type table struct {
 	callbackRounds []time.Time
 	recoveries     int
 
+	owed      int // looks until nothing is owed any more
+	owedLooks []time.Time
+	onRelease func()
+
 	announced []outbox.Process
 	withdrawn []uuid.UUID
 	looks     bool // whether TakeFound was given a look
@@ -121,7 +125,7 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 		open = map[string]int{}
 	}
 	result := outbox.Claimed{Refused: t.refused, Missing: t.missing, Ended: t.ended, BreakerActive: t.breakerActive,
-		QuarantinedDue:   len(t.quarantined) > 0,
+		QuarantinedDue: len(t.quarantined) > 0, Owed: t.owed > 0,
 		MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
 	t.ended = nil
 	t.due = slices.DeleteFunc(t.due, func(r outbox.Record) bool {
@@ -576,3 +580,15 @@ func (l *logs) count(message string) int {
 	}
 	return n
 }
+
+func (t *table) ReleaseOwed(context.Context) (left bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.owedLooks = append(t.owedLooks, time.Now())
+	if t.owed > 0 {
+		t.owed--
+	}
+	return t.owed > 0, nil
+}
+
+func (t *table) OnRelease(released func()) { t.onRelease = released }

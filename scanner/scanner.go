@@ -47,6 +47,16 @@ type Store interface {
 	// DatabaseID tells this database from every other one. It is read once.
 	DatabaseID(ctx context.Context) (uuid.UUID, error)
 	Processes
+	Order
+}
+
+// Order releases messages that waited for another of their ordering key.
+type Order interface {
+	// ReleaseOwed releases those that nobody could release in time, and reports whether some are
+	// left.
+	ReleaseOwed(ctx context.Context) (left bool, err error)
+	// OnRelease has released called after each release by this process. released does not block.
+	OnRelease(released func())
 }
 
 // Processes are the entries of running processes in the table.
@@ -156,7 +166,7 @@ type Scanner struct {
 
 	slots      *slots
 	running    sync.WaitGroup // deliveries
-	background sync.WaitGroup // recovery, starts of callbacks, checks of stalled runs
+	background sync.WaitGroup // recovery, starts of callbacks, releases, checks of stalled runs
 
 	database backpressure // from claims
 	temporal backpressure // from starts
@@ -167,6 +177,7 @@ type Scanner struct {
 	recovery   recovery
 	looks      periodic
 	callbacks  periodic
+	owed       periodic
 	collisions collisions
 
 	// Run's own.
@@ -182,11 +193,13 @@ type Scanner struct {
 // New returns a Scanner over a store and a Temporal client.
 func New(store Store, c Client, opts Options) *Scanner {
 	opts = opts.withDefaults()
-	return &Scanner{
+	s := &Scanner{
 		store: store, client: c, opts: opts, tracer: tracing.Tracer{Provider: opts.TracerProvider},
 		record: metrics.New(opts.MeterProvider), trigger: "poll",
 		slots: newSlots(opts), wake: make(chan struct{}, 1),
 	}
+	store.OnRelease(s.Wake)
+	return s
 }
 
 // Wake asks for a claim now: call it after the commit of a transaction that enqueued. It never
@@ -218,6 +231,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 			s.deliverIsolated(ctx, starts)
 		}
 		s.startDueCallbacks(ctx)
+		s.releaseOwed(ctx, claimed.Owed)
 		s.awaitNextClaim(ctx, began, claimed)
 	}
 	s.drain(stop)

@@ -54,7 +54,9 @@ func (o *oldRows) PurgeMessages(_ context.Context, p outbox.Purge) (outbox.Purge
 	return outbox.Purged{Rows: n}, nil
 }
 
-func (o *oldRows) PurgeAudit(context.Context, time.Duration, int) (int, error)        { return 0, nil }
+func (o *oldRows) PurgeAudit(context.Context, time.Duration, int) (int, error) { return 0, nil }
+func (o *oldRows) PurgeKeys(context.Context, time.Duration, int) (int, error)  { return 0, nil }
+
 func (o *oldRows) PurgeDestinations(context.Context, time.Duration, int) (int, error) { return 0, nil }
 
 func (o *oldRows) TableHealth(context.Context, time.Duration) (outbox.TableHealth, error) {

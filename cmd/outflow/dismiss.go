@@ -20,7 +20,8 @@ Usage:
 A dismissed message stays dead, with its payload and its last error; "outflow show" says
 who dismissed it and why. doctor and status no longer count it among the dead ones, and a
 filter of retry or redirect selects it only with -dismissed. The purge deletes it as long
-after the dismissal as it keeps cancelled messages (OUTFLOW_KEEP_CANCELLED, 30d).
+after the dismissal as it keeps cancelled messages (OUTFLOW_KEEP_CANCELLED, 30d), unless it
+blocks its ordering key: "outflow skip" ends that.
 
 Flags:
   -undo          make dismissed messages plain dead ones again

@@ -25,7 +25,7 @@ Usage:
 
 It checks
   * the database, its schema, this role's rights, the clocks and old snapshots
-  * dead messages, and whether notifications arrive
+  * dead messages, ordering keys that they block, and whether notifications arrive
   * Temporal, its namespace, search attributes and workers
   * the schedule that maintains the table, and runs that are stalled
   * where pending messages go: whether queues, topics and exchanges exist (else the command

@@ -82,7 +82,7 @@ func TestDoctor(t *testing.T) {
 	levels, of, err := look()
 	require.NoError(t, err, "%v", of)
 	assert.Equal(t, []string{
-		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok temporal", "ok attributes", "ok workers", "warn schedule", "ok runs", "ok destinations", "ok publishers", "ok deliveries", "ok callbacks", "ok notify",
+		"ok database", "ok schema", "ok rights", "ok clock", "ok snapshots", "ok dead", "ok order", "ok temporal", "ok attributes", "ok workers", "warn schedule", "ok runs", "ok destinations", "ok publishers", "ok deliveries", "ok callbacks", "ok notify",
 	}, levels, "%v", of)
 	assert.Equal(t, "sqs://orders is there", of["destinations"].Text)
 	assert.Equal(t, f.settings["TEMPORAL_ADDRESS"]+", namespace "+f.name+" answers", of["temporal"].Text)

@@ -45,6 +45,7 @@ var commands = []command{
 	{"send", "enqueue one message", sendUsage, send},
 	{"retry", "send dead messages again; make retrying ones try soon", retryUsage, retry},
 	{"resend", "send copies of delivered messages", resendUsage, resend},
+	{"skip", "let messages go on behind dead ones of their ordering key", skipUsage, skip},
 	{"dismiss", "mark dead messages that nobody will send", dismissUsage, dismiss},
 	{"cancel", "end pending messages", cancelUsage, cancel},
 	{"redirect", "give messages another destination", redirectUsage, redirect},

@@ -27,7 +27,8 @@ func TestResend(t *testing.T) {
 		id := uuid.MustParse(strings.TrimSpace(out))
 		if state.Final() {
 			_, err = pool.Exec(t.Context(),
-				`UPDATE outbox.messages SET state = $2, finished_at = now(), attempts = 2 WHERE id = $1`, id, state)
+				`UPDATE outbox.messages SET state = $2, finished_at = now(), attempts = 2, head = false,
+				 follower = false WHERE id = $1`, id, state)
 			require.NoError(t, err)
 		}
 		return id

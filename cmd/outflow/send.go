@@ -32,7 +32,7 @@ Flags:
   -payload-file  a file with the payload
   -content-type  its media type (default application/json)
   -header        name=value; may be repeated
-  -ordering-key  the key of a FIFO queue's message group
+  -ordering-key  messages of one key and destination are delivered one after the other
   -due-in        deliver it that much later, such as 10m or 2d
   -expires-in    end it expired when it is not delivered by then
   -callback      where its callback goes: an https URL (http://localhost in development),

@@ -104,6 +104,7 @@ func showGroup(
 type shown struct {
 	Message  operator.MessageStatus `json:"message"`
 	Siblings []operator.Sibling     `json:"siblings,omitempty"`
+	Head     *operator.Sibling      `json:"head,omitempty"`
 	Run      *operator.Run          `json:"run,omitempty"`
 	NoRun    string                 `json:"noRun,omitempty"`
 	URL      string                 `json:"url"`
@@ -115,7 +116,7 @@ type shown struct {
 
 func shownOf(d operator.Details, ui, namespace string) shown {
 	s := shown{
-		Message: d.Message, Siblings: d.Siblings, Run: d.Run, NoRun: d.NoRun,
+		Message: d.Message, Siblings: d.Siblings, Head: d.Head, Run: d.Run, NoRun: d.NoRun,
 		URL: link(d, ui, namespace), Audit: d.Audit,
 	}
 	if utf8.Valid(d.Payload) {
@@ -198,10 +199,17 @@ func (s shown) writeTimes(field writeField) {
 	switch {
 	case m.FinishedAt != nil:
 		field("ended", "%s", text.Stamp(*m.FinishedAt))
+	case m.Follower && s.Head == nil:
+		field("waits for", "a starter: the message before it of its ordering key has ended")
+	case m.Follower:
+		field("waits for", "message %s before it of its ordering key (%s)", s.Head.ID, s.Head.Phase)
 	case m.Phase == "waiting":
 		field("waits until", "%s", text.Stamp(m.AvailableAt))
 	case m.Phase == "leased" || m.Phase == "retrying":
 		field("leased until", "%s", text.Stamp(m.AvailableAt))
+	}
+	if m.Head && m.FinishedAt != nil {
+		field("blocks", "the messages behind it of its ordering key: \"outflow skip\" lets them go on")
 	}
 	if m.DismissedAt != nil {
 		field("dismissed", "%s", text.Stamp(*m.DismissedAt))

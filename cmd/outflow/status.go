@@ -32,13 +32,15 @@ Pending messages are counted by phase:
   DUE       they wait for a starter
   DELAYED   they wait for their time
   LEASED    they are being delivered
-  WAITING   they have no run: their destination is not accepting messages, or the
-            starter's settings keep them from being sent
+  WAITING   they have no run: their destination is not accepting messages, the starter's
+            settings keep them from being sent, or they wait for the message before them
+            of their ordering key
   RETRYING  they wait for a durable attempt, or are in one
 These and dead messages are counted exactly, which reads each of them. OLDEST is how long
 the oldest pending one has been due. DISMISSED are dead messages that "outflow dismiss"
 has marked. A destination that does not exist, fails, or whose messages wait, is shown below
-with the reason, and so is a scheme that no running starter or worker publishes to.
+with the reason. So is a scheme that no running starter or worker publishes to, and so are
+ordering keys that dead messages block.
 Needs only the database. Exit codes: 0 shown, 1 failure, 2 a mistake on the command line.
 `
 
@@ -71,6 +73,7 @@ func status(ctx context.Context, cl commandLine, args []string) error {
 type statusReader interface {
 	Status(ctx context.Context, bound int) ([]operator.PhaseCount, []operator.BreakerStatus, error)
 	Running(ctx context.Context) ([]operator.RunningProcess, error)
+	Blocked(ctx context.Context) ([]operator.BlockedKeys, error)
 }
 
 // watchStatus shows the status again and again until ctx is over. It waits for a database that
@@ -113,10 +116,18 @@ func showStatus(ctx context.Context, from statusReader, bound int, asJSON bool, 
 	if err != nil {
 		return err
 	}
+	blocked, err := from.Blocked(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range blocked {
+		blocked[i].Destination = outflow.DisplayDestination(blocked[i].Destination)
+	}
 	all, unserved := byDestination(counts, breakers), operator.Unserved(counts, running)
 	if asJSON {
 		return writeDocument(out, map[string]any{
 			"destinations": all, "bound": bound, "processes": running, "unserved": unserved,
+			"blockedKeys": blocked,
 		})
 	}
 	if len(all) == 0 {
@@ -145,6 +156,11 @@ func showStatus(ctx context.Context, from statusReader, bound int, asJSON bool, 
 	}
 	for _, d := range all {
 		d.writeFailures(out)
+	}
+	for _, b := range blocked {
+		fmt.Fprintf(out, "\n%s: dead messages block %d ordering keys; "+
+			"the oldest message behind them has been due for %s\n  \"outflow retry\", \"redirect\" or \"skip\" the dead ones\n",
+			b.Destination, b.Keys, age(b.OldestSeconds))
 	}
 	writeUnserved(out, unserved, running)
 	return nil

@@ -19,7 +19,10 @@ type fakeStatus struct {
 	counts   []operator.PhaseCount
 	breakers []operator.BreakerStatus
 	running  []operator.RunningProcess
+	blocked  []operator.BlockedKeys
 }
+
+func (f fakeStatus) Blocked(context.Context) ([]operator.BlockedKeys, error) { return f.blocked, nil }
 
 // Running returns a process that publishes anywhere where the test says of none.
 func (f fakeStatus) Running(context.Context) ([]operator.RunningProcess, error) {
@@ -48,6 +51,7 @@ func TestShowStatus(t *testing.T) {
 			{Destination: "sqs://d", SlowUntil: &someAt},
 			{Destination: "sqs://c", Failures: 1, FailingSince: &someAt, LastError: "reset"},
 		},
+		blocked: []operator.BlockedKeys{{Destination: "https://b.example/in?token=x", Keys: 2, OldestSeconds: 90}},
 	}
 	var out bytes.Buffer
 	require.NoError(t, showStatus(t.Context(), store, 10, false, &out))
@@ -70,6 +74,9 @@ sqs://d: slow to answer until 2026-01-31T08:00:00Z, or longer: messages leave th
 
 sqs://d: 4 waiting
   no AWS region
+
+https://b.example/in: dead messages block 2 ordering keys; the oldest message behind them has been due for 1m30s
+  "outflow retry", "redirect" or "skip" the dead ones
 `, out.String())
 
 	out.Reset()

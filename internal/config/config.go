@@ -39,6 +39,8 @@ type Config struct {
 	// MissingGrace is how long messages wait for a missing destination or publisher, as
 	// scanner.Options.MissingGrace has it.
 	MissingGrace time.Duration
+	// PassDead has a dead message let the next one of its ordering key go.
+	PassDead bool
 	// Retention is how long final messages stay in the table.
 	Retention outflow.Retention
 	LogLevel  slog.Level
@@ -140,6 +142,11 @@ func (c *Config) settings() []settings.Setting {
 			Meaning: "how long messages wait for a queue, topic or publisher that is not there before they end dead, " +
 				"1s to 168h; 0 for not at all",
 			Set: setGrace(&c.MissingGrace),
+		},
+		{
+			Name: "OUTFLOW_ORDER_DEAD", Default: "block",
+			Meaning: "what a dead message does to those behind it with its ordering key: block or pass",
+			Set:     c.setOrderDead,
 		},
 		{
 			Name: "OUTFLOW_KEEP_DELIVERED", Default: keeps.Delivered.String(),
@@ -309,6 +316,14 @@ func setGrace(into *time.Duration) func(string) error {
 		}
 		return nil
 	}
+}
+
+func (c *Config) setOrderDead(value string) error {
+	if value != "block" && value != "pass" {
+		return errors.New("wants block or pass")
+	}
+	c.PassDead = value == "pass"
+	return nil
 }
 
 func setKeep(into *outflow.Keep) func(string) error {

@@ -86,6 +86,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		"OUTFLOW_PER_DESTINATION": "1000", "OUTFLOW_LEASE": "30s", "OUTFLOW_SQS_TIMEOUT": "20s",
 		"OUTFLOW_SNS_TIMEOUT":     "5s",
 		"OUTFLOW_MISSING_GRACE":   "1h",
+		"OUTFLOW_ORDER_DEAD":      "pass",
 		"OUTFLOW_WEBHOOK_TIMEOUT": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
 		"OUTFLOW_KEEP_EXPIRED": "36h", "OUTFLOW_KEEP_CANCELLED": "forever", "OUTFLOW_HISTORY": "on",
 		"OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json", "OUTFLOW_HEALTH_ADDRESS": "[::1]:8086",
@@ -103,6 +104,7 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, 1000, c.Scanner.PerDestination)
 	assert.Equal(t, 30*time.Second, c.Scanner.Lease)
 	assert.Equal(t, time.Hour, c.MissingGrace)
+	assert.True(t, c.PassDead)
 	assert.Equal(t, outflow.Retention{
 		Delivered: outflow.Keep(time.Minute), Dead: outflow.Keep(2160 * time.Hour),
 		Expired: outflow.Keep(36 * time.Hour), Cancelled: outflow.Forever, History: true,
@@ -175,7 +177,8 @@ func TestBadValues(t *testing.T) {
 func TestAllMistakesAreReportedTogether(t *testing.T) {
 	names := []string{
 		"OUTFLOW_OUTBOX", "OUTFLOW_TASK_QUEUE", "OUTFLOW_POLL_INTERVAL", "OUTFLOW_IN_FLIGHT", "OUTFLOW_PER_DESTINATION",
-		"OUTFLOW_LEASE", "OUTFLOW_MISSING_GRACE", "OUTFLOW_KEEP_DELIVERED", "OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED",
+		"OUTFLOW_LEASE", "OUTFLOW_MISSING_GRACE", "OUTFLOW_ORDER_DEAD", "OUTFLOW_KEEP_DELIVERED",
+		"OUTFLOW_KEEP_DEAD", "OUTFLOW_KEEP_EXPIRED",
 		"OUTFLOW_KEEP_CANCELLED", "OUTFLOW_HISTORY",
 		"OUTFLOW_LOG_LEVEL", "OUTFLOW_LOG_FORMAT", "OUTFLOW_HEALTH_ADDRESS", "OUTFLOW_SQS_TIMEOUT",
 		"OUTFLOW_SNS_TIMEOUT", "OUTFLOW_RABBITMQ_URL_FILE", "OUTFLOW_RABBITMQ_TIMEOUT",

@@ -146,6 +146,7 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_HISTORY", "true", wantsOnOff + ` (got "true")`},
 	{"OUTFLOW_HISTORY", "on\n", wantsOnOff + ` (got "on\n")`},
 	{"OUTFLOW_HISTORY", "оn", wantsOnOff + ` (got "оn")`}, // a Cyrillic letter
+	{"OUTFLOW_ORDER_DEAD", "Block", `wants block or pass (got "Block")`},
 	{"OUTFLOW_LOG_LEVEL", "loud", wantsLevel + ` (got "loud")`},
 	{"OUTFLOW_LOG_LEVEL", "info+4", wantsLevel + ` (got "info+4")`},
 	{"OUTFLOW_LOG_LEVEL", "İnfo", wantsLevel + ` (got "İnfo")`}, // a Turkish capital

@@ -52,6 +52,10 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 			"Time since the first failure of an open circuit breaker."),
 		missing: i.secondsGauge("outflow.missing.age",
 			"How long a destination that messages wait for has been missing."),
+		blocked: i.intGauge("outflow.ordering_keys.blocked",
+			"Ordering keys in which messages wait behind a dead one."),
+		oldestBlocked: i.secondsGauge("outflow.ordering_keys.blocked.age",
+			"How long the oldest first message behind a dead one of its ordering key has been due."),
 		callbacksDue: i.intGauge("outflow.callbacks.due", "Callbacks that are still to be sent."),
 		oldestCallback: i.secondsGauge("outflow.oldest_due_callback.age",
 			"How long the oldest callback has been due that no run has in hand."),
@@ -65,7 +69,7 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 		g.observe(o, counts, ok)
 		return nil
 	}, g.up, g.truncated, g.readDuration, g.messages, g.oldest, g.breakersOpen, g.breakersFailing, g.missing,
-		g.callbacksDue, g.oldestCallback)
+		g.blocked, g.oldestBlocked, g.callbacksDue, g.oldestCallback)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -80,7 +84,8 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 type tableGauges struct {
 	up, truncated, messages, breakersOpen, callbacksDue   metric.Int64ObservableGauge
 	readDuration, oldest, breakersFailing, oldestCallback metric.Float64ObservableGauge
-	missing                                               metric.Float64ObservableGauge
+	blocked                                               metric.Int64ObservableGauge
+	missing, oldestBlocked                                metric.Float64ObservableGauge
 }
 
 // observe exports the table's figures. Without them only up is exported: a figure of
@@ -111,6 +116,8 @@ func (g *tableGauges) observe(o metric.Observer, counts reading, ok bool) {
 	for _, m := range counts.Missing {
 		o.ObserveFloat64(g.missing, m.Since.Seconds(), labels(keyDestination.String(m.Destination)))
 	}
+	o.ObserveInt64(g.blocked, counts.BlockedKeys)
+	o.ObserveFloat64(g.oldestBlocked, counts.OldestBlocked.Seconds())
 	o.ObserveInt64(g.callbacksDue, counts.CallbacksDue)
 	o.ObserveFloat64(g.oldestCallback, counts.OldestCallbackDue.Seconds())
 }

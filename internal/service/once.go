@@ -25,6 +25,7 @@ const (
 //   - delayed messages;
 //   - messages that these settings can't send;
 //   - messages whose destination is missing, and whose grace is not over;
+//   - messages behind one of these, or behind a dead one, of their ordering key;
 //   - callbacks in backoff.
 //
 // It writes the rest to out. Due messages that were not started are an error, unless their

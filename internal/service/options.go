@@ -15,6 +15,7 @@ import (
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/engine"
 	"github.com/outflowhq/outflow/internal/timing"
+	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -77,6 +78,14 @@ func taskQueue(o scanner.Options) string {
 // missingGrace is the setting as the activities want it.
 func missingGrace(setting time.Duration) time.Duration {
 	return max(cmp.Or(setting, outflow.DefaultMissingGrace), 0)
+}
+
+// storeOptions are the settings as the table wants them.
+func storeOptions(c config.Config) (options []outboxdb.Option) {
+	if c.PassDead {
+		options = append(options, outboxdb.PassDead())
+	}
+	return options
 }
 
 func outboxName(o scanner.Options) string { return cmp.Or(o.Outbox, outflow.DefaultOutbox) }

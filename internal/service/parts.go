@@ -65,7 +65,7 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	if p.pool, err = pgxpool.NewWithConfig(ctx, c.Database); err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
-	p.store = outboxdb.New(p.pool)
+	p.store = outboxdb.New(p.pool, storeOptions(c)...)
 	if s.metrics != nil && name == nameStarter { // not each of many workers
 		if p.unwatch, err = metrics.WatchTable(nil, p.store, s.log); err != nil {
 			s.log.Warn("the outbox table has no metrics", "error", err) // no delivery depends on them

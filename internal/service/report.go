@@ -18,6 +18,7 @@ func total(counts []outboxdb.PendingCounts) outboxdb.PendingCounts {
 		t.Leased += c.Leased
 		t.Retrying += c.Retrying
 		t.Waiting += c.Waiting
+		t.Followers += c.Followers
 	}
 	return t
 }
@@ -34,6 +35,9 @@ func report(
 			fmt.Fprintf(out, "  %s: %d in backoff; last error: %s\n",
 				outflow.DisplayDestination(c.Destination), n, c.LastError)
 		}
+	}
+	if t.Followers > 0 {
+		fmt.Fprintf(out, "once: left %d that wait for the message before them of their ordering key\n", t.Followers)
 	}
 	if callbacks.Backoff+callbacks.Untried > 0 {
 		fmt.Fprintf(out, "once: left %d callbacks in backoff, %d not tried\n", callbacks.Backoff, callbacks.Untried)

@@ -28,6 +28,9 @@ func TestReport(t *testing.T) {
 		{"due is not", []outboxdb.PendingCounts{{Destination: "sqs://a", Due: 2},
 			{Destination: "sqs://b", Leased: 1, Retrying: 1, LastError: "x"}}, outboxdb.CallbackCounts{},
 			"once: left 1 in backoff, 0 delayed, 3 not started\n  sqs://b: 1 in backoff; last error: x\n", "3 messages are due"},
+		{"behind another message is fine", []outboxdb.PendingCounts{{Destination: "sqs://a", Followers: 2}},
+			outboxdb.CallbackCounts{}, "once: left 0 in backoff, 0 delayed, 0 not started\n" +
+				"once: left 2 that wait for the message before them of their ordering key\n", ""},
 		{"callbacks in backoff are fine", nil, outboxdb.CallbackCounts{Backoff: 2, LastError: "503"},
 			"once: left 0 in backoff, 0 delayed, 0 not started\nonce: left 2 callbacks in backoff, 0 not tried\n " +
 				" last error of a callback: 503\n", ""},

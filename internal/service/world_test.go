@@ -241,7 +241,9 @@ type broker struct {
 	answer  func(n int) (string, error)
 	refuses string // a payload that it never takes
 	panics  string // a payload that it panics with
-	calls   int
+	// hear takes each message, where it is set, or refuses it. It is set before the first publish.
+	hear  func(outflow.Message) error
+	calls int
 }
 
 func (b *broker) Publish(_ context.Context, m outflow.Message) (string, error) {
@@ -249,6 +251,9 @@ func (b *broker) Publish(_ context.Context, m outflow.Message) (string, error) {
 	b.calls++
 	n, answer, refuses := b.calls, b.answer, b.refuses
 	b.mu.Unlock()
+	if b.hear != nil {
+		return fmt.Sprintf("broker-%d", n), b.hear(m)
+	}
 	switch string(m.Payload) {
 	case refuses:
 		return "", errDown

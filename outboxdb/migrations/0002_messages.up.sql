@@ -10,7 +10,7 @@ CREATE TABLE outbox.messages (
     payload           bytea       NOT NULL,
     content_type      text        NOT NULL DEFAULT 'application/json',
     headers           jsonb       NOT NULL DEFAULT '{}',
-    ordering_key      text,
+    ordering_key      text        COLLATE "C",
     group_id          uuid,
     group_place       smallint,
     callback          text,
@@ -25,6 +25,8 @@ CREATE TABLE outbox.messages (
     attempts          integer     NOT NULL DEFAULT 0,
     retrying          boolean     NOT NULL DEFAULT false,
     parked            boolean     NOT NULL DEFAULT false,
+    head              boolean     NOT NULL DEFAULT false,
+    follower          boolean     NOT NULL DEFAULT false,
     started           boolean     NOT NULL DEFAULT false,
     cancel_requested  boolean     NOT NULL DEFAULT false,
     enqueued_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -46,6 +48,12 @@ CREATE TABLE outbox.messages (
     CONSTRAINT messages_headers      CHECK (headers = '{}' OR (jsonb_typeof(headers) = 'object' AND NOT headers @?
         '$.keyvalue() ? (!(@.key like_regex "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$") || @.key like_regex "^(outflow|aws[.]|amazon[.]|content-type$)" flag "i" || @.value.type() <> "string")')),
     CONSTRAINT messages_ordering_key CHECK (length(ordering_key) <= 128 AND ordering_key ~ '^[!-~]+$'),
+    -- A head is pending, or dead and blocks its key. A follower is parked until a time that never
+    -- comes: no statement that looks for due rows needs to know of it.
+    CONSTRAINT messages_head
+        CHECK (NOT head OR (ordering_key IS NOT NULL AND NOT follower AND state IN ('pending', 'dead'))),
+    CONSTRAINT messages_follower
+        CHECK (NOT follower OR (ordering_key IS NOT NULL AND state = 'pending' AND parked AND available_at = '9999-12-31Z')),
     CONSTRAINT messages_group_place  CHECK ((group_id IS NULL) = (group_place IS NULL)),
     CONSTRAINT messages_callback     CHECK (callback IS NULL OR (outbox.is_destination(callback) AND callback !~ '^temporal://.*[?&]signal=')),
     CONSTRAINT messages_callback_payload CHECK (NOT callback_payload OR callback IS NOT NULL),
@@ -90,6 +98,15 @@ CREATE INDEX messages_dismissed ON outbox.messages (dismissed_at) WHERE dismisse
 -- routes: then the IDs of their messages differ, and their places don't.
 CREATE UNIQUE INDEX messages_group ON outbox.messages (group_id, group_place) WHERE group_id IS NOT NULL;
 
+-- The one message of a key that may be claimed, or is dead and blocks the others.
+CREATE UNIQUE INDEX messages_head ON outbox.messages (destination, ordering_key) WHERE head;
+
+-- Those that wait behind it, in their order.
+CREATE INDEX messages_followers ON outbox.messages (destination, ordering_key, seq) WHERE follower;
+
+-- Dead heads, which block their keys.
+CREATE INDEX messages_blocking ON outbox.messages (destination, ordering_key) WHERE head AND state = 'dead';
+
 -- Due callbacks, the longest due first.
 CREATE INDEX messages_callbacks ON outbox.messages (callback_due_at) WHERE callback_state = 'due';
 
@@ -116,10 +133,219 @@ COMMENT ON COLUMN outbox.messages.group_place IS 'the place of the message in it
 COMMENT ON COLUMN outbox.messages.callback_payload IS 'the callback carries the payload';
 COMMENT ON COLUMN outbox.messages.callback_due_at IS 'a scanner starts the callback then, unless its run has moved this time';
 COMMENT ON COLUMN outbox.messages.parked IS 'available_at was in the future when it was written; a scanner clears this when that time has come';
+COMMENT ON COLUMN outbox.messages.head IS 'the first message of its ordering key that has not ended, or one that ended dead and blocks its key';
+COMMENT ON COLUMN outbox.messages.follower IS 'it waits for the head of its ordering key; available_at is then the end of 9999';
 COMMENT ON COLUMN outbox.messages.started IS 'claimed since the enqueue or an operator''s last start: a run may exist';
 COMMENT ON COLUMN outbox.messages.dismissed_at IS 'an operator dismissed the dead message: doctor and status no longer count it';
 COMMENT ON COLUMN outbox.messages.retrying IS 'its run has left the fast path';
 
-REVOKE ALL ON outbox.messages FROM PUBLIC;
+-- Ordering keys. A producer locks its keys until it commits: so the seq of a key's messages has the
+-- order of their commits. "touched" is a real write, which makes a producer with an older snapshot
+-- (REPEATABLE READ, SERIALIZABLE) fail and repeat its transaction.
+CREATE TABLE outbox.keys (
+    destination  text        COLLATE "C" NOT NULL,
+    ordering_key text        COLLATE "C" NOT NULL,
+    touched      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (destination, ordering_key)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE outbox.keys IS 'Outflow: ordering keys, which producers lock until they commit';
+
+-- Keys without a head that a scanner has to look at, because somebody had locked the key or its next
+-- message.
+CREATE TABLE outbox.owed (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    destination  text   COLLATE "C" NOT NULL,
+    ordering_key text   COLLATE "C" NOT NULL
+);
+CREATE INDEX owed_key ON outbox.owed (destination, ordering_key);
+COMMENT ON TABLE outbox.owed IS 'Outflow: ordering keys whose next message is still to be released';
+
+REVOKE ALL ON outbox.messages, outbox.keys, outbox.owed FROM PUBLIC;
+
+-- In these functions each query has a snapshot of its own, in READ COMMITTED. Whoever looks for the
+-- next message with the snapshot of the statement that ended the one before would miss what was
+-- committed meanwhile. enable_seqscan keeps plans on their indexes that were made while the tables
+-- were empty.
+
+-- Locks the keys of the messages that a call enqueues, in one order, and waits for their producers.
+-- A message without a key has NULL. The result says of each message whether it is a follower:
+-- another of its key comes before it in the call, or was written before. A key that this call
+-- inserts has no message: a purge deletes no other.
+CREATE FUNCTION outbox.take_keys(destinations text[], ordering_keys text[]) RETURNS boolean[]
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    old_destinations text[];
+    old_keys         text[];
+BEGIN
+    WITH taken AS (
+        INSERT INTO outbox.keys AS k (destination, ordering_key)
+        SELECT DISTINCT g.destination COLLATE "C", g.ordering_key COLLATE "C"
+          FROM unnest(destinations, ordering_keys) AS g (destination, ordering_key)
+         WHERE g.ordering_key IS NOT NULL
+         ORDER BY 1, 2
+        ON CONFLICT ON CONSTRAINT keys_pkey DO UPDATE SET touched = clock_timestamp()
+        RETURNING k.destination, k.ordering_key, k.xmax = 0 AS fresh)
+    SELECT array_agg(t.destination), array_agg(t.ordering_key) INTO old_destinations, old_keys
+      FROM taken AS t WHERE NOT t.fresh;
+    RETURN ARRAY(
+        SELECT g.ordering_key IS NOT NULL
+               AND (row_number() OVER (PARTITION BY g.destination, g.ordering_key ORDER BY g.place) > 1
+                    OR b.busy IS NOT NULL)
+          FROM unnest(destinations, ordering_keys) WITH ORDINALITY AS g (destination, ordering_key, place)
+          LEFT JOIN (SELECT o.destination, o.ordering_key, true AS busy
+                       FROM unnest(old_destinations, old_keys) AS o (destination, ordering_key)
+                      WHERE EXISTS (SELECT FROM outbox.messages AS m WHERE m.head
+                                       AND m.destination = o.destination AND m.ordering_key = o.ordering_key)
+                         OR EXISTS (SELECT FROM outbox.messages AS m WHERE m.follower
+                                       AND m.destination = o.destination AND m.ordering_key = o.ordering_key)) AS b
+            ON b.destination = g.destination AND b.ordering_key = g.ordering_key
+         ORDER BY g.place);
+END $$;
+
+-- Makes the next follower of a key without a head its head. The result is 'promoted', 'none' where
+-- there is no follower, or 'locked' where another session has locked it: the one behind it must not
+-- go first. The row is locked by its ID alone: "follower" would offer the planner the followers'
+-- index, which it would read whole where its statistics are from a table without any.
+CREATE FUNCTION outbox.promote_next(of_destination text, of_key text) RETURNS text
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    next uuid := (SELECT m.id FROM outbox.messages AS m
+                   WHERE m.follower AND m.destination = of_destination AND m.ordering_key = of_key
+                   ORDER BY m.seq LIMIT 1);
+    waits boolean;
+BEGIN
+    IF next IS NULL THEN
+        RETURN 'none';
+    END IF;
+    SELECT m.follower INTO waits FROM outbox.messages AS m WHERE m.id = next FOR NO KEY UPDATE SKIP LOCKED;
+    IF waits IS NOT TRUE THEN
+        RETURN 'locked';
+    END IF;
+    UPDATE outbox.messages AS m
+       SET follower = false, head = true, parked = m.due_at > clock_timestamp(),
+           available_at = greatest(m.due_at, clock_timestamp())
+     WHERE m.id = next;
+    RETURN 'promoted';
+END $$;
+
+-- Releases the next message of a key that may have no head, and reports whether it did. It waits for
+-- nobody: where a producer has locked the key, a scanner is owed the release.
+CREATE FUNCTION outbox.release(of_destination text, of_key text) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    done text := 'locked';
+BEGIN
+    PERFORM FROM outbox.keys AS k
+      WHERE k.destination = of_destination AND k.ordering_key = of_key FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        UPDATE outbox.keys AS k SET touched = clock_timestamp()
+         WHERE k.destination = of_destination AND k.ordering_key = of_key;
+        IF EXISTS (SELECT FROM outbox.messages AS m
+                    WHERE m.head AND m.destination = of_destination AND m.ordering_key = of_key) THEN
+            RETURN false;
+        END IF;
+        done := outbox.promote_next(of_destination, of_key);
+    END IF;
+    IF done = 'locked' THEN
+        INSERT INTO outbox.owed (destination, ordering_key) VALUES (of_destination, of_key);
+    END IF;
+    RETURN done = 'promoted';
+END $$;
+
+-- Releases the next messages of the keys whose heads the calling statement has just ended, and
+-- returns how many it released. Nobody else can: they see the heads until this transaction commits.
+--   - Where a follower is seen it needs no lock on the key: what a producer has not committed comes
+--     behind it.
+--   - Where none is seen, a producer may be about to commit one: release looks again under the
+--     key's lock.
+CREATE FUNCTION outbox.promote(heads uuid[]) RETURNS integer
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    ended    record;
+    done     text;
+    promoted integer := 0;
+BEGIN
+    IF cardinality(heads) = 0 THEN
+        RETURN 0;
+    END IF;
+    FOR ended IN SELECT m.destination, m.ordering_key FROM outbox.messages AS m WHERE m.id = ANY (heads) LOOP
+        done := outbox.promote_next(ended.destination, ended.ordering_key);
+        IF done = 'locked' THEN
+            INSERT INTO outbox.owed (destination, ordering_key) VALUES (ended.destination, ended.ordering_key);
+        ELSIF done = 'promoted' OR outbox.release(ended.destination, ended.ordering_key) THEN
+            promoted := promoted + 1;
+        END IF;
+    END LOOP;
+    RETURN promoted;
+END $$;
+
+-- Releases the next messages of the keys that operators' messages have, and had where each was sent to
+-- another destination.
+CREATE FUNCTION outbox.release_moved(ids uuid[], old_destinations text[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    k record;
+BEGIN
+    IF cardinality(ids) = 0 THEN
+        RETURN;
+    END IF;
+    FOR k IN SELECT DISTINCT d.destination, m.ordering_key
+               FROM unnest(ids, old_destinations) AS o (id, destination)
+               JOIN outbox.messages AS m ON m.id = o.id
+              CROSS JOIN LATERAL (VALUES (m.destination), (o.destination)) AS d (destination)
+              WHERE m.ordering_key IS NOT NULL LOOP
+        PERFORM outbox.release(k.destination, k.ordering_key);
+    END LOOP;
+END $$;
+
+-- Deletes up to so many keys that no producer has used for a time, and returns how many. A key with a
+-- head or a follower stays. The second look has a snapshot that is newer than the locks.
+CREATE FUNCTION outbox.purge_keys(idle interval, at_most integer) RETURNS integer
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    old_destinations text[];
+    old_keys         text[];
+    purged           integer;
+BEGIN
+    SELECT array_agg(o.destination), array_agg(o.ordering_key) INTO old_destinations, old_keys
+      FROM (SELECT k.destination, k.ordering_key FROM outbox.keys AS k
+             WHERE k.touched < now() - idle
+               AND NOT EXISTS (SELECT FROM outbox.messages AS m
+                                WHERE m.head AND m.destination = k.destination AND m.ordering_key = k.ordering_key)
+               AND NOT EXISTS (SELECT FROM outbox.messages AS m
+                                WHERE m.follower AND m.destination = k.destination AND m.ordering_key = k.ordering_key)
+             LIMIT at_most
+               FOR UPDATE SKIP LOCKED) AS o;
+    DELETE FROM outbox.keys AS k
+     USING unnest(old_destinations, old_keys) AS o (destination, ordering_key)
+     WHERE k.destination = o.destination AND k.ordering_key = o.ordering_key
+       AND NOT EXISTS (SELECT FROM outbox.messages AS m
+                        WHERE m.head AND m.destination = k.destination AND m.ordering_key = k.ordering_key)
+       AND NOT EXISTS (SELECT FROM outbox.messages AS m
+                        WHERE m.follower AND m.destination = k.destination AND m.ordering_key = k.ordering_key);
+    GET DIAGNOSTICS purged = ROW_COUNT;
+    RETURN purged;
+END $$;
+
+-- Releases what is owed to a key, and reports whether that was possible: its producer may still hold
+-- it. It may wait for a producer only where the key's row was purged, and not for long.
+CREATE FUNCTION outbox.settle(of_destination text, of_key text) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET lock_timeout = '100ms' AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM outbox.keys AS k WHERE k.destination = of_destination AND k.ordering_key = of_key) THEN
+        INSERT INTO outbox.keys (destination, ordering_key) VALUES (of_destination, of_key) ON CONFLICT DO NOTHING;
+    END IF;
+    PERFORM FROM outbox.keys AS k
+      WHERE k.destination = of_destination AND k.ordering_key = of_key FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM outbox.owed AS o WHERE o.destination = of_destination AND o.ordering_key = of_key;
+    PERFORM outbox.release(of_destination, of_key);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END $$;
 
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -218,6 +218,10 @@ DECLARE
     verdicts text[] := '{}';
     given    outbox.messages[] := '{}';
     owners   integer[] := '{}';
+    targets  text[] := '{}';
+    keys     text[] := '{}';
+    seqs     bigint[];
+    follows  boolean[];
     written  bigint[];
     taken    boolean[];
     doomed   uuid[] := '{}';
@@ -295,8 +299,9 @@ BEGIN
                 m.callback_payload := coalesce(rule.payload, false);
             END IF;
             m.callback := nullif(m.callback, 'none');
-            m.seq := nextval('outbox.messages_seq_seq');
             given := given || m;
+            targets := targets || m.destination;
+            keys := keys || m.ordering_key;
             owners := owners || cardinality(ids);
         END LOOP;
         verdicts := verdicts || coalesce('refused: ' || refused, decided);
@@ -304,6 +309,12 @@ BEGIN
     END LOOP;
 
     IF NOT undone THEN
+        -- The producers of a key have their turns: a seq from before the wait would not have the
+        -- order of commits.
+        IF cardinality(array_remove(keys, NULL)) > 0 THEN
+            follows := outbox.take_keys(targets, keys);
+        END IF;
+        seqs := ARRAY(SELECT nextval('outbox.messages_seq_seq') FROM generate_series(1, cardinality(given)));
         -- A row that another transaction has written and not committed is waited
         -- for here, so a conflict is a fact; DO NOTHING keeps the transaction usable.
         -- A conflict is one of the ID, or of a group's place. In the order of IDs and
@@ -311,12 +322,17 @@ BEGIN
         -- seq keeps the call's order.
         WITH inserted AS (
             INSERT INTO outbox.messages AS t (id, seq, destination, type, payload, content_type, headers, ordering_key, group_id, group_place,
-                                              enqueued_at, due_at, available_at, parked, expires_at, callback, callback_payload)
+                                              enqueued_at, due_at, available_at, parked, head, follower, expires_at,
+                                              callback, callback_payload)
             OVERRIDING SYSTEM VALUE
-            SELECT g.id, g.seq, g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key, g.group_id, g.group_place,
-                   g.enqueued_at, g.due_at, g.available_at, g.available_at > moment, g.expires_at, g.callback, g.callback_payload
-              FROM unnest(given) AS g
-             ORDER BY coalesce(g.group_id, g.id), g.group_place, g.seq
+            SELECT g.id, seqs[g.ordinality], g.destination, g.type, g.payload, g.content_type, g.headers, g.ordering_key,
+                   g.group_id, g.group_place,
+                   g.enqueued_at, g.due_at, CASE WHEN follows[g.ordinality] THEN '9999-12-31Z' ELSE g.available_at END,
+                   g.available_at > moment OR coalesce(follows[g.ordinality], false),
+                   g.ordering_key IS NOT NULL AND NOT follows[g.ordinality], coalesce(follows[g.ordinality], false),
+                   g.expires_at, g.callback, g.callback_payload
+              FROM unnest(given) WITH ORDINALITY AS g
+             ORDER BY coalesce(g.group_id, g.id), g.group_place, g.ordinality
             ON CONFLICT DO NOTHING
             RETURNING t.seq)
         SELECT coalesce(array_agg(i.seq), '{}') INTO written FROM inserted AS i;
@@ -331,7 +347,7 @@ BEGIN
         taken := array_fill(false, ARRAY[cardinality(ids)]);
         seen := 0;
         FOR i IN 1 .. cardinality(given) LOOP
-            IF (given[i]).seq = written[seen + 1] THEN
+            IF seqs[i] = written[seen + 1] THEN
                 seen := seen + 1;
             ELSE
                 taken[owners[i]] := true;
@@ -339,7 +355,7 @@ BEGIN
         END LOOP;
         seen := 0;
         FOR i IN 1 .. cardinality(given) LOOP
-            IF (given[i]).seq = written[seen + 1] THEN
+            IF seqs[i] = written[seen + 1] THEN
                 seen := seen + 1;
                 IF undone OR taken[owners[i]] THEN
                     doomed := doomed || (given[i]).id;
@@ -347,6 +363,12 @@ BEGIN
             END IF;
         END LOOP;
         DELETE FROM outbox.messages AS t WHERE t.id = ANY (doomed);
+        IF follows IS NOT NULL THEN -- the first of a key may be missing
+            PERFORM outbox.release(k.destination, k.ordering_key)
+               FROM (SELECT DISTINCT u.destination, u.ordering_key
+                       FROM unnest(targets, keys) AS u (destination, ordering_key)) AS k
+              WHERE k.ordering_key IS NOT NULL;
+        END IF;
     END IF;
 
     FOR i IN 1 .. cardinality(ids) LOOP

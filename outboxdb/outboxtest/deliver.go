@@ -57,7 +57,8 @@ type Delivery struct {
 // their enqueuing, and returns them. It runs Outflow's own workflow and activities over the
 // real table, in the test environment of Temporal's SDK: retries are made as in production,
 // and take no time. Messages that the publisher enqueues meanwhile are delivered too.
-// Messages that are due later are not.
+// Messages that are due later are not, nor those behind one that is, or that ended dead, of their
+// ordering key. Messages of an ordering key come in its order, each after others that are due.
 //
 // p takes the broker's place; nil acknowledges every message. The callback of a message goes
 // to p too, as a message of type outflow.CallbackType. If p fails ten times for one message,
