@@ -595,8 +595,8 @@ func TestRowsThatChangeUnderAStatement(t *testing.T) {
 				if statement == outboxdb.StatementPutBackMissing {
 					args = append(args, []time.Duration{time.Hour})
 				}
-				slow := strings.Replace(statement, "FROM outbox.messages AS m WHERE m.id = ANY",
-					"FROM outbox.messages AS m CROSS JOIN (SELECT pg_sleep(3)) AS pause WHERE m.id = ANY", 1)
+				const locks = "FROM outbox.messages AS m\n"
+				slow := strings.Replace(statement, locks, strings.TrimSpace(locks)+" CROSS JOIN (SELECT pg_sleep(3)) AS pause\n", 1)
 				require.NotEqual(t, statement, slow)
 				ended := make(chan error, 1)
 				go func() { _, err := pool.Exec(context.WithoutCancel(t.Context()), slow, args...); ended <- err }()
