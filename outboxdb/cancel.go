@@ -36,10 +36,10 @@ SELECT l.id, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS state, l.ge
   FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id
  WHERE ` + notifiedSQL
 
-// requestCancelSQL ends untouched messages and followers, which no run has, and requests the cancel of the other
-// pending ones: only their runs know whether the broker has them. A scanner may start the callback
-// of an ended one at once, because no run will. A read of the row after this statement sees the
-// request; a run that may still publish has read the row before.
+// requestCancelSQL ends untouched messages and followers, which no run has, and requests the cancel
+// of the other pending ones: only their runs know whether the broker has them. A scanner may start
+// the callback of an ended one at once, because no run will. A read of the row after this statement
+// sees the request; a run that may still publish has read the row before.
 const requestCancelSQL = beginCancelSQL + cancelEndsSQL + ` WHERE l.untouched
 )` + endingSQL + `cancel_requested = true,` + endRowsSQL + `, requested AS (
     UPDATE outbox.messages AS m

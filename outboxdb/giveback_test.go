@@ -1,8 +1,10 @@
 package outboxdb_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -215,4 +217,42 @@ func TestMakeWay(t *testing.T) {
 		require.True(t, value[bool](t, pool, `SELECT available_at = due_at FROM outbox.messages WHERE id = $1`, id))
 	})
 	require.NoError(t, makeWay(t.Context(), store, ref(uuid.New())), "no row")
+}
+
+// A row that ends, or begins its next generation, after a statement's snapshot and before its lock is
+// left as it is.
+func TestRowsThatChangeUnderAStatement(t *testing.T) {
+	t.Parallel()
+	for name, statement := range map[string]string{
+		"put back":                   outboxdb.StatementPutBack,
+		"put back, as it is missing": outboxdb.StatementPutBackMissing,
+	} {
+		for change, sql := range map[string]string{
+			"ends":             `UPDATE outbox.messages SET state = 'delivered', finished_at = now()`,
+			"is another's now": `UPDATE outbox.messages SET generation = 2`,
+		} {
+			t.Run(name+" "+change, func(t *testing.T) {
+				t.Parallel()
+				pool := teststack.New(t)
+				id := enqueue(t, pool, message("sqs://missing"))[0]
+				args := []any{[]uuid.UUID{id}, []int32{1}, []string{"changed"}, []int32{7}}
+				if statement == outboxdb.StatementPutBackMissing {
+					args = append(args, []time.Duration{time.Hour})
+				}
+				const locks = "FROM outbox.messages AS m\n"
+				slow := strings.Replace(statement, locks, strings.TrimSpace(locks)+" CROSS JOIN (SELECT pg_sleep(3)) AS pause\n", 1)
+				require.NotEqual(t, statement, slow)
+				ended := make(chan error, 1)
+				go func() { _, err := pool.Exec(context.WithoutCancel(t.Context()), slow, args...); ended <- err }()
+				waitFor(t, pool, `SELECT EXISTS (SELECT FROM pg_stat_activity
+					WHERE datname = current_database() AND wait_event = 'PgSleep')`)
+				execute(t, pool, sql)
+				before := stands(t, pool, id)
+				require.NoError(t, <-ended)
+				after := stands(t, pool, id)
+				before.LeasedFor, after.LeasedFor = 0, 0 // from now
+				require.Equal(t, before, after)
+			})
+		}
+	}
 }

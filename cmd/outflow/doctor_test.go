@@ -202,7 +202,7 @@ func TestDoctorLooksAtWorkflows(t *testing.T) {
 	out, _, _ := with(t, settings, "", "doctor")
 	assert.Regexp(t, `warn +destinations +looking up `+to+`: no worker polls the task queue .*\n +→ start a worker of the task queue`, out)
 	assert.Regexp(t, `fail +destinations +1 pending: looking up `+to+`\?namespace=no-such-namespace: the destination does not exist.*\n`+
-		` +→ temporal operator namespace create`, out)
+		` +→ temporal operator namespace create --namespace no-such-namespace, or outflow redirect its messages`, out)
 	assert.Regexp(t, `warn +destinations +looking up `+to+`Another: default/`+queue+`/ProcessAnother is not listed .*\n`+
 		` +→ list the workflow in OUTFLOW_TEMPORAL_TARGETS`, out)
 }

@@ -87,7 +87,11 @@ func awsCommand(command, destination, fifo string) string {
 	if err != nil {
 		return ""
 	}
-	command += " " + d.Name
+	if strings.HasPrefix(d.Name, "-") { // else the command takes the name for an option
+		command += "=" + d.Name
+	} else {
+		command += " " + d.Name
+	}
 	if d.FIFO() {
 		command += fifo
 	}

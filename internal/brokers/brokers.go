@@ -80,7 +80,7 @@ type Doctor struct {
 
 // Advice is what an operator can do about a look-up's error of a destination.
 func (d Doctor) Advice(destination string, err error) string {
-	if outflow.IsPermanent(err) && d.Create != nil {
+	if errors.Is(err, outflow.ErrNoDestination) && d.Create != nil {
 		if command := d.Create(destination); command != "" {
 			return command + ", or outflow redirect its messages"
 		}

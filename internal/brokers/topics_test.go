@@ -101,8 +101,9 @@ func TestVariablesAreListedOnce(t *testing.T) {
 
 func TestDoctorNamesTheCommand(t *testing.T) {
 	setAWS(t, map[string]string{"AWS_REGION": "eu-west-1"})
-	missing := outflow.Permanent(errors.New("no such"))
+	missing := outflow.Permanent(outflow.ErrNoDestination)
 	for destination, want := range map[string]string{
+		"sqs://-a":              "aws sqs create-queue --queue-name=-a, or outflow redirect its messages",
 		"sns://news":            "aws sns create-topic --name news, or outflow redirect its messages",
 		"sns://news.fifo":       "aws sns create-topic --name news.fifo --attributes FifoTopic=true, or outflow redirect its messages",
 		"sqs://orders":          "aws sqs create-queue --queue-name orders, or outflow redirect its messages",

@@ -99,6 +99,13 @@ func TestWorkflowsRefuseOutflowsOwn(t *testing.T) {
 func TestWorkflowRemedies(t *testing.T) {
 	t.Parallel()
 	other := errors.New("other")
+	doctor := Workflows(temporalwf.Options{}).Doctor
+	missing := outflow.Permanent(outflow.ErrNoDestination)
+	assert.Equal(t, "temporal operator namespace create --namespace shop, or outflow redirect its messages",
+		doctor.Advice("temporal://orders/Process?namespace=shop", missing))
+	assert.Contains(t, doctor.Advice("temporal://orders/Process", missing), "--namespace NAME")
+	assert.Equal(t, "outflow redirect its messages",
+		doctor.Advice("temporal://orders/Process?namespace=shop", outflow.Permanent(other)))
 	for says, err := range map[string]error{
 		"temporal operator namespace create":    outflow.Permanent(outflow.ErrNoDestination),
 		"outflow redirect its messages":         outflow.Permanent(other),
