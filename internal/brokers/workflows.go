@@ -11,7 +11,6 @@ import (
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/engine"
 	"github.com/outflowhq/outflow/internal/settings"
-	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/publish/temporalwf"
 )
 
@@ -79,21 +78,12 @@ func Workflows(o temporalwf.Options) Broker {
 		Schemes:   []string{outflow.SchemeTemporal},
 		Publisher: temporalwf.New(o),
 		Timeout:   cmp.Or(o.Timeout, temporalwf.DefaultTimeout),
-		Doctor:    Doctor{Remedy: workflowRemedy, Create: createNamespace},
+		Doctor:    Doctor{Remedy: workflowRemedy, Create: temporalwf.CreateNamespace},
 	}
 	if !o.Targets.Any() {
 		b.Waiting = "no workflow is listed (" + workflowTargets + "): messages to temporal:// wait"
 	}
 	return b
-}
-
-// createNamespace is "" where the namespace is that of the client's settings, which has no name here.
-func createNamespace(destination string) string {
-	d, err := outflow.ParseDestination(destination)
-	if err != nil || d.Namespace == "" {
-		return ""
-	}
-	return "temporal operator namespace create --namespace " + text.ShellWord(d.Namespace)
 }
 
 func workflowRemedy(err error) string {

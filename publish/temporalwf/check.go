@@ -10,7 +10,18 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/outflowhq/outflow"
+	shown "github.com/outflowhq/outflow/internal/text"
 )
+
+// CreateNamespace is the command that makes the namespace which a destination names. It is "" for one
+// that names none.
+func CreateNamespace(destination string) string {
+	d, err := outflow.ParseDestination(destination)
+	if err != nil || d.Namespace == "" {
+		return ""
+	}
+	return "temporal operator namespace create --namespace " + shown.ShellWord(d.Namespace)
+}
 
 // Check reports whether a destination's workflow may be started, its namespace exists, and a
 // worker polls the task queue. It starts nothing. Temporal takes a start without a worker, so that
