@@ -11,6 +11,7 @@ import (
 
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/scanner/trigger"
 )
 
 // settingRow is a row of the table in docs/settings.md: name, default, read by.
@@ -43,16 +44,24 @@ func TestSettingsPage(t *testing.T) {
 // no worker runs. The outbox and its task queue are the worker's, too.
 func changesScanner(t *testing.T, name string) bool {
 	t.Helper()
-	load := func(value string) (scanner.Options, error) {
+	type starters struct {
+		scanner scanner.Options
+		trigger trigger.Kind
+		listen  string
+	}
+	load := func(value string) (starters, error) {
 		c, err := config.Load(t.Context(), func(variable string) string {
 			return map[string]string{"DATABASE_URL": "postgres://127.0.0.1/shop", name: value}[variable]
 		})
+		if err != nil {
+			return starters{}, err
+		}
 		c.Scanner.Outbox, c.Scanner.TaskQueue = "", ""
-		return c.Scanner, err
+		return starters{c.Scanner, c.Trigger, c.Listen.ConnString()}, nil
 	}
 	before, err := load("")
 	require.NoError(t, err)
-	for _, value := range []string{"2", "45s"} { // a number, a duration
+	for _, value := range []string{"2", "45s", "wal", "postgres://127.0.0.1/direct"} {
 		if after, err := load(value); err == nil && !assert.ObjectsAreEqual(before, after) {
 			return true
 		}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"runtime"
 	"slices"
-	"time"
 )
 
 // bench measures all variants in turn, round by round, and prints what it found.
@@ -33,14 +32,21 @@ func bench(ctx context.Context, s settings, getenv func(string) string, stdout, 
 			fmt.Fprintf(stderr, "round %d: %-11s %7.1f messages/s\n", round+1, variant, float64(s.messages)/r.seconds)
 		}
 	}
-	var latencies []time.Duration
-	if s.latency > 0 && slices.Contains(s.only, tracked) {
-		fmt.Fprintf(stderr, "latency of tracked at %d messages/s, for %s\n", latencyRate, s.latency)
-		if latencies, err = w.latency(ctx, s.latency); err != nil {
-			return fmt.Errorf("measuring the latency: %w", err)
-		}
+	if err := report(stdout, s, results); err != nil {
+		return err
 	}
-	return report(stdout, s, results, latencies)
+	if s.latency == 0 || !slices.Contains(s.only, tracked) {
+		return nil
+	}
+	wakings, starts, err := w.measureTriggers(ctx, s.latency)
+	if err != nil {
+		return err
+	}
+	committed, err := w.measureCommits(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(reportTriggers(stdout, wakings, starts), committed.report(stdout))
 }
 
 // turn is the order of a round: each begins with another variant, so that none always follows the

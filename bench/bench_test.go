@@ -63,11 +63,16 @@ func TestReport(t *testing.T) {
 		},
 	}
 	var out bytes.Buffer
-	require.NoError(t, report(&out, s, results,
-		[]time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond}))
+	require.NoError(t, report(&out, s, results))
+	require.NoError(t, reportTriggers(&out, []waking{{
+		trigger:   byWAL,
+		latencies: []time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond},
+		idle:      idleCost{statements: 30, walBytes: 1000, postgres: 40 * time.Millisecond},
+	}}, []time.Duration{5 * time.Millisecond, 6 * time.Millisecond, 7 * time.Millisecond}))
 	require.Regexp(t, `(?m)^ *tracked +50\.0 +2\.00 +0\.00 +0\.00 +0\.00 +2\.00 +0\.50 +3\.00 *$`, out.String())
 	require.Regexp(t, `(?m)^ *tracked/floor +0\.50 +1\.00 +0\.80 *$`, out.String(), "every round is shown")
-	require.Contains(t, out.String(), "p50 20 ms, p95 200 ms, p99 200 ms")
+	require.Regexp(t, `(?m)^ *wal +20\.0 ms +200\.0 ms +200\.0 ms +30 +1000 +40 ms +0 ms *$`, out.String())
+	require.Contains(t, out.String(), "above-start wal p50 14.0 ms\nabove-start wal p99 193.0 ms\n")
 	require.Regexp(t, `(?m)^ratio tracked/floor 0\.80$`, out.String(), "the median of the rounds' ratios")
 	require.NotContains(t, out.String(), naive)
 }

@@ -136,8 +136,8 @@ func (w *world) drainRows(ctx context.Context, variant string, source source, ta
 	return r, err
 }
 
-// dispatchers starts the processes of a variant that reads rows.
-func (w *world) dispatchers(variant, taskQueue string) ([]*child, error) {
+// dispatchers starts the processes of a variant that reads rows, tracked with more settings.
+func (w *world) dispatchers(variant, taskQueue string, more ...string) ([]*child, error) {
 	if variant != tracked {
 		c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.DatabaseURL, w.TemporalAddress, taskQueue,
 			w.queues.url)
@@ -148,7 +148,7 @@ func (w *world) dispatchers(variant, taskQueue string) ([]*child, error) {
 	}
 	var all []*child
 	for _, name := range []string{"outflow-worker", "outflow-starter"} {
-		c, err := start(w.trackedEnv(taskQueue), syscall.SIGKILL, filepath.Join(w.folder, name))
+		c, err := start(append(w.trackedEnv(taskQueue), more...), syscall.SIGKILL, filepath.Join(w.folder, name))
 		if err != nil {
 			return all, err
 		}

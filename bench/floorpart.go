@@ -42,13 +42,9 @@ func floorPart(ctx context.Context, args []string, stdout io.Writer) error {
 	if _, err := fmt.Sscan(args[2], &messages); err != nil {
 		return fmt.Errorf("reading the number: %w", err)
 	}
-	// The client is set up as Outflow's is.
-	c, err := client.DialContext(ctx, client.Options{
-		HostPort: args[0], Logger: quiet{},
-		ConnectionOptions: client.ConnectionOptions{GrpcCompression: &client.GrpcCompressionNone{}},
-	})
+	c, err := dial(ctx, args[0])
 	if err != nil {
-		return fmt.Errorf("connecting to Temporal: %w", err)
+		return err
 	}
 	defer c.Close()
 	f := &floorRun{client: c, taskQueue: args[1]}

@@ -74,11 +74,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // parts are the sub-commands that bench itself starts.
 var parts = map[string]func(ctx context.Context, args []string, stdout io.Writer) error{
-	"part-stack":         stackPart,
-	"part-queue":         queuePart,
-	"part-" + floor:      floorPart,
-	"part-" + naive:      naivePart(false),
-	"part-" + naiveEager: naivePart(true),
+	"part-stack":          stackPart,
+	"part-queue":          queuePart,
+	"part-" + floor:       floorPart,
+	"part-" + naive:       naivePart(false),
+	"part-" + naiveEager:  naivePart(true),
+	"part-" + byWake:      wakePart,
+	"part-" + eagerStarts: eagerStartsPart,
 }
 
 func parse(args []string, stdout io.Writer) (settings, error) {
@@ -89,7 +91,7 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	fs.IntVar(&s.rounds, "rounds", 5, "how many times each variant runs")
 	fs.IntVar(&s.messages, "messages", 1000, "messages in each backlog")
 	fs.DurationVar(&s.latency, "latency", 15*time.Second,
-		"how long latency is measured at 20 messages/s; 0 for not at all")
+		"how long latency and idle costs are measured, with each trigger; 0 for not at all")
 	only := fs.String("only", "", "run these variants alone, with commas between: "+strings.Join(variants, ","))
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

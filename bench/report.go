@@ -12,7 +12,7 @@ import (
 var compared = [][2]string{{tracked, floor}, {tracked, naive}, {tracked, naiveEager}}
 
 // report prints a table for people, and lines "ratio NAME VALUE" for scripts.
-func report(out io.Writer, s settings, results map[string][]result, latencies []time.Duration) error {
+func report(out io.Writer, s settings, results map[string][]result) error {
 	of := func(variant string, value func(result) float64) []float64 {
 		var all []float64
 		for _, r := range results[variant] {
@@ -57,14 +57,38 @@ func report(out io.Writer, s settings, results map[string][]result, latencies []
 		return fmt.Errorf("printing the table: %w", err)
 	}
 	fmt.Fprintln(out)
-	if len(latencies) > 0 {
-		fmt.Fprintf(out, "latency of tracked, commit to queue, %d messages at %d/s: p50 %.0f ms, p95 %.0f ms, p99 %.0f ms\n\n", len(latencies), latencyRate,
-			milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies,
-				95)), milliseconds(percentile(latencies, 99)))
-	}
 	for _, name := range names {
 		fmt.Fprintf(out, "ratio %s %.2f\n", name, median(all[name]))
 	}
+	return nil
+}
+
+// reportTriggers prints how long messages took with each trigger, and what it costs while nothing
+// happens.
+func reportTriggers(out io.Writer, wakings []waking, starts []time.Duration) error {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "\t commit to queue at %d/s\t\t\t idle, a minute\t\t\t\t\n", latencyRate)
+	fmt.Fprint(t, "trigger\tp50\tp95\tp99\tstatements\tlog bytes\tPostgres\tdispatcher\t\n")
+	times := func(values []time.Duration) string {
+		return fmt.Sprintf("%.1f ms\t%.1f ms\t%.1f ms", milliseconds(percentile(values, 50)),
+			milliseconds(percentile(values, 95)), milliseconds(percentile(values, 99)))
+	}
+	for _, w := range wakings {
+		fmt.Fprintf(t, "%s\t%s\t%.0f\t%.0f\t%.0f ms\t%.0f ms\t\n", w.trigger, times(w.latencies), w.idle.statements,
+			w.idle.walBytes, milliseconds(w.idle.postgres), milliseconds(w.idle.dispatcher))
+	}
+	fmt.Fprintf(t, "empty eager start\t%s\t\t\t\t\t\n", times(starts))
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("printing the table: %w", err)
+	}
+	fmt.Fprintln(out)
+	for _, w := range wakings {
+		for _, p := range []float64{50, 99} {
+			above := milliseconds(percentile(w.latencies, p) - percentile(starts, p))
+			fmt.Fprintf(out, "above-start %s p%.0f %.1f ms\n", w.trigger, p, above)
+		}
+	}
+	fmt.Fprintln(out)
 	return nil
 }
 

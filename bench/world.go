@@ -84,6 +84,9 @@ func (w *world) prepareDatabase(ctx context.Context) error {
 	if _, err := migrate.Up(ctx, pool); err != nil {
 		return err
 	}
+	if _, err := pool.Exec(ctx, `CREATE EXTENSION pg_stat_statements`); err != nil {
+		return fmt.Errorf("preparing pg_stat_statements, which counts statements (Debian: postgresql-contrib): %w", err)
+	}
 	if _, err := pool.Exec(ctx, naiveSchema); err != nil {
 		return fmt.Errorf("creating the naive outbox: %w", err)
 	}

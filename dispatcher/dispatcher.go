@@ -17,9 +17,11 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.temporal.io/sdk/client"
@@ -32,6 +34,7 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/publish"
 	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/scanner/trigger"
 	"github.com/outflowhq/outflow/workflows"
 )
 
@@ -51,6 +54,12 @@ type Options struct {
 	// missing destinations, the Logger and the providers of OpenTelemetry. A zero field takes its
 	// default.
 	Scanner scanner.Options
+	// Trigger wakes the scanner within milliseconds of a commit: trigger.Listen or trigger.WAL. Empty:
+	// the scanner polls, and Wake wakes it.
+	Trigger trigger.Kind
+	// ListenOn has the settings of the Trigger's own direct connections. nil: those of Pool, which must
+	// not lead to a transaction pooler then.
+	ListenOn *pgxpool.Config
 	// PassDead has a message that ends dead let the next one of its ordering key go. Otherwise it
 	// blocks the key, until an operator retries, redirects or skips it.
 	PassDead bool
@@ -103,6 +112,10 @@ func New(opts Options) (*Dispatcher, error) {
 		activities.WithMeterProvider(opts.Scanner.MeterProvider),
 		activities.WithMissingGrace(opts.Scanner.MissingGrace),
 		activities.LogTo(opts.Scanner.Logger), activities.ForOutbox(opts.Scanner.Outbox))
+	if opts.Trigger.Hints() {
+		opts.Scanner.Trigger = trigger.New(opts.Trigger, d.store,
+			trigger.Options{Connect: trigger.OfPool(cmp.Or(opts.ListenOn, opts.Pool.Config())), Logger: opts.Scanner.Logger})
+	}
 	d.scanner = scanner.New(d.store, opts.Client, opts.Scanner)
 	opts.Scanner.Logger.Info("outflow publishes to these schemes", "schemes", router.Schemes())
 	return d, nil
@@ -117,6 +130,10 @@ func (o *Options) check() error {
 		{o.Pool == nil, "Pool", "the pool of the database with the outbox"},
 		{o.Client == nil, "Client", "a Temporal client"},
 		{len(o.Publishers) == 0, "Publishers", "at least one, such as awssqs.New(sqsClient)"},
+		{
+			o.Trigger != "" && !slices.Contains(trigger.Kinds(), o.Trigger), "Trigger",
+			"trigger.Poll, trigger.Listen or trigger.WAL",
+		},
 		{
 			o.Retention != (outflow.Retention{}) && o.Namespace == "", "Namespace",
 			`the Client's namespace, such as "default", because Retention is set`,

@@ -34,12 +34,14 @@ SELECT l.*, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS new_state,
   FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id
  WHERE (SELECT count(*) FROM moved) > 0`
 
-	// movedSQL releases the next messages of the ordering keys that the changed rows have and had. A
-	// condition that is always true reads it once, because Postgres skips a CTE that nothing reads.
+	// movedSQL releases the next messages of the ordering keys that the changed rows have and had, and
+	// tells an idle starter that something may be due now. A condition that is always true reads it
+	// once, because Postgres skips a CTE that nothing reads.
 	movedSQL = `, moved AS MATERIALIZED (
     SELECT outbox.release_moved(ARRAY(SELECT c.id FROM changed AS c ORDER BY c.id),
                ARRAY(SELECT coalesce(l.destination, c.destination)
-                       FROM changed AS c LEFT JOIN locked AS l ON l.id = c.id ORDER BY c.id))
+                       FROM changed AS c LEFT JOIN locked AS l ON l.id = c.id ORDER BY c.id)),
+           outbox.hint()
 )`
 
 	// neverSQL is a follower's available_at.

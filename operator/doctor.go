@@ -100,6 +100,7 @@ func examine(
 	if e.hasSchema {
 		e.checkDeliveries(ctx)
 		e.checkCallbacks(ctx)
+		e.checkTriggers(ctx)
 	}
 	e.checkNotifications(ctx)
 }
@@ -118,6 +119,7 @@ type databaseHealth interface {
 	strandedKeys(ctx context.Context) (int, error)
 	failingCallbacks(ctx context.Context) (callbacks int, lastError string, err error)
 	Running(ctx context.Context) ([]RunningProcess, error)
+	retained(ctx context.Context) (slots int, bytes int64, err error)
 }
 
 // namespaceHealth is a namespace.Namespace as examine asks it; the tests play one too.
@@ -142,6 +144,7 @@ type examination struct {
 	hasSchema bool
 	id        uuid.UUID       // the database's
 	missing   map[string]bool // whether a look-up did not find the destination
+	unlisted  bool            // the running processes could not be listed, which was said
 }
 
 func (e *examination) found(check string, level Level, remedy, format string, args ...any) {

@@ -39,14 +39,26 @@ func (e *examination) checkDestinations(ctx context.Context) {
 	e.checkPublishers(ctx, byScheme)
 }
 
+// processes returns the running processes, and false where they can't be listed, which it reports once.
+func (e *examination) processes(ctx context.Context) ([]RunningProcess, bool) {
+	if e.unlisted {
+		return nil, false
+	}
+	running, err := e.database.Running(ctx)
+	if err != nil {
+		e.unlisted = true
+		e.found("processes", Warn, seeGrants, "%v", err)
+	}
+	return running, err == nil
+}
+
 // checkPublishers reports schemes of pending messages that no running process publishes to.
 func (e *examination) checkPublishers(ctx context.Context, byScheme map[string][]pendingTarget) {
-	running, err := e.database.Running(ctx)
-	switch {
-	case err != nil:
-		e.found("publishers", Warn, seeGrants, "%v", err)
+	running, ok := e.processes(ctx)
+	if !ok {
 		return
-	case len(running) == 0:
+	}
+	if len(running) == 0 {
 		e.found("publishers", Warn, "start outflow-starter and outflow-worker",
 			"no starter or worker has said within the last minute that it runs")
 		return

@@ -31,6 +31,9 @@ SELECT clock_timestamp() AS clock, current_user::text AS role,
            AND has_function_privilege('outbox.promote(uuid[])', 'EXECUTE')
            AND has_function_privilege('outbox.settle(text, text)', 'EXECUTE')
            AND has_table_privilege('outbox.owed', 'SELECT')
+           AND has_table_privilege('outbox.listeners', 'SELECT') AND has_table_privilege('outbox.listeners', 'INSERT')
+           AND has_table_privilege('outbox.listeners', 'UPDATE') AND has_table_privilege('outbox.listeners', 'DELETE')
+           AND has_function_privilege('outbox.hint(integer, boolean, uuid)', 'EXECUTE')
            AND has_function_privilege('outbox.notify_waiters(uuid[])', 'EXECUTE') AS dispatches,
        has_table_privilege('outbox.messages', 'SELECT') AND has_table_privilege('outbox.messages', 'INSERT')
            AND has_table_privilege('outbox.messages', 'UPDATE') AND has_table_privilege('outbox.messages', 'DELETE')
@@ -41,6 +44,7 @@ SELECT clock_timestamp() AS clock, current_user::text AS role,
            AND has_function_privilege('outbox.display_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.promote(uuid[])', 'EXECUTE')
            AND has_function_privilege('outbox.release_moved(uuid[], text[])', 'EXECUTE')
+           AND has_function_privilege('outbox.hint(integer, boolean, uuid)', 'EXECUTE')
            AND has_function_privilege('outbox.notify_waiters(uuid[])', 'EXECUTE') AS operates,
        pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all`
 

@@ -57,6 +57,8 @@ type healthy struct {
 	listing      error
 	workflows    int
 	activities   int
+	kept         int64
+	keptErr      error
 }
 
 func (h *healthy) migrations(context.Context) ([]migrate.Migration, error) {
@@ -95,6 +97,7 @@ func (h *healthy) failingCallbacks(context.Context) (int, string, error) {
 	return h.callbacks, "no answer", h.callbacksErr
 }
 func (h *healthy) Running(context.Context) ([]RunningProcess, error)   { return h.running, h.runningErr }
+func (h *healthy) retained(context.Context) (int, int64, error)        { return 1, h.kept, h.keptErr }
 func (h *healthy) receivesNotifications(context.Context) (bool, error) { return !h.deaf, h.standby }
 func (h *healthy) SearchAttributes(context.Context) (map[string]enums.IndexedValueType, error) {
 	return h.types, h.refusal
@@ -350,7 +353,16 @@ func TestExamine(t *testing.T) {
 			"warn publishers no starter or worker has said within the last minute that it runs",
 			"start outflow-starter and outflow-worker"},
 		"processes can't be listed": {func(h *healthy, _ *Subject) { h.runningErr = errAway },
-			"warn publishers connection refused", ask},
+			"warn processes connection refused", ask},
+		"a trigger does not work": {func(h *healthy, _ *Subject) {
+			h.running[0].Trigger, h.running[0].TriggerProblem = "wal", "wal_level is replica"
+		}, "warn trigger outflow-starter on web-1: trigger wal does not work: wal_level is replica",
+			"docs/triggers.md says what each trigger wants; until then that starter polls"},
+		"much of the log is kept": {func(h *healthy, _ *Subject) { h.running[0].Trigger, h.kept = "wal", 2<<30 },
+			"warn log the server keeps 2048 MB of its log for the starter that reads it",
+			"restart the starter that reads the log, or set OUTFLOW_TRIGGER to listen"},
+		"the slots can't be read": {func(h *healthy, _ *Subject) { h.running[0].Trigger, h.keptErr = "wal", errAway },
+			"warn log connection refused", "check the role's rights"},
 		"no right": {func(_ *healthy, p *Subject) {
 			p.Lookups["sqs"] = answers(outflow.Unavailable(errors.New("AccessDenied")))
 		}, "warn destinations AccessDenied", "what to do about sqs://orders"},

@@ -76,8 +76,11 @@ const deliverRights = `GRANT UPDATE (
 
 const destinationRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.destinations TO %s`
 
-// Each starter and worker has a row of its own.
-const processRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.processes TO %s`
+// Each starter and worker has a row of its own, and each connection that listens for messages.
+const processRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.processes, outbox.listeners TO %s`
+
+// Who makes a message due tells an idle starter.
+const hintRights = `GRANT EXECUTE ON FUNCTION outbox.hint(integer, boolean, uuid) TO %s`
 
 // A dispatcher writes the row where the schema came without its data.
 const identityRights = `GRANT SELECT, INSERT ON outbox.identity TO %s`
@@ -107,11 +110,11 @@ var (
 	dispatcherRights = []string{
 		usageRights, checkRights, dispatchRights, deliverRights, destinationRights, processRights, identityRights,
 		historyRights, auditPurgeRights, waitRights, notifyRights,
-		promoteRights, owedRights, settleRights,
+		promoteRights, owedRights, settleRights, hintRights,
 	}
 	operatorRights = []string{
 		usageRights, readRights, enqueueRights, destinationNameRights, operateRights, historyRights,
-		auditRights, ruleRights, waitRights, notifyRights, promoteRights, moveRights,
+		auditRights, ruleRights, waitRights, notifyRights, promoteRights, moveRights, hintRights,
 	}
 )
 

@@ -198,6 +198,8 @@ const waitsForLock = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname 
 // beginLoad makes loading quick. Autovacuum must not make the statistics any better.
 func beginLoad(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
+	// A table of a publication stays logged.
+	execute(t, pool, `DROP PUBLICATION outflow_messages`)
 	execute(t, pool, `ALTER TABLE outbox.messages SET UNLOGGED, SET (autovacuum_enabled = off)`)
 }
 

@@ -17,7 +17,7 @@ import (
 // runningSQL returns the starters and workers that run.
 const runningSQL = `
 SELECT p.name, p.host, coalesce(p.schemes, '{}'::text[]) AS schemes, p.schemes IS NULL AS silent, p.scans,
-       p.started_at, p.seen_at
+       p.started_at, p.seen_at, coalesce(p.trigger, '') AS trigger, coalesce(p.trigger_problem, '') AS trigger_problem
   FROM outbox.processes AS p
  WHERE ` + outboxdb.RunsSQL + `
  ORDER BY p.name, p.host, p.started_at`
@@ -34,6 +34,9 @@ type RunningProcess struct {
 	Scans     bool      `db:"scans" json:"scans"`
 	StartedAt time.Time `db:"started_at" json:"startedAt"`
 	SeenAt    time.Time `db:"seen_at" json:"seenAt"`
+	// Trigger is what wakes a starter. TriggerProblem says why it polls all the same.
+	Trigger        string `db:"trigger" json:"trigger,omitempty"`
+	TriggerProblem string `db:"trigger_problem" json:"triggerProblem,omitempty"`
 }
 
 func (p RunningProcess) String() string {

@@ -21,6 +21,9 @@ type Process struct {
 	Schemes []string
 	// Scans says that it claims messages.
 	Scans bool
+	// Trigger is what wakes it: "poll", "listen" or "wal", empty where it claims none. TriggerProblem
+	// says why that does not work.
+	Trigger, TriggerProblem string
 }
 
 // AnnounceInterval lies between two writes of a process's entry. A process whose last write is a

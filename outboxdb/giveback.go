@@ -113,6 +113,7 @@ func (s *Store) PutBack(ctx context.Context, p outbox.PutBack) (outflow.Outcome,
 		if _, err := s.pool.Exec(ctx, makeWaySQL, p.ID, p.Generation); err != nil {
 			return outflow.Outcome{}, fmt.Errorf("leaving message %s to another run: %w", p.ID, err)
 		}
+		s.hintSoon()
 		return outflow.Outcome{}, nil
 	}
 	record, err := retryLocked(ctx, s.putBacks, p)
@@ -146,6 +147,7 @@ func (s *Store) Release(ctx context.Context, m outbox.Leased) error {
 	if _, err := s.pool.Exec(ctx, releaseSQL, m.ID, m.Generation, m.LeasedUntil); err != nil {
 		return fmt.Errorf("releasing message %s: %w", m.ID, err)
 	}
+	s.hintSoon()
 	return nil
 }
 
@@ -181,6 +183,7 @@ func (s *Store) putBackAll(ctx context.Context, rows []outbox.PutBack) results {
 				return nil, err
 			}
 		}
+		s.hintSoon() // they are due before their leases would have ended
 		return s.readMissing(ctx, loadOutcomesSQL, slices.Concat(failed.ids, missing.ids), done)
 	})
 }

@@ -52,11 +52,14 @@ func (s *Store) ReleaseOwed(ctx context.Context) (left bool, err error) {
 }
 
 // OnRelease has released called whenever this Store has released a message that waited for another
-// of its ordering key: it may be claimed now. released must not block. A nil one ends that.
+// of its ordering key: it may be claimed now. released must not block. A nil one ends that, and then
+// an idle starter is told.
 func (s *Store) OnRelease(released func()) { s.released.Store(&released) }
 
 func (s *Store) noteReleased() {
 	if released := s.released.Load(); released != nil && *released != nil {
 		(*released)()
+		return
 	}
+	s.hintSoon()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outflowhq/outflow/internal/text"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -28,16 +29,18 @@ const RunsSQL = `p.seen_at > now() - interval '1 minute'`
 const servesSQL = `($4::text[] IS NULL OR rtrim(h.destination, ':') = ANY ($4::text[]))`
 
 // announceSQL writes a process's entry: $1 its ID, $2 its name, $3 its host, $4 its schemes (NULL: it
-// does not say), $5 whether it claims messages. Entries of processes that were not seen for $6 are
-// deleted. Of schemes that were noted as published to by nobody:
+// does not say), $5 whether it claims messages, $7 its trigger, $8 why that does not work. Entries of
+// processes that were not seen for $6 are deleted. Of schemes that were noted as published to by nobody:
 //   - those that it publishes to are waited for no more
 //   - where no process was running, the grace of the others begins again: whoever publishes to them
 //     may be on its way, too
 const announceSQL = `
 WITH here AS (
-    INSERT INTO outbox.processes AS p (id, name, host, schemes, scans)
-    VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (id) DO UPDATE SET seen_at = now(), schemes = excluded.schemes, scans = excluded.scans
+    INSERT INTO outbox.processes AS p (id, name, host, schemes, scans, trigger, trigger_problem)
+    VALUES ($1, $2, $3, $4, $5, $7, $8)
+    ON CONFLICT (id) DO UPDATE
+       SET seen_at = now(), schemes = excluded.schemes, scans = excluded.scans, trigger = excluded.trigger,
+           trigger_problem = excluded.trigger_problem
 ), gone AS (
     DELETE FROM outbox.processes AS p
      WHERE p.id IN (SELECT o.id FROM outbox.processes AS o WHERE o.seen_at < now() - $6::interval
@@ -64,7 +67,8 @@ SELECT s.scheme, bool_or(s.scans) AS scans
 // outbox.AnnounceInterval.
 func (s *Store) Announce(ctx context.Context, p outbox.Process) error {
 	s.serving.announced(p.Schemes)
-	_, err := s.pool.Exec(ctx, announceSQL, p.ID, p.Name, p.Host, p.Schemes, p.Scans, forgetAfter)
+	_, err := s.pool.Exec(ctx, announceSQL, p.ID, p.Name, p.Host, p.Schemes, p.Scans, forgetAfter,
+		orNull(p.Trigger), orNull(text.Clean(p.TriggerProblem)))
 	if err != nil {
 		return fmt.Errorf("noting that this process runs: %w", err)
 	}

@@ -63,6 +63,7 @@ type Store struct {
 	serving  serving
 	identity identity
 	released atomic.Pointer[func()] // see OnRelease
+	hinting  atomic.Bool            // see hintSoon
 	blocks   bool                   // a dead head keeps its key; see PassDead
 
 	loads     *coalesce.Coalescer[outbox.Ref, storedRow]
@@ -113,7 +114,7 @@ func statementOptions[In any]() coalesce.Options[In] {
 
 // schemaReadySQL looks for the oldest and the newest thing that a migration makes.
 const schemaReadySQL = `SELECT to_regclass('outbox.messages') IS NOT NULL
-    AND to_regclass('outbox.identity') IS NOT NULL`
+    AND to_regclass('outbox.listeners') IS NOT NULL`
 
 // Ping reports whether the database answers and has the schema that this build
 // needs, whichever tool applied it. The error says what to do.

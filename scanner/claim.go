@@ -126,6 +126,7 @@ func (s *Scanner) awaitNextClaim(ctx context.Context, began time.Time, claimed o
 	if s.database.wait(ctx) || s.temporal.wait(ctx) {
 		return
 	}
+	s.rest.claimed()
 	poll := s.pollAfter(claimed)
 	freed := s.slots.freed
 	switch {
@@ -141,17 +142,8 @@ func (s *Scanner) awaitNextClaim(ctx context.Context, began time.Time, claimed o
 	} else {
 		s.wakePending = false
 	}
-	timer := time.NewTimer(poll)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
+	if s.awaitReason(ctx, poll, freed, claimed); ctx.Err() != nil {
 		return
-	case <-timer.C:
-		s.trigger = "poll"
-	case <-s.wake:
-		s.wakePending, s.trigger = true, "wake"
-	case <-freed:
-		s.trigger = "slot"
 	}
 	gap := minGap
 	small := len(claimed.Messages) < min(smallClaim, s.opts.PerDestination/4)
@@ -161,11 +153,37 @@ func (s *Scanner) awaitNextClaim(ctx context.Context, began time.Time, claimed o
 	sleep(ctx, gap-time.Since(began))
 }
 
+// awaitReason waits for a reason to claim: the poll, or what comes before it.
+func (s *Scanner) awaitReason(ctx context.Context, poll time.Duration, freed chan struct{}, claimed outbox.Claimed) {
+	timer := time.NewTimer(poll)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			if wait, resting := s.rest.look(ctx, claimed); resting && !s.wakePending {
+				timer.Reset(wait)
+				continue
+			}
+			s.trigger = "poll"
+		case <-s.wake:
+			s.wakePending, s.trigger = true, "wake"
+		case s.rest.passed = <-s.hints:
+			s.wakePending, s.trigger = true, "hint"
+		case <-freed:
+			s.trigger = "slot"
+		}
+		return
+	}
+}
+
 // pollAfter returns the wait for the next poll. See Options.PollInterval.
 func (s *Scanner) pollAfter(claimed outbox.Claimed) time.Duration {
 	spread := 0.1
 	if len(claimed.Messages) > 0 {
 		spread = -0.5
 	}
-	return s.opts.PollInterval + time.Duration(rand.Float64()*spread*float64(s.opts.PollInterval))
+	interval := s.rest.interval()
+	return interval + time.Duration(rand.Float64()*spread*float64(interval))
 }

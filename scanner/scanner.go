@@ -87,7 +87,12 @@ type Options struct {
 	// lengthened by up to a tenth, so that scanners drift apart. After a claim that found messages
 	// it is shortened by up to half: scanners that reached the end of a backlog together would
 	// else claim together for many seconds. Under a backlog the scanner does not wait for it.
+	// While a Trigger works, an idle scanner waits for it or for the next message that is due, and
+	// claims after PollInterval at the latest; then the default is a minute. While the Trigger does
+	// not work, it polls every 250 ms, or every PollInterval where that is shorter.
 	PollInterval time.Duration
+	// Trigger tells of new messages; package trigger has some. nil: the scanner polls.
+	Trigger Trigger
 	// InFlight bounds the messages between claim and the end of their fast path in this process;
 	// default DefaultInFlight. Keep the worker's workflow-task slots and local-activity slots at
 	// least as many (the SDK's default is 1,000).
@@ -145,7 +150,7 @@ const minLease = 30 * time.Second
 func (o Options) withDefaults() Options {
 	o.Outbox = cmp.Or(o.Outbox, outflow.DefaultOutbox)
 	o.TaskQueue = cmp.Or(o.TaskQueue, workflows.TaskQueueFor(o.Outbox))
-	o.PollInterval = cmp.Or(max(o.PollInterval, 0), 250*time.Millisecond)
+	o.PollInterval = max(o.PollInterval, 0)
 	o.InFlight = cmp.Or(max(o.InFlight, 0), DefaultInFlight)
 	o.PerDestination = min(cmp.Or(max(o.PerDestination, 0), (o.InFlight+1)/2), o.InFlight)
 	o.BytesInFlight = cmp.Or(max(o.BytesInFlight, 0), 64<<20)
@@ -174,6 +179,8 @@ type Scanner struct {
 	remotely atomic.Bool // the last run was taken by another process
 
 	wake       chan struct{}
+	hints      chan int // how often each was passed on
+	passing    periodic
 	recovery   recovery
 	looks      periodic
 	callbacks  periodic
@@ -181,9 +188,10 @@ type Scanner struct {
 	collisions collisions
 
 	// Run's own.
-	trigger       string // why it claims: "poll", "wake" or "slot"
-	wakePending   bool   // no claim has answered the last wake in full
-	breakerActive bool   // at the last claim
+	trigger       string // why it claims: "poll", "wake", "hint" or "slot"
+	rest          rest
+	wakePending   bool // no claim has answered the last wake in full
+	breakerActive bool // at the last claim
 	nextIsolated  time.Time
 	refused       minuteLog
 	missing       minuteLog
@@ -196,8 +204,9 @@ func New(store Store, c Client, opts Options) *Scanner {
 	s := &Scanner{
 		store: store, client: c, opts: opts, tracer: tracing.Tracer{Provider: opts.TracerProvider},
 		record: metrics.New(opts.MeterProvider), trigger: "poll",
-		slots: newSlots(opts), wake: make(chan struct{}, 1),
+		slots: newSlots(opts), wake: make(chan struct{}, 1), hints: make(chan int, 1),
 	}
+	s.rest.s = s
 	store.OnRelease(s.Wake)
 	return s
 }
@@ -217,7 +226,8 @@ func (s *Scanner) Run(ctx context.Context) error {
 		s.opts.Logger.Warn("Options.Refuse is set and Options.Schemes is not: " +
 			"messages to a scheme that no process publishes to wait without an end")
 	}
-	defer presence.Keep(ctx, s.store, s.opts.Schemes, true, s.opts.Logger)()
+	defer s.runTrigger(ctx)()
+	defer presence.Keep(ctx, s.store, s.describe, s.opts.Logger)()
 	for ctx.Err() == nil {
 		began := time.Now()
 		claimed := s.claim(ctx)
@@ -232,6 +242,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 		}
 		s.startDueCallbacks(ctx)
 		s.releaseOwed(ctx, claimed.Owed)
+		s.passOn(ctx, claimed)
 		s.awaitNextClaim(ctx, began, claimed)
 	}
 	s.drain(stop)

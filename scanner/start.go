@@ -65,6 +65,7 @@ func (s *Scanner) deliver(ctx context.Context, m outbox.ClaimedMessage) {
 		s.opts.Logger.Error("starting a delivery in Temporal",
 			"message", m.ID, "destination", outflow.DisplayDestination(m.Destination), "error", err)
 		s.giveBack(ctx, m, outbox.NotStarted)
+		s.Wake() // the message is due
 	}
 }
 

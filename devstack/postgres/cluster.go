@@ -50,6 +50,8 @@ type Options struct {
 	CrashSafe bool
 	// LogFile gets the server's own log; default Dir + ".log".
 	LogFile string
+	// Settings are the server's own, such as "wal_level=replica", beside those that it has here.
+	Settings []string
 }
 
 // Cluster is a running Postgres.

@@ -60,9 +60,11 @@ func (c *Cluster) launch(ctx context.Context, bin string, who *account) error {
 func settings(o Options, bin string) []string {
 	pairs := []string{
 		"listen_addresses=" + ports.Loopback, "port=" + strconv.Itoa(o.Port),
-		"unix_socket_directories=", // none: a socket's path is limited to about a hundred bytes, and nobody needs one
-		"max_connections=300",      // Temporal's pools, the tests' pools, and room
-		"wal_level=logical", "shared_buffers=256MB",
+		"unix_socket_directories=",                                            // none: a socket's path is limited to about a hundred bytes, and nobody needs one
+		"max_connections=300",                                                 // Temporal's pools, the tests' pools, and room
+		"wal_level=logical", "max_wal_senders=50", "max_replication_slots=50", // each test may read the log
+		"wal_writer_delay=10ms", // without synchronous_commit, the log's readers wait for it
+		"shared_buffers=256MB",
 		"timezone=UTC", "log_timezone=UTC", "log_min_messages=warning", "log_checkpoints=off",
 	}
 	if hasLibrary(bin, "pg_stat_statements") {
@@ -75,6 +77,7 @@ func settings(o Options, bin string) []string {
 	default:
 		pairs = append(pairs, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
 	}
+	pairs = append(pairs, o.Settings...) // the last one of a name counts
 	args := make([]string, 0, 2*len(pairs))
 	for _, p := range pairs {
 		args = append(args, "-c", p)

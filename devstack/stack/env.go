@@ -25,7 +25,7 @@ func (s *Stack) Env() []string {
 		"AWS_ENDPOINT_URL_SQS=" + endpoint, "AWS_ENDPOINT_URL_SNS=" + endpoint, "AWS_ENDPOINT_URL_STS=" + endpoint,
 		"AWS_REGION=" + queues.Region, "AWS_DEFAULT_REGION=" + queues.Region, // the AWS CLI reads the latter
 		"AWS_ACCESS_KEY_ID=" + fakeKey, "AWS_SECRET_ACCESS_KEY=" + fakeKey,
-		"OUTFLOW_TEMPORAL_UI=" + ui,
+		"OUTFLOW_TEMPORAL_UI=" + ui, "OUTFLOW_TRIGGER=wal",
 		"DEVSTACK_DATABASE_URL=" + db, "DEVSTACK_TEMPORAL_ADDRESS=" + s.temporalAddress,
 		"DEVSTACK_SQS_ENDPOINT=" + endpoint, "DEVSTACK_TEMPORAL_UI=" + ui,
 	}
@@ -71,7 +71,7 @@ func (s *Stack) ChildEnv(ambient []string) []string {
 func isAmbientSetting(kv string) bool {
 	name, _, _ := strings.Cut(kv, "=")
 	for _, prefix := range []string{"PG", "AWS_", "TEMPORAL_", "DEVSTACK_", "DATABASE_URL", "OUTFLOW_TEMPORAL_UI",
-		"AMQP_URL", "RABBITMQ_"} {
+		"OUTFLOW_TRIGGER", "AMQP_URL", "RABBITMQ_"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}

@@ -27,6 +27,7 @@ import (
 	"github.com/outflowhq/outflow/internal/engine"
 	"github.com/outflowhq/outflow/internal/settings"
 	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/scanner/trigger"
 )
 
 // Config is every setting of a program.
@@ -41,6 +42,9 @@ type Config struct {
 	MissingGrace time.Duration
 	// PassDead has a dead message let the next one of its ordering key go.
 	PassDead bool
+	// Trigger is what wakes the scanner. Listen has the settings of its connections.
+	Trigger trigger.Kind
+	Listen  *pgxpool.Config
 	// Retention is how long final messages stay in the table.
 	Retention outflow.Retention
 	LogLevel  slog.Level
@@ -97,6 +101,11 @@ func ecosystem(all []settings.Setting) []settings.Setting {
 	return slices.DeleteFunc(all, func(s settings.Setting) bool { return s.Set != nil })
 }
 
+const (
+	settingDatabase  = "DATABASE_URL"
+	settingListenURL = "OUTFLOW_LISTEN_URL"
+)
+
 // The two names that an operator's command shares with the daemons.
 const (
 	settingOutbox    = "OUTFLOW_OUTBOX"
@@ -119,8 +128,19 @@ func (c *Config) settings() []settings.Setting {
 		},
 		{
 			Name: "OUTFLOW_POLL_INTERVAL", Default: "250ms",
-			Meaning: "wait between two looks at an idle table, 10ms to 1m",
-			Set:     settings.Duration(&c.Scanner.PollInterval, 10*time.Millisecond, time.Minute),
+			Meaning: "wait between two looks at an idle table, 10ms to 1h; 1m by default while a trigger works",
+			Set:     settings.Duration(&c.Scanner.PollInterval, 10*time.Millisecond, time.Hour),
+		},
+		{
+			Name: "OUTFLOW_TRIGGER", Default: string(trigger.Poll),
+			Meaning: "what wakes an idle starter: poll; listen, the commits of producers; or wal, the database's log",
+			Set:     c.setTrigger,
+		},
+		{
+			Name: settingListenURL, Default: "DATABASE_URL",
+			Meaning: "direct connection for OUTFLOW_TRIGGER, where DATABASE_URL leads to a pooler",
+			Set:     func(string) error { return nil }, // read by Load
+			Secret:  func(string) bool { return true },
 		},
 		{
 			Name: "OUTFLOW_IN_FLIGHT", Default: strconv.Itoa(scanner.DefaultInFlight),
@@ -185,7 +205,7 @@ func (c *Config) settings() []settings.Setting {
 
 // Load reads all settings.
 func Load(ctx context.Context, getenv func(string) string) (Config, error) {
-	c := Config{Retention: outflow.DefaultRetention(), warnings: Unknown(getenv)}
+	c := Config{Retention: outflow.DefaultRetention(), Trigger: trigger.Poll, warnings: Unknown(getenv)}
 	errs := settings.Read(c.settings(), getenv)
 	note := func(err error) {
 		same := func(e error) bool { return e.Error() == err.Error() } // two parts may read a variable
@@ -209,6 +229,11 @@ func Load(ctx context.Context, getenv func(string) string) (Config, error) {
 	}
 	c.Database, err = Database(getenv)
 	note(err)
+	c.Listen = c.Database
+	if url := getenv(settingListenURL); url != "" {
+		c.Listen, err = database(settingListenURL, url, getenv)
+		note(err)
+	}
 	c.Temporal, c.engine, err = engine.Load(getenv)
 	note(err)
 	c.Brokers = brokers.Load(ctx, getenv)
@@ -231,9 +256,14 @@ func Database(getenv func(string) string) (*pgxpool.Config, error) {
 		return nil, errors.New("DATABASE_URL: wants the application's database, " +
 			"such as postgres://user:password@host:5432/name (or libpq's PGHOST, PGDATABASE, …)")
 	}
+	return database(settingDatabase, url, getenv)
+}
+
+// database reads the connection string of a setting.
+func database(setting, url string, getenv func(string) string) (*pgxpool.Config, error) {
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: wants a Postgres URL or key=value settings: %s", withoutValue(err))
+		return nil, fmt.Errorf("%s: wants a Postgres URL or key=value settings: %s", setting, withoutValue(err))
 	}
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "outflow"
@@ -323,6 +353,14 @@ func (c *Config) setOrderDead(value string) error {
 		return errors.New("wants block or pass")
 	}
 	c.PassDead = value == "pass"
+	return nil
+}
+
+func (c *Config) setTrigger(value string) error {
+	c.Trigger = trigger.Kind(value)
+	if !slices.Contains(trigger.Kinds(), c.Trigger) {
+		return errors.New("wants poll, listen or wal")
+	}
 	return nil
 }
 

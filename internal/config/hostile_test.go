@@ -16,7 +16,7 @@ import (
 
 const (
 	wantsPlain    = `wants 1 to 100 letters, digits or any of ". _ -", the first a letter or digit`
-	wantsPoll     = "wants a duration from 10ms to 1m0s"
+	wantsPoll     = "wants a duration from 10ms to 1h0m0s"
 	wantsLease    = "wants a duration from 30s to 1h0m0s"
 	wantsGrace    = "wants 0, or a duration from 1s to 168h0m0s"
 	wantsTimeout  = "wants a duration from 1s to 30s"
@@ -72,11 +72,18 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_TASK_QUEUE", "\u202equeue", wantsPlain + ` (got "\u202equeue")`}, // turns the text around
 	{"OUTFLOW_TASK_QUEUE", "a\x00b", wantsPlain + ` (got "a\x00b")`},
 	{"OUTFLOW_TASK_QUEUE", long, wantsPlain + longGot},
+	{"OUTFLOW_TRIGGER", "WAL", `wants poll, listen or wal (got "WAL")`},
+	{"OUTFLOW_TRIGGER", "poll,wal", `wants poll, listen or wal (got "poll,wal")`},
+	{
+		"OUTFLOW_LISTEN_URL", "postgres://user:p%ssword@host/db",
+		"wants a Postgres URL or key=value settings: failed to parse as URL " +
+			"(percent-encode every character but letters and digits in the user name and the password)",
+	},
 	{"OUTFLOW_POLL_INTERVAL", "250", wantsPoll + ` (got "250")`},
 	{"OUTFLOW_POLL_INTERVAL", "0", wantsPoll + ` (got "0")`},
 	{"OUTFLOW_POLL_INTERVAL", "-1s", wantsPoll + ` (got "-1s")`},
 	{"OUTFLOW_POLL_INTERVAL", "9.999999ms", wantsPoll + ` (got "9.999999ms")`},
-	{"OUTFLOW_POLL_INTERVAL", "1m0.000000001s", wantsPoll + ` (got "1m0.000000001s")`},
+	{"OUTFLOW_POLL_INTERVAL", "1h0.000000001s", wantsPoll + ` (got "1h0.000000001s")`},
 	{"OUTFLOW_POLL_INTERVAL", "2562048h", wantsPoll + ` (got "2562048h")`}, // beyond 64 bits
 	{"OUTFLOW_POLL_INTERVAL", "1 s", wantsPoll + ` (got "1 s")`},
 	{"OUTFLOW_POLL_INTERVAL", "１s", wantsPoll + ` (got "１s")`}, // a full-width digit
@@ -284,7 +291,7 @@ func TestHostileEnvironment(t *testing.T) {
 func TestOddValuesThatAreFine(t *testing.T) {
 	for name, values := range map[string][]string{
 		"OUTFLOW_OUTBOX":         {"0", strings.Repeat("a", 100), "a._-"},
-		"OUTFLOW_POLL_INTERVAL":  {"10ms", "1m", ".5s"},
+		"OUTFLOW_POLL_INTERVAL":  {"10ms", "1h", ".5s"},
 		"OUTFLOW_LEASE":          {"30s", "1h", "0.5h"},
 		"OUTFLOW_MISSING_GRACE":  {"0", "0s", "1s", "168h"},
 		"OUTFLOW_IN_FLIGHT":      {"1", "1000", "007"},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -35,10 +36,11 @@ var ErrNotArriving = errors.New(
 // Listener listens on a channel. All fields are required. Its functions are called from
 // several goroutines.
 type Listener struct {
-	Channel string
+	// Channel is that of a connection.
+	Channel func(connection uuid.UUID) string
 	// Config returns the settings of the next connection.
 	Config func(ctx context.Context) (*pgx.ConnConfig, error)
-	// Register has another session notify Channel with Echo(connection). It is called for
+	// Register has another session notify the channel with Echo(connection). It is called for
 	// each new connection, and again each Interval.
 	Register func(ctx context.Context, connection uuid.UUID) error
 	// Unregister undoes Register when the connection has ended.
@@ -49,7 +51,7 @@ type Listener struct {
 
 	// Ready is called once for each connection, after the first echo. ctx ends with the
 	// connection. An error ends the connection.
-	Ready func(ctx context.Context) error
+	Ready func(ctx context.Context, connection uuid.UUID) error
 	// Notified is called with each notification but the connection's own echo.
 	Notified func(payload string)
 	// Lost is called with the reason when a connection has ended, or could not be opened.
@@ -78,11 +80,11 @@ func (l *Listener) Run(ctx context.Context) {
 func (l *Listener) listenOnce(ctx context.Context) (echoed bool, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	conn, err := l.connect(ctx)
+	connection, echoes := uuid.New(), make(chan struct{}, 1)
+	conn, err := l.connect(ctx, connection)
 	if err != nil {
 		return false, err
 	}
-	connection, echoes := uuid.New(), make(chan struct{}, 1)
 	var registering sync.WaitGroup
 	registering.Go(func() { end(l.keepRegistered(ctx, connection, echoes)) })
 	for {
@@ -107,7 +109,7 @@ func (l *Listener) listenOnce(ctx context.Context) (echoed bool, err error) {
 }
 
 // connect opens a connection that listens.
-func (l *Listener) connect(ctx context.Context) (*pgx.Conn, error) {
+func (l *Listener) connect(ctx context.Context, connection uuid.UUID) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	config, err := l.Config(ctx)
@@ -118,9 +120,10 @@ func (l *Listener) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the connection to listen on: %w", err)
 	}
-	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{l.Channel}.Sanitize()); err != nil {
+	channel := l.Channel(connection)
+	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
 		_ = conn.Close(ctx)
-		return nil, fmt.Errorf("listening on %s: %w", l.Channel, err)
+		return nil, fmt.Errorf("listening on %s: %w", channel, err)
 	}
 	return conn, nil
 }
@@ -144,7 +147,7 @@ func (l *Listener) keepRegistered(ctx context.Context, connection uuid.UUID, ech
 	defer running.Wait()
 	defer cancel()
 	ready := make(chan error, 1)
-	running.Go(func() { ready <- l.Ready(readyCtx) })
+	running.Go(func() { ready <- l.Ready(readyCtx, connection) })
 	renew := time.NewTicker(l.Interval)
 	defer renew.Stop()
 	for {
@@ -175,5 +178,18 @@ func (l *Listener) register(ctx context.Context, connection uuid.UUID, echoes <-
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// PoolConfig returns what a pool opens its connections with, as Listener.Config wants it.
+func PoolConfig(pool *pgxpool.Config) func(context.Context) (*pgx.ConnConfig, error) {
+	return func(ctx context.Context) (*pgx.ConnConfig, error) {
+		config := pool.ConnConfig.Copy()
+		if pool.BeforeConnect != nil {
+			if err := pool.BeforeConnect(ctx, config); err != nil {
+				return nil, fmt.Errorf("preparing the connection to listen on: %w", err)
+			}
+		}
+		return config, nil
 	}
 }

@@ -34,7 +34,7 @@ func run(t *testing.T, pool *pgxpool.Pool, config *pgx.ConnConfig) *listening {
 			100), unregistered: make(chan struct{}, 100),
 	}
 	l := listen.Listener{
-		Channel:  "a channel",
+		Channel:  func(uuid.UUID) string { return "a channel" },
 		Config:   func(context.Context) (*pgx.ConnConfig, error) { return config, nil },
 		Echo:     func(connection uuid.UUID) string { return "echo " + connection.String() },
 		Interval: 100 * time.Millisecond, EchoTimeout: 300 * time.Millisecond,
@@ -43,7 +43,7 @@ func run(t *testing.T, pool *pgxpool.Pool, config *pgx.ConnConfig) *listening {
 			return err
 		},
 		Unregister: func(context.Context, uuid.UUID) { r.unregistered <- struct{}{} },
-		Ready:      func(context.Context) error { r.ready <- struct{}{}; return nil },
+		Ready:      func(context.Context, uuid.UUID) error { r.ready <- struct{}{}; return nil },
 		Notified:   func(payload string) { r.notified <- payload },
 		Lost:       func(reason error) { r.lost <- reason },
 	}

@@ -144,7 +144,7 @@ func labels(all ...attribute.KeyValue) metric.MeasurementOption {
 }
 
 // Claimed records a claim of so many messages and bytes. trigger is what the scanner
-// waited for: "poll", "wake" or "slot".
+// waited for: "poll", "wake", "hint" or "slot".
 func (r *Recorder) Claimed(trigger string, messages, bytes int, took time.Duration, err error) {
 	if r == nil {
 		return

@@ -28,17 +28,12 @@ type Table interface {
 	Withdraw(ctx context.Context, id uuid.UUID) error
 }
 
-// Keep says that this process runs, until the returned function is called. schemes are those of its
-// publishers, nil where they are not known. scans says that it claims messages. An error is logged
+// Keep says that this process runs, until the returned function is called. describe returns what it
+// is; the schemes are those of its publishers. ID, name and host are Keep's own. An error is logged
 // once, until a write succeeds.
-func Keep(ctx context.Context, table Table, schemes []string, scans bool, log *slog.Logger) (stop func()) {
-	host, _ := os.Hostname() // for people, who do without
-	k := keeper{table: table, log: log, process: outbox.Process{
-		ID: uuid.New(), Name: filepath.Base(os.Args[0]), Host: host, Scans: scans,
-	}}
-	if schemes != nil {
-		k.process.Schemes = outbox.DestinationSchemes(schemes)
-	}
+func Keep(ctx context.Context, table Table, describe func() outbox.Process, log *slog.Logger) (stop func()) {
+	k := keeper{table: table, log: log, id: uuid.New(), describe: describe}
+	k.host, _ = os.Hostname() // for people, who do without
 	k.write(ctx)
 	// A process that stops still delivers what it has in hand.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -52,10 +47,12 @@ func Keep(ctx context.Context, table Table, schemes []string, scans bool, log *s
 }
 
 type keeper struct {
-	table   Table
-	process outbox.Process
-	log     *slog.Logger
-	failing bool
+	table    Table
+	describe func() outbox.Process
+	id       uuid.UUID
+	host     string
+	log      *slog.Logger
+	failing  bool
 }
 
 // run repeats the entry until ctx ends.
@@ -75,7 +72,12 @@ func (k *keeper) run(ctx context.Context) {
 func (k *keeper) write(ctx context.Context) {
 	inTime, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	err := k.table.Announce(inTime, k.process)
+	p := k.describe()
+	p.ID, p.Name, p.Host = k.id, filepath.Base(os.Args[0]), k.host
+	if p.Schemes != nil {
+		p.Schemes = outbox.DestinationSchemes(p.Schemes)
+	}
+	err := k.table.Announce(inTime, p)
 	if err != nil && !k.failing && ctx.Err() == nil {
 		k.log.Warn("other processes and outflow doctor do not know that this process runs", "error", err)
 	}
@@ -85,7 +87,7 @@ func (k *keeper) write(ctx context.Context) {
 func (k *keeper) withdraw(ctx context.Context) {
 	inTime, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	if err := k.table.Withdraw(inTime, k.process.ID); err != nil && !k.failing {
+	if err := k.table.Withdraw(inTime, k.id); err != nil && !k.failing {
 		k.log.Warn("other processes take this process for running for a minute", "error", err)
 	}
 }

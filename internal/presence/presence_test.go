@@ -52,7 +52,7 @@ func TestKeepGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer
 		tab := &table{err: errors.New("permission denied")}
-		stop := Keep(t.Context(), tab, nil, false, slog.New(slog.NewTextHandler(&said, nil)))
+		stop := Keep(t.Context(), tab, func() outbox.Process { return outbox.Process{} }, slog.New(slog.NewTextHandler(&said, nil)))
 		const line = "do not know that this process runs"
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -77,7 +77,7 @@ func TestKeepOutlivesItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		tab := &table{}
-		stop := Keep(ctx, tab, []string{"sqs"}, true, slog.New(slog.DiscardHandler))
+		stop := Keep(ctx, tab, func() outbox.Process { return outbox.Process{Scans: true} }, slog.New(slog.DiscardHandler))
 		cancel()
 		time.Sleep(outbox.AnnounceInterval)
 		synctest.Wait()

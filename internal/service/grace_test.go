@@ -128,7 +128,7 @@ func (w *world) process(scans bool, grace time.Duration, publishers ...publish.P
 		opts.Refuse, opts.Check, opts.Schemes, opts.MissingGrace = router.Refusal, router.Check, router.Schemes(), grace
 		go func() { ended <- scanner.New(store, w.client, opts).Run(ctx) }()
 	} else {
-		leave := presence.Keep(ctx, store, router.Schemes(), false, w.log)
+		leave := presence.Keep(ctx, store, func() outbox.Process { return outbox.Process{Schemes: router.Schemes()} }, w.log)
 		go func() { <-ctx.Done(); leave(); ended <- nil }()
 	}
 	stop = sync.OnceFunc(func() {

@@ -15,7 +15,9 @@ import (
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/presence"
 	"github.com/outflowhq/outflow/internal/telemetry"
+	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/scanner/trigger"
 )
 
 // The names of the programs in traces, unless OTEL_SERVICE_NAME gives another.
@@ -38,6 +40,9 @@ func Starter(ctx context.Context, c config.Config, log *slog.Logger) error {
 	}
 	defer p.close()
 	defer p.schedule(c).Keep(ctx)()
+	if c.Trigger.Hints() {
+		p.opts.Trigger = trigger.New(c.Trigger, p.store, trigger.Options{Connect: trigger.OfPool(c.Listen), Logger: log})
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	scanned := p.scan(ctx)
@@ -66,7 +71,7 @@ func Worker(ctx context.Context, c config.Config, log *slog.Logger) error {
 	h.started(p.checks()...)
 	defer h.stopping()
 	defer p.schedule(c).Keep(ctx)()
-	defer presence.Keep(ctx, p.store, p.opts.Schemes, false, log)()
+	defer presence.Keep(ctx, p.store, func() outbox.Process { return outbox.Process{Schemes: p.opts.Schemes} }, log)()
 	log.Info("working", "task_queue", taskQueue(c.Scanner))
 	return p.wait(ctx)
 }

@@ -248,6 +248,7 @@ BEGIN
     END IF;
     IF done = 'locked' THEN
         INSERT INTO outbox.owed (destination, ordering_key) VALUES (of_destination, of_key);
+        PERFORM outbox.hint();
     END IF;
     RETURN done = 'promoted';
 END $$;
@@ -272,6 +273,7 @@ BEGIN
         done := outbox.promote_next(ended.destination, ended.ordering_key);
         IF done = 'locked' THEN
             INSERT INTO outbox.owed (destination, ordering_key) VALUES (ended.destination, ended.ordering_key);
+            PERFORM outbox.hint();
         ELSIF done = 'promoted' OR outbox.release(ended.destination, ended.ordering_key) THEN
             promoted := promoted + 1;
         END IF;

@@ -83,12 +83,16 @@ CREATE TABLE outbox.processes (
     schemes    text[],
     scans      boolean     NOT NULL,
     started_at timestamptz NOT NULL DEFAULT now(),
-    seen_at    timestamptz NOT NULL DEFAULT now()
+    seen_at    timestamptz NOT NULL DEFAULT now(),
+    trigger    text,
+    trigger_problem text
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE outbox.processes IS 'Outflow: the running starters and workers';
 COMMENT ON COLUMN outbox.processes.schemes IS 'the schemes of the destinations that it publishes to; NULL where it does not say';
 COMMENT ON COLUMN outbox.processes.scans IS 'it claims messages';
+COMMENT ON COLUMN outbox.processes.trigger IS 'what wakes it: poll, listen or wal';
+COMMENT ON COLUMN outbox.processes.trigger_problem IS 'why it polls all the same';
 COMMENT ON COLUMN outbox.processes.seen_at IS 'when it last said that it runs';
 
 REVOKE ALL ON outbox.processes FROM PUBLIC;

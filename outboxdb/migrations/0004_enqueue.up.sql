@@ -371,6 +371,13 @@ BEGIN
         END IF;
     END IF;
 
+    -- A starter may wait for messages: see outbox.hint. Followers wait for their turn. A producer that
+    -- prepares its transaction for two-phase commit turns hints off: such a transaction can't notify.
+    IF cardinality(written) > cardinality(doomed) AND NOT coalesce(true = ALL (follows), false)
+        AND current_setting('outflow.hint', true) IS DISTINCT FROM 'off' THEN
+        PERFORM outbox.hint(by_producer => true);
+    END IF;
+
     FOR i IN 1 .. cardinality(ids) LOOP
         index := i - 1;
         message_id := ids[i];

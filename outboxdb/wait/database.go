@@ -14,6 +14,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	pgxdb "github.com/outflowhq/outflow/internal/database"
+	"github.com/outflowhq/outflow/internal/listen"
 )
 
 // The statements send and return text where drivers do not know the type. The functions let
@@ -112,13 +113,7 @@ func (d pgxDatabase) exec(ctx context.Context, statement string, args ...any) er
 
 // connectionConfig returns what the pool opens its own connections with.
 func (d pgxDatabase) connectionConfig(ctx context.Context) (*pgx.ConnConfig, error) {
-	config := d.pool.Config()
-	if config.BeforeConnect != nil {
-		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
-			return nil, fmt.Errorf("preparing the connection to listen on: %w", err)
-		}
-	}
-	return config.ConnConfig, nil
+	return listen.PoolConfig(d.pool.Config())(ctx)
 }
 
 type sqlDatabase struct{ db *sql.DB }

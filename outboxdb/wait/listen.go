@@ -32,7 +32,7 @@ const (
 // listen keeps a connection on which ends are notified until the session ends.
 func (s *session) listen() {
 	l := listen.Listener{
-		Channel: channel, Config: s.connectionConfig,
+		Channel: func(uuid.UUID) string { return channel }, Config: s.connectionConfig,
 		Register: func(ctx context.Context, waiter uuid.UUID) error {
 			return s.w.db.exec(ctx, registerWaiter, waiter.String())
 		},
@@ -95,7 +95,7 @@ func (s *session) lost(reason error) {
 // awaitOpenTransactions waits until the transactions have ended that were open at the
 // registration: such a transaction may have read the waiters before, and notifies none. From
 // then on every end is notified.
-func (s *session) awaitOpenTransactions(ctx context.Context) error {
+func (s *session) awaitOpenTransactions(ctx context.Context, _ uuid.UUID) error {
 	_, next, err := s.openTransactions(ctx)
 	if err != nil {
 		return err
