@@ -11,7 +11,7 @@ import (
 const retainedSQL = `
 SELECT count(*), coalesce(max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)), 0)::bigint
   FROM pg_catalog.pg_replication_slots AS s
- WHERE s.slot_name LIKE 'outflow\_%' AND s.database = current_database()`
+ WHERE pg_catalog.starts_with(s.slot_name::text, 'outflow_') AND s.database = current_database()`
 
 // muchRetained is when the log that is kept for a reader is worth a warning.
 const muchRetained = 1 << 30

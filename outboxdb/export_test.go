@@ -51,6 +51,7 @@ const (
 
 // Statements are those that the package sends; a list's is put together.
 var Statements = []string{
+	keepListenerSQL, dropListenerSQL, restSQL, passOnSQL, keepReaderSQL, hintSQL,
 	enqueueSQL, schemaReadySQL, dueDestinationsSQL, openBreakersSQL, claimSQL, claimIsolatedSQL, giveBackSQL,
 	loadSQL, loadAgainSQL, loadPayloadsSQL, loadOutcomesSQL, renewSQL, finishSQL, makeWaySQL, putBackSQL,
 	pendingCountsSQL, tableHealthSQL, heldSnapshotsSQL, noteFailuresSQL, noteSuccessSQL, noteReachedSQL,

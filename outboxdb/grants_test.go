@@ -119,7 +119,8 @@ func TestProducerRights(t *testing.T) {
 	})
 	requireWaits(t, pool, as)
 	requireDenied(t, as, ownersAct...)
-	requireDenied(t, as, `SELECT FROM outbox.waiters`, `SELECT outbox.notify_waiters(ARRAY[gen_random_uuid()])`)
+	requireDenied(t, as, `SELECT FROM outbox.waiters`, `SELECT outbox.notify_waiters(ARRAY[gen_random_uuid()])`,
+		`SELECT FROM outbox.listeners`, `SELECT outbox.hint()`)
 	requireDenied(t, as,
 		writePast, `SELECT FROM outbox.messages`, `DELETE FROM outbox.messages`, `UPDATE outbox.messages SET state = 'dead'`,
 		`SELECT FROM outbox.destinations`, `SELECT FROM outbox.audit`, `SELECT FROM outbox.history`, `SELECT outbox.new_id()`,
@@ -143,7 +144,8 @@ func TestDispatcherRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit: DELETE", "audit: SELECT",
 		"destinations: DELETE", "destinations: INSERT", "destinations: SELECT", "destinations: UPDATE",
-		"drop_waiter()", "group_outcomes()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
+		"drop_waiter()", "group_outcomes()", "hint()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
+		"listeners: DELETE", "listeners: INSERT", "listeners: SELECT", "listeners: UPDATE",
 		"messages.attempts: UPDATE", "messages.available_at: UPDATE", "messages.broker_message_id: UPDATE",
 		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
 		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.follower: UPDATE",
@@ -242,8 +244,8 @@ func TestOperatorRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit.act: INSERT", "audit.destination: INSERT", "audit.detail: INSERT", "audit.generation: INSERT", "audit.message_id: INSERT",
 		"audit.who: INSERT", "audit.why: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
-		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()",
-		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()", "keys: SELECT",
+		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()", "hint()",
+		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()", "keys: SELECT", "listeners: SELECT",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
 		"notify_waiters()", "outcomes()", "owed: SELECT", "processes: SELECT",
 		"promote()", "release_moved()", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",

@@ -30,6 +30,7 @@ func tour(t *testing.T, setup, pool *pgxpool.Pool) {
 	tourProducer(t, setup, watched)
 	tourDispatcher(t, setup, watched)
 	tourMissing(t, setup, watched)
+	tourListener(t, setup, watched, seen)
 	tourBreaker(t, setup, watched)
 	tourPurge(t, setup, watched)
 	tourOperator(t, setup, watched)
@@ -205,6 +206,25 @@ func tourDispatcher(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.True(t, noted)
 	_, err = store.TableHealth(ctx, time.Minute)
 	require.NoError(t, err)
+}
+
+func tourListener(t *testing.T, setup, pool *pgxpool.Pool, seen *tracer) {
+	t.Helper()
+	ctx, store, id := t.Context(), outboxdb.New(pool), uuid.New()
+	require.NoError(t, store.KeepListener(ctx, outbox.Listener{ID: id, ByProducers: true}))
+	require.NoError(t, store.KeepReader(ctx, id, time.Minute))
+	rest, err := store.Rest(ctx, id)
+	require.NoError(t, err)
+	require.True(t, rest.Registered && rest.LogRead)
+	require.NoError(t, store.PassOn(ctx, id, 0))
+	require.False(t, value[bool](t, setup, `SELECT l.idle FROM outbox.listeners AS l`))
+	require.NoError(t, store.Release(ctx, outbox.Leased{Ref: outbox.Ref{ID: uuid.New(), Generation: 1}}))
+	require.Eventually(t, func() bool { return seen.has("SELECT outbox.hint()") }, time.Minute, time.Millisecond)
+	require.NoError(t, store.DropListener(ctx, id))
+	process := outbox.Process{ID: uuid.New(), Name: "outflow-starter", Scans: true, Trigger: "wal", TriggerProblem: awkwardError}
+	require.NoError(t, store.Announce(ctx, process))
+	require.Contains(t, findings(t, pool)["trigger warn"].Text, "trigger wal does not work")
+	require.NoError(t, store.Withdraw(ctx, process.ID))
 }
 
 func tourMissing(t *testing.T, setup, pool *pgxpool.Pool) {

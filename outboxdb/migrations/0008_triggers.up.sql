@@ -48,7 +48,11 @@ REVOKE ALL ON FUNCTION outbox.due_channel(uuid), outbox.hint(integer, boolean, u
 DO $$ BEGIN
     IF current_setting('server_version_num')::integer >= 150000
         AND has_database_privilege(current_database(), 'CREATE') THEN
-        CREATE PUBLICATION outflow_messages FOR TABLE outbox.messages (id) WHERE (NOT follower) WITH (publish = 'insert');
+        IF NOT EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = 'outflow_messages') THEN
+            CREATE PUBLICATION outflow_messages WITH (publish = 'insert');
+        END IF;
+        -- An earlier one outlives its schema, and is empty.
+        ALTER PUBLICATION outflow_messages SET TABLE outbox.messages (id) WHERE (NOT follower);
     END IF;
 END $$;
 

@@ -32,7 +32,9 @@ var errSlowSlot = errors.New("the server creates the replication slot when all t
 // serverSQL reads what a slot needs.
 const serverSQL = `
 SELECT pg_catalog.current_setting('server_version_num')::int, pg_catalog.current_setting('wal_level'),
-       EXISTS (SELECT FROM pg_catalog.pg_publication AS p WHERE p.pubname = '` + publication + `')`
+       EXISTS (SELECT FROM pg_catalog.pg_publication AS p
+                 JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = p.oid
+                WHERE p.pubname = '` + publication + `' AND p.pubinsert AND r.prrelid = 'outbox.messages'::regclass::oid)`
 
 // PublicationSQL makes the publication that a reader needs, by the owner of the table. The migrations
 // leave it out where their role may not create one.
@@ -55,7 +57,8 @@ func checkServer(ctx context.Context, session *pgx.Conn) error {
 	case level != "logical":
 		return fmt.Errorf("reading the log wants wal_level=logical (it is %s), which a restart of the server sets", level)
 	case !published:
-		return fmt.Errorf("the publication %s is missing; its owner runs: %s", publication, PublicationSQL)
+		return fmt.Errorf("the publication %s of outbox.messages is missing; the table's owner runs: %s",
+			publication, PublicationSQL)
 	}
 	return nil
 }
