@@ -31,6 +31,9 @@ type ClaimRequest struct {
 	// MissingGrace is how long messages wait for a destination that does not exist, or for a
 	// process that publishes to their scheme, before they end dead. 0: not at all.
 	MissingGrace time.Duration
+	// Hinted says that a message was committed a moment ago. The claim first asks for messages of the
+	// destinations that it knows, by one statement, and looks for others where it finds none.
+	Hinted bool
 	// SlowStart begins with a few messages of each destination, whatever its Allowance, and
 	// claims more as this process sees messages arrive.
 	SlowStart bool

@@ -13,6 +13,10 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
+// maxHinted is how many known destinations a hinted claim asks by one statement, before it looks for
+// any: each costs it some lookups.
+const maxHinted = 20
+
 // maxRetrying is how many messages of a failing target may be off the fast path, whatever the
 // number of its destinations. The others wait as rows, where waiting costs nothing.
 const maxRetrying = 200
@@ -175,32 +179,58 @@ RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigin
 func (s *Store) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Claimed, error) {
 	s.walk.mu.Lock()
 	defer s.walk.mu.Unlock()
+	if req.Hinted && len(s.walk.marks) <= maxHinted {
+		if claimed, err := s.claimKnown(ctx, req); err != nil || len(claimed.Messages) > 0 {
+			return claimed, err
+		}
+	}
 	unparkErr := s.unpark(ctx)
 	walkErr := s.findDestinations(ctx)
 	if walkErr != nil && len(s.walk.marks) == 0 {
 		return outbox.Claimed{}, errors.Join(unparkErr, walkErr)
 	}
 	noteErr := s.breakers.takeProblem()
-	probes := s.breakers.takeWaitingProbes()
 	args := s.walk.claimArgs(req, s.breakers, time.Now())
 	ended, endErr := s.endMissing(ctx, req.MissingGrace)
 	problem := errors.Join(unparkErr, walkErr, noteErr, s.holdBack(ctx, args.refused),
 		s.noteUnserved(ctx, args.unpublished), endErr)
+	messages, err := s.claimWith(ctx, req, args)
+	if err != nil {
+		return outbox.Claimed{Ended: ended, Problem: noteErr}, err
+	}
+	return s.walk.claimed(messages, ended, problem, args), nil
+}
+
+// claimKnown claims from the destinations that earlier walks found.
+func (s *Store) claimKnown(ctx context.Context, req outbox.ClaimRequest) (outbox.Claimed, error) {
+	s.walk.walked = false
+	args := s.walk.claimArgs(req, s.breakers, time.Now())
+	messages, err := s.claimWith(ctx, req, args)
+	if err != nil {
+		return outbox.Claimed{}, err
+	}
+	return s.walk.claimed(messages, nil, nil, args), nil
+}
+
+// claimWith leases due messages of the destinations in args, and the probes that may be claimed.
+func (s *Store) claimWith(
+	ctx context.Context, req outbox.ClaimRequest, args claimArgs,
+) ([]outbox.ClaimedMessage, error) {
+	probes := s.breakers.takeWaitingProbes()
 	if len(args.destinations) == 0 && len(probes) == 0 {
-		return s.walk.claimed(nil, ended, problem, args), nil
+		return nil, nil
 	}
 	messages, rows, err := s.lease(ctx, req.Lease, claimSQL, args.destinations, args.targets, args.marks, args.quotas,
 		args.before, req.MaxMessages, req.MaxBytes, req.Lease, maxRetrying, probes, args.elsewhere)
 	if err != nil {
 		s.breakers.keepProbes(probes)
-		return outbox.Claimed{Ended: ended, Problem: noteErr},
-			fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
+		return nil, fmt.Errorf("claiming up to %d messages: %w", req.MaxMessages, err)
 	}
 	if slices.ContainsFunc(messages, func(m outbox.ClaimedMessage) bool { return m.NewDestination }) {
 		s.breakers.claimedNewDestinations(time.Now())
 	}
 	s.walk.moveMarks(args, rows, req.MaxMessages)
-	return s.walk.claimed(messages, ended, problem, args), nil
+	return messages, nil
 }
 
 // ClaimIsolated leases one quarantined message to this process (see outbox.QuarantineClaims), or

@@ -217,6 +217,14 @@ func TestClaimStatements(t *testing.T) {
 	claimed, err := store.Claim(t.Context(), request())
 	require.NoError(t, err)
 	require.Equal(t, ids, idsOf(claimed))
+
+	// So is one that a producer's commit is the reason to claim for: whatever else is due can wait.
+	hinted := request()
+	hinted.Hinted = true
+	store.WalkNext()
+	enqueue(t, pool, message("sqs://a"), message("sqs://new"))
+	require.Equal(t, []string{take}, ask(hinted), "a message of a known destination")
+	require.Equal(t, []string{take, unpark, walk, take}, ask(hinted)[:4], "a message of another")
 }
 
 // Two scanners share the table: each row goes to one of them, none is left.

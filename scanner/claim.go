@@ -46,7 +46,7 @@ func (s *Scanner) claim(ctx context.Context) outbox.Claimed {
 	claimed, err := s.store.Claim(inTime, outbox.ClaimRequest{
 		Lease: s.opts.Lease, MaxMessages: room.messages, MaxBytes: room.bytes,
 		Allowance: s.opts.PerDestination, Open: room.open, NewDestinations: room.newDestinations,
-		Refuse: s.opts.Refuse, SlowStart: true,
+		Refuse: s.opts.Refuse, SlowStart: true, Hinted: s.hinted(),
 		MissingGrace: s.opts.MissingGrace,
 	})
 	s.record.Claimed(s.trigger, len(claimed.Messages), bytesOf(claimed.Messages), time.Since(began), err)
@@ -135,13 +135,15 @@ func (s *Scanner) awaitNextClaim(ctx context.Context, began time.Time, claimed o
 	case len(claimed.Messages) > 0:
 		poll = 0
 	}
-	if claimed.NewDestinationsIn > 0 && (s.wakePending || claimed.MoreDestinations) {
+	answered := len(claimed.Messages) > 0
+	if claimed.NewDestinationsIn > 0 && (s.wakePending && !answered || claimed.MoreDestinations) {
 		// The claim may have missed the message that the wake was for: the wake stays. And where
 		// there are many destinations, the next claim finds others.
 		poll = min(poll, claimed.NewDestinationsIn)
 	} else {
 		s.wakePending = false
 	}
+	poll = min(poll, s.pollNoLater(claimed))
 	if s.awaitReason(ctx, poll, freed, claimed); ctx.Err() != nil {
 		return
 	}
@@ -153,6 +155,24 @@ func (s *Scanner) awaitNextClaim(ctx context.Context, began time.Time, claimed o
 	sleep(ctx, gap-time.Since(began))
 }
 
+// pollNoLater returns the time until a poll must come: hinted claims that found messages, and did not
+// look for other destinations, may follow each other without an end.
+func (s *Scanner) pollNoLater(claimed outbox.Claimed) time.Duration {
+	switch {
+	case claimed.NewDestinationsIn == 0 || s.trigger == "poll":
+		s.pollBy = time.Time{}
+	case s.hinted() && len(claimed.Messages) > 0 && s.pollBy.IsZero():
+		s.pollBy = time.Now().Add(min(s.rest.interval(), pollInterval))
+	}
+	if s.pollBy.IsZero() {
+		return time.Hour
+	}
+	return time.Until(s.pollBy)
+}
+
+// hinted reports whether somebody said that there is a message.
+func (s *Scanner) hinted() bool { return s.trigger == "hint" || s.trigger == "wake" }
+
 // awaitReason waits for a reason to claim: the poll, or what comes before it.
 func (s *Scanner) awaitReason(ctx context.Context, poll time.Duration, freed chan struct{}, claimed outbox.Claimed) {
 	timer := time.NewTimer(poll)
@@ -163,6 +183,7 @@ func (s *Scanner) awaitReason(ctx context.Context, poll time.Duration, freed cha
 			return
 		case <-timer.C:
 			if wait, resting := s.rest.look(ctx, claimed); resting && !s.wakePending {
+				s.pollBy = time.Time{} // the look has seen all destinations
 				timer.Reset(wait)
 				continue
 			}

@@ -102,6 +102,30 @@ func TestWakeStaysUntilNewDestinationsAreSeen(t *testing.T) {
 	})
 }
 
+// Claims that find messages of known destinations may follow each other without an end: the scanner
+// looks for others all the same.
+func TestClaimsOfKnownDestinationsDoNotHideOthers(t *testing.T) {
+	inWorld(t, scanner.Options{PollInterval: time.Hour}, nil, func(w *world) {
+		pass(10 * time.Second)
+		full := func() (n int) {
+			for _, c := range w.table.seen().claims {
+				if !c.request.Hinted {
+					n++
+				}
+			}
+			return n
+		}
+		before := full()
+		for range 100 { // ten seconds
+			w.table.set(func(t *table) { t.more = time.Second })
+			w.table.enqueue("sqs://orders", 1)
+			w.scanner.Wake()
+			pass(100 * time.Millisecond)
+		}
+		assert.GreaterOrEqual(t, full()-before, 20)
+	})
+}
+
 // A slot that comes free, and destinations that a claim has not seen, are no reason to claim again
 // where no message waits.
 func TestAnIdleScannerDoesNotLookInVain(t *testing.T) {

@@ -30,6 +30,9 @@ type Options[In any] struct {
 	// Linger is how long the oldest entry waits for others; 0 means not at all. While MaxCalls are
 	// under way, entries wait longer, and more of them share a call.
 	Linger time.Duration
+	// LoneAtOnce has an entry wait for no other where none has come for twice as long as it would
+	// wait: it is most likely alone.
+	LoneAtOnce bool
 	// BusyLinger replaces Linger under load: after a call with several entries, until a call with a
 	// single entry. Calls are fuller then, for a little more wait. Less than Linger means Linger.
 	BusyLinger time.Duration
@@ -58,6 +61,7 @@ type Coalescer[In, Out any] struct {
 	calls   int        // shared calls under way
 	busy    bool       // the last call had several entries
 	alarm   bool       // a timer will call wake
+	last    time.Time  // when the last entry came
 }
 
 // entry is one Do call. place is nil once the entry is sealed or refused.
@@ -66,6 +70,7 @@ type entry[In, Out any] struct {
 	in      In
 	size    int
 	arrived time.Time
+	alone   bool // it waits for no other
 	place   *list.Element
 	answer  chan Result[Out] // buffered: settling never blocks
 }
@@ -94,6 +99,8 @@ func (c *Coalescer[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 
 	c.mu.Lock()
 	e.arrived = time.Now()
+	e.alone = c.opts.LoneAtOnce && c.waiting.Len() == 0 && e.arrived.Sub(c.last) >= 2*c.linger()
+	c.last = e.arrived
 	e.place = c.waiting.PushBack(e)
 	c.bytes += e.size
 	c.pump()
@@ -168,7 +175,8 @@ func (c *Coalescer[In, Out]) oldest() *entry[In, Out] {
 func (c *Coalescer[In, Out]) ready() bool {
 	n := c.waiting.Len()
 	return n >= c.opts.MaxItems ||
-		n > 0 && (c.opts.MaxBytes > 0 && c.bytes >= c.opts.MaxBytes || time.Since(c.oldest().arrived) >= c.linger())
+		n > 0 && (c.opts.MaxBytes > 0 && c.bytes >= c.opts.MaxBytes || c.oldest().alone ||
+			time.Since(c.oldest().arrived) >= c.linger())
 }
 
 // seal takes the next batch off the queue, and refuses entries whose callers left or have too

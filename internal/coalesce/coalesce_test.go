@@ -123,6 +123,30 @@ func TestBusyLingerLastsFromASharedCallToALoneOne(t *testing.T) {
 	})
 }
 
+// An entry before which none has come for a while is most likely alone: it does not wait.
+func TestALoneEntryGoesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		c := coalesce.New(coalesce.Options[int]{MaxItems: 10, Linger: 5 * time.Millisecond,
+			BusyLinger: 20 * time.Millisecond, LoneAtOnce: true}, r.call)
+		waited := func(numbers ...int) time.Duration {
+			start := time.Now()
+			noErrors(t, all(t.Context(), c, numbers...)())
+			return time.Since(start) / time.Millisecond
+		}
+		assert.Zero(t, waited(1), "the first")
+		time.Sleep(9 * time.Millisecond)
+		assert.EqualValues(t, 5, waited(2), "another came lately")
+		time.Sleep(10 * time.Millisecond)
+		assert.Zero(t, waited(3))
+		time.Sleep(10 * time.Millisecond)
+		assert.EqualValues(t, 5, waited(4, 5, 6), "the others of a burst share a call")
+		assert.Equal(t, [][]int{{1}, {2}, {3}, {4}, {5, 6}}, r.batches)
+		time.Sleep(30 * time.Millisecond)
+		assert.EqualValues(t, 20, waited(7), "under load it waits for longer")
+	})
+}
+
 func TestZeroOptionsSendEachEntryAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{duration: time.Second}

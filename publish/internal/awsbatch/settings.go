@@ -14,6 +14,7 @@ const DefaultTimeout = 10 * time.Second
 // Settings are what an Option changes.
 type Settings struct {
 	linger          time.Duration
+	alwaysLingers   bool
 	maxRequests     int
 	timeout         time.Duration
 	maxDestinations int
@@ -23,9 +24,12 @@ type Settings struct {
 // Option changes a default of New. A value that makes no sense keeps the default.
 type Option func(*Settings)
 
-// Linger sets how long a message waits for others to share its request; 5 ms by default, 0 for
-// not at all. While several messages share each request, it is four times that.
-func Linger(d time.Duration) Option { return func(s *Settings) { s.linger = max(d, 0) } }
+// Linger sets how long a message waits for others to share its request; 0 for not at all. While
+// several messages share each request, it is four times that. By default it is 5 ms, and a message
+// before which none has come for 10 ms waits for no other.
+func Linger(d time.Duration) Option {
+	return func(s *Settings) { s.linger, s.alwaysLingers = max(d, 0), true }
+}
 
 // MaxRequests sets how many requests of Publish to one destination may be under way at once; 8
 // by default.

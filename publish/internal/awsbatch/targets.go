@@ -85,7 +85,7 @@ func (p *Publisher) coalescer(t *target, timeout time.Duration) *coalesce.Coales
 		MaxItems: MaxEntries,
 		MaxBytes: p.BatchBytes,
 		Size:     func(e entry) int { return e.size },
-		Linger:   p.linger,
+		Linger:   p.linger, LoneAtOnce: !p.alwaysLingers,
 		// Under load fuller requests are worth four times the wait.
 		BusyLinger: 4 * p.linger,
 		MaxCalls:   p.maxRequests,
