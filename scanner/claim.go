@@ -126,8 +126,7 @@ func (s *Scanner) awaitNextClaim(ctx context.Context, began time.Time, claimed o
 	if s.database.wait(ctx) || s.temporal.wait(ctx) {
 		return
 	}
-	s.rest.claimed()
-	poll := s.pollAfter(claimed)
+	poll := min(s.pollAfter(claimed), s.rest.claimed(claimed))
 	freed := s.slots.freed
 	switch {
 	case !claimed.Backlog:

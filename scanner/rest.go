@@ -20,6 +20,10 @@ const (
 	// settling is how long a scanner goes on polling that has begun to wait for hints: a transaction
 	// that was open then may know of no idle scanner.
 	settling = 5 * time.Second
+	// lookAgain is how soon a scanner claims again that was told of a message and found none. The wait
+	// doubles from poll to poll: the database's log shows a commit before others may read it, by
+	// microseconds, or by as long as a synchronous standby takes.
+	lookAgain = 2 * time.Millisecond
 	// passInterval lies between two hints to other starters that there is more than this one can take.
 	passInterval = 250 * time.Millisecond
 	passTimeout  = 2 * time.Second
@@ -92,10 +96,11 @@ func (s *Scanner) passOn(ctx context.Context, claimed outbox.Claimed) {
 // rest is the wait of an idle scanner. Only Run's goroutine uses it.
 type rest struct {
 	s       *Scanner
-	passed  int       // how often the last hint was passed on
-	polling time.Time // it polls until then: it has begun to wait for hints, and some may be missing
-	claimAt time.Time // when the next claim comes, whatever happens
-	lookAt  time.Time // when the next look may come
+	passed  int           // how often the last hint was passed on
+	polling time.Time     // it polls until then: it has begun to wait for hints, and some may be missing
+	claimAt time.Time     // when the next claim comes, whatever happens
+	lookAt  time.Time     // when the next look may come
+	again   time.Duration // the next wait after a hint that found nothing; zero without such a hint
 }
 
 // interval is the wait between two polls.
@@ -107,8 +112,24 @@ func (r *rest) interval() time.Duration {
 	return min(cmp.Or(own, pollInterval), pollInterval)
 }
 
-// claimed notes a claim.
-func (r *rest) claimed() { r.claimAt = time.Now().Add(cmp.Or(r.s.opts.PollInterval, restInterval)) }
+// claimed notes a claim, and returns how long the scanner waits at most until the next one.
+func (r *rest) claimed(claimed outbox.Claimed) time.Duration {
+	now := time.Now()
+	r.claimAt = now.Add(cmp.Or(r.s.opts.PollInterval, restInterval))
+	switch {
+	case len(claimed.Messages) > 0 || claimed.Backlog:
+		r.again = 0
+	case r.s.trigger == "hint":
+		r.again, r.polling = lookAgain, now.Add(settling)
+	case r.again > 0:
+		r.again *= 2
+	}
+	if r.again == 0 || r.again > r.interval() {
+		r.again = 0
+		return time.Hour
+	}
+	return r.again
+}
 
 // look returns how long the scanner may go on waiting, and true, or false where a claim is due. It is
 // called when a poll is due that nobody asked for.

@@ -197,6 +197,29 @@ func TestAFullScannerPassesTheHintOn(t *testing.T) {
 	})
 }
 
+// The database's log may show a commit before others may read it: a hint that finds nothing is followed
+// by claims soon, and polls for some seconds.
+func TestAHintMayBeEarly(t *testing.T) {
+	for late, limit := range map[time.Duration]time.Duration{
+		5 * time.Millisecond: 30 * time.Millisecond, 100 * time.Millisecond: 150 * time.Millisecond,
+		3 * time.Second: 300 * time.Millisecond,
+	} {
+		t.Run(late.String(), func(t *testing.T) {
+			f := newTrigger()
+			inWorld(t, scanner.Options{Trigger: f, PollInterval: time.Hour}, nil, func(w *world) {
+				pass(10 * time.Minute)
+				f.hint(0)
+				pass(late)
+				w.table.enqueue("sqs://orders", 1)
+				pass(limit)
+				assert.Equal(t, 1, w.engine.count())
+				pass(settled)
+				assert.Zero(t, claimsWithin(w, 10*time.Minute), "then it waits again")
+			})
+		})
+	}
+}
+
 // A hint for a message that this scanner can't send goes to another.
 func TestAScannerPassesOnWhatItCantSend(t *testing.T) {
 	f := newTrigger()
