@@ -191,8 +191,8 @@ type Scanner struct {
 	trigger       string // why it claims: "poll", "wake", "hint" or "slot"
 	rest          rest
 	pollBy        time.Time // when a poll is due, after claims that did not look for destinations
-	wakePending   bool // no claim has answered the last wake in full
-	breakerActive bool // at the last claim
+	wakePending   bool      // no claim has answered the last wake in full
+	breakerActive bool      // at the last claim
 	nextIsolated  time.Time
 	refused       minuteLog
 	missing       minuteLog
