@@ -40,6 +40,7 @@ const (
 	StatementNoteCallback    = noteCallbackSQL
 	StatementTakeCallbacks   = takeCallbacksSQL
 	StatementGauges          = gaugesSQL
+	StatementRest            = restSQL
 
 	WalkDestinations = walkDestinations
 	RememberedDue    = maxDueMarks

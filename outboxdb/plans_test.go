@@ -176,6 +176,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"finish 20 with followers", outboxdb.StatementFinish, keyedHeads, 1400,
 				[]any{heads, ones, many("delivered", 20), nulls, nulls, ones, "true"}},
 			{"unpark nothing beside followers", outboxdb.StatementUnpark, 1, 20, []any{"1 second", 1000, 250, 1000}},
+			{"rest", outboxdb.StatementRest, 1, 60, []any{uuid.NewString(), 50, "1 day"}},
 			{"make way", outboxdb.StatementMakeWay, 0, 30, []any{ids[0], 0}},
 			{"put back 20", outboxdb.StatementPutBack, 20, 600, []any{ids, ones, nulls, ones}},
 			{"put back 20 that wait", outboxdb.StatementPutBackMissing, 20, 700,

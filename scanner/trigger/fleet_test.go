@@ -211,6 +211,22 @@ func TestAnIdleFleetIsOnTime(t *testing.T) {
 				return taken
 			}, onTime, 20*time.Millisecond, "a due callback has its run started")
 
+			// A destination that fails: its message is the probe, once the breaker may be tried.
+			failing := add(func() outflow.Message { m := order("sqs://failing"); m.DueIn = time.Hour; return m }())
+			teststack.Execute(t, pool, `INSERT INTO outbox.destinations (destination, failures, failing_since, failed_at,
+				openings, open_until) VALUES ('sqs://failing', 5, now(), now(), 1, now() + interval '8 seconds')`)
+			teststack.Execute(t, pool, `UPDATE outbox.messages SET due_at = now(), available_at = now(), parked = false
+				WHERE id = $1`, failing)
+			delivered("a probe", failing, time.Now().Add(8*time.Second))
+
+			// What another process has claimed, and puts back.
+			back := add(func() outflow.Message { m := order("sqs://orders"); m.DueIn = time.Hour; return m }())
+			teststack.Execute(t, pool, `UPDATE outbox.messages SET due_at = now(), available_at = now() + interval '1 hour',
+				parked = true, claims = 1, started = true WHERE id = $1`, back)
+			_, err := outboxdb.New(pool).PutBack(ctx, outbox.PutBack{Ref: outbox.Ref{ID: back, Generation: 1}, LastError: "no answer"})
+			require.NoError(t, err)
+			delivered("a message that was put back", back, time.Now().Add(2*time.Second))
+
 			// A transaction that is older than every registration, and whose hint goes to nobody.
 			tx, err := pool.Begin(ctx)
 			require.NoError(t, err)

@@ -57,9 +57,14 @@ var (
 		"or the server is behind with a large transaction")
 )
 
-// keepReading has this starter read the log whenever no other does, until ctx ends.
+// keepReading has this starter read the log whenever no other does, until ctx ends. It begins where
+// notifications arrive: behind a transaction pooler the lock would be left to another's session.
 func (t *Trigger) keepReading(ctx context.Context, hinted func(passed int)) {
 	for pause := minPause; ctx.Err() == nil; {
+		if !t.listens() {
+			sleep(ctx, t.times.elect)
+			continue
+		}
 		began := time.Now()
 		err := t.readInTurn(ctx)
 		if ctx.Err() != nil {
@@ -73,6 +78,12 @@ func (t *Trigger) keepReading(ctx context.Context, hinted func(passed int)) {
 		sleep(ctx, pause)
 		pause = min(2*pause, maxPause)
 	}
+}
+
+func (t *Trigger) listens() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.listener != uuid.Nil
 }
 
 // readInTurn waits until no other starter reads the log, and then reads it until that fails. The

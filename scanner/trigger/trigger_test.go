@@ -312,6 +312,29 @@ func TestATransactionPoolerIsNoticed(t *testing.T) {
 	}
 }
 
+// A real pooler: nothing arrives, and nothing is left behind in its sessions.
+func TestPgBouncer(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			pooled := run(t, kind, pool, teststack.PgBouncer(t, pool).ConnConfig)
+			require.Eventually(t, func() bool { return pooled.Problem() != "" }, patience, 20*time.Millisecond)
+			time.Sleep(2 * time.Second)
+			_, works := pooled.Rest(t.Context())
+			assert.False(t, works)
+			var locks int
+			require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks AS l
+				 WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`).
+				Scan(&locks))
+			assert.Zero(t, locks, "a lock in a session of the pooler would keep every other starter from reading")
+			direct := up(t, kind, pool) // OUTFLOW_LISTEN_URL
+			enqueue(t, pool, order("sqs://orders"))
+			direct.hinted("beside the pooler")
+		})
+	}
+}
+
 // A connection that is cut off and never closed is noticed, and replaced.
 func TestADeadLinkIsNoticed(t *testing.T) {
 	for _, kind := range kinds {
