@@ -77,13 +77,13 @@ func (s *Scanner) describe() outbox.Process {
 // passOn tells another starter where this one can't take all that is due: its slots are taken, or a
 // destination's, or it can't send to the destination.
 func (s *Scanner) passOn(ctx context.Context, claimed outbox.Claimed) {
-	hinted := s.trigger == "hint" && len(claimed.Messages) == 0 && (len(claimed.Refused) > 0 || len(claimed.Missing) > 0)
-	if s.opts.Trigger == nil || !claimed.Backlog && !hinted || !s.passing.begin(passInterval) {
-		return
-	}
-	passed := 0
-	if len(claimed.Messages) == 0 {
+	passed, inVain := 0, s.trigger == "hint" && len(claimed.Messages) == 0
+	if inVain {
 		passed = s.rest.passed
+	}
+	cantSend := inVain && len(claimed.Refused)+len(claimed.Missing) > 0
+	if s.opts.Trigger == nil || !claimed.Backlog && !cantSend || !s.passing.begin(passInterval) {
+		return
 	}
 	s.background.Go(func() {
 		defer s.passing.done()

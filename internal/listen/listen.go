@@ -29,6 +29,11 @@ const (
 	maxPause = 10 * time.Second
 )
 
+// stayOpenSQL keeps a role's idle_session_timeout from ending a connection that listens.
+const stayOpenSQL = `
+SELECT pg_catalog.set_config('idle_session_timeout', '0', false)
+ WHERE pg_catalog.current_setting('idle_session_timeout') <> '0'`
+
 // ErrNotArriving says that a notification which was sent did not arrive.
 var ErrNotArriving = errors.New(
 	"notifications do not arrive: a transaction pooler drops them, or the connection is dead")
@@ -119,6 +124,10 @@ func (l *Listener) connect(ctx context.Context, connection uuid.UUID) (*pgx.Conn
 	conn, err := pgx.ConnectConfig(ctx, config.Copy())
 	if err != nil {
 		return nil, fmt.Errorf("opening the connection to listen on: %w", err)
+	}
+	if _, err := conn.Exec(ctx, stayOpenSQL); err != nil {
+		_ = conn.Close(ctx)
+		return nil, fmt.Errorf("preparing the connection to listen on: %w", err)
 	}
 	channel := l.Channel(connection)
 	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {

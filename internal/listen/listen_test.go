@@ -141,3 +141,20 @@ func TestWithoutAServer(t *testing.T) {
 	require.Empty(t, r.ready)
 	require.Empty(t, r.unregistered)
 }
+
+// A role's idle_session_timeout does not end a connection on which nothing happens for longer.
+func TestAnIdleConnectionStays(t *testing.T) {
+	t.Parallel()
+	pool := teststack.NewEmpty(t)
+	config := pool.Config().ConnConfig
+	config.RuntimeParams["idle_session_timeout"] = "200ms"
+	r := run(t, pool, config)
+	receive(t, r.ready)
+	select {
+	case reason := <-r.lost:
+		require.NoError(t, reason)
+	case <-time.After(2 * time.Second):
+	}
+	notify(t, pool, "still here")
+	require.Equal(t, "still here", receive(t, r.notified))
+}
