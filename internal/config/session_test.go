@@ -60,7 +60,8 @@ func TestDatabaseSettings(t *testing.T) {
 	own := open(t, urlOf(pool.Config().ConnConfig, "search_path=public"))
 	for setting, want := range map[string]string{"client_encoding": "UTF8", "standard_conforming_strings": "on",
 		"search_path":                   "pg_catalog",
-		"default_transaction_isolation": "read committed", "jit": "off", "application_name": "outflow"} {
+		"default_transaction_isolation": "read committed", "jit": "off", "plan_cache_mode": "force_generic_plan",
+		"application_name": "outflow"} {
 		require.Equal(t, want, show(t, own, setting), setting)
 	}
 }
