@@ -357,7 +357,7 @@ func TestExamine(t *testing.T) {
 		"a trigger does not work": {func(h *healthy, _ *Subject) {
 			h.running[0].Trigger, h.running[0].TriggerProblem = "wal", "wal_level is replica"
 		}, "warn trigger outflow-starter on web-1: trigger wal does not work: wal_level is replica",
-			"docs/triggers.md says what each trigger wants; until then that starter polls"},
+			"do what the text says; until then that starter polls (OUTFLOW_TRIGGER, docs/triggers.md)"},
 		"much of the log is kept": {func(h *healthy, _ *Subject) { h.running[0].Trigger, h.kept = "wal", 2<<30 },
 			"warn log the server keeps 2048 MB of its log for the starter that reads it",
 			"restart the starter that reads the log, or set OUTFLOW_TRIGGER to listen"},

@@ -41,28 +41,30 @@ func (e *examination) checkTriggers(ctx context.Context) {
 		kinds = append(kinds, p.Trigger)
 		if p.TriggerProblem != "" && !said[p.TriggerProblem] && len(said) < maxNamed {
 			said[p.TriggerProblem] = true
-			e.found("trigger", Warn, "docs/triggers.md says what each trigger wants; until then that starter polls",
+			e.found("trigger", Warn, "do what the text says; until then that starter polls (OUTFLOW_TRIGGER, docs/triggers.md)",
 				"%s on %s: trigger %s does not work: %s", p.Name, p.Host, p.Trigger, p.TriggerProblem)
 		}
 	}
 	slices.Sort(kinds)
 	kinds = slices.Compact(kinds)
 	if slices.Contains(kinds, "wal") {
-		e.checkRetained(ctx)
+		e.checkRetained(ctx, len(said) > 0)
 	}
 	if starters > 0 && len(said) == 0 {
 		e.found("trigger", OK, "", "what wakes the %d running starters: %s", starters, strings.Join(kinds, ", "))
 	}
 }
 
-func (e *examination) checkRetained(ctx context.Context) {
+// checkRetained reports how much of the log is kept. Where a trigger is broken, a slot may be one that
+// is being made.
+func (e *examination) checkRetained(ctx context.Context, broken bool) {
 	switch slots, bytes, err := e.database.retained(ctx); {
 	case err != nil:
 		e.found("log", Warn, "check the role's rights", "%v", err)
 	case bytes > muchRetained:
 		e.found("log", Warn, "restart the starter that reads the log, or set OUTFLOW_TRIGGER to listen",
 			"the server keeps %d MB of its log for the starter that reads it", bytes>>20)
-	case slots > 0:
+	case slots > 0 && !broken:
 		e.found("log", OK, "", "a starter reads the log; the server keeps %d MB of it", bytes>>20)
 	}
 }

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow/operator"
 )
@@ -64,10 +67,19 @@ func grants(ctx context.Context, cl commandLine, args []string) error {
 			return err
 		}
 	}
+	_, err = fmt.Fprint(cl.stdout, printed(g))
+	return err
+}
+
+// printed are the statements, and what no GRANT can give, as psql takes them.
+func printed(g operator.Grants) string {
+	var text strings.Builder
 	for _, statement := range g.Statements() {
-		if _, err := fmt.Fprintf(cl.stdout, "%s;\n", statement); err != nil {
-			return err
-		}
+		text.WriteString(statement + ";\n")
 	}
-	return nil
+	for _, role := range g.Dispatchers {
+		fmt.Fprintf(&text, "-- For OUTFLOW_TRIGGER=wal, as a superuser: ALTER ROLE %[1]s REPLICATION;\n"+
+			"-- on Amazon RDS: GRANT rds_replication TO %[1]s;\n", pgx.Identifier{role}.Sanitize())
+	}
+	return text.String()
 }

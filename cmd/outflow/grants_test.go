@@ -90,5 +90,5 @@ func TestThePageShowsTheGrants(t *testing.T) {
 	require.True(t, found)
 	shown, _, _ = strings.Cut(shown, "```")
 	g := operator.Grants{Producers: []string{"shop"}, Dispatchers: []string{"outflow"}, Operators: []string{"ops"}}
-	require.Equal(t, strings.Join(g.Statements(), ";\n")+";\n", shown)
+	require.Equal(t, printed(g), shown)
 }

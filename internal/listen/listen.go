@@ -36,7 +36,8 @@ SELECT pg_catalog.set_config('idle_session_timeout', '0', false)
 
 // ErrNotArriving says that a notification which was sent did not arrive.
 var ErrNotArriving = errors.New(
-	"notifications do not arrive: a transaction pooler drops them, or the connection is dead")
+	"notifications do not arrive: a transaction pooler drops them, the connection leads to another database, " +
+		"or it is dead")
 
 // Listener listens on a channel. All fields are required. Its functions are called from
 // several goroutines.

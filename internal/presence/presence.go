@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"time"
 
@@ -17,8 +18,13 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// writeTimeout bounds a write.
-const writeTimeout = 5 * time.Second
+const (
+	// writeTimeout bounds a write.
+	writeTimeout = 5 * time.Second
+	// lookInterval lies between two looks whether the process's description has changed, which is
+	// written at once.
+	lookInterval = time.Second
+)
 
 // Table has the processes' entries; outboxdb.Store is one.
 type Table interface {
@@ -53,31 +59,41 @@ type keeper struct {
 	host     string
 	log      *slog.Logger
 	failing  bool
+	wrote    outbox.Process // the last entry, and when it was written
+	wroteAt  time.Time
 }
 
 // run repeats the entry until ctx ends.
 func (k *keeper) run(ctx context.Context) {
-	ticker := time.NewTicker(outbox.AnnounceInterval)
+	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			k.write(ctx)
+			if time.Since(k.wroteAt) >= outbox.AnnounceInterval || !reflect.DeepEqual(k.wrote, k.process()) {
+				k.write(ctx)
+			}
 		}
 	}
 }
 
-func (k *keeper) write(ctx context.Context) {
-	inTime, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
+// process is the entry as it should be now.
+func (k *keeper) process() outbox.Process {
 	p := k.describe()
 	p.ID, p.Name, p.Host = k.id, filepath.Base(os.Args[0]), k.host
 	if p.Schemes != nil {
 		p.Schemes = outbox.DestinationSchemes(p.Schemes)
 	}
-	err := k.table.Announce(inTime, p)
+	return p
+}
+
+func (k *keeper) write(ctx context.Context) {
+	inTime, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	k.wrote, k.wroteAt = k.process(), time.Now()
+	err := k.table.Announce(inTime, k.wrote)
 	if err != nil && !k.failing && ctx.Err() == nil {
 		k.log.Warn("other processes and outflow doctor do not know that this process runs", "error", err)
 	}

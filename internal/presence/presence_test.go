@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,5 +85,25 @@ func TestKeepOutlivesItsContext(t *testing.T) {
 		assert.Equal(t, 2, tab.announced)
 		stop()
 		assert.Equal(t, 1, tab.withdrawn)
+	})
+}
+
+// What others should know is written as it changes.
+func TestAChangeIsWrittenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab := &table{}
+		var problem atomic.Value
+		problem.Store("")
+		stop := Keep(t.Context(), tab, func() outbox.Process {
+			return outbox.Process{Schemes: []string{"sqs"}, TriggerProblem: problem.Load().(string)}
+		}, slog.New(slog.DiscardHandler))
+		defer stop()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		assert.Equal(t, 1, tab.announced)
+		problem.Store("it is broken")
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		assert.Equal(t, 2, tab.announced)
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -112,7 +113,13 @@ func create(t testing.TB, from string) *pgxpool.Pool {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		pool.Close()
-		if err := execute(ctx, server, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+		drop := func() error { return execute(ctx, server, "DROP DATABASE "+name+" WITH (FORCE)") }
+		err := drop()
+		// The server ends a temporary replication slot a moment after its connection.
+		for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); err = drop() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil {
 			t.Errorf("dropping the test's database: %v", err)
 		}
 	})

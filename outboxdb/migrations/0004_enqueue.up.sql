@@ -374,7 +374,7 @@ BEGIN
     -- A starter may wait for messages: see outbox.hint. Followers wait for their turn. A producer that
     -- prepares its transaction for two-phase commit turns hints off: such a transaction can't notify.
     IF cardinality(written) > cardinality(doomed) AND NOT coalesce(true = ALL (follows), false)
-        AND current_setting('outflow.hint', true) IS DISTINCT FROM 'off' THEN
+        AND lower(coalesce(current_setting('outflow.hint', true), '')) NOT IN ('off', 'false', 'no', '0') THEN
         PERFORM outbox.hint(by_producer => true);
     END IF;
 

@@ -38,11 +38,25 @@ const (
 const sessionSQL = `SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
 SET synchronous_commit = off`
 
-// electSQL takes the lock of the database's reader, if it is free, without waiting. The second
-// column says whether a starter has proved that it reads.
+// readerLock is the advisory lock of a database's reader.
+const readerLock = 7_202_611_301
+
+// electSQL takes the reader's lock, if it is free, without waiting. The second column says whether a
+// starter has proved that it reads, the third which session holds the lock otherwise (pg_locks has
+// the two halves of its number).
 const electSQL = `
-SELECT pg_catalog.pg_try_advisory_lock(7202611301),
-       EXISTS (SELECT FROM outbox.listeners AS l WHERE l.reads_until > now())`
+SELECT e.elected, EXISTS (SELECT FROM outbox.listeners AS l WHERE l.reads_until > now()),
+       CASE WHEN e.elected THEN 0 ELSE coalesce((
+           SELECT l.pid FROM pg_catalog.pg_locks AS l
+            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+              AND l.classid::bigint = $1::bigint >> 32 AND l.objid::bigint = $1::bigint & 4294967295
+              AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                                 WHERE d.datname = pg_catalog.current_database())), 0) END
+  FROM (SELECT pg_catalog.pg_try_advisory_lock($1::bigint) AS elected) AS e`
+
+// endSQL ends the session of a reader that reads no more: a process that was stopped, or a host that
+// is gone, would hold the lock for hours. It wants the same role.
+const endSQL = `SELECT pg_catalog.pg_terminate_backend($1::int)`
 
 // markSQL writes a mark to the log, which arrives on the stream like an insert.
 const markSQL = `SELECT pg_catalog.pg_logical_emit_message(true, '` + markPrefix + `', $1::text)`
@@ -53,6 +67,7 @@ const markPrefix = "outflow"
 
 var (
 	errNoProof  = errors.New("another starter has begun to read the log, and has read nothing yet")
+	errSilent   = errors.New("the starter that reads the log has not been heard of lately")
 	errMarkLost = errors.New("what this starter wrote to the log did not come back: the connection is dead, " +
 		"or the server is behind with a large transaction")
 )
@@ -125,10 +140,16 @@ func (t *Trigger) readInTurn(ctx context.Context) error {
 
 // awaitElection returns when this session holds the reader's lock.
 func (t *Trigger) awaitElection(ctx context.Context, session *pgx.Conn) error {
+	var reader int // the session that was seen to read
 	for {
 		var elected, proved bool
+		var holder int
 		inTime, cancel := context.WithTimeout(ctx, statementTimeout)
-		err := session.QueryRow(inTime, electSQL).Scan(&elected, &proved)
+		err := session.QueryRow(inTime, electSQL, readerLock).Scan(&elected, &proved, &holder)
+		silent := !elected && !proved && holder != 0 && holder == reader
+		if silent {
+			_, _ = session.Exec(inTime, endSQL, holder) // another role may not
+		}
 		cancel()
 		switch {
 		case err != nil:
@@ -136,7 +157,10 @@ func (t *Trigger) awaitElection(ctx context.Context, session *pgx.Conn) error {
 		case elected:
 			return nil
 		case proved:
+			reader = holder
 			t.setProblem(ofReading, nil)
+		case silent:
+			t.setProblem(ofReading, errSilent)
 		default:
 			t.setProblem(ofReading, errNoProof)
 		}

@@ -82,7 +82,7 @@ func openStream(ctx context.Context, config *pgx.ConnConfig) (*stream, error) {
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(inTime, own)
 	if err != nil {
-		return nil, fmt.Errorf("connecting for replication: %w%s", err, advice(err))
+		return nil, fmt.Errorf("%sconnecting for replication: %w", advice(err), err)
 	}
 	s := &stream{conn: conn, inserted: make(chan struct{}, 1), marks: make(chan string, 1)}
 	if err := s.start(ctx); err != nil {
@@ -99,7 +99,7 @@ func (s *stream) start(ctx context.Context) error {
 	slot, err := pglogrepl.CreateReplicationSlot(inTime, s.conn, name, "pgoutput",
 		pglogrepl.CreateReplicationSlotOptions{Temporary: true, SnapshotAction: "NOEXPORT_SNAPSHOT"})
 	if err != nil {
-		return fmt.Errorf("creating a replication slot: %w%s", err, advice(err))
+		return fmt.Errorf("%screating a replication slot: %w", advice(err), err)
 	}
 	if s.position, err = pglogrepl.ParseLSN(slot.ConsistentPoint); err != nil {
 		return fmt.Errorf("reading where the replication slot begins: %w", err)
@@ -108,7 +108,7 @@ func (s *stream) start(ctx context.Context) error {
 		PluginArgs: []string{"proto_version '1'", "publication_names '" + publication + "'", "messages 'true'"},
 	})
 	if err != nil {
-		return fmt.Errorf("starting replication: %w%s", err, advice(err))
+		return fmt.Errorf("%sstarting replication: %w", advice(err), err)
 	}
 	return nil
 }
@@ -137,13 +137,14 @@ func advice(err error) string {
 	}
 	switch pg.Code {
 	case "42501": // insufficient_privilege
-		return ": the role wants the attribute REPLICATION (on Amazon RDS: GRANT rds_replication)"
+		return "the role wants the attribute REPLICATION (ALTER ROLE name REPLICATION; " +
+			"on Amazon RDS: GRANT rds_replication TO name): "
 	case "53400": // configuration_limit_exceeded
-		return ": raise max_replication_slots, or drop a slot that nobody uses"
+		return "raise max_replication_slots, or drop a slot that nobody uses: "
 	case "53300": // too_many_connections
-		return ": raise max_wal_senders"
+		return "raise max_wal_senders: "
 	case "28000": // invalid_authorization_specification
-		return ": pg_hba.conf and the role must allow replication connections to this database"
+		return "pg_hba.conf and the role must allow replication connections to this database: "
 	}
 	return ""
 }

@@ -156,6 +156,9 @@ func (t *Trigger) Run(ctx context.Context, hinted func(passed int)) {
 		},
 		Lost: func(reason error) {
 			t.setListener(uuid.Nil)
+			if errors.Is(reason, listen.ErrNotArriving) {
+				reason = fmt.Errorf("%w (OUTFLOW_LISTEN_URL, or dispatcher.Options.ListenOn, is for a direct one)", reason)
+			}
 			if ctx.Err() == nil {
 				t.setProblem(ofListening, reason)
 			}

@@ -183,13 +183,21 @@ func TestAProducerMayTurnHintsOff(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	r := up(t, Listen, pool)
-	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(t.Context(), "SET LOCAL outflow.hint = off"); err != nil {
+	for _, off := range []string{"off", "'OFF'", "false", "no", "0"} {
+		require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(t.Context(), "SET LOCAL outflow.hint = "+off); err != nil {
+				return err
+			}
+			_, err := outboxdb.Enqueue(t.Context(), tx, order("sqs://orders"))
 			return err
-		}
-		_, err := outboxdb.Enqueue(t.Context(), tx, order("sqs://orders"))
-		return err
-	}))
+		}))
+	}
+	config := pool.Config()
+	config.ConnConfig.RuntimeParams["options"] = "-c outflow.hint=off"
+	own, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer own.Close()
+	enqueue(t, own, order("sqs://orders"))
 	r.silent("the producer has turned hints off")
 	enqueue(t, pool, order("sqs://orders"))
 	r.hinted("others have not")
@@ -379,6 +387,36 @@ func TestAnotherReadsOn(t *testing.T) {
 	b.awaitWorking()
 	enqueue(t, pool, order("sqs://orders"))
 	b.hinted("the other one has stopped")
+}
+
+// A reader whose process was stopped holds its lock: another starter ends its session. One that has
+// proved nothing yet is left alone: its slot may wait for a long transaction.
+func TestASilentReaderIsReplaced(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	pool := teststack.New(t)
+	hold := func() *pgx.Conn {
+		conn, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(ctx)) })
+		_, err = conn.Exec(ctx, `SELECT pg_advisory_lock($1::bigint)`, readerLock)
+		require.NoError(t, err)
+		return conn
+	}
+	first := hold()
+	r := run(t, WAL, pool, pool.Config().ConnConfig)
+	require.Eventually(t, func() bool { return r.Problem() == errNoProof.Error() }, patience, 20*time.Millisecond)
+	time.Sleep(2 * time.Second)
+	require.NoError(t, first.Ping(ctx), "it may be waiting for its slot")
+	store, id := outboxdb.New(pool), uuid.New()
+	require.NoError(t, store.KeepListener(ctx, outbox.Listener{ID: id}))
+	require.NoError(t, store.KeepReader(ctx, id, 2*time.Second))
+	r.awaitWorking()
+	require.Eventually(t, func() bool { return first.Ping(ctx) != nil }, patience, 100*time.Millisecond,
+		"the session of the silent reader is ended")
+	r.awaitWorking()
+	enqueue(t, pool, order("sqs://orders"))
+	r.hinted("it reads itself")
 }
 
 func TestTheLogsReaderSaysWhatIsMissing(t *testing.T) {
