@@ -69,6 +69,12 @@ func (f *trigger) set(edit func(*trigger)) {
 	edit(f)
 }
 
+func (f *trigger) looked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.looks)
+}
+
 func (f *trigger) hint(passed int) {
 	f.mu.Lock()
 	hinted := f.hinted
@@ -98,9 +104,9 @@ func TestAnIdleScannerWaitsForItsTrigger(t *testing.T) {
 		assert.Greater(t, claimsWithin(w, 5*time.Second), 15, "it polls at first: it may have missed a hint")
 		pass(settled)
 		assert.Zero(t, claimsWithin(w, 50*time.Minute))
-		looks := len(f.looks)
+		looks := f.looked()
 		pass(time.Minute)
-		assert.InDelta(t, 6, len(f.looks)-looks, 1, "it looks at what is due next")
+		assert.InDelta(t, 6, f.looked()-looks, 1, "it looks at what is due next")
 
 		w.table.enqueue("sqs://orders", 1)
 		f.hint(0)
