@@ -111,6 +111,11 @@ func (o *orderRun) run(ctx context.Context) error {
 	tally.Drain = drained
 	o.result("%s", tally)
 	o.result("kills %d, dead messages retried %d, messages redirected %d", o.kills, o.retried, len(o.moved))
+	for _, m := range o.members() {
+		for _, end := range m.Ends() {
+			o.say("%v", end) // a round with such an end says nothing of the neighbours
+		}
+	}
 	return errors.Join(disturbErr, drainErr, o.holdLost(tally), o.holdOrder(ctx, arrived))
 }
 
