@@ -166,6 +166,42 @@ func TestActBesideAProducer(t *testing.T) {
 	assert.Equal(t, []string{"head"}, orders(t, pool, ids...))
 }
 
+// A redirect or retry into a key that has no row releases nothing itself: the row's insert might wait
+// for a producer. The next claim sees that, and a scanner's look makes the release.
+func TestActIntoAKeyWithoutRow(t *testing.T) {
+	t.Parallel()
+	for name, act := range map[string]func(o acts, id uuid.UUID) error{
+		"retry": func(o acts, id uuid.UUID) error {
+			_, err := o.Retry(t.Context(), []uuid.UUID{id}, ada)
+			return err
+		},
+		"redirect": func(o acts, id uuid.UUID) error {
+			_, err := o.RetryTo(t.Context(), []uuid.UUID{id}, "sqs://b", ada)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := teststack.New(t)
+			store := outboxdb.New(pool)
+			ids := keyed(t, pool, "sqs://a", 1)
+			endAs(t, pool, outflow.Expired, ids[0], 1)
+			purged, err := store.PurgeKeys(t.Context(), 0, 10)
+			require.NoError(t, err)
+			require.Equal(t, 1, purged)
+			require.False(t, claim(t, pool, request()).Owed)
+			require.NoError(t, act(newActs(pool), ids[0]))
+			assert.Equal(t, []string{"follower"}, orders(t, pool, ids...))
+			assert.True(t, claim(t, pool, request()).Owed)
+			left, err := store.ReleaseOwed(t.Context())
+			require.NoError(t, err)
+			assert.False(t, left)
+			assert.Equal(t, []string{"head"}, orders(t, pool, ids...))
+			assert.False(t, claim(t, pool, request()).Owed)
+		})
+	}
+}
+
 func TestSkip(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)

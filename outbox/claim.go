@@ -57,7 +57,9 @@ type Claimed struct {
 	// Missing are destinations whose messages wait because it does not exist, or because no
 	// running process publishes to its scheme, and why.
 	Missing map[string]string
-	// Ended are messages that this call ended, mostly dead: they waited for MissingGrace.
+	// Ended are messages that this call ended, mostly dead: they waited for MissingGrace. With them
+	// come those that ReleaseOwed has ended since the last call: they expired behind others of their
+	// ordering key.
 	Ended []outflow.Outcome
 	// Problem is what failed beside the claim, or nil: the look for destinations, or a write
 	// to outbox.destinations. Messages were claimed all the same.
@@ -66,7 +68,7 @@ type Claimed struct {
 	// quarantined message is due. Both are as the last look for destinations found them.
 	BreakerActive, QuarantinedDue bool
 	// Owed says that the next message of some ordering key is still to be released: by the last look,
-	// a producer had locked the key, or an operator the message.
+	// a producer had locked the key, or an operator the message, or the message has expired.
 	Owed bool
 }
 

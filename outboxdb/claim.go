@@ -192,6 +192,7 @@ func (s *Store) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	noteErr := s.breakers.takeProblem()
 	args := s.walk.claimArgs(req, s.breakers, time.Now())
 	ended, endErr := s.endMissing(ctx, req.MissingGrace)
+	ended = append(ended, s.expired.take()...)
 	problem := errors.Join(unparkErr, walkErr, noteErr, s.holdBack(ctx, args.refused),
 		s.noteUnserved(ctx, args.unpublished), endErr)
 	messages, err := s.claimWith(ctx, req, args)

@@ -85,6 +85,15 @@ var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUI
 			`SELECT count(*) FROM outbox.messages WHERE state <> 'cancelled' AND id = ANY ($1)`, ids))
 	},
 	"endMissingSQL": missed,
+	"expireFollowersSQL": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
+		execute(t, pool, `UPDATE outbox.messages SET ordering_key = 'k', follower = true, parked = true,
+			available_at = '9999-12-31Z' WHERE id = ANY ($1)`, ids)
+		expire(t, pool, ids...)
+		_, err := pool.Exec(t.Context(), outboxdb.StatementExpireFollowers, "sqs://orders", "k", 1000)
+		require.NoError(t, err)
+		require.Zero(t, value[int](t, pool,
+			`SELECT count(*) FROM outbox.messages WHERE state <> 'expired' AND id = ANY ($1)`, ids))
+	},
 }
 
 // missed ends the messages ids, whose destination has been missing for longer than they may wait.

@@ -41,6 +41,7 @@ const (
 	StatementTakeCallbacks   = takeCallbacksSQL
 	StatementGauges          = gaugesSQL
 	StatementRest            = restSQL
+	StatementExpireFollowers = expireFollowersSQL
 
 	WalkDestinations = walkDestinations
 	RememberedDue    = maxDueMarks
@@ -48,6 +49,7 @@ const (
 	WalkAtLeast      = walkInterval
 	LeaseMargin      = leaseMargin
 	MaxEnqueueBytes  = maxEnqueueBytes
+	ExpiredRows      = expiredRows
 )
 
 // Statements are those that the package sends; a list's is put together.
@@ -60,7 +62,7 @@ var Statements = []string{
 	takeRecoveredSQL, forgetRecoveredSQL, retryingSQL, purgeSQL, moveSQL, purgeByHandSQL, moveByHandSQL,
 	purgeAuditSQL, purgeDestinationsSQL, beginCallbackSQL, noteCallbackSQL, takeCallbacksSQL,
 	requestCancelSQL, endCancelledSQL, putBackMissingSQL, endMissingSQL, noteUnservedSQL, announceSQL,
-	withdrawSQL, servedSQL, owedSQL, settleSQL, purgeKeysSQL,
+	withdrawSQL, servedSQL, owedSQL, settleSQL, expireFollowersSQL, purgeKeysSQL,
 }
 
 var (

@@ -1,11 +1,13 @@
 package outboxdb_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,6 +31,7 @@ import (
 const hammerVariable = "OUTFLOW_HAMMER"
 
 const (
+	hammerProducers    = 5
 	hammerKeys         = 6
 	hammerDestinations = 2
 	hammerBacklog      = 300 // pending messages: deliveries are slower than enqueues
@@ -39,20 +42,32 @@ type hammer struct {
 	*testing.T
 	pool     *pgxpool.Pool
 	stop     context.Context
-	twoPhase bool
+	twoPhase bool         // the server takes prepared transactions
 	writes   atomic.Int64 // messages that producers committed
 	refused  atomic.Int64 // transactions that are to be repeated
-	prepared atomic.Int64
+	prepared atomic.Int64 // those committed in two phases
 	backlog  atomic.Int64
+	looks    atomic.Int64
 
-	mu      sync.Mutex
-	ids     []uuid.UUID
-	claimed map[string][]int64 // first claims of generation 1, by destination and key
-	seen    map[uuid.UUID]bool
+	claiming sync.Mutex
+	mu       sync.Mutex
+	ids      []uuid.UUID
+	claimed  map[string][]int64 // first claims of generation 1, by destination and key
+	seen     map[uuid.UUID]bool
+	enqueued []enqueuedAt
+}
+
+// enqueuedAt is a message as its transaction wrote it.
+type enqueuedAt struct {
+	ID   uuid.UUID `db:"id"`
+	Seq  int64     `db:"seq"`
+	Key  string    `db:"key"` // with the destination
+	Xact int64     `db:"xact"`
 }
 
 // TestOrderHammer has producers of every isolation level, dispatchers that crash and are late,
-// operators and purges work on a few ordering keys at the same time.
+// operators and purges work on a few ordering keys at the same time. All the while no key is stranded.
+// In the end everything is delivered, and each key's seq has the order of its commits.
 func TestOrderHammer(t *testing.T) {
 	t.Parallel()
 	length := 4 * time.Second
@@ -65,9 +80,9 @@ func TestOrderHammer(t *testing.T) {
 	stop, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
 	h := &hammer{T: t, pool: pool, stop: stop, claimed: map[string][]int64{}, seen: map[uuid.UUID]bool{},
-		twoPhase: value[int](t, pool, `SELECT current_setting('max_prepared_transactions')::int`) >= 8}
+		twoPhase: value[int](t, pool, `SELECT current_setting('max_prepared_transactions')::int`) >= hammerProducers}
 	var all sync.WaitGroup
-	for range 5 {
+	for range hammerProducers {
 		all.Go(func() { h.until(h.produce) })
 	}
 	for range 3 {
@@ -82,21 +97,34 @@ func TestOrderHammer(t *testing.T) {
 	all.Go(func() { h.until(func() { h.release(maintenance) }) })
 	all.Go(func() { h.until(func() { h.purge(maintenance) }) })
 	all.Go(func() { h.until(h.loseLeases) })
+	all.Go(func() { h.until(h.look) })
 	all.Wait()
 	h.drain()
 
 	requireOrder(t, pool)
+	h.requireOrderOfCommits()
 	assert.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state = 'pending'`))
+	produced := map[int64]bool{} // an operator's copy takes its seq without the key
+	for _, m := range h.enqueued {
+		produced[m.Seq] = true
+	}
 	first := 0
 	for key, seqs := range h.claimed {
+		seqs = slices.DeleteFunc(seqs, func(seq int64) bool { return !produced[seq] })
 		first += len(seqs)
 		for i := 1; i < len(seqs); i++ {
 			assert.Less(t, seqs[i-1], seqs[i], "%s: a later message was claimed first", key)
 		}
 	}
-	t.Logf("%d messages by producers, %d transactions to be repeated, %d prepared; %d claimed in order",
-		h.writes.Load(), h.refused.Load(), h.prepared.Load(), first)
+	t.Logf("%d messages by producers, %d transactions to be repeated, %d committed in two phases; "+
+		"%d claimed in order; %d looks", h.writes.Load(), h.refused.Load(), h.prepared.Load(), first, h.looks.Load())
 	require.Positive(t, first, "nothing was delivered: this shows nothing")
+	require.Positive(t, h.looks.Load())
+	if h.twoPhase {
+		require.Positive(t, h.prepared.Load())
+	} else {
+		t.Log("left out: commits in two phases, for which the server has max_prepared_transactions = 0")
+	}
 }
 
 // until does something again and again.
@@ -124,6 +152,12 @@ func (h *hammer) message() outflow.Message {
 	m.OrderingKey = fmt.Sprintf("k%d", rand.IntN(hammerKeys))
 	if rand.IntN(10) == 0 {
 		m.DueIn = time.Duration(rand.IntN(300)) * time.Millisecond
+	}
+	if rand.IntN(10) == 0 {
+		m.ExpiresIn = m.DueIn + time.Duration(1+rand.IntN(500))*time.Millisecond
+	}
+	if rand.IntN(10) == 0 {
+		m.Callback = "sqs://answers"
 	}
 	return m
 }
@@ -160,13 +194,23 @@ func (h *hammer) produce() {
 		enqueue = outboxdb.EnqueueIfAbsent
 		msgs[0].ID = h.known()
 	}
-	ids, err := enqueue(ctx, tx, msgs...)
+	if rand.IntN(5) == 0 {
+		err = h.enqueueToSavepoint(ctx, tx)
+	}
+	var ids []uuid.UUID
+	if err == nil {
+		ids, err = enqueue(ctx, tx, msgs...)
+	}
+	var written []enqueuedAt
+	if err == nil {
+		written, err = readEnqueued(ctx, tx, ids)
+	}
 	if err == nil {
 		h.pause(8)
 		switch chance := rand.IntN(10); {
 		case chance < 2:
 			return
-		case chance == 2 && h.twoPhase:
+		case chance < 4 && h.twoPhase:
 			err = h.commitInTwoPhases(ctx, conn)
 		default:
 			err = tx.Commit(ctx)
@@ -182,8 +226,34 @@ func (h *hammer) produce() {
 		h.writes.Add(int64(len(ids)))
 		h.mu.Lock()
 		h.ids = append(h.ids, ids...)
+		h.enqueued = append(h.enqueued, written...)
 		h.mu.Unlock()
 	}
+}
+
+// enqueueToSavepoint takes a call back, whose key may be another one's than that of the call after it.
+func (h *hammer) enqueueToSavepoint(ctx context.Context, tx pgx.Tx) error {
+	undone, err := tx.Begin(ctx)
+	if err == nil {
+		_, err = outboxdb.Enqueue(ctx, undone, h.message())
+	}
+	if err == nil {
+		err = undone.Rollback(ctx)
+	}
+	return err
+}
+
+// readEnqueued reads what tx has just written. The snapshot of tx may still show a row that had one of
+// the IDs before, and was purged since.
+func readEnqueued(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) ([]enqueuedAt, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT DISTINCT ON (m.id) m.id, m.seq, m.destination || ' ' || m.ordering_key AS key,
+		       pg_current_xact_id()::xid::text::bigint AS xact
+		  FROM outbox.messages AS m WHERE m.id = ANY ($1) ORDER BY m.id, m.seq DESC`, ids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[enqueuedAt])
 }
 
 func (h *hammer) commitInTwoPhases(ctx context.Context, conn *pgxpool.Conn) error {
@@ -191,10 +261,53 @@ func (h *hammer) commitInTwoPhases(ctx context.Context, conn *pgxpool.Conn) erro
 	if _, err := conn.Exec(ctx, `PREPARE TRANSACTION '`+name+`'`); err != nil {
 		return err
 	}
-	h.prepared.Add(1)
 	h.pause(20)
-	_, err := conn.Exec(ctx, `COMMIT PREPARED '`+name+`'`)
-	return err
+	if _, err := conn.Exec(ctx, `COMMIT PREPARED '`+name+`'`); err != nil {
+		return err
+	}
+	h.prepared.Add(1)
+	return nil
+}
+
+// look is requireOrder amid all the others.
+func (h *hammer) look() {
+	var stranded int
+	h.check("looking for stranded keys",
+		h.pool.QueryRow(context.WithoutCancel(h.stop), strandedSQL).Scan(&stranded))
+	if stranded > 0 {
+		h.Errorf("%d followers without a head, whose release nobody is owed", stranded)
+	}
+	h.looks.Add(1)
+	h.pause(40)
+}
+
+// requireOrderOfCommits compares seq with the times of the commits, within each key.
+func (h *hammer) requireOrderOfCommits() {
+	if value[string](h, h.pool, `SELECT current_setting('track_commit_timestamp')`) != "on" {
+		h.Log("left out: seq beside the commits' times, for which the server has track_commit_timestamp = off")
+		return
+	}
+	xacts := make([]int64, 0, len(h.enqueued))
+	for _, m := range h.enqueued {
+		xacts = append(xacts, m.Xact)
+	}
+	committed := values[time.Time](h, h.pool, `SELECT pg_xact_commit_timestamp(x.id::text::xid)
+		FROM unnest($1::bigint[]) WITH ORDINALITY AS x (id, place) ORDER BY x.place`, xacts)
+	type commit struct {
+		enqueuedAt
+		at time.Time
+	}
+	byKey := map[string][]commit{}
+	for i, m := range h.enqueued {
+		byKey[m.Key] = append(byKey[m.Key], commit{m, committed[i]})
+	}
+	for key, commits := range byKey {
+		slices.SortFunc(commits, func(a, b commit) int { return cmp.Compare(a.Seq, b.Seq) })
+		for i, c := range commits[1:] {
+			assert.False(h, c.at.Before(commits[i].at), "%s: seq %d was committed at %s, seq %d before it at %s",
+				key, c.Seq, c.at, commits[i].Seq, commits[i].at)
+		}
+	}
 }
 
 func (h *hammer) pause(most int) { time.Sleep(time.Duration(rand.IntN(most*1000)) * time.Microsecond) }
@@ -215,6 +328,7 @@ func (h *hammer) dispatch(store *outboxdb.Store) {
 	store.WalkNext()
 	req := request()
 	req.MaxMessages = 1 + rand.IntN(6)
+	h.claiming.Lock() // else an operator may move a message on before its claim is noted here
 	claimed, err := store.Claim(ctx, req)
 	h.check("claiming", errors.Join(err, claimed.Problem))
 	var endings []outbox.Ending
@@ -227,6 +341,7 @@ func (h *hammer) dispatch(store *outboxdb.Store) {
 		}
 	}
 	h.mu.Unlock()
+	h.claiming.Unlock()
 	h.pause(3)
 	for _, m := range claimed.Messages {
 		end := outbox.Ending{Ref: m.Ref(), State: outflow.Delivered, Attempts: 1}
@@ -243,7 +358,7 @@ func (h *hammer) dispatch(store *outboxdb.Store) {
 			continue
 		case chance < 7:
 			end.State = outflow.Dead
-		case chance == 7:
+		case m.Expired:
 			end.State = outflow.Expired
 		}
 		endings = append(endings, end)
@@ -269,7 +384,7 @@ func (h *hammer) operate(o *operator.Operator, store *outboxdb.Store) {
 	ctx := context.WithoutCancel(h.stop)
 	ids := []uuid.UUID{h.known(), h.known(), h.known()}
 	var err error
-	switch rand.IntN(8) {
+	switch rand.IntN(11) {
 	case 0, 1:
 		_, err = o.Retry(ctx, ids, ada)
 	case 2:
@@ -286,6 +401,12 @@ func (h *hammer) operate(o *operator.Operator, store *outboxdb.Store) {
 		_, err = store.EndCancelled(ctx, ref(ids[0]), "ada", "")
 	case 7:
 		_, err = o.Dismiss(ctx, ids, ada)
+	case 8:
+		_, err = o.UndoDismiss(ctx, ids, ada)
+	case 9:
+		_, err = o.RetryCallbacks(ctx, ids, ada)
+	case 10:
+		_, err = o.Send(ctx, h.message(), ada)
 	}
 	h.check("operating", err)
 	h.pause(5)
@@ -310,16 +431,31 @@ func (h *hammer) release(store *outboxdb.Store) {
 func (h *hammer) purge(store *outboxdb.Store) {
 	ctx := context.WithoutCancel(h.stop)
 	for _, state := range []outflow.State{outflow.Delivered, outflow.Dead, outflow.Expired, outflow.Cancelled} {
-		_, err := store.PurgeMessages(ctx, outbox.Purge{State: state, Limit: 20, OlderThan: 300 * time.Millisecond})
+		_, err := store.PurgeMessages(ctx, outbox.Purge{State: state, Limit: 20, OlderThan: 300 * time.Millisecond,
+			History: rand.IntN(2) == 0})
 		h.check("purging messages", err)
 	}
-	_, err := store.PurgeKeys(ctx, 0, 100)
+	_, err := store.PurgeAs(ctx, outbox.Purge{State: outflow.Dead, Dismissed: true, Limit: 20}, "ada", "")
+	h.check("purging dismissed messages", err)
+	_, err = store.PurgeKeys(ctx, 0, 100)
 	h.check("purging keys", err)
+	h.answerCallbacks(ctx, store)
 	var pending int64
 	h.check("counting", h.pool.QueryRow(ctx,
 		`SELECT count(*) FROM outbox.messages WHERE state = 'pending'`).Scan(&pending))
 	h.backlog.Store(pending)
 	h.pause(40)
+}
+
+// answerCallbacks has the due callbacks sent, or given up: a row is not purged before.
+func (h *hammer) answerCallbacks(ctx context.Context, store *outboxdb.Store) {
+	due, err := store.TakeCallbacks(ctx, 50, time.Minute)
+	h.check("taking callbacks", err)
+	for _, c := range due {
+		state := []outbox.CallbackState{outbox.CallbackSent, outbox.CallbackFailed}[rand.IntN(2)]
+		_, err := store.NoteCallback(ctx, outbox.CallbackNote{Ref: c.Ref, State: state})
+		h.check("noting a callback", err)
+	}
 }
 
 // loseLeases has leases run out.
@@ -333,16 +469,29 @@ func (h *hammer) loseLeases() {
 	h.pause(60)
 }
 
+// idleRounds is how many rounds of drain in a row may deliver nothing.
+const idleRounds = 500
+
 // drain delivers everything that is left: nothing may wait for ever.
 func (h *hammer) drain() {
 	store, o := outboxdb.New(h.pool), operator.New(h.pool, nil, "")
-	require.Eventually(h, func() bool {
+	pending := func() int {
+		return value[int](h, h.pool, `SELECT count(*) FROM outbox.messages WHERE state = 'pending'`)
+	}
+	for idle := 0; pending() > 0; idle++ {
+		if idle > idleRounds {
+			require.Empty(h, values[string](h, h.pool, `SELECT format('%s %s: head %s, follower %s, claims %s, available in %s',
+				id, ordering_key, head, follower, claims, available_at - now())
+				FROM outbox.messages WHERE state = 'pending' AND seq IN (
+				    SELECT min(seq) FROM outbox.messages WHERE state = 'pending' GROUP BY destination, ordering_key)`),
+				"messages wait for ever")
+		}
 		h.release(store)
 		_, err := o.Skip(h.Context(), h.deadHeads(), ada)
 		h.check("skipping", err)
 		_, err = h.pool.Exec(h.Context(), `UPDATE outbox.messages SET available_at = now(),
 			due_at = least(due_at, now()), cancel_requested = false, claims = 0, expires_at = NULL
-			WHERE state = 'pending' AND NOT follower AND available_at > now()`)
+			WHERE state = 'pending' AND NOT follower AND (available_at > now() OR claims >= 5)`)
 		h.check("having them due", err)
 		store.WalkNext()
 		claimed, err := store.Claim(h.Context(), request())
@@ -350,7 +499,7 @@ func (h *hammer) drain() {
 		for _, m := range claimed.Messages {
 			_, err := store.Finish(h.Context(), outbox.Ending{Ref: m.Ref(), State: outflow.Delivered})
 			h.check("finishing", err)
+			idle = 0
 		}
-		return value[int](h, h.pool, `SELECT count(*) FROM outbox.messages WHERE state = 'pending'`) == 0
-	}, time.Minute, 10*time.Millisecond, "messages wait for ever")
+	}
 }

@@ -44,15 +44,18 @@ func settleOwed(t testing.TB, s *outboxdb.Store) {
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
-// requireOrder checks what must hold whenever nothing is under way: no key has followers without a
-// head, unless the release is owed.
+// strandedSQL counts followers of keys without a head whose release nobody is owed. In every snapshot
+// there are none.
+const strandedSQL = `
+SELECT count(*) FROM outbox.messages AS f WHERE f.follower
+   AND NOT EXISTS (SELECT FROM outbox.messages AS h WHERE h.head
+           AND h.destination = f.destination AND h.ordering_key = f.ordering_key)
+   AND NOT EXISTS (SELECT FROM outbox.owed AS o
+           WHERE o.destination = f.destination AND o.ordering_key = f.ordering_key)`
+
 func requireOrder(t testing.TB, q queryer) {
 	t.Helper()
-	require.Zero(t, value[int](t, q, `SELECT count(*) FROM outbox.messages AS f WHERE f.follower
-		AND NOT EXISTS (SELECT FROM outbox.messages AS h WHERE h.head
-		    AND h.destination = f.destination AND h.ordering_key = f.ordering_key)
-		AND NOT EXISTS (SELECT FROM outbox.owed AS o
-		    WHERE o.destination = f.destination AND o.ordering_key = f.ordering_key)`), "a key is stranded")
+	require.Zero(t, value[int](t, q, strandedSQL), "a key is stranded")
 }
 
 func end(t testing.TB, s *outboxdb.Store, state outflow.State, ids ...uuid.UUID) {
@@ -382,10 +385,10 @@ func TestLockedFollower(t *testing.T) {
 	left, err := store.ReleaseOwed(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "follower", order(t, pool, ids[2]))
+	require.True(t, left)
 	require.NoError(t, holder.Rollback(t.Context()))
 	settleOwed(t, store)
 	require.Equal(t, "head", order(t, pool, ids[1]))
-	require.False(t, left, "the key itself was free")
 }
 
 func TestDeadHeadPasses(t *testing.T) {

@@ -90,20 +90,20 @@ func beginLoad(t *testing.T, pool *pgxpool.Pool) {
 
 func load(t *testing.T, pool *pgxpool.Pool, from, to int, kind string) {
 	destination, state, finished := `'sqs://delivered-' || n % 7`, "delivered", "now()"
-	availableAt, key := `now() - interval '1 day' + n * interval '1 ms'`, "NULL"
+	availableAt, key, expiresAt := `now() - interval '1 day' + n * interval '1 ms'`, "NULL", "NULL::timestamptz"
 	switch kind {
 	case "paused":
 		destination, state, finished = `'sqs://paused'`, "pending", "NULL"
 	case "follower": // of a destination that is claimed from
 		destination, state, finished = `'sqs://healthy-0'`, "pending", "NULL"
-		availableAt, key = `'9999-12-31Z'::timestamptz`, "'k'"
+		availableAt, key, expiresAt = `'9999-12-31Z'::timestamptz`, "'k'", "now() - interval '1 hour'"
 	}
 	_, err := pool.Exec(t.Context(), fmt.Sprintf(`
 		INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at, due_at, available_at,
-		    ordering_key, follower, parked)
-		SELECT lpad(to_hex(n), 32, '0')::uuid, %s, 'a', '{}', '%s', %s, now() - interval '1 day', %s, %s, %t, %t
-		  FROM generate_series(%d, %d) AS n`, destination, state, finished, availableAt, key, kind == "follower",
-		kind == "follower", from, to))
+		    ordering_key, expires_at, follower, parked)
+		SELECT lpad(to_hex(n), 32, '0')::uuid, %s, 'a', '{}', '%s', %s, now() - interval '1 day', %s, %s, %s, %t, %t
+		  FROM generate_series(%d, %d) AS n`, destination, state, finished, availableAt, key, expiresAt,
+		kind == "follower", kind == "follower", from, to))
 	if err != nil {
 		t.Error(err)
 	}
@@ -175,6 +175,9 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			// Each releases the next message of its key, which is one row more.
 			{"finish 20 with followers", outboxdb.StatementFinish, keyedHeads, 1400,
 				[]any{heads, ones, many("delivered", 20), nulls, nulls, ones, "true"}},
+			// They are found along the followers, and none of them releases another.
+			{"expire 20 of a million followers", outboxdb.StatementExpireFollowers, 20, 500,
+				[]any{"sqs://healthy-0", "k", 20}},
 			{"unpark nothing beside followers", outboxdb.StatementUnpark, 1, 20, []any{"1 second", 1000, 250, 1000}},
 			{"rest", outboxdb.StatementRest, 1, 60, []any{uuid.NewString(), 50, "1 day"}},
 			{"make way", outboxdb.StatementMakeWay, 0, 30, []any{ids[0], 0}},

@@ -34,6 +34,7 @@ func tour(t *testing.T, setup, pool *pgxpool.Pool) {
 	tourBreaker(t, setup, watched)
 	tourPurge(t, setup, watched)
 	tourOperator(t, setup, watched)
+	tourOrder(t, setup, watched)
 	sent := seen.take()
 	known := slices.Concat(outboxdb.Statements, operatorStatements(t, setup))
 	for _, statement := range known {
@@ -440,6 +441,16 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 }
 
 // tourRoutes sends by route, waits for the group, and looks at it.
+func tourOrder(t *testing.T, setup, pool *pgxpool.Pool) {
+	store := outboxdb.New(pool)
+	ids := enqueue(t, setup, keyed("sqs://steps", `k\'1`, 3)...)
+	expire(t, setup, ids[1])
+	end(t, store, outflow.Delivered, ids[0])
+	settleOwed(t, store)
+	assert.Equal(t, "expired", stands(t, setup, ids[1]).State)
+	assert.Equal(t, "head", order(t, setup, ids[2]))
+}
+
 func tourRoutes(t *testing.T, pool *pgxpool.Pool, o *operator.Operator, by operator.Actor) {
 	ctx := t.Context()
 	hook := operator.Route{Type: "order/placed", Destination: "https://example.com/'"}

@@ -84,7 +84,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Float64Var(&o.minutes, "minutes", 10,
-		"length of the scenario random; that of outage is 5 at most, of signup and order 3")
+		"length of the scenario random, and of order at most; that of outage is 5 at most, of signup 3")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides what breaks when; 0 takes one by chance")
 	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(),
 		", ")+"), a kind of fault for random, or a trouble for isolation or hosts, to keep to")

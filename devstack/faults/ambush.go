@@ -130,8 +130,7 @@ func (a *Ambush) Close() error {
 
 // StartLoad enqueues rate messages with callbacks a second beside the shots.
 func (a *Ambush) StartLoad(rate int) *Load {
-	l := &Load{message: withCallbacks("sqs://"+orders, a.Receiver.URL("/beside")), full: a.busy}
-	return a.World.start(l, rate)
+	return a.World.StartBoundedLoad(rate, a.busy, withCallbacks("sqs://"+orders, a.Receiver.URL("/beside")))
 }
 
 // busy reports whether the machine has enough to do.

@@ -46,6 +46,11 @@ func (w *World) StartLoadOf(rate int, message func(n int) outflow.Message) *Load
 	return w.start(&Load{message: message}, rate)
 }
 
+// StartBoundedLoad is StartLoadOf that enqueues nothing while full says so.
+func (w *World) StartBoundedLoad(rate int, full func() bool, message func(n int) outflow.Message) *Load {
+	return w.start(&Load{message: message, full: full}, rate)
+}
+
 // StartCallbackLoad is StartLoad to one destination, with callbacks to each
 // address in turn.
 func (w *World) StartCallbackLoad(rate int, destination string, callbacks ...string) *Load {

@@ -28,10 +28,12 @@ type Rabbit struct {
 	conn   *amqp.Connection
 }
 
-// StartRabbit starts a node whose data and log are in the stack's folder, until the stack is down.
+// StartRabbit starts a node of its own, whose data and log are in the stack's folder, until the stack
+// is down.
 func (s *Stack) StartRabbit(ctx context.Context) (*Rabbit, error) {
+	name := fmt.Sprintf("rabbitmq-%d", len(s.rabbits))
 	broker, err := rabbitmq.Start(ctx, rabbitmq.Options{
-		Dir: filepath.Join(s.dir, "rabbitmq"), LogFile: filepath.Join(s.Logs(), "rabbitmq.log"),
+		Dir: filepath.Join(s.dir, name), LogFile: filepath.Join(s.Logs(), name+".log"),
 	})
 	if err != nil {
 		return nil, err
@@ -41,7 +43,7 @@ func (s *Stack) StartRabbit(ctx context.Context) (*Rabbit, error) {
 		_ = broker.Kill()
 		return nil, fmt.Errorf("opening the relay to RabbitMQ: %w", err)
 	}
-	s.rabbit = r
+	s.rabbits = append(s.rabbits, r)
 	return r, nil
 }
 
@@ -109,18 +111,27 @@ func (r *Rabbit) Unbind(name string) error {
 
 // Take takes everything out of a queue, and counts it by message ID.
 func (r *Rabbit) Take(queue string) (map[uuid.UUID]int, error) {
+	ids, err := r.TakeInOrder(queue)
 	counts := map[uuid.UUID]int{}
-	err := r.with(func(ch *amqp.Channel) error {
+	for _, id := range ids {
+		counts[id]++
+	}
+	return counts, err
+}
+
+// TakeInOrder takes everything out of a queue: message IDs, in the order of their arrival.
+func (r *Rabbit) TakeInOrder(queue string) (ids []uuid.UUID, err error) {
+	err = r.with(func(ch *amqp.Channel) error {
 		for {
 			d, ok, err := ch.Get(queue, true)
 			if err != nil || !ok {
 				return err
 			}
 			id, _ := uuid.Parse(d.MessageId)
-			counts[id]++
+			ids = append(ids, id)
 		}
 	})
-	return counts, err
+	return ids, err
 }
 
 // with does something on a channel beside the relay.

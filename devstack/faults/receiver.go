@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,7 +40,8 @@ type Receiver struct {
 	senders map[string]*standardwebhooks.Webhook // by the secret that is theirs alone
 	calls   map[string]*calls                    // by webhook-id
 	holds   map[string]*Hold                     // by path
-	bad     map[string]http.HandlerFunc          // by path
+	bad     map[string]func() http.HandlerFunc   // by path
+	took    map[string][]string                  // by path: the webhook-ids that it took, in their order
 	forged  []error
 }
 
@@ -59,7 +61,8 @@ type Call struct {
 func NewReceiver() (*Receiver, error) {
 	r := &Receiver{
 		secret:  newSecret(),
-		senders: map[string]*standardwebhooks.Webhook{}, calls: map[string]*calls{}, holds: map[string]*Hold{}, bad: map[string]http.HandlerFunc{},
+		senders: map[string]*standardwebhooks.Webhook{}, calls: map[string]*calls{}, holds: map[string]*Hold{},
+		bad: map[string]func() http.HandlerFunc{}, took: map[string][]string{},
 	}
 	var err error
 	if r.verifier, err = standardwebhooks.NewWebhook(r.secret); err != nil {
@@ -141,22 +144,38 @@ func (r *Receiver) Close() {
 // Behave has another answer the requests to a path, whose callbacks then count as
 // not taken; nil ends that. A path that ends in a slash stands for all below it.
 func (r *Receiver) Behave(path string, answer http.HandlerFunc) {
+	r.BehaveAs(path, func() http.HandlerFunc { return answer })
+}
+
+// BehaveAs is Behave with an answer that is chosen for each request. Where choose
+// returns nil, the request is taken.
+func (r *Receiver) BehaveAs(path string, choose func() http.HandlerFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bad[path] = answer
+	r.bad[path] = choose
 }
 
 // badAt is the other answer for a path, or nil. It runs under the lock.
 func (r *Receiver) badAt(path string) http.HandlerFunc {
-	if answer := r.bad[path]; answer != nil {
-		return answer
-	}
-	for prefix, answer := range r.bad {
-		if strings.HasSuffix(prefix, "/") && strings.HasPrefix(path, prefix) {
+	if choose := r.bad[path]; choose != nil {
+		if answer := choose(); answer != nil {
 			return answer
 		}
 	}
+	for prefix, choose := range r.bad {
+		if strings.HasSuffix(prefix, "/") && strings.HasPrefix(path, prefix) {
+			return choose()
+		}
+	}
 	return nil
+}
+
+// Took are the webhook-ids of the requests to a path that were taken, in the order
+// in which they came.
+func (r *Receiver) Took(path string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.took[path])
 }
 
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -202,7 +221,11 @@ func (r *Receiver) receive(req *http.Request, body []byte) (Call, *Hold, http.Ha
 	}
 	r.calls[call.ID].received++
 	r.calls[call.ID].from = call.From
-	return call, r.holds[req.URL.Path], r.badAt(req.URL.Path)
+	bad := r.badAt(req.URL.Path)
+	if bad == nil {
+		r.took[req.URL.Path] = append(r.took[req.URL.Path], call.ID)
+	}
+	return call, r.holds[req.URL.Path], bad
 }
 
 // of returns how often a callback came, and how often it was answered.

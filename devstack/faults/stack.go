@@ -17,8 +17,8 @@ type Stack struct {
 	Application, EngineStore *Database
 	Temporal                 *Engine
 
-	rabbit *Rabbit // nil where StartRabbit was not called
-	dir    string
+	rabbits []*Rabbit
+	dir     string
 }
 
 // Up brings both clusters and Temporal up, in a new folder below the one for
@@ -75,8 +75,8 @@ func (s *Stack) Logs() string { return filepath.Join(s.dir, "logs") }
 // Down takes all down and, unless they are to be kept, removes data and logs.
 func (s *Stack) Down(keep bool) error {
 	var errs []error
-	if s.rabbit != nil {
-		errs = append(errs, s.rabbit.close())
+	for _, r := range s.rabbits {
+		errs = append(errs, r.close())
 	}
 	if s.Temporal != nil {
 		errs = append(errs, s.Temporal.Kill()) // nobody reads its data again

@@ -91,11 +91,15 @@ SELECT id, type, state, destination, coalesce(last_error, '') AS last_error FROM
 // have been stopped. A message is lost where its row is gone or not final, or
 // where it never arrived: none of the load's can rightly end otherwise.
 func (l *Load) Tally(ctx context.Context, queues ...string) (Tally, error) {
+	return l.TallyOf(ctx, l.world.Arrivals(queues...))
+}
+
+// TallyOf is Tally where somebody else knows what arrived, how often.
+func (l *Load) TallyOf(ctx context.Context, arrived map[uuid.UUID]int) (Tally, error) {
 	committed, byID, err := l.Rows(ctx)
 	if err != nil {
 		return Tally{}, err
 	}
-	arrived := l.world.Arrivals(queues...)
 	t := Tally{Enqueued: len(committed)}
 	for _, id := range committed {
 		r, exists := byID[id]

@@ -65,6 +65,7 @@ func settings(o Options, bin string) []string {
 		"wal_level=logical", "max_wal_senders=50", "max_replication_slots=50", // each test may read the log
 		"wal_writer_delay=10ms", // without synchronous_commit, the log's readers wait for it
 		"shared_buffers=256MB",
+		"max_prepared_transactions=50", "track_commit_timestamp=on", // tests commit in two phases, and compare commits
 		"timezone=UTC", "log_timezone=UTC", "log_min_messages=warning", "log_checkpoints=off",
 	}
 	if hasLibrary(bin, "pg_stat_statements") {

@@ -203,19 +203,24 @@ BEGIN
 END $$;
 
 -- Makes the next follower of a key without a head its head. The result is 'promoted', 'none' where
--- there is no follower, or 'locked' where another session has locked it: the one behind it must not
--- go first. The row is locked by its ID alone: "follower" would offer the planner the followers'
--- index, which it would read whole where its statistics are from a table without any.
+-- there is no follower, 'expired' where the next one has, or 'locked' where another session has locked
+-- it: the one behind it must not go first. The row is locked by its ID alone: "follower" would offer
+-- the planner the followers' index, which it would read whole where its statistics are from a table
+-- without any.
 CREATE FUNCTION outbox.promote_next(of_destination text, of_key text) RETURNS text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-    next uuid := (SELECT m.id FROM outbox.messages AS m
-                   WHERE m.follower AND m.destination = of_destination AND m.ordering_key = of_key
-                   ORDER BY m.seq LIMIT 1);
+    next  uuid;
+    over  boolean;
     waits boolean;
 BEGIN
+    SELECT m.id, m.expires_at <= clock_timestamp() INTO next, over FROM outbox.messages AS m
+     WHERE m.follower AND m.destination = of_destination AND m.ordering_key = of_key
+     ORDER BY m.seq LIMIT 1;
     IF next IS NULL THEN
         RETURN 'none';
+    ELSIF over THEN
+        RETURN 'expired';
     END IF;
     SELECT m.follower INTO waits FROM outbox.messages AS m WHERE m.id = next FOR NO KEY UPDATE SKIP LOCKED;
     IF waits IS NOT TRUE THEN
@@ -228,9 +233,10 @@ BEGIN
     RETURN 'promoted';
 END $$;
 
--- Releases the next message of a key that may have no head, and reports whether it did. It waits for
--- nobody: where a producer has locked the key, a scanner is owed the release.
-CREATE FUNCTION outbox.release(of_destination text, of_key text) RETURNS boolean
+-- Releases the next message of a key that may have no head. The result is that of promote_next, or
+-- 'none' where there is a head. It waits for nobody: where a producer has locked the key, the result is
+-- 'locked'. A scanner is owed what is locked, and the end of what has expired.
+CREATE FUNCTION outbox.release(of_destination text, of_key text) RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     done text := 'locked';
@@ -242,15 +248,15 @@ BEGIN
          WHERE k.destination = of_destination AND k.ordering_key = of_key;
         IF EXISTS (SELECT FROM outbox.messages AS m
                     WHERE m.head AND m.destination = of_destination AND m.ordering_key = of_key) THEN
-            RETURN false;
+            RETURN 'none';
         END IF;
         done := outbox.promote_next(of_destination, of_key);
     END IF;
-    IF done = 'locked' THEN
+    IF done IN ('locked', 'expired') THEN
         INSERT INTO outbox.owed (destination, ordering_key) VALUES (of_destination, of_key);
         PERFORM outbox.hint();
     END IF;
-    RETURN done = 'promoted';
+    RETURN done;
 END $$;
 
 -- Releases the next messages of the keys whose heads the calling statement has just ended, and
@@ -271,10 +277,10 @@ BEGIN
     END IF;
     FOR ended IN SELECT m.destination, m.ordering_key FROM outbox.messages AS m WHERE m.id = ANY (heads) LOOP
         done := outbox.promote_next(ended.destination, ended.ordering_key);
-        IF done = 'locked' THEN
+        IF done IN ('locked', 'expired') THEN
             INSERT INTO outbox.owed (destination, ordering_key) VALUES (ended.destination, ended.ordering_key);
             PERFORM outbox.hint();
-        ELSIF done = 'promoted' OR outbox.release(ended.destination, ended.ordering_key) THEN
+        ELSIF done = 'promoted' OR outbox.release(ended.destination, ended.ordering_key) = 'promoted' THEN
             promoted := promoted + 1;
         END IF;
     END LOOP;
@@ -329,9 +335,9 @@ BEGIN
     RETURN purged;
 END $$;
 
--- Releases what is owed to a key, and reports whether that was possible: its producer may still hold
--- it. It may wait for a producer only where the key's row was purged, and not for long.
-CREATE FUNCTION outbox.settle(of_destination text, of_key text) RETURNS boolean
+-- Releases what is owed to a key. The result is that of release: 'locked' where its producer still
+-- holds it. It may wait for a producer only where the key's row was purged, and not for long.
+CREATE FUNCTION outbox.settle(of_destination text, of_key text) RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET lock_timeout = '100ms' AS $$
 BEGIN
@@ -341,13 +347,12 @@ BEGIN
     PERFORM FROM outbox.keys AS k
       WHERE k.destination = of_destination AND k.ordering_key = of_key FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN 'locked';
     END IF;
     DELETE FROM outbox.owed AS o WHERE o.destination = of_destination AND o.ordering_key = of_key;
-    PERFORM outbox.release(of_destination, of_key);
-    RETURN true;
+    RETURN outbox.release(of_destination, of_key);
 EXCEPTION WHEN lock_not_available THEN
-    RETURN false;
+    RETURN 'locked';
 END $$;
 
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -72,12 +72,15 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 	var all []Delivery
 	for {
 		store := outboxdb.New(pool) // a new Store reads the table from its start
+		if _, err := store.ReleaseOwed(t.Context()); err != nil {
+			t.Fatal(fmt.Errorf("outboxtest: %w", err))
+		}
 		claimed, err := store.Claim(t.Context(),
 			outbox.ClaimRequest{Lease: lease, MaxMessages: 1000, MaxBytes: 64 << 20, Allowance: 1000})
 		if err != nil {
 			t.Fatal(fmt.Errorf("outboxtest: %w", err))
 		}
-		if len(claimed.Messages) == 0 {
+		if len(claimed.Messages)+len(claimed.Ended) == 0 {
 			return all
 		}
 		database, err := store.DatabaseID(t.Context())
@@ -85,8 +88,21 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 			t.Fatal(fmt.Errorf("outboxtest: %w", err))
 		}
 		work := activities.New(store, limited, activities.WithMissingGrace(0)) // a test does not wait
+		in := workflows.DeliverInput{Outbox: outflow.DefaultOutbox, Database: database}
+		for _, o := range claimed.Ended { // expired behind others of its ordering key
+			in.MessageID, in.Generation = o.ID, o.Generation
+			if o.CallbackDue {
+				run(t, work, in.MessageID, workflows.WorkflowCallback, workflows.CallbackInput(in))
+			}
+			record, err := store.Load(t.Context(), outbox.Ref{ID: o.ID, Generation: o.Generation})
+			if err != nil {
+				t.Fatal(fmt.Errorf("outboxtest: %w", err))
+			}
+			all = append(all, Delivery{Message: record.Message, Outcome: record.Outcome()})
+		}
 		for _, m := range claimed.Messages {
-			deliver(t, work, database, m.Ref())
+			in.MessageID, in.Generation = m.ID, m.Generation
+			run(t, work, in.MessageID, workflows.WorkflowDeliver, in)
 			if limited.last != nil {
 				t.Fatalf("outboxtest: %s failed %d times: %v", describe(limited.failed), maxAttempts, limited.last)
 			}
@@ -128,19 +144,17 @@ func (p *limitedPublisher) Publish(ctx context.Context, m outflow.Message) (stri
 	return id, err
 }
 
-// deliver runs the workflow of one message until it ends.
-func deliver(t testing.TB, work *activities.Activities, database uuid.UUID, ref outbox.Ref) {
+// run runs a workflow of a message until it ends.
+func run(t testing.TB, work *activities.Activities, id uuid.UUID, workflow string, in any) {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(discardLogger{})
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetTestTimeout(idleTimeout)
 	workflows.Register(env, work)
-	env.ExecuteWorkflow(workflows.WorkflowDeliver, workflows.DeliverInput{
-		Outbox: outflow.DefaultOutbox, Database: database, MessageID: ref.ID, Generation: ref.Generation,
-	})
+	env.ExecuteWorkflow(workflow, in)
 	if !env.IsWorkflowCompleted() {
-		t.Fatalf("outboxtest: the delivery of message %s did not end", ref.ID)
+		t.Fatalf("outboxtest: %s of message %s did not end", workflow, id)
 	}
 }
 

@@ -340,6 +340,25 @@ func TestDeliver(t *testing.T) {
 		}))
 		require.Equal(t, outflow.Expired, got[0].Outcome.State)
 	})
+	t.Run("too late behind another of its key", func(t *testing.T) {
+		t.Parallel()
+		pool := teststack.New(t)
+		first, second, third := message("first"), message("second"), message("third")
+		first.OrderingKey, second.OrderingKey, third.OrderingKey = "k", "k", "k"
+		second.ExpiresIn, second.Callback = time.Microsecond, "sqs://answers"
+		commit(t, pool, first, second, third)
+		var published []string
+		got := outboxtest.Deliver(t, pool, outboxtest.PublisherFunc(func(m outflow.Message) error {
+			published = append(published, m.Type)
+			return nil
+		}))
+		var ended []string
+		for _, d := range got {
+			ended = append(ended, d.Message.Type+" "+string(d.Outcome.State))
+		}
+		require.Equal(t, []string{"first delivered", "second expired", "third delivered"}, ended)
+		require.Equal(t, []string{"first", outflow.CallbackType, "third"}, published)
+	})
 	t.Run("what the consumer enqueues", func(t *testing.T) {
 		t.Parallel()
 		pool := teststack.New(t)

@@ -9,6 +9,7 @@ package amqprelay
 import (
 	"bufio"
 	"io"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -43,7 +44,7 @@ type Relay struct {
 	copies []*Copy
 	open   map[*link]bool
 	shut   bool
-	lost   map[string]bool          // exchanges whose confirms are lost
+	lost   map[string]int           // of how many confirms one is lost, by exchange
 	delays map[string]time.Duration // by exchange
 }
 
@@ -53,7 +54,7 @@ func New(upstream string) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{upstream: upstream, listener: listener, open: map[*link]bool{}, lost: map[string]bool{},
+	r := &Relay{upstream: upstream, listener: listener, open: map[*link]bool{}, lost: map[string]int{},
 		delays: map[string]time.Duration{}}
 	r.work.Go(r.accept)
 	return r, nil
@@ -99,10 +100,13 @@ func (r *Relay) Open() {
 
 // LoseConfirms has each connection end where a confirm for the exchange comes: RabbitMQ has the
 // message, and the client does not hear of it.
-func (r *Relay) LoseConfirms(exchange string) {
+func (r *Relay) LoseConfirms(exchange string) { r.LoseOneIn(exchange, 1) }
+
+// LoseOneIn is LoseConfirms for one confirm in n, by chance.
+func (r *Relay) LoseOneIn(exchange string, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lost[exchange] = true
+	r.lost[exchange] = n
 }
 
 // Delay has confirms for the exchange come so much later.
@@ -112,7 +116,7 @@ func (r *Relay) Delay(exchange string, by time.Duration) {
 	r.delays[exchange] = by
 }
 
-// Heal ends what LoseConfirms and Delay did to an exchange.
+// Heal ends what LoseConfirms, LoseOneIn and Delay did to an exchange.
 func (r *Relay) Heal(exchange string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -351,7 +355,8 @@ func (l *link) noteReceived(f frame) (a answer, isAnswer bool) {
 			}
 		}
 		a.refused = m == basicNack
-		a.lost, a.delay = l.relay.lost[c.exchange], l.relay.delays[c.exchange]
+		n := l.relay.lost[c.exchange]
+		a.lost, a.delay = n > 0 && rand.IntN(n) == 0, l.relay.delays[c.exchange]
 		return a, true
 	}
 	if f.kind == frameHeader && c.returning {
