@@ -11,7 +11,7 @@ const (
 	owedInterval = 50 * time.Millisecond
 	// owedLook lies between two looks otherwise. A claim says when there are some, but a scanner
 	// whose slots are all taken makes no claim.
-	owedLook = time.Second
+	owedLook = 5 * time.Second
 	// owedTimeout bounds one look.
 	owedTimeout = 5 * time.Second
 )
