@@ -8,7 +8,7 @@ import (
 
 const (
 	// ListenInterval lies between two registrations of a connection that listens for new messages. One
-	// lasts a minute.
+	// lasts for three of these: so long may a starter that crashed be told of messages.
 	ListenInterval = 10 * time.Second
 	// MaxPassed is how many starters without room pass a hint on, before it is dropped.
 	MaxPassed = 2

@@ -27,11 +27,11 @@ const (
 // ListenEcho is the notification that a registration sends to its own connection.
 const ListenEcho = "registered"
 
-// keepListenerSQL registers the connection $1 for a minute, and notifies it of that on $3: the proof
+// keepListenerSQL registers the connection $1 for half a minute, and notifies it of that on $3: the proof
 // that notifications arrive there. $2 is Listener.ByProducers.
 const keepListenerSQL = `
 WITH kept AS (
-    INSERT INTO outbox.listeners AS l (id, expires_at, by_producers) VALUES ($1, now() + interval '1 minute', $2)
+    INSERT INTO outbox.listeners AS l (id, expires_at, by_producers) VALUES ($1, now() + interval '30 seconds', $2)
     ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at
 ), gone AS (
     DELETE FROM outbox.listeners AS l

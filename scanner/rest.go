@@ -24,6 +24,8 @@ const (
 	// doubles from poll to poll: the database's log shows a commit before others may read it, by
 	// microseconds, or by as long as a synchronous standby takes.
 	lookAgain = 2 * time.Millisecond
+	// inVainFor is how long it goes on polling then. The hint may also have been for a delayed message.
+	inVainFor = time.Second
 	// passInterval lies between two hints to other starters that there is more than this one can take.
 	passInterval = 250 * time.Millisecond
 	passTimeout  = 2 * time.Second
@@ -120,7 +122,7 @@ func (r *rest) claimed(claimed outbox.Claimed) time.Duration {
 	case len(claimed.Messages) > 0 || claimed.Backlog:
 		r.again = 0
 	case r.s.trigger == "hint":
-		r.again, r.polling = lookAgain, now.Add(settling)
+		r.again, r.polling = lookAgain, now.Add(inVainFor)
 	case r.again > 0:
 		r.again *= 2
 	}

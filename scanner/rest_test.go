@@ -208,7 +208,7 @@ func TestAFullScannerPassesTheHintOn(t *testing.T) {
 func TestAHintMayBeEarly(t *testing.T) {
 	for late, limit := range map[time.Duration]time.Duration{
 		5 * time.Millisecond: 30 * time.Millisecond, 100 * time.Millisecond: 150 * time.Millisecond,
-		3 * time.Second: 300 * time.Millisecond,
+		800 * time.Millisecond: 300 * time.Millisecond,
 	} {
 		t.Run(late.String(), func(t *testing.T) {
 			f := newTrigger()

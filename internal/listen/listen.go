@@ -27,12 +27,18 @@ const (
 	// The pauses before a connection is replaced double between these.
 	minPause = 100 * time.Millisecond
 	maxPause = 10 * time.Second
+	// poolerPause lies between connections on which nothing arrives: each leaves a LISTEN in a session of
+	// a transaction pooler.
+	poolerPause = time.Minute
 )
 
-// stayOpenSQL keeps a role's idle_session_timeout from ending a connection that listens.
+// stayOpenSQL keeps a role's idle_session_timeout from ending a connection that listens. A host that is
+// gone and acknowledges nothing loses its connection after 25 s: until then the server keeps all
+// notifications for it.
 const stayOpenSQL = `
-SELECT pg_catalog.set_config('idle_session_timeout', '0', false)
- WHERE pg_catalog.current_setting('idle_session_timeout') <> '0'`
+SELECT pg_catalog.set_config(s.name, s.value, false)
+  FROM (VALUES ('idle_session_timeout', '0'), ('tcp_user_timeout', '25000')) AS s (name, value)
+ WHERE pg_catalog.current_setting(s.name) <> s.value`
 
 // ErrNotArriving says that a notification which was sent did not arrive.
 var ErrNotArriving = errors.New(
@@ -78,7 +84,11 @@ func (l *Listener) Run(ctx context.Context) {
 			return
 		case <-time.After(pause/2 + rand.N(pause/2)):
 		}
-		pause = min(2*pause, maxPause)
+		longest := maxPause
+		if errors.Is(err, ErrNotArriving) && !echoed {
+			longest = poolerPause
+		}
+		pause = min(2*pause, longest)
 	}
 }
 

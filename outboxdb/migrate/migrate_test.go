@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -218,4 +219,49 @@ func TestMigrationsOfARole(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, applied, len(names))
 	})
+}
+
+// One step down takes nothing from producers, as long as their functions are there.
+func TestEnqueueAfterEachStepDown(t *testing.T) {
+	t.Parallel()
+	ctx, pool := t.Context(), teststack.New(t)
+	const enqueue = `SELECT outbox.enqueue('sqs://orders', 'order-placed', '{}', ordering_key => 'customer-42')`
+	const functions = `SELECT EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = to_regnamespace('outbox')
+		AND p.proname = 'enqueue_batch')`
+	for steps := 0; ; steps++ {
+		var there bool
+		require.NoError(t, pool.QueryRow(ctx, functions).Scan(&there))
+		if !there {
+			require.Greater(t, steps, 3)
+			return
+		}
+		_, err := pool.Exec(ctx, enqueue)
+		require.NoError(t, err, "after %d steps", steps)
+		_, err = migrate.Down(ctx, pool)
+		require.NoError(t, err)
+	}
+}
+
+// A publication that belongs to somebody else is no reason to leave a schema as it is.
+func TestAnothersPublication(t *testing.T) {
+	t.Parallel()
+	ctx, pool := t.Context(), teststack.NewEmpty(t)
+	role := "owner_" + uuid.NewString()[:8]
+	database := pool.Config().ConnConfig.Database
+	teststack.Execute(t, pool, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'")
+	t.Cleanup(func() {
+		_, err := pool.Exec(context.WithoutCancel(ctx), "DROP OWNED BY "+role+" CASCADE; DROP ROLE "+role)
+		require.NoError(t, err)
+	})
+	teststack.Execute(t, pool, "GRANT CREATE ON DATABASE "+database+" TO "+role)
+	teststack.Execute(t, pool, "CREATE PUBLICATION outflow_messages WITH (publish = 'insert')")
+	as := teststack.Another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.User, c.ConnConfig.Password = role, "secret" })
+	_, err := migrate.Up(ctx, as)
+	require.NoError(t, err)
+	_, err = as.Exec(ctx, `SELECT outbox.enqueue('sqs://orders', 'order-placed', '{}')`)
+	require.NoError(t, err)
+	for range 7 {
+		_, err = migrate.Down(ctx, as)
+		require.NoError(t, err)
+	}
 }

@@ -17,8 +17,11 @@ const (
 	// Starters believe a proof for proofs of these.
 	proveInterval = 15 * time.Second
 	proofs        = 3
-	// electInterval lies between two tries to become the reader.
+	// electInterval lies between two tries to become the reader, listenPoll between two looks whether
+	// this starter listens. A reader that has just begun has startTries of the former to prove itself.
 	electInterval = 5 * time.Second
+	listenPoll    = 100 * time.Millisecond
+	startTries    = 3
 	// slowSlot is how long the creation of a slot takes before that is said: it waits for all
 	// transactions that are open.
 	slowSlot = 5 * time.Second
@@ -33,10 +36,14 @@ const (
 	maxPause = 30 * time.Second
 )
 
-// sessionSQL has the server notice soon that the reader's host is gone, which frees the lock. Hints
-// need not be flushed to disk.
-const sessionSQL = `SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
-SET synchronous_commit = off`
+// untimedSQL lifts a role's timeouts: the server waits for others' transactions before it makes a slot,
+// and the reader's session is idle while no message comes. What is not acknowledged for 25 s has the
+// server end the connection of a host that is gone, which frees the lock.
+const untimedSQL = `SET lock_timeout = 0; SET statement_timeout = 0; SET idle_session_timeout = 0;
+SET tcp_user_timeout = 25000; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`
+
+// sessionSQL prepares the reader's session: hints need not be flushed to disk.
+const sessionSQL = untimedSQL + `; SET synchronous_commit = off`
 
 // readerLock is the advisory lock of a database's reader.
 const readerLock = 7_202_611_301
@@ -77,7 +84,7 @@ var (
 func (t *Trigger) keepReading(ctx context.Context, hinted func(passed int)) {
 	for pause := minPause; ctx.Err() == nil; {
 		if !t.listens() {
-			sleep(ctx, t.times.elect)
+			sleep(ctx, listenPoll)
 			continue
 		}
 		began := time.Now()
@@ -104,7 +111,7 @@ func (t *Trigger) listens() bool {
 // readInTurn waits until no other starter reads the log, and then reads it until that fails. The
 // session that holds the lock also notifies.
 func (t *Trigger) readInTurn(ctx context.Context) error {
-	config, err := t.opts.Connect(ctx)
+	config, err := t.connectAs("log reader")(ctx)
 	if err != nil {
 		return err
 	}
@@ -141,7 +148,7 @@ func (t *Trigger) readInTurn(ctx context.Context) error {
 // awaitElection returns when this session holds the reader's lock.
 func (t *Trigger) awaitElection(ctx context.Context, session *pgx.Conn) error {
 	var reader int // the session that was seen to read
-	for {
+	for tries := 1; ; tries++ {
 		var elected, proved bool
 		var holder int
 		inTime, cancel := context.WithTimeout(ctx, statementTimeout)
@@ -157,11 +164,11 @@ func (t *Trigger) awaitElection(ctx context.Context, session *pgx.Conn) error {
 		case elected:
 			return nil
 		case proved:
-			reader = holder
+			reader, tries = holder, 0
 			t.setProblem(ofReading, nil)
 		case silent:
 			t.setProblem(ofReading, errSilent)
-		default:
+		case tries > startTries:
 			t.setProblem(ofReading, errNoProof)
 		}
 		if sleep(ctx, t.times.elect); ctx.Err() != nil {

@@ -36,8 +36,8 @@ SELECT pg_catalog.current_setting('server_version_num')::int, pg_catalog.current
                  JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = p.oid
                 WHERE p.pubname = '` + publication + `' AND p.pubinsert AND r.prrelid = 'outbox.messages'::regclass::oid)`
 
-// PublicationSQL makes the publication that a reader needs, by the owner of the table. The migrations
-// leave it out where their role may not create one.
+// PublicationSQL makes the publication that a reader needs: a superuser runs it, or the table's owner
+// who may create in the database. The migrations leave it out where their role may not.
 const PublicationSQL = `CREATE PUBLICATION ` + publication +
 	` FOR TABLE outbox.messages (id) WHERE (NOT follower) WITH (publish = 'insert')`
 
@@ -57,8 +57,9 @@ func checkServer(ctx context.Context, session *pgx.Conn) error {
 	case level != "logical":
 		return fmt.Errorf("reading the log wants wal_level=logical (it is %s), which a restart of the server sets", level)
 	case !published:
-		return fmt.Errorf("the publication %s of outbox.messages is missing; the table's owner runs: %s",
-			publication, PublicationSQL)
+		return fmt.Errorf("there is no publication %s of inserts into outbox.messages; a superuser runs, or the "+
+			"table's owner who may CREATE in the database: DROP PUBLICATION IF EXISTS %s; %s",
+			publication, publication, PublicationSQL)
 	}
 	return nil
 }
@@ -83,6 +84,10 @@ func openStream(ctx context.Context, config *pgx.ConnConfig) (*stream, error) {
 	conn, err := pgconn.ConnectConfig(inTime, own)
 	if err != nil {
 		return nil, fmt.Errorf("%sconnecting for replication: %w", advice(err), err)
+	}
+	if _, err := conn.Exec(inTime, untimedSQL).ReadAll(); err != nil {
+		closeInTime(ctx, conn.Close)
+		return nil, fmt.Errorf("preparing the connection for replication: %w", err)
 	}
 	s := &stream{conn: conn, inserted: make(chan struct{}, 1), marks: make(chan string, 1)}
 	if err := s.start(ctx); err != nil {

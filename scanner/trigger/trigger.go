@@ -83,7 +83,8 @@ type Trigger struct {
 	mu       sync.Mutex
 	listener uuid.UUID // the connection on which hints arrive; zero while none does
 	problems [2]error  // of listening, of reading the log
-	said     bool      // the problem was logged
+	said     string    // the problem that was logged last, and when
+	saidAt   time.Time
 }
 
 // times are the intervals that tests shorten.
@@ -131,7 +132,7 @@ func (t *Trigger) Run(ctx context.Context, hinted func(passed int)) {
 		reading.Go(func() { t.keepReading(ctx, hinted) })
 	}
 	l := listen.Listener{
-		Channel: outboxdb.DueChannel, Config: t.opts.Connect,
+		Channel: outboxdb.DueChannel, Config: t.connectAs("trigger"),
 		Register: func(ctx context.Context, connection uuid.UUID) error {
 			return t.store.KeepListener(ctx, outbox.Listener{ID: connection, ByProducers: t.kind == Listen})
 		},
@@ -199,6 +200,19 @@ func (t *Trigger) PassOn(ctx context.Context, passed int) {
 	}
 }
 
+// connectAs is Options.Connect for a connection that people find by its name.
+func (t *Trigger) connectAs(what string) func(context.Context) (*pgx.ConnConfig, error) {
+	return func(ctx context.Context) (*pgx.ConnConfig, error) {
+		config, err := t.opts.Connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		config = config.Copy()
+		config.RuntimeParams["application_name"] = cmp.Or(config.RuntimeParams["application_name"], "outflow") + " " + what
+		return config, nil
+	}
+}
+
 func (t *Trigger) setListener(connection uuid.UUID) {
 	t.mu.Lock()
 	t.listener = connection
@@ -211,6 +225,10 @@ func (t *Trigger) setListener(connection uuid.UUID) {
 // errNotYet is the problem of a trigger that has just begun.
 var errNotYet = errors.New("it is starting")
 
+// sayInterval lies between two lines that give different reasons: the first one may not be the lasting
+// one, as after the end of a server.
+const sayInterval = time.Minute
+
 // setProblem notes why the trigger does not work, or that it does. It logs each change once.
 func (t *Trigger) setProblem(of int, err error) {
 	t.mu.Lock()
@@ -219,10 +237,11 @@ func (t *Trigger) setProblem(of int, err error) {
 	t.problems[of] = err
 	switch problem := t.problem(); {
 	case problem == nil && !worked:
-		t.said = false
+		t.said = ""
 		t.opts.Logger.Info(fmt.Sprintf("trigger %s works", t.kind))
-	case problem != nil && !t.said && !errors.Is(problem, errNotYet):
-		t.said = true
+	case problem != nil && !errors.Is(problem, errNotYet) && problem.Error() != t.said &&
+		(t.said == "" || time.Since(t.saidAt) >= sayInterval):
+		t.said, t.saidAt = problem.Error(), time.Now()
 		t.opts.Logger.Warn(fmt.Sprintf("trigger %s does not work; messages are found by polling", t.kind),
 			"error", problem)
 	}
