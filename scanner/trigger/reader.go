@@ -18,10 +18,11 @@ const (
 	proveInterval = 15 * time.Second
 	proofs        = 3
 	// electInterval lies between two tries to become the reader, listenPoll between two looks whether
-	// this starter listens. A reader that has just begun has startTries of the former to prove itself.
+	// this starter listens. A reader has proofTries of the former to prove itself, at its start and
+	// where its proof is too old: it may only have lost the connection on which it listens.
 	electInterval = 5 * time.Second
 	listenPoll    = 100 * time.Millisecond
-	startTries    = 3
+	proofTries    = 3
 	// slowSlot is how long the creation of a slot takes before that is said: it waits for all
 	// transactions that are open.
 	slowSlot = 5 * time.Second
@@ -153,7 +154,7 @@ func (t *Trigger) awaitElection(ctx context.Context, session *pgx.Conn) error {
 		var holder int
 		inTime, cancel := context.WithTimeout(ctx, statementTimeout)
 		err := session.QueryRow(inTime, electSQL, readerLock).Scan(&elected, &proved, &holder)
-		silent := !elected && !proved && holder != 0 && holder == reader
+		silent := !elected && !proved && holder != 0 && holder == reader && tries > proofTries
 		if silent {
 			_, _ = session.Exec(inTime, endSQL, holder) // another role may not
 		}
@@ -168,7 +169,7 @@ func (t *Trigger) awaitElection(ctx context.Context, session *pgx.Conn) error {
 			t.setProblem(ofReading, nil)
 		case silent:
 			t.setProblem(ofReading, errSilent)
-		case tries > startTries:
+		case tries > proofTries:
 			t.setProblem(ofReading, errNoProof)
 		}
 		if sleep(ctx, t.times.elect); ctx.Err() != nil {
