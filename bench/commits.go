@@ -34,7 +34,7 @@ var producers = []int{1, 16}
 type commits map[string]map[int][]float64
 
 // measureCommits measures what a trigger costs producers, in turn: commits of one message each, while
-// a starter that is idle all the time is told of them. Nothing delivers them.
+// a starter that is idle all the time gets the hints. Nothing delivers them.
 func (w *world) measureCommits(ctx context.Context) (commits, error) {
 	pool, err := pgxpool.New(ctx, w.DatabaseURL)
 	if err != nil {

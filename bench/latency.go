@@ -17,7 +17,7 @@ import (
 const latencyRate = 20
 
 // What wakes the starter whose latency is measured. wake is a program that embeds the dispatcher and
-// is told of each commit.
+// gets a line for each commit.
 const (
 	byPoll   = "poll"
 	byListen = "listen"

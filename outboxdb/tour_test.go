@@ -222,7 +222,9 @@ func tourListener(t *testing.T, setup, pool *pgxpool.Pool, seen *tracer) {
 	require.NoError(t, store.Release(ctx, outbox.Leased{Ref: outbox.Ref{ID: uuid.New(), Generation: 1}}))
 	require.Eventually(t, func() bool { return seen.has("SELECT outbox.hint()") }, time.Minute, time.Millisecond)
 	require.NoError(t, store.DropListener(ctx, id))
-	process := outbox.Process{ID: uuid.New(), Name: "outflow-starter", Scans: true, Trigger: "wal", TriggerProblem: awkwardError}
+	process := outbox.Process{
+		ID: uuid.New(), Name: "outflow-starter", Scans: true, Trigger: "wal", TriggerProblem: awkwardError,
+	}
 	require.NoError(t, store.Announce(ctx, process))
 	require.Contains(t, findings(t, pool)["trigger warn"].Text, "trigger wal does not work")
 	require.NoError(t, store.Withdraw(ctx, process.ID))

@@ -69,11 +69,11 @@ func TestTriggerWantsAnotherServer(t *testing.T) {
 	for name, server := range map[string]struct {
 		settings []string
 		says     string
-		mend     func(w *world, c *postgres.Cluster)
+		fix      func(w *world, c *postgres.Cluster)
 	}{
 		"wal_level=replica": {
 			settings: []string{"wal_level=replica"}, says: "wal_level=logical",
-			mend: func(w *world, c *postgres.Cluster) {
+			fix: func(w *world, c *postgres.Cluster) {
 				o := c.Options()
 				require.NoError(w.t, c.Stop())
 				o.Settings = nil
@@ -83,7 +83,7 @@ func TestTriggerWantsAnotherServer(t *testing.T) {
 		},
 		"no slot is free": {
 			settings: []string{"max_replication_slots=1"}, says: "max_replication_slots",
-			mend: func(w *world, _ *postgres.Cluster) {
+			fix: func(w *world, _ *postgres.Cluster) {
 				_, err := w.pool.Exec(w.t.Context(), `SELECT pg_drop_replication_slot('somebody')`)
 				require.NoError(w.t, err)
 			},
@@ -108,7 +108,7 @@ func TestTriggerWantsAnotherServer(t *testing.T) {
 				said, _ := cmd.CombinedOutput() // other findings may fail
 				return strings.Contains(string(said), server.says)
 			})
-			server.mend(w, c)
+			server.fix(w, c)
 			w.says(p, "trigger wal works")
 			w.deliver("by the trigger")
 		})

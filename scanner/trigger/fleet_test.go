@@ -179,6 +179,10 @@ func TestAnIdleFleetIsOnTime(t *testing.T) {
 					return state == "delivered"
 				}, time.Until(by)+onTime, 20*time.Millisecond, what)
 			}
+			lease := func(id uuid.UUID, lasts string) {
+				teststack.Execute(t, pool, `UPDATE outbox.messages SET due_at = now(), parked = true, claims = 1,
+					started = true, available_at = now() + $2::text::interval WHERE id = $1`, id, lasts)
+			}
 			add := func(m outflow.Message) uuid.UUID {
 				m.ID = uuid.Must(uuid.NewV7())
 				enqueue(t, pool, m)
@@ -198,8 +202,7 @@ func TestAnIdleFleetIsOnTime(t *testing.T) {
 
 			// A starter that died: the row is leased, and nobody has the run.
 			leased := add(func() outflow.Message { m := order("sqs://orders"); m.DueIn = time.Hour; return m }())
-			teststack.Execute(t, pool, `UPDATE outbox.messages SET due_at = now(), available_at = now() + interval '15 seconds',
-				parked = true, claims = 1, started = true WHERE id = $1`, leased)
+			lease(leased, "15 seconds")
 			delivered("a lease that ended", leased, time.Now().Add(15*time.Second))
 
 			teststack.Execute(t, pool, `UPDATE outbox.messages SET callback = 'sqs://results', callback_state = 'due',
@@ -221,9 +224,9 @@ func TestAnIdleFleetIsOnTime(t *testing.T) {
 
 			// What another process has claimed, and puts back.
 			back := add(func() outflow.Message { m := order("sqs://orders"); m.DueIn = time.Hour; return m }())
-			teststack.Execute(t, pool, `UPDATE outbox.messages SET due_at = now(), available_at = now() + interval '1 hour',
-				parked = true, claims = 1, started = true WHERE id = $1`, back)
-			_, err := outboxdb.New(pool).PutBack(ctx, outbox.PutBack{Ref: outbox.Ref{ID: back, Generation: 1}, LastError: "no answer"})
+			lease(back, "1 hour")
+			ref := outbox.Ref{ID: back, Generation: 1}
+			_, err := outboxdb.New(pool).PutBack(ctx, outbox.PutBack{Ref: ref, LastError: "no answer"})
 			require.NoError(t, err)
 			delivered("a message that was put back", back, time.Now().Add(2*time.Second))
 
@@ -245,9 +248,10 @@ func TestAnIdleFleetIsOnTime(t *testing.T) {
 			first.OrderingKey, second.OrderingKey = "k", "k"
 			first.DueIn = time.Hour
 			head, follower := add(first), add(second)
-			teststack.Execute(t, pool, `UPDATE outbox.messages SET state = 'cancelled', finished_at = now(), head = false,
-				parked = false WHERE id = $1`, head)
-			teststack.Execute(t, pool, `INSERT INTO outbox.owed (destination, ordering_key) VALUES ('sqs://orders', 'k')`)
+			teststack.Execute(t, pool, `UPDATE outbox.messages SET state = 'cancelled', finished_at = now(),
+				head = false, parked = false WHERE id = $1`, head)
+			teststack.Execute(t, pool,
+				`INSERT INTO outbox.owed (destination, ordering_key) VALUES ('sqs://orders', 'k')`)
 			delivered("an owed release", follower, time.Now())
 		})
 	}
