@@ -23,6 +23,12 @@ type MarkInput struct {
 	Attempts int `json:"attempts,omitempty"`
 }
 
+// The reasons of ends that no failure caused.
+const (
+	ReasonExpired   = "expired: it was not published before its expiry"
+	ReasonCancelled = "cancelled: an operator asked for it"
+)
+
 // MarkDelivered writes the end of an acknowledged message.
 func (a *Activities) MarkDelivered(ctx context.Context, in MarkInput) (outflow.Outcome, error) {
 	return a.mark(ctx, in, outflow.Delivered)

@@ -70,7 +70,7 @@ const dispatchRights = `GRANT SELECT, DELETE ON outbox.messages TO %s`
 // A dispatcher may not change what a producer or an operator has set: the destination, the payload,
 // the due time, the generation.
 const deliverRights = `GRANT UPDATE (
-    state, claims, attempts, started, parked, head, follower, retrying, available_at, finished_at, dismissed_at,
+    state, claims, attempts, started, streamed, parked, head, follower, retrying, available_at, finished_at, dismissed_at,
     broker_message_id, last_error, callback_state, callback_attempts, callback_error, callback_due_at
     ) ON outbox.messages TO %s`
 
@@ -78,6 +78,12 @@ const destinationRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.destin
 
 // Each starter and worker has a row of its own, and each connection that listens for messages.
 const processRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.processes, outbox.listeners TO %s`
+
+// A stream claims pages, and notes how it goes.
+const streamRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.streams, outbox.pages TO %s`
+
+// An operator has streams begin, or not.
+const streamSettingRights = `GRANT INSERT, UPDATE, DELETE ON outbox.streams TO %s`
 
 // Who makes a message due tells an idle starter.
 const hintRights = `GRANT EXECUTE ON FUNCTION outbox.hint(integer, boolean, uuid) TO %s`
@@ -110,11 +116,12 @@ var (
 	dispatcherRights = []string{
 		usageRights, checkRights, dispatchRights, deliverRights, destinationRights, processRights, identityRights,
 		historyRights, auditPurgeRights, waitRights, notifyRights,
-		promoteRights, owedRights, settleRights, hintRights,
+		promoteRights, owedRights, settleRights, hintRights, streamRights,
 	}
 	operatorRights = []string{
 		usageRights, readRights, enqueueRights, destinationNameRights, operateRights, historyRights,
 		auditRights, ruleRights, waitRights, notifyRights, promoteRights, moveRights, hintRights,
+		streamSettingRights,
 	}
 )
 

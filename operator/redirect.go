@@ -22,7 +22,7 @@ const redirectSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET destination = $4::text, generation = m.generation + 1, claims = 0, retrying = false,
            due_at = CASE WHEN (m.expires_at > now()) IS NOT FALSE THEN greatest(m.due_at, now()) ELSE m.due_at END,
-           parked = true, started = false, head = false, follower = m.ordering_key IS NOT NULL,
+           parked = true, started = false, streamed = false, head = false, follower = m.ordering_key IS NOT NULL,
            available_at = CASE WHEN m.ordering_key IS NOT NULL THEN ` + neverSQL + `
                                ELSE greatest(m.due_at, now() + ` + yieldWait + `) END
       FROM locked AS l

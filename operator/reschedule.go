@@ -17,7 +17,7 @@ const newDueAt = `greatest(coalesce($4::timestamptz, now() + $5::interval), now(
 const rescheduleSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET due_at = ` + newDueAt + `, generation = m.generation + 1,
-           claims = 0, retrying = false, parked = true, started = false,
+           claims = 0, retrying = false, parked = true, started = false, streamed = false,
            available_at = CASE WHEN m.follower THEN m.available_at
                 ELSE greatest(coalesce($4::timestamptz, now() + $5::interval), now() + ` + yieldWait + `) END
       FROM locked AS l

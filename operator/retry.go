@@ -29,7 +29,7 @@ const retrySQL = beginAct + `
            due_at = now(), head = m.head AND ` + stays + `, follower = ` + retriedFollows + `,
            available_at = CASE WHEN ` + retriedFollows + ` THEN ` + neverSQL + `
                                ELSE greatest(now(), m.finished_at + interval '1 second') END,
-           parked = true, started = false, claims = 0, retrying = false, cancel_requested = false,
+           parked = true, started = false, streamed = false, claims = 0, retrying = false, cancel_requested = false,
            broker_message_id = NULL,
            callback_state = NULL, callback_attempts = 0, callback_error = NULL, callback_due_at = NULL,
            expires_at = CASE WHEN m.expires_at > now() THEN m.expires_at END

@@ -46,6 +46,8 @@ type Claimed struct {
 	// Backlog says that a bound stopped the claim: more messages may be due now, or only
 	// messages of destinations whose allowance is used up.
 	Backlog bool
+	// Full are destinations of which the claim took as much as it might: they may have a backlog.
+	Full []string
 	// NewDestinationsIn is the time until a claim next looks for destinations that it does
 	// not know yet. Zero: this one looked.
 	NewDestinationsIn time.Duration

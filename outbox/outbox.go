@@ -101,6 +101,8 @@ type Ending struct {
 	LastError string
 	// Attempts is added to the record's: publish attempts that the row does not count yet.
 	Attempts int
+	// Streamed says that a stream asks: no run starts the callback, so it is due at once.
+	Streamed bool
 }
 
 // Renewal is what a durable attempt writes to its row before it publishes.

@@ -36,14 +36,16 @@ const maxRetrying = 200
 //   - SKIP LOCKED lets several scanners share the table. MATERIALIZED keeps the locking subqueries
 //     from being run again.
 //   - The planner takes an array for ten rows, so the update finds its rows by primary key.
-const claimSQL = "WITH " + requestedSQL + ", " + retryingCapSQL + ", " + dueSQL + ", " + probingSQL + ", " +
-	fittingSQL + leaseSQL
+const claimSQL = "WITH " + requestedSQL + ", " + retryingCapSQL + ", " + dueSQL + ", " + handedOverSQL + ", " +
+	probingSQL + ", " + fittingSQL + leaseSQL
 
 // requestedSQL are the destinations of a claim with the state of their breakers: open, failing (it
 // has counted failures, or retrying runs are still to be signalled), own_only (no breaker but the
-// destination's own is failing), slow, and the probes that may be claimed.
+// destination's own is failing), slow, and the probes that may be claimed. streams says that a stream
+// delivers the destination's backlog.
 const requestedSQL = `requested AS MATERIALIZED (
-    SELECT d.*, b.*
+    SELECT d.*, b.*,
+           (SELECT s.runs_until > now() FROM outbox.streams AS s WHERE s.destination = d.destination) IS TRUE AS streams
       FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::int[], $11::boolean[])
            AS d (destination, target, mark, quota, before, elsewhere)
      CROSS JOIN LATERAL (
@@ -81,7 +83,7 @@ const retryingCapSQL = `capped AS MATERIALIZED (
       FROM (SELECT a.target, a.failing, bool_and(a.target = a.destination) AS whole
               FROM requested AS a WHERE NOT a.open AND (a.failing OR a.slow) GROUP BY a.target, a.failing) AS t
 ), allowed AS MATERIALIZED (
-    SELECT a.destination, a.mark,
+    SELECT a.destination, a.mark, a.streams,
            CASE WHEN NOT a.failing AND NOT a.slow THEN a.quota
                 ELSE least(a.quota, greatest(
                      CASE WHEN a.own_only AND NOT EXISTS (
@@ -101,7 +103,8 @@ const mayAwaitAnswerSQL = `m.attempts <= 3 AND (
                             WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) = 0`
 
 // dueSQL are the due rows of each destination within its quota. Quarantined messages (claims >= 5)
-// are claimed in isolation.
+// are claimed in isolation. Where a stream runs, the rows are its own: a claim of them would start a run
+// for each.
 const dueSQL = `due AS MATERIALIZED (
     SELECT next.*
       FROM allowed AS d
@@ -113,7 +116,24 @@ const dueSQL = `due AS MATERIALIZED (
             ORDER BY m.available_at
             LIMIT d.quota
               FOR UPDATE SKIP LOCKED) AS next
-     WHERE d.quota > 0
+     WHERE d.quota > 0 AND NOT d.streams
+     LIMIT $6
+)`
+
+// handedOverSQL are the due rows that a running stream has left to runs of their own. They have an
+// index of their own: among the due rows they would stand behind all of the stream's.
+const handedOverSQL = `handed AS MATERIALIZED (
+    SELECT next.*
+      FROM allowed AS d
+     CROSS JOIN LATERAL (
+           SELECT ` + claimableSQL + `
+             FROM outbox.messages AS m
+            WHERE m.retrying AND m.destination = d.destination AND m.available_at <= now() AND m.claims < 5
+              AND m.finished_at IS NULL
+            ORDER BY m.id
+            LIMIT d.quota
+              FOR UPDATE SKIP LOCKED) AS next
+     WHERE d.quota > 0 AND d.streams
      LIMIT $6
 )`
 
@@ -138,14 +158,14 @@ const probingSQL = `probing AS MATERIALIZED (
 const fittingSQL = `fitting AS MATERIALIZED (
     SELECT id, available_at, started
       FROM (SELECT id, available_at, started, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before
-              FROM (SELECT * FROM probing UNION ALL SELECT * FROM due) AS found) AS counted
+              FROM (SELECT * FROM probing UNION ALL SELECT * FROM handed UNION ALL SELECT * FROM due) AS found) AS counted
      WHERE before < $7
 )`
 
 // leaseSQL leases the fitting rows.
 const leaseSQL = `
 UPDATE outbox.messages AS m
-   SET available_at = now() + $8::interval, parked = true, started = true, claims = m.claims + 1
+   SET available_at = now() + $8::interval, parked = true, started = true, streamed = false, claims = m.claims + 1
   FROM unnest(ARRAY(SELECT id FROM fitting), ARRAY(SELECT available_at FROM fitting),
       ARRAY(SELECT started FROM fitting))
        AS f (id, was_available_at, was_started)
@@ -164,7 +184,7 @@ WITH due AS MATERIALIZED (
        FOR UPDATE SKIP LOCKED
 )
 UPDATE outbox.messages AS m
-   SET available_at = now() + $1::interval, parked = true, started = true, claims = m.claims + 1
+   SET available_at = now() + $1::interval, parked = true, started = true, streamed = false, claims = m.claims + 1
   FROM due AS f
  WHERE m.id = f.id AND m.finished_at IS NULL
 RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigint AS seen, m.retrying,

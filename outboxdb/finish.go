@@ -53,12 +53,13 @@ const notifiedSQL = `(SELECT count(*) FROM notified) > 0 AND (SELECT count(*) FR
 // releasedSQL is how many messages the statement has released. Each row that it returns says it.
 const releasedSQL = `(SELECT p.released FROM promoted AS p) AS released`
 
-// finishSQL writes the ends that runs ask for. The run that writes an end has a minute to start the
-// callback, before a scanner does. $7 says whether a dead head blocks its ordering key.
+// finishSQL writes the ends that runs and streams ask for. The run that writes an end has a minute to
+// start the callback, before a scanner does; a stream leaves that to the scanner ($8). $7 says whether a
+// dead head blocks its ordering key.
 const finishSQL = lockRowsSQL + `, ends AS (
-    SELECT u.*, interval '1 minute' AS callback_in, $7::boolean AS blocks
-      FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[])
-           AS u (id, generation, state, broker_message_id, last_error, attempts)
+    SELECT u.*, CASE WHEN u.streamed THEN interval '0' ELSE interval '1 minute' END AS callback_in, $7::boolean AS blocks
+      FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $8::boolean[])
+           AS u (id, generation, state, broker_message_id, last_error, attempts, streamed)
 )` + endingSQL + endRowsSQL + `
 SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
 
@@ -93,9 +94,10 @@ func (s *Store) finishAll(ctx context.Context, endings []outbox.Ending) results 
 			c.add(e.Ref, e.LastError, e.Attempts)
 			c.states = append(c.states, string(e.State))
 			c.brokerIDs = append(c.brokerIDs, orNull(text.Clean(e.BrokerMessageID)))
+			c.streamed = append(c.streamed, e.Streamed)
 		}
 		done, err := s.write(ctx, finishSQL, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts,
-			s.blocks)
+			s.blocks, c.streamed)
 		if err != nil {
 			return nil, err
 		}

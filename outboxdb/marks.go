@@ -145,11 +145,14 @@ func (w *walk) moveMarks(a claimArgs, claimed []claimedRow, maxMessages int) {
 		quotas[d] = a.quotas[i]
 	}
 	var waiting, empty, served []mark
+	w.full = nil
 	for _, m := range w.marks {
 		t := by[m.Destination]
 		quota, inClaim := quotas[m.Destination]
 		if inClaim {
-			m.Due = bounded || t.count >= quota
+			if m.Due = bounded || t.count >= quota; m.Due && t.count > 0 {
+				w.full = append(w.full, m.Destination)
+			}
 		}
 		switch {
 		case t.count > 0:

@@ -52,7 +52,7 @@ WITH old AS MATERIALIZED (
 const historyColumnsSQL = `
 	id, seq, destination, type, payload, content_type, headers, ordering_key, group_id, group_place,
 	callback, callback_state, callback_payload, callback_attempts, callback_error, callback_due_at,
-	state, generation, claims, attempts, retrying, parked, head, follower, started, cancel_requested,
+	state, generation, claims, attempts, retrying, parked, head, follower, started, streamed, cancel_requested,
 	enqueued_at, due_at, available_at, expires_at, finished_at, dismissed_at, broker_message_id, last_error`
 
 // toHistorySQL moves the rows. History is a log: a message that ends again, after it was brought

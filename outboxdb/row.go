@@ -111,6 +111,7 @@ type columns struct {
 	release     []bool
 	lost        []bool
 	waits       []bool
+	streamed    []bool
 	graces      []time.Duration
 }
 

@@ -115,7 +115,7 @@ func statementOptions[In any]() coalesce.Options[In] {
 
 // schemaReadySQL looks for the oldest and the newest thing that a migration makes.
 const schemaReadySQL = `SELECT to_regclass('outbox.messages') IS NOT NULL
-    AND to_regclass('outbox.identity') IS NOT NULL`
+    AND to_regclass('outbox.streams') IS NOT NULL`
 
 // Ping reports whether the database answers and has the schema that this build
 // needs, whichever tool applied it. The error says what to do.

@@ -109,6 +109,7 @@ type walk struct {
 	// walked says that the marks come from a walk just now: then only those that are due are worth
 	// a claim. Between walks, every mark is.
 	walked  bool
+	full    []string          // destinations of which the last claim took as much as it might
 	from    string            // where the next walk goes on
 	cursors map[string]string // the same within targets that have more than walkWithin
 	next    time.Time         // when the next walk is due
@@ -241,7 +242,7 @@ func (w *walk) claimed(
 ) outbox.Claimed {
 	return outbox.Claimed{
 		Refused: a.refused, Missing: w.missing.because(a.unpublished), Ended: ended,
-		Messages: messages, Backlog: w.anyDue(),
+		Messages: messages, Backlog: w.anyDue(), Full: w.full,
 		NewDestinationsIn: w.newDestinationsIn(), MoreDestinations: w.from != "",
 		BreakerActive: w.breakerActive || w.missing.any, QuarantinedDue: w.quarantinedDue, Owed: w.owed,
 		Problem: problem,

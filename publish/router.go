@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/panics"
@@ -68,23 +69,32 @@ func (r *Router) Schemes() []string {
 //   - A scheme with two publishers is unavailable until the configuration is corrected.
 //   - A publisher's panic is a permanent failure that wraps a PanicError.
 func (r *Router) Publish(ctx context.Context, m outflow.Message) (brokerMessageID string, err error) {
-	d, err := outflow.ParseDestination(m.Destination)
+	p, err := r.find(m.Destination)
 	if err != nil {
-		return "", outflow.Permanent(fmt.Errorf(
+		return "", err
+	}
+	defer panics.Catch(func(p *PanicError) {
+		err = outflow.Permanent(panics.OfPublisher("publishing to "+outflow.DisplayDestination(m.Destination), p))
+	})
+	return p.Publish(ctx, m)
+}
+
+// find returns the publisher of a destination's scheme.
+func (r *Router) find(destination string) (Publisher, error) {
+	d, err := outflow.ParseDestination(destination)
+	if err != nil {
+		return nil, outflow.Permanent(fmt.Errorf(
 			"reading the destination: %w; redirect the message to a valid one", err))
 	}
 	scheme, shown := publisherScheme(d.Scheme), outflow.DisplayDestination(d.String())
 	if problem := r.problems[scheme]; problem != nil {
-		return "", outflow.Unavailable(fmt.Errorf("publishing to %s: %w", shown, problem))
+		return nil, outflow.Unavailable(fmt.Errorf("publishing to %s: %w", shown, problem))
 	}
 	p := r.publishers[scheme]
 	if p == nil {
-		return "", outflow.Permanent(r.noPublisher(d.String()))
+		return nil, outflow.Permanent(r.noPublisher(d.String()))
 	}
-	defer panics.Catch(func(p *PanicError) {
-		err = outflow.Permanent(panics.OfPublisher("publishing to "+shown, p))
-	})
-	return p.Publish(ctx, m)
+	return p, nil
 }
 
 // noPublisher is the error of a destination whose scheme has no publisher.
@@ -108,4 +118,38 @@ func (r *Router) schemeList() string {
 		return strings.Join(schemes, ", ")
 	}
 	return "none"
+}
+
+// PublishBatch is BatchPublisher's, with the publisher of the destination's scheme. One that takes no
+// batches gets the messages one by one, beside each other. What Publish says of destinations and
+// panics holds for each message.
+func (r *Router) PublishBatch(ctx context.Context, destination string, messages []outflow.Message) []Result {
+	results := make([]Result, len(messages))
+	failAll := func(err error) {
+		for i := range results {
+			results[i] = Result{Err: err}
+		}
+	}
+	p, err := r.find(destination)
+	if err != nil {
+		failAll(err)
+		return results
+	}
+	batches, ok := p.(BatchPublisher)
+	if !ok {
+		var publishing sync.WaitGroup
+		for i, m := range messages {
+			publishing.Go(func() { results[i].BrokerMessageID, results[i].Err = r.Publish(ctx, m) })
+		}
+		publishing.Wait()
+		return results
+	}
+	// A panic says nothing about any one message: each is sent again alone.
+	defer panics.Catch(func(*PanicError) {
+		for i, m := range messages {
+			results[i].BrokerMessageID, results[i].Err = r.Publish(ctx, m)
+		}
+	})
+	copy(results, batches.PublishBatch(ctx, destination, messages))
+	return results
 }

@@ -77,6 +77,10 @@ type table struct {
 	claims                         []claim
 	claimed                        int
 	released, uncounted, forgotten []outbox.Ref
+
+	streams       []string // that are worth a stream
+	streamLooks   []streamLook
+	lostPageLooks int
 }
 
 type hold struct{ taken, settled chan struct{} }
@@ -592,3 +596,24 @@ func (t *table) ReleaseOwed(context.Context) (left bool, err error) {
 }
 
 func (t *table) OnRelease(released func()) { t.onRelease = released }
+
+// WantStreams and FreeLostPages: the fake table has no streams of its own.
+func (t *table) WantStreams(_ context.Context, destinations []string, above int) ([]string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.streamLooks = append(t.streamLooks, streamLook{destinations, above})
+	return t.streams, t.err
+}
+
+func (t *table) FreeLostPages(context.Context) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lostPageLooks++
+	return 0, nil
+}
+
+// streamLook is a WantStreams as it was asked for.
+type streamLook struct {
+	destinations []string
+	above        int
+}

@@ -48,6 +48,7 @@ type Store interface {
 	DatabaseID(ctx context.Context) (uuid.UUID, error)
 	Processes
 	Order
+	Streams
 }
 
 // Order releases messages that waited for another of their ordering key.
@@ -124,6 +125,10 @@ type Options struct {
 	// outflow.DefaultMissingGrace; less than zero: they end at once. Give the activities the same
 	// (activities.WithMissingGrace).
 	MissingGrace time.Duration
+	// StreamAbove has a stream started for a destination with more due messages than this, unless the
+	// destination has a bound of its own; default 0: none is started. A stream delivers them by one run
+	// instead of a run each, some thirty times as fast. It needs a worker with workflows.RegisterStream.
+	StreamAbove int
 	// Lease is how long a claimed message stays unclaimable; default 1 minute, at least 30
 	// seconds. A process that crashes delays its messages by that.
 	Lease time.Duration
@@ -185,6 +190,8 @@ type Scanner struct {
 	looks      periodic
 	callbacks  periodic
 	owed       periodic
+	streams    periodic
+	pages      periodic
 	collisions collisions
 
 	// Run's own.
@@ -243,6 +250,8 @@ func (s *Scanner) Run(ctx context.Context) error {
 		}
 		s.startDueCallbacks(ctx)
 		s.releaseOwed(ctx, claimed.Owed)
+		s.startStreams(ctx, claimed)
+		s.freeLostPages(ctx)
 		s.passOn(ctx, claimed)
 		s.awaitNextClaim(ctx, began, claimed)
 	}

@@ -172,9 +172,9 @@ func (d *delivery) end(ctx workflow.Context, result activities.PublishResult, er
 	case result.Verdict == activities.Published:
 		mark, in.BrokerMessageID = a.MarkDelivered, result.BrokerMessageID
 	case result.Verdict == activities.Overdue:
-		mark, in.Reason, in.Attempts = a.MarkExpired, "expired: it was not published before its expiry", 0
+		mark, in.Reason, in.Attempts = a.MarkExpired, activities.ReasonExpired, 0
 	case result.Verdict == activities.Withdrawn:
-		mark, in.Reason, in.Attempts = a.MarkCancelled, "cancelled: an operator asked for it", 0
+		mark, in.Reason, in.Attempts = a.MarkCancelled, activities.ReasonCancelled, 0
 	case result.Verdict == activities.Ended,
 		result.Verdict == activities.Superseded,
 		result.Verdict == activities.SetAside:

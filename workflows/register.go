@@ -41,6 +41,13 @@ func RegisterMaintain(w worker.Registry, m *activities.MaintenanceActivities) {
 	w.RegisterActivityWithOptions(m.Purge, activity.RegisterOptions{Name: ActivityPurge})
 }
 
+// RegisterStream registers the workflow Stream and its activity, with a worker on StreamTaskQueue. Each
+// of its activity slots has one stream.
+func RegisterStream(w worker.Registry, s *activities.Streams) {
+	w.RegisterWorkflowWithOptions(Stream, registered(WorkflowStream))
+	w.RegisterActivityWithOptions(s.Stream, activity.RegisterOptions{Name: ActivityStream})
+}
+
 // registered returns the options of each workflow. A versioned worker needs a behavior, and it is
 // auto-upgrade. A run may retry for days while its destination is down. Pinned, it would keep
 // its deployment version from draining, and would stop forever with that version's last worker.

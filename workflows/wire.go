@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/activities"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // The wire contract: names that stand in histories, in schedules and in
@@ -16,6 +18,7 @@ const (
 	WorkflowDeliver  = "Deliver"
 	WorkflowMaintain = "Maintain"
 	WorkflowCallback = "Callback"
+	WorkflowStream   = "Stream"
 
 	ActivityPublish       = "Publish"
 	ActivityMarkDelivered = "MarkDelivered"
@@ -25,6 +28,8 @@ const (
 
 	ActivityCallback           = "Callback"
 	ActivityMarkCallbackFailed = "MarkCallbackFailed"
+
+	ActivityStream = "Stream"
 
 	ActivityTableHealth = "TableHealth"
 	ActivityPurge       = "Purge"
@@ -36,6 +41,7 @@ const (
 	ActivityIDMark     = "mark"
 	ActivityIDHealth   = "health"
 	ActivityIDPurge    = "purge"
+	ActivityIDStream   = "stream"
 
 	// QueryDeliveryStatus answers with a Status.
 	QueryDeliveryStatus = "delivery-status"
@@ -51,7 +57,11 @@ const (
 
 // TaskQueueFor is the default task queue of an outbox's starters and workers:
 // outboxes that share a namespace do not share one.
-func TaskQueueFor(outbox string) string { return "outflow-" + outbox }
+func TaskQueueFor(outboxName string) string { return "outflow-" + outboxName }
+
+// StreamTaskQueue is the task queue of the streams of an outbox whose other runs have this one. Streams
+// have slots of their own: they take none from other deliveries.
+func StreamTaskQueue(taskQueue string) string { return taskQueue + "-streams" }
 
 // The search attributes. They are optional: a run that was started without them
 // sets none.
@@ -105,6 +115,26 @@ func (in CallbackInput) ID() string {
 // Summary is the line that the Web UI shows for the run.
 func (in CallbackInput) Summary() string {
 	return fmt.Sprintf("notify the producer of the end of message %s", in.MessageID)
+}
+
+// StreamInput is the input of Stream.
+type StreamInput struct {
+	Outbox      string    `json:"outbox"`
+	Database    uuid.UUID `json:"database"`
+	Destination string    `json:"destination"`
+	// Done is what earlier runs of the same stream have done.
+	Done outbox.Progress `json:"done,omitzero"`
+}
+
+func (in StreamInput) owner() activities.Owner {
+	return activities.Owner{Outbox: in.Outbox, Database: in.Database}
+}
+
+// StreamID is the workflow ID of a destination's stream. The hash tells destinations apart that are
+// shown alike, or are too long to be shown (a workflow ID has at most 1,000 bytes).
+func StreamID(outbox, destination string) string {
+	sum := sha256.Sum256([]byte(destination))
+	return fmt.Sprintf("%s/stream/%s-%x", outbox, cut(outflow.DisplayDestination(destination), maxKeyword), sum[:6])
 }
 
 // MaintainInput is the input of Maintain: the settings as the schedule has them.

@@ -41,6 +41,8 @@ type Config struct {
 	MissingGrace time.Duration
 	// PassDead has a dead message let the next one of its ordering key go.
 	PassDead bool
+	// Streams is how many streams this process takes at once.
+	Streams int
 	// Trigger is what wakes the scanner. Listen has the settings of its connections.
 	Trigger trigger.Kind
 	Listen  *pgxpool.Config
@@ -152,6 +154,16 @@ func (c *Config) settings() []settings.Setting {
 			Set:     setCount(&c.Scanner.PerDestination),
 		},
 		{
+			Name: "OUTFLOW_STREAM_ABOVE", Default: "off",
+			Meaning: "due messages of one queue, topic or exchange above which a stream delivers them, 1 to 100000, or off",
+			Set:     c.setStreamAbove,
+		},
+		{
+			Name: "OUTFLOW_STREAMS", Default: strconv.Itoa(DefaultStreams),
+			Meaning: "streams at once in this process, 0 to 100",
+			Set:     c.setStreams,
+		},
+		{
 			Name: "OUTFLOW_LEASE", Default: "1m",
 			Meaning: "how long a claimed message is left alone, 30s to 1h",
 			Set:     settings.Duration(&c.Scanner.Lease, 30*time.Second, time.Hour),
@@ -204,7 +216,7 @@ func (c *Config) settings() []settings.Setting {
 
 // Load reads all settings.
 func Load(ctx context.Context, getenv func(string) string) (Config, error) {
-	c := Config{Retention: outflow.DefaultRetention(), Trigger: trigger.Poll, warnings: Unknown(getenv)}
+	c := Config{Retention: outflow.DefaultRetention(), Streams: DefaultStreams, Trigger: trigger.Poll, warnings: Unknown(getenv)}
 	errs := settings.Read(c.settings(), getenv)
 	note := func(err error) {
 		same := func(e error) bool { return e.Error() == err.Error() } // two parts may read a variable

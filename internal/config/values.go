@@ -80,6 +80,36 @@ func setCount(into *int) func(string) error {
 	}
 }
 
+const (
+	// DefaultStreams is the default of Config.Streams; a stream needs some connections and 64 MiB.
+	DefaultStreams = 4
+	maxStreams     = 100
+	// maxStreamAbove bounds what a starter counts once a second.
+	maxStreamAbove = 100_000
+)
+
+func (c *Config) setStreams(value string) error {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 0 || n > maxStreams {
+		return fmt.Errorf("wants a whole number from 0 to %d", maxStreams)
+	}
+	c.Streams = n
+	return nil
+}
+
+func (c *Config) setStreamAbove(value string) error {
+	if value == "off" {
+		c.Scanner.StreamAbove = 0
+		return nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 || n > maxStreamAbove {
+		return fmt.Errorf("wants off, or a whole number from 1 to %d", maxStreamAbove)
+	}
+	c.Scanner.StreamAbove = n
+	return nil
+}
+
 func (c *Config) setHealthAddress(value string) error {
 	if !settings.IsHostPort(value) {
 		return errors.New("wants host:port or :port, the port from 1 to 65535, such as :8086")

@@ -25,8 +25,8 @@ const (
 	// and no less than a scanner's messages in flight.
 	workerSlots = 1000
 	// poolConnections are the database's connections, unless the URL has pool_max_conns: for
-	// coalesced statements, the claim and durable attempts.
-	poolConnections = 10
+	// coalesced statements, the claim, durable attempts and streams.
+	poolConnections = 16
 	// pingTimeout bounds the pool's check of an idle connection. pgx waits forever by default.
 	pingTimeout = time.Second
 )
@@ -57,6 +57,19 @@ func workerOptions(c config.Config, fatal chan<- error) worker.Options {
 		ActivityTaskPollerBehavior:              autoscaling(),
 		MaxHeartbeatThrottleInterval:            timing.HeartbeatThrottle,
 		OnFatalError:                            func(err error) { fatal <- err },
+	}
+}
+
+// streamWorkerOptions are those of the worker of streams: a slot for each, and heartbeats that Temporal
+// gets often, because the next attempt goes on from the last one.
+func streamWorkerOptions(c config.Config, fatal chan<- error) worker.Options {
+	return worker.Options{
+		WorkerStopTimeout:                  stopTimeout(c),
+		MaxConcurrentActivityExecutionSize: c.Streams,
+		MaxConcurrentWorkflowTaskPollers:   2,
+		MaxConcurrentActivityTaskPollers:   1,
+		MaxHeartbeatThrottleInterval:       timing.StreamHeartbeatThrottle,
+		OnFatalError:                       func(err error) { fatal <- err },
 	}
 }
 

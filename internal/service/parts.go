@@ -28,8 +28,10 @@ type parts struct {
 	client client.Client
 	store  *outboxdb.Store
 	worker worker.Worker
-	fatal  chan error
-	spans  *telemetry.Spans
+	// streams is the worker of streams; nil where this process takes none.
+	streams worker.Worker
+	fatal   chan error
+	spans   *telemetry.Spans
 	// metrics are nil where none are collected.
 	metrics *telemetry.Metrics
 	// unwatch ends the table's metrics; nil where there are none.
@@ -104,15 +106,35 @@ func (s startup) open(ctx context.Context, c config.Config, name string) (_ *par
 	if err != nil {
 		return nil, err
 	}
+	if c.Streams > 0 {
+		streams := activities.NewStreams(delivery, p.store, router)
+		p.streams, err = s.startWorker(ctx, func() worker.Worker {
+			w := worker.New(p.client, workflows.StreamTaskQueue(taskQueue(c.Scanner)), streamWorkerOptions(c, p.fatal))
+			workflows.RegisterStream(w, streams)
+			return w
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
-// close stops the worker, then closes the connections. The spans and metrics of the worker's last
+// stopWorkers stops them at once: they share their time.
+func (p *parts) stopWorkers() {
+	var stopping sync.WaitGroup
+	for _, w := range []worker.Worker{p.worker, p.streams} {
+		if w != nil {
+			stopping.Go(w.Stop)
+		}
+	}
+	stopping.Wait()
+}
+
+// close stops the workers, then closes the connections. The spans and metrics of their last
 // messages go last.
 func (p *parts) close() {
-	if p.worker != nil {
-		p.worker.Stop()
-	}
+	p.stopWorkers()
 	if p.client != nil {
 		p.client.Close()
 	}

@@ -99,3 +99,21 @@ const (
 	TableHealth      = 15 * time.Second
 	TableHealthTotal = time.Minute
 )
+
+// Streams.
+const (
+	// StreamTurn is how long one activity of a stream goes on. The Web UI then has its result.
+	StreamTurn = 10 * time.Minute
+	// StreamAttempt is its StartToClose timeout: acknowledgements may have to wait for their database. The
+	// next attempt has them from the last heartbeat.
+	StreamAttempt = 15 * time.Minute
+	// StreamHeartbeatTimeout is how long Temporal hears nothing of a stream before another worker goes on
+	// with it. Heartbeats come every StreamHeartbeatInterval.
+	StreamHeartbeatTimeout  = 10 * time.Second
+	StreamHeartbeatInterval = time.Second
+	// StreamHeartbeatThrottle is how long the SDK may hold one back.
+	StreamHeartbeatThrottle = 2 * time.Second
+	// StreamSends is how long after the claim of a page its requests may begin. With the longest call a
+	// page is settled within a minute.
+	StreamSends = 20 * time.Second
+)

@@ -28,6 +28,7 @@ CREATE TABLE outbox.messages (
     head              boolean     NOT NULL DEFAULT false,
     follower          boolean     NOT NULL DEFAULT false,
     started           boolean     NOT NULL DEFAULT false,
+    streamed          boolean     NOT NULL DEFAULT false,
     cancel_requested  boolean     NOT NULL DEFAULT false,
     enqueued_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     due_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -136,6 +137,7 @@ COMMENT ON COLUMN outbox.messages.parked IS 'available_at was in the future when
 COMMENT ON COLUMN outbox.messages.head IS 'the first message of its ordering key that has not ended, or one that ended dead and blocks its key';
 COMMENT ON COLUMN outbox.messages.follower IS 'it waits for the head of its ordering key; available_at is then the end of 9999';
 COMMENT ON COLUMN outbox.messages.started IS 'claimed since the enqueue or an operator''s last start: a run may exist';
+COMMENT ON COLUMN outbox.messages.streamed IS 'a stream claimed it last, as one row of a page';
 COMMENT ON COLUMN outbox.messages.dismissed_at IS 'an operator dismissed the dead message: doctor and status no longer count it';
 COMMENT ON COLUMN outbox.messages.retrying IS 'its run has left the fast path';
 

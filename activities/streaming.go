@@ -1,0 +1,488 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"go.temporal.io/sdk/activity"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
+	"github.com/outflowhq/outflow/internal/tracing"
+	"github.com/outflowhq/outflow/outbox"
+	"github.com/outflowhq/outflow/publish"
+)
+
+// The bounds of streams. Those of a process are shared by its streams.
+const (
+	// pageMessages and pageBytes bound one page. A statement for 2,000 rows takes some 20 ms.
+	pageMessages = 2000
+	pageBytes    = 16 << 20
+	// pagesInHand has one page sent while the one before is marked and the next one is claimed.
+	pagesInHand = 3
+	// streamBytes bounds the payloads in hand in a process, streamRequests its requests under way: a
+	// broker that takes 20 ms for a request of ten gets 32,000 messages a second by 64 of them.
+	streamBytes    = 64 << 20
+	streamRequests = 64
+	// requestMessages is what the brokers of AWS take in one request.
+	requestMessages = 10
+	// markMessages bounds one statement that writes ends.
+	markMessages = 2000
+	// maxStreamTries is how often a message is sent before it is handed over. The wait between two tries
+	// begins with streamBackoff and doubles.
+	maxStreamTries = 5
+	streamBackoff  = 100 * time.Millisecond
+	// maxFailedRequests without a success between them end the stream: its destination is down.
+	maxFailedRequests = 20
+	// minSlowdown lies between two halvings of the requests at once.
+	minSlowdown = 200 * time.Millisecond
+
+	// streamIdle is how long nothing is due before a stream ends. idlePause lies between its looks then.
+	streamIdle = 30 * time.Second
+	idlePause  = 100 * time.Millisecond
+	// fromStart is how often a stream looks from the beginning, for messages that were committed late.
+	// Such a look takes one part in fromStartShare of the time.
+	fromStart      = 5 * time.Second
+	fromStartShare = 20
+	// noteInterval lies between two notes in the table, freeInterval between two looks at pages that
+	// earlier attempts have left behind.
+	noteInterval = 2 * time.Second
+	freeInterval = 5 * time.Second
+	// statementLimit bounds each statement of a stream, markRetry the wait after one that failed.
+	statementLimit = 15 * time.Second
+	markRetry      = 500 * time.Millisecond
+	// stopHolding is how long a stopping worker waits for ends that can't be written. The next attempt
+	// has the acknowledgements from the last heartbeat.
+	stopHolding = 5 * time.Second
+)
+
+// streaming is one activity of a stream. One goroutine owns its fields; what takes time runs beside it,
+// and reports to events.
+type streaming struct {
+	*Streams
+	in     StreamInput
+	holder uuid.UUID
+	first  bool
+	trace  tracing.Attempt
+	events chan func()
+	closed chan struct{} // no event is taken any more
+	note   atomic.Pointer[streamNote]
+
+	progress outbox.Progress
+	rate     rate
+
+	pages    int // in hand
+	bytes    int // of messages in hand that have no answer yet
+	queue    []*request
+	requests int       // under way
+	sending  *openPage // of the requests under way, where it is a suspect
+	limit    float64   // of requests under way
+	slowed   time.Time
+	failures int // requests without a success since the last one
+
+	ends      []pageEnd // to be written
+	marking   bool
+	markAgain time.Time
+	handing   int // statements under way that give back or hand over
+
+	claiming  bool
+	from      time.Time // where the next page begins
+	nextClaim time.Time
+	nextStart time.Time // when a page next looks from the beginning
+	lastDue   time.Time
+
+	noting, freeing    bool
+	nextNote, nextFree time.Time
+
+	ended  outbox.StreamEnd // why it stops; empty while it goes on
+	until  time.Time        // when its turn is over
+	giveUp time.Time        // when a stopping worker waits no longer
+}
+
+// openPage is a page in hand.
+type openPage struct {
+	outbox.Page
+	left int // messages that have not left it
+}
+
+// request is up to requestMessages messages of a page that are sent together.
+type request struct {
+	page      *openPage
+	messages  []*outbox.PageMessage
+	tries     int
+	notBefore time.Time
+}
+
+// pageEnd is an end to be written. page is nil for an acknowledgement of an earlier attempt.
+type pageEnd struct {
+	page *openPage
+	outbox.Ending
+}
+
+func newStreaming(s *Streams, in StreamInput, info activity.Info) *streaming {
+	now := time.Now()
+	r := &streaming{
+		Streams: s, in: in, holder: uuid.New(), first: in.First && info.Attempt == 1,
+		trace: tracing.Attempt{
+			WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID,
+			Number: info.Attempt, Path: "stream",
+		},
+		events: make(chan func(), streamRequests), closed: make(chan struct{}), limit: streamRequests,
+		lastDue: now, until: now.Add(timing.StreamTurn),
+	}
+	r.note.Store(&streamNote{})
+	return r
+}
+
+// goOn begins with what the attempt before has left: its counts, and its acknowledgements.
+func (r *streaming) goOn(last streamNote) {
+	r.progress = last.Progress
+	for _, u := range last.Unmarked {
+		r.ends = append(r.ends, pageEnd{Ending: outbox.Ending{
+			Ref: outbox.Ref{ID: u.ID, Generation: u.Generation}, State: outflow.Delivered,
+			BrokerMessageID: u.BrokerID, Attempts: 1, Streamed: true,
+		}})
+	}
+	r.note.Store(&last)
+}
+
+// run streams until there is a reason to end, and nothing is in hand any more.
+func (r *streaming) run(ctx context.Context) (outbox.StreamEnd, error) {
+	stopHeartbeats := streamHeartbeats(ctx, func() streamNote { return *r.note.Load() })
+	defer close(r.closed)
+	work, stopSends := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSends()
+	cancelled, stopping := ctx.Done(), activity.GetWorkerStopChannel(ctx)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		r.advance(ctx, work)
+		if r.ended != "" {
+			stopSends()
+			if r.idle() || !r.giveUp.IsZero() && time.Now().After(r.giveUp) {
+				break
+			}
+		}
+		select {
+		case event := <-r.events:
+			event()
+			r.takeEvents()
+		case <-tick.C:
+		case <-cancelled:
+			cancelled = nil
+			r.end(stopReason(ctx))
+		case <-stopping:
+			stopping = nil
+			r.end(outbox.StreamStopped)
+			r.giveUp = time.Now().Add(stopHolding)
+		}
+	}
+	r.keepNote()
+	stopHeartbeats()
+	r.noteEnd(ctx)
+	if len(r.ends) > 0 {
+		return r.ended, fmt.Errorf("%d acknowledged messages are still to be marked", len(r.ends))
+	}
+	return endedBy(ctx, r.ended)
+}
+
+// takeEvents takes what has happened meanwhile.
+func (r *streaming) takeEvents() {
+	for {
+		select {
+		case event := <-r.events:
+			event()
+		default:
+			return
+		}
+	}
+}
+
+// idle reports whether nothing is in hand or under way.
+func (r *streaming) idle() bool {
+	return r.requests == 0 && len(r.queue) == 0 && len(r.ends) == 0 &&
+		!r.marking && !r.claiming && r.handing == 0 && !r.noting && !r.freeing
+}
+
+// end begins the end of the stream.
+func (r *streaming) end(why outbox.StreamEnd) {
+	if r.ended == "" {
+		r.ended = why
+	}
+}
+
+// advance begins whatever may begin now.
+func (r *streaming) advance(ctx, work context.Context) {
+	now := time.Now()
+	switch {
+	case now.After(r.until):
+		r.end(outbox.StreamTurn)
+	case r.pages == 0 && !r.claiming && now.Sub(r.lastDue) >= streamIdle && r.idle():
+		r.end(outbox.StreamDrained)
+	}
+	r.sendQueued(work, now)
+	r.mark(ctx, now)
+	r.claim(ctx, now)
+	r.free(ctx, now)
+	r.noteProgress(ctx, now)
+}
+
+// do runs a step beside the stream; then is called with the stream's other events after it.
+func (r *streaming) do(ctx context.Context, step func(ctx context.Context), then func()) {
+	go func() {
+		inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementLimit)
+		defer cancel()
+		step(inTime)
+		r.report(then)
+	}()
+}
+
+// report has the stream take an event.
+func (r *streaming) report(event func()) {
+	select {
+	case r.events <- event:
+	case <-r.closed:
+	}
+}
+
+// share is what this stream has of a bound of its process.
+func (r *streaming) share(bound int) int { return max(bound/int(max(r.active.Load(), 1)), 1) }
+
+// claim claims the next page, where there is room for it.
+func (r *streaming) claim(ctx context.Context, now time.Time) {
+	suspect := len(r.queue) > 0 && r.queue[len(r.queue)-1].page.Suspect || r.sending != nil
+	room := min(pageBytes, r.share(streamBytes)-r.bytes)
+	if r.ended != "" || r.claiming || r.pages >= pagesInHand || suspect || room < 1 || now.Before(r.nextClaim) ||
+		len(r.ends) > pagesInHand*pageMessages {
+		return
+	}
+	req := outbox.PageRequest{
+		Destination: r.in.Destination, Holder: r.holder, From: r.from, MaxMessages: pageMessages, MaxBytes: room,
+	}
+	whole := !now.Before(r.nextStart)
+	if whole {
+		req.From = time.Time{}
+	}
+	r.claiming = true
+	var page outbox.Page
+	var err error
+	r.do(ctx, func(ctx context.Context) { page, err = r.store.ClaimPage(ctx, req) }, func() {
+		r.claiming = false
+		took := time.Since(now)
+		if whole {
+			r.nextStart = time.Now().Add(max(fromStart, fromStartShare*took))
+		}
+		r.metrics.Claimed("stream", len(page.Messages), bytesOf(page.Messages), took, err)
+		if err != nil {
+			r.logger(ctx).Error("claiming a page", "destination", outflow.DisplayDestination(r.in.Destination), "error", err)
+			r.nextClaim = time.Now().Add(markRetry)
+			return
+		}
+		r.took(page)
+	})
+}
+
+// took takes a claimed page in hand.
+func (r *streaming) took(page outbox.Page) {
+	if len(page.Messages) == 0 {
+		r.nextClaim = time.Now().Add(idlePause)
+		return
+	}
+	r.from, r.lastDue = page.Next, time.Now()
+	p := &openPage{Page: page, left: len(page.Messages)}
+	r.pages++
+	var due []*outbox.PageMessage
+	for i := range page.Messages {
+		m := &page.Messages[i]
+		switch {
+		case m.CancelRequested:
+			r.endMessage(p, m.Ref(), outflow.Cancelled, ReasonCancelled)
+		case m.State.Final(): // it can't be: the claim takes pending rows
+			r.left(p, 1)
+		default:
+			due = append(due, m)
+			r.bytes += m.Bytes()
+		}
+	}
+	p.Messages = nil // the requests have them
+	for chunk := range slices.Chunk(due, requestMessages) {
+		r.queue = append(r.queue, &request{page: p, messages: chunk})
+	}
+	if len(page.Messages) < pageMessages/10 && !page.Suspect {
+		r.nextClaim = time.Now().Add(idlePause / 5) // let some gather
+	}
+}
+
+func bytesOf(messages []outbox.PageMessage) (sum int) {
+	for _, m := range messages {
+		sum += m.Bytes()
+	}
+	return sum
+}
+
+// endMessage has an end written that is no acknowledgement.
+func (r *streaming) endMessage(p *openPage, ref outbox.Ref, state outflow.State, why string) {
+	r.ends = append(r.ends, pageEnd{page: p, Ending: outbox.Ending{
+		Ref: ref, State: state, LastError: why, Streamed: true,
+	}})
+}
+
+// left notes that so many messages have left a page. The last one ends it.
+func (r *streaming) left(p *openPage, n int) {
+	if p == nil {
+		return
+	}
+	if p.left -= n; p.left > 0 {
+		return
+	}
+	r.pages--
+	if r.sending == p {
+		r.sending = nil
+	}
+	r.handing++
+	var err error
+	r.do(context.Background(), func(ctx context.Context) { err = r.store.EndPage(ctx, p.PageRef) }, func() {
+		r.handing--
+		if err != nil { // it is freed later, with no message in it
+			r.logTo().Warn("ending a page", "error", err)
+		}
+	})
+}
+
+// sendQueued begins requests, as far as the bounds allow. A stream that ends gives its messages back.
+func (r *streaming) sendQueued(work context.Context, now time.Time) {
+	if r.ended != "" {
+		for _, q := range r.queue {
+			r.leave(q.page, q.messages)
+		}
+		r.queue = nil
+		return
+	}
+	limit := min(int(r.limit), r.share(streamRequests))
+	kept := r.queue[:0]
+	for i, q := range r.queue {
+		if r.requests >= limit {
+			kept = append(kept, r.queue[i:]...)
+			break
+		}
+		if now.Before(q.notBefore) || !r.mayBeside(q.page) {
+			kept = append(kept, q)
+			continue
+		}
+		r.send(work, q)
+	}
+	clear(r.queue[len(kept):])
+	r.queue = kept
+}
+
+// mayBeside reports whether a request of the page may begin beside those under way: suspects are sent
+// with nothing else.
+func (r *streaming) mayBeside(p *openPage) bool {
+	if r.requests == 0 || r.sending == p {
+		return true
+	}
+	return r.sending == nil && !p.Suspect
+}
+
+// send makes one request.
+func (r *streaming) send(work context.Context, q *request) {
+	r.requests++
+	if r.sending = nil; q.page.Suspect {
+		r.sending = q.page
+	}
+	go func() {
+		sent := r.publish(work, q)
+		r.report(func() {
+			r.requests--
+			r.settle(q, sent)
+		})
+	}()
+}
+
+// sent is what came of a request.
+type sent struct {
+	// expired are messages whose expiry has passed, unsent those that were too late to be sent.
+	expired, unsent []*outbox.PageMessage
+	tried           []*outbox.PageMessage
+	results         []publish.Result // of tried, classified
+	consecutive     int              // failures of the destination in this process
+	missing         error            // why the destination is missing
+}
+
+// publish sends the messages of a request that may be sent. It runs beside the stream.
+func (r *streaming) publish(work context.Context, q *request) (s sent) {
+	elapsed := time.Since(q.page.ClaimedAt)
+	if elapsed >= timing.StreamSends || work.Err() != nil {
+		return sent{unsent: q.messages}
+	}
+	messages := make([]outflow.Message, 0, len(q.messages))
+	for _, m := range q.messages {
+		if m.Expires && m.ExpiresIn <= elapsed {
+			s.expired = append(s.expired, m)
+			continue
+		}
+		s.tried = append(s.tried, m)
+		messages = append(messages, m.Message)
+	}
+	if len(messages) == 0 {
+		return s
+	}
+	spans := make([]tracing.Span, len(messages))
+	for i, m := range s.tried {
+		_, spans[i] = r.tracer.Publish(work, m.Record, r.trace)
+	}
+	began := time.Now()
+	s.results = r.publisher.PublishBatch(work, r.in.Destination, messages)
+	took := time.Since(began)
+	var acknowledged, failed *outbox.PageMessage
+	var firstErr error
+	for i := range s.results {
+		result := &s.results[i]
+		if result.Err != nil {
+			result.Err = r.classify(work, r.in.Destination, result.Err)
+		}
+		spans[i].Published(result.BrokerMessageID)
+		spans[i].End(result.Err, failureType(result.Err))
+		r.metrics.Published(r.in.Destination, r.trace.Path, publishResult(result.Err), took)
+		switch {
+		case result.Err == nil:
+			acknowledged = s.tried[i]
+		case errors.Is(result.Err, outflow.ErrNotAttempted):
+		case firstErr == nil || outbox.IsMissing(result.Err):
+			failed, firstErr = s.tried[i], result.Err
+		}
+	}
+	s.observe(r, acknowledged, failed, firstErr, took)
+	return s
+}
+
+// failureType is tracing's, and empty without an error.
+func failureType(err error) string {
+	if err == nil {
+		return ""
+	}
+	return tracing.FailureType(err)
+}
+
+// observe tells the breaker of the request: it worked where the broker has taken one of its messages.
+func (s *sent) observe(r *streaming, acknowledged, failed *outbox.PageMessage, err error, took time.Duration) {
+	log := r.logTo()
+	switch {
+	case acknowledged != nil:
+		r.turns.observe(log, acknowledged.ID, r.in.Destination, nil)
+		r.Activities.store.Observe(r.in.Destination, acknowledged.ID, outbox.Observation{Took: took})
+	case failed != nil:
+		missing := outbox.IsMissing(err) && errors.Is(err, outflow.ErrNoDestination)
+		r.turns.observe(log, failed.ID, r.in.Destination, err)
+		s.consecutive = r.Activities.store.Observe(r.in.Destination, failed.ID,
+			outbox.Observation{Err: err, Missing: missing && r.grace > 0})
+		if outbox.IsMissing(err) {
+			s.missing = err
+		}
+	}
+}

@@ -1,0 +1,301 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.temporal.io/sdk/log"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
+)
+
+// settle takes the answers of a request.
+func (r *streaming) settle(q *request, s sent) {
+	for _, m := range s.expired {
+		r.bytes -= m.Bytes()
+		r.endMessage(q.page, m.Ref(), outflow.Expired, ReasonExpired)
+	}
+	if len(s.unsent) > 0 {
+		r.leave(q.page, s.unsent)
+	}
+	var again, over []*outbox.PageMessage
+	var unattempted []*outbox.PageMessage
+	var last error
+	acknowledged := 0
+	for i, result := range s.results {
+		m, err := s.tried[i], result.Err
+		switch {
+		case err == nil:
+			acknowledged++
+			r.bytes -= m.Bytes()
+			r.ends = append(r.ends, pageEnd{page: q.page, Ending: outbox.Ending{
+				Ref: m.Ref(), State: outflow.Delivered, BrokerMessageID: result.BrokerMessageID,
+				Attempts: q.tries + 1, Streamed: true,
+			}})
+		case errors.Is(err, outflow.ErrNotAttempted):
+			unattempted = append(unattempted, m)
+		case s.missing != nil && outbox.IsMissing(err):
+			over = append(over, m)
+		case outflow.IsPermanent(err):
+			r.bytes -= m.Bytes()
+			r.ends = append(r.ends, pageEnd{page: q.page, Ending: outbox.Ending{
+				Ref: m.Ref(), State: outflow.Dead, LastError: err.Error(), Attempts: q.tries + 1, Streamed: true,
+			}})
+		default:
+			last = err
+			again = append(again, m)
+		}
+	}
+	r.pace(acknowledged, last)
+	if s.missing != nil {
+		r.leave(q.page, over) // nothing was taken: they wait as rows
+		r.end(outbox.StreamFailing)
+	}
+	if len(unattempted) > 0 {
+		r.queue = append(r.queue, &request{page: q.page, messages: unattempted, tries: q.tries,
+			notBefore: time.Now().Add(streamBackoff)})
+	}
+	switch {
+	case len(again) == 0:
+	case q.tries+1 >= maxStreamTries || r.ended != "" || r.failures >= maxFailedRequests:
+		r.handOver(q, again, last)
+	default:
+		r.queue = append(r.queue, &request{page: q.page, messages: again, tries: q.tries + 1,
+			notBefore: time.Now().Add(streamBackoff << q.tries)})
+	}
+}
+
+// pace adapts the requests at once to what the broker takes: half of them where it throttles or fails,
+// one more for each round without. Failures without a success between them end the stream.
+func (r *streaming) pace(acknowledged int, failure error) {
+	if acknowledged > 0 {
+		r.failures = 0
+	}
+	if failure == nil {
+		r.limit = min(r.limit+1/r.limit, streamRequests)
+		return
+	}
+	if acknowledged == 0 {
+		r.failures++
+	}
+	if r.failures >= maxFailedRequests {
+		r.end(outbox.StreamFailing)
+	}
+	if time.Since(r.slowed) >= minSlowdown {
+		r.limit, r.slowed = max(r.limit/2, 1), time.Now()
+	}
+}
+
+// leave gives messages back that were not sent.
+func (r *streaming) leave(p *openPage, messages []*outbox.PageMessage) {
+	refs := make([]outbox.Ref, 0, len(messages))
+	for _, m := range messages {
+		r.bytes -= m.Bytes()
+		refs = append(refs, m.Ref())
+	}
+	r.handing++
+	var err error
+	r.do(context.Background(), func(ctx context.Context) { err = r.store.LeavePage(ctx, p.PageRef, refs) }, func() {
+		r.handing--
+		if err != nil { // the page stands until the next attempt or a scanner frees it
+			r.logTo().Warn("giving messages back", "error", err)
+		}
+		r.left(p, len(refs))
+	})
+}
+
+// handOver leaves messages that failed again and again to runs of their own.
+func (r *streaming) handOver(q *request, messages []*outbox.PageMessage, failure error) {
+	failed := make([]outbox.HandedOver, 0, len(messages))
+	for _, m := range messages {
+		r.bytes -= m.Bytes()
+		failed = append(failed, outbox.HandedOver{Ref: m.Ref(), LastError: failure.Error(), Attempts: q.tries + 1})
+	}
+	r.handing++
+	var enough bool
+	var err error
+	r.do(context.Background(), func(ctx context.Context) {
+		enough, err = r.store.HandOver(ctx, r.in.Destination, failed)
+	}, func() {
+		r.handing--
+		switch {
+		case err != nil:
+			r.logTo().Warn("handing messages over", "error", err)
+		case !enough:
+			r.end(outbox.StreamFailing)
+		}
+		r.progress.HandedOver += int64(len(failed))
+		r.left(q.page, len(failed))
+	})
+}
+
+// mark writes the ends that there are, by one statement at a time: what comes meanwhile goes with the
+// next one.
+func (r *streaming) mark(ctx context.Context, now time.Time) {
+	if r.marking || len(r.ends) == 0 || now.Before(r.markAgain) {
+		return
+	}
+	n := min(len(r.ends), markMessages)
+	batch := r.ends[:n:n]
+	r.ends = r.ends[n:]
+	r.marking = true
+	endings := make([]outbox.Ending, 0, n)
+	for _, e := range batch {
+		endings = append(endings, e.Ending)
+	}
+	var finished []outbox.Finished
+	r.do(ctx, func(ctx context.Context) { finished = r.store.FinishAll(ctx, endings) }, func() {
+		r.marking = false
+		r.marked(batch, finished)
+	})
+}
+
+// marked takes the answers of a statement that wrote ends. An end that was not written is tried again.
+func (r *streaming) marked(batch []pageEnd, finished []outbox.Finished) {
+	done := map[*openPage]int{}
+	var again []pageEnd
+	var last error
+	for i, e := range batch {
+		f := finished[i]
+		if f.Err != nil && !errors.Is(f.Err, outflow.ErrNotFound) {
+			again, last = append(again, e), f.Err
+			continue
+		}
+		done[e.page]++
+		if f.Err == nil && f.Generation == e.Generation && f.State == e.State {
+			r.countEnd(f.Outcome)
+		}
+	}
+	for p, n := range done {
+		r.left(p, n)
+	}
+	if len(again) > 0 {
+		r.logTo().Warn("writing the ends of a stream's messages", "messages", len(again), "error", last)
+		r.ends = append(again, r.ends...)
+		r.markAgain = time.Now().Add(markRetry)
+	}
+	r.keepNote()
+}
+
+// countEnd logs and counts an end.
+func (r *streaming) countEnd(o outflow.Outcome) {
+	r.Activities.ends.ended(r.logTo(), o)
+	r.metrics.Ended(o)
+	r.rate.add(1)
+	switch o.State {
+	case outflow.Delivered:
+		r.progress.Delivered++
+	case outflow.Dead:
+		r.progress.Dead++
+	case outflow.Expired:
+		r.progress.Expired++
+	case outflow.Cancelled:
+		r.progress.Cancelled++
+	}
+}
+
+// keepNote has the next heartbeat tell how far the stream is, and which acknowledgements wait for
+// their ends.
+func (r *streaming) keepNote() {
+	r.progress.PerSecond = r.rate.perSecond()
+	note := streamNote{Progress: r.progress}
+	if !r.markAgain.IsZero() && len(r.ends) > 0 {
+		for _, e := range r.ends[:min(len(r.ends), 2*pageMessages)] {
+			if e.State == outflow.Delivered {
+				note.Unmarked = append(note.Unmarked,
+					unmarked{ID: e.ID, Generation: e.Generation, BrokerID: e.BrokerMessageID})
+			}
+		}
+	}
+	r.note.Store(&note)
+}
+
+// free frees what earlier attempts have left behind.
+func (r *streaming) free(ctx context.Context, now time.Time) {
+	if r.ended != "" || r.freeing || now.Before(r.nextFree) {
+		return
+	}
+	r.freeing = true
+	var freed, left int
+	var err error
+	r.do(ctx, func(ctx context.Context) { freed, left, err = r.store.FreePages(ctx, r.in.Destination, r.holder) }, func() {
+		r.freeing = false
+		r.nextFree = time.Now().Add(freeInterval)
+		switch {
+		case err != nil:
+			r.logTo().Warn("freeing pages", "error", err)
+		case freed > 0 || left > 0:
+			r.lastDue = time.Now() // the stream waits for them
+		}
+		if freed > 0 {
+			r.logTo().Warn("a stream's process was lost; its messages are sent again",
+				"destination", outflow.DisplayDestination(r.in.Destination), "messages", freed)
+		}
+	})
+}
+
+// noteProgress notes in the table how the stream goes.
+func (r *streaming) noteProgress(ctx context.Context, now time.Time) {
+	if r.ended != "" || r.noting || now.Before(r.nextNote) {
+		return
+	}
+	r.noting = true
+	r.keepNote()
+	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.progress}
+	var err error
+	r.do(ctx, func(ctx context.Context) { err = r.store.NoteStream(ctx, state, r.first) }, func() {
+		r.noting = false
+		r.nextNote = now.Add(noteInterval)
+		if err != nil {
+			r.logTo().Warn("noting a stream's progress", "error", err)
+			return
+		}
+		r.first = false
+	})
+}
+
+// noteEnd notes why the stream ended. Without the note the hint ends by itself.
+func (r *streaming) noteEnd(ctx context.Context) {
+	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementLimit/5)
+	defer cancel()
+	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.progress, Ended: r.ended}
+	if err := r.store.NoteStream(inTime, state, r.first); err != nil {
+		r.logTo().Warn("noting a stream's end", "error", err)
+	}
+}
+
+// logTo is where the stream logs.
+func (r *streaming) logTo() log.Logger { return r.logger(context.Background()) }
+
+// rate counts messages of the last seconds.
+type rate struct {
+	began       time.Time
+	count, last int
+	seconds     float64
+}
+
+const rateSeconds = 3
+
+func (t *rate) add(n int) {
+	if t.began.IsZero() {
+		t.began = time.Now()
+	}
+	t.count += n
+}
+
+// perSecond is the rate of the last full rateSeconds.
+func (t *rate) perSecond() int {
+	if t.began.IsZero() {
+		return 0
+	}
+	if took := time.Since(t.began).Seconds(); took >= rateSeconds || t.last == 0 && took > 0.1 {
+		rate := int(float64(t.count) / took)
+		if took >= rateSeconds {
+			t.last, t.count, t.began = rate, 0, time.Now()
+		}
+		return rate
+	}
+	return t.last
+}

@@ -1,0 +1,224 @@
+package outboxdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
+)
+
+// A stream claims rows in pages (docs/decisions/0036).
+//   - It claims rows that nobody has claimed since the enqueue or an operator's last act ("started").
+//     Another claim may have left a live run behind, of which a start without an answer tells nothing.
+//   - A page is a row of outbox.pages. Its messages are leased until a time that is a day away, and
+//     freed by name: by their stream, by the next attempt of it, or by a scanner (stream_pages.go).
+//   - What ends rows is what ends those of runs: finishSQL, with its generation guard.
+
+const (
+	// streamHint is how long starters leave a stream's messages to it after it was last heard of.
+	streamHint = 15 * time.Second
+	// maxHandedOver is how many messages of a stream may wait for runs of their own: as many as may be
+	// off the fast path.
+	maxHandedOver = maxRetrying
+	// streamPause is how long starters begin no stream after one that could not go on.
+	streamPause = time.Minute
+)
+
+// claimPageSQL claims the next page of the destination $1, from the due time $2 on: at most $3 messages
+// and $4 bytes, for the holder $5.
+//   - Nothing is claimed behind an open breaker.
+//   - Rows that were claimed before are handed over: retrying has starters claim them, by its own index.
+//   - A page has rows with as many lost claims as the first one. With each lost claim it is a tenth.
+//   - The planner takes an array for ten rows, so the updates find their rows by primary key.
+const claimPageSQL = `
+WITH found AS MATERIALIZED (
+    SELECT m.id, octet_length(m.payload) + octet_length(m.headers::text) - 2 AS bytes, m.available_at, m.started, m.claims
+      FROM outbox.messages AS m
+     WHERE m.state = 'pending' AND NOT m.parked AND m.destination = $1
+       AND m.available_at >= $2 AND m.available_at <= now() AND m.claims < 5 AND NOT m.retrying
+       AND (SELECT count(*) FROM (SELECT $1::text AS destination) AS m, outbox.destinations AS h
+             WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) = 0
+     ORDER BY m.available_at
+     LIMIT $3
+       FOR UPDATE SKIP LOCKED
+), fresh AS MATERIALIZED (
+    SELECT f.id, f.available_at, f.claims, f.claims = first_value(f.claims) OVER placed AS alike,
+           sum(f.bytes) FILTER (WHERE f.claims = c.claims) OVER (placed ROWS UNBOUNDED PRECEDING) - f.bytes AS before,
+           count(*) FILTER (WHERE f.claims = c.claims) OVER (placed ROWS UNBOUNDED PRECEDING) AS place
+      FROM found AS f, (SELECT o.claims FROM found AS o WHERE NOT o.started ORDER BY o.available_at, o.id LIMIT 1) AS c
+     WHERE NOT f.started
+    WINDOW placed AS (ORDER BY f.available_at, f.id)
+), fitting AS MATERIALIZED (
+    SELECT f.id, f.available_at
+      FROM fresh AS f
+     WHERE f.alike AND f.before < $4 AND f.place <= greatest($3::int / (10 ^ f.claims)::int, 1)
+), handed AS (
+    UPDATE outbox.messages AS m
+       SET retrying = true
+      FROM unnest(ARRAY(SELECT f.id FROM found AS f WHERE f.started)) AS h (id)
+     WHERE m.id = h.id AND m.finished_at IS NULL
+), page AS (
+    INSERT INTO outbox.pages (destination, at, holder, messages)
+    SELECT $1, now() + interval '1 day', $5, count(*) FROM fitting HAVING count(*) > 0
+    RETURNING at
+)
+UPDATE outbox.messages AS m
+   SET available_at = (SELECT p.at FROM page AS p), parked = true, started = true, streamed = true, claims = m.claims + 1
+  FROM unnest(ARRAY(SELECT id FROM fitting)) AS f (id)
+ WHERE m.id = f.id AND m.finished_at IS NULL
+RETURNING coalesce((SELECT min(f.available_at) FROM fresh AS f WHERE NOT f.id = ANY (ARRAY(SELECT id FROM fitting))),
+                   (SELECT max(f.available_at) FROM found AS f)) AS next,
+          ` + failingSQL + `, ` + recordColumnsSQL
+
+// pageRow is a row of a page.
+type pageRow struct {
+	row
+	Next time.Time `db:"next"`
+}
+
+// ClaimPage claims the next page of a stream. A page without messages says that none is due now, or
+// that the destination's breaker is open.
+func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.Page, error) {
+	page := outbox.Page{PageRef: outbox.PageRef{Destination: req.Destination}, ClaimedAt: time.Now(), Next: req.From}
+	if req.MaxMessages < 1 || req.MaxBytes < 1 {
+		return page, nil
+	}
+	rows, err := s.pool.Query(ctx, claimPageSQL, req.Destination, req.From, req.MaxMessages, req.MaxBytes, req.Holder)
+	if err != nil {
+		return page, fmt.Errorf("claiming a page of %s: %w", outflow.DisplayDestination(req.Destination), err)
+	}
+	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[pageRow])
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "23505" { // another claim made a page in the same microsecond
+		return page, nil
+	}
+	if err != nil {
+		return page, fmt.Errorf("claiming a page of %s: %w", outflow.DisplayDestination(req.Destination), err)
+	}
+	page.Messages = make([]outbox.PageMessage, 0, len(claimed))
+	for _, r := range claimed {
+		page.At, page.Next = r.AvailableAt, r.Next
+		page.Suspect = page.Suspect || r.Claims > 1
+		s.breakers.sawRow(r.Destination, r.Failing, r.Reached)
+		page.Messages = append(page.Messages, outbox.PageMessage{
+			Record: r.record(), Expires: r.ExpiresIn != nil, ExpiresIn: deref(r.ExpiresIn),
+		})
+	}
+	return page, nil
+}
+
+// FinishAll is Finish for the messages of a stream, by one statement, whose callbacks are due at once.
+// A message whose row another session has locked has an error, and is asked for again.
+func (s *Store) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished {
+	finished := make([]outbox.Finished, len(endings))
+	for i, r := range s.finishAll(ctx, endings) {
+		finished[i].Outcome = r.Value.Outcome()
+		if r.Err != nil {
+			finished[i].Err = fmt.Errorf("marking message %s %s: %w", endings[i].ID, endings[i].State, r.Err)
+		}
+	}
+	return finished
+}
+
+// handOverSQL leaves rows of a page to runs of their own, where at most $6 of the destination $5 are
+// off the fast path then; otherwise to later claims. The attempts failed with an error, so the messages
+// crash nothing.
+const handOverSQL = lockRowsSQL + `, room AS MATERIALIZED (
+    SELECT cardinality($1::uuid[]) + (SELECT count(*) FROM (
+               SELECT FROM outbox.messages AS m WHERE m.retrying AND m.destination = $5::text LIMIT $6) AS few) <= $6 AS enough
+)
+UPDATE outbox.messages AS m
+   SET retrying = r.enough, streamed = false, claims = 0, attempts = m.attempts + h.attempts,
+       available_at = CASE WHEN r.enough THEN now() ELSE now() + interval '1 second' END, parked = true,
+       last_error = coalesce(h.last_error, m.last_error)
+  FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS h (id, generation, last_error, attempts), room AS r
+ WHERE h.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = h.id AND m.generation = h.generation
+   AND m.finished_at IS NULL AND m.streamed
+RETURNING r.enough`
+
+// HandOver leaves messages of a stream's page to runs of their own. enough is false where too many
+// messages of the destination have such runs: then they wait as rows, and the stream is to end.
+// Attempts of a PutBack counts those that the row does not count yet.
+func (s *Store) HandOver(ctx context.Context, destination string, failed []outbox.HandedOver) (enough bool, err error) {
+	var c columns
+	for _, f := range failed {
+		c.add(f.Ref, f.LastError, f.Attempts)
+	}
+	rows, err := s.pool.Query(ctx, handOverSQL, c.ids, c.generations, c.lastErrors, c.attempts, destination, maxHandedOver)
+	if err != nil {
+		return false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[bool])
+	if err != nil {
+		return false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
+	}
+	s.hintSoon()
+	return len(all) == 0 || all[0], nil
+}
+
+// noteStreamSQL notes how a stream goes. $2 is the progress, $7 why it ended (NULL: it goes on), $8
+// how long the hint lasts, $9 how long no other is begun.
+const noteStreamSQL = `
+INSERT INTO outbox.streams AS s
+       (destination, delivered, dead, handed_over, per_second, started_at, runs_until, paused, ended_at, ended, not_before)
+VALUES ($1, $2, $3, $4, $5, now(), CASE WHEN $6::text IS NULL THEN now() + $7::interval END,
+        coalesce($6 = 'paused', false), CASE WHEN $6 IS NOT NULL THEN now() END, $6, now() + $8::interval)
+ON CONFLICT (destination) DO UPDATE
+   SET delivered = $2, dead = $3, handed_over = $4, per_second = $5,
+       started_at = CASE WHEN $9::boolean THEN now() ELSE s.started_at END,
+       runs_until = excluded.runs_until, paused = excluded.paused, ended_at = excluded.ended_at, ended = excluded.ended,
+       not_before = coalesce(excluded.not_before, CASE WHEN NOT $9 THEN s.not_before END)`
+
+// NoteStream notes how a stream goes, and has starters leave its messages to it for some seconds. first
+// says that this is the first note of a run.
+func (s *Store) NoteStream(ctx context.Context, n outbox.StreamState, first bool) error {
+	var ended *string
+	var pause *time.Duration
+	if n.Ended != "" && n.Ended != outbox.StreamTurn && n.Ended != outbox.StreamStopped {
+		ended = orNull(string(n.Ended))
+	}
+	if n.Ended == outbox.StreamFailing || n.Ended == outbox.StreamCancelled {
+		pause = orNull(streamPause)
+	}
+	_, err := s.pool.Exec(ctx, noteStreamSQL, n.Destination, n.Delivered, n.Dead, n.HandedOver, n.PerSecond,
+		ended, streamHint, pause, first)
+	if err != nil {
+		return fmt.Errorf("noting how the stream of %s goes: %w", outflow.DisplayDestination(n.Destination), err)
+	}
+	return nil
+}
+
+// wantStreamsSQL are those of the destinations $1 that are worth a stream: no stream runs, and more
+// than its bound are due that nobody has claimed. $2 is the bound of those without their own; 0: never.
+const wantStreamsSQL = `
+SELECT d.destination
+  FROM (SELECT w.destination, coalesce(s.above, $2::int) AS above
+          FROM unnest($1::text[]) AS w (destination)
+          LEFT JOIN outbox.streams AS s ON s.destination = w.destination
+         WHERE (s.runs_until > now()) IS NOT TRUE AND (s.not_before > now()) IS NOT TRUE
+           AND s.paused IS NOT TRUE) AS d
+ WHERE d.above > 0
+   AND (SELECT count(*) FROM (SELECT FROM outbox.messages AS m
+                               WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination
+                                 AND m.available_at <= now()
+                               LIMIT d.above + 1) AS few) > d.above`
+
+// WantStreams returns those of the destinations that are worth a stream. above is the bound of those
+// without one of their own; 0: they have none.
+func (s *Store) WantStreams(ctx context.Context, destinations []string, above int) ([]string, error) {
+	rows, err := s.pool.Query(ctx, wantStreamsSQL, destinations, above)
+	if err != nil {
+		return nil, fmt.Errorf("looking which destinations are worth a stream: %w", err)
+	}
+	wanted, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("looking which destinations are worth a stream: %w", err)
+	}
+	return wanted, nil
+}

@@ -1,0 +1,127 @@
+package outboxdb
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
+)
+
+const (
+	// pageSettled is how long after its claim the requests of a page have ended: they begin within 20 s
+	// and take outflow.MaxCallTime at most. Then the next attempt of a stream frees the pages of the
+	// attempt before it.
+	pageSettled = time.Minute
+	// pageLost is how long after its claim a scanner takes a page for lost, with its stream.
+	pageLost = 10 * time.Minute
+	// A page that is to be freed is noted as overdue first. Its holder may have been without its database
+	// as well, and have acknowledgements to write: it has this long to do so.
+	pageGrace     = 10 * time.Second
+	lostPageGrace = 30 * time.Second
+)
+
+// pageRowsSQL are the rows m of a page p that have not ended.
+const pageRowsSQL = `
+    m.state = 'pending' AND m.parked AND m.destination = p.destination
+    AND ` + SecondOfSQL + ` = date_bin('1 second'::interval, p.at, '2000-01-01Z'::timestamptz)
+    AND m.available_at = p.at AND m.streamed`
+
+// endPageSQL ends a page whose messages have all ended or were given back. A page with others, such as
+// one that another session had locked, is freed later.
+const endPageSQL = `
+DELETE FROM outbox.pages AS p
+ WHERE p.destination = $1 AND p.at = $2 AND NOT EXISTS (SELECT FROM outbox.messages AS m WHERE ` + pageRowsSQL + `)`
+
+// leavePageSQL gives messages of a page back that were not sent. No run was started for any of them, so
+// a stream may claim them again.
+const leavePageSQL = lockRowsSQL + `
+UPDATE outbox.messages AS m
+   SET available_at = now(), parked = false, started = false, streamed = false, claims = greatest(m.claims - 1, 0)
+  FROM unnest($1::uuid[], $2::int[]) AS g (id, generation)
+ WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = g.id AND m.generation = g.generation
+   AND m.finished_at IS NULL AND m.available_at = $3`
+
+// freePagesSQL frees pages of the destination $1 (NULL: of any) whose holder is not $2 and which were
+// claimed $3 ago: first it notes that they are overdue, and frees them when that was noted $4 ago.
+//   - Their claims stay counted: the process of the holder was lost with them. The next page of these
+//     rows is a tenth. Where that would be ten rows or fewer they are quarantined (claims = 5).
+//   - A stream may claim them again: no run was started for any of them.
+const freePagesSQL = `
+WITH overdue AS (
+    UPDATE outbox.pages AS p
+       SET overdue_at = now()
+     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> $2 AND p.claimed_at <= now() - $3::interval
+       AND p.overdue_at IS NULL
+    RETURNING p.at
+), given AS MATERIALIZED (
+    SELECT p.destination, p.at
+      FROM outbox.pages AS p
+     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> $2 AND p.claimed_at <= now() - $3::interval
+       AND p.overdue_at <= now() - $4::interval
+       FOR UPDATE SKIP LOCKED
+), rows AS MATERIALIZED (
+    SELECT m.id, m.claims FROM given AS p JOIN outbox.messages AS m ON ` + pageRowsSQL + `
+     ORDER BY m.id FOR NO KEY UPDATE OF m
+), freed AS (
+    UPDATE outbox.messages AS m
+       SET available_at = now(), parked = false, started = false, streamed = false,
+           claims = CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END
+      FROM unnest(ARRAY(SELECT r.id FROM rows AS r)) AS r (id)
+     WHERE m.id = r.id AND m.finished_at IS NULL
+    RETURNING m.id
+), ended AS (
+    DELETE FROM outbox.pages AS p USING given AS g WHERE p.destination = g.destination AND p.at = g.at
+)
+SELECT (SELECT count(*) FROM freed),
+       (SELECT count(*) FROM outbox.pages AS p WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> $2)
+       - (SELECT count(*) FROM given)`
+
+// EndPage ends a page whose messages have all ended or were given back. It is idempotent.
+func (s *Store) EndPage(ctx context.Context, p outbox.PageRef) error {
+	if _, err := s.pool.Exec(ctx, endPageSQL, p.Destination, p.At); err != nil {
+		return fmt.Errorf("ending a page of %s: %w", outflow.DisplayDestination(p.Destination), err)
+	}
+	return nil
+}
+
+// LeavePage gives back messages of a page that were not sent. They are due at once.
+func (s *Store) LeavePage(ctx context.Context, p outbox.PageRef, unsent []outbox.Ref) error {
+	var c columns
+	for _, r := range unsent {
+		c.add(r, "", 0)
+	}
+	if _, err := s.pool.Exec(ctx, leavePageSQL, c.ids, c.generations, p.At); err != nil {
+		return fmt.Errorf("giving back %d messages of a page: %w", len(unsent), err)
+	}
+	s.hintSoon()
+	return nil
+}
+
+// FreePages frees the pages of a destination that earlier attempts of its stream have left behind, once
+// their requests have ended. left is how many are still to be freed.
+func (s *Store) FreePages(ctx context.Context, destination string, holder uuid.UUID) (freed, left int, err error) {
+	return s.freePages(ctx, &destination, holder, pageSettled, pageGrace)
+}
+
+// FreeLostPages frees the pages of streams that are gone for good, such as with Temporal's namespace.
+func (s *Store) FreeLostPages(ctx context.Context) (freed int, err error) {
+	freed, _, err = s.freePages(ctx, nil, uuid.Nil, pageLost, lostPageGrace)
+	return freed, err
+}
+
+func (s *Store) freePages(
+	ctx context.Context, destination *string, holder uuid.UUID, after, grace time.Duration,
+) (freed, left int, err error) {
+	err = s.pool.QueryRow(ctx, freePagesSQL, destination, holder, after, grace).Scan(&freed, &left)
+	if err != nil {
+		return 0, 0, fmt.Errorf("freeing pages that streams have left behind: %w", err)
+	}
+	if freed > 0 {
+		s.hintSoon()
+	}
+	return freed, left, nil
+}

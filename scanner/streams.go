@@ -1,0 +1,94 @@
+package scanner
+
+import (
+	"context"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/outbox"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+const (
+	// streamInterval lies between two looks which destinations are worth a stream.
+	streamInterval = time.Second
+	streamTimeout  = 10 * time.Second
+	// pagesInterval lies between two looks for pages of streams that are gone for good.
+	pagesInterval = 30 * time.Second
+)
+
+// Streams deliver the backlog of a destination by one run, instead of a run for each message.
+type Streams interface {
+	// WantStreams returns those of the destinations that have more due messages than their bound, and
+	// no stream. above is the bound of those without one of their own; 0: they have none.
+	WantStreams(ctx context.Context, destinations []string, above int) ([]string, error)
+	// FreeLostPages gives back the messages of streams that are gone for good.
+	FreeLostPages(ctx context.Context) (freed int, err error)
+}
+
+// startStreams starts a stream for each destination of the claim that is worth it, in the background.
+func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
+	var full []string
+	for _, d := range claimed.Full {
+		if outbox.Streamable(d) == "" {
+			full = append(full, d)
+		}
+	}
+	if raised, _ := s.temporal.state(); raised || len(full) == 0 || !s.streams.begin(streamInterval) {
+		return
+	}
+	s.background.Go(func() {
+		defer s.streams.done()
+		ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+		defer cancel()
+		wanted, err := s.store.WantStreams(ctx, full, s.opts.StreamAbove)
+		if err != nil && ctx.Err() == nil {
+			s.opts.Logger.Warn("looking for backlogs", "error", err)
+		}
+		for _, d := range wanted {
+			if err := s.startStream(ctx, d); err != nil && ctx.Err() == nil {
+				s.opts.Logger.Warn("starting a stream", "destination", outflow.DisplayDestination(d), "error", err)
+			}
+		}
+	})
+}
+
+// startStream starts a destination's stream. One that runs already goes on.
+func (s *Scanner) startStream(ctx context.Context, destination string) error {
+	database, err := s.store.DatabaseID(ctx)
+	if err != nil {
+		return err
+	}
+	in := workflows.StreamInput{Outbox: s.opts.Outbox, Database: database, Destination: destination}
+	options := workflows.StreamOptions(s.opts.Outbox, s.opts.TaskQueue, destination)
+	_, err = s.execute(ctx, options, workflows.WorkflowStream, in)
+	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		return nil
+	}
+	if err == nil {
+		s.opts.Logger.Info("a stream delivers the backlog", "destination", outflow.DisplayDestination(destination),
+			"workflow_id", options.ID)
+	}
+	return err
+}
+
+// freeLostPages gives back, in the background, the messages of streams that are gone for good.
+func (s *Scanner) freeLostPages(ctx context.Context) {
+	if !s.pages.begin(pagesInterval) {
+		return
+	}
+	s.background.Go(func() {
+		defer s.pages.done()
+		ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+		defer cancel()
+		freed, err := s.store.FreeLostPages(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			s.opts.Logger.Warn("looking for what streams have left behind", "error", err)
+		case freed > 0:
+			s.opts.Logger.Warn("a stream is gone; its messages are delivered without it", "messages", freed)
+		}
+	})
+}
