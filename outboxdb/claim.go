@@ -130,7 +130,6 @@ const handedOverSQL = `handed AS MATERIALIZED (
              FROM outbox.messages AS m
             WHERE m.retrying AND m.destination = d.destination AND m.available_at <= now() AND m.claims < 5
               AND m.finished_at IS NULL
-            ORDER BY m.id
             LIMIT d.quota
               FOR UPDATE SKIP LOCKED) AS next
      WHERE d.quota > 0 AND d.streams

@@ -87,6 +87,8 @@ func TestEverySettingIsRead(t *testing.T) {
 		"OUTFLOW_SNS_TIMEOUT":     "5s",
 		"OUTFLOW_MISSING_GRACE":   "1h",
 		"OUTFLOW_ORDER_DEAD":      "pass",
+		"OUTFLOW_STREAM_ABOVE":    "10000",
+		"OUTFLOW_STREAMS":         "0",
 		"OUTFLOW_WEBHOOK_TIMEOUT": "30s", "OUTFLOW_KEEP_DELIVERED": "1m", "OUTFLOW_KEEP_DEAD": "90d",
 		"OUTFLOW_KEEP_EXPIRED": "36h", "OUTFLOW_KEEP_CANCELLED": "forever", "OUTFLOW_HISTORY": "on",
 		"OUTFLOW_LOG_LEVEL": "debug", "OUTFLOW_LOG_FORMAT": "json", "OUTFLOW_HEALTH_ADDRESS": "[::1]:8086",
@@ -254,12 +256,13 @@ func TestDefaultsOfNothing(t *testing.T) {
 			written[s.Name] = s.Default
 		}
 	}
-	require.Len(t, written, 10)
+	require.Len(t, written, 11)
 	c, err := load(t, enough(written))
 	require.NoError(t, err)
 	assert.Contains(t, broker(t, c, "https").Waiting, "no host is allowed")
 	assert.Empty(t, c.HealthAddress)
 	assert.False(t, c.Retention.History)
+	assert.Zero(t, c.Scanner.StreamAbove)
 }
 
 // The workers and the publisher of temporal destinations read the same variables.

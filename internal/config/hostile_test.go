@@ -153,6 +153,12 @@ var hostile = []struct{ name, value, says string }{
 	{"OUTFLOW_HISTORY", "true", wantsOnOff + ` (got "true")`},
 	{"OUTFLOW_HISTORY", "on\n", wantsOnOff + ` (got "on\n")`},
 	{"OUTFLOW_HISTORY", "оn", wantsOnOff + ` (got "оn")`}, // a Cyrillic letter
+	{"OUTFLOW_STREAM_ABOVE", "0", `wants off, or a whole number from 1 to 100000 (got "0")`},
+	{"OUTFLOW_STREAM_ABOVE", "100001", `wants off, or a whole number from 1 to 100000 (got "100001")`},
+	{"OUTFLOW_STREAM_ABOVE", "Off", `wants off, or a whole number from 1 to 100000 (got "Off")`},
+	{"OUTFLOW_STREAMS", "-1", `wants a whole number from 0 to 100 (got "-1")`},
+	{"OUTFLOW_STREAMS", "101", `wants a whole number from 0 to 100 (got "101")`},
+	{"OUTFLOW_STREAMS", "off", `wants a whole number from 0 to 100 (got "off")`},
 	{"OUTFLOW_ORDER_DEAD", "Block", `wants block or pass (got "Block")`},
 	{"OUTFLOW_LOG_LEVEL", "loud", wantsLevel + ` (got "loud")`},
 	{"OUTFLOW_LOG_LEVEL", "info+4", wantsLevel + ` (got "info+4")`},
