@@ -63,6 +63,9 @@ type Options struct {
 	// PassDead has a message that ends dead let the next one of its ordering key go. Otherwise it
 	// blocks the key, until an operator retries, redirects or skips it.
 	PassDead bool
+	// Streams is how many streams this program takes at once, each on some connections of Pool and with
+	// up to 64 MiB of payloads together; 0: none. Scanner.StreamAbove says when one is started.
+	Streams int
 	// Worker has options for the worker. A zero field takes the value that Outflow needs. New warns
 	// of options with which messages would be published twice.
 	Worker worker.Options
@@ -83,6 +86,7 @@ type Dispatcher struct {
 	opts       Options
 	store      *outboxdb.Store
 	activities *activities.Activities
+	streams    *activities.Streams
 	scanner    *scanner.Scanner
 }
 
@@ -112,6 +116,7 @@ func New(opts Options) (*Dispatcher, error) {
 		activities.WithMeterProvider(opts.Scanner.MeterProvider),
 		activities.WithMissingGrace(opts.Scanner.MissingGrace),
 		activities.LogTo(opts.Scanner.Logger), activities.ForOutbox(opts.Scanner.Outbox))
+	d.streams = activities.NewStreams(d.activities, d.store, router)
 	if opts.Trigger.Hints() {
 		opts.Scanner.Trigger = trigger.New(opts.Trigger, d.store,
 			trigger.Options{Connect: trigger.OfPool(cmp.Or(opts.ListenOn, opts.Pool.Config())), Logger: opts.Scanner.Logger})
@@ -163,11 +168,16 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	w := d.newWorker(func(err error) { fail(&workerError{err}) })
-	if err := w.Start(); err != nil {
+	ended := func(err error) { fail(&workerError{err}) }
+	workers := []worker.Worker{d.newWorker(ended)}
+	if d.opts.Streams > 0 {
+		workers = append(workers, d.newStreamWorker(ended))
+	}
+	stopWorkers, err := startAll(workers)
+	defer stopWorkers() // after the scanner: they publish what the scanner has started
+	if err != nil {
 		return fmt.Errorf("starting the worker: %w", err)
 	}
-	defer w.Stop() // after the scanner: it publishes what the scanner has started
 	stop, err := metrics.WatchTable(d.opts.Scanner.MeterProvider, d.store, d.opts.Scanner.Logger)
 	if err != nil {
 		d.opts.Scanner.Logger.Warn("the outbox table has no metrics", "error", err)

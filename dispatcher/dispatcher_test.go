@@ -340,3 +340,34 @@ func TestMissingGrace(t *testing.T) {
 	cancel()
 	require.NoError(t, <-ended)
 }
+
+// TestABacklogGoesByAStream: a program that takes streams delivers a backlog by one run.
+func TestABacklogGoesByAStream(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	q := &counted{queue: takesAll}
+	opts, logged := given(t, pool, q)
+	opts.Streams, opts.Scanner.StreamAbove = 1, 500
+	d, err := dispatcher.New(opts)
+	require.NoError(t, err)
+	const backlog = 3000
+	_, err = pool.Exec(t.Context(), `SELECT outbox.enqueue('sqs://orders', 'order-placed', '{}') FROM generate_series(1, $1)`,
+		backlog)
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	var streamed, delivered int
+	eventually(t, func() bool {
+		return pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE streamed), count(*) FROM outbox.messages
+			WHERE state = 'delivered'`).Scan(&streamed, &delivered) == nil && delivered == backlog
+	})
+	assert.Greater(t, streamed, backlog/2)
+	assert.EqualValues(t, backlog, q.n.Load(), "each once")
+	assert.Contains(t, logged.String(), "a stream delivers the backlog")
+	stop()
+	require.NoError(t, <-ended)
+	var left int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.pages`).Scan(&left))
+	assert.Zero(t, left, "pages that nobody ended")
+}

@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"cmp"
 	"log/slog"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/worker"
@@ -62,6 +63,40 @@ func (o *Options) complete() {
 	if w.ActivityTaskPollerBehavior == nil && w.MaxConcurrentActivityTaskPollers == 0 {
 		w.ActivityTaskPollerBehavior = worker.NewPollerBehaviorAutoscaling(worker.PollerBehaviorAutoscalingOptions{})
 	}
+}
+
+// newStreamWorker returns a worker of streams. It has its own task queue and slots, and of the program's
+// options those that say how it is deployed.
+func (d *Dispatcher) newStreamWorker(fail func(error)) worker.Worker {
+	own := d.opts.Worker
+	w := worker.New(d.opts.Client, workflows.StreamTaskQueue(d.opts.Scanner.TaskQueue), worker.Options{
+		WorkerStopTimeout: own.WorkerStopTimeout, MaxConcurrentActivityExecutionSize: d.opts.Streams,
+		MaxConcurrentWorkflowTaskPollers: 2, MaxConcurrentActivityTaskPollers: 1,
+		MaxHeartbeatThrottleInterval: timing.StreamHeartbeatThrottle,
+		Identity:                     own.Identity, DeploymentOptions: own.DeploymentOptions, Interceptors: own.Interceptors,
+		OnFatalError: fail,
+	})
+	workflows.RegisterStream(w, d.streams)
+	return w
+}
+
+// startAll starts workers, and returns a function that stops at once those that were started.
+func startAll(workers []worker.Worker) (stop func(), err error) {
+	var started []worker.Worker
+	stop = func() {
+		var stopping sync.WaitGroup
+		for _, w := range started {
+			stopping.Go(w.Stop)
+		}
+		stopping.Wait()
+	}
+	for _, w := range workers {
+		if err := w.Start(); err != nil {
+			return stop, err
+		}
+		started = append(started, w)
+	}
+	return stop, nil
 }
 
 // fitSlots has a slot for each message in flight. A message that waits for a slot runs out of time

@@ -107,6 +107,8 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.Equal(t, 30*time.Second, c.Scanner.Lease)
 	assert.Equal(t, time.Hour, c.MissingGrace)
 	assert.True(t, c.PassDead)
+	assert.Equal(t, 10000, c.Scanner.StreamAbove)
+	assert.Zero(t, c.Streams)
 	assert.Equal(t, outflow.Retention{
 		Delivered: outflow.Keep(time.Minute), Dead: outflow.Keep(2160 * time.Hour),
 		Expired: outflow.Keep(36 * time.Hour), Cancelled: outflow.Forever, History: true,
