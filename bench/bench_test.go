@@ -30,7 +30,7 @@ func TestParse(t *testing.T) {
 	var help bytes.Buffer
 	_, err = parse([]string{"-help"}, &help)
 	require.ErrorIs(t, err, flag.ErrHelp)
-	require.Contains(t, help.String(), "floor,naive,naive-eager,tracked")
+	require.Contains(t, help.String(), "floor,floor-two,naive,naive-eager,tracked")
 }
 
 func TestParseReportsMistakesTogether(t *testing.T) {
@@ -47,15 +47,20 @@ func TestParseReportsMistakesTogether(t *testing.T) {
 
 func TestTurn(t *testing.T) {
 	require.Equal(t, variants, turn(variants, 0))
-	require.Equal(t, []string{naive, naiveEager, tracked, floor}, turn(variants, 1))
-	require.Equal(t, variants, turn(variants, 4))
+	require.Equal(t, []string{floorTwo, naive, naiveEager, tracked, floor}, turn(variants, 1))
+	require.Equal(t, variants, turn(variants, 5))
 	require.Equal(t, []string{tracked}, turn([]string{tracked}, 3))
 }
 
 func TestReport(t *testing.T) {
-	s := settings{rounds: 3, messages: 100, only: []string{floor, tracked}}
+	s := settings{rounds: 3, messages: 100, only: []string{floor, floorTwo, tracked}}
 	results := map[string][]result{
 		floor: {{seconds: 1}, {seconds: 2}, {seconds: 1}},
+		floorTwo: {
+			{seconds: 1.5, cpu: cpu{postgres: 40 * time.Millisecond}},
+			{seconds: 1.5, cpu: cpu{postgres: 190 * time.Millisecond}},
+			{seconds: 1.5, cpu: cpu{postgres: 250 * time.Millisecond}},
+		},
 		tracked: {
 			{seconds: 2, requests: 0.25, writes: 3, cpu: cpu{postgres: 100 * time.Millisecond}},
 			{seconds: 2, requests: 0.5, writes: 3, cpu: cpu{postgres: 200 * time.Millisecond}},
@@ -74,6 +79,8 @@ func TestReport(t *testing.T) {
 	require.Regexp(t, `(?m)^ *wal +20\.0 ms +200\.0 ms +200\.0 ms +30 +1000 +40 ms +0 ms *$`, out.String())
 	require.Contains(t, out.String(), "above-start wal p50 14.0 ms\nabove-start wal p99 193.0 ms\n")
 	require.Regexp(t, `(?m)^ratio tracked/floor 0\.80$`, out.String(), "the median of the rounds' ratios")
+	require.Regexp(t, `(?m)^ratio tracked/floor-two 0\.75$`, out.String())
+	require.Regexp(t, `(?m)^value postgres-over-floor-two 0\.50$`, out.String(), "the median of the differences, for 1,000")
 	require.NotContains(t, out.String(), naive)
 }
 

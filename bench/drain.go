@@ -38,8 +38,8 @@ func (w *world) drain(ctx context.Context, variant string, round, messages int) 
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s was not done after %s", variant, limit))
 	defer cancel()
 	taskQueue := fmt.Sprintf("bench-%s-%d", variant, round)
-	if variant == floor {
-		return w.drainFloor(ctx, taskQueue, messages)
+	if variant == floor || variant == floorTwo {
+		return w.drainFloor(ctx, variant, taskQueue, messages)
 	}
 	source := sources[variant]
 	before, err := w.rowWrites(ctx)
@@ -55,9 +55,9 @@ func (w *world) drain(ctx context.Context, variant string, round, messages int) 
 	return r, err
 }
 
-// drainFloor has floor's process do the drain and time it.
-func (w *world) drainFloor(ctx context.Context, taskQueue string, messages int) (r result, err error) {
-	c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+floor, w.TemporalAddress, taskQueue, fmt.Sprint(messages))
+// drainFloor has the process of floor or floor-two do the drain and time it.
+func (w *world) drainFloor(ctx context.Context, variant, taskQueue string, messages int) (r result, err error) {
+	c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.TemporalAddress, taskQueue, fmt.Sprint(messages))
 	if err != nil {
 		return result{}, err
 	}
@@ -70,7 +70,7 @@ func (w *world) drainFloor(ctx context.Context, taskQueue string, messages int) 
 		return result{}, err
 	}
 	if _, err := fmt.Fprintln(c.stdin, "go"); err != nil {
-		return result{}, fmt.Errorf("starting floor: %w", err)
+		return result{}, fmt.Errorf("starting %s: %w", variant, err)
 	}
 	var done floorDone
 	if err := c.read(ctx, &done); err != nil {

@@ -43,12 +43,13 @@ type usageError struct{ error }
 // The variants, in the order of the table.
 const (
 	floor      = "floor"
+	floorTwo   = "floor-two"
 	naive      = "naive"
 	naiveEager = "naive-eager"
 	tracked    = "tracked"
 )
 
-var variants = []string{floor, naive, naiveEager, tracked}
+var variants = []string{floor, floorTwo, naive, naiveEager, tracked}
 
 // settings are what the command line asks for.
 type settings struct {
@@ -76,7 +77,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 var parts = map[string]func(ctx context.Context, args []string, stdout io.Writer) error{
 	"part-stack":          stackPart,
 	"part-queue":          queuePart,
-	"part-" + floor:       floorPart,
+	"part-" + floor:       floorPart(false),
+	"part-" + floorTwo:    floorPart(true),
 	"part-" + naive:       naivePart(false),
 	"part-" + naiveEager:  naivePart(true),
 	"part-" + byWake:      wakePart,

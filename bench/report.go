@@ -9,9 +9,9 @@ import (
 )
 
 // compared are the ratios that are printed: the first variant's messages/s over the second's.
-var compared = [][2]string{{tracked, floor}, {tracked, naive}, {tracked, naiveEager}}
+var compared = [][2]string{{tracked, floor}, {tracked, floorTwo}, {tracked, naive}, {tracked, naiveEager}}
 
-// report prints a table for people, and lines "ratio NAME VALUE" for scripts.
+// report prints a table for people, and lines "ratio NAME VALUE" and "value NAME VALUE" for scripts.
 func report(out io.Writer, s settings, results map[string][]result) error {
 	of := func(variant string, value func(result) float64) []float64 {
 		var all []float64
@@ -59,6 +59,11 @@ func report(out io.Writer, s settings, results map[string][]result) error {
 	fmt.Fprintln(out)
 	for _, name := range names {
 		fmt.Fprintf(out, "ratio %s %.2f\n", name, median(all[name]))
+	}
+	if slices.Contains(s.only, tracked) && slices.Contains(s.only, floorTwo) {
+		postgres := cost(func(c cpu) time.Duration { return c.postgres })
+		fmt.Fprintf(out, "value postgres-over-%s %.2f\n", floorTwo,
+			median(differences(of(tracked, postgres), of(floorTwo, postgres))))
 	}
 	return nil
 }

@@ -48,6 +48,9 @@ var naiveSource = source{
 	          FROM naive.outbox WHERE created_at >= $1`,
 }
 
+// messageType is that of every message.
+const messageType = "order-placed"
+
 // payload is a small event, as most are.
 func payload(i int) string {
 	return fmt.Sprintf(`{"event":"order-placed","number":%d,"customer":"%s","lines":[%s]}`, i, uuid.NewString(),
@@ -57,7 +60,7 @@ func payload(i int) string {
 func insertMessages(ctx context.Context, tx pgx.Tx, queue string, n int) error {
 	messages := make([]outflow.Message, 0, n)
 	for i := range n {
-		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: "order-placed",
+		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: messageType,
 			Payload: []byte(payload(i))})
 	}
 	_, err := outboxdb.Enqueue(ctx, tx, messages...)
