@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/dbos-inc/dbos-transact-golang/dbos"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -27,6 +28,7 @@ type world struct {
 	queue  *child
 	stackReady
 	queues queueClient
+	dbos   dbos.Client
 	stderr io.Writer
 }
 
@@ -93,7 +95,7 @@ func (w *world) prepareDatabase(ctx context.Context) error {
 	if _, err := pool.Exec(ctx, naiveSchema); err != nil {
 		return fmt.Errorf("creating the naive outbox: %w", err)
 	}
-	return nil
+	return w.preparePeers(ctx, pool)
 }
 
 // prepareNamespace creates the search attributes, as users do. Without them Outflow's starts would be
@@ -108,7 +110,7 @@ func (w *world) prepareNamespace(ctx context.Context) error {
 }
 
 func (w *world) close() error {
-	var errs []error
+	errs := []error{w.closePeers()}
 	for _, c := range []*child{w.queue, w.stack} {
 		if c != nil {
 			errs = append(errs, c.stop())
