@@ -16,20 +16,20 @@ func bench(ctx context.Context, s settings, getenv func(string) string, stdout, 
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	fmt.Fprintf(stdout, "%d rounds of %d messages on %d CPUs, variants in turn\n", s.rounds, s.messages,
-		runtime.NumCPU())
+	fmt.Fprintf(stdout, "%d rounds of %d messages (fast variants: %d) on %d CPUs, variants in turn\n", s.rounds,
+		s.messages, s.fastMessages, runtime.NumCPU())
 	if err := w.describe(ctx, stdout); err != nil {
 		return err
 	}
 	results := map[string][]result{}
 	for round := range s.rounds {
 		for _, variant := range turn(s.only, round) {
-			r, err := w.drain(ctx, variant, round+1, s.messages)
+			r, err := w.drain(ctx, variant, round+1, s.backlog(variant))
 			if err != nil {
 				return fmt.Errorf("measuring %s in round %d: %w", variant, round+1, err)
 			}
 			results[variant] = append(results[variant], r)
-			fmt.Fprintf(stderr, "round %d: %-11s %7.1f messages/s\n", round+1, variant, float64(s.messages)/r.seconds)
+			fmt.Fprintf(stderr, "round %d: %-11s %7.1f messages/s\n", round+1, variant, r.rate())
 		}
 	}
 	if err := report(stdout, s, results); err != nil {

@@ -12,7 +12,7 @@ func TestBuild(t *testing.T) {
 	if err := build(t.Context(), into); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"outflow-starter", "outflow-worker"} {
+	for name := range programs {
 		if _, err := os.Stat(filepath.Join(into, name)); err != nil {
 			t.Error(err)
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -26,28 +25,35 @@ const (
 
 // result is what one variant did in one round.
 type result struct {
+	messages int
 	seconds  float64 // from the first claim to the last delivered
 	cpu      cpu
 	requests float64 // of the queue service, for each message
 	writes   float64 // inserts and updates of the application's tables, for each message
 }
 
+// rate is in messages a second.
+func (r result) rate() float64 { return float64(r.messages) / r.seconds }
+
 // drain measures one variant once, with processes and rows of its own.
-func (w *world) drain(ctx context.Context, variant string, round, messages int) (_ result, err error) {
+func (w *world) drain(ctx context.Context, variant string, round, messages int) (r result, err error) {
+	defer func() { r.messages = messages }()
 	limit := time.Minute + time.Duration(messages)*200*time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s was not done after %s", variant, limit))
 	defer cancel()
 	taskQueue := fmt.Sprintf("bench-%s-%d", variant, round)
-	if variant == floor {
-		return w.drainFloor(ctx, taskQueue, messages)
+	if variant == floor || variant == floorTwo {
+		return w.drainFloor(ctx, variant, taskQueue, messages)
 	}
-	source := sources[variant]
+	if variant == queueAlone {
+		return w.drainAlone(ctx, taskQueue, messages)
+	}
+	source := w.source(variant)
 	before, err := w.rowWrites(ctx)
 	if err != nil {
 		return result{}, err
 	}
-	r, err := w.drainRows(ctx, variant, source, taskQueue, messages)
-	if err != nil {
+	if r, err = w.drainRows(ctx, variant, source, taskQueue, messages); err != nil {
 		return result{}, err
 	}
 	after, err := w.rowWrites(ctx)
@@ -55,9 +61,9 @@ func (w *world) drain(ctx context.Context, variant string, round, messages int) 
 	return r, err
 }
 
-// drainFloor has floor's process do the drain and time it.
-func (w *world) drainFloor(ctx context.Context, taskQueue string, messages int) (r result, err error) {
-	c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+floor, w.TemporalAddress, taskQueue, fmt.Sprint(messages))
+// drainFloor has the process of floor or floor-two do the drain and time it.
+func (w *world) drainFloor(ctx context.Context, variant, taskQueue string, messages int) (r result, err error) {
+	c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.TemporalAddress, taskQueue, fmt.Sprint(messages))
 	if err != nil {
 		return result{}, err
 	}
@@ -70,7 +76,7 @@ func (w *world) drainFloor(ctx context.Context, taskQueue string, messages int) 
 		return result{}, err
 	}
 	if _, err := fmt.Fprintln(c.stdin, "go"); err != nil {
-		return result{}, fmt.Errorf("starting floor: %w", err)
+		return result{}, fmt.Errorf("starting %s: %w", variant, err)
 	}
 	var done floorDone
 	if err := c.read(ctx, &done); err != nil {
@@ -121,7 +127,11 @@ func (w *world) drainRows(ctx context.Context, variant string, source source, ta
 	if err != nil {
 		return result{}, err
 	}
-	if err := await(ctx, conn, source, dispatchers); err != nil {
+	if source.byArrival() {
+		if r.seconds, err = w.awaitArrivals(ctx, conn, source, dispatchers, messages); err != nil {
+			return result{}, err
+		}
+	} else if err := await(ctx, conn, source, dispatchers); err != nil {
 		return result{}, err
 	}
 	after, err := w.settle(ctx, dispatchers...)
@@ -129,8 +139,10 @@ func (w *world) drainRows(ctx context.Context, variant string, source source, ta
 		return result{}, err
 	}
 	r.cpu = after.minus(before)
-	if r.seconds, err = source.took(ctx, conn, since, messages); err != nil {
-		return result{}, err
+	if !source.byArrival() {
+		if r.seconds, err = source.took(ctx, conn, since, messages); err != nil {
+			return result{}, err
+		}
 	}
 	r.requests, err = w.requests(ctx, messages)
 	return r, err
@@ -138,7 +150,10 @@ func (w *world) drainRows(ctx context.Context, variant string, source source, ta
 
 // dispatchers starts the processes of a variant that reads rows, tracked with more settings.
 func (w *world) dispatchers(variant, taskQueue string, more ...string) ([]*child, error) {
-	if variant != tracked {
+	if variant == stream {
+		more = append(more, "OUTFLOW_STREAM_ABOVE=100")
+	}
+	if variant != tracked && variant != stream {
 		c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.DatabaseURL, w.TemporalAddress, taskQueue,
 			w.queues.url)
 		if err != nil {
@@ -159,13 +174,13 @@ func (w *world) dispatchers(variant, taskQueue string, more ...string) ([]*child
 
 // requests checks that every message arrived once, and says how many requests each took.
 func (w *world) requests(ctx context.Context, messages int) (float64, error) {
-	stats, err := w.queues.stats(ctx)
+	stats, err := w.queues.counts(ctx)
 	if err != nil {
 		return 0, err
 	}
-	if stats.Messages != messages || len(stats.Arrived) != messages {
+	if stats.Messages != messages || stats.Different != messages {
 		return 0, fmt.Errorf("counting what arrived: %d sent, %d different ones, of %d", stats.Messages,
-			len(stats.Arrived), messages)
+			stats.Different, messages)
 	}
 	return float64(stats.Requests) / float64(messages), nil
 }
@@ -180,12 +195,8 @@ func await(ctx context.Context, conn *pgx.Conn, source source, dispatchers []*ch
 		if !left {
 			return nil
 		}
-		for _, c := range dispatchers {
-			select {
-			case <-c.Done():
-				return c.died()
-			default:
-			}
+		if err := alive(dispatchers); err != nil {
+			return err
 		}
 		if err := pause(ctx, lookEvery); err != nil {
 			return err
@@ -230,7 +241,7 @@ func (w *world) usage(dispatchers []*child) (cpu, error) {
 	return c, err
 }
 
-// rowWrites is how many rows of the application's tables were inserted and updated so far. A server
+// rowWrites is how many rows of the application's database were inserted, updated and deleted so far. A server
 // process reports what it counted at its end at the latest, so it waits until all of them are gone.
 func (w *world) rowWrites(ctx context.Context) (int64, error) {
 	conn, err := pgx.Connect(ctx, w.DatabaseURL)
@@ -244,8 +255,8 @@ func (w *world) rowWrites(ctx context.Context) (int64, error) {
 		err := conn.QueryRow(ctx, `
 SELECT (SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()),
-       (SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::bigint FROM pg_stat_user_tables
-         WHERE schemaname || '.' || relname = ANY ($1))`, strings.Fields(tables)).Scan(&others, &writes)
+       (SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint FROM pg_stat_user_tables)`).
+			Scan(&others, &writes)
 		if err != nil {
 			return 0, fmt.Errorf("reading the tables' statistics: %w", errors.Join(err, context.Cause(ctx)))
 		}

@@ -43,18 +43,22 @@ type usageError struct{ error }
 // The variants, in the order of the table.
 const (
 	floor      = "floor"
+	floorTwo   = "floor-two"
 	naive      = "naive"
 	naiveEager = "naive-eager"
 	tracked    = "tracked"
+	stream     = "stream"
 )
 
-var variants = []string{floor, naive, naiveEager, tracked}
+var variants = []string{
+	floor, floorTwo, naive, naiveEager, tracked, riverPeer, dbosPeer, watermillPeer, stream, queueAlone,
+}
 
 // settings are what the command line asks for.
 type settings struct {
-	rounds, messages int
-	only             []string
-	latency          time.Duration
+	rounds, messages, fastMessages int
+	only                           []string
+	latency                        time.Duration
 }
 
 // run is the program without its process. The environment's one use is to build Outflow's programs;
@@ -74,13 +78,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // parts are the sub-commands that bench itself starts.
 var parts = map[string]func(ctx context.Context, args []string, stdout io.Writer) error{
-	"part-stack":          stackPart,
-	"part-queue":          queuePart,
-	"part-" + floor:       floorPart,
-	"part-" + naive:       naivePart(false),
-	"part-" + naiveEager:  naivePart(true),
-	"part-" + byWake:      wakePart,
-	"part-" + eagerStarts: eagerStartsPart,
+	"part-stack":            stackPart,
+	"part-queue":            queuePart,
+	"part-" + floor:         floorPart(false),
+	"part-" + floorTwo:      floorPart(true),
+	"part-" + naive:         naivePart(false),
+	"part-" + naiveEager:    naivePart(true),
+	"part-" + riverPeer:     riverPart,
+	"part-" + dbosPeer:      dbosPart,
+	"part-" + watermillPeer: watermillPart,
+	"part-" + queueAlone:    alonePart,
+	"part-" + byWake:        wakePart,
+	"part-" + eagerStarts:   eagerStartsPart,
 }
 
 func parse(args []string, stdout io.Writer) (settings, error) {
@@ -89,7 +98,8 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {} // the error names the mistake
 	fs.IntVar(&s.rounds, "rounds", 5, "how many times each variant runs")
-	fs.IntVar(&s.messages, "messages", 1000, "messages in each backlog")
+	fs.IntVar(&s.messages, "messages", 1000, "messages in each backlog of a variant that runs a workflow for each")
+	fs.IntVar(&s.fastMessages, "fast-messages", 20_000, "messages in each backlog of the other variants")
 	fs.DurationVar(&s.latency, "latency", 15*time.Second,
 		"how long latency and idle costs are measured, with each trigger; 0 for not at all")
 	only := fs.String("only", "", "run these variants alone, with commas between: "+strings.Join(variants, ","))
@@ -111,6 +121,9 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	}
 	if s.messages < 1 {
 		errs = append(errs, fmt.Errorf("-messages: wants 1 or more (got %d)", s.messages))
+	}
+	if s.fastMessages < 1 {
+		errs = append(errs, fmt.Errorf("-fast-messages: wants 1 or more (got %d)", s.fastMessages))
 	}
 	if s.latency < 0 {
 		errs = append(errs, fmt.Errorf("-latency: wants 0 or more (got %s)", s.latency))

@@ -21,6 +21,8 @@ import (
 const (
 	resetPath = "/bench/reset"
 	statsPath = "/bench/stats"
+	// countsPath has no Arrived.
+	countsPath = "/bench/counts"
 )
 
 // queueReady is what the queue service's process reports.
@@ -30,10 +32,12 @@ type queueReady struct{ URL string }
 type queueStats struct {
 	// Requests counts all of SQS's protocol, look-ups included.
 	Requests int
-	// Messages counts what was sent, Arrived when each message ID first was: Unix nanoseconds, once
-	// it was stored.
-	Messages int
-	Arrived  map[string]int64
+	// Messages counts what was sent, Different the message IDs. First and Last are when the first and
+	// the last of these came: Unix nanoseconds, once it was stored.
+	Messages, Different int
+	First, Last         int64
+	// Arrived is when each message ID first came.
+	Arrived map[string]int64 `json:",omitempty"`
 }
 
 // queuePart is the queue service of every variant, in memory.
@@ -78,10 +82,14 @@ func (q *queues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case resetPath:
 		q.reset()
 		return
-	case statsPath:
+	case statsPath, countsPath:
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		_ = json.NewEncoder(w).Encode(q.stats) // a client that is gone needs no answer
+		stats := q.stats
+		if r.URL.Path == countsPath {
+			stats.Arrived = nil
+		}
+		_ = json.NewEncoder(w).Encode(stats) // a client that is gone needs no answer
 		return
 	}
 	body, err := io.ReadAll(r.Body)
@@ -104,8 +112,13 @@ func (q *queues) note(ids []string, now time.Time) {
 	defer q.mu.Unlock()
 	q.stats.Messages += len(ids)
 	for _, id := range ids {
-		if _, seen := q.stats.Arrived[id]; !seen {
-			q.stats.Arrived[id] = now.UnixNano()
+		if _, seen := q.stats.Arrived[id]; seen {
+			continue
+		}
+		q.stats.Arrived[id] = now.UnixNano()
+		q.stats.Different, q.stats.Last = len(q.stats.Arrived), now.UnixNano()
+		if q.stats.First == 0 {
+			q.stats.First = now.UnixNano()
 		}
 	}
 }
@@ -142,6 +155,12 @@ func (c queueClient) reset(ctx context.Context) error { return c.get(ctx, resetP
 func (c queueClient) stats(ctx context.Context) (queueStats, error) {
 	var s queueStats
 	return s, c.get(ctx, statsPath, &s)
+}
+
+// counts are the stats without the time of each message.
+func (c queueClient) counts(ctx context.Context) (queueStats, error) {
+	var s queueStats
+	return s, c.get(ctx, countsPath, &s)
 }
 
 func (c queueClient) get(ctx context.Context, path string, into any) error {

@@ -9,9 +9,12 @@ import (
 )
 
 // compared are the ratios that are printed: the first variant's messages/s over the second's.
-var compared = [][2]string{{tracked, floor}, {tracked, naive}, {tracked, naiveEager}}
+var compared = [][2]string{
+	{tracked, floor}, {tracked, floorTwo}, {tracked, naive}, {tracked, naiveEager},
+	{stream, riverPeer}, {stream, dbosPeer}, {stream, watermillPeer}, {stream, queueAlone},
+}
 
-// report prints a table for people, and lines "ratio NAME VALUE" for scripts.
+// report prints a table for people, and lines "ratio NAME VALUE" and "value NAME VALUE" for scripts.
 func report(out io.Writer, s settings, results map[string][]result) error {
 	of := func(variant string, value func(result) float64) []float64 {
 		var all []float64
@@ -20,9 +23,8 @@ func report(out io.Writer, s settings, results map[string][]result) error {
 		}
 		return all
 	}
-	rate := func(r result) float64 { return float64(s.messages) / r.seconds }
 	cost := func(part func(cpu) time.Duration) func(result) float64 {
-		return func(r result) float64 { return perThousand(part(r.cpu), s.messages) }
+		return func(r result) float64 { return perThousand(part(r.cpu), r.messages) }
 	}
 
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -30,14 +32,14 @@ func report(out io.Writer, s settings, results map[string][]result) error {
 	fmt.Fprint(t, "median\tmessages/s\tPostgres\tTemporal\tdispatcher\tqueue\tall\tSQS requests\trow writes\t\n")
 	for _, variant := range s.only {
 		column := func(value func(result) float64) float64 { return median(of(variant, value)) }
-		fmt.Fprintf(t, "%s\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", variant, column(rate),
+		fmt.Fprintf(t, "%s\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", variant, column(result.rate),
 			column(cost(func(c cpu) time.Duration { return c.postgres })), column(cost(func(c cpu) time.Duration { return c.temporal })),
 			column(cost(func(c cpu) time.Duration { return c.dispatcher })), column(cost(func(c cpu) time.Duration { return c.queue })),
 			column(cost(cpu.sum)),
 			column(func(r result) float64 { return r.requests }), column(func(r result) float64 { return r.writes }))
 	}
 	fmt.Fprint(t, "\n")
-	rounds(t, "messages/s", "%.1f", s, func(variant string) []float64 { return of(variant, rate) }, s.only)
+	rounds(t, "messages/s", "%.1f", s, func(variant string) []float64 { return of(variant, result.rate) }, s.only)
 	fmt.Fprint(t, "\n")
 	rounds(t, "CPU that others used", "%.0f%%", s, func(variant string) []float64 {
 		return of(variant, func(r result) float64 { return 100 * r.cpu.others() })
@@ -48,7 +50,7 @@ func report(out io.Writer, s settings, results map[string][]result) error {
 		if slices.Contains(s.only, c[0]) && slices.Contains(s.only, c[1]) {
 			name := c[0] + "/" + c[1]
 			names = append(names, name)
-			all[name] = ratios(of(c[0], rate), of(c[1], rate))
+			all[name] = ratios(of(c[0], result.rate), of(c[1], result.rate))
 		}
 	}
 	fmt.Fprint(t, "\n")
@@ -59,6 +61,11 @@ func report(out io.Writer, s settings, results map[string][]result) error {
 	fmt.Fprintln(out)
 	for _, name := range names {
 		fmt.Fprintf(out, "ratio %s %.2f\n", name, median(all[name]))
+	}
+	if slices.Contains(s.only, tracked) && slices.Contains(s.only, floorTwo) {
+		postgres := cost(func(c cpu) time.Duration { return c.postgres })
+		fmt.Fprintf(out, "value postgres-over-%s %.2f\n", floorTwo,
+			median(differences(of(tracked, postgres), of(floorTwo, postgres))))
 	}
 	return nil
 }

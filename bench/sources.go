@@ -13,9 +13,6 @@ import (
 	"github.com/outflowhq/outflow/outboxdb"
 )
 
-// tables are those that the variants' rows stand in.
-const tables = "outbox.messages naive.outbox"
-
 // source is how a variant gets its rows, and how they say what became of them.
 type source struct {
 	table string
@@ -24,8 +21,30 @@ type source struct {
 	// left is whether a row is not delivered yet.
 	left string
 	// times counts the rows since $1 that were delivered, and the seconds from the first claim to
-	// the last of them, by the database's clock.
+	// the last of them, by the database's clock. Empty means that the rows of the variant don't say it,
+	// or not in the same way as others': the time is then from the first arrival at the queue service to
+	// the look that finds nothing left.
 	times string
+}
+
+// byArrival reports whether the queue service says when a drain began.
+func (s source) byArrival() bool { return s.times == "" }
+
+// source is where a variant's rows are.
+func (w *world) source(variant string) source {
+	switch variant {
+	case stream:
+		s := sources[tracked]
+		s.times = ""
+		return s
+	case riverPeer:
+		return riverSource
+	case dbosPeer:
+		return dbosSource(w.dbos)
+	case watermillPeer:
+		return watermillSource()
+	}
+	return sources[variant]
 }
 
 var sources = map[string]source{
@@ -48,6 +67,9 @@ var naiveSource = source{
 	          FROM naive.outbox WHERE created_at >= $1`,
 }
 
+// messageType is that of every message.
+const messageType = "order-placed"
+
 // payload is a small event, as most are.
 func payload(i int) string {
 	return fmt.Sprintf(`{"event":"order-placed","number":%d,"customer":"%s","lines":[%s]}`, i, uuid.NewString(),
@@ -57,7 +79,7 @@ func payload(i int) string {
 func insertMessages(ctx context.Context, tx pgx.Tx, queue string, n int) error {
 	messages := make([]outflow.Message, 0, n)
 	for i := range n {
-		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: "order-placed",
+		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: messageType,
 			Payload: []byte(payload(i))})
 	}
 	_, err := outboxdb.Enqueue(ctx, tx, messages...)

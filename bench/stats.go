@@ -41,6 +41,15 @@ func ratios(over, under []float64) []float64 {
 	return r
 }
 
+// differences subtracts round by round.
+func differences(from, less []float64) []float64 {
+	var d []float64
+	for i := range min(len(from), len(less)) {
+		d = append(d, from[i]-less[i])
+	}
+	return d
+}
+
 // perThousand is how many seconds of CPU a thousand messages took.
 func perThousand(d time.Duration, messages int) float64 {
 	return d.Seconds() / float64(messages) * 1000

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/dbos-inc/dbos-transact-golang/dbos"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -27,6 +28,7 @@ type world struct {
 	queue  *child
 	stackReady
 	queues queueClient
+	dbos   dbos.Client
 	stderr io.Writer
 }
 
@@ -54,7 +56,10 @@ func newWorld(ctx context.Context, getenv func(string) string, stderr io.Writer)
 	if err := w.startShared(ctx); err != nil {
 		return nil, err
 	}
-	return w, w.prepareDatabase(ctx)
+	if err := w.prepareDatabase(ctx); err != nil {
+		return nil, err
+	}
+	return w, w.prepareNamespace(ctx)
 }
 
 // startShared starts the stack and the queue service. A stack whose parent dies gets SIGTERM, and
@@ -90,11 +95,22 @@ func (w *world) prepareDatabase(ctx context.Context) error {
 	if _, err := pool.Exec(ctx, naiveSchema); err != nil {
 		return fmt.Errorf("creating the naive outbox: %w", err)
 	}
+	return w.preparePeers(ctx, pool)
+}
+
+// prepareNamespace creates the search attributes, as users do. Without them Outflow's starts would be
+// cheaper than they are for its users.
+func (w *world) prepareNamespace(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(w.folder, "outflow"), "setup")
+	cmd.Env = w.trackedEnv("")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("running outflow setup: %w\n%s", err, said)
+	}
 	return nil
 }
 
 func (w *world) close() error {
-	var errs []error
+	errs := []error{w.closePeers()}
 	for _, c := range []*child{w.queue, w.stack} {
 		if c != nil {
 			errs = append(errs, c.stop())
@@ -135,13 +151,18 @@ func (w *world) describe(ctx context.Context, out io.Writer) error {
 
 const rootModule = "github.com/outflowhq/outflow"
 
-// build builds the starter and the worker of the checkout that bench is run in.
+// programs are Outflow's, with the folders of their source.
+var programs = map[string]string{
+	"outflow": "./cmd/outflow", "outflow-starter": "./starter", "outflow-worker": "./worker",
+}
+
+// build builds Outflow's programs from the checkout that bench is run in.
 func build(ctx context.Context, into string) error {
 	root, err := findRoot()
 	if err != nil {
 		return err
 	}
-	for name, folder := range map[string]string{"outflow-starter": "./starter", "outflow-worker": "./worker"} {
+	for name, folder := range programs {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(into, name), folder)
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
 		if said, err := cmd.CombinedOutput(); err != nil {

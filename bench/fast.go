@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// slow are the variants that run a workflow of Temporal for each message.
+var slow = []string{floor, floorTwo, naive, naiveEager, tracked}
+
+// backlog is how many messages a variant's backlog has: so many that a run takes some seconds.
+func (s settings) backlog(variant string) int {
+	if slices.Contains(slow, variant) {
+		return s.messages
+	}
+	return s.fastMessages
+}
+
+// awaitArrivals waits until all messages of a drain have arrived and no row is left, and returns the
+// seconds from the first arrival. The queue service is asked rather than the database, which is
+// busy.
+func (w *world) awaitArrivals(
+	ctx context.Context, conn *pgx.Conn, source source, dispatchers []*child, messages int,
+) (float64, error) {
+	for {
+		counts, err := w.queues.counts(ctx)
+		if err != nil {
+			return 0, errors.Join(err, context.Cause(ctx))
+		}
+		if counts.Different >= messages {
+			err = await(ctx, conn, source, dispatchers)
+			return time.Since(time.Unix(0, counts.First)).Seconds(), err
+		}
+		if err := alive(dispatchers); err != nil {
+			return 0, err
+		}
+		if err := pause(ctx, lookEvery); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// alive is an error where a dispatcher has ended.
+func alive(dispatchers []*child) error {
+	for _, c := range dispatchers {
+		select {
+		case <-c.Done():
+			return c.died()
+		default:
+		}
+	}
+	return nil
+}
