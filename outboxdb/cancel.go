@@ -26,7 +26,8 @@ WITH locked AS MATERIALIZED (
 // cancelEndsSQL are the ends of locked rows l that an operator cancels.
 const cancelEndsSQL = `, ends AS (
     SELECT l.id, l.generation, 'cancelled' AS state, 0 AS attempts, NULL::text AS broker_message_id,
-           'cancelled: an operator asked for it' AS last_error, interval '0' AS callback_in, false AS blocks
+           'cancelled: an operator asked for it' AS last_error, interval '0' AS callback_in, false AS blocks,
+           l.head AS was_head
       FROM locked AS l`
 
 // endCancelSQL notes the act in the audit, notifies waiters once, and returns each row.

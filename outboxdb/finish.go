@@ -12,16 +12,17 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
-// endRowsSQL is the only SQL that ends rows of outbox.messages. A statement that ends rows has the
-// CTE "locked" before it, of the rows' IDs and whether each is the head of its ordering key. The CTE
-// "ends" has the columns id, generation, state, attempts (to add), broker_message_id, last_error,
-// callback_in (how long scanners leave a callback to a run) and blocks (where dead, it keeps the
-// messages of its ordering key behind it). It goes on after endingSQL, and after columns that the
-// statement sets beside these.
+// endRowsSQL is the only SQL that ends rows of outbox.messages. A statement that ends rows locks them
+// first. Then its CTE "ends" has the columns id, generation, state, attempts (to add),
+// broker_message_id, last_error, callback_in (how long scanners leave a callback to a run), blocks
+// (where dead, it keeps the messages of its ordering key behind it) and was_head (it was the head of its
+// ordering key), of locked rows alone. The statement goes on after endingSQL, and after columns that it
+// sets beside these.
 //   - Only a pending row ends, except that a broker's acknowledgement replaces any other end of its
 //     generation: the message was sent. Its producer is then notified again.
 //   - "notified" has the same commit notify those who wait for an end. "promoted" releases the next
 //     message of each ordering key whose head has ended. The statement must read both (notifiedSQL).
+//   - No condition compares each row with all others: a stream ends some thousand at once.
 const endRowsSQL = `
            state = e.state, finished_at = now(), dismissed_at = NULL, retrying = false, parked = false,
            follower = false, head = m.head AND e.blocks AND e.state = 'dead',
@@ -31,12 +32,11 @@ const endRowsSQL = `
            callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() + e.callback_in END,
            callback_attempts = 0, callback_error = NULL
       FROM ends AS e
-     WHERE e.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = e.id AND m.generation = e.generation
+     WHERE m.id = e.id AND m.generation = e.generation
        AND (m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))
-    RETURNING ` + outcomeColumnsSQL + `, m.available_at, m.head
+    RETURNING ` + outcomeColumnsSQL + `, m.available_at, m.head, e.was_head
 ), promoted AS MATERIALIZED (
-    SELECT outbox.promote(ARRAY(
-               SELECT e.id FROM ended AS e JOIN locked AS l ON l.id = e.id WHERE l.head AND NOT e.head)) AS released
+    SELECT outbox.promote(ARRAY(SELECT e.id FROM ended AS e WHERE e.was_head AND NOT e.head)) AS released
 ), notified AS MATERIALIZED (
     SELECT outbox.notify_waiters(ARRAY(SELECT e.id FROM ended AS e))
 )`
@@ -56,10 +56,18 @@ const releasedSQL = `(SELECT p.released FROM promoted AS p) AS released`
 // finishSQL writes the ends that runs and streams ask for. The run that writes an end has a minute to
 // start the callback, before a scanner does; a stream leaves that to the scanner ($8). $7 says whether a
 // dead head blocks its ordering key.
-const finishSQL = lockRowsSQL + `, ends AS (
-    SELECT u.*, CASE WHEN u.streamed THEN interval '0' ELSE interval '1 minute' END AS callback_in, $7::boolean AS blocks
+const finishSQL = `
+WITH locked AS MATERIALIZED (
+    SELECT u.*, m.head
       FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $8::boolean[])
            AS u (id, generation, state, broker_message_id, last_error, attempts, streamed)
+      JOIN outbox.messages AS m ON m.id = u.id
+     ORDER BY u.id
+       FOR NO KEY UPDATE OF m SKIP LOCKED
+), ends AS (
+    SELECT l.id, l.generation, l.state, l.broker_message_id, l.last_error, l.attempts, l.head AS was_head,
+           CASE WHEN l.streamed THEN interval '0' ELSE interval '1 minute' END AS callback_in, $7::boolean AS blocks
+      FROM locked AS l
 )` + endingSQL + endRowsSQL + `
 SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
 

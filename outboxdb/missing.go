@@ -102,7 +102,7 @@ WITH locked AS MATERIALIZED (
     SELECT l.id, l.generation,
            CASE WHEN l.cancel_requested THEN 'cancelled' WHEN l.expired THEN 'expired' ELSE 'dead' END AS state,
            0 AS attempts, NULL::text AS broker_message_id, l.missing_reason AS last_error,
-           interval '0' AS callback_in, $3::boolean AS blocks
+           interval '0' AS callback_in, $3::boolean AS blocks, l.head AS was_head
       FROM locked AS l
 )` + endingSQL + endRowsSQL + `
 SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL

@@ -47,7 +47,7 @@ WITH next AS MATERIALIZED (
 ), ends AS (
     SELECT l.id, l.generation, 'expired' AS state, 0 AS attempts, NULL::text AS broker_message_id,
            'expired: it waited for the messages before it of its ordering key' AS last_error,
-           interval '0' AS callback_in, false AS blocks
+           interval '0' AS callback_in, false AS blocks, false AS was_head
       FROM unnest(ARRAY(SELECT id FROM locked WHERE over), ARRAY(SELECT generation FROM locked WHERE over))
            AS l (id, generation)
 )` + endingSQL + endRowsSQL + `

@@ -76,6 +76,7 @@ type row struct {
 	// A statement that ends rows says which heads still block their keys, and how many messages it
 	// released.
 	Head     bool `db:"head"`
+	WasHead  bool `db:"was_head"`
 	Released int  `db:"released"`
 }
 

@@ -37,44 +37,50 @@ const (
 //   - A page has rows with as many lost claims as the first one. With each lost claim it is a tenth.
 //   - The planner takes an array for ten rows, so the updates find their rows by primary key.
 const claimPageSQL = `
-WITH found AS MATERIALIZED (
+WITH here AS MATERIALIZED (
+    SELECT coalesce(bool_or(h.open_until IS NOT NULL), false) AS open,
+           coalesce(bool_or(h.failing_since IS NOT NULL), false) AS failing
+      FROM (SELECT $1::text AS destination) AS m, outbox.destinations AS h
+     WHERE ` + BreakersOfSQL + `
+), found AS MATERIALIZED (
     SELECT m.id, octet_length(m.payload) + octet_length(m.headers::text) - 2 AS bytes, m.available_at, m.started, m.claims
       FROM outbox.messages AS m
      WHERE m.state = 'pending' AND NOT m.parked AND m.destination = $1
        AND m.available_at >= $2 AND m.available_at <= now() AND m.claims < 5 AND NOT m.retrying
-       AND (SELECT count(*) FROM (SELECT $1::text AS destination) AS m, outbox.destinations AS h
-             WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) = 0
+       AND NOT (SELECT b.open FROM here AS b)
      ORDER BY m.available_at
      LIMIT $3
        FOR UPDATE SKIP LOCKED
-), fresh AS MATERIALIZED (
-    SELECT f.id, f.available_at, f.claims, f.claims = first_value(f.claims) OVER placed AS alike,
-           sum(f.bytes) FILTER (WHERE f.claims = c.claims) OVER (placed ROWS UNBOUNDED PRECEDING) - f.bytes AS before,
-           count(*) FILTER (WHERE f.claims = c.claims) OVER (placed ROWS UNBOUNDED PRECEDING) AS place
-      FROM found AS f, (SELECT o.claims FROM found AS o WHERE NOT o.started ORDER BY o.available_at, o.id LIMIT 1) AS c
+), alike AS MATERIALIZED (
+    SELECT f.id, f.available_at, f.claims,
+           f.claims = first_value(f.claims) OVER placed AS alike,
+           sum(f.bytes) OVER (same ROWS UNBOUNDED PRECEDING) - f.bytes AS before, row_number() OVER same AS place
+      FROM found AS f
      WHERE NOT f.started
-    WINDOW placed AS (ORDER BY f.available_at, f.id)
-), fitting AS MATERIALIZED (
-    SELECT f.id, f.available_at
-      FROM fresh AS f
-     WHERE f.alike AND f.before < $4 AND f.place <= greatest($3::int / (10 ^ f.claims)::int, 1)
+    WINDOW placed AS (ORDER BY f.available_at, f.id), same AS (PARTITION BY f.claims ORDER BY f.available_at, f.id)
+), fresh AS MATERIALIZED (
+    SELECT a.id, a.available_at,
+           a.alike AND a.before < $4 AND a.place <= greatest($3::int / (10 ^ a.claims)::int, 1) AS fits
+      FROM alike AS a
 ), handed AS (
     UPDATE outbox.messages AS m
        SET retrying = true
       FROM unnest(ARRAY(SELECT f.id FROM found AS f WHERE f.started)) AS h (id)
      WHERE m.id = h.id AND m.finished_at IS NULL
-), page AS (
+), page AS MATERIALIZED (
+    SELECT now() + interval '1 day' AS at,
+           coalesce(min(f.available_at) FILTER (WHERE NOT f.fits), max(f.available_at)) AS next,
+           count(*) FILTER (WHERE f.fits) AS messages
+      FROM fresh AS f
+), noted AS (
     INSERT INTO outbox.pages (destination, at, holder, messages)
-    SELECT $1, now() + interval '1 day', $5, count(*) FROM fitting HAVING count(*) > 0
-    RETURNING at
+    SELECT $1, p.at, $5, p.messages FROM page AS p WHERE p.messages > 0
 )
 UPDATE outbox.messages AS m
    SET available_at = (SELECT p.at FROM page AS p), parked = true, started = true, streamed = true, claims = m.claims + 1
-  FROM unnest(ARRAY(SELECT id FROM fitting)) AS f (id)
+  FROM unnest(ARRAY(SELECT f.id FROM fresh AS f WHERE f.fits)) AS f (id)
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING coalesce((SELECT min(f.available_at) FROM fresh AS f WHERE NOT f.id = ANY (ARRAY(SELECT id FROM fitting))),
-                   (SELECT max(f.available_at) FROM found AS f)) AS next,
-          ` + failingSQL + `, ` + recordColumnsSQL
+RETURNING (SELECT p.next FROM page AS p) AS next, (SELECT b.failing FROM here AS b) AS failing, ` + recordColumnsSQL
 
 // pageRow is a row of a page.
 type pageRow struct {
@@ -102,10 +108,12 @@ func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 		return page, fmt.Errorf("claiming a page of %s: %w", outflow.DisplayDestination(req.Destination), err)
 	}
 	page.Messages = make([]outbox.PageMessage, 0, len(claimed))
-	for _, r := range claimed {
+	for i, r := range claimed {
+		if i == 0 {
+			s.breakers.sawRow(r.Destination, r.Failing, false)
+		}
 		page.At, page.Next = r.AvailableAt, r.Next
 		page.Suspect = page.Suspect || r.Claims > 1
-		s.breakers.sawRow(r.Destination, r.Failing, r.Reached)
 		page.Messages = append(page.Messages, outbox.PageMessage{
 			Record: r.record(), Expires: r.ExpiresIn != nil, ExpiresIn: deref(r.ExpiresIn),
 		})
