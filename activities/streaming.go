@@ -299,15 +299,12 @@ func (r *streaming) took(page outbox.Page) {
 	var due []*outbox.PageMessage
 	for i := range page.Messages {
 		m := &page.Messages[i]
-		switch {
-		case m.CancelRequested:
+		if m.CancelRequested {
 			r.endMessage(p, m.Ref(), outflow.Cancelled, ReasonCancelled)
-		case m.State.Final(): // it can't be: the claim takes pending rows
-			r.left(p, 1)
-		default:
-			due = append(due, m)
-			r.bytes += m.Bytes()
+			continue
 		}
+		due = append(due, m)
+		r.bytes += m.Bytes()
 	}
 	p.Messages = nil // the requests have them
 	for chunk := range slices.Chunk(due, requestMessages) {
@@ -323,6 +320,12 @@ func bytesOf(messages []outbox.PageMessage) (sum int) {
 		sum += m.Bytes()
 	}
 	return sum
+}
+
+// drop lets go of a message's payload: its request has ended.
+func (r *streaming) drop(m *outbox.PageMessage) {
+	r.bytes -= m.Bytes()
+	m.Payload, m.Headers = nil, nil
 }
 
 // endMessage has an end written that is no acknowledgement.

@@ -14,7 +14,7 @@ import (
 // settle takes the answers of a request.
 func (r *streaming) settle(q *request, s sent) {
 	for _, m := range s.expired {
-		r.bytes -= m.Bytes()
+		r.drop(m)
 		r.endMessage(q.page, m.Ref(), outflow.Expired, ReasonExpired)
 	}
 	if len(s.unsent) > 0 {
@@ -29,7 +29,7 @@ func (r *streaming) settle(q *request, s sent) {
 		switch {
 		case err == nil:
 			acknowledged++
-			r.bytes -= m.Bytes()
+			r.drop(m)
 			r.ends = append(r.ends, pageEnd{page: q.page, Ending: outbox.Ending{
 				Ref: m.Ref(), State: outflow.Delivered, BrokerMessageID: result.BrokerMessageID,
 				Attempts: q.tries + 1, Streamed: true,
@@ -39,7 +39,7 @@ func (r *streaming) settle(q *request, s sent) {
 		case s.missing != nil && outbox.IsMissing(err):
 			over = append(over, m)
 		case outflow.IsPermanent(err):
-			r.bytes -= m.Bytes()
+			r.drop(m)
 			r.ends = append(r.ends, pageEnd{page: q.page, Ending: outbox.Ending{
 				Ref: m.Ref(), State: outflow.Dead, LastError: err.Error(), Attempts: q.tries + 1, Streamed: true,
 			}})
@@ -92,7 +92,7 @@ func (r *streaming) pace(acknowledged int, failure error) {
 func (r *streaming) leave(p *openPage, messages []*outbox.PageMessage) {
 	refs := make([]outbox.Ref, 0, len(messages))
 	for _, m := range messages {
-		r.bytes -= m.Bytes()
+		r.drop(m)
 		refs = append(refs, m.Ref())
 	}
 	r.handing++
@@ -110,7 +110,7 @@ func (r *streaming) leave(p *openPage, messages []*outbox.PageMessage) {
 func (r *streaming) handOver(q *request, messages []*outbox.PageMessage, failure error) {
 	failed := make([]outbox.HandedOver, 0, len(messages))
 	for _, m := range messages {
-		r.bytes -= m.Bytes()
+		r.drop(m)
 		failed = append(failed, outbox.HandedOver{Ref: m.Ref(), LastError: failure.Error(), Attempts: q.tries + 1})
 	}
 	r.handing++

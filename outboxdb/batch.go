@@ -91,8 +91,8 @@ func (s *Store) read(ctx context.Context, statement string, args ...any) (rowsBy
 }
 
 // readMissing adds the rows that a guarded statement passed over, as they stand.
-func (s *Store) readMissing(ctx context.Context, statement string, ids []uuid.UUID, done rowsByID) (rowsByID, error) {
-	missing := slices.DeleteFunc(slices.Clone(ids), func(id uuid.UUID) bool { _, ok := done[id]; return ok })
+func (s *Store) readMissing(ctx context.Context, statement string, ids [][16]byte, done rowsByID) (rowsByID, error) {
+	missing := slices.DeleteFunc(slices.Clone(ids), func(id [16]byte) bool { _, ok := done[id]; return ok })
 	if len(missing) == 0 {
 		return done, nil
 	}

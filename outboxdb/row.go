@@ -101,7 +101,7 @@ func (r row) record() outbox.Record {
 
 // columns are the array arguments of a statement on many rows.
 type columns struct {
-	ids         []uuid.UUID
+	ids         [][16]byte // a uuid.UUID would be encoded by way of its text
 	generations []int32
 	lastErrors  []*string
 	attempts    []int32

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/outflowhq/outflow"
@@ -52,7 +54,17 @@ func loadAWS(ctx context.Context, getenv func(string) string, endpoints ...strin
 	return c, nil
 }
 
-func defaultChain(ctx context.Context) (aws.Config, error) { return awsconfig.LoadDefaultConfig(ctx) }
+// idleConnections is how many connections to a service are kept: as many as a stream has requests under
+// way. The SDK keeps ten, and would connect again for each of the others.
+const idleConnections = 64
+
+func defaultChain(ctx context.Context) (aws.Config, error) {
+	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		t.MaxIdleConnsPerHost = idleConnections
+		t.MaxIdleConns = max(t.MaxIdleConns, 2*idleConnections)
+	})
+	return awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(client))
+}
 
 // isEndpoint reports whether requests can go to value.
 func isEndpoint(value string) bool {
