@@ -24,7 +24,7 @@ type StreamStore interface {
 	// FinishAll writes ends, and answers each. It may be repeated.
 	FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished
 	// HandOver leaves messages to runs of their own. enough is false where too many have such runs.
-	HandOver(ctx context.Context, destination string, failed []outbox.HandedOver) (enough bool, err error)
+	HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver) (enough bool, err error)
 	// NoteStream notes how a stream goes. It is repeated every few seconds.
 	NoteStream(ctx context.Context, n outbox.StreamState, first bool) error
 }

@@ -117,7 +117,7 @@ func (r *streaming) handOver(q *request, messages []*outbox.PageMessage, failure
 	var enough bool
 	var err error
 	r.do(context.Background(), func(ctx context.Context) {
-		enough, err = r.store.HandOver(ctx, r.in.Destination, failed)
+		enough, err = r.store.HandOver(ctx, q.page.PageRef, failed)
 	}, func() {
 		r.handing--
 		switch {

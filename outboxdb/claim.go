@@ -308,5 +308,5 @@ type claimedRow struct {
 }
 
 // claimedBefore reports whether this may not be the first claim of the row: a run of an earlier
-// claim, or of an earlier generation, may be open.
-func (r claimedRow) claimedBefore() bool { return r.Generation > 1 || r.WasStarted }
+// claim, or of an earlier generation, may be open, or a stream that was taken for lost.
+func (r claimedRow) claimedBefore() bool { return r.Generation > 1 || r.WasStarted || r.Claims > 1 }

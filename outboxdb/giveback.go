@@ -77,12 +77,13 @@ SELECT ` + outcomeColumnsSQL + `, true AS over
 // makeWaySQL makes a row claimable that its run leaves without sending: a run of an older
 // generation was in the way of one that was started again, or the row is quarantined and is to be
 // claimed in isolation. The second gives that run time to close: until then it would refuse the new
-// start. A row that was rescheduled is not due before its time, and a follower not before its turn.
+// start. A row that was rescheduled is not due before its time, and a follower not before its turn. A
+// row in a stream's page waits for no start: made claimable, it would be sent by both.
 const makeWaySQL = `
 UPDATE outbox.messages AS m
    SET available_at = greatest(m.due_at, now() + interval '1 second'), retrying = false, parked = true
  WHERE m.id = $1 AND m.finished_at IS NULL AND NOT m.follower
-   AND (m.generation > $2 AND NOT m.retrying AND m.available_at > greatest(m.due_at, now() + interval '1 second')
+   AND (m.generation > $2 AND NOT m.retrying AND NOT m.streamed AND m.available_at > greatest(m.due_at, now() + interval '1 second')
         OR m.generation = $2 AND m.claims >= 5)`
 
 // giveBackSQL takes back what a claim wrote where no run was started: the count, and for a release

@@ -134,7 +134,7 @@ func (s *Store) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox
 	return finished
 }
 
-// handOverSQL leaves rows of a page to runs of their own, where at most $6 of the destination $5 are
+// handOverSQL leaves rows of the page $7 to runs of their own, where at most $6 of the destination $5 are
 // off the fast path then; otherwise to later claims. The attempts failed with an error, so the messages
 // crash nothing.
 const handOverSQL = lockRowsSQL + `, room AS MATERIALIZED (
@@ -147,18 +147,19 @@ UPDATE outbox.messages AS m
        last_error = coalesce(h.last_error, m.last_error)
   FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS h (id, generation, last_error, attempts), room AS r
  WHERE h.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = h.id AND m.generation = h.generation
-   AND m.finished_at IS NULL AND m.streamed
+   AND m.finished_at IS NULL AND m.available_at = $7
 RETURNING r.enough`
 
-// HandOver leaves messages of a stream's page to runs of their own. enough is false where too many
-// messages of the destination have such runs: then they wait as rows, and the stream is to end.
-// Attempts of a PutBack counts those that the row does not count yet.
-func (s *Store) HandOver(ctx context.Context, destination string, failed []outbox.HandedOver) (enough bool, err error) {
+// HandOver leaves messages of a page to runs of their own. enough is false where too many messages of
+// the destination have such runs: then they wait as rows, and the stream is to end. What has left the
+// page meanwhile stays as it is.
+func (s *Store) HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver) (enough bool, err error) {
 	var c columns
 	for _, f := range failed {
 		c.add(f.Ref, f.LastError, f.Attempts)
 	}
-	rows, err := s.pool.Query(ctx, handOverSQL, c.ids, c.generations, c.lastErrors, c.attempts, destination, maxHandedOver)
+	rows, err := s.pool.Query(ctx, handOverSQL, c.ids, c.generations, c.lastErrors, c.attempts, p.Destination,
+		maxHandedOver, p.At)
 	if err != nil {
 		return false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
 	}

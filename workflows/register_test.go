@@ -42,11 +42,13 @@ func TestRegisterOnAVersionedWorker(t *testing.T) {
 			require.NotPanics(t, func() {
 				workflows.Register(r, activities.New(&table{}, &broker{}))
 				workflows.RegisterMaintain(r, activities.NewMaintenance(nil))
+				workflows.RegisterStream(r, activities.NewStreams(activities.New(&table{}, &broker{}), nil, nil))
 			})
 			require.Equal(t, map[string]workflow.VersioningBehavior{
 				workflows.WorkflowDeliver:  workflow.VersioningBehaviorAutoUpgrade,
 				workflows.WorkflowCallback: workflow.VersioningBehaviorAutoUpgrade,
 				workflows.WorkflowMaintain: workflow.VersioningBehaviorAutoUpgrade,
+				workflows.WorkflowStream:   workflow.VersioningBehaviorAutoUpgrade,
 			}, r.behaviors)
 		})
 	}
