@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -15,7 +14,6 @@ import (
 	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/publish"
-	"github.com/outflowhq/outflow/workflows"
 )
 
 const doctorUsage = `outflow doctor looks for what keeps messages from being delivered.
@@ -52,8 +50,7 @@ func doctor(ctx context.Context, cl commandLine, args []string) error {
 		return err
 	}
 	subject := operator.Subject{
-		Outbox:    cl.outbox(),
-		TaskQueue: cmp.Or(cl.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueueFor(cl.outbox())),
+		Outbox: cl.outbox(), TaskQueue: cl.taskQueue(),
 	}
 	o, closeAll, err := cl.operator(ctx)
 	if subject.DatabaseErr = err; err == nil {
