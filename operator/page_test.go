@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/workflows"
 )
 
 // claimPage claims what is due for a destination as a stream does.
@@ -90,6 +92,67 @@ func TestActsOnAMessageInAPage(t *testing.T) {
 	}
 }
 
+// playedRun is a Temporal that knows one workflow.
+type playedRun struct {
+	noTemporal
+	run Run
+}
+
+func (p *playedRun) Describe(_ context.Context, workflowID string) (Run, error) {
+	if workflowID != p.run.WorkflowID {
+		return Run{}, ErrNoRun
+	}
+	return p.run, nil
+}
+
+func (p *playedRun) Cancel(context.Context, string) error { return nil }
+
+// Of a message that a stream has in hand or ended, the run is the stream's.
+func TestShowAStreamsMessage(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	stream := workflows.StreamID("outbox", "sqs://orders")
+	runs := &playedRun{run: Run{WorkflowID: stream, RunID: "run-1", StartedAt: time.Now().Add(-time.Hour)}}
+	o := New(pool, runs, "")
+	ids := enqueue(t, pool, messages("sqs://orders", 3)...)
+	show := func(id uuid.UUID) Details {
+		d, err := o.Show(t.Context(), id, false)
+		require.NoError(t, err)
+		return d
+	}
+	d := show(ids[0])
+	assert.Empty(t, d.Stream)
+	assert.Equal(t, workflows.DeliverID("outbox", ids[0]), d.WorkflowID)
+	assert.Equal(t, "none: not started yet, or past Temporal's retention", d.NoRun)
+
+	page := claimPage(t, pool, "sqs://orders")
+	d = show(ids[0])
+	assert.Equal(t, StreamHolds, d.Stream)
+	assert.Equal(t, stream, d.WorkflowID)
+	require.NotNil(t, d.Run)
+	assert.Equal(t, "run-1", d.Run.RunID)
+
+	store.FinishAll(t.Context(), []outbox.Ending{{Ref: ref(ids[0]), State: outflow.Delivered, Attempts: 1, Streamed: true}})
+	d = show(ids[0])
+	assert.Equal(t, StreamEnded, d.Stream)
+	require.NotNil(t, d.Run)
+	runs.run.StartedAt = time.Now().Add(time.Hour)
+	assert.Equal(t, "none of its own: an earlier run of the stream had it", show(ids[0]).NoRun)
+	runs.run.WorkflowID = "another"
+	assert.Equal(t, "none of its own: a stream had it, whose run is past Temporal's retention", show(ids[0]).NoRun)
+
+	// What the stream did not end has runs of its own.
+	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, []outbox.Ref{ref(ids[1])}))
+	_, err := store.HandOver(t.Context(), "sqs://orders", []outbox.HandedOver{{Ref: ref(ids[2]), LastError: "throttled", Attempts: 5}})
+	require.NoError(t, err)
+	for _, id := range ids[1:] {
+		d = show(id)
+		assert.Empty(t, d.Stream)
+		assert.Equal(t, workflows.DeliverID("outbox", id), d.WorkflowID)
+	}
+}
+
 // A cancelled message whose page was lost ends by the next look of a stream at its row.
 func TestCancelInALostPage(t *testing.T) {
 	t.Parallel()
@@ -110,6 +173,28 @@ func TestCancelInALostPage(t *testing.T) {
 	assert.False(t, s.InPage)
 	page := claimPage(t, pool, "sqs://orders")
 	assert.True(t, page.Messages[0].CancelRequested, "the stream ends it instead of sending it")
+}
+
+// The doctor looks for no run of a streamed message, and sees pages that nobody finishes.
+func TestDoctorSeesPages(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	o := newActs(pool)
+	enqueue(t, pool, messages("sqs://orders", 3)...)
+	claimPage(t, pool, "sqs://orders")
+	own := enqueue(t, pool, message("sqs://other"))[0]
+	claim(t, pool, request())
+	claimed, err := o.claimed(t.Context(), 10)
+	require.NoError(t, err)
+	assert.Equal(t, []outbox.Ref{ref(own)}, claimed)
+
+	pages, err := o.oldPages(t.Context())
+	require.NoError(t, err)
+	assert.Zero(t, pages)
+	execute(t, pool, `UPDATE outbox.pages SET claimed_at = now() - interval '16 minutes'`)
+	pages, err = o.oldPages(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, oldPages{Pages: 1, Messages: 3, Destination: "sqs://orders"}, pages)
 }
 
 // A claim of a page and an act on one of its rows come one after the other, never both.

@@ -53,6 +53,11 @@ type Stream struct {
 // Open says that the stream's run goes on, or would if it were not paused.
 func (s Stream) Open() bool { return s.State == StreamRuns || s.State == string(outbox.StreamPaused) }
 
+// Broke says that the last stream could not go on, less than an hour ago.
+func (s Stream) Broke() bool {
+	return s.Recent && !s.Open() && s.State != string(outbox.StreamDrained)
+}
+
 // streamsSQL returns the streams of the destination $1, or of all.
 const streamsSQL = `
 SELECT s.destination, s.above,

@@ -204,6 +204,11 @@ func TestStartAndStopAStream(t *testing.T) {
 	again = w.startStream(destination)
 	assert.Empty(t, again.RunID)
 	assert.Equal(t, StreamRuns, again.State)
+	d, err := w.operator.Show(t.Context(), id, false)
+	require.NoError(t, err)
+	assert.Equal(t, StreamEnded, d.Stream)
+	require.NotNil(t, d.Run, d.NoRun)
+	assert.Equal(t, []string{first.WorkflowID, first.RunID}, []string{d.WorkflowID, d.Run.RunID})
 
 	require.NoError(t, w.operator.StopStream(t.Context(), destination, w.by))
 	require.Eventually(t, func() bool { return w.stream(destination).State == string(outbox.StreamCancelled) },
@@ -217,6 +222,10 @@ func TestStartAndStopAStream(t *testing.T) {
 	assert.NotEmpty(t, next.RunID)
 	assert.Equal(t, StreamRuns, next.State, "a worker has taken it")
 	assert.NotEqual(t, first.RunID, next.RunID)
+	d, err = w.operator.Show(t.Context(), id, false)
+	require.NoError(t, err)
+	assert.Nil(t, d.Run)
+	assert.Equal(t, "none of its own: an earlier run of the stream had it", d.NoRun)
 	assert.Equal(t, []string{
 		`start-stream sqs://orders ada@host  {"run": "` + first.RunID + `"}`,
 		`stop-stream sqs://orders ada@host  {"run": "` + first.RunID + `"}`,
