@@ -79,8 +79,12 @@ func ConnectLater(connect func() (client.Client, error)) (r Runs, closeClient fu
 	}
 }
 
-// runTimeout bounds a call with the SDK's own retries.
-const runTimeout = 5 * time.Second
+const (
+	// runTimeout bounds a call with the SDK's own retries.
+	runTimeout = 5 * time.Second
+	// startTimeout bounds a start: a busy server takes seconds for one.
+	startTimeout = 15 * time.Second
+)
 
 // runs returns the client, or why there is none.
 type runs func() (client.Client, error)
@@ -160,7 +164,7 @@ func (r runs) StartStream(
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	run, err := c.ExecuteWorkflow(ctx, options, workflows.WorkflowStream, in)
 	var invalid *serviceerror.InvalidArgument

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/text"
@@ -52,6 +53,11 @@ type Stream struct {
 
 // Open says that the stream's run goes on, or would if it were not paused.
 func (s Stream) Open() bool { return s.State == StreamRuns || s.State == string(outbox.StreamPaused) }
+
+// Ended says that the last stream has noted its end.
+func (s Stream) Ended() bool {
+	return !s.Open() && s.State != StreamSilent && s.State != StreamNone
+}
 
 // Broke says that the last stream could not go on, less than an hour ago.
 func (s Stream) Broke() bool {
@@ -119,16 +125,21 @@ const noteStartSQL = `
 INSERT INTO outbox.audit (act, destination, who, why, detail)
 VALUES ('start-stream', outbox.display_destination($1), $2, $3, pg_catalog.jsonb_build_object('run', $4::text))`
 
-// noteStopSQL is the audit entry of a stop that Temporal has accepted. Nothing of a paused stream goes on
-// to note its end. Left as paused, it would keep starters from beginning another.
+// noteStopSQL is the audit entry of a stop: of the run $4 that Temporal has accepted to cancel, or where
+// none is open (NULL) of a stream that is noted as paused. Nothing of a paused stream goes on to note its
+// end, and left as paused it would keep starters from beginning another. It returns whether there was a
+// stream to stop.
 const noteStopSQL = `
 WITH unpaused AS (
     UPDATE outbox.streams AS s
        SET paused = false, ended = 'cancelled', ended_at = now(), not_before = now() + interval '1 minute'
-     WHERE s.destination = $1 AND s.paused
-)
-INSERT INTO outbox.audit (act, destination, who, why, detail)
-VALUES ('stop-stream', outbox.display_destination($1), $2, $3, pg_catalog.jsonb_build_object('run', $4::text))`
+     WHERE s.destination = $1::text AND s.paused
+    RETURNING s.destination
+), changed AS (
+    SELECT 'stop-stream' AS act, NULL::uuid AS id, $1::text AS destination, NULL::integer AS generation,
+           pg_catalog.jsonb_build_object('run', $4::text) AS detail
+     WHERE $4::text IS NOT NULL OR EXISTS (SELECT FROM unpaused)` + outboxdb.AuditActSQL + `
+SELECT count(*) > 0 FROM changed`
 
 // SetStream has starters begin a stream for a destination, in canonical form, above so many due
 // messages; 0: never. It returns the bound that it replaces, or nil. A destination that has no streams
@@ -181,7 +192,8 @@ type StartedStream struct {
 }
 
 const (
-	// takeWait is how long StartStream waits for a worker, which notes a stream's beginning at once.
+	// takeWait is how long StartStream waits for the end of a run that closes, and for a worker, which
+	// notes a stream's beginning at once.
 	takeWait = 5 * time.Second
 	takeLook = 100 * time.Millisecond
 )
@@ -208,7 +220,7 @@ func (o *Operator) StartStream(
 		err = ErrNoDatabaseID
 	}
 	if err == nil {
-		started.RunID, err = o.runs.StartStream(ctx, workflows.StreamOptions(o.outbox, taskQueue, destination), in)
+		started.RunID, err = o.startStream(ctx, workflows.StreamOptions(o.outbox, taskQueue, destination), in, before)
 	}
 	if errors.Is(err, ErrRunOpen) {
 		if started.State = StreamSilent; before.Open() {
@@ -226,6 +238,24 @@ func (o *Operator) StartStream(
 		return started, fmt.Errorf("starting a stream: %w", err)
 	}
 	return started, nil
+}
+
+// startStream starts the run. One that has noted its end, such as after a stop, closes within seconds.
+func (o *Operator) startStream(
+	ctx context.Context, options client.StartWorkflowOptions, in workflows.StreamInput, before Stream,
+) (runID string, err error) {
+	closes := before.Ended()
+	for deadline := time.Now().Add(takeWait); ; {
+		runID, err = o.runs.StartStream(ctx, options, in)
+		if !errors.Is(err, ErrRunOpen) || !closes || !time.Now().Before(deadline) {
+			return runID, err
+		}
+		select {
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		case <-time.After(takeLook):
+		}
+	}
 }
 
 // stream is that of one destination; its State is StreamNone where there is none.
@@ -259,20 +289,21 @@ func (o *Operator) awaitStream(ctx context.Context, destination string, before S
 }
 
 // StopStream asks the run of a destination's stream to end. Requests under way are waited for, and what
-// was not sent is given back: starters deliver it. Where no run is open the error is ErrNoRun.
+// was not sent is given back: starters deliver it. Where no run is open the error is ErrNoRun, unless the
+// stream was noted as paused, which is over then.
 func (o *Operator) StopStream(ctx context.Context, destination string, by Actor) error {
 	id := workflows.StreamID(o.outbox, destination)
 	run, err := o.runs.Describe(ctx, id)
-	if err == nil && run.ClosedAt != nil {
+	var open *string
+	if err == nil && run.ClosedAt == nil {
+		open, err = &run.RunID, o.runs.Cancel(ctx, id)
+	}
+	stopped := false
+	if err == nil || errors.Is(err, ErrNoRun) {
+		err = o.pool.QueryRow(ctx, noteStopSQL, destination, by.Who, by.Why, open).Scan(&stopped)
+	}
+	if err == nil && !stopped {
 		err = ErrNoRun
-	}
-	if err == nil {
-		if err = o.runs.Cancel(ctx, id); errors.Is(err, ErrNoRun) { // it has ended since
-			err = nil
-		}
-	}
-	if err == nil {
-		_, err = o.pool.Exec(ctx, noteStopSQL, destination, by.Who, by.Why, run.RunID)
 	}
 	if err != nil {
 		return fmt.Errorf("stopping the stream of %s: %w", outflow.DisplayDestination(destination), err)

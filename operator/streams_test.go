@@ -212,9 +212,12 @@ func TestStartAndStopAStream(t *testing.T) {
 
 	require.NoError(t, w.operator.StopStream(t.Context(), destination, w.by))
 	require.Eventually(t, func() bool { return w.stream(destination).State == string(outbox.StreamCancelled) },
-		20*time.Second, 10*time.Millisecond)
-	run := w.client.GetWorkflow(t.Context(), first.WorkflowID, first.RunID)
-	require.Error(t, run.Get(t.Context(), nil), "cancelled")
+		20*time.Second, time.Millisecond)
+	between := w.startStream(destination) // the run may still be open
+	assert.NotEmpty(t, between.RunID)
+	require.NoError(t, w.operator.StopStream(t.Context(), destination, w.by))
+	require.Error(t, w.client.GetWorkflow(t.Context(), first.WorkflowID, first.RunID).Get(t.Context(), nil), "cancelled")
+	require.Error(t, w.client.GetWorkflow(t.Context(), first.WorkflowID, between.RunID).Get(t.Context(), nil), "cancelled")
 	require.ErrorIs(t, w.operator.StopStream(t.Context(), destination, w.by), ErrNoRun)
 	require.ErrorIs(t, w.operator.StopStream(t.Context(), "sqs://other", w.by), ErrNoRun)
 
@@ -229,6 +232,8 @@ func TestStartAndStopAStream(t *testing.T) {
 	assert.Equal(t, []string{
 		`start-stream sqs://orders ada@host  {"run": "` + first.RunID + `"}`,
 		`stop-stream sqs://orders ada@host  {"run": "` + first.RunID + `"}`,
+		`start-stream sqs://orders ada@host  {"run": "` + between.RunID + `"}`,
+		`stop-stream sqs://orders ada@host  {"run": "` + between.RunID + `"}`,
 		`start-stream sqs://orders ada@host  {"run": "` + next.RunID + `"}`,
 	}, values[string](t, w.pool, `SELECT act || ' ' || destination || ' ' || who || ' ' || why || ' ' || detail
 		FROM outbox.audit WHERE act LIKE '%stream' ORDER BY id`))
@@ -260,6 +265,15 @@ func TestStopAPausedStream(t *testing.T) {
 	assert.True(t, value[bool](t, w.pool, `SELECT not_before > now() FROM outbox.streams`))
 	assert.Equal(t, []string{destination}, wanted())
 	assert.Equal(t, outflow.Pending, w.row(id).State)
+
+	// Its run is gone, such as terminated in the Web UI.
+	require.NoError(t, store.NoteStream(t.Context(),
+		outbox.StreamState{Destination: destination, Ended: outbox.StreamPaused}, false))
+	require.NoError(t, w.client.TerminateWorkflow(t.Context(), workflows.StreamID(w.opts.Outbox, destination), "", "a test"))
+	assert.Empty(t, wanted())
+	require.NoError(t, w.operator.StopStream(t.Context(), destination, w.by))
+	assert.Equal(t, []string{destination}, wanted())
+	require.ErrorIs(t, w.operator.StopStream(t.Context(), destination, w.by), ErrNoRun)
 }
 
 // refusing is a namespace without the search attributes.
