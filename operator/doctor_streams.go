@@ -9,7 +9,7 @@ import (
 )
 
 // oldPagesSQL sums up the pages that were claimed more than a quarter of an hour ago. Their messages leave
-// a page within a minute, and what a lost stream has left is freed after eleven.
+// a page within a minute, and starters free what a lost stream has left within twelve.
 const oldPagesSQL = `
 SELECT count(*), coalesce(sum(p.messages), 0)::bigint, coalesce(min(p.destination), '')
   FROM outbox.pages AS p WHERE p.claimed_at < now() - interval '15 minutes'`
