@@ -42,11 +42,11 @@ func (n *Namespace) FindSchedule(ctx context.Context, outbox string) (FoundSched
 func (n *Namespace) OtherTaskQueues(
 	ctx context.Context, outbox, taskQueue string,
 ) (runs map[string]int, more bool, err error) {
-	const query = "WorkflowType IN ('%s', '%s') AND ExecutionStatus = 'Running' " +
+	const query = "WorkflowType IN ('%s', '%s', '%s') AND ExecutionStatus = 'Running' " +
 		"AND TaskQueue != '%s' AND WorkflowId STARTS_WITH '%s/'"
 	found, err := n.client.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
 		Namespace: n.name, PageSize: maxListedRuns,
-		Query: fmt.Sprintf(query, workflows.WorkflowDeliver, workflows.WorkflowCallback, taskQueue, outbox),
+		Query: fmt.Sprintf(query, workflows.WorkflowDeliver, workflows.WorkflowCallback, workflows.WorkflowStream, taskQueue, outbox),
 	})
 	if err != nil {
 		return nil, false, err

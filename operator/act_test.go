@@ -13,6 +13,7 @@ import (
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/workflows"
 )
 
 func TestRetry(t *testing.T) {
@@ -373,6 +374,18 @@ func TestOperatorActsWithItsRights(t *testing.T) {
 	require.NoError(t, err)
 	_, err = o.databaseID(t.Context())
 	require.NoError(t, err)
+	_, err = o.SetStream(t.Context(), "sqs://orders", 5, ada)
+	require.NoError(t, err)
+	_, err = o.UnsetStream(t.Context(), "sqs://orders", ada)
+	require.NoError(t, err)
+	_, err = o.Streams(t.Context())
+	require.NoError(t, err)
+	_, err = o.oldPages(t.Context())
+	require.NoError(t, err)
+	_, err = o.Backlogs(t.Context(), []PhaseCount{dueOf("sqs://orders", 1_000_000)}, nil, nil)
+	require.NoError(t, err)
+	taken := New(o.pool.Unwrap(), &playedRun{run: Run{WorkflowID: workflows.StreamID("outbox", "sqs://orders")}}, "")
+	require.NoError(t, taken.StopStream(t.Context(), "sqs://orders", ada))
 }
 
 // An old snapshot keeps vacuum from its work: the doctor names who holds it.

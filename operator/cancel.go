@@ -42,6 +42,7 @@ var _ cancelTable = messageTable{}
 
 // Cancel ends pending messages and waits, at most wait, until it is known how each ended.
 //   - A message that was never claimed is ended at once (outboxdb.Store.RequestCancel).
+//   - A message in a stream's page ends delivered if the stream sends it.
 //   - The run of any other is asked. If it has handed the message to the broker, the message ends
 //     delivered: the cancel came too late.
 //   - A message that is undecided after the wait stays marked: the next look of a run at its row
@@ -65,7 +66,7 @@ func (o *Operator) cancel(
 		if c.Found && c.State == outflow.Pending {
 			open[i] = &cancelling{
 				Operator: o, table: table, by: by, Cancel: c,
-				available: c.Available, leasedUntil: c.AvailableAt, failed: errNoTime,
+				available: c.Available, inPage: c.InPage, leasedUntil: c.AvailableAt, failed: errNoTime,
 			}
 			continue
 		}
@@ -133,11 +134,11 @@ type cancelling struct {
 	outboxdb.Cancel
 	table cancelTable
 	by    Actor
-	// By the last look at the row: no lease holds it, and until when one does.
-	available   bool
-	leasedUntil time.Time
-	asked       bool  // its run was asked
-	failed      error // why its run was not asked so far
+	// By the last look at the row: no lease holds it, a stream has it, and until when it is leased.
+	available, inPage bool
+	leasedUntil       time.Time
+	asked             bool  // its run was asked
+	failed            error // why its run was not asked so far
 }
 
 // look asks the message's run, until that worked, and reads the row. It ends the message itself
@@ -145,8 +146,8 @@ type cancelling struct {
 // was written before Temporal was asked, so a run that starts later sees it.
 func (c *cancelling) look(ctx, asking context.Context) (a Answer, decided bool, err error) {
 	noRun := false
-	// Beside a lease, a run that starts later sees the request by itself.
-	if asking.Err() == nil && !c.asked && (c.available || !errors.Is(c.failed, ErrNoRun)) {
+	// Beside a lease, a run that starts later sees the request by itself. In a page it has no run.
+	if asking.Err() == nil && !c.asked && !c.inPage && (c.available || !errors.Is(c.failed, ErrNoRun)) {
 		c.failed = c.runs.Cancel(asking, c.workflowID(c.ID))
 		noRun = errors.Is(c.failed, ErrNoRun)
 		c.asked = c.failed == nil
@@ -158,7 +159,7 @@ func (c *cancelling) look(ctx, asking context.Context) (a Answer, decided bool, 
 	case err != nil:
 		return Answer{}, false, err
 	}
-	c.available, c.leasedUntil = m.Available, m.AvailableAt
+	c.available, c.inPage, c.leasedUntil = m.Available, m.InPage, m.AvailableAt
 	switch {
 	case m.State.Final():
 		return cancelEnded(c.Cancel, m.State, true), true, nil
@@ -179,6 +180,9 @@ func (c *cancelling) look(ctx, asking context.Context) (a Answer, decided bool, 
 // undecided is the answer when the time to wait is over.
 func (c *cancelling) undecided() Answer {
 	switch {
+	case c.inPage:
+		return cancelAnswer(c.Cancel, Undecided,
+			"requested: a stream has it in a page; if it is not sent with it, the next look at its row ends it")
 	case c.asked:
 		return cancelAnswer(c.Cancel, Undecided, "requested: its run was asked and has not ended yet")
 	case errors.Is(c.failed, ErrNoRun):

@@ -11,10 +11,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/workflows"
 )
 
 // noTemporal is a Temporal that can't be reached.
@@ -25,6 +27,10 @@ var errAway = errors.New("connection refused")
 func (n *noTemporal) Describe(context.Context, string) (Run, error) { n.asked++; return Run{}, errAway }
 func (n *noTemporal) Cancel(context.Context, string) error          { n.asked++; return errAway }
 func (n *noTemporal) TryNow(context.Context, string) error          { n.asked++; return errAway }
+func (n *noTemporal) StartStream(context.Context, client.StartWorkflowOptions, workflows.StreamInput) (string, error) {
+	n.asked++
+	return "", errAway
+}
 
 // oneRow is a table with one message.
 type oneRow struct {

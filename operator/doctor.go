@@ -65,6 +65,9 @@ type Subject struct {
 	Target       namespace.Target
 	Outbox       string
 	TaskQueue    string
+	// StreamAbove is OUTFLOW_STREAM_ABOVE as it is set here; 0: starters begin streams only where a
+	// destination has a bound of its own.
+	StreamAbove int
 	// Lookups are by scheme. NoLookup says of a scheme why it has none.
 	Lookups  map[string]Lookup
 	NoLookup map[string]string
@@ -90,7 +93,7 @@ func examine(
 	e.checkSettings()
 	e.checkDatabase(ctx)
 	if e.checkNamespace(ctx) {
-		for _, check := range []func(context.Context){e.checkWorkers, e.checkSchedule, e.checkRuns} {
+		for _, check := range []func(context.Context){e.checkWorkers, e.checkStreams, e.checkSchedule, e.checkRuns} {
 			inTime, cancel := context.WithTimeout(ctx, checkTimeout)
 			check(inTime)
 			cancel()
@@ -100,6 +103,7 @@ func examine(
 	if e.hasSchema {
 		e.checkDeliveries(ctx)
 		e.checkCallbacks(ctx)
+		e.checkPages(ctx)
 		e.checkTriggers(ctx)
 	}
 	e.checkNotifications(ctx)
@@ -120,6 +124,8 @@ type databaseHealth interface {
 	failingCallbacks(ctx context.Context) (callbacks int, lastError string, err error)
 	Running(ctx context.Context) ([]RunningProcess, error)
 	retained(ctx context.Context) (slots int, bytes int64, err error)
+	Streams(ctx context.Context) ([]Stream, error)
+	oldPages(ctx context.Context) (oldPages, error)
 }
 
 // namespaceHealth is a namespace.Namespace as examine asks it; the tests play one too.

@@ -146,6 +146,15 @@ func (e *examination) checkRuns(ctx context.Context) {
 	}
 }
 
+// startWorkerOn is what to do about runs on a task queue that no worker polls. own is that of this outbox.
+func startWorkerOn(name, own string) string {
+	if name == workflows.StreamTaskQueue(own) {
+		return "start outflow-worker with OUTFLOW_STREAMS above 0 (the default is 4)"
+	}
+	return fmt.Sprintf("start outflow-worker with OUTFLOW_TASK_QUEUE=%s until these have ended "+
+		"(\"Another task queue\" in docs/running.md)", strings.TrimSuffix(name, workflows.StreamTaskQueue("")))
+}
+
 // checkOtherTaskQueues looks at open runs on other task queues, and reports whether any is stalled
 // there.
 func (e *examination) checkOtherTaskQueues(ctx context.Context) (bad bool) {
@@ -170,8 +179,7 @@ func (e *examination) checkOtherTaskQueues(ctx context.Context) (bad bool) {
 			e.found("runs", Warn, seeIdentity, "task queue %s could not be looked at: %v", name, err)
 			bad = true
 		case workflows == 0 || activities == 0:
-			e.found("runs", Fail, fmt.Sprintf("start outflow-worker with OUTFLOW_TASK_QUEUE=%s until these have ended "+
-				"(\"Another task queue\" in docs/running.md)", name),
+			e.found("runs", Fail, startWorkerOn(name, e.TaskQueue),
 				"%s%d runs of outbox %s are on task queue %s, which no worker polls", atLeast, runs[name], e.Outbox, name)
 			bad = true
 		default:

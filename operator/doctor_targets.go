@@ -53,11 +53,12 @@ func (o *Operator) pendingTargets(ctx context.Context, limit int) ([]pendingTarg
 }
 
 // claimedSQL returns messages that were claimed: those due for the longest time first, and those
-// off the fast path whose lease ends first. Messages with a stalled run are among these.
+// off the fast path whose lease ends first. Messages with a stalled run are among these. What a stream
+// has in hand has no run.
 const claimedSQL = `
 (SELECT m.id, m.generation
    FROM ` + outboxdb.PendingRowsSQL + ` AS m
-  WHERE m.started AND NOT m.retrying
+  WHERE m.started AND NOT m.retrying AND NOT m.streamed
   ORDER BY m.due_at
   LIMIT $1)
 UNION ALL

@@ -59,7 +59,15 @@ type healthy struct {
 	activities   int
 	kept         int64
 	keptErr      error
+	streams      []Stream
+	streamsErr   error
+	pages        oldPages
+	pagesErr     error
+	noStreamers  bool // no worker takes streams
 }
+
+func (h *healthy) Streams(context.Context) ([]Stream, error)  { return h.streams, h.streamsErr }
+func (h *healthy) oldPages(context.Context) (oldPages, error) { return h.pages, h.pagesErr }
 
 func (h *healthy) migrations(context.Context) ([]migrate.Migration, error) {
 	return h.applied, h.silent
@@ -102,7 +110,10 @@ func (h *healthy) receivesNotifications(context.Context) (bool, error) { return 
 func (h *healthy) SearchAttributes(context.Context) (map[string]enums.IndexedValueType, error) {
 	return h.types, h.refusal
 }
-func (h *healthy) Pollers(context.Context, string) (int, int, error) {
+func (h *healthy) Pollers(_ context.Context, taskQueue string) (int, int, error) {
+	if h.noStreamers && strings.HasSuffix(taskQueue, "-streams") {
+		return 0, 0, nil
+	}
 	return h.workflows, h.activities, h.pollers
 }
 
@@ -231,7 +242,11 @@ func TestExamine(t *testing.T) {
 		settle    = "give the daemons what the text names, and this command the same settings"
 		seeStatus = "fix what the text names; outflow status shows each destination"
 		noStandby = "check DATABASE_URL, and that the server is no standby"
+
+		takesStreams = "start outflow-worker with OUTFLOW_STREAMS above 0 (the default is 4), " +
+			"with this OUTFLOW_TASK_QUEUE and namespace"
 	)
+	number := func(n int) *int { return &n }
 	for name, c := range map[string]struct {
 		spoil  func(h *healthy, p *Subject)
 		want   string // level, check and part of the text of one finding; nothing else fails or warns
@@ -460,6 +475,32 @@ func TestExamine(t *testing.T) {
 		"callbacks that fail": {func(h *healthy, _ *Subject) { h.callbacks = 3 },
 			"warn callbacks 3 callbacks are due and their attempts failed, such as: no answer",
 			"fix what the text names; outflow list -callback due shows them"},
+		"no worker takes streams of a destination with a bound": {func(h *healthy, _ *Subject) {
+			h.noStreamers, h.streams = true, []Stream{{State: StreamNone, Above: number(5)}}
+		}, "warn streams no worker polls task queue outflow-outbox-streams (workflow tasks: 0 pollers, activities: 0): " +
+			"streams do not go on", takesStreams},
+		"no worker takes the streams of the setting": {func(h *healthy, p *Subject) { h.noStreamers, p.StreamAbove = true, 1000 },
+			"warn streams no worker polls task queue outflow-outbox-streams", takesStreams},
+		"no worker goes on with a stream": {func(h *healthy, _ *Subject) {
+			h.noStreamers, h.streams = true, []Stream{{State: StreamSilent}}
+		}, "warn streams no worker polls", takesStreams},
+		"workers take streams": {func(_ *healthy, p *Subject) { p.StreamAbove = 1000 },
+			"ok streams task queue outflow-outbox-streams has 1 pollers of workflow tasks, 2 of activities", ""},
+		"the streams can't be read": {func(h *healthy, _ *Subject) { h.streamsErr = errAway },
+			"warn streams connection refused", ask},
+		"the run of a stream without a worker": {func(h *healthy, _ *Subject) {
+			h.noStreamers, h.elsewhere = true, map[string]int{"outflow-outbox-streams": 1}
+		}, "fail runs 1 runs of outbox outbox are on task queue outflow-outbox-streams, which no worker polls",
+			"start outflow-worker with OUTFLOW_STREAMS above 0 (the default is 4)"},
+		"the run of a stream on another task queue": {func(h *healthy, _ *Subject) {
+			h.noStreamers, h.elsewhere = true, map[string]int{"old-streams": 1}
+		}, "fail runs 1 runs of outbox outbox are on task queue old-streams, which no worker polls",
+			"start outflow-worker with OUTFLOW_TASK_QUEUE=old until these have ended (\"Another task queue\" in docs/running.md)"},
+		"old pages": {func(h *healthy, _ *Subject) {
+			h.pages = oldPages{Pages: 2, Messages: 4000, Destination: "sqs://orders"}
+		}, "warn pages 2 pages of streams with up to 4000 messages, such as of sqs://orders, were claimed more than 15 minutes ago",
+			"start outflow-starter, which frees them where their stream is lost; else the stream's worker can't write their ends: its log says why"},
+		"the pages can't be read": {func(h *healthy, _ *Subject) { h.pagesErr = errAway }, "warn pages connection refused", ask},
 		"callbacks can't be counted": {func(h *healthy, _ *Subject) { h.callbacksErr = errAway },
 			"warn callbacks connection refused", ask},
 		"nothing pending": {func(h *healthy, _ *Subject) { h.targets = nil },
@@ -486,6 +527,15 @@ func TestExamine(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A bound of "off", and a stream that has ended, want no worker.
+func TestExamineWithoutStreams(t *testing.T) {
+	_, lines := examined(t, func(h *healthy, _ *Subject) {
+		never := 0
+		h.noStreamers, h.streams = true, []Stream{{State: StreamNone, Above: &never}, {State: "drained"}}
+	})
+	assert.False(t, slices.ContainsFunc(lines, func(line string) bool { return strings.Contains(line, "streams") }), "%v", lines)
 }
 
 // Thousands of destinations with dead messages are no thousands of findings.

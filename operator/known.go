@@ -38,7 +38,8 @@ UNION
 SELECT $3::text WHERE EXISTS (SELECT FROM outbox.messages AS m
                                 WHERE m.state = 'pending' AND NOT m.parked AND m.destination = $3::text)
                    OR EXISTS (SELECT FROM outbox.messages AS m WHERE m.retrying AND m.destination = $3::text)
-                   OR EXISTS (SELECT FROM outbox.destinations AS d WHERE d.destination = $3::text)`
+                   OR EXISTS (SELECT FROM outbox.destinations AS d WHERE d.destination = $3::text)
+                   OR EXISTS (SELECT FROM outbox.streams AS s WHERE s.destination = $3::text AND s.started_at IS NOT NULL)`
 
 // pendingDestinationsSQL walks the claim index from destination to destination, one look-up each,
 // and adds those of the rows that are parked for the shortest time: up to $1 of them.

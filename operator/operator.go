@@ -59,7 +59,8 @@ const statusColumns = `
 	m.broker_message_id, m.last_error,
 	CASE WHEN m.finished_at IS NULL THEN ` + outboxdb.MissingOfSQL + ` END AS missing,
 	` + outboxdb.UntouchedSQL + ` AS untouched,
-	m.finished_at IS NULL AND m.available_at <= now() AS available, m.head, m.follower`
+	m.finished_at IS NULL AND m.available_at <= now() AS available, m.head, m.follower,
+	m.streamed, ` + outboxdb.InPageSQL + ` AS in_page`
 
 // MessageStatus is how a message stands, without its payload.
 type MessageStatus struct {
@@ -108,6 +109,10 @@ type MessageStatus struct {
 	// others. Follower says that it waits for the head; its AvailableAt is then the end of 9999.
 	Head     bool `db:"head" json:"head,omitempty"`
 	Follower bool `db:"follower" json:"follower,omitempty"`
+	// Streamed says that a stream claimed the message last, and no run of its own was started since.
+	// InPage says that the stream has it in hand right now; its AvailableAt is then a day away.
+	Streamed bool `db:"streamed" json:"streamed,omitempty"`
+	InPage   bool `db:"in_page" json:"inPage,omitempty"`
 }
 
 // Ref returns the reference of the message's generation.

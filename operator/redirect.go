@@ -26,14 +26,15 @@ const redirectSQL = beginAct + `
            available_at = CASE WHEN m.ordering_key IS NOT NULL THEN ` + neverSQL + `
                                ELSE greatest(m.due_at, now() + ` + yieldWait + `) END
       FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested
+     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested AND NOT l.in_page
        AND l.destination <> $4::text` + actColumns + `
        'redirect' AS act,
        pg_catalog.jsonb_build_object('from', outbox.display_destination(l.destination)) AS detail` + endAct
 
 // Redirect gives pending messages another destination, in canonical form, with the next generation.
 // It retries dead, expired and cancelled messages to that destination. A publish that is under way
-// may still reach the old one; the message then ends with the new one's acknowledgement.
+// may still reach the old one; the message then ends with the new one's acknowledgement. A message that
+// a stream has in hand is left as it is.
 //
 // A message that was claimed before becomes claimable when its old run yields, or after 10 seconds.
 func (o *Operator) Redirect(ctx context.Context, ids []uuid.UUID, destination string, by Actor) ([]Answer, error) {
@@ -98,6 +99,8 @@ func (o *Operator) moved(
 			a = c.answer(Refused, "%s: \"outflow retry\" sends it", c.State)
 		case c.CancelRequested:
 			a = c.answer(Refused, "pending: its cancel was requested")
+		case c.InPage: // its stream does not look at the row again: it would go out twice
+			a = c.answer(Refused, "pending: a stream is delivering it right now: try again in a minute")
 		default:
 			a = c.answer(Refused, "%s", why(c))
 		}

@@ -21,14 +21,14 @@ const rescheduleSQL = beginAct + `
            available_at = CASE WHEN m.follower THEN m.available_at
                 ELSE greatest(coalesce($4::timestamptz, now() + $5::interval), now() + ` + yieldWait + `) END
       FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested
+     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested AND NOT l.in_page
        AND (l.expires_at > ` + newDueAt + `) IS NOT FALSE` + actColumns + `
        'reschedule' AS act,
        pg_catalog.jsonb_build_object('due_at', m.due_at, 'was_due_at', l.due_at) AS detail` + endAct
 
 // Reschedule makes pending messages due at a time, or where that is zero in a duration from now,
-// with the next generation. It leaves a message that would then be due after its expiry. It does
-// not hold back a publish that is under way.
+// with the next generation. It leaves a message that would then be due after its expiry, and one that
+// a stream has in hand. It does not hold back a publish that is under way.
 func (o *Operator) Reschedule(
 	ctx context.Context, ids []uuid.UUID, at time.Time, in time.Duration, by Actor,
 ) ([]Answer, error) {

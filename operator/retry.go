@@ -85,6 +85,8 @@ func whyNotRetried(c change) string {
 		return "pending, due at " + text.Stamp(c.DueAt) + `: "outflow reschedule" changes that`
 	case c.Phase == "waiting":
 		return "pending: it waits for its destination until " + text.Stamp(c.AvailableAt) + `; "outflow show" says why`
+	case c.InPage:
+		return "pending: a stream is delivering it"
 	case c.Phase == "leased":
 		return "pending: it is being delivered"
 	case c.Missing != nil:

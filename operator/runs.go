@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -18,6 +19,9 @@ import (
 // ErrNoRun says that Temporal knows no run of a workflow ID; of Cancel and TryNow, that none is
 // open.
 var ErrNoRun = errors.New("no run")
+
+// ErrRunOpen says that a run of the workflow ID is open.
+var ErrRunOpen = errors.New("a run is open")
 
 // Runs is Temporal as an Operator needs it; NewRuns and ConnectLater make one. Every method may be
 // repeated.
@@ -28,6 +32,8 @@ type Runs interface {
 	Cancel(ctx context.Context, workflowID string) error
 	// TryNow asks the open run to make its next attempt soon.
 	TryNow(ctx context.Context, workflowID string) error
+	// StartStream starts the run of a stream. Where one is open the error is ErrRunOpen.
+	StartStream(ctx context.Context, options client.StartWorkflowOptions, in workflows.StreamInput) (runID string, err error)
 }
 
 // Run is a workflow's newest run as Temporal shows it.
@@ -73,8 +79,12 @@ func ConnectLater(connect func() (client.Client, error)) (r Runs, closeClient fu
 	}
 }
 
-// runTimeout bounds a call with the SDK's own retries.
-const runTimeout = 5 * time.Second
+const (
+	// runTimeout bounds a call with the SDK's own retries.
+	runTimeout = 5 * time.Second
+	// startTimeout bounds a start: a busy server takes seconds for one.
+	startTimeout = 15 * time.Second
+)
 
 // runs returns the client, or why there is none.
 type runs func() (client.Client, error)
@@ -144,6 +154,31 @@ func (r runs) TryNow(ctx context.Context, workflowID string) error {
 	ctx, cancel := context.WithTimeout(ctx, runTimeout)
 	defer cancel()
 	return runError("signalling", workflowID, c.SignalWorkflow(ctx, workflowID, "", workflows.SignalTryNow, nil))
+}
+
+// StartStream starts a run without its search attributes where the namespace refuses them.
+func (r runs) StartStream(
+	ctx context.Context, options client.StartWorkflowOptions, in workflows.StreamInput,
+) (runID string, err error) {
+	c, err := r()
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	run, err := c.ExecuteWorkflow(ctx, options, workflows.WorkflowStream, in)
+	var invalid *serviceerror.InvalidArgument
+	if errors.As(err, &invalid) {
+		options.TypedSearchAttributes = temporal.SearchAttributes{}
+		run, err = c.ExecuteWorkflow(ctx, options, workflows.WorkflowStream, in)
+	}
+	switch {
+	case temporal.IsWorkflowExecutionAlreadyStartedError(err):
+		return "", ErrRunOpen
+	case err != nil:
+		return "", fmt.Errorf("starting workflow %s: %w", options.ID, err)
+	}
+	return run.GetRunID(), nil
 }
 
 // runError makes Temporal's "not found" ErrNoRun: Temporal answers it for an unknown workflow and

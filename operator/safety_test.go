@@ -19,10 +19,10 @@ func TestSafetyClauses(t *testing.T) {
 			"l.state IN ('dead', 'expired', 'cancelled')", "generation = m.generation + 1", "cancel_requested = false",
 		}},
 		"redirect": {redirectSQL, []string{
-			"l.finished_at IS NULL AND NOT l.cancel_requested", "generation = m.generation + 1", "retrying = false",
+			"l.finished_at IS NULL AND NOT l.cancel_requested AND NOT l.in_page", "generation = m.generation + 1", "retrying = false",
 		}},
 		"reschedule": {rescheduleSQL, []string{
-			"l.finished_at IS NULL AND NOT l.cancel_requested", "generation = m.generation + 1",
+			"l.finished_at IS NULL AND NOT l.cancel_requested AND NOT l.in_page", "generation = m.generation + 1",
 		}},
 		"release": {releaseSQL, []string{
 			"l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz",
@@ -41,7 +41,9 @@ func TestSafetyClauses(t *testing.T) {
 	require.Contains(t, setRouteSQL, "< $5::bigint", "no producer's statement makes any number of copies")
 	require.Contains(t, unsetRouteSQL, "$5::boolean OR (SELECT o.n FROM others AS o) > 0",
 		"the last route goes by force only")
-	for _, statement := range []string{setCallbackRuleSQL, unsetCallbackRuleSQL, setRouteSQL, unsetRouteSQL} {
+	for _, statement := range []string{
+		setCallbackRuleSQL, unsetCallbackRuleSQL, setRouteSQL, unsetRouteSQL, setStreamSQL, unsetStreamSQL, noteStartSQL, noteStopSQL,
+	} {
 		require.Contains(t, statement, "INSERT INTO outbox.audit", "no change without its audit")
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/workflows"
 )
 
 const (
@@ -40,11 +41,31 @@ type Details struct {
 	Head *Sibling
 	// Audit has the oldest entry first.
 	Audit []AuditEntry
-	// WorkflowID is that of the message's runs. Run is the newest of them, or nil; then NoRun says
-	// why.
+	// WorkflowID is that of the message's runs, or of the stream that has it in hand or ended it: then
+	// Stream says which. Run is the newest of the runs, or nil; then NoRun says why.
 	WorkflowID string
+	Stream     StreamShare
 	Run        *Run
 	NoRun      string
+}
+
+// StreamShare is what a stream has to do with a message.
+type StreamShare string
+
+// The shares. A message has none where runs of its own delivered it, or are to.
+const (
+	StreamHolds StreamShare = "in a page"
+	StreamEnded StreamShare = "ended"
+)
+
+func shareOf(m MessageStatus) StreamShare {
+	switch {
+	case m.InPage:
+		return StreamHolds
+	case m.Streamed && m.FinishedAt != nil:
+		return StreamEnded
+	}
+	return ""
 }
 
 // Sibling is another message: one that the same enqueue by route wrote, or the head of the ordering
@@ -73,7 +94,7 @@ type AuditEntry struct {
 // Show returns everything about one message, with its payload if asked for, or outflow.ErrNotFound.
 // Where Temporal can't be asked, Details.NoRun says so.
 func (o *Operator) Show(ctx context.Context, id uuid.UUID, withPayload bool) (Details, error) {
-	d := Details{WorkflowID: o.workflowID(id)}
+	var d Details
 	var err error
 	if d.Message, err = o.Message(ctx, id); err != nil {
 		return Details{}, err
@@ -92,8 +113,28 @@ func (o *Operator) Show(ctx context.Context, id uuid.UUID, withPayload bool) (De
 			return Details{}, err
 		}
 	}
+	if d.Stream = shareOf(d.Message); d.Stream != "" {
+		d.WorkflowID = workflows.StreamID(o.outbox, d.Message.Destination)
+		d.Run, d.NoRun = o.streamRun(ctx, d.WorkflowID, d.Message)
+		return d, nil
+	}
+	d.WorkflowID = o.workflowID(id)
 	d.Run, d.NoRun = o.newestRun(ctx, d.WorkflowID, d.Message.State)
 	return d, nil
+}
+
+// streamRun returns the newest run of a stream, if it can be the one that had the message.
+func (o *Operator) streamRun(ctx context.Context, workflowID string, m MessageStatus) (r *Run, none string) {
+	run, err := o.runs.Describe(ctx, workflowID)
+	switch {
+	case errors.Is(err, ErrNoRun):
+		return nil, "none of its own: a stream had it, whose run is past Temporal's retention"
+	case err != nil:
+		return nil, err.Error()
+	case m.FinishedAt != nil && run.StartedAt.After(*m.FinishedAt):
+		return nil, "none of its own: an earlier run of the stream had it"
+	}
+	return &run, ""
 }
 
 func (o *Operator) newestRun(ctx context.Context, workflowID string, state outflow.State) (r *Run, none string) {

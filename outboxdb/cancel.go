@@ -19,7 +19,7 @@ const beginCancelSQL = `
 WITH locked AS MATERIALIZED (
     SELECT m.id, m.state, m.generation, m.available_at, m.finished_at, m.cancel_requested, m.head,
            m.finished_at IS NULL AND m.available_at <= now() AS available,
-           ` + UntouchedSQL + ` OR m.follower AS untouched
+           ` + UntouchedSQL + ` OR m.follower AS untouched, ` + InPageSQL + ` AS in_page
       FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE
 )`
 
@@ -33,7 +33,7 @@ const cancelEndsSQL = `, ends AS (
 // endCancelSQL notes the act in the audit, notifies waiters once, and returns each row.
 const endCancelSQL = AuditActSQL + `
 SELECT l.id, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS state, l.generation,
-       l.available, l.available_at
+       l.available, l.available_at, l.in_page
   FROM locked AS l LEFT JOIN changed AS c ON c.id = l.id
  WHERE ` + notifiedSQL
 
@@ -78,6 +78,8 @@ type Cancel struct {
 	// ended.
 	Available   bool      `db:"available"`
 	AvailableAt time.Time `db:"available_at"`
+	// InPage says that a stream has the pending message in a page: it has no run of its own.
+	InPage bool `db:"in_page"`
 }
 
 // RequestCancel ends messages that were never claimed, and requests the cancel of the other pending

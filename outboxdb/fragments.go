@@ -24,6 +24,11 @@ const (
     ((SELECT count(*) FROM outbox.destinations AS h WHERE h.open_until IS NOT NULL AND ` + BreakersOfSQL + `) > 0
      OR ` + MissingOfSQL + ` IS NOT NULL)`
 
+	// InPageSQL says of a row m that a stream has it in hand. A page's rows are parked for a day, and
+	// leave it sooner: ended, given back or freed.
+	InPageSQL = `
+    (m.state = 'pending' AND m.streamed AND m.parked AND m.available_at > now())`
+
 	// PendingRowsSQL are all pending rows, each along its index.
 	PendingRowsSQL = `
     (SELECT * FROM outbox.messages AS free WHERE free.state = 'pending' AND NOT free.parked

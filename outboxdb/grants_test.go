@@ -149,11 +149,13 @@ func TestDispatcherRights(t *testing.T) {
 		"messages.attempts: UPDATE", "messages.available_at: UPDATE", "messages.broker_message_id: UPDATE",
 		"messages.callback_attempts: UPDATE", "messages.callback_due_at: UPDATE", "messages.callback_error: UPDATE", "messages.callback_state: UPDATE",
 		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.follower: UPDATE",
-		"messages.head: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE",
+		"messages.head: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE", "messages.streamed: UPDATE",
 		"messages: DELETE", "messages: SELECT",
 		"notify_waiters()", "outcomes()", "owed: SELECT",
+		"pages: DELETE", "pages: INSERT", "pages: SELECT", "pages: UPDATE",
 		"processes: DELETE", "processes: INSERT", "processes: SELECT", "processes: UPDATE",
 		"promote()", "purge_keys()", "schema: USAGE", "settle()",
+		"streams: DELETE", "streams: INSERT", "streams: SELECT", "streams: UPDATE",
 	}, rightsOf(t, pool, role))
 
 	store := outboxdb.New(as)
@@ -247,9 +249,9 @@ func TestOperatorRights(t *testing.T) {
 		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()", "hint()",
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()", "keys: SELECT", "listeners: SELECT",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
-		"notify_waiters()", "outcomes()", "owed: SELECT", "processes: SELECT",
+		"notify_waiters()", "outcomes()", "owed: SELECT", "pages: SELECT", "processes: SELECT",
 		"promote()", "release_moved()", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
-		"schema: USAGE", "waiters: SELECT",
+		"schema: USAGE", "streams: DELETE", "streams: INSERT", "streams: SELECT", "streams: UPDATE", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool {
 		return right == "migrations: SELECT" ||
 			right == "migrations_id_seq: SELECT"

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/teststack"
@@ -21,6 +22,7 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
 	"github.com/outflowhq/outflow/outboxdb/migrate"
+	"github.com/outflowhq/outflow/workflows"
 )
 
 // Every statement works in each of pgx's execution modes, and through a pooler that
@@ -120,6 +122,14 @@ func (lostRuns) Describe(context.Context, string) (operator.Run, error) {
 func (lostRuns) Cancel(context.Context, string) error    { return operator.ErrNoRun }
 func (lostRuns) TryNow(context.Context, string) error    { return operator.ErrNoRun }
 func (willingRuns) TryNow(context.Context, string) error { return nil }
+
+func (lostRuns) StartStream(context.Context, client.StartWorkflowOptions, workflows.StreamInput) (string, error) {
+	return "", operator.ErrRunOpen
+}
+func (willingRuns) Describe(context.Context, string) (operator.Run, error) {
+	return operator.Run{RunID: "run-1"}, nil
+}
+func (willingRuns) Cancel(context.Context, string) error { return nil }
 
 // A function whose patterns have backslashes is read with the caller's settings.
 func TestBackslashesMeanWhatTheySay(t *testing.T) {

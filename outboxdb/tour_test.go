@@ -439,6 +439,7 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.True(t, removed)
 
 	tourRoutes(t, pool, o, by)
+	tourStreamActs(t, setup, pool, by)
 	require.Error(t, operator.Grants{Producers: []string{"nobody is called that"}}.CheckRoles(ctx, pool))
 }
 

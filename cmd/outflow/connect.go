@@ -17,6 +17,7 @@ import (
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/operator"
+	"github.com/outflowhq/outflow/workflows"
 )
 
 // operator opens the database and, once an act needs it, Temporal. The returned function closes
@@ -102,4 +103,8 @@ func targetOf(options client.Options) namespace.Target {
 
 func (cl commandLine) outbox() string {
 	return cmp.Or(cl.getenv("OUTFLOW_OUTBOX"), outflow.DefaultOutbox)
+}
+
+func (cl commandLine) taskQueue() string {
+	return cmp.Or(cl.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueueFor(cl.outbox()))
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -15,7 +14,6 @@ import (
 	"github.com/outflowhq/outflow/namespace"
 	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/publish"
-	"github.com/outflowhq/outflow/workflows"
 )
 
 const doctorUsage = `outflow doctor looks for what keeps messages from being delivered.
@@ -26,14 +24,15 @@ Usage:
 It checks
   * the database, its schema, this role's rights, the clocks and old snapshots
   * dead messages, ordering keys that they block, and whether notifications arrive
-  * Temporal, its namespace, search attributes and workers
+  * Temporal, its namespace, search attributes and workers, also those of streams where any
+    is to begin
   * the schedule that maintains the table, and runs that are stalled
   * where pending messages go: whether queues, topics and exchanges exist (else the command
     that makes them), whether the OUTFLOW_WEBHOOK_… settings allow the hosts of webhooks
     (give it the settings of the daemons), and whether a running starter or worker publishes
     there
   * deliveries and callbacks that failed, or that settings keep from being sent, each with
-    one of their errors
+    one of their errors, and messages that a stream claimed long ago
 It changes nothing and sends no message. Each check is ok, warn, fail, or skip where it
 can't be made from here.
 
@@ -52,8 +51,7 @@ func doctor(ctx context.Context, cl commandLine, args []string) error {
 		return err
 	}
 	subject := operator.Subject{
-		Outbox:    cl.outbox(),
-		TaskQueue: cmp.Or(cl.getenv("OUTFLOW_TASK_QUEUE"), workflows.TaskQueueFor(cl.outbox())),
+		Outbox: cl.outbox(), TaskQueue: cl.taskQueue(),
 	}
 	o, closeAll, err := cl.operator(ctx)
 	if subject.DatabaseErr = err; err == nil {
@@ -70,8 +68,10 @@ func doctor(ctx context.Context, cl commandLine, args []string) error {
 	}
 	all := brokers.Load(ctx, cl.getenv)
 	defer brokers.Close(all)
+	above, streamErr := config.StreamAbove(cl.getenv)
+	subject.StreamAbove = above
 	err = lookups(all, &subject)
-	subject.SettingsErr = errors.Join(err, config.Names(cl.getenv))
+	subject.SettingsErr = errors.Join(err, config.Names(cl.getenv), streamErr)
 	return examine(ctx, subject, *asJSON, cl.stdout)
 }
 

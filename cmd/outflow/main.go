@@ -52,6 +52,7 @@ var commands = []command{
 	{"reschedule", "make pending messages due at another time", rescheduleUsage, reschedule},
 	{"callback", "retry failed callbacks, set rules for them", callbackUsage, callback},
 	{"route", "set where messages go that are enqueued by route", routeUsage, route},
+	{"stream", "deliver a backlog by one run, or have starters do so", streamUsage, stream},
 	{"purge", "delete final messages", purgeUsage, purge},
 }
 

@@ -83,22 +83,34 @@ func orOf(words []string) string {
 	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
 }
 
+// unknownDestination says that no message is known to have a destination. It is empty where one is. It
+// shows no query of an address.
+func unknownDestination(
+	ctx context.Context, from interface {
+		KnownDestinations(ctx context.Context, destination string) ([]string, error)
+	}, destination string,
+) (string, error) {
+	known, err := from.KnownDestinations(ctx, destination)
+	if err != nil || slices.Contains(known, destination) {
+		return "", err
+	}
+	for i := range known {
+		known[i] = outflow.DisplayDestination(known[i])
+	}
+	shown := outflow.DisplayDestination(destination)
+	hint := didYouMean(shown, known)
+	if slices.Contains(known, shown) {
+		hint = ": messages there have another query, or none; outflow list -json shows it"
+	}
+	return fmt.Sprintf("no message to %s is known here%s", shown, hint), nil
+}
+
 // hintUnknown says that a filter which found nothing names a destination or type that no message is
-// known to have. It is a hint: where the look-up fails, the answer stands without it. It shows no
-// query of an address.
+// known to have. It is a hint: where the look-up fails, the answer stands without it.
 func hintUnknown(ctx context.Context, from lister, f operator.ListFilter, errs io.Writer) {
 	if f.Destination != "" {
-		known, err := from.KnownDestinations(ctx, f.Destination)
-		if err == nil && !slices.Contains(known, f.Destination) {
-			for i := range known {
-				known[i] = outflow.DisplayDestination(known[i])
-			}
-			shown := outflow.DisplayDestination(f.Destination)
-			hint := didYouMean(shown, known)
-			if slices.Contains(known, shown) {
-				hint = ": messages there have another query, or none; outflow list -json shows it"
-			}
-			fmt.Fprintf(errs, "no message to %s is known here%s\n", shown, hint)
+		if hint, err := unknownDestination(ctx, from, f.Destination); err == nil && hint != "" {
+			fmt.Fprintln(errs, hint)
 		}
 	}
 	if f.Type != "" {

@@ -30,7 +30,8 @@ Usage:
   outflow show ID [-payload] [-ui URL] [-json]
 
 A message that was enqueued by route is shown with its siblings: the other messages of the
-group. The ID of the group shows all of them, as outflow list does.
+group. The ID of the group shows all of them, as outflow list does. Of a message that a
+stream has in hand or ended, the run is the stream's.
 
 Flags:
   -payload  the payload too: text as it is, other bytes in base64; on a terminal, what
@@ -105,10 +106,13 @@ type shown struct {
 	Message  operator.MessageStatus `json:"message"`
 	Siblings []operator.Sibling     `json:"siblings,omitempty"`
 	Head     *operator.Sibling      `json:"head,omitempty"`
-	Run      *operator.Run          `json:"run,omitempty"`
-	NoRun    string                 `json:"noRun,omitempty"`
-	URL      string                 `json:"url"`
-	Audit    []operator.AuditEntry  `json:"audit,omitempty"`
+	// Stream is the workflow ID of the stream that has the message in hand or ended it. The run is then
+	// the stream's.
+	Stream string                `json:"stream,omitempty"`
+	Run    *operator.Run         `json:"run,omitempty"`
+	NoRun  string                `json:"noRun,omitempty"`
+	URL    string                `json:"url"`
+	Audit  []operator.AuditEntry `json:"audit,omitempty"`
 	// Payload is text, PayloadBase64 anything else.
 	Payload       string `json:"payload,omitempty"`
 	PayloadBase64 []byte `json:"payloadBase64,omitempty"`
@@ -118,6 +122,9 @@ func shownOf(d operator.Details, ui, namespace string) shown {
 	s := shown{
 		Message: d.Message, Siblings: d.Siblings, Head: d.Head, Run: d.Run, NoRun: d.NoRun,
 		URL: link(d, ui, namespace), Audit: d.Audit,
+	}
+	if d.Stream != "" {
+		s.Stream = d.WorkflowID
 	}
 	if utf8.Valid(d.Payload) {
 		s.Payload = string(d.Payload)
@@ -205,6 +212,7 @@ func (s shown) writeTimes(field writeField) {
 		field("waits for", "message %s before it of its ordering key (%s)", s.Head.ID, s.Head.Phase)
 	case m.Phase == "waiting":
 		field("waits until", "%s", text.Stamp(m.AvailableAt))
+	case m.InPage: // its lease is its page
 	case m.Phase == "leased" || m.Phase == "retrying":
 		field("leased until", "%s", text.Stamp(m.AvailableAt))
 	}
@@ -260,6 +268,13 @@ func (s shown) writeCallback(field writeField) {
 }
 
 func (s shown) writeRun(field writeField) {
+	switch {
+	case s.Stream == "":
+	case s.Message.InPage:
+		field("stream", "%s has it in a page", s.Stream)
+	default:
+		field("stream", "%s had it: it has no run of its own", s.Stream)
+	}
 	r := s.Run
 	if r == nil {
 		field("run", "%s", s.NoRun)

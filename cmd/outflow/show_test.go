@@ -12,6 +12,30 @@ import (
 	"github.com/outflowhq/outflow/outbox"
 )
 
+// A message that a stream has in hand or had shows the stream's run, and no lease of a day.
+func TestShowAStreamsMessage(t *testing.T) {
+	shown := func(m operator.MessageStatus, share operator.StreamShare) string {
+		var out bytes.Buffer
+		d := operator.Details{Message: m, WorkflowID: "outbox/stream/q", Stream: share,
+			Run: &operator.Run{WorkflowID: "outbox/stream/q", RunID: "run-1", Status: "Running", StartedAt: someAt}}
+		s := shownOf(d, "http://ui.example/", "shop")
+		assert.Equal(t, "outbox/stream/q", s.Stream)
+		require.NoError(t, s.write(&out, false))
+		return out.String()
+	}
+	held := statusOf("leased")
+	held.InPage = true
+	out := shown(held, operator.StreamHolds)
+	assert.Contains(t, out, `due          2026-01-31T08:00:00Z
+stream       outbox/stream/q has it in a page
+run          Running run-1, started 2026-01-31T08:00:00Z
+web          http://ui.example/namespaces/shop/workflows/outbox%2Fstream%2Fq/run-1/history
+`)
+	assert.NotContains(t, out, "leased until")
+	out = shown(statusOf("delivered"), operator.StreamEnded)
+	assert.Contains(t, out, "stream       outbox/stream/q had it: it has no run of its own\n")
+}
+
 func TestShowMessage(t *testing.T) {
 	retrying := statusOf("retrying")
 	retrying.LastError, retrying.Headers = ptr("throttled"), map[string]string{"tenant": "a"}

@@ -40,7 +40,9 @@ These and dead messages are counted exactly, which reads each of them. OLDEST is
 the oldest pending one has been due. DISMISSED are dead messages that "outflow dismiss"
 has marked. A destination that does not exist, fails, or whose messages wait, is shown below
 with the reason. So is a scheme that no running starter or worker publishes to, and so are
-ordering keys that dead messages block.
+ordering keys that dead messages block. A destination's stream is shown with its rate and
+what is left, or with why it could not go on within the last hour; where there is none and
+the due messages would take more than ten minutes, what starts one.
 Needs only the database. Exit codes: 0 shown, 1 failure, 2 a mistake on the command line.
 `
 
@@ -74,7 +76,13 @@ type statusReader interface {
 	Status(ctx context.Context, bound int) ([]operator.PhaseCount, []operator.BreakerStatus, error)
 	Running(ctx context.Context) ([]operator.RunningProcess, error)
 	Blocked(ctx context.Context) ([]operator.BlockedKeys, error)
+	Streams(ctx context.Context) ([]operator.Stream, error)
+	Backlogs(
+		ctx context.Context, counts []operator.PhaseCount, breakers []operator.BreakerStatus, streams []operator.Stream,
+	) ([]operator.Backlog, error)
 }
+
+var _ statusReader = (*operator.Operator)(nil)
 
 // watchStatus shows the status again and again until ctx is over. It waits for a database that
 // answered before and does not now.
@@ -100,11 +108,14 @@ func watchStatus(ctx context.Context, cl commandLine, from statusReader, bound i
 	}
 }
 
-// destinationStatus is the messages of one destination, and its circuit breaker if it fails.
+// destinationStatus is the messages of one destination, its circuit breaker if it fails, its stream, and
+// how long its backlog takes without one if that is long.
 type destinationStatus struct {
 	Destination string                         `json:"destination"`
 	Messages    map[string]operator.PhaseCount `json:"messages"`
 	Breaker     *operator.BreakerStatus        `json:"breaker,omitempty"`
+	Stream      *operator.Stream               `json:"stream,omitempty"`
+	Backlog     *operator.Backlog              `json:"backlog,omitempty"`
 }
 
 func showStatus(ctx context.Context, from statusReader, bound int, asJSON bool, out io.Writer) error {
@@ -123,7 +134,15 @@ func showStatus(ctx context.Context, from statusReader, bound int, asJSON bool, 
 	for i := range blocked {
 		blocked[i].Destination = outflow.DisplayDestination(blocked[i].Destination)
 	}
-	all, unserved := byDestination(counts, breakers), operator.Unserved(counts, running)
+	streams, err := from.Streams(ctx)
+	if err != nil {
+		return err
+	}
+	backlogs, err := from.Backlogs(ctx, counts, breakers, streams)
+	if err != nil {
+		return err
+	}
+	all, unserved := byDestination(counts, breakers, streams, backlogs), operator.Unserved(counts, running)
 	if asJSON {
 		return writeDocument(out, map[string]any{
 			"destinations": all, "bound": bound, "processes": running, "unserved": unserved,
@@ -156,6 +175,7 @@ func showStatus(ctx context.Context, from statusReader, bound int, asJSON bool, 
 	}
 	for _, d := range all {
 		d.writeFailures(out)
+		d.writeStream(out)
 	}
 	for _, b := range blocked {
 		fmt.Fprintf(out, "\n%s: dead messages block %d ordering keys; "+
@@ -180,7 +200,10 @@ func writeUnserved(out io.Writer, unserved []operator.UnservedScheme, running []
 	}
 }
 
-func byDestination(counts []operator.PhaseCount, breakers []operator.BreakerStatus) []destinationStatus {
+func byDestination(
+	counts []operator.PhaseCount, breakers []operator.BreakerStatus, streams []operator.Stream,
+	backlogs []operator.Backlog,
+) []destinationStatus {
 	all := map[string]*destinationStatus{}
 	at := func(destination string) *destinationStatus {
 		if all[destination] == nil {
@@ -199,6 +222,14 @@ func byDestination(counts []operator.PhaseCount, breakers []operator.BreakerStat
 		of := at(b.Destination)
 		b.Destination = of.Destination
 		of.Breaker = &b
+	}
+	for _, s := range streams {
+		if all[s.Destination] != nil || s.Open() || s.Broke() {
+			at(s.Destination).Stream = &s
+		}
+	}
+	for _, b := range backlogs {
+		at(b.Destination).Backlog = &b
 	}
 	sorted := make([]destinationStatus, 0, len(all))
 	for _, d := range all {

@@ -20,6 +20,16 @@ type fakeStatus struct {
 	breakers []operator.BreakerStatus
 	running  []operator.RunningProcess
 	blocked  []operator.BlockedKeys
+	streams  []operator.Stream
+	backlogs []operator.Backlog
+}
+
+func (f fakeStatus) Streams(context.Context) ([]operator.Stream, error) { return f.streams, nil }
+
+func (f fakeStatus) Backlogs(
+	context.Context, []operator.PhaseCount, []operator.BreakerStatus, []operator.Stream,
+) ([]operator.Backlog, error) {
+	return f.backlogs, nil
 }
 
 func (f fakeStatus) Blocked(context.Context) ([]operator.BlockedKeys, error) { return f.blocked, nil }

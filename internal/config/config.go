@@ -113,6 +113,8 @@ const (
 	settingTaskQueue = "OUTFLOW_TASK_QUEUE"
 )
 
+const settingStreamAbove = "OUTFLOW_STREAM_ABOVE"
+
 // settings are the variables of all but the brokers.
 func (c *Config) settings() []settings.Setting {
 	keeps := outflow.DefaultRetention()
@@ -154,7 +156,7 @@ func (c *Config) settings() []settings.Setting {
 			Set:     setCount(&c.Scanner.PerDestination),
 		},
 		{
-			Name: "OUTFLOW_STREAM_ABOVE", Default: "off",
+			Name: settingStreamAbove, Default: "off",
 			Meaning: "due messages of one queue, topic or exchange above which a stream delivers them, 1 to 100000, or off",
 			Set:     c.setStreamAbove,
 		},
@@ -318,6 +320,14 @@ func Names(getenv func(string) string) error {
 		return s.Name != settingOutbox && s.Name != settingTaskQueue
 	})
 	return errors.Join(settings.Read(names, getenv)...)
+}
+
+// StreamAbove reads the starters' bound of streams alone.
+func StreamAbove(getenv func(string) string) (int, error) {
+	var c Config
+	only := slices.DeleteFunc(c.settings(), func(s settings.Setting) bool { return s.Name != settingStreamAbove })
+	err := errors.Join(settings.Read(only, getenv)...)
+	return c.Scanner.StreamAbove, err
 }
 
 // Logger returns the logger that the settings ask for, writing to w.

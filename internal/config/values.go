@@ -97,17 +97,21 @@ func (c *Config) setStreams(value string) error {
 	return nil
 }
 
-func (c *Config) setStreamAbove(value string) error {
+func (c *Config) setStreamAbove(value string) (err error) {
+	c.Scanner.StreamAbove, err = ParseStreamAbove(value)
+	return err
+}
+
+// ParseStreamAbove reads above how many due messages a stream begins. Off is 0.
+func ParseStreamAbove(value string) (int, error) {
 	if value == "off" {
-		c.Scanner.StreamAbove = 0
-		return nil
+		return 0, nil
 	}
 	n, err := strconv.Atoi(value)
 	if err != nil || n < 1 || n > maxStreamAbove {
-		return fmt.Errorf("wants off, or a whole number from 1 to %d", maxStreamAbove)
+		return 0, fmt.Errorf("wants off, or a whole number from 1 to %d", maxStreamAbove)
 	}
-	c.Scanner.StreamAbove = n
-	return nil
+	return n, nil
 }
 
 func (c *Config) setHealthAddress(value string) error {

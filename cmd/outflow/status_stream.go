@@ -1,0 +1,62 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/outflowhq/outflow/internal/text"
+	"github.com/outflowhq/outflow/operator"
+	"github.com/outflowhq/outflow/outbox"
+)
+
+// brokeBecause says of a stream that could not go on what was heard of it last.
+var brokeBecause = map[string]string{
+	string(outbox.StreamFailing):   "its last stream ended at %s: the destination failed",
+	string(outbox.StreamCancelled): "its last stream ended at %s: its run was cancelled, terminated or reset",
+	operator.StreamSilent: "nothing was heard of its stream since %s: no worker goes on with it " +
+		"(\"outflow doctor\" says more)",
+}
+
+// writeStream writes how the stream of a destination goes or why it ended, or what one would do.
+func (d destinationStatus) writeStream(out io.Writer) {
+	due := d.Messages["due"].Messages
+	switch s := d.Stream; {
+	case s != nil && s.State == operator.StreamRuns:
+		left := ""
+		if s.PerSecond > 0 && due > 0 {
+			left = ", " + age(float64(due)/float64(s.PerSecond)) + " at this rate"
+		}
+		fmt.Fprintf(out, "\n%s: a stream delivers %s messages a second since %s: %s due%s\n  workflow %s\n",
+			d.Destination, grouped(s.PerSecond), text.Stamp(*s.StartedAt), grouped(due), left, s.WorkflowID)
+	case s != nil && s.Open():
+		fmt.Fprintf(out, "\n%s: its stream is paused: starters start a run for each message meanwhile\n  %s\n",
+			d.Destination, unpause(s.WorkflowID))
+	case s != nil && s.Broke():
+		said := cmp.Or(brokeBecause[s.State], "its last stream ended at %s: "+s.State)
+		fmt.Fprintf(out, "\n%s: "+said+"; starters deliver what is left\n", d.Destination, text.Stamp(*s.EndedAt))
+	}
+	if b := d.Backlog; b != nil {
+		fmt.Fprintf(out, "\n%s: %s due, %s at %s messages a second, a run for each\n"+
+			"  \"outflow stream start %s\" delivers them by one run, faster by far\n",
+			d.Destination, grouped(b.Due), age(b.Seconds), perSecond(b.PerSecond), text.ShellWord(b.Destination))
+	}
+}
+
+// perSecond is a rate of which a part counts where it is low.
+func perSecond(rate float64) string {
+	if rate < 10 {
+		return strconv.FormatFloat(rate, 'f', 1, 64)
+	}
+	return grouped(int(rate + 0.5))
+}
+
+// grouped writes a number with a comma for each thousand.
+func grouped(n int) string {
+	digits := strconv.Itoa(n)
+	for at := len(digits) - 3; at > 0; at -= 3 {
+		digits = digits[:at] + "," + digits[at:]
+	}
+	return digits
+}
