@@ -74,7 +74,7 @@ func newQueues() *queues {
 func (q *queues) reset() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.sqs, q.stats = &fakesqs.Server{AutoCreate: true}, queueStats{Arrived: map[string]int64{}}
+	q.sqs, q.stats = &fakesqs.Server{AutoCreate: true, Forgets: true}, queueStats{Arrived: map[string]int64{}}
 }
 
 func (q *queues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -123,28 +123,19 @@ func (q *queues) note(ids []string, now time.Time) {
 	}
 }
 
-// attributes are the message's ID in the request.
-type attributes struct {
-	MessageAttributes map[string]struct{ StringValue string }
-}
-
-// messageIDs are those of a SendMessage or a SendMessageBatch.
-func messageIDs(body []byte) []string {
-	var sent struct {
-		attributes
-		Entries []attributes
+// messageIDs are those of a SendMessage or a SendMessageBatch. It looks for the attribute alone: to read
+// the request a second time would cost the queue service a third of its CPU.
+func messageIDs(body []byte) (ids []string) {
+	attribute, value := []byte(`"`+awssqs.AttributeMessageID+`":{`), []byte(`"StringValue":"`)
+	for {
+		_, rest, found := bytes.Cut(body, attribute)
+		if !found {
+			return ids
+		}
+		_, rest, _ = bytes.Cut(rest, value)
+		id, rest, _ := bytes.Cut(rest, []byte(`"`))
+		ids, body = append(ids, string(id)), rest
 	}
-	if json.Unmarshal(body, &sent) != nil {
-		return nil
-	}
-	if len(sent.Entries) == 0 {
-		sent.Entries = []attributes{sent.attributes}
-	}
-	ids := make([]string, 0, len(sent.Entries))
-	for _, e := range sent.Entries {
-		ids = append(ids, e.MessageAttributes[awssqs.AttributeMessageID].StringValue)
-	}
-	return ids
 }
 
 // queueClient is the queue service as bench asks it.
