@@ -78,8 +78,10 @@ type table struct {
 	claimed                        int
 	released, uncounted, forgotten []outbox.Ref
 
+	full          []string // of each claim
 	streams       []string // that are worth a stream
 	streamLooks   []streamLook
+	streamed      []string // that starters leave to a stream
 	lostPageLooks int
 }
 
@@ -130,7 +132,7 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 	}
 	result := outbox.Claimed{Refused: t.refused, Missing: t.missing, Ended: t.ended, BreakerActive: t.breakerActive,
 		QuarantinedDue: len(t.quarantined) > 0, Owed: t.owed > 0,
-		MoreDestinations: t.more > 0, NewDestinationsIn: t.more}
+		MoreDestinations: t.more > 0, NewDestinationsIn: t.more, Full: t.full}
 	t.ended = nil
 	t.due = slices.DeleteFunc(t.due, func(r outbox.Record) bool {
 		if len(result.Messages) >= req.MaxMessages || t.batch > 0 && len(result.Messages) >= t.batch ||
@@ -331,10 +333,18 @@ type engine struct {
 	starts         []start
 	signals        []string
 	callbacks      []client.StartWorkflowOptions
+	streams        []streamStart
+	streamReply    error
 	open, maxOpen  int
 	byDestination  map[string]int
 	maxTo          map[string]int
 	starting, peak int
+}
+
+// streamStart is the start of a stream.
+type streamStart struct {
+	options client.StartWorkflowOptions
+	input   workflows.StreamInput
 }
 
 func newEngine(t *table) *engine {
@@ -346,8 +356,14 @@ func newEngine(t *table) *engine {
 
 func (e *engine) ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, name any,
 	args ...any) (client.WorkflowRun, error) {
-	if name == workflows.WorkflowCallback {
+	switch name {
+	case workflows.WorkflowCallback:
 		return nil, e.startCallback(options, args[0].(workflows.CallbackInput))
+	case workflows.WorkflowStream:
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.streams = append(e.streams, streamStart{options, args[0].(workflows.StreamInput)})
+		return nil, e.streamReply
 	}
 	s := start{time.Now(), options, name, args[0].(workflows.DeliverInput)}
 	e.mu.Lock()
@@ -603,6 +619,15 @@ func (t *table) WantStreams(_ context.Context, destinations []string, above int)
 	defer t.mu.Unlock()
 	t.streamLooks = append(t.streamLooks, streamLook{destinations, above})
 	return t.streams, t.err
+}
+
+func (t *table) NoteStream(_ context.Context, n outbox.StreamState, first bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if first {
+		t.streamed = append(t.streamed, n.Destination)
+	}
+	return t.err
 }
 
 func (t *table) FreeLostPages(context.Context) (int, error) {

@@ -24,6 +24,8 @@ type Streams interface {
 	// WantStreams returns those of the destinations that have more due messages than their bound, and
 	// no stream. above is the bound of those without one of their own; 0: they have none.
 	WantStreams(ctx context.Context, destinations []string, above int) ([]string, error)
+	// NoteStream has starters leave a stream's messages to it for some seconds.
+	NoteStream(ctx context.Context, n outbox.StreamState, first bool) error
 	// FreeLostPages gives back the messages of streams that are gone for good.
 	FreeLostPages(ctx context.Context) (freed int, err error)
 }
@@ -55,7 +57,7 @@ func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 	})
 }
 
-// startStream starts a destination's stream. One that runs already goes on.
+// startStream starts a destination's stream, and leaves the backlog to it. One that runs already goes on.
 func (s *Scanner) startStream(ctx context.Context, destination string) error {
 	database, err := s.store.DatabaseID(ctx)
 	if err != nil {
@@ -67,11 +69,12 @@ func (s *Scanner) startStream(ctx context.Context, destination string) error {
 	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
 		return nil
 	}
-	if err == nil {
-		s.opts.Logger.Info("a stream delivers the backlog", "destination", outflow.DisplayDestination(destination),
-			"workflow_id", options.ID)
+	if err != nil {
+		return err
 	}
-	return err
+	s.opts.Logger.Info("a stream delivers the backlog", "destination", outflow.DisplayDestination(destination),
+		"workflow_id", options.ID)
+	return s.store.NoteStream(ctx, outbox.StreamState{Destination: destination}, true)
 }
 
 // freeLostPages gives back, in the background, the messages of streams that are gone for good.

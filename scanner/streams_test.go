@@ -1,0 +1,79 @@
+package scanner_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+
+	"github.com/outflowhq/outflow/scanner"
+	"github.com/outflowhq/outflow/workflows"
+)
+
+const backlogged = "sqs://orders"
+
+// A destination that gives a claim all that it may take is looked at once a second. Where it is worth a
+// stream, one is started, and starters leave the backlog to it.
+func TestABacklogStartsAStream(t *testing.T) {
+	inWorld(t, scanner.Options{Outbox: "shop", TaskQueue: "tasks", StreamAbove: 500}, func(w *world) {
+		w.table.enqueue(backlogged, 3000)
+		w.table.full = []string{backlogged, "https://shop.example/in", "temporal://tasks/Order"}
+		w.table.streams = []string{backlogged}
+	}, func(w *world) {
+		pass(2500 * time.Millisecond)
+		w.stop()
+		require.GreaterOrEqual(t, len(w.table.streamLooks), 2)
+		assert.LessOrEqual(t, len(w.table.streamLooks), 4, "at most once a second")
+		assert.Equal(t, streamLook{[]string{backlogged}, 500}, w.table.streamLooks[0], "no stream for the other two")
+		require.NotEmpty(t, w.engine.streams)
+		first := w.engine.streams[0]
+		assert.Equal(t, workflows.StreamInput{Outbox: "shop", Database: theDatabase, Destination: backlogged}, first.input)
+		assert.Equal(t, workflows.StreamID("shop", backlogged), first.options.ID)
+		assert.Equal(t, "tasks-streams", first.options.TaskQueue)
+		assert.Equal(t, enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL, first.options.WorkflowIDConflictPolicy)
+		assert.Equal(t, backlogged, w.table.streamed[0])
+	})
+}
+
+// A stream that runs, or is paused, goes on as it is.
+func TestAStreamThatRunsIsLeftAlone(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.enqueue(backlogged, 1000)
+		w.table.full, w.table.streams = []string{backlogged}, []string{backlogged}
+		w.engine.streamReply = serviceerror.NewWorkflowExecutionAlreadyStarted("running", "", "")
+	}, func(w *world) {
+		pass(time.Second)
+		w.stop()
+		assert.NotEmpty(t, w.engine.streams)
+		assert.Empty(t, w.table.streamed)
+		assert.Zero(t, w.logs.total())
+	})
+}
+
+func TestAStreamThatCantBeStarted(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(w *world) {
+		w.table.enqueue(backlogged, 1000)
+		w.table.full, w.table.streams = []string{backlogged}, []string{backlogged}
+		w.engine.streamReply = errors.New("unavailable")
+	}, func(w *world) {
+		pass(time.Second)
+		w.stop()
+		assert.Empty(t, w.table.streamed)
+		assert.NotZero(t, w.logs.count("starting a stream"))
+		assert.NotEmpty(t, w.engine.seen().starts, "its messages are delivered one by one")
+	})
+}
+
+// Pages of streams that are gone are looked for, however idle the scanner is.
+func TestLostPagesAreFreed(t *testing.T) {
+	inWorld(t, scanner.Options{}, func(*world) {}, func(w *world) {
+		pass(5 * time.Minute)
+		w.stop()
+		assert.InDelta(t, 10, w.table.lostPageLooks, 1)
+		assert.Empty(t, w.table.streamLooks)
+	})
+}
