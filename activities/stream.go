@@ -43,6 +43,8 @@ type Pages interface {
 // BatchPublisher sends many messages to one destination; publish.Router is one. Each result has the
 // promises of Publisher for its message.
 type BatchPublisher interface {
+	// Refusal is why this process can't send to the destination, or nil.
+	Refusal(destination string) error
 	PublishBatch(ctx context.Context, destination string, messages []outflow.Message) []publish.Result
 }
 
@@ -106,6 +108,9 @@ func (s *Streams) Stream(ctx context.Context, in StreamInput) (StreamResult, err
 		return StreamResult{}, translate(outflow.Permanent(fmt.Errorf("no stream for %s: %s",
 			outflow.DisplayDestination(in.Destination), why)), info.Attempt)
 	}
+	if err := s.publisher.Refusal(in.Destination); err != nil { // another worker may be able to
+		return StreamResult{}, translate(outflow.Retryable(fmt.Errorf("%w: %w", outflow.ErrNotAttempted, err)), info.Attempt)
+	}
 	s.active.Add(1)
 	defer s.active.Add(-1)
 	r := newStreaming(s, in, info)
@@ -146,8 +151,10 @@ func endedBy(ctx context.Context, ended outbox.StreamEnd) (outbox.StreamEnd, err
 	return ended, nil
 }
 
-// streamHeartbeats sends the note of the moment until stop is called, and once more then.
+// streamHeartbeats sends the note of the moment until stop is called, and once more then. The end of ctx
+// does not end them: requests under way are still waited for.
 func streamHeartbeats(ctx context.Context, note func() streamNote) (stop func()) {
+	ctx = context.WithoutCancel(ctx)
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -43,8 +43,10 @@ const (
 	minSlowdown = 200 * time.Millisecond
 
 	// streamIdle is how long nothing is due before a stream ends. idlePause lies between its looks then.
-	streamIdle = 30 * time.Second
-	idlePause  = 100 * time.Millisecond
+	// gatherPause follows a page that was not full, for messages to gather.
+	streamIdle  = 30 * time.Second
+	idlePause   = 100 * time.Millisecond
+	gatherPause = 20 * time.Millisecond
 	// fromStart is how often a stream looks from the beginning, for messages that were committed late.
 	// Such a look takes one part in fromStartShare of the time.
 	fromStart      = 5 * time.Second
@@ -91,6 +93,7 @@ type streaming struct {
 	handing   int // statements under way that give back or hand over
 
 	claiming  bool
+	keyed     bool      // the last page had ordering keys: each end may release a message
 	from      time.Time // where the next page begins
 	nextClaim time.Time
 	nextStart time.Time // when a page next looks from the beginning
@@ -297,8 +300,10 @@ func (r *streaming) took(page outbox.Page) {
 	p := &openPage{Page: page, left: len(page.Messages)}
 	r.pages++
 	var due []*outbox.PageMessage
+	r.keyed = false
 	for i := range page.Messages {
 		m := &page.Messages[i]
+		r.keyed = r.keyed || m.OrderingKey != ""
 		if m.CancelRequested {
 			r.endMessage(p, m.Ref(), outflow.Cancelled, ReasonCancelled)
 			continue
@@ -310,8 +315,8 @@ func (r *streaming) took(page outbox.Page) {
 	for chunk := range slices.Chunk(due, requestMessages) {
 		r.queue = append(r.queue, &request{page: p, messages: chunk})
 	}
-	if len(page.Messages) < pageMessages/10 && !page.Suspect {
-		r.nextClaim = time.Now().Add(idlePause / 5) // let some gather
+	if len(page.Messages) < pageMessages/10 && !page.Suspect && !r.keyed {
+		r.nextClaim = time.Now().Add(gatherPause)
 	}
 }
 

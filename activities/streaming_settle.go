@@ -171,6 +171,9 @@ func (r *streaming) marked(batch []pageEnd, finished []outbox.Finished) {
 	for p, n := range done {
 		r.left(p, n)
 	}
+	if r.keyed && len(done) > 0 {
+		r.nextClaim = time.Time{} // messages behind these may be due
+	}
 	if len(again) > 0 {
 		r.logTo().Warn("writing the ends of a stream's messages", "messages", len(again), "error", last)
 		r.ends = append(again, r.ends...)

@@ -210,8 +210,7 @@ SELECT d.destination
   FROM (SELECT w.destination, coalesce(s.above, $2::int) AS above
           FROM unnest($1::text[]) AS w (destination)
           LEFT JOIN outbox.streams AS s ON s.destination = w.destination
-         WHERE (s.runs_until > now()) IS NOT TRUE AND (s.not_before > now()) IS NOT TRUE
-           AND s.paused IS NOT TRUE) AS d
+         WHERE (s.runs_until > now()) IS NOT TRUE AND (s.not_before > now()) IS NOT TRUE) AS d
  WHERE d.above > 0
    AND (SELECT count(*) FROM (SELECT FROM outbox.messages AS m
                                WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination

@@ -191,6 +191,7 @@ type Scanner struct {
 	callbacks  periodic
 	owed       periodic
 	streams    periodic
+	streaming  map[string]time.Time // of streams: when each was seen to run already
 	pages      periodic
 	collisions collisions
 

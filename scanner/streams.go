@@ -15,6 +15,10 @@ const (
 	// streamInterval lies between two looks which destinations are worth a stream.
 	streamInterval = time.Second
 	streamTimeout  = 10 * time.Second
+	// runningFor is how long a stream that runs already, and has not said so in the table, is left alone:
+	// somebody has paused it, or no worker has taken it.
+	runningFor   = time.Minute
+	maxStreaming = 1000
 	// pagesInterval lies between two looks for pages of streams that are gone for good.
 	pagesInterval = 30 * time.Second
 )
@@ -50,6 +54,9 @@ func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 			s.opts.Logger.Warn("looking for backlogs", "error", err)
 		}
 		for _, d := range wanted {
+			if time.Since(s.streaming[d]) < runningFor {
+				continue
+			}
 			if err := s.startStream(ctx, d); err != nil && ctx.Err() == nil {
 				s.opts.Logger.Warn("starting a stream", "destination", outflow.DisplayDestination(d), "error", err)
 			}
@@ -67,6 +74,10 @@ func (s *Scanner) startStream(ctx context.Context, destination string) error {
 	options := workflows.StreamOptions(s.opts.Outbox, s.opts.TaskQueue, destination)
 	_, err = s.execute(ctx, options, workflows.WorkflowStream, in)
 	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		if s.streaming == nil || len(s.streaming) > maxStreaming {
+			s.streaming = map[string]time.Time{}
+		}
+		s.streaming[destination] = time.Now()
 		return nil
 	}
 	if err != nil {
