@@ -36,8 +36,9 @@ type Pages interface {
 	LeavePage(ctx context.Context, p outbox.PageRef, unsent []outbox.Ref) error
 	// EndPage ends a page whose messages have all left it. It may be repeated.
 	EndPage(ctx context.Context, p outbox.PageRef) error
-	// FreePages frees what earlier attempts have left behind, and says how much is still to be freed.
-	FreePages(ctx context.Context, destination string, holder uuid.UUID) (freed, left int, err error)
+	// FreePages frees what others than these holders have left behind, and says how much is still to be
+	// freed.
+	FreePages(ctx context.Context, destination string, holders []uuid.UUID) (freed, left int, err error)
 }
 
 // BatchPublisher sends many messages to one destination; publish.Router is one. Each result has the

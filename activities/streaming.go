@@ -2,7 +2,6 @@ package activities
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -31,14 +30,20 @@ const (
 	streamRequests = 64
 	// requestMessages is what the brokers of AWS take in one request.
 	requestMessages = 10
+	// maxUnmarked bounds the acknowledgements that a heartbeat carries, some 110 bytes each. Temporal
+	// takes 2 MB. https://docs.temporal.io/cloud/limits
+	maxUnmarked = 3 * pageMessages
 	// markMessages bounds one statement that writes ends.
 	markMessages = 2000
 	// maxStreamTries is how often a message is sent before it is handed over. The wait between two tries
 	// begins with streamBackoff and doubles.
 	maxStreamTries = 5
 	streamBackoff  = 100 * time.Millisecond
-	// maxFailedRequests without a success between them end the stream: its destination is down.
+	// maxFailedRequests without a success between them end the stream: its destination is down. The
+	// breaker learns of those after the first quietFailures. The last messages of a destination that
+	// throttles some go out alone, and a few of them in a row may fail.
 	maxFailedRequests = 20
+	quietFailures     = 5
 	// minSlowdown lies between two halvings of the requests at once.
 	minSlowdown = 200 * time.Millisecond
 
@@ -58,9 +63,11 @@ const (
 	// statementLimit bounds each statement of a stream, markRetry the wait after one that failed.
 	statementLimit = 15 * time.Second
 	markRetry      = 500 * time.Millisecond
-	// stopHolding is how long a stopping worker waits for ends that can't be written. The next attempt
-	// has the acknowledgements from the last heartbeat.
-	stopHolding = 5 * time.Second
+	// stopHolding is how long a stopping worker waits for ends that can't be written, after the last
+	// answer. The next attempt has the acknowledgements from the last heartbeat. With stopNote, which
+	// bounds the last note, it is less than timing.StopCalls.
+	stopHolding = 3 * time.Second
+	stopNote    = time.Second
 )
 
 // streaming is one activity of a stream. One goroutine owns its fields; what takes time runs beside it,
@@ -68,7 +75,6 @@ const (
 type streaming struct {
 	*Streams
 	in     StreamInput
-	holder uuid.UUID
 	first  bool
 	trace  tracing.Attempt
 	events chan func()
@@ -78,19 +84,20 @@ type streaming struct {
 	progress outbox.Progress
 	rate     rate
 
-	pages    int // in hand
-	bytes    int // of messages in hand that have no answer yet
+	pages    map[uuid.UUID]*openPage // in hand, by holder; nil while it is being claimed
+	bytes    int                     // of messages in hand that have no answer yet
 	queue    []*request
 	requests int       // under way
-	sending  *openPage // of the requests under way, where it is a suspect
+	sending  *openPage // the suspect whose requests have begun
 	limit    float64   // of requests under way
 	slowed   time.Time
 	failures int // requests without a success since the last one
 
 	ends      []pageEnd // to be written
-	marking   bool
-	markAgain time.Time
-	handing   int // statements under way that give back or hand over
+	writing   []pageEnd // by a statement under way
+	markAgain time.Time // zero where the last statement has written all
+	kept      time.Time // when the note was last brought up to date
+	handing   int       // statements under way that give back or hand over
 
 	claiming  bool
 	keyed     bool      // the last page had ordering keys: each end may release a message
@@ -110,7 +117,11 @@ type streaming struct {
 // openPage is a page in hand.
 type openPage struct {
 	outbox.Page
-	left int // messages that have not left it
+	holder uuid.UUID
+	left   int // messages that have not left it
+	// sends ends when no request of the page may begin any more.
+	sends context.Context
+	close func()
 }
 
 // request is up to requestMessages messages of a page that are sent together.
@@ -130,7 +141,7 @@ type pageEnd struct {
 func newStreaming(s *Streams, in StreamInput, info activity.Info) *streaming {
 	now := time.Now()
 	r := &streaming{
-		Streams: s, in: in, holder: uuid.New(), first: in.First && info.Attempt == 1,
+		Streams: s, in: in, pages: map[uuid.UUID]*openPage{}, first: in.First && info.Attempt == 1,
 		trace: tracing.Attempt{
 			WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID,
 			Number: info.Attempt, Path: "stream",
@@ -151,6 +162,9 @@ func (r *streaming) goOn(last streamNote) {
 			BrokerMessageID: u.BrokerID, Attempts: 1, Streamed: true,
 		}})
 	}
+	if len(r.ends) > 0 {
+		r.markAgain = time.Now() // the heartbeats keep them
+	}
 	r.note.Store(&last)
 }
 
@@ -167,7 +181,7 @@ func (r *streaming) run(ctx context.Context) (outbox.StreamEnd, error) {
 		r.advance(ctx, work)
 		if r.ended != "" {
 			stopSends()
-			if r.idle() || !r.giveUp.IsZero() && time.Now().After(r.giveUp) {
+			if r.idle() || r.givesUp() {
 				break
 			}
 		}
@@ -188,8 +202,8 @@ func (r *streaming) run(ctx context.Context) (outbox.StreamEnd, error) {
 	r.keepNote()
 	stopHeartbeats()
 	r.noteEnd(ctx)
-	if len(r.ends) > 0 {
-		return r.ended, fmt.Errorf("%d acknowledged messages are still to be marked", len(r.ends))
+	if held := len(r.writing) + len(r.ends); held > 0 {
+		return r.ended, fmt.Errorf("%d acknowledged messages are still to be marked", held)
 	}
 	return endedBy(ctx, r.ended)
 }
@@ -209,7 +223,15 @@ func (r *streaming) takeEvents() {
 // idle reports whether nothing is in hand or under way.
 func (r *streaming) idle() bool {
 	return r.requests == 0 && len(r.queue) == 0 && len(r.ends) == 0 &&
-		!r.marking && !r.claiming && r.handing == 0 && !r.noting && !r.freeing
+		len(r.writing) == 0 && !r.claiming && r.handing == 0 && !r.noting && !r.freeing
+}
+
+// givesUp reports whether a stopping worker waits no longer. It waits for each answer of the broker.
+func (r *streaming) givesUp() bool {
+	if r.requests > 0 && !r.giveUp.IsZero() {
+		r.giveUp = time.Now().Add(stopHolding)
+	}
+	return !r.giveUp.IsZero() && time.Now().After(r.giveUp)
 }
 
 // end begins the end of the stream.
@@ -225,14 +247,17 @@ func (r *streaming) advance(ctx, work context.Context) {
 	switch {
 	case now.After(r.until):
 		r.end(outbox.StreamTurn)
-	case r.pages == 0 && !r.claiming && now.Sub(r.lastDue) >= streamIdle && r.idle():
+	case len(r.pages) == 0 && now.Sub(r.lastDue) >= streamIdle && r.idle():
 		r.end(outbox.StreamDrained)
 	}
-	r.sendQueued(work, now)
+	r.sendQueued(now)
 	r.mark(ctx, now)
-	r.claim(ctx, now)
+	r.claim(ctx, work, now)
 	r.free(ctx, now)
 	r.noteProgress(ctx, now)
+	if !r.markAgain.IsZero() && now.Sub(r.kept) >= timing.StreamHeartbeatInterval {
+		r.keepNote()
+	}
 }
 
 // do runs a step beside the stream; then is called with the stream's other events after it.
@@ -257,48 +282,61 @@ func (r *streaming) report(event func()) {
 func (r *streaming) share(bound int) int { return max(bound/int(max(r.active.Load(), 1)), 1) }
 
 // claim claims the next page, where there is room for it.
-func (r *streaming) claim(ctx context.Context, now time.Time) {
-	suspect := len(r.queue) > 0 && r.queue[len(r.queue)-1].page.Suspect || r.sending != nil
+func (r *streaming) claim(ctx, work context.Context, now time.Time) {
 	room := min(pageBytes, r.share(streamBytes)-r.bytes)
-	if r.ended != "" || r.claiming || r.pages >= pagesInHand || suspect || room < 1 || now.Before(r.nextClaim) ||
+	if r.ended != "" || r.claiming || len(r.pages) >= pagesInHand || r.hasSuspect() || room < 1 || now.Before(r.nextClaim) ||
 		len(r.ends) > pagesInHand*pageMessages {
 		return
 	}
 	req := outbox.PageRequest{
-		Destination: r.in.Destination, Holder: r.holder, From: r.from, MaxMessages: pageMessages, MaxBytes: room,
+		Destination: r.in.Destination, Holder: uuid.New(), From: r.from, MaxMessages: pageMessages, MaxBytes: room,
 	}
 	whole := !now.Before(r.nextStart)
 	if whole {
 		req.From = time.Time{}
 	}
 	r.claiming = true
+	r.pages[req.Holder] = nil
 	var page outbox.Page
 	var err error
 	r.do(ctx, func(ctx context.Context) { page, err = r.store.ClaimPage(ctx, req) }, func() {
 		r.claiming = false
+		delete(r.pages, req.Holder)
 		took := time.Since(now)
 		if whole {
 			r.nextStart = time.Now().Add(max(fromStart, fromStartShare*took))
 		}
 		r.metrics.Claimed("stream", len(page.Messages), bytesOf(page.Messages), took, err)
-		if err != nil {
+		if err != nil { // where it was claimed all the same, it is freed like that of a lost holder
 			r.logger(ctx).Error("claiming a page", "destination", outflow.DisplayDestination(r.in.Destination), "error", err)
 			r.nextClaim = time.Now().Add(markRetry)
+			r.lastDue = time.Now() // there may be messages
 			return
 		}
-		r.took(page)
+		r.took(work, page, req.Holder)
 	})
 }
 
+// hasSuspect reports whether a page in hand is a suspect.
+func (r *streaming) hasSuspect() bool {
+	for _, p := range r.pages {
+		if p != nil && p.Suspect {
+			return true
+		}
+	}
+	return false
+}
+
 // took takes a claimed page in hand.
-func (r *streaming) took(page outbox.Page) {
+func (r *streaming) took(work context.Context, page outbox.Page, holder uuid.UUID) {
 	if len(page.Messages) == 0 {
 		r.nextClaim = time.Now().Add(idlePause)
 		return
 	}
 	r.from, r.lastDue = page.Next, time.Now()
-	p := &openPage{Page: page, left: len(page.Messages)}
-	r.pages++
+	p := &openPage{Page: page, holder: holder, left: len(page.Messages)}
+	p.sends, p.close = endAt(work, page.ClaimedAt.Add(timing.StreamSends))
+	r.pages[holder] = p
 	var due []*outbox.PageMessage
 	r.keyed = false
 	for i := range page.Messages {
@@ -318,6 +356,14 @@ func (r *streaming) took(page outbox.Page) {
 	if len(page.Messages) < pageMessages/10 && !page.Suspect && !r.keyed {
 		r.nextClaim = time.Now().Add(gatherPause)
 	}
+}
+
+// endAt returns a context that ends then. It has no deadline: publishers would give their calls less
+// time for it.
+func endAt(ctx context.Context, at time.Time) (ends context.Context, stop func()) {
+	ends, cancel := context.WithCancel(ctx)
+	timer := time.AfterFunc(time.Until(at), cancel)
+	return ends, func() { timer.Stop(); cancel() }
 }
 
 func bytesOf(messages []outbox.PageMessage) (sum int) {
@@ -348,7 +394,8 @@ func (r *streaming) left(p *openPage, n int) {
 	if p.left -= n; p.left > 0 {
 		return
 	}
-	r.pages--
+	delete(r.pages, p.holder)
+	p.close()
 	if r.sending == p {
 		r.sending = nil
 	}
@@ -363,7 +410,7 @@ func (r *streaming) left(p *openPage, n int) {
 }
 
 // sendQueued begins requests, as far as the bounds allow. A stream that ends gives its messages back.
-func (r *streaming) sendQueued(work context.Context, now time.Time) {
+func (r *streaming) sendQueued(now time.Time) {
 	if r.ended != "" {
 		for _, q := range r.queue {
 			r.leave(q.page, q.messages)
@@ -382,29 +429,29 @@ func (r *streaming) sendQueued(work context.Context, now time.Time) {
 			kept = append(kept, q)
 			continue
 		}
-		r.send(work, q)
+		r.send(q)
 	}
 	clear(r.queue[len(kept):])
 	r.queue = kept
 }
 
-// mayBeside reports whether a request of the page may begin beside those under way: suspects are sent
-// with nothing else.
+// mayBeside reports whether a request of the page may begin now. Suspects are sent with nothing else in
+// hand, and no end unwritten: the process may be lost to them.
 func (r *streaming) mayBeside(p *openPage) bool {
-	if r.requests == 0 || r.sending == p {
-		return true
+	if r.sending != nil {
+		return r.sending == p
 	}
-	return r.sending == nil && !p.Suspect
+	return !p.Suspect || r.requests == 0 && len(r.pages) == 1 && len(r.ends)+len(r.writing) == 0
 }
 
 // send makes one request.
-func (r *streaming) send(work context.Context, q *request) {
+func (r *streaming) send(q *request) {
 	r.requests++
-	if r.sending = nil; q.page.Suspect {
+	if q.page.Suspect {
 		r.sending = q.page
 	}
 	go func() {
-		sent := r.publish(work, q)
+		sent := r.publish(q)
 		r.report(func() {
 			r.requests--
 			r.settle(q, sent)
@@ -418,14 +465,13 @@ type sent struct {
 	expired, unsent []*outbox.PageMessage
 	tried           []*outbox.PageMessage
 	results         []publish.Result // of tried, classified
-	consecutive     int              // failures of the destination in this process
-	missing         error            // why the destination is missing
+	took            time.Duration
 }
 
 // publish sends the messages of a request that may be sent. It runs beside the stream.
-func (r *streaming) publish(work context.Context, q *request) (s sent) {
-	elapsed := time.Since(q.page.ClaimedAt)
-	if elapsed >= timing.StreamSends || work.Err() != nil {
+func (r *streaming) publish(q *request) (s sent) {
+	ctx, elapsed := q.page.sends, time.Since(q.page.ClaimedAt)
+	if elapsed >= timing.StreamSends || ctx.Err() != nil {
 		return sent{unsent: q.messages}
 	}
 	messages := make([]outflow.Message, 0, len(q.messages))
@@ -442,30 +488,22 @@ func (r *streaming) publish(work context.Context, q *request) (s sent) {
 	}
 	spans := make([]tracing.Span, len(messages))
 	for i, m := range s.tried {
-		_, spans[i] = r.tracer.Publish(work, m.Record, r.trace)
+		_, spans[i] = r.tracer.Publish(ctx, m.Record, r.trace)
 	}
 	began := time.Now()
-	s.results = r.publisher.PublishBatch(work, r.in.Destination, messages)
-	took := time.Since(began)
-	var acknowledged, failed *outbox.PageMessage
-	var firstErr error
+	s.results = r.publisher.PublishBatch(ctx, r.in.Destination, messages)
+	s.took = time.Since(began)
+	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementLimit)
+	defer cancel()
 	for i := range s.results {
 		result := &s.results[i]
 		if result.Err != nil {
-			result.Err = r.classify(work, r.in.Destination, result.Err)
+			result.Err = r.classify(inTime, r.in.Destination, result.Err)
 		}
 		spans[i].Published(result.BrokerMessageID)
 		spans[i].End(result.Err, failureType(result.Err))
-		r.metrics.Published(r.in.Destination, r.trace.Path, publishResult(result.Err), took)
-		switch {
-		case result.Err == nil:
-			acknowledged = s.tried[i]
-		case errors.Is(result.Err, outflow.ErrNotAttempted):
-		case firstErr == nil || outbox.IsMissing(result.Err):
-			failed, firstErr = s.tried[i], result.Err
-		}
+		r.metrics.Published(r.in.Destination, r.trace.Path, publishResult(result.Err), s.took)
 	}
-	s.observe(r, acknowledged, failed, firstErr, took)
 	return s
 }
 
@@ -475,22 +513,4 @@ func failureType(err error) string {
 		return ""
 	}
 	return tracing.FailureType(err)
-}
-
-// observe tells the breaker of the request: it worked where the broker has taken one of its messages.
-func (s *sent) observe(r *streaming, acknowledged, failed *outbox.PageMessage, err error, took time.Duration) {
-	log := r.logTo()
-	switch {
-	case acknowledged != nil:
-		r.turns.observe(log, acknowledged.ID, r.in.Destination, nil)
-		r.Activities.store.Observe(r.in.Destination, acknowledged.ID, outbox.Observation{Took: took})
-	case failed != nil:
-		missing := outbox.IsMissing(err) && errors.Is(err, outflow.ErrNoDestination)
-		r.turns.observe(log, failed.ID, r.in.Destination, err)
-		s.consecutive = r.Activities.store.Observe(r.in.Destination, failed.ID,
-			outbox.Observation{Err: err, Missing: missing && r.grace > 0})
-		if outbox.IsMissing(err) {
-			s.missing = err
-		}
-	}
 }

@@ -3,6 +3,8 @@ package activities
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/log"
@@ -20,8 +22,7 @@ func (r *streaming) settle(q *request, s sent) {
 	if len(s.unsent) > 0 {
 		r.leave(q.page, s.unsent)
 	}
-	var again, over []*outbox.PageMessage
-	var unattempted []*outbox.PageMessage
+	var again, missing, unattempted []*outbox.PageMessage
 	var last error
 	acknowledged := 0
 	for i, result := range s.results {
@@ -36,8 +37,8 @@ func (r *streaming) settle(q *request, s sent) {
 			}})
 		case errors.Is(err, outflow.ErrNotAttempted):
 			unattempted = append(unattempted, m)
-		case s.missing != nil && outbox.IsMissing(err):
-			over = append(over, m)
+		case outbox.IsMissing(err):
+			missing = append(missing, m)
 		case outflow.IsPermanent(err):
 			r.drop(m)
 			r.ends = append(r.ends, pageEnd{page: q.page, Ending: outbox.Ending{
@@ -49,8 +50,9 @@ func (r *streaming) settle(q *request, s sent) {
 		}
 	}
 	r.pace(acknowledged, last)
-	if s.missing != nil {
-		r.leave(q.page, over) // nothing was taken: they wait as rows
+	r.observe(s)
+	if len(missing) > 0 {
+		r.leave(q.page, missing) // nothing was taken: they wait as rows
 		r.end(outbox.StreamFailing)
 	}
 	if len(unattempted) > 0 {
@@ -86,6 +88,32 @@ func (r *streaming) pace(acknowledged int, failure error) {
 	if time.Since(r.slowed) >= minSlowdown {
 		r.limit, r.slowed = max(r.limit/2, 1), time.Now()
 	}
+}
+
+// observe tells the breaker of a request: it worked where the broker has taken one of its messages.
+func (r *streaming) observe(s sent) {
+	var failed *outbox.PageMessage
+	var err error
+	for i, result := range s.results {
+		switch {
+		case result.Err == nil:
+			r.turns.observe(r.logTo(), s.tried[i].ID, r.in.Destination, nil)
+			r.Activities.store.Observe(r.in.Destination, s.tried[i].ID, outbox.Observation{Took: s.took})
+			return
+		case errors.Is(result.Err, outflow.ErrNotAttempted):
+		case err == nil || outbox.IsMissing(result.Err):
+			failed, err = s.tried[i], result.Err
+		}
+	}
+	var failure *outflow.Failure
+	asksForWait := errors.As(err, &failure) && failure.RetryAfter > 0
+	if err == nil || !asksForWait && !outflow.IsPermanent(err) && r.failures <= quietFailures {
+		return
+	}
+	r.turns.observe(r.logTo(), failed.ID, r.in.Destination, err)
+	r.Activities.store.Observe(r.in.Destination, failed.ID, outbox.Observation{
+		Err: err, Missing: r.grace > 0 && outbox.IsMissing(err) && errors.Is(err, outflow.ErrNoDestination),
+	})
 }
 
 // leave gives messages back that were not sent.
@@ -134,20 +162,19 @@ func (r *streaming) handOver(q *request, messages []*outbox.PageMessage, failure
 // mark writes the ends that there are, by one statement at a time: what comes meanwhile goes with the
 // next one.
 func (r *streaming) mark(ctx context.Context, now time.Time) {
-	if r.marking || len(r.ends) == 0 || now.Before(r.markAgain) {
+	if len(r.writing) > 0 || len(r.ends) == 0 || now.Before(r.markAgain) {
 		return
 	}
 	n := min(len(r.ends), markMessages)
 	batch := r.ends[:n:n]
-	r.ends = r.ends[n:]
-	r.marking = true
+	r.ends, r.writing = r.ends[n:], batch
 	endings := make([]outbox.Ending, 0, n)
 	for _, e := range batch {
 		endings = append(endings, e.Ending)
 	}
 	var finished []outbox.Finished
 	r.do(ctx, func(ctx context.Context) { finished = r.store.FinishAll(ctx, endings) }, func() {
-		r.marking = false
+		r.writing = nil
 		r.marked(batch, finished)
 	})
 }
@@ -174,6 +201,7 @@ func (r *streaming) marked(batch []pageEnd, finished []outbox.Finished) {
 	if r.keyed && len(done) > 0 {
 		r.nextClaim = time.Time{} // messages behind these may be due
 	}
+	r.markAgain = time.Time{}
 	if len(again) > 0 {
 		r.logTo().Warn("writing the ends of a stream's messages", "messages", len(again), "error", last)
 		r.ends = append(again, r.ends...)
@@ -202,11 +230,12 @@ func (r *streaming) countEnd(o outflow.Outcome) {
 // keepNote has the next heartbeat tell how far the stream is, and which acknowledgements wait for
 // their ends.
 func (r *streaming) keepNote() {
+	r.kept = time.Now()
 	r.progress.PerSecond = r.rate.perSecond()
 	note := streamNote{Progress: r.progress}
-	if !r.markAgain.IsZero() && len(r.ends) > 0 {
-		for _, e := range r.ends[:min(len(r.ends), 2*pageMessages)] {
-			if e.State == outflow.Delivered {
+	if !r.markAgain.IsZero() {
+		for _, e := range slices.Concat(r.writing, r.ends) {
+			if e.State == outflow.Delivered && len(note.Unmarked) < maxUnmarked {
 				note.Unmarked = append(note.Unmarked,
 					unmarked{ID: e.ID, Generation: e.Generation, BrokerID: e.BrokerMessageID})
 			}
@@ -223,7 +252,8 @@ func (r *streaming) free(ctx context.Context, now time.Time) {
 	r.freeing = true
 	var freed, left int
 	var err error
-	r.do(ctx, func(ctx context.Context) { freed, left, err = r.store.FreePages(ctx, r.in.Destination, r.holder) }, func() {
+	own := slices.Collect(maps.Keys(r.pages))
+	r.do(ctx, func(ctx context.Context) { freed, left, err = r.store.FreePages(ctx, r.in.Destination, own) }, func() {
 		r.freeing = false
 		r.nextFree = time.Now().Add(freeInterval)
 		switch {
@@ -261,7 +291,11 @@ func (r *streaming) noteProgress(ctx context.Context, now time.Time) {
 
 // noteEnd notes why the stream ended. Without the note the hint ends by itself.
 func (r *streaming) noteEnd(ctx context.Context) {
-	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementLimit/5)
+	limit := statementLimit / 5
+	if !r.giveUp.IsZero() {
+		limit = stopNote
+	}
+	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.progress, Ended: r.ended}
 	if err := r.store.NoteStream(inTime, state, r.first); err != nil {

@@ -11,7 +11,8 @@ import (
 // PageRequest bounds the next page of a stream.
 type PageRequest struct {
 	Destination string
-	// Holder names the attempt that claims: other attempts free the pages of those that are gone.
+	// Holder is an ID of this claim's own. A stream names those of its pages in hand, and frees the
+	// others.
 	Holder uuid.UUID
 	// From is the first due time that the page looks at; zero: it looks from the beginning.
 	From time.Time

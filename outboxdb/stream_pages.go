@@ -45,7 +45,7 @@ UPDATE outbox.messages AS m
  WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = g.id AND m.generation = g.generation
    AND m.finished_at IS NULL AND m.available_at = $3`
 
-// freePagesSQL frees pages of the destination $1 (NULL: of any) whose holder is not $2 and which were
+// freePagesSQL frees pages of the destination $1 (NULL: of any) which none of $2 holds and which were
 // claimed $3 ago: first it notes that they are overdue, and frees them when that was noted $4 ago.
 //   - Their claims stay counted: the process of the holder was lost with them. The next page of these
 //     rows is a tenth. Where that would be ten rows or fewer they are quarantined (claims = 5).
@@ -54,13 +54,13 @@ const freePagesSQL = `
 WITH overdue AS (
     UPDATE outbox.pages AS p
        SET overdue_at = now()
-     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> $2 AND p.claimed_at <= now() - $3::interval
+     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval
        AND p.overdue_at IS NULL
     RETURNING p.at
 ), given AS MATERIALIZED (
     SELECT p.destination, p.at
       FROM outbox.pages AS p
-     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> $2 AND p.claimed_at <= now() - $3::interval
+     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval
        AND p.overdue_at <= now() - $4::interval
        FOR UPDATE SKIP LOCKED
 ), rows AS MATERIALIZED (
@@ -77,7 +77,7 @@ WITH overdue AS (
     DELETE FROM outbox.pages AS p USING given AS g WHERE p.destination = g.destination AND p.at = g.at
 )
 SELECT (SELECT count(*) FROM freed),
-       (SELECT count(*) FROM outbox.pages AS p WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> $2)
+       (SELECT count(*) FROM outbox.pages AS p WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[]))
        - (SELECT count(*) FROM given)`
 
 // EndPage ends a page whose messages have all ended or were given back. It is idempotent.
@@ -101,22 +101,25 @@ func (s *Store) LeavePage(ctx context.Context, p outbox.PageRef, unsent []outbox
 	return nil
 }
 
-// FreePages frees the pages of a destination that earlier attempts of its stream have left behind, once
-// their requests have ended. left is how many are still to be freed.
-func (s *Store) FreePages(ctx context.Context, destination string, holder uuid.UUID) (freed, left int, err error) {
-	return s.freePages(ctx, &destination, holder, pageSettled, pageGrace)
+// FreePages frees the pages of a destination that none of these holders has: earlier attempts of its
+// stream have left them behind, or their claims had no answer. Their requests have ended by then. left
+// is how many are still to be freed.
+func (s *Store) FreePages(
+	ctx context.Context, destination string, holders []uuid.UUID,
+) (freed, left int, err error) {
+	return s.freePages(ctx, &destination, holders, pageSettled, pageGrace)
 }
 
 // FreeLostPages frees the pages of streams that are gone for good, such as with Temporal's namespace.
 func (s *Store) FreeLostPages(ctx context.Context) (freed int, err error) {
-	freed, _, err = s.freePages(ctx, nil, uuid.Nil, pageLost, lostPageGrace)
+	freed, _, err = s.freePages(ctx, nil, nil, pageLost, lostPageGrace)
 	return freed, err
 }
 
 func (s *Store) freePages(
-	ctx context.Context, destination *string, holder uuid.UUID, after, grace time.Duration,
+	ctx context.Context, destination *string, holders []uuid.UUID, after, grace time.Duration,
 ) (freed, left int, err error) {
-	err = s.pool.QueryRow(ctx, freePagesSQL, destination, holder, after, grace).Scan(&freed, &left)
+	err = s.pool.QueryRow(ctx, freePagesSQL, destination, append([]uuid.UUID{}, holders...), after, grace).Scan(&freed, &left)
 	if err != nil {
 		return 0, 0, fmt.Errorf("freeing pages that streams have left behind: %w", err)
 	}

@@ -44,11 +44,11 @@ func passTime(t testing.TB, pool *pgxpool.Pool, by string) {
 func freePages(t testing.TB, pool *pgxpool.Pool, s *outboxdb.Store, holder uuid.UUID) (freed int) {
 	t.Helper()
 	passTime(t, pool, "1 minute")
-	freed, _, err := s.FreePages(t.Context(), backlogged, holder)
+	freed, _, err := s.FreePages(t.Context(), backlogged, []uuid.UUID{holder})
 	require.NoError(t, err)
 	require.Zero(t, freed, "its holder has some seconds to write what it holds")
 	passTime(t, pool, "10 seconds")
-	freed, left, err := s.FreePages(t.Context(), backlogged, holder)
+	freed, left, err := s.FreePages(t.Context(), backlogged, []uuid.UUID{holder})
 	require.NoError(t, err)
 	require.Zero(t, left)
 	return freed
@@ -65,7 +65,7 @@ func TestPagesOfALostHolder(t *testing.T) {
 	page := claimPage(t, store, nextPage(lost))
 	finish(t, store, acknowledged(page)[0])
 	free := func(holder uuid.UUID) (freed, left int) {
-		freed, left, err := store.FreePages(t.Context(), backlogged, holder)
+		freed, left, err := store.FreePages(t.Context(), backlogged, []uuid.UUID{holder})
 		require.NoError(t, err)
 		return freed, left
 	}

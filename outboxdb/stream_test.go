@@ -353,6 +353,9 @@ func TestHandOverIsOfItsPage(t *testing.T) {
 	require.NoError(t, store.EndPage(t.Context(), page.PageRef))
 	require.Equal(t, map[string]int{"pending, leased": 2}, phases(t, pool), "the second holder sends them")
 	require.Equal(t, 2, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE streamed AND available_at = $1`, second.At))
+	execute(t, pool, `UPDATE outbox.messages SET generation = 2`)
+	require.True(t, handOver(t, store, second, second.Messages), "an answer about another generation")
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE retrying`))
 }
 
 // While a stream runs, starters leave fresh messages to it; for each end they know whether others are

@@ -37,7 +37,7 @@ CREATE TABLE outbox.pages (
     PRIMARY KEY (destination, at)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE outbox.pages IS 'Outflow: pages of messages that streams have in hand';
-COMMENT ON COLUMN outbox.pages.holder IS 'the attempt that claimed the page';
+COMMENT ON COLUMN outbox.pages.holder IS 'the claim; the stream that has the page in hand knows it';
 COMMENT ON COLUMN outbox.pages.overdue_at IS 'when it was first seen that its holder may be gone; a while later the page is given up';
 
 REVOKE ALL ON outbox.streams, outbox.pages FROM PUBLIC;

@@ -1,0 +1,359 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
+	"github.com/outflowhq/outflow/outbox"
+	"github.com/outflowhq/outflow/publish"
+)
+
+// outage has each statement of the given kinds hang and fail until it is over.
+func (s *stage) outage(lasts time.Duration, statements ...string) {
+	over := time.Now().Add(lasts)
+	s.table.mu.Lock()
+	defer s.table.mu.Unlock()
+	s.table.before = func(statement string) error {
+		for _, kind := range statements {
+			if kind == statement && time.Now().Before(over) {
+				time.Sleep(min(time.Until(over), 14*time.Second))
+				return errors.New("connection reset by peer")
+			}
+		}
+		return nil
+	}
+}
+
+var everyStatement = []string{"claim", "finish", "leave", "hand over", "end page", "note", "free"}
+
+// watch notes each second how many acknowledgements a heartbeat of the moment would carry.
+func (s *stage) watch(from time.Duration, seconds int) (noted func() []int) {
+	var all []int
+	for i := range seconds {
+		s.after(from+time.Duration(i)*time.Second, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			all = append(all, len(s.stream.note.Load().Unmarked))
+		})
+	}
+	return func() []int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return all
+	}
+}
+
+// Postgres is away for minutes: what was acknowledged is held, in this process and in each heartbeat,
+// until it is written. Nothing is sent twice, and nothing more is claimed.
+func TestStreamHoldsAcknowledgements(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.watched = true
+		s.table.due(9000)
+		s.broker.takes = 100 * time.Millisecond
+		s.after(500*time.Millisecond, func() { s.outage(8*time.Minute, everyStatement...) })
+		noted := s.watch(40*time.Second, 430)
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, outbox.StreamDrained, result.Ended)
+		s.requireAll(delivered, 9000)
+		require.Zero(t, s.broker.twice())
+		all := noted()
+		require.Len(t, all, 430)
+		require.Greater(t, all[0], 2*pageMessages)
+		require.Equal(t, all[0], slices.Min(all), "also while a statement is under way")
+		require.Empty(t, s.stream.note.Load().Unmarked)
+	})
+}
+
+// A worker stops while Postgres is away. The next attempt has its acknowledgements from the last
+// heartbeat, and writes their ends first; until they are written its own heartbeats carry them.
+func TestStreamIsTakenOverInAnOutage(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.watched = true
+		s.table.due(1000)
+		s.broker.takes = 100 * time.Millisecond
+		s.after(20*time.Millisecond, func() { s.outage(100*time.Second, everyStatement...) })
+		s.after(40*time.Second, func() { close(s.stop) })
+		began := time.Now()
+		_, err := s.execute()
+		require.Error(t, err, "a result would drop the heartbeat")
+		require.False(t, temporal.IsCanceledError(err))
+		require.Less(t, time.Since(began), 40*time.Second+timing.StopCalls)
+		acknowledged := s.stream.note.Load()
+		require.NotEmpty(t, acknowledged.Unmarked)
+		sent := len(s.broker.sent)
+		require.Len(t, acknowledged.Unmarked, sent)
+
+		s.stop = make(chan struct{})
+		s.newAttempt()
+		s.env.SetHeartbeatDetails(acknowledged)
+		noted := s.watch(0, 40)
+		s.after(time.Minute, func() { s.table.due(3) })
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, sent, slices.Min(noted()), "no heartbeat is without them")
+		require.EqualValues(t, sent+3, result.Delivered)
+		s.requireAll(delivered, sent+3)
+		require.Zero(t, s.broker.twice())
+	})
+}
+
+// An end that is not written, because another session has locked its row, is tried again alone.
+func TestStreamWritesEndsAgain(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(100)
+		locked := &lockedRows{pages: s.table, times: 3, of: map[uuid.UUID]int{}}
+		s.all.store = locked
+		_, err := s.execute()
+		require.NoError(t, err)
+		s.requireAll(delivered, 100)
+		require.Zero(t, s.broker.twice())
+		s.requireAll(func(m *paged) bool { return m.ends == 1 }, 100)
+	})
+}
+
+// lockedRows has some rows locked for a few statements.
+type lockedRows struct {
+	*pages
+	times int
+	of    map[uuid.UUID]int
+}
+
+func (l *lockedRows) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished {
+	finished := make([]outbox.Finished, len(endings))
+	for i, e := range endings {
+		if e.ID[0]%4 == 0 && l.of[e.ID] < l.times {
+			l.of[e.ID]++
+			finished[i].Err = errors.New("another session has locked the message's row")
+			continue
+		}
+		finished[i] = l.pages.FinishAll(ctx, []outbox.Ending{e})[0]
+	}
+	return finished
+}
+
+// A broker that throttles three of ten entries gets half as many requests at once, and all of the
+// messages in the end. Its breaker learns of no failure that would open it.
+func TestStreamOfAThrottledDestination(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(20_000)
+		s.broker.takes = 20 * time.Millisecond
+		random := rand.New(rand.NewPCG(1, 2))
+		s.broker.answer = func(outflow.Message, int) error {
+			if random.IntN(10) < 3 {
+				return throttled
+			}
+			return nil
+		}
+		var most int
+		s.after(time.Second, func() { s.broker.set(func() { s.broker.most = 0 }) })
+		s.after(2*time.Second, func() { s.broker.set(func() { most = s.broker.most }) })
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, outbox.StreamDrained, result.Ended)
+		s.requireAll(func(m *paged) bool { return delivered(m) || m.handed == maxStreamTries }, 20_000)
+		require.Less(t, result.HandedOver, int64(150), "three of a thousand fail five times")
+		require.Equal(t, 20_000-result.HandedOver, result.Delivered)
+		require.LessOrEqual(t, most, streamRequests/2)
+		require.Positive(t, most)
+		failures, inARow := 0, 0
+		for _, o := range s.fake.observations {
+			if inARow++; o == "sqs://orders acknowledged" {
+				inARow = 0
+			}
+			failures = max(failures, inARow)
+		}
+		require.Less(t, failures, 5, "that many open the breaker")
+	})
+}
+
+// A destination that is down ends the stream. Some of its messages are handed over, none is lost, and
+// what was not sent is given back.
+func TestStreamOfAFailingDestination(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(3000)
+		s.broker.answer = func(outflow.Message, int) error { return throttled }
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, outbox.StreamFailing, result.Ended)
+		require.Equal(t, outbox.StreamFailing, s.table.lastNote().Ended)
+		require.Zero(t, result.Delivered)
+		require.Zero(t, s.table.count(inPage))
+		require.Positive(t, s.table.count(waits))
+		require.Equal(t, 3000, s.table.count(waits)+s.table.count(func(m *paged) bool { return m.handed > 0 }))
+		require.LessOrEqual(t, len(s.broker.requests), streamRequests+maxFailedRequests)
+	})
+	onStage(t, func(s *stage) { // 200 have runs already
+		s.table.due(3000)
+		s.table.crowded = true
+		s.broker.answer = func(m outflow.Message, tries int) error {
+			if m.ID[0]%8 == 0 {
+				return throttled
+			}
+			return nil
+		}
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, outbox.StreamFailing, result.Ended)
+		require.Zero(t, s.table.count(inPage))
+	})
+}
+
+// A queue that does not exist ends the stream, and no message: they wait as rows for as long as messages
+// do. Those of the request that were acknowledged are delivered.
+func TestStreamOfAMissingDestination(t *testing.T) {
+	for _, taken := range []int{0, 7} {
+		t.Run(fmt.Sprintf("%d are taken", taken), func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				s.table.due(30)
+				acknowledged := 0
+				s.broker.answer = func(outflow.Message, int) error {
+					if acknowledged < taken {
+						acknowledged++
+						return nil
+					}
+					return outflow.Permanent(fmt.Errorf("no such queue: %w", outflow.ErrNoDestination))
+				}
+				result, err := s.execute()
+				require.NoError(t, err)
+				require.Equal(t, outbox.StreamFailing, result.Ended)
+				s.requireAll(delivered, taken)
+				s.requireAll(waits, 30-taken)
+			})
+		})
+	}
+}
+
+// What a publisher did not attempt costs no attempt. It is tried again a moment later, and given back
+// when its time is over.
+func TestStreamOfUnattemptedMessages(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(30)
+		ready := time.Now().Add(2 * time.Second)
+		s.broker.answer = func(outflow.Message, int) error {
+			if time.Now().Before(ready) {
+				return fmt.Errorf("connecting: %w", outflow.ErrNotAttempted)
+			}
+			return nil
+		}
+		_, err := s.execute()
+		require.NoError(t, err)
+		s.requireAll(func(m *paged) bool { return delivered(m) && m.end.Attempts == 1 }, 30)
+		require.LessOrEqual(t, len(s.broker.requests), 3*25, "it does not spin")
+	})
+	onStage(t, func(s *stage) {
+		s.table.due(30)
+		s.broker.answer = func(outflow.Message, int) error { return outflow.ErrNotAttempted }
+		s.after(21*time.Second, func() { close(s.stop) })
+		_, err := s.execute()
+		require.NoError(t, err)
+		s.requireAll(func(m *paged) bool { return waits(m) && m.left > 0 }, 30)
+	})
+}
+
+// A call that makes several requests, one after the other, begins none after the page's time to send.
+// One that has begun is waited for.
+func TestNoLateRequestWithinACall(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(10)
+		began := time.Now()
+		three := &threeRequests{}
+		s.all.publisher = three
+		s.after(19*time.Second, func() { s.table.mu.Lock(); s.table.late = time.Hour; s.table.mu.Unlock() })
+		s.after(30*time.Second, func() { close(s.stop) })
+		_, err := s.execute()
+		require.NoError(t, err)
+		require.Less(t, three.last.Sub(began), timing.StreamSends)
+		require.EqualValues(t, 2, three.made.Load())
+		require.False(t, three.hasDeadline, "its calls have all of their own time")
+		s.requireAll(delivered, 6)
+		s.requireAll(func(m *paged) bool { return waits(m) && m.left > 0 }, 4)
+	})
+}
+
+// threeRequests takes 10 s for each of a call's three requests.
+type threeRequests struct {
+	made        atomic.Int64
+	last        time.Time
+	hasDeadline bool
+}
+
+func (r *threeRequests) PublishBatch(ctx context.Context, _ string, messages []outflow.Message) []publish.Result {
+	results := make([]publish.Result, len(messages))
+	if _, ok := ctx.Deadline(); ok {
+		r.hasDeadline = true
+	}
+	for i := range messages {
+		if i%3 != 0 {
+			results[i] = results[i-1]
+			continue
+		}
+		if ctx.Err() != nil {
+			results[i].Err = outflow.ErrNotAttempted
+			continue
+		}
+		r.made.Add(1)
+		r.last = time.Now()
+		time.Sleep(timing.StreamSends/2 + time.Second/2)
+	}
+	return results
+}
+
+// The payloads in hand are bounded, whatever their size, and the streams of a process share the bound
+// and its requests.
+func TestStreamsShareTheirBounds(t *testing.T) {
+	const size = 256 << 10
+	payload := make([]byte, size)
+	for _, streams := range []int{1, 2, 3} {
+		t.Run(fmt.Sprintf("%d streams", streams), func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				s.table.due(2000, func(_ int, m *paged) { m.Payload = payload })
+				s.broker.takes = 200 * time.Millisecond
+				s.all.active.Add(int64(streams - 1)) // the others
+				var most int
+				s.broker.onSend = func([]outflow.Message) {
+					sent := len(s.broker.sent)
+					claimed := s.table.count(func(m *paged) bool { return len(m.holders) > 0 })
+					most = max(most, (claimed-sent)*size)
+				}
+				_, err := s.execute()
+				require.NoError(t, err)
+				s.requireAll(delivered, 2000)
+				require.LessOrEqual(t, most, streamBytes/streams+size)
+				require.Greater(t, most, streamBytes/streams/2)
+			})
+			onStage(t, func(s *stage) {
+				s.table.due(6000)
+				s.broker.takes = 100 * time.Millisecond
+				s.all.active.Add(int64(streams - 1))
+				_, err := s.execute()
+				require.NoError(t, err)
+				require.Equal(t, streamRequests/streams, s.broker.most)
+			})
+		})
+	}
+}
+
+// A claim that fails is made again. The stream goes on for as long as its database is away.
+func TestStreamClaimsAgain(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(10)
+		s.outage(2*time.Minute, "claim")
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.EqualValues(t, 10, result.Delivered)
+		require.Equal(t, outbox.StreamDrained, result.Ended)
+	})
+}
