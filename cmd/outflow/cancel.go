@@ -20,7 +20,8 @@ Usage:
 
 A message that was never claimed is ended at once. Of any other only its run knows
 whether the broker has it: the run is asked, and ends it cancelled or delivered. A
-message with the answer "cancelled" is not sent afterwards.
+message that a stream has in hand goes out with its page, if that is not lost. A message
+with the answer "cancelled" is not sent afterwards.
 
 Flags:
   -wait          how long to wait for the runs' answers, for each hundred messages (default

@@ -18,7 +18,8 @@ Usage:
 
 A pending message goes on with the next generation; a dead, expired or cancelled one is
 retried, to the new destination. A publish that is under way may still reach the old
-one: then both have it, and the message ends with the new one's acknowledgement.
+one: then both have it, and the message ends with the new one's acknowledgement. A
+message that a stream has in hand is refused, for some seconds.
 
 Flags:
   -to            the new destination: sqs://orders, a queue URL or an ARN, …

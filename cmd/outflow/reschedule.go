@@ -18,7 +18,8 @@ Usage:
 
 The message goes on with the next generation, at that time; a time that has passed means
 now. A publish that is under way is not held back: then the message is sent again when
-it is due. A message can't be due after its expiry.
+it is due. A message that a stream has in hand is refused, for some seconds. A message
+can't be due after its expiry.
 
 Flags:
   -in            how much later than now, by the database's clock: 0s, 10m, 2d
