@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -89,7 +88,7 @@ func (s peerSender) sendBatch(ctx context.Context, all []peerMessage) error {
 
 // drainAlone has the process of queue-alone send and time it.
 func (w *world) drainAlone(ctx context.Context, queue string, messages int) (r result, err error) {
-	c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+queueAlone, w.queues.url, queue, fmt.Sprint(messages))
+	c, err := w.startPart(queueAlone, w.queues.url, queue, fmt.Sprint(messages))
 	if err != nil {
 		return result{}, err
 	}
@@ -116,6 +115,9 @@ func (w *world) drainAlone(ctx context.Context, queue string, messages int) (r r
 		return result{}, err
 	}
 	r = result{seconds: done.Seconds, cpu: after.minus(before)}
+	if r.memory, err = peakMemory([]*child{c}); err != nil {
+		return result{}, err
+	}
 	r.requests, err = w.requests(ctx, messages)
 	return r, err
 }

@@ -32,7 +32,7 @@ func bench(ctx context.Context, s settings, getenv func(string) string, stdout, 
 			fmt.Fprintf(stderr, "round %d: %-11s %7.1f messages/s\n", round+1, variant, r.rate())
 		}
 	}
-	if err := report(stdout, s, results); err != nil {
+	if err := errors.Join(report(stdout, s, results), reportCosts(stdout, s, results)); err != nil {
 		return err
 	}
 	if s.latency == 0 || !slices.Contains(s.only, tracked) {

@@ -48,6 +48,11 @@ func start(env []string, death syscall.Signal, path string, args ...string) (*ch
 	return c, nil
 }
 
+// startPart starts a part of bench.
+func (w *world) startPart(name string, args ...string) (*child, error) {
+	return start(w.env, syscall.SIGKILL, w.self, append([]string{"part-" + name}, args...)...)
+}
+
 // read waits for the child's next line and decodes it.
 func (c *child) read(ctx context.Context, into any) error {
 	select {

@@ -29,7 +29,8 @@ type result struct {
 	seconds  float64 // from the first claim to the last delivered
 	cpu      cpu
 	requests float64 // of the queue service, for each message
-	writes   float64 // inserts and updates of the application's tables, for each message
+	writes   float64 // inserts, updates and deletes in the application's database, for each message
+	metered
 }
 
 // rate is in messages a second.
@@ -63,7 +64,7 @@ func (w *world) drain(ctx context.Context, variant string, round, messages int) 
 
 // drainFloor has the process of floor or floor-two do the drain and time it.
 func (w *world) drainFloor(ctx context.Context, variant, taskQueue string, messages int) (r result, err error) {
-	c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.TemporalAddress, taskQueue, fmt.Sprint(messages))
+	c, err := w.startPart(variant, w.TemporalAddress, taskQueue, fmt.Sprint(messages))
 	if err != nil {
 		return result{}, err
 	}
@@ -75,6 +76,15 @@ func (w *world) drainFloor(ctx context.Context, variant, taskQueue string, messa
 	if err != nil {
 		return result{}, err
 	}
+	conn, err := pgx.Connect(ctx, w.DatabaseURL)
+	if err != nil {
+		return result{}, fmt.Errorf("connecting to the database: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	starting, err := readMeter(ctx, conn)
+	if err != nil {
+		return result{}, err
+	}
 	if _, err := fmt.Fprintln(c.stdin, "go"); err != nil {
 		return result{}, fmt.Errorf("starting %s: %w", variant, err)
 	}
@@ -83,7 +93,12 @@ func (w *world) drainFloor(ctx context.Context, variant, taskQueue string, messa
 		return result{}, err
 	}
 	after, err := w.settle(ctx, c)
-	return result{seconds: done.Seconds, cpu: after.minus(before)}, err
+	if err != nil {
+		return result{}, err
+	}
+	r = result{seconds: done.Seconds, cpu: after.minus(before)}
+	r.metered, err = meterDone(ctx, conn, starting, starting, []*child{c}, messages)
+	return r, err
 }
 
 // drainRows starts the variant's processes, has them deliver a few messages, then the backlog.
@@ -118,10 +133,17 @@ func (w *world) drainRows(ctx context.Context, variant string, source source, ta
 	if err := w.queues.reset(ctx); err != nil {
 		return result{}, err
 	}
+	inserting, err := readMeter(ctx, conn)
+	if err != nil {
+		return result{}, err
+	}
 	// What the inserts cost is the producer's: the CPU is read between them and their commit.
 	var before cpu
+	var committing meter
 	since, err := source.enqueue(ctx, conn, taskQueue, messages, func() (err error) {
-		before, err = w.usage(dispatchers)
+		if committing, err = readMeter(ctx, conn); err == nil {
+			before, err = w.usage(dispatchers)
+		}
 		return err
 	})
 	if err != nil {
@@ -139,6 +161,9 @@ func (w *world) drainRows(ctx context.Context, variant string, source source, ta
 		return result{}, err
 	}
 	r.cpu = after.minus(before)
+	if r.metered, err = meterDone(ctx, conn, inserting, committing, dispatchers, messages); err != nil {
+		return result{}, err
+	}
 	if !source.byArrival() {
 		if r.seconds, err = source.took(ctx, conn, since, messages); err != nil {
 			return result{}, err
@@ -154,8 +179,7 @@ func (w *world) dispatchers(variant, taskQueue string, more ...string) ([]*child
 		more = append(more, "OUTFLOW_STREAM_ABOVE=100")
 	}
 	if variant != tracked && variant != stream {
-		c, err := start(w.env, syscall.SIGKILL, w.self, "part-"+variant, w.DatabaseURL, w.TemporalAddress, taskQueue,
-			w.queues.url)
+		c, err := w.startPart(variant, w.DatabaseURL, w.TemporalAddress, taskQueue, w.queues.url)
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +213,7 @@ func (w *world) requests(ctx context.Context, messages int) (float64, error) {
 func await(ctx context.Context, conn *pgx.Conn, source source, dispatchers []*child) error {
 	for {
 		var left bool
-		if err := conn.QueryRow(ctx, source.left).Scan(&left); err != nil {
+		if err := conn.QueryRow(ctx, source.left+lookAlias).Scan(&left); err != nil {
 			return fmt.Errorf("looking for what is left: %w", errors.Join(err, context.Cause(ctx)))
 		}
 		if !left {

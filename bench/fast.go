@@ -12,10 +12,16 @@ import (
 // slow are the variants that run a workflow of Temporal for each message.
 var slow = []string{floor, floorTwo, naive, naiveEager, tracked}
 
+// pace multiplies the backlogs of fast variants that are much slower or faster than the others.
+var pace = map[string]float64{dbosPeer: 0.5, stream: 3, queueAlone: 5}
+
 // backlog is how many messages a variant's backlog has: so many that a run takes some seconds.
 func (s settings) backlog(variant string) int {
 	if slices.Contains(slow, variant) {
 		return s.messages
+	}
+	if by, ok := pace[variant]; ok {
+		return max(int(float64(s.fastMessages)*by), 1)
 	}
 	return s.fastMessages
 }

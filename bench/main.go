@@ -78,7 +78,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // parts are the sub-commands that bench itself starts.
 var parts = map[string]func(ctx context.Context, args []string, stdout io.Writer) error{
-	"part-stack":            stackPart,
 	"part-queue":            queuePart,
 	"part-" + floor:         floorPart(false),
 	"part-" + floorTwo:      floorPart(true),

@@ -27,7 +27,9 @@ import (
 // https://watermill.io/advanced/forwarder/ and https://watermill.io/pubsubs/sql/
 //
 //   - A forwarder handles its topic's messages one after the other, and reads a hundred at a time (the
-//     default). So there are several topics, each with a forwarder; producers spread their messages.
+//     default). So there are several topics, each with a forwarder; producers spread their messages. Sixteen
+//     were the fastest here of 1, 4, 16, 32 and 64; one topic, as in the documentation's example, is
+//     a third as fast.
 //   - The schema is the default one with BYTEA, as in Watermill's own benchmark:
 //     https://github.com/ThreeDotsLabs/watermill-benchmark/blob/master/pkg/pubsub.go
 //   - Its SQS publisher has no batches: https://watermill.io/pubsubs/aws/

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/dbos-inc/dbos-transact-golang/dbos"
@@ -48,7 +49,7 @@ func newWorld(ctx context.Context, getenv func(string) string, stderr io.Writer)
 	}
 	// An empty HOME: no AWS profile and no Temporal configuration is found there.
 	w.env = []string{"PATH=" + getenv("PATH"), "HOME=" + w.folder}
-	fmt.Fprintln(stderr, "building Outflow's programs")
+	fmt.Fprintln(stderr, "building the programs")
 	if err := build(ctx, w.folder); err != nil {
 		return nil, err
 	}
@@ -62,10 +63,13 @@ func newWorld(ctx context.Context, getenv func(string) string, stderr io.Writer)
 	return w, w.prepareNamespace(ctx)
 }
 
+// stackReady is what the stack's process reports.
+type stackReady struct{ DatabaseURL, TemporalAddress string }
+
 // startShared starts the stack and the queue service. A stack whose parent dies gets SIGTERM, and
 // removes its data.
 func (w *world) startShared(ctx context.Context) (err error) {
-	if w.stack, err = start(w.env, syscall.SIGTERM, w.self, "part-stack"); err != nil {
+	if w.stack, err = start(w.env, syscall.SIGTERM, filepath.Join(w.folder, stackProgram)); err != nil {
 		return err
 	}
 	if err := w.stack.read(ctx, &w.stackReady); err != nil {
@@ -151,20 +155,31 @@ func (w *world) describe(ctx context.Context, out io.Writer) error {
 
 const rootModule = "github.com/outflowhq/outflow"
 
-// programs are Outflow's, with the folders of their source.
-var programs = map[string]string{
-	"outflow": "./cmd/outflow", "outflow-starter": "./starter", "outflow-worker": "./worker",
+// stackProgram holds the stack.
+const stackProgram = "bench-stack"
+
+// programs are Outflow's and the stack, with the folders of their modules and how they are built:
+// Outflow's as they are shipped, the stack as devstack, whose packages take minutes the first time.
+var programs = map[string]struct{ module, build string }{
+	"outflow":         {".", "-trimpath ./cmd/outflow"},
+	"outflow-starter": {".", "-trimpath ./starter"},
+	"outflow-worker":  {".", "-trimpath ./worker"},
+	stackProgram:      {"bench", "./stack"},
 }
 
-// build builds Outflow's programs from the checkout that bench is run in.
+// build builds the programs from the checkout that bench is run in.
 func build(ctx context.Context, into string) error {
 	root, err := findRoot()
 	if err != nil {
 		return err
 	}
-	for name, folder := range programs {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(into, name), folder)
-		cmd.Dir, cmd.Env = root, append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+	for name, p := range programs {
+		args := append([]string{"build", "-o", filepath.Join(into, name)}, strings.Fields(p.build)...)
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Dir, cmd.Env = filepath.Join(root, p.module), append(os.Environ(), "GOWORK=off")
+		if p.module == "." {
+			cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+		}
 		if said, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("building %s: %w\n%s", name, err, said)
 		}
