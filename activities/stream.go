@@ -42,10 +42,9 @@ type Pages interface {
 }
 
 // BatchPublisher sends many messages to one destination; publish.Router is one. Each result has the
-// promises of Publisher for its message.
+// promises of Publisher for its message. One that is a publish.Refuser takes no stream of a destination
+// that it can't send to.
 type BatchPublisher interface {
-	// Refusal is why this process can't send to the destination, or nil.
-	Refusal(destination string) error
 	PublishBatch(ctx context.Context, destination string, messages []outflow.Message) []publish.Result
 }
 
@@ -109,8 +108,10 @@ func (s *Streams) Stream(ctx context.Context, in StreamInput) (StreamResult, err
 		return StreamResult{}, translate(outflow.Permanent(fmt.Errorf("no stream for %s: %s",
 			outflow.DisplayDestination(in.Destination), why)), info.Attempt)
 	}
-	if err := s.publisher.Refusal(in.Destination); err != nil { // another worker may be able to
-		return StreamResult{}, translate(outflow.Retryable(fmt.Errorf("%w: %w", outflow.ErrNotAttempted, err)), info.Attempt)
+	if refuser, ok := s.publisher.(publish.Refuser); ok {
+		if err := refuser.Refusal(in.Destination); err != nil { // another worker may be able to
+			return StreamResult{}, translate(outflow.Retryable(fmt.Errorf("%w: %w", outflow.ErrNotAttempted, err)), info.Attempt)
+		}
 	}
 	s.active.Add(1)
 	defer s.active.Add(-1)
