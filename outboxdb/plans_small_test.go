@@ -54,3 +54,16 @@ func TestPlansOfASmallTable(t *testing.T) {
 		})
 	}
 }
+
+// Postgres makes a function in SQL part of each statement that writes to the table, and prepares it
+// anew each time.
+func TestChecksCallNoFunctionInSQL(t *testing.T) {
+	found := values[string](t, teststack.New(t), `
+SELECT p.proname || ' in ' || l.lanname
+  FROM pg_constraint AS c
+  JOIN pg_depend AS d ON d.classid = 'pg_constraint'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_proc'::regclass
+  JOIN pg_proc AS p ON p.oid = d.refobjid
+  JOIN pg_language AS l ON l.oid = p.prolang
+ WHERE c.conrelid = 'outbox.messages'::regclass GROUP BY 1`)
+	require.Equal(t, []string{"is_destination in plpgsql"}, found)
+}
