@@ -61,7 +61,7 @@ func TestDatabaseSettings(t *testing.T) {
 	for setting, want := range map[string]string{"client_encoding": "UTF8", "standard_conforming_strings": "on",
 		"search_path":                   "pg_catalog",
 		"default_transaction_isolation": "read committed", "jit": "off", "plan_cache_mode": "force_generic_plan",
-		"application_name": "outflow"} {
+		"enable_seqscan": "off", "application_name": "outflow"} {
 		require.Equal(t, want, show(t, own, setting), setting)
 	}
 }
