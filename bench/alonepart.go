@@ -14,13 +14,16 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/outflowhq/outflow/publish/awssqs"
 )
 
-// queueAlone is what the queue service takes from one client in batches, and no database.
+// queueAlone is what the queue service takes from one client in batches, and no database: messages with
+// the attributes that Outflow's have, as many requests at once as a stream makes.
 const queueAlone = "queue-alone"
 
 const (
-	aloneRequests = 16
+	aloneRequests = 64
 	aloneBatch    = 10 // the most that SQS takes
 )
 
@@ -74,7 +77,7 @@ func (s peerSender) sendBatch(ctx context.Context, all []peerMessage) error {
 	entries := make([]types.SendMessageBatchRequestEntry, 0, len(all))
 	for i, m := range all {
 		entries = append(entries, types.SendMessageBatchRequestEntry{
-			Id: aws.String(strconv.Itoa(i)), MessageBody: aws.String(m.Body), MessageAttributes: messageID(m.ID),
+			Id: aws.String(strconv.Itoa(i)), MessageBody: aws.String(m.Body), MessageAttributes: outflowAttributes(m.ID),
 		})
 	}
 	out, err := s.sqs.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{
@@ -84,6 +87,17 @@ func (s peerSender) sendBatch(ctx context.Context, all []peerMessage) error {
 		err = fmt.Errorf("sending a batch: %s", aws.ToString(out.Failed[0].Message))
 	}
 	return err
+}
+
+// outflowAttributes are those of a message of Outflow.
+func outflowAttributes(id string) map[string]types.MessageAttributeValue {
+	all := messageID(id)
+	for name, value := range map[string]string{
+		awssqs.AttributeType: "bench", awssqs.AttributeContentType: "application/json",
+	} {
+		all[name] = types.MessageAttributeValue{DataType: aws.String("String"), StringValue: &value}
+	}
+	return all
 }
 
 // drainAlone has the process of queue-alone send and time it.
