@@ -53,19 +53,19 @@ WITH here AS MATERIALIZED (
        FOR UPDATE SKIP LOCKED
 ), alike AS MATERIALIZED (
     SELECT f.id, f.available_at, f.claims,
-           f.claims = first_value(f.claims) OVER placed AS alike,
+           f.claims = pg_catalog.first_value(f.claims) OVER placed AS alike,
            sum(f.bytes) OVER (same ROWS UNBOUNDED PRECEDING) - f.bytes AS before, row_number() OVER same AS place
       FROM found AS f
      WHERE NOT f.started
     WINDOW placed AS (ORDER BY f.available_at, f.id), same AS (PARTITION BY f.claims ORDER BY f.available_at, f.id)
 ), fresh AS MATERIALIZED (
     SELECT a.id, a.available_at,
-           a.alike AND a.before < $4 AND a.place <= greatest($3::int / (10 ^ a.claims)::int, 1) AS fits
+           a.alike AND a.before < $4 AND a.place <= greatest($3::int / CASE a.claims WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1) AS fits
       FROM alike AS a
 ), handed AS (
     UPDATE outbox.messages AS m
        SET retrying = true
-      FROM unnest(ARRAY(SELECT f.id FROM found AS f WHERE f.started)) AS h (id)
+      FROM pg_catalog.unnest(ARRAY(SELECT f.id FROM found AS f WHERE f.started)) AS h (id)
      WHERE m.id = h.id AND m.finished_at IS NULL
 ), page AS MATERIALIZED (
     SELECT now() + interval '1 day' AS at,
@@ -78,7 +78,7 @@ WITH here AS MATERIALIZED (
 )
 UPDATE outbox.messages AS m
    SET available_at = (SELECT p.at FROM page AS p), parked = true, started = true, streamed = true, claims = m.claims + 1
-  FROM unnest(ARRAY(SELECT f.id FROM fresh AS f WHERE f.fits)) AS f (id)
+  FROM pg_catalog.unnest(ARRAY(SELECT f.id FROM fresh AS f WHERE f.fits)) AS f (id)
  WHERE m.id = f.id AND m.finished_at IS NULL
 RETURNING (SELECT p.next FROM page AS p) AS next, (SELECT b.failing FROM here AS b) AS failing, ` + recordColumnsSQL
 
@@ -138,7 +138,7 @@ func (s *Store) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox
 // off the fast path then; otherwise to later claims. The attempts failed with an error, so the messages
 // crash nothing.
 const handOverSQL = lockRowsSQL + `, room AS MATERIALIZED (
-    SELECT cardinality($1::uuid[]) + (SELECT count(*) FROM (
+    SELECT pg_catalog.cardinality($1::uuid[]) + (SELECT count(*) FROM (
                SELECT FROM outbox.messages AS m WHERE m.retrying AND m.destination = $5::text LIMIT $6) AS few) <= $6 AS enough
 )
 UPDATE outbox.messages AS m

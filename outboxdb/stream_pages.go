@@ -70,7 +70,7 @@ WITH overdue AS (
     UPDATE outbox.messages AS m
        SET available_at = now(), parked = false, started = false, streamed = false,
            claims = CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END
-      FROM unnest(ARRAY(SELECT r.id FROM rows AS r)) AS r (id)
+      FROM pg_catalog.unnest(ARRAY(SELECT r.id FROM rows AS r)) AS r (id)
      WHERE m.id = r.id AND m.finished_at IS NULL
     RETURNING m.id
 ), ended AS (
