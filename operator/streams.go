@@ -127,8 +127,7 @@ VALUES ('start-stream', outbox.display_destination($1), $2, $3, pg_catalog.jsonb
 
 // noteStopSQL is the audit entry of a stop: of the run $4 that Temporal has accepted to cancel, or where
 // none is open (NULL) of a stream that is noted as paused. Nothing of a paused stream goes on to note its
-// end, and left as paused it would keep starters from beginning another. It returns whether there was a
-// stream to stop.
+// end. It returns whether there was a stream to stop.
 const noteStopSQL = `
 WITH unpaused AS (
     UPDATE outbox.streams AS s

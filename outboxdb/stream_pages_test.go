@@ -269,9 +269,13 @@ func TestSupersededInAPage(t *testing.T) {
 	store := outboxdb.New(pool)
 	ids := backlog(t, pool, 4)
 	page := claimPage(t, store, nextPage(uuid.New()))
-	ops := operator.New(pool, nil, "outbox")
-	_, err := ops.Reschedule(t.Context(), ids, time.Time{}, time.Hour, operator.Actor{Who: "ada"})
+	// An operator's act refuses them while they are in the page. After a lost page it does not.
+	answers, err := operator.New(pool, nil, "outbox").Reschedule(t.Context(), ids, time.Time{}, time.Hour,
+		operator.Actor{Who: "ada"})
 	require.NoError(t, err)
+	require.Equal(t, operator.Refused, answers[0].Verdict)
+	execute(t, pool, `UPDATE outbox.messages SET generation = 2, claims = 0, started = false, streamed = false,
+		due_at = now() + interval '1 hour', available_at = now() + interval '1 hour'`)
 	stays := func(id uuid.UUID) {
 		t.Helper()
 		s := stands(t, pool, id)
