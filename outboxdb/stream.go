@@ -208,7 +208,7 @@ func (s *Store) NoteStream(ctx context.Context, n outbox.StreamState, first bool
 const wantStreamsSQL = `
 SELECT d.destination
   FROM (SELECT w.destination, coalesce(s.above, $2::int) AS above
-          FROM unnest($1::text[]) AS w (destination)
+          FROM pg_catalog.unnest($1::text[]) AS w (destination)
           LEFT JOIN outbox.streams AS s ON s.destination = w.destination
          WHERE (s.runs_until > now()) IS NOT TRUE AND (s.not_before > now()) IS NOT TRUE) AS d
  WHERE d.above > 0
