@@ -276,7 +276,7 @@ func (r *streaming) noteProgress(ctx context.Context, now time.Time) {
 	}
 	r.noting = true
 	r.keepNote()
-	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.progress}
+	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.in.Done.Plus(r.progress)}
 	var err error
 	r.do(ctx, func(ctx context.Context) { err = r.store.NoteStream(ctx, state, r.first) }, func() {
 		r.noting = false
@@ -297,7 +297,7 @@ func (r *streaming) noteEnd(ctx context.Context) {
 	}
 	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.progress, Ended: r.ended}
+	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.in.Done.Plus(r.progress), Ended: r.ended}
 	if err := r.store.NoteStream(inTime, state, r.first); err != nil {
 		r.logTo().Warn("noting a stream's end", "error", err)
 	}

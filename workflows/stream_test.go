@@ -89,7 +89,8 @@ func TestStreamGoesOn(t *testing.T) {
 		require.Len(t, inputs, 3)
 		owner := activities.Owner{Outbox: "outbox", Database: backlog.Database}
 		assert.Equal(t, activities.StreamInput{Owner: owner, Destination: "sqs://orders", First: true}, inputs[0])
-		assert.Equal(t, activities.StreamInput{Owner: owner, Destination: "sqs://orders"}, inputs[1])
+		assert.Equal(t, activities.StreamInput{Owner: owner, Destination: "sqs://orders",
+			Done: outbox.Progress{Delivered: 5, Dead: 1, PerSecond: 5}}, inputs[1], "its notes add to what is done")
 		for _, options := range seen.regular {
 			assert.Equal(t, "stream", options.ActivityID)
 			assert.Equal(t, timing.StreamHeartbeatTimeout, options.HeartbeatTimeout, "a lost worker is noticed")
