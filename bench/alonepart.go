@@ -38,17 +38,17 @@ func alonePart(ctx context.Context, args []string, stdout io.Writer) error {
 		return fmt.Errorf("reading the number: %w", err)
 	}
 	sender := newPeerSender(args[0])
-	if _, err := sendBatches(ctx, sender, peerMessages(args[1], warmup)); err != nil {
+	all, _ := peerMessages(args[1], load{messages: warmup + n}.bodies())
+	if _, err := sendBatches(ctx, sender, all[:warmup]); err != nil {
 		return err
 	}
-	all := peerMessages(args[1], n)
 	if err := reportLine(stdout, struct{}{}); err != nil {
 		return err
 	}
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return fmt.Errorf("waiting for the start: %w", err)
 	}
-	took, err := sendBatches(ctx, sender, all)
+	took, err := sendBatches(ctx, sender, all[warmup:])
 	if err != nil {
 		return err
 	}

@@ -21,19 +21,47 @@ func bench(ctx context.Context, s settings, getenv func(string) string, stdout, 
 	if err := w.describe(ctx, stdout); err != nil {
 		return err
 	}
+	switch {
+	case s.growth > 0:
+		found, err := w.measureGrowth(ctx, s)
+		if err != nil {
+			return err
+		}
+		return reportGrowth(stdout, s, found)
+	case s.payloads:
+		found, err := w.measurePayloads(ctx, s)
+		if err != nil {
+			return err
+		}
+		return reportPayloads(stdout, s, found)
+	}
+	return w.measureRounds(ctx, s, stdout)
+}
+
+// measureRounds measures drains in rounds, and then latencies.
+func (w *world) measureRounds(ctx context.Context, s settings, stdout io.Writer) error {
 	results := map[string][]result{}
 	for round := range s.rounds {
 		for _, variant := range turn(s.only, round) {
-			r, err := w.drain(ctx, variant, round+1, s.backlog(variant))
+			r, err := w.drain(ctx, variant, round+1, load{messages: s.backlog(variant)})
 			if err != nil {
 				return fmt.Errorf("measuring %s in round %d: %w", variant, round+1, err)
 			}
 			results[variant] = append(results[variant], r)
-			fmt.Fprintf(stderr, "round %d: %-11s %7.1f messages/s\n", round+1, variant, r.rate())
+			fmt.Fprintf(w.stderr, "round %d: %-11s %7.1f messages/s\n", round+1, variant, r.rate())
 		}
 	}
 	if err := errors.Join(report(stdout, s, results), reportCosts(stdout, s, results)); err != nil {
 		return err
+	}
+	if s.paced > 0 {
+		found, err := w.measurePaces(ctx, s, results)
+		if err != nil {
+			return err
+		}
+		if err := reportPaces(stdout, found); err != nil {
+			return err
+		}
 	}
 	if s.latency == 0 || !slices.Contains(s.only, tracked) {
 		return nil

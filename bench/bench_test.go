@@ -22,11 +22,14 @@ import (
 func TestParse(t *testing.T) {
 	s, err := parse(nil, nil)
 	require.NoError(t, err)
-	require.Equal(t, settings{rounds: 5, messages: 1000, fastMessages: 20_000, only: variants, latency: 15 * time.Second}, s)
+	require.Equal(t, settings{rounds: 5, messages: 1000, fastMessages: 20_000, only: variants, latency: 15 * time.Second,
+		paced: 10 * time.Second}, s)
 
-	s, err = parse([]string{"-rounds", "2", "-messages", "300", "-fast-messages", "4000", "-only", "floor,tracked", "-latency", "0"}, nil)
+	s, err = parse([]string{"-rounds", "2", "-messages", "300", "-fast-messages", "4000", "-only", "floor,tracked", "-latency", "0",
+		"-paced", "0", "-growth", "2s", "-payloads"}, nil)
 	require.NoError(t, err)
-	require.Equal(t, settings{rounds: 2, messages: 300, fastMessages: 4000, only: []string{floor, tracked}}, s)
+	require.Equal(t, settings{rounds: 2, messages: 300, fastMessages: 4000, only: []string{floor, tracked}, growth: 2 * time.Second,
+		payloads: true}, s)
 
 	var help bytes.Buffer
 	_, err = parse([]string{"-help"}, &help)
@@ -36,9 +39,11 @@ func TestParse(t *testing.T) {
 
 func TestParseReportsMistakesTogether(t *testing.T) {
 	var usage usageError
-	_, err := parse([]string{"-rounds", "0", "-messages", "-1", "-fast-messages", "0", "-latency", "-1s", "-only", "floor,slow", "more"}, nil)
+	_, err := parse([]string{"-rounds", "0", "-messages", "-1", "-fast-messages", "0", "-latency", "-1s",
+		"-paced", "-2s", "-growth", "-3s", "-only", "floor,slow", "more"}, nil)
 	require.ErrorAs(t, err, &usage)
-	for _, part := range []string{"-rounds: wants", "-messages: wants", "-fast-messages: wants", "-latency: wants", `got "slow"`,
+	for _, part := range []string{"-rounds: wants", "-messages: wants", "-fast-messages: wants", "-latency: wants",
+		"-paced: wants", "-growth: wants", `got "slow"`,
 		`unexpected argument "more"`} {
 		require.ErrorContains(t, err, part)
 	}

@@ -33,6 +33,9 @@ const (
 	dbosStopWithin  = 10 * time.Second
 )
 
+// dbosTables are those of workflows, their inputs, outputs and steps.
+const dbosTables = "dbos.workflow_status, dbos.workflow_input, dbos.workflow_output, dbos.operation_outputs"
+
 // dbosRun has the workflow and its step.
 type dbosRun struct{ sender peerSender }
 
@@ -94,15 +97,16 @@ func prepareDBOS(ctx context.Context, pool *pgxpool.Pool) (dbos.Client, error) {
 
 func dbosSource(client dbos.Client) source {
 	return source{
-		table: "dbos.workflow_status CASCADE", // its steps too
-		insert: func(_ context.Context, tx pgx.Tx, queue string, n int) error {
-			for _, m := range peerMessages(queue, n) {
+		table: dbosTables + " CASCADE",
+		insert: func(_ context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error) {
+			all, ids := peerMessages(queue, bodies)
+			for _, m := range all {
 				_, err := dbos.Enqueue[string](client, dbosQueue, dbosWorkflow, m, dbos.WithEnqueueTransaction(tx))
 				if err != nil {
-					return err
+					return nil, err
 				}
 			}
-			return nil
+			return ids, nil
 		},
 		left: `SELECT EXISTS (SELECT FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING'))`,
 	}

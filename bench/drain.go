@@ -37,28 +37,27 @@ type result struct {
 func (r result) rate() float64 { return float64(r.messages) / r.seconds }
 
 // drain measures one variant once, with processes and rows of its own.
-func (w *world) drain(ctx context.Context, variant string, round, messages int) (r result, err error) {
-	defer func() { r.messages = messages }()
-	limit := time.Minute + time.Duration(messages)*200*time.Millisecond
+func (w *world) drain(ctx context.Context, variant string, round int, l load) (r result, err error) {
+	defer func() { r.messages = l.messages }()
+	limit := time.Minute + time.Duration(l.messages)*200*time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s was not done after %s", variant, limit))
 	defer cancel()
 	taskQueue := fmt.Sprintf("bench-%s-%d", variant, round)
 	if variant == floor || variant == floorTwo {
-		return w.drainFloor(ctx, variant, taskQueue, messages)
+		return w.drainFloor(ctx, variant, taskQueue, l.messages)
 	}
 	if variant == queueAlone {
-		return w.drainAlone(ctx, taskQueue, messages)
+		return w.drainAlone(ctx, taskQueue, l.messages)
 	}
-	source := w.source(variant)
 	before, err := w.rowWrites(ctx)
 	if err != nil {
 		return result{}, err
 	}
-	if r, err = w.drainRows(ctx, variant, source, taskQueue, messages); err != nil {
+	if r, err = w.drainRows(ctx, variant, taskQueue, l); err != nil {
 		return result{}, err
 	}
 	after, err := w.rowWrites(ctx)
-	r.writes = float64(after-before) / float64(messages+warmup)
+	r.writes = float64(after-before) / float64(l.messages+warmup)
 	return r, err
 }
 
@@ -102,75 +101,52 @@ func (w *world) drainFloor(ctx context.Context, variant, taskQueue string, messa
 }
 
 // drainRows starts the variant's processes, has them deliver a few messages, then the backlog.
-func (w *world) drainRows(ctx context.Context, variant string, source source, taskQueue string,
-	messages int) (r result, err error) {
-	conn, err := pgx.Connect(ctx, w.DatabaseURL)
-	if err != nil {
-		return result{}, fmt.Errorf("connecting to the database: %w", err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "TRUNCATE "+source.table); err != nil {
-		return result{}, fmt.Errorf("emptying the table: %w", err)
-	}
-	dispatchers, err := w.dispatchers(variant, taskQueue)
-	defer func() {
-		for _, c := range dispatchers {
-			err = errors.Join(err, c.stop())
-		}
-	}()
+func (w *world) drainRows(ctx context.Context, variant string, taskQueue string, l load) (r result, err error) {
+	run, err := w.startRows(ctx, variant, taskQueue)
+	defer func() { err = errors.Join(err, run.stop(ctx)) }()
 	if err != nil {
 		return result{}, err
 	}
-	if _, err := source.enqueue(ctx, conn, taskQueue, warmup, nil); err != nil {
-		return result{}, err
-	}
-	if err := await(ctx, conn, source, dispatchers); err != nil {
-		return result{}, err
-	}
-	if _, err := w.settle(ctx, dispatchers...); err != nil {
-		return result{}, err
-	}
-	if err := w.queues.reset(ctx); err != nil {
-		return result{}, err
-	}
-	inserting, err := readMeter(ctx, conn)
+	inserting, err := readMeter(ctx, run.conn)
 	if err != nil {
 		return result{}, err
 	}
 	// What the inserts cost is the producer's: the CPU is read between them and their commit.
 	var before cpu
 	var committing meter
-	since, err := source.enqueue(ctx, conn, taskQueue, messages, func() (err error) {
-		if committing, err = readMeter(ctx, conn); err == nil {
-			before, err = w.usage(dispatchers)
+	since, err := run.source.enqueue(ctx, run.conn, taskQueue, l, func() (err error) {
+		if committing, err = readMeter(ctx, run.conn); err == nil {
+			before, err = w.usage(run.dispatchers)
 		}
 		return err
 	})
 	if err != nil {
 		return result{}, err
 	}
-	if source.byArrival() {
-		if r.seconds, err = w.awaitArrivals(ctx, conn, source, dispatchers, messages); err != nil {
-			return result{}, err
-		}
-	} else if err := await(ctx, conn, source, dispatchers); err != nil {
+	if r.seconds, err = w.awaitDrain(ctx, run, l.messages, since); err != nil {
 		return result{}, err
 	}
-	after, err := w.settle(ctx, dispatchers...)
+	after, err := w.settle(ctx, run.dispatchers...)
 	if err != nil {
 		return result{}, err
 	}
 	r.cpu = after.minus(before)
-	if r.metered, err = meterDone(ctx, conn, inserting, committing, dispatchers, messages); err != nil {
+	if r.metered, err = meterDone(ctx, run.conn, inserting, committing, run.dispatchers, l.messages); err != nil {
 		return result{}, err
 	}
-	if !source.byArrival() {
-		if r.seconds, err = source.took(ctx, conn, since, messages); err != nil {
-			return result{}, err
-		}
-	}
-	r.requests, err = w.requests(ctx, messages)
+	r.requests, err = w.requests(ctx, l.messages)
 	return r, err
+}
+
+// awaitDrain waits until nothing is left, and returns the seconds that the drain took.
+func (w *world) awaitDrain(ctx context.Context, run rowsRun, messages int, since time.Time) (float64, error) {
+	if run.source.byArrival() {
+		return w.awaitArrivals(ctx, run.conn, run.source, run.dispatchers, messages)
+	}
+	if err := await(ctx, run.conn, run.source, run.dispatchers); err != nil {
+		return 0, err
+	}
+	return run.source.took(ctx, run.conn, since, messages)
 }
 
 // dispatchers starts the processes of a variant that reads rows, tracked with more settings.

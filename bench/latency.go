@@ -81,7 +81,7 @@ func (w *world) waking(ctx context.Context, trigger string, during time.Duration
 		return found, err
 	}
 	source := sources[tracked]
-	if _, err := source.enqueue(ctx, conn, queue, warmup, nil); err != nil {
+	if _, err := source.enqueue(ctx, conn, queue, load{messages: warmup}, nil); err != nil {
 		return found, err
 	}
 	if err := await(ctx, conn, source, dispatchers); err != nil {

@@ -58,7 +58,8 @@ var variants = []string{
 type settings struct {
 	rounds, messages, fastMessages int
 	only                           []string
-	latency                        time.Duration
+	latency, paced, growth         time.Duration
+	payloads                       bool
 }
 
 // run is the program without its process. The environment's one use is to build Outflow's programs;
@@ -101,6 +102,11 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	fs.IntVar(&s.fastMessages, "fast-messages", 20_000, "messages in each backlog of the other variants")
 	fs.DurationVar(&s.latency, "latency", 15*time.Second,
 		"how long latency and idle costs are measured, with each trigger; 0 for not at all")
+	fs.DurationVar(&s.paced, "paced", 10*time.Second,
+		"how long the latency of each variant is measured, at two rates; 0 for not at all")
+	fs.DurationVar(&s.growth, "growth", 0,
+		"measure nothing but drains of large tables, for this long each; 10s is a good window")
+	fs.BoolVar(&s.payloads, "payloads", false, "measure nothing but drains of payloads of other sizes")
 	only := fs.String("only", "", "run these variants alone, with commas between: "+strings.Join(variants, ","))
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -124,8 +130,10 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	if s.fastMessages < 1 {
 		errs = append(errs, fmt.Errorf("-fast-messages: wants 1 or more (got %d)", s.fastMessages))
 	}
-	if s.latency < 0 {
-		errs = append(errs, fmt.Errorf("-latency: wants 0 or more (got %s)", s.latency))
+	for name, d := range map[string]time.Duration{"latency": s.latency, "paced": s.paced, "growth": s.growth} {
+		if d < 0 {
+			errs = append(errs, fmt.Errorf("-%s: wants 0 or more (got %s)", name, d))
+		}
 	}
 	s.only = variants
 	if *only != "" {

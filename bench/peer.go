@@ -32,13 +32,13 @@ type peerMessage struct {
 	Body  string `json:"body"`
 }
 
-// peerMessages are n new messages for a queue.
-func peerMessages(queue string, n int) []peerMessage {
-	all := make([]peerMessage, 0, n)
-	for i := range n {
-		all = append(all, peerMessage{ID: uuid.Must(uuid.NewV7()).String(), Queue: queue, Body: payload(i)})
+// peerMessages are new messages for a queue, and their IDs.
+func peerMessages(queue string, bodies []string) (all []peerMessage, ids []string) {
+	for _, body := range bodies {
+		id := uuid.Must(uuid.NewV7()).String()
+		all, ids = append(all, peerMessage{ID: id, Queue: queue, Body: body}), append(ids, id)
 	}
-	return all
+	return all, ids
 }
 
 // peerArgs are a peer's arguments: a database, the address of Temporal, which it does not need, a

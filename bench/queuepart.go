@@ -23,7 +23,11 @@ const (
 	statsPath = "/bench/stats"
 	// countsPath has no Arrived.
 	countsPath = "/bench/counts"
+	marksPath  = "/bench/marks"
 )
+
+// markEvery is how many arrivals there are from one mark to the next.
+const markEvery = 100
 
 // queueReady is what the queue service's process reports.
 type queueReady struct{ URL string }
@@ -58,11 +62,12 @@ func queuePart(ctx context.Context, _ []string, stdout io.Writer) error {
 }
 
 // queues counts what goes through a fake SQS. A reset puts an empty one in its place: the fake
-// keeps all it was sent.
+// keeps all messages that it was sent.
 type queues struct {
 	mu    sync.Mutex
 	sqs   *fakesqs.Server
 	stats queueStats
+	marks []int64
 }
 
 func newQueues() *queues {
@@ -74,7 +79,9 @@ func newQueues() *queues {
 func (q *queues) reset() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	// It keeps the messages, and no request.
 	q.sqs, q.stats = &fakesqs.Server{AutoCreate: true, Forgets: true}, queueStats{Arrived: map[string]int64{}}
+	q.marks = nil
 }
 
 func (q *queues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -90,6 +97,12 @@ func (q *queues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			stats.Arrived = nil
 		}
 		_ = json.NewEncoder(w).Encode(stats) // a client that is gone needs no answer
+		return
+	}
+	if r.URL.Path == marksPath {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		_ = json.NewEncoder(w).Encode(q.marks)
 		return
 	}
 	body, err := io.ReadAll(r.Body)
@@ -117,6 +130,9 @@ func (q *queues) note(ids []string, now time.Time) {
 		}
 		q.stats.Arrived[id] = now.UnixNano()
 		q.stats.Different, q.stats.Last = len(q.stats.Arrived), now.UnixNano()
+		if q.stats.Different%markEvery == 0 {
+			q.marks = append(q.marks, now.UnixNano())
+		}
 		if q.stats.First == 0 {
 			q.stats.First = now.UnixNano()
 		}
@@ -152,6 +168,11 @@ func (c queueClient) stats(ctx context.Context) (queueStats, error) {
 func (c queueClient) counts(ctx context.Context) (queueStats, error) {
 	var s queueStats
 	return s, c.get(ctx, countsPath, &s)
+}
+
+// marks are the times of each markEvery-th arrival.
+func (c queueClient) marks(ctx context.Context) (marks []int64, err error) {
+	return marks, c.get(ctx, marksPath, &marks)
 }
 
 func (c queueClient) get(ctx context.Context, path string, into any) error {

@@ -101,15 +101,16 @@ var riverSource = source{
 		WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))`,
 }
 
-func insertRiver(ctx context.Context, tx pgx.Tx, queue string, n int) error {
+func insertRiver(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error) {
 	client, err := river.NewClient(riverpgxv5.New(nil), &river.Config{Schema: riverSchema})
 	if err != nil {
-		return fmt.Errorf("setting River up: %w", err)
+		return nil, fmt.Errorf("setting River up: %w", err)
 	}
-	jobs := make([]river.InsertManyParams, 0, n)
-	for _, m := range peerMessages(queue, n) {
+	all, ids := peerMessages(queue, bodies)
+	jobs := make([]river.InsertManyParams, 0, len(all))
+	for _, m := range all {
 		jobs = append(jobs, river.InsertManyParams{Args: riverArgs{m}})
 	}
 	_, err = client.InsertManyFastTx(ctx, tx, jobs)
-	return err
+	return ids, err
 }

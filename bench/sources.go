@@ -16,8 +16,8 @@ import (
 // source is how a variant gets its rows, and how they say what became of them.
 type source struct {
 	table string
-	// insert writes n rows for a queue in one transaction.
-	insert func(ctx context.Context, tx pgx.Tx, queue string, n int) error
+	// insert writes a row for each body, for a queue, in one transaction, and returns the messages' IDs.
+	insert func(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error)
 	// left is whether a row is not delivered yet.
 	left string
 	// times counts the rows since $1 that were delivered, and the seconds from the first claim to
@@ -76,29 +76,59 @@ func payload(i int) string {
 		strings.TrimSuffix(strings.Repeat(`{"sku":"A-1000","quantity":2},`, 4), ","))
 }
 
-func insertMessages(ctx context.Context, tx pgx.Tx, queue string, n int) error {
-	messages := make([]outflow.Message, 0, n)
-	for i := range n {
-		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: messageType,
-			Payload: []byte(payload(i))})
-	}
-	_, err := outboxdb.Enqueue(ctx, tx, messages...)
-	return err
+// load is a backlog.
+type load struct {
+	messages int
+	size     int // of each payload in bytes; 0 is that of an event
 }
 
-func insertNaive(ctx context.Context, tx pgx.Tx, queue string, n int) error {
-	rows := make([][]any, 0, n)
-	for i := range n {
-		rows = append(rows, []any{uuid.Must(uuid.NewV7()), queue, payload(i)})
+func (l load) bodies() []string {
+	all := make([]string, 0, l.messages)
+	for i := range l.messages {
+		if l.size == 0 {
+			all = append(all, payload(i))
+			continue
+		}
+		all = append(all, sized(l.size))
+	}
+	return all
+}
+
+// sized is a JSON document of that many bytes.
+func sized(bytes int) string {
+	if bytes < 2 {
+		return "1"
+	}
+	return `"` + strings.Repeat("x", bytes-2) + `"`
+}
+
+func insertMessages(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error) {
+	messages := make([]outflow.Message, 0, len(bodies))
+	for _, body := range bodies {
+		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: messageType, Payload: []byte(body)})
+	}
+	ids, err := outboxdb.Enqueue(ctx, tx, messages...)
+	texts := make([]string, 0, len(ids))
+	for _, id := range ids {
+		texts = append(texts, id.String())
+	}
+	return texts, err
+}
+
+func insertNaive(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error) {
+	rows, ids := make([][]any, 0, len(bodies)), make([]string, 0, len(bodies))
+	for _, body := range bodies {
+		id := uuid.Must(uuid.NewV7())
+		rows, ids = append(rows, []any{id, queue, body}), append(ids, id.String())
 	}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"naive", "outbox"}, []string{"id", "queue", "body"},
 		pgx.CopyFromRows(rows))
-	return err
+	return ids, err
 }
 
-// enqueue writes n rows and commits them, with a call right before the commit. It returns a time of
-// the database's clock that is not after any of them.
-func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, n int,
+// enqueue writes a load's rows and commits them, with a call right before the commit. It returns a
+// time of the database's clock that is not after any of them.
+func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, l load,
 	beforeCommit func() error) (time.Time, error) {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
@@ -109,8 +139,8 @@ func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, n int
 	if err := tx.QueryRow(ctx, "SELECT now()").Scan(&since); err != nil {
 		return since, fmt.Errorf("enqueuing: %w", err)
 	}
-	if err := s.insert(ctx, tx, queue, n); err != nil {
-		return since, fmt.Errorf("enqueuing %d rows: %w", n, err)
+	if _, err := s.insert(ctx, tx, queue, l.bodies()); err != nil {
+		return since, fmt.Errorf("enqueuing %d rows: %w", l.messages, err)
 	}
 	if beforeCommit != nil {
 		if err := beforeCommit(); err != nil {
@@ -118,7 +148,7 @@ func (s source) enqueue(ctx context.Context, conn *pgx.Conn, queue string, n int
 		}
 	}
 	if err := tx.Commit(ctx); err != nil {
-		return since, fmt.Errorf("enqueuing %d rows: %w", n, err)
+		return since, fmt.Errorf("enqueuing %d rows: %w", l.messages, err)
 	}
 	return since, nil
 }

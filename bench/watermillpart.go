@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -129,27 +130,31 @@ func watermillSource() source {
 }
 
 // insertWatermill spreads the messages over the topics.
-func insertWatermill(ctx context.Context, tx pgx.Tx, queue string, n int) error {
+func insertWatermill(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error) {
 	p, err := watermillsql.NewPublisher(watermillsql.TxFromPgx(tx),
 		watermillsql.PublisherConfig{SchemaAdapter: watermillAdapter()}, watermill.NopLogger{})
 	if err != nil {
-		return fmt.Errorf("setting Watermill's publisher up: %w", err)
+		return nil, fmt.Errorf("setting Watermill's publisher up: %w", err)
 	}
+	all, ids := peerMessages(queue, bodies)
 	topics := make([][]*message.Message, watermillTopics)
-	for i, m := range peerMessages(queue, n) {
+	// A single message goes to any topic.
+	first := rand.IntN(watermillTopics)
+	for i, m := range all {
+		topic := (first + i) % watermillTopics
 		out := message.NewMessageWithContext(ctx, m.ID, []byte(m.Body))
 		out.Metadata.Set(awssqs.AttributeMessageID, m.ID)
-		topics[i%watermillTopics] = append(topics[i%watermillTopics], out)
+		topics[topic] = append(topics[topic], out)
 	}
 	for i, all := range topics {
 		f := forwarder.NewPublisher(p, forwarder.PublisherConfig{ForwarderTopic: watermillTopic(i)})
 		for len(all) > 0 {
 			some := all[:min(len(all), watermillInsert)]
 			if err := f.Publish(queue, some...); err != nil {
-				return err
+				return nil, err
 			}
 			all = all[len(some):]
 		}
 	}
-	return nil
+	return ids, nil
 }
