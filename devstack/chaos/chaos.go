@@ -49,26 +49,40 @@ type fleet struct {
 // soonDead has messages to a queue that never was end dead within the time of a scenario.
 const soonDead = "OUTFLOW_MISSING_GRACE=5s"
 
+// crew are programs of one kind, with settings of their own.
+type crew struct {
+	program  string
+	count    int
+	settings []string
+}
+
 // deploy makes a world and starts two starters and two workers on it, with more
 // settings.
 func (c *chaos) deploy(ctx context.Context, name string, settings ...string) (*fleet, error) {
+	return c.deployCrews(ctx, name, []crew{{program: faults.Worker, count: 2}, {program: faults.Starter, count: 2}}, settings...)
+}
+
+// deployCrews makes a world and starts programs on it, with settings that they share.
+func (c *chaos) deployCrews(ctx context.Context, name string, crews []crew, settings ...string) (*fleet, error) {
 	w, err := faults.NewWorld(ctx, c.stack, name)
 	if err != nil {
 		return nil, err
 	}
 	f := &fleet{World: w}
 	// What a killed process held comes back when its lease runs out; 30 s is the least.
-	env := append(append(w.Env(), "OUTFLOW_LEASE=30s"), settings...)
-	for i := range 2 {
-		for _, of := range []struct {
-			name, program string
-			into          *[]*faults.Member
-		}{{"worker", faults.Worker, &f.workers}, {"starter", faults.Starter, &f.starters}} {
-			m, err := faults.SuperviseAs(fmt.Sprintf("%s-%d", of.name, i), c.programs, of.program, env)
+	env := slices.Concat(w.Env(), []string{"OUTFLOW_LEASE=30s"}, settings)
+	for _, crew := range crews {
+		short, into := "starter", &f.starters
+		if crew.program == faults.Worker {
+			short, into = "worker", &f.workers
+		}
+		for i := range crew.count {
+			m, err := faults.SuperviseAs(fmt.Sprintf("%s-%d", short, i), c.programs, crew.program,
+				slices.Concat(env, crew.settings))
 			if err != nil {
 				return nil, errors.Join(err, f.close(c.stack.Logs()))
 			}
-			*of.into = append(*of.into, m)
+			*into = append(*into, m)
 		}
 	}
 	return f, nil

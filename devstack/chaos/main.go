@@ -69,6 +69,7 @@ var scenarios = []struct {
 	{"callback", callback},
 	{"receivers", receivers},
 	{"order", order},
+	{"stream", stream},
 	{"rabbitmq", rabbitScenario},
 }
 
@@ -84,15 +85,16 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Float64Var(&o.minutes, "minutes", 10,
-		"length of the scenario random, and of order at most; that of outage is 5 at most, of signup 3")
+		"length of the scenario random, and of order at most; that of outage is 5 at most, of signup 3; "+
+			"of stream how much goes through, in a tenth of 200,000 messages")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides what breaks when; 0 takes one by chance")
 	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(),
-		", ")+"), a kind of fault for random, or a trouble for isolation or hosts, to keep to")
+		", ")+"), a kind of fault for random, a trouble for isolation or hosts, or a part of stream, to keep to")
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs; a failure keeps them too")
 	flags.StringVar(&o.programs, "programs", "bin", "folder of Outflow's programs")
 	flags.IntVar(&o.rate, "rate", 40, "messages a second")
 	flags.IntVar(&o.rounds, "rounds", 7, "rounds with a trouble, each between two without, of which the median counts")
-	flags.IntVar(&o.kills, "kills", 30, "processes that the scenario callback kills")
+	flags.IntVar(&o.kills, "kills", 30, "processes that the scenario callback kills; stream kills 20 at most")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
@@ -104,7 +106,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	}
 	if o.only != "" && scenarioOf(o.only) == "" {
 		return o, usageError{fmt.Errorf("-only wants one of %s (got %q)",
-			strings.Join(slices.Concat(scenarioNames(), kindNames(), troubleNames(), hostNames()), ", "), o.only)}
+			strings.Join(slices.Concat(scenarioNames(), kindNames(), troubleNames(), hostNames(), streamParts()), ", "), o.only)}
 	}
 	if o.seed == 0 {
 		o.seed = uint64(rand.Uint32())
@@ -121,6 +123,8 @@ func scenarioOf(only string) string {
 		return "isolation"
 	case slices.Contains(hostNames(), only):
 		return "hosts"
+	case slices.Contains(streamParts(), only):
+		return "stream"
 	}
 	for _, s := range scenarios {
 		if s.name == only {

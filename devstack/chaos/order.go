@@ -94,7 +94,7 @@ func (o *orderRun) run(ctx context.Context) error {
 	load.Stop()
 	o.heal()
 	drained, drainErr := o.finish(ctx)
-	arrived, err := o.arrivals()
+	arrived, err := arrivals(o.places)
 	if err != nil {
 		return errors.Join(disturbErr, drainErr, err)
 	}

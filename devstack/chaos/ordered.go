@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -49,8 +51,8 @@ func (o *orderRun) prepare() error {
 }
 
 // accepted are the messages that SQS took for a queue. A FIFO queue drops the second copy of one.
-func (o *orderRun) accepted(queue string) (ids []uuid.UUID) {
-	for _, a := range o.Queues.Acceptances() {
+func (f *fleet) accepted(queue string) (ids []uuid.UUID) {
+	for _, a := range f.Queues.Acceptances() {
 		if a.Queue == queue {
 			id, _ := uuid.Parse(a.MessageAttributes[awssqs.AttributeMessageID].StringValue)
 			ids = append(ids, id)
@@ -72,9 +74,9 @@ func (o *orderRun) taken() (ids []uuid.UUID, err error) {
 }
 
 // arrivals are what arrived at each destination.
-func (o *orderRun) arrivals() (map[string][]uuid.UUID, error) {
+func arrivals(places []ordered) (map[string][]uuid.UUID, error) {
 	all := map[string][]uuid.UUID{}
-	for _, d := range o.places {
+	for _, d := range places {
 		ids, err := d.arrived()
 		if err != nil {
 			return nil, fmt.Errorf("reading what arrived at %s: %w", d.destination, err)
@@ -94,7 +96,14 @@ type placeInOrder struct {
 // holdOrder prints how many first arrivals came in the order of their key, for each destination, and
 // errs where one did not. What was redirected is left out: it has another place.
 func (o *orderRun) holdOrder(ctx context.Context, arrived map[string][]uuid.UUID) error {
-	rows, err := o.Pool.Query(ctx,
+	return o.chaos.holdOrder(ctx, o.fleet, arrived, o.moved, orderedKeys)
+}
+
+// holdOrder is orderRun's, for a number of keys at each destination.
+func (c *chaos) holdOrder(
+	ctx context.Context, f *fleet, arrived map[string][]uuid.UUID, moved map[uuid.UUID]bool, wanted int,
+) error {
+	rows, err := f.Pool.Query(ctx,
 		`SELECT id, seq, ordering_key FROM outbox.messages WHERE ordering_key IS NOT NULL AND type = 'numbered'`)
 	if err != nil {
 		return fmt.Errorf("reading the order: %w", err)
@@ -105,29 +114,29 @@ func (o *orderRun) holdOrder(ctx context.Context, arrived map[string][]uuid.UUID
 	}
 	byID := map[uuid.UUID]placeInOrder{}
 	for _, p := range places {
-		if !o.moved[p.ID] {
+		if !moved[p.ID] {
 			byID[p.ID] = p
 		}
 	}
 	var errs []error
-	for _, d := range o.places {
-		wrong, keys := outOfOrder(byID, arrived[d.destination])
-		total, fewest := 0, orderedEach
+	for _, destination := range slices.Sorted(maps.Keys(arrived)) {
+		wrong, keys := outOfOrder(byID, arrived[destination])
+		total, fewest := 0, len(byID)
 		for _, n := range keys {
 			total, fewest = total+n, min(fewest, n)
 		}
-		o.result("%s: %d keys, %d messages not redirected, of each key at least %d; first arrivals out of order %d",
-			d.destination, len(keys), total, fewest, len(wrong))
+		c.result("%s: %d keys, %d messages not redirected, of each key at least %d; first arrivals out of order %d",
+			destination, len(keys), total, fewest, len(wrong))
 		for _, w := range wrong[:min(len(wrong), 10)] {
-			o.result("  %s", w)
+			c.result("  %s", w)
 		}
 		if len(wrong) > 0 {
 			errs = append(errs, fmt.Errorf("%s: %d messages came before an earlier one of their ordering key",
-				d.destination, len(wrong)))
+				destination, len(wrong)))
 		}
-		if len(keys) < orderedKeys {
+		if len(keys) < wanted {
 			errs = append(errs, fmt.Errorf("%s: messages of %d keys arrived, of %d: this shows too little",
-				d.destination, len(keys), orderedKeys))
+				destination, len(keys), wanted))
 		}
 	}
 	return errors.Join(errs...)

@@ -61,6 +61,10 @@ func TestOptions(t *testing.T) {
 	if err != nil || o.kills != 100 || !o.runs("callback") || o.runs("receivers") {
 		t.Errorf("a scenario runs alone: %+v, %v", o, err)
 	}
+	o, err = parse([]string{"-only", "stream-stops"}, t.Output())
+	if err != nil || !o.runs("stream") || o.runs("order") {
+		t.Errorf("a part of stream runs stream alone: %+v, %v", o, err)
+	}
 	if o, err = parse(nil, t.Output()); err != nil || o.seed == 0 || !o.runs("random") || !o.runs("poison") {
 		t.Errorf("without options everything runs: %+v, %v", o, err)
 	}
@@ -79,5 +83,13 @@ func TestRatiosOfAllRounds(t *testing.T) {
 	}
 	if q := quantile([]time.Duration{1, 2, 3, 4}, 0.5); q != 2 || quantile(nil, 0.5) != 0 {
 		t.Errorf("the median of four is the second: %v", q)
+	}
+}
+
+func TestScaled(t *testing.T) {
+	for minutes, want := range map[float64]int{0.001: 1, 1: 20, 10: 200, 60: 200} {
+		if got := (&chaos{options: options{minutes: minutes}}).scaled(200); got != want {
+			t.Errorf("of 200 in %g minutes: %d, want %d", minutes, got, want)
+		}
 	}
 }

@@ -83,14 +83,20 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 
 // compare measures rounds without and with a trouble in turn, and prints their
 // ratios.
-func (c *chaos) compare(name string, without,
-	with func(round int) (measure, error)) (r ratios, err error) {
+func (c *chaos) compare(name string, without, with func(round int) (measure, error)) (ratios, error) {
+	return c.compareIn(c.rounds, name, without, with)
+}
+
+// compareIn is compare with so many rounds.
+func (c *chaos) compareIn(
+	rounds int, name string, without, with func(round int) (measure, error),
+) (r ratios, err error) {
 	before, err := without(0)
 	if err != nil {
 		return r, err
 	}
 	s := series{without: []measure{before}}
-	for round := range c.rounds {
+	for round := range rounds {
 		beside, err := with(round)
 		if err != nil {
 			return r, err
@@ -171,8 +177,10 @@ SELECT finished_at - enqueued_at AS took FROM outbox.messages
  WHERE enqueued_at >= $1 AND destination = ANY ($2) AND type = 'numbered' AND state = 'delivered'
  ORDER BY took`
 
-func healthyDestinations() (all []string) {
-	for _, q := range healthy {
+func healthyDestinations() []string { return toQueues(healthy...) }
+
+func toQueues(queues ...string) (all []string) {
+	for _, q := range queues {
 		all = append(all, "sqs://"+q)
 	}
 	return all
