@@ -310,7 +310,6 @@ func (r *streaming) logTo() log.Logger { return r.logger(context.Background()) }
 type rate struct {
 	began       time.Time
 	count, last int
-	seconds     float64
 }
 
 const rateSeconds = 3
