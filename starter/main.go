@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/outflowhq/outflow/internal/config"
@@ -15,7 +16,10 @@ import (
 	"github.com/outflowhq/outflow/internal/service"
 )
 
-func main() { program.Main("outflow-starter", run) }
+func main() {
+	program.CollectGarbageSeldom(os.Getenv)
+	program.Main("outflow-starter", run)
+}
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	flags := program.Flags("outflow-starter", "claims due messages, starts their workflows, and runs their fast paths.")

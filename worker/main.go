@@ -5,13 +5,17 @@ package main
 import (
 	"context"
 	"io"
+	"os"
 
 	"github.com/outflowhq/outflow/internal/config"
 	"github.com/outflowhq/outflow/internal/program"
 	"github.com/outflowhq/outflow/internal/service"
 )
 
-func main() { program.Main("outflow-worker", run) }
+func main() {
+	program.CollectGarbageSeldom(os.Getenv)
+	program.Main("outflow-worker", run)
+}
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	flags := program.Flags("outflow-worker", "runs deliveries that are not on a starter's fast path.")
