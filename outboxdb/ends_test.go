@@ -332,16 +332,17 @@ func TestNotifyingNoWaiterIsCheap(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	ids := enqueue(t, pool, messages("sqs://orders", 20)...)
-	var words, ones, ends, nulls []string
+	var words, ones, ends, nulls, tracked []string
 	for _, id := range ids {
 		words, ones, ends, nulls = append(words, id.String()), append(ones, "1"), append(ends,
 			"delivered"), append(nulls, "NULL")
+		tracked = append(tracked, "false")
 	}
 	const notifies = "outbox.notify_waiters(ARRAY(SELECT e.id FROM ended AS e))"
 	silent := strings.Replace(outboxdb.StatementFinish, notifies, "count(*) FROM ended", 1)
 	require.NotEqual(t, outboxdb.StatementFinish, silent)
 	buffers := func(statement string) int {
-		p := teststack.Explain(t, pool, "force_generic_plan", statement, words, ones, ends, nulls, nulls, ones, "true")
+		p := teststack.Explain(t, pool, "force_generic_plan", statement, words, ones, ends, nulls, nulls, ones, "true", tracked)
 		require.EqualValues(t, 20, p.Rows)
 		return p.Buffers()
 	}

@@ -30,6 +30,8 @@ func TestReplay(t *testing.T) {
 				workflow.RegisterOptions{Name: workflows.WorkflowCallback})
 			replayer.RegisterWorkflowWithOptions(workflows.Maintain,
 				workflow.RegisterOptions{Name: workflows.WorkflowMaintain})
+			replayer.RegisterWorkflowWithOptions(workflows.Stream,
+				workflow.RegisterOptions{Name: workflows.WorkflowStream})
 			require.NoError(t, replayer.ReplayWorkflowHistoryFromJSONFile(nil, file))
 		})
 	}

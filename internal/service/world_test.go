@@ -216,6 +216,7 @@ func (w *world) replay(history *historypb.History, part string) {
 	replayer.RegisterWorkflowWithOptions(workflows.Deliver, workflow.RegisterOptions{Name: workflows.WorkflowDeliver})
 	replayer.RegisterWorkflowWithOptions(workflows.Callback, workflow.RegisterOptions{Name: workflows.WorkflowCallback})
 	replayer.RegisterWorkflowWithOptions(workflows.Maintain, workflow.RegisterOptions{Name: workflows.WorkflowMaintain})
+	replayer.RegisterWorkflowWithOptions(workflows.Stream, workflow.RegisterOptions{Name: workflows.WorkflowStream})
 	require.NoError(w, replayer.ReplayWorkflowHistory(nil, history))
 	if folder := os.Getenv(recordVariable); folder != "" && !w.Failed() {
 		data, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)
