@@ -69,6 +69,8 @@ type StreamInput struct {
 	Destination string `json:"destination"`
 	// First says that it is the run's first activity.
 	First bool `json:"first,omitempty"`
+	// Before is what earlier activities of the stream have done. The table has the sum.
+	Before outbox.Progress `json:"before,omitzero"`
 }
 
 // StreamResult is what one activity of a stream has done, and why it ended.
