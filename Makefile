@@ -80,7 +80,7 @@ VERSION ?= unreleased
 HISTORIES := workflows/testdata/$(VERSION)
 
 MINUTES ?= 10
-chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|hosts|poison|outage|signup|callback|receivers|order|rabbitmq|one fault, KILLS=30, KEEP=1
+chaos: build ## break everything under load; MINUTES=10, SEED, ONLY=random|isolation|hosts|poison|outage|signup|callback|receivers|order|stream|rabbitmq|one fault, KILLS=30, KEEP=1
 	cd devstack && go build -o ../$(BIN)/chaos ./chaos
 	$(BIN)/chaos -programs $(BIN) -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(if $(ONLY),-only $(ONLY)) $(if $(KILLS),-kills $(KILLS)) $(if $(KEEP),-keep)
 

@@ -69,8 +69,8 @@ type StreamInput struct {
 	Destination string `json:"destination"`
 	// First says that it is the run's first activity.
 	First bool `json:"first,omitempty"`
-	// Done is what earlier activities of the stream have done.
-	Done outbox.Progress `json:"done,omitzero"`
+	// Before is what earlier activities of the stream have done. The table has the sum.
+	Before outbox.Progress `json:"before,omitzero"`
 }
 
 // StreamResult is what one activity of a stream has done, and why it ended.

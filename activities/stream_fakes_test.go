@@ -301,6 +301,7 @@ type stage struct {
 	stream  *streaming
 	watched bool
 	turn    time.Duration
+	before  outbox.Progress // of earlier activities
 }
 
 func newStage(t *testing.T, options ...Option) *stage {
@@ -349,7 +350,7 @@ func (s *stage) newAttempt() {
 // execute runs a stream to its end.
 func (s *stage) execute() (StreamResult, error) {
 	s.t.Helper()
-	value, err := s.env.ExecuteActivity("Stream", StreamInput{Destination: "sqs://orders", First: true})
+	value, err := s.env.ExecuteActivity("Stream", StreamInput{Destination: "sqs://orders", First: true, Before: s.before})
 	if err != nil {
 		return StreamResult{}, err
 	}

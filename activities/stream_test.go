@@ -176,6 +176,25 @@ func TestStreamTakesTurns(t *testing.T) {
 	})
 }
 
+// The table has what the stream has done in all, and the result what this activity has.
+func TestStreamNotesTheSumOfItsActivities(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.before = outbox.Progress{Delivered: 1000, Dead: 2, HandedOver: 3, PerSecond: 9}
+		s.table.due(50)
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.EqualValues(t, 50, result.Delivered)
+		last := s.table.lastNote()
+		require.EqualValues(t, 1050, last.Delivered)
+		require.EqualValues(t, 2, last.Dead)
+		require.EqualValues(t, 3, last.HandedOver)
+		require.Equal(t, result.PerSecond, last.PerSecond)
+		for _, n := range s.table.notes {
+			require.GreaterOrEqual(t, n.Delivered, int64(1000), "in each note")
+		}
+	})
+}
+
 // What expires in a page ends expired and is not sent.
 func TestStreamSendsNothingExpired(t *testing.T) {
 	onStage(t, func(s *stage) {

@@ -276,7 +276,7 @@ func (r *streaming) noteProgress(ctx context.Context, now time.Time) {
 	}
 	r.noting = true
 	r.keepNote()
-	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.in.Done.Plus(r.progress)}
+	state := r.state()
 	var err error
 	r.do(ctx, func(ctx context.Context) { err = r.store.NoteStream(ctx, state, r.first) }, func() {
 		r.noting = false
@@ -289,6 +289,11 @@ func (r *streaming) noteProgress(ctx context.Context, now time.Time) {
 	})
 }
 
+// state is what the table has of the stream: the sum of its activities.
+func (r *streaming) state() outbox.StreamState {
+	return outbox.StreamState{Destination: r.in.Destination, Progress: r.in.Before.Plus(r.progress), Ended: r.ended}
+}
+
 // noteEnd notes why the stream ended. Without the note the hint ends by itself.
 func (r *streaming) noteEnd(ctx context.Context) {
 	limit := statementLimit / 5
@@ -297,8 +302,7 @@ func (r *streaming) noteEnd(ctx context.Context) {
 	}
 	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	state := outbox.StreamState{Destination: r.in.Destination, Progress: r.in.Done.Plus(r.progress), Ended: r.ended}
-	if err := r.store.NoteStream(inTime, state, r.first); err != nil {
+	if err := r.store.NoteStream(inTime, r.state(), r.first); err != nil {
 		r.logTo().Warn("noting a stream's end", "error", err)
 	}
 }

@@ -27,7 +27,7 @@ func Stream(ctx workflow.Context, in StreamInput) (StreamResult, error) {
 	done := in.Done
 	for first := done.Total() == 0; ; first = false {
 		var result activities.StreamResult
-		task := activities.StreamInput{Owner: in.owner(), Destination: in.Destination, First: first, Done: done}
+		task := activities.StreamInput{Owner: in.owner(), Destination: in.Destination, First: first, Before: done}
 		err := workflow.ExecuteActivity(streaming(ctx), ActivityStream, task).Get(ctx, &result)
 		done = done.Plus(result.Progress)
 		switch {

@@ -90,7 +90,8 @@ func TestStreamGoesOn(t *testing.T) {
 		owner := activities.Owner{Outbox: "outbox", Database: backlog.Database}
 		assert.Equal(t, activities.StreamInput{Owner: owner, Destination: "sqs://orders", First: true}, inputs[0])
 		assert.Equal(t, activities.StreamInput{Owner: owner, Destination: "sqs://orders",
-			Done: outbox.Progress{Delivered: 5, Dead: 1, PerSecond: 5}}, inputs[1], "its notes add to what is done")
+			Before: outbox.Progress{Delivered: 5, Dead: 1, PerSecond: 5}}, inputs[1])
+		assert.Equal(t, outbox.Progress{Delivered: 12, Dead: 1, PerSecond: 7}, inputs[2].Before)
 		for _, options := range seen.regular {
 			assert.Equal(t, "stream", options.ActivityID)
 			assert.Equal(t, timing.StreamHeartbeatTimeout, options.HeartbeatTimeout, "a lost worker is noticed")
@@ -113,6 +114,7 @@ func TestStreamContinuesAsNew(t *testing.T) {
 	require.ErrorAs(t, env.GetWorkflowError(), &again)
 	require.Len(t, played.seen(), 1)
 	require.False(t, played.seen()[0].First, "an earlier run has begun the stream")
+	assert.Equal(t, before.Done, played.seen()[0].Before)
 	assert.Equal(t, workflows.WorkflowStream, again.WorkflowType.Name)
 	var next workflows.StreamInput
 	require.NoError(t, converter.GetDefaultDataConverter().FromPayloads(again.Input, &next))
