@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -80,12 +81,44 @@ UPDATE outbox.messages AS m
    SET available_at = (SELECT p.at FROM page AS p), parked = true, started = true, streamed = true, claims = m.claims + 1
   FROM pg_catalog.unnest(ARRAY(SELECT f.id FROM fresh AS f WHERE f.fits)) AS f (id)
  WHERE m.id = f.id AND m.finished_at IS NULL
-RETURNING (SELECT p.next FROM page AS p) AS next, (SELECT b.failing FROM here AS b) AS failing, ` + recordColumnsSQL
+RETURNING (SELECT p.next FROM page AS p) AS next, (SELECT b.failing FROM here AS b) AS failing, ` + pageColumnsSQL
+
+// pageColumnsSQL are what a stream needs of a row: a page has thousands, and each column costs both sides.
+// The least keeps expires_in within a time.Duration.
+const pageColumnsSQL = `
+	m.id, m.type, m.payload, m.content_type, CASE WHEN m.headers <> '{}' THEN m.headers END AS headers,
+	m.ordering_key, m.generation, m.claims, m.cancel_requested, m.available_at,
+	least(m.expires_at - now(), interval '36500 days') AS expires_in`
 
 // pageRow is a row of a page.
 type pageRow struct {
-	row
-	Next time.Time `db:"next"`
+	Next            time.Time         `db:"next"`
+	Failing         bool              `db:"failing"`
+	ID              uuid.UUID         `db:"id"`
+	Type            string            `db:"type"`
+	Payload         []byte            `db:"payload"`
+	ContentType     string            `db:"content_type"`
+	Headers         map[string]string `db:"headers"`
+	OrderingKey     *string           `db:"ordering_key"`
+	Generation      int               `db:"generation"`
+	Claims          int               `db:"claims"`
+	CancelRequested bool              `db:"cancel_requested"`
+	AvailableAt     time.Time         `db:"available_at"`
+	ExpiresIn       *time.Duration    `db:"expires_in"`
+}
+
+// message is the row as a stream has it. The database has decided that it is pending.
+func (r pageRow) message(destination string) outbox.PageMessage {
+	return outbox.PageMessage{
+		Record: outbox.Record{
+			Message: outflow.Message{
+				ID: r.ID, Destination: destination, Type: r.Type, Payload: r.Payload, ContentType: r.ContentType,
+				Headers: r.Headers, OrderingKey: deref(r.OrderingKey),
+			},
+			State: outflow.Pending, Generation: r.Generation, Claims: r.Claims, CancelRequested: r.CancelRequested,
+		},
+		Expires: r.ExpiresIn != nil, ExpiresIn: deref(r.ExpiresIn),
+	}
 }
 
 // ClaimPage claims the next page of a stream. A page without messages says that none is due now, or
@@ -99,7 +132,7 @@ func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 	if err != nil {
 		return page, fmt.Errorf("claiming a page of %s: %w", outflow.DisplayDestination(req.Destination), err)
 	}
-	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[pageRow])
+	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByPos[pageRow])
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "23505" { // another claim made a page in the same microsecond
 		return page, nil
@@ -110,13 +143,11 @@ func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 	page.Messages = make([]outbox.PageMessage, 0, len(claimed))
 	for i, r := range claimed {
 		if i == 0 {
-			s.breakers.sawRow(r.Destination, r.Failing, false)
+			s.breakers.sawRow(req.Destination, r.Failing, false)
 		}
 		page.At, page.Next = r.AvailableAt, r.Next
 		page.Suspect = page.Suspect || r.Claims > 1
-		page.Messages = append(page.Messages, outbox.PageMessage{
-			Record: r.record(), Expires: r.ExpiresIn != nil, ExpiresIn: deref(r.ExpiresIn),
-		})
+		page.Messages = append(page.Messages, r.message(req.Destination))
 	}
 	return page, nil
 }
