@@ -97,7 +97,7 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {} // the error names the mistake
-	fs.IntVar(&s.rounds, "rounds", 5, "how many times each variant runs")
+	fs.IntVar(&s.rounds, "rounds", 3, "how many times each variant runs")
 	fs.IntVar(&s.messages, "messages", 1000, "messages in each backlog of a variant that runs a workflow for each")
 	fs.IntVar(&s.fastMessages, "fast-messages", 20_000, "messages in each backlog of the other variants")
 	fs.DurationVar(&s.latency, "latency", 15*time.Second,
