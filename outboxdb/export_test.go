@@ -42,6 +42,12 @@ const (
 	StatementGauges          = gaugesSQL
 	StatementRest            = restSQL
 	StatementExpireFollowers = expireFollowersSQL
+	StatementClaimPage       = claimPageSQL
+	StatementEndPage         = endPageSQL
+	StatementLeavePage       = leavePageSQL
+	StatementFreePages       = freePagesSQL
+	StatementHandOver        = handOverSQL
+	StatementWantStreams     = wantStreamsSQL
 
 	WalkDestinations = walkDestinations
 	RememberedDue    = maxDueMarks

@@ -65,6 +65,26 @@ func TestSafetyClauses(t *testing.T) {
 			"recovered AS MATERIALIZED (", "h.recovered_at IS NOT NULL AND (h.probe_until IS NULL OR h.probe_until <= now())",
 			"FOR UPDATE SKIP LOCKED", "SET probe_until = now() + $2::interval",
 		}},
+		"claimPage": {outboxdb.StatementClaimPage, []string{
+			"m.state = 'pending' AND NOT m.parked AND m.destination = $1", "m.available_at >= $2 AND m.available_at <= now()",
+			"m.claims < 5 AND NOT m.retrying", "AND NOT (SELECT b.open FROM here AS b)", "LIMIT $3 FOR UPDATE SKIP LOCKED",
+			"WHERE NOT f.started", "a.alike AND a.before < $4 AND a.place <= greatest($3::int / (10 ^ a.claims)::int, 1)",
+			"SET retrying = true", "INSERT INTO outbox.pages", "parked = true, started = true, streamed = true, claims = m.claims + 1",
+			"WHERE m.id = f.id AND m.finished_at IS NULL",
+		}},
+		"leavePage": {outboxdb.StatementLeavePage, []string{
+			"started = false, streamed = false, claims = greatest(m.claims - 1, 0)", "m.generation = g.generation",
+			"m.finished_at IS NULL AND m.available_at = $3",
+		}},
+		"handOver": {outboxdb.StatementHandOver, []string{
+			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $7", "LIMIT $6) AS few) <= $6 AS enough",
+		}},
+		"endPage": {outboxdb.StatementEndPage, []string{"p.destination = $1 AND p.at = $2 AND NOT EXISTS (SELECT FROM outbox.messages AS m",
+			"m.available_at = p.at AND m.streamed"}},
+		"freePages": {outboxdb.StatementFreePages, []string{
+			"p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval", "p.overdue_at <= now() - $4::interval",
+			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "ORDER BY m.id FOR NO KEY UPDATE OF m", "m.available_at = p.at AND m.streamed",
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Join(strings.Fields(c.statement), " ")
@@ -73,8 +93,13 @@ func TestSafetyClauses(t *testing.T) {
 			}
 		})
 	}
+	require.Contains(t, strings.Join(strings.Fields(outboxdb.StatementFinish), " "),
+		"JOIN outbox.messages AS m ON m.id = u.id ORDER BY u.id FOR NO KEY UPDATE OF m SKIP LOCKED",
+		"finish: rows are locked in one order, and nobody's is waited for (see TestNoDeadlock, TestLockedRow)")
+	require.Contains(t, strings.Join(strings.Fields(outboxdb.StatementFinish), " "), "FROM locked AS l ), ended AS",
+		"finish: only what it has locked is written")
 	for name, statement := range map[string]string{"giveBack": outboxdb.StatementGiveBack,
-		"renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish} {
+		"renew": outboxdb.StatementRenew, "leavePage": outboxdb.StatementLeavePage, "handOver": outboxdb.StatementHandOver} {
 		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED",
 			"%s: rows are locked in one order, and nobody's is waited for (see TestNoDeadlock, TestLockedRow)", name)
 		require.Contains(t, statement, ".id = ANY (ARRAY(SELECT l.id FROM locked AS l))",
@@ -89,6 +114,7 @@ func TestSafetyClauses(t *testing.T) {
 	}
 	for name, statement := range map[string]string{
 		"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish, "makeWay": outboxdb.StatementMakeWay,
+		"leavePage": outboxdb.StatementLeavePage, "handOver": outboxdb.StatementHandOver,
 	} {
 		require.NotContains(t, statement, "m.state = 'pending'",
 			"%s: this offers the planner the claim index (see TestPlans)", name)

@@ -56,14 +56,18 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOn(t, teststack.New(t), "test-"+uuid.NewString())
+}
+
+// newWorldOn is newWorld on a database that is there.
+func newWorldOn(t *testing.T, pool *pgxpool.Pool, name string) *world {
+	t.Helper()
 	address := teststack.Temporal(t)
 
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	c, err := client.Dial(client.Options{HostPort: address, Logger: sdklog.NewStructuredLogger(log)})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
-	pool := teststack.New(t)
-	name := "test-" + uuid.NewString()
 	return &world{
 		T: t, pool: pool, client: c, store: outboxdb.New(pool), broker: &broker{}, receiver: &receiver{}, log: log,
 		opts: scanner.Options{Outbox: name, TaskQueue: name, PollInterval: 20 * time.Millisecond, Logger: log},

@@ -78,6 +78,8 @@ func literals(args []any) string {
 				times = append(times, `"`+at.Format(time.RFC3339Nano)+`"`)
 			}
 			parts = append(parts, "'{"+strings.Join(times, ",")+"}'")
+		case nil:
+			parts = append(parts, "NULL")
 		default:
 			parts = append(parts, fmt.Sprintf("'%v'", a))
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // Relay stands between a client and Postgres, and can drop what the server sends:
-// notifications, as a transaction pooler does, or everything, as a dead link does.
+// notifications, as a transaction pooler does, or everything, as a dead link does. Cut cuts it.
 type Relay struct {
 	// DropNotifications is for all connections, DropAll for those that were opened before
 	// it was set.
@@ -25,6 +25,7 @@ type Relay struct {
 	server   string
 	mu       sync.Mutex
 	open     []net.Conn
+	cut      bool
 	copies   sync.WaitGroup
 }
 
@@ -62,8 +63,15 @@ func (r *Relay) accept() {
 			continue
 		}
 		r.mu.Lock()
-		r.open = append(r.open, client, server)
+		cut := r.cut
+		if !cut {
+			r.open = append(r.open, client, server)
+		}
 		r.mu.Unlock()
+		if cut {
+			_, _ = client.Close(), server.Close()
+			continue
+		}
 		afterwards := r.DropAll.Load()
 		r.copies.Go(func() {
 			_, _ = io.Copy(server, client)
@@ -73,6 +81,22 @@ func (r *Relay) accept() {
 			r.answers(client, server, afterwards)
 			_ = client.Close()
 		})
+	}
+}
+
+// Cut closes all connections, and new ones at once, until the link is mended.
+func (r *Relay) Cut() (mend func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cut = true
+	for _, conn := range r.open {
+		_ = conn.Close()
+	}
+	r.open = nil
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.cut = false
 	}
 }
 
