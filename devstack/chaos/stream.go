@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow/devstack/faults"
-	"github.com/outflowhq/outflow/publish/publishtest/fakesqs"
 )
 
 const (
@@ -170,138 +166,4 @@ func (f *fleet) steadily(ctx context.Context, do func() error) (m measure, err e
 	}
 	m.throughput = float64(len(m.took)) / until.Sub(from).Seconds()
 	return m, nil
-}
-
-// streamed is a message that streams were to deliver.
-type streamed struct {
-	ID          uuid.UUID `db:"id"`
-	State       string    `db:"state"`
-	Streamed    bool      `db:"streamed"`
-	Destination string    `db:"destination"`
-	LastError   string    `db:"last_error"`
-}
-
-// holdStreamed prints what became of the messages of a type, and errs where one is lost: its row does
-// not say that it was delivered, or it never arrived.
-func (f *fleet) holdStreamed(ctx context.Context, c *chaos, of string, arrived map[uuid.UUID]int) error {
-	rows, err := f.Pool.Query(ctx, `SELECT id, state, streamed, destination, coalesce(last_error, '') AS last_error
-		FROM outbox.messages WHERE type = $1`, of)
-	if err != nil {
-		return fmt.Errorf("reading how the messages ended: %w", err)
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[streamed])
-	if err != nil {
-		return fmt.Errorf("reading how the messages ended: %w", err)
-	}
-	byStream, again := 0, 0
-	var lost []streamed
-	for _, m := range all {
-		again += max(arrived[m.ID]-1, 0)
-		if m.State != "delivered" || arrived[m.ID] == 0 {
-			lost = append(lost, m)
-		} else if m.Streamed {
-			byStream++
-		}
-	}
-	c.result("enqueued %d, delivered %d (by streams %d), lost %d, duplicates %d", len(all), len(all)-len(lost), byStream,
-		len(lost), again)
-	for _, m := range lost[:min(len(lost), 10)] {
-		c.result("  lost %s: state %q, arrived %d times, to %s, last error %q", m.ID, m.State, arrived[m.ID],
-			m.Destination, m.LastError)
-	}
-	switch {
-	case len(lost) > 0:
-		return fmt.Errorf("%d messages are lost", len(lost))
-	case float64(byStream) < leastStreamed*float64(len(all)):
-		return fmt.Errorf("streams delivered %d messages, of %d: this shows too little", byStream, len(all))
-	}
-	return nil
-}
-
-// holdBeside errs where a message of the load beside the streams is lost.
-func (f *fleet) holdBeside(ctx context.Context, c *chaos, load *faults.Load) error {
-	tally, err := load.Tally(ctx, besideStreams...)
-	if err != nil {
-		return err
-	}
-	c.result("beside the streams: enqueued %d, delivered %d, lost %d, duplicates %d", tally.Enqueued, tally.Delivered,
-		tally.Lost, tally.Duplicates)
-	return c.holdLost(tally)
-}
-
-// holdEnds errs where a program ended by itself.
-func (f *fleet) holdEnds() error {
-	var errs []error
-	for _, m := range f.members() {
-		errs = append(errs, m.Ends()...)
-	}
-	return errors.Join(errs...)
-}
-
-// flow is what workers send to a queue: its stream.
-type flow struct {
-	mu      sync.Mutex
-	sent    int       // messages, second copies too
-	from    string    // who sent last
-	last    time.Time // when
-	longest time.Duration
-}
-
-// watchFlow watches a queue, until its faults are healed.
-func (f *fleet) watchFlow(queue string) *flow {
-	w := &flow{}
-	f.Queues.Inject(fakesqs.Fault{Queue: queue, When: func(r fakesqs.Request) bool { w.note(r); return false }})
-	return w
-}
-
-func (w *flow) note(r fakesqs.Request) {
-	if len(r.Entries) == 0 || !strings.HasPrefix(r.Caller, "worker-") {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := time.Now()
-	if !w.last.IsZero() {
-		w.longest = max(w.longest, now.Sub(w.last))
-	}
-	w.sent, w.from, w.last = w.sent+len(r.Entries), r.Caller, now
-}
-
-func (w *flow) now() (sent int, from string, last time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.sent, w.from, w.last
-}
-
-// more waits until n more messages were sent, and returns who sends.
-func (w *flow) more(ctx context.Context, n int, within time.Duration) (from string, err error) {
-	before, _, _ := w.now()
-	waiting, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	for {
-		sent, from, last := w.now()
-		if sent-before >= n && time.Since(last) < time.Second {
-			return from, nil
-		}
-		if !pause(waiting, 5*time.Millisecond) {
-			return "", fmt.Errorf("the stream sent %d messages in %s, of %d: %w", sent-before, within, n, waiting.Err())
-		}
-	}
-}
-
-// longestPause is the longest time so far without a request of the stream.
-func (w *flow) longestPause() time.Duration {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.longest
-}
-
-// worker is the member of a name.
-func (f *fleet) worker(name string) (*faults.Member, error) {
-	for _, m := range f.workers {
-		if m.Name == name {
-			return m, nil
-		}
-	}
-	return nil, fmt.Errorf("no worker is called %q", name)
 }

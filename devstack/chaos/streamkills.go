@@ -25,14 +25,15 @@ const (
 )
 
 // streamKills kills the worker of a stream again and again while messages go through it, and measures
-// other queues beside it.
+// other queues beside it. The stream leaves the machine room: what is held is that others keep their
+// pace beside it, not that two cores are more than two.
 func streamKills(ctx context.Context, c *chaos) error {
 	f, err := c.deployStreams(ctx, "streamkills", 2, streamAbove)
 	if err != nil {
 		return err
 	}
 	k := &killedStream{
-		chaos: c, fleet: f, flow: f.watchFlow(killedQueue), chance: rand.New(rand.NewPCG(c.seed, 0)),
+		chaos: c, fleet: f, flow: f.slowFlow(killedQueue), chance: rand.New(rand.NewPCG(c.seed, 0)),
 		rounds: min(c.rounds, killRounds),
 	}
 	k.messages = c.scaled(mostStreamed) / k.rounds

@@ -9,12 +9,10 @@ import (
 
 const (
 	stoppedQueue = "backlog"
-	// stoppedBacklog lasts for three quarters of a minute with slowAnswers.
+	// stoppedBacklog lasts for most of a minute at the pace of slowBy.
 	stoppedBacklog = 100_000
 	// stopsInTurn stops each of two workers twice.
 	stopsInTurn = 4
-	// slowAnswers have a stream last through all stops: 64 requests of ten in this time.
-	slowAnswers = 300 * time.Millisecond
 	// backAfter is how long a stopped worker is given to be back before the next one stops.
 	backAfter = 5 * time.Second
 	// longestStop bounds the time in which nothing of a backlog is sent, beside orderly stops.
@@ -28,14 +26,13 @@ func streamStops(ctx context.Context, c *chaos) error {
 	if err != nil {
 		return err
 	}
-	f.AnswersIn(slowAnswers)
 	return errors.Join(c.stopInTurn(ctx, f), f.close(c.stack.Logs()))
 }
 
 func (c *chaos) stopInTurn(ctx context.Context, f *fleet) error {
 	load := f.StartLoad(besideRate, toQueues(besideStreams...)...)
 	defer load.Stop()
-	flow := f.watchFlow(stoppedQueue)
+	flow := f.slowFlow(stoppedQueue)
 	if err := f.enqueueBacklog(ctx, stoppedBacklog, stoppedQueue); err != nil {
 		return err
 	}
