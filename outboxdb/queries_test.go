@@ -68,7 +68,7 @@ func TestSafetyClauses(t *testing.T) {
 		"claimPage": {outboxdb.StatementClaimPage, []string{
 			"m.state = 'pending' AND NOT m.parked AND m.destination = $1", "m.available_at >= $2 AND m.available_at <= now()",
 			"m.claims < 5 AND NOT m.retrying", "AND NOT (SELECT b.open FROM here AS b)", "LIMIT $3 FOR UPDATE SKIP LOCKED",
-			"WHERE NOT f.started", "a.alike AND a.before < $4 AND a.place <= greatest($3::int / (10 ^ a.claims)::int, 1)",
+			"WHERE NOT f.started", "a.alike AND a.before < $4 AND a.place <= greatest($3::int / CASE a.claims WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1)",
 			"SET retrying = true", "INSERT INTO outbox.pages", "parked = true, started = true, streamed = true, claims = m.claims + 1",
 			"WHERE m.id = f.id AND m.finished_at IS NULL",
 		}},
@@ -83,7 +83,7 @@ func TestSafetyClauses(t *testing.T) {
 			"m.available_at = p.at AND m.streamed"}},
 		"freePages": {outboxdb.StatementFreePages, []string{
 			"p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval", "p.overdue_at <= now() - $4::interval",
-			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "ORDER BY m.id FOR NO KEY UPDATE OF m", "m.available_at = p.at AND m.streamed",
+			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "ORDER BY m.id FOR NO KEY UPDATE) AS next", "m.available_at = p.at AND m.streamed",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -246,7 +246,7 @@ SELECT d.destination
    AND (SELECT count(*) FROM (SELECT FROM outbox.messages AS m
                                WHERE m.state = 'pending' AND NOT m.parked AND m.destination = d.destination
                                  AND m.available_at <= now()
-                               LIMIT d.above + 1) AS few) > d.above`
+                               ORDER BY m.destination, m.available_at LIMIT d.above + 1) AS few) > d.above`
 
 // WantStreams returns those of the destinations that are worth a stream. above is the bound of those
 // without one of their own; 0: they have none.

@@ -64,8 +64,10 @@ WITH overdue AS (
        AND p.overdue_at <= now() - $4::interval
        FOR UPDATE SKIP LOCKED
 ), rows AS MATERIALIZED (
-    SELECT m.id, m.claims FROM given AS p JOIN outbox.messages AS m ON ` + pageRowsSQL + `
-     ORDER BY m.id FOR NO KEY UPDATE OF m
+    SELECT next.id
+      FROM given AS p
+     CROSS JOIN LATERAL (SELECT m.id FROM outbox.messages AS m
+                          WHERE ` + pageRowsSQL + ` ORDER BY m.id FOR NO KEY UPDATE) AS next
 ), freed AS (
     UPDATE outbox.messages AS m
        SET available_at = now(), parked = false, started = false, streamed = false,

@@ -117,7 +117,7 @@ func TestStreamOfAQueueThatIsDown(t *testing.T) {
 	}
 	s.serve(s.pool, s.queue)
 	s.backlog(10_000)
-	s.deliver(func(o *scanner.Options) { o.StreamAbove = 100 })
+	s.begin()
 	s.eventually(func() bool {
 		return s.says(`SELECT coalesce(bool_or(ended = 'failing' AND runs_until IS NULL), false) FROM outbox.streams`)
 	},
@@ -127,6 +127,7 @@ func TestStreamOfAQueueThatIsDown(t *testing.T) {
 	},
 		func() string { return "its breaker stays closed" })
 	s.eventually(func() bool { return s.says(`SELECT count(*) = 0 FROM outbox.pages`) }, func() string { return "pages are left" })
+	s.deliver(func(o *scanner.Options) { o.StreamAbove = 100 })
 	assert.LessOrEqual(t, s.number("retrying"), 200)
 	assert.Greater(t, s.number("attempts = 0"), 8000)
 	s.queue.set(func() { down = false })
