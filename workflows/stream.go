@@ -49,7 +49,7 @@ func streaming(ctx workflow.Context) workflow.Context {
 		ActivityID:          ActivityIDStream,
 		StartToCloseTimeout: timing.StreamAttempt,
 		HeartbeatTimeout:    timing.StreamHeartbeatTimeout,
-		RetryPolicy:         unlimited(timing.Backoff{First: time.Second, Max: 10 * time.Second}),
+		RetryPolicy:         unlimited(timing.Backoff{First: time.Second, Max: 2 * time.Second}),
 		// Requests under way are waited for, and their ends written.
 		WaitForCancellation: true,
 		Summary:             "publish in pages" + toDestination(ctx),

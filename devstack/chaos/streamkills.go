@@ -17,7 +17,7 @@ const (
 	killRounds   = 2
 	calmFor      = time.Minute // a round without a stream
 	// A killed stream goes on when Temporal misses its heartbeats for 10 s. Then it waits for the next
-	// attempt: after several in a row 10 s, with jitter.
+	// attempt, 2 s at most, and for its pages.
 	goesOnWithin = 45 * time.Second
 	// mostHeld bounds what a worker has sent and not marked: 64 requests of ten, a statement that marks
 	// 2,000, and as many that wait for it. (A stream has three pages of 2,000 in hand at most.)
