@@ -179,6 +179,33 @@ func TestStreamOfAThrottledDestination(t *testing.T) {
 	})
 }
 
+// One message that fails again and again leaves the stream for a run of its own, and holds up no other. A
+// few failures in a row, of the last messages, say nothing of the destination.
+func TestStreamHandsOver(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(100, func(i int, m *paged) {
+			if i == 42 {
+				m.Type = "hopeless"
+			}
+		})
+		s.broker.answer = func(m outflow.Message, tries int) error {
+			if m.Type == "hopeless" {
+				return throttled
+			}
+			return nil
+		}
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, outbox.StreamDrained, result.Ended)
+		require.EqualValues(t, 1, result.HandedOver)
+		s.requireAll(delivered, 99)
+		s.requireAll(func(m *paged) bool { return m.handed == maxStreamTries && m.Type == "hopeless" }, 1)
+		for _, o := range s.fake.observations {
+			require.Equal(t, "sqs://orders acknowledged", o)
+		}
+	})
+}
+
 // A destination that is down ends the stream. Some of its messages are handed over, none is lost, and
 // what was not sent is given back.
 func TestStreamOfAFailingDestination(t *testing.T) {
@@ -194,6 +221,7 @@ func TestStreamOfAFailingDestination(t *testing.T) {
 		require.Positive(t, s.table.count(waits))
 		require.Equal(t, 3000, s.table.count(waits)+s.table.count(func(m *paged) bool { return m.handed > 0 }))
 		require.LessOrEqual(t, len(s.broker.requests), streamRequests+maxFailedRequests)
+		require.Greater(t, len(s.fake.observations), 5, "that many open its breaker")
 	})
 	onStage(t, func(s *stage) { // 200 have runs already
 		s.table.due(3000)

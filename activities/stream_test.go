@@ -275,6 +275,26 @@ func TestStreamSendsSuspectsAlone(t *testing.T) {
 	})
 }
 
+// Suspects wait for what is in hand, and not for what comes after them.
+func TestSuspectsHaveTheirTurn(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(200)
+		s.table.due(30, func(_ int, m *paged) { m.Claims = 1 })
+		s.broker.takes = 200 * time.Millisecond
+		for i := range 300 {
+			s.after(time.Duration(i)*50*time.Millisecond, func() { s.table.due(200) })
+		}
+		waiting := make(chan int, 1)
+		s.after(5*time.Second, func() {
+			waiting <- s.table.count(func(m *paged) bool { return m.Claims == 1 && !delivered(m) })
+		})
+		_, err := s.execute()
+		require.NoError(t, err)
+		require.Zero(t, <-waiting)
+		s.requireAll(delivered, 200+30+300*200)
+	})
+}
+
 // Temporal gives a task only to a worker that can do it: streams of https would save nothing.
 func TestNoStreamForOneMessageACall(t *testing.T) {
 	onStage(t, func(s *stage) {

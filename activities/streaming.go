@@ -97,7 +97,10 @@ type streaming struct {
 	writing   []pageEnd // by a statement under way
 	markAgain time.Time // zero where the last statement has written all
 	kept      time.Time // when the note was last brought up to date
-	handing   int       // statements under way that give back or hand over
+	handing   int       // statements under way that give back, or end a page
+
+	over        []pageOver // to be handed over
+	handingOver bool
 
 	claiming  bool
 	keyed     bool      // the last page had ordering keys: each end may release a message
@@ -136,6 +139,12 @@ type request struct {
 type pageEnd struct {
 	page *openPage
 	outbox.Ending
+}
+
+// pageOver is a message to be handed over.
+type pageOver struct {
+	page *openPage
+	outbox.HandedOver
 }
 
 func newStreaming(s *Streams, in StreamInput, info activity.Info) *streaming {
@@ -223,7 +232,7 @@ func (r *streaming) takeEvents() {
 // idle reports whether nothing is in hand or under way.
 func (r *streaming) idle() bool {
 	return r.requests == 0 && len(r.queue) == 0 && len(r.ends) == 0 &&
-		len(r.writing) == 0 && !r.claiming && r.handing == 0 && !r.noting && !r.freeing
+		len(r.writing) == 0 && !r.claiming && len(r.over) == 0 && !r.handingOver && r.handing == 0 && !r.noting && !r.freeing
 }
 
 // givesUp reports whether a stopping worker waits no longer. It waits for each answer of the broker.
@@ -252,6 +261,7 @@ func (r *streaming) advance(ctx, work context.Context) {
 	}
 	r.sendQueued(now)
 	r.mark(ctx, now)
+	r.handOverNext(ctx)
 	r.claim(ctx, work, now)
 	r.free(ctx, now)
 	r.noteProgress(ctx, now)

@@ -134,28 +134,44 @@ func (r *streaming) leave(p *openPage, messages []*outbox.PageMessage) {
 	})
 }
 
-// handOver leaves messages that failed again and again to runs of their own.
+// handOver has messages that failed again and again left to runs of their own.
 func (r *streaming) handOver(q *request, messages []*outbox.PageMessage, failure error) {
-	failed := make([]outbox.HandedOver, 0, len(messages))
 	for _, m := range messages {
 		r.drop(m)
-		failed = append(failed, outbox.HandedOver{Ref: m.Ref(), LastError: failure.Error(), Attempts: q.tries + 1})
+		r.over = append(r.over, pageOver{q.page,
+			outbox.HandedOver{Ref: m.Ref(), LastError: failure.Error(), Attempts: q.tries + 1}})
 	}
-	r.handing++
+}
+
+// handOverNext hands over what there is of a page, by one statement at a time: two of them beside each
+// other would both find room.
+func (r *streaming) handOverNext(ctx context.Context) {
+	if r.handingOver || len(r.over) == 0 {
+		return
+	}
+	p := r.over[0].page
+	var failed []outbox.HandedOver
+	var others []pageOver
+	for _, o := range r.over {
+		if o.page == p {
+			failed = append(failed, o.HandedOver)
+		} else {
+			others = append(others, o)
+		}
+	}
+	r.over, r.handingOver = others, true
 	var enough bool
 	var err error
-	r.do(context.Background(), func(ctx context.Context) {
-		enough, err = r.store.HandOver(ctx, q.page.PageRef, failed)
-	}, func() {
-		r.handing--
+	r.do(ctx, func(ctx context.Context) { enough, err = r.store.HandOver(ctx, p.PageRef, failed) }, func() {
+		r.handingOver = false
 		switch {
-		case err != nil:
+		case err != nil: // the page stands until it is freed
 			r.logTo().Warn("handing messages over", "error", err)
 		case !enough:
 			r.end(outbox.StreamFailing)
 		}
 		r.progress.HandedOver += int64(len(failed))
-		r.left(q.page, len(failed))
+		r.left(p, len(failed))
 	})
 }
 

@@ -77,7 +77,7 @@ func TestSafetyClauses(t *testing.T) {
 			"m.finished_at IS NULL AND m.available_at = $3",
 		}},
 		"handOver": {outboxdb.StatementHandOver, []string{
-			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $7", "LIMIT $6) AS few) <= $6 AS enough",
+			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $7", "retrying = h.place <= r.rows", "LIMIT $6) AS few",
 		}},
 		"endPage": {outboxdb.StatementEndPage, []string{"p.destination = $1 AND p.at = $2 AND NOT EXISTS (SELECT FROM outbox.messages AS m",
 			"m.available_at = p.at AND m.streamed"}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -165,25 +166,26 @@ func (s *Store) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox
 	return finished
 }
 
-// handOverSQL leaves rows of the page $7 to runs of their own, where at most $6 of the destination $5 are
-// off the fast path then; otherwise to later claims. The attempts failed with an error, so the messages
-// crash nothing.
+// handOverSQL leaves rows of the page $7 to runs of their own, as far as at most $6 of the destination $5
+// are off the fast path then; the others to later claims. The attempts failed with an error, so the
+// messages crash nothing.
 const handOverSQL = lockRowsSQL + `, room AS MATERIALIZED (
-    SELECT pg_catalog.cardinality($1::uuid[]) + (SELECT count(*) FROM (
-               SELECT FROM outbox.messages AS m WHERE m.retrying AND m.destination = $5::text LIMIT $6) AS few) <= $6 AS enough
+    SELECT $6::int - count(*) AS rows
+      FROM (SELECT FROM outbox.messages AS m WHERE m.retrying AND m.destination = $5::text LIMIT $6) AS few
 )
 UPDATE outbox.messages AS m
-   SET retrying = r.enough, streamed = false, claims = 0, attempts = m.attempts + h.attempts,
-       available_at = CASE WHEN r.enough THEN now() ELSE now() + interval '1 second' END, parked = true,
+   SET retrying = h.place <= r.rows, streamed = false, claims = 0, attempts = m.attempts + h.attempts,
+       available_at = CASE WHEN h.place <= r.rows THEN now() ELSE now() + interval '1 second' END, parked = true,
        last_error = coalesce(h.last_error, m.last_error)
-  FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS h (id, generation, last_error, attempts), room AS r
+  FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) WITH ORDINALITY
+       AS h (id, generation, last_error, attempts, place), room AS r
  WHERE h.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = h.id AND m.generation = h.generation
    AND m.finished_at IS NULL AND m.available_at = $7
-RETURNING r.enough`
+RETURNING m.retrying`
 
 // HandOver leaves messages of a page to runs of their own. enough is false where too many messages of
-// the destination have such runs: then they wait as rows, and the stream is to end. What has left the
-// page meanwhile stays as it is.
+// the destination have such runs: then the last of them wait as rows, and the stream is to end. What has
+// left the page meanwhile stays as it is. A stream makes one call at a time: each counts by itself.
 func (s *Store) HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver) (enough bool, err error) {
 	var c columns
 	for _, f := range failed {
@@ -199,7 +201,7 @@ func (s *Store) HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.
 		return false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
 	}
 	s.hintSoon()
-	return len(all) == 0 || all[0], nil
+	return !slices.Contains(all, false), nil
 }
 
 // noteStreamSQL notes how a stream goes. $2 is the progress, $7 why it ended (NULL: it goes on), $8
