@@ -86,7 +86,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.Float64Var(&o.minutes, "minutes", 10,
 		"length of the scenario random, and of order at most; that of outage is 5 at most, of signup 3; "+
-			"of stream how much goes through, in a tenth of 200,000 messages")
+			"for each of them, 10 at most, the streams of stream get 20,000 messages and two kills")
 	flags.Uint64Var(&o.seed, "seed", 0, "decides what breaks when; 0 takes one by chance")
 	flags.StringVar(&o.only, "only", "", "one scenario ("+strings.Join(scenarioNames(),
 		", ")+"), a kind of fault for random, a trouble for isolation or hosts, or a part of stream, to keep to")

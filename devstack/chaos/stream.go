@@ -17,7 +17,7 @@ const (
 	streamAbove = "OUTFLOW_STREAM_ABOVE=1000"
 	// besideRate goes to two other queues meanwhile, in messages a second.
 	besideRate = 20
-	// mostStreamed go through the parts of the scenario; smaller runs have a tenth for each minute.
+	// mostStreamed go through a stream whose workers are killed; shorter runs have a tenth for each minute.
 	mostStreamed  = 200_000
 	streamMinutes = 10
 	// leastStreamed of a backlog has to be delivered by a stream: else this shows too little.

@@ -129,16 +129,18 @@ func (k *killedStream) count(ctx context.Context) error {
 		return err
 	}
 	most, all := 0, 0
+	began := map[string]time.Time{} // the present process of each worker
 	for _, cause := range k.causes {
 		held := 0
-		for _, c := range copies {
-			for _, c := range c {
-				if c.HeldBy(cause.Caller, cause.From) {
+		for _, each := range copies {
+			for _, c := range each {
+				if c.HeldBy(cause.Caller, began[cause.Caller], cause.From) {
 					held++
 				}
 			}
 		}
 		most, all = max(most, held), all+held
+		began[cause.Caller] = cause.To
 	}
 	errs := []error{k.holdStreamed(ctx, k.chaos, "backlog", k.Arrivals(killedQueue))}
 	v, err := k.judge(ctx, k.fleet, k.causes)

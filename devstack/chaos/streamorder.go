@@ -18,7 +18,7 @@ import (
 
 const (
 	streamKeys = 1000 // at each destination
-	streamEach = 20   // messages of each key
+	streamEach = 10   // messages of each key
 	// One entry of a request in this many is throttled or fails. Requests fail and confirms are lost
 	// as in the scenario order.
 	entryFailsIn = 20

@@ -107,9 +107,11 @@ func copiesOf(acceptances []fakesqs.Acceptance, marks map[uuid.UUID]time.Time, n
 // that its caller need not have waited for it.
 func (c *Copy) unheard() bool { return c.Cut || c.Answered.Sub(c.Received) >= tooLate }
 
-// HeldBy reports whether a process had sent the copy at a moment, and nothing had settled it.
-func (c *Copy) HeldBy(caller string, at time.Time) bool {
-	return c.Caller == caller && c.Received.Before(at.Add(onItsWay)) && c.settled.After(at)
+// HeldBy reports whether a process that ran since a moment had sent the copy at another one, and nothing
+// had settled it.
+func (c *Copy) HeldBy(caller string, since, at time.Time) bool {
+	return c.Caller == caller && c.Received.After(since.Add(onItsWay)) && c.Received.Before(at.Add(onItsWay)) &&
+		c.settled.After(at)
 }
 
 // risked reports whether the message may come again because of the cause.

@@ -104,21 +104,22 @@ func TestHeldBy(t *testing.T) {
 	copies := copiesOf([]fakesqs.Acceptance{sent(id, "a", 0, 60), sent(id, "b", 5000, 5060)},
 		map[uuid.UUID]time.Time{id: after(5100)}, time.Now())[id]
 	for _, c := range []struct {
-		copy   int
-		caller string
-		at     int
-		held   bool
+		copy      int
+		caller    string
+		since, at int
+		held      bool
 	}{
-		{0, "a", -2000, false}, // before it was sent
-		{0, "a", 30, true},
-		{0, "a", 4000, true},
-		{0, "b", 4000, false},
-		{0, "a", 5050, false}, // the next copy came
-		{1, "b", 5050, true},
-		{1, "b", 5200, false}, // it was marked
+		{0, "a", -9000, -2000, false}, // before it was sent
+		{0, "a", -9000, 30, true},
+		{0, "a", -9000, 4000, true},
+		{0, "a", 1000, 4000, false}, // another process of that name had sent it
+		{0, "b", -9000, 4000, false},
+		{0, "a", -9000, 5050, false}, // the next copy came
+		{1, "b", -9000, 5050, true},
+		{1, "b", -9000, 5200, false}, // it was marked
 	} {
-		if held := copies[c.copy].HeldBy(c.caller, after(c.at)); held != c.held {
-			t.Errorf("copy %d, by %s at %d ms: %t", c.copy, c.caller, c.at, held)
+		if held := copies[c.copy].HeldBy(c.caller, after(c.since), after(c.at)); held != c.held {
+			t.Errorf("copy %d, by %s since %d ms at %d ms: %t", c.copy, c.caller, c.since, c.at, held)
 		}
 	}
 }
