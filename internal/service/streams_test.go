@@ -126,6 +126,7 @@ func TestStreamWhoseRunEnds(t *testing.T) {
 				err := run.Get(t.Context(), nil)
 				require.Error(t, err)
 				require.Equal(t, name == "cancelled", temporal.IsCanceledError(err), "%v", err)
+				s.historyOf(run.GetID(), run.GetRunID(), "")
 			}
 			described, err := s.client.DescribeWorkflowExecution(t.Context(), s.execution().GetWorkflowId(), "")
 			require.NoError(t, err)
@@ -153,7 +154,7 @@ func TestStreamMovesToAnotherWorker(t *testing.T) {
 	s.queue.takes = 200 * time.Millisecond
 	stop := s.serve(s.pool, s.queue)
 	s.backlog(20_000)
-	s.begin()
+	run := s.begin()
 	for range 3 {
 		sent, _ := s.queue.count()
 		s.untilSent(sent + 2000)
@@ -172,6 +173,7 @@ func TestStreamMovesToAnotherWorker(t *testing.T) {
 	s.queue.set(func() { s.queue.takes = 0 })
 	s.untilDelivered(20_000)
 	s.requireOnce(20_000)
+	s.historyOf(run.GetID(), run.GetRunID(), "")
 }
 
 // Streamed messages are messages: their callbacks are sent once, their waiters are told, and those of an
