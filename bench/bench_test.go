@@ -25,11 +25,12 @@ func TestParse(t *testing.T) {
 	require.Equal(t, settings{rounds: 3, messages: 1000, fastMessages: 20_000, only: variants, latency: 15 * time.Second,
 		paced: 10 * time.Second}, s)
 
-	s, err = parse([]string{"-rounds", "2", "-messages", "300", "-fast-messages", "4000", "-only", "floor,tracked", "-latency", "0",
-		"-paced", "0", "-growth", "2s", "-payloads"}, nil)
+	s, err = parse([]string{"-rounds", "2", "-messages", "300", "-fast-messages", "4000",
+		"-only", "floor,tracked", "-latency", "0",
+		"-paced", "0", "-growth", "2s"}, nil)
 	require.NoError(t, err)
-	require.Equal(t, settings{rounds: 2, messages: 300, fastMessages: 4000, only: []string{floor, tracked}, growth: 2 * time.Second,
-		payloads: true}, s)
+	require.Equal(t, settings{rounds: 2, messages: 300, fastMessages: 4000,
+		only: []string{floor, tracked}, growth: 2 * time.Second}, s)
 
 	var help bytes.Buffer
 	_, err = parse([]string{"-help"}, &help)
@@ -47,6 +48,14 @@ func TestParseReportsMistakesTogether(t *testing.T) {
 		`unexpected argument "more"`} {
 		require.ErrorContains(t, err, part)
 	}
+	_, err = parse([]string{"-growth", "1s", "-payloads", "-only", "floor"}, nil)
+	require.ErrorContains(t, err, "-growth and -payloads: wants one of the two")
+	require.ErrorContains(t, err, "-only: wants one of tracked, river, dbos, watermill, stream with -growth (got floor)")
+	_, err = parse([]string{"-payloads", "-only", "queue-alone"}, nil)
+	require.ErrorContains(t, err, "stream with -payloads (got queue-alone)")
+	s, err := parse([]string{"-payloads"}, nil)
+	require.NoError(t, err)
+	require.True(t, s.payloads)
 	_, err = parse([]string{"-wrong"}, nil)
 	require.ErrorAs(t, err, &usage)
 }

@@ -15,8 +15,8 @@ import (
 // DBOS: a workflow for each message, enqueued in the producer's transaction, with one step that
 // sends.
 //
-//   - The queue has no limit of rate and no global limit: a limit of all processes makes them dequeue
-//     one after the other, a limit of this process does not.
+//   - The queue has no limit of rate and no global limit: a limit of all processes makes them
+//     dequeue one after the other, a limit of this process does not.
 //     https://docs.dbos.dev/golang/reference/queues
 //   - What is dequeued in a poll is at most what this limit allows, so the limit and the interval
 //     between polls (1 s by default) bound its throughput. No limit at all was not faster here, and

@@ -241,8 +241,9 @@ func (w *world) usage(dispatchers []*child) (cpu, error) {
 	return c, err
 }
 
-// rowWrites is how many rows of the application's database were inserted, updated and deleted so far. A server
-// process reports what it counted at its end at the latest, so it waits until all of them are gone.
+// rowWrites is how many rows of the application's database were inserted, updated and deleted so
+// far. A server process reports what it counted at its end at the latest, so it waits until all of
+// them are gone.
 func (w *world) rowWrites(ctx context.Context) (int64, error) {
 	conn, err := pgx.Connect(ctx, w.DatabaseURL)
 	if err != nil {

@@ -107,8 +107,8 @@ step AS (
 INSERT INTO dbos.workflow_status (workflow_uuid, status, name, authenticated_roles, created_at, updated_at, queue_name,
                                   serialization, application_name, creator_xid, executor_id, application_version,
                                   started_at_epoch_ms, completed_at, recovery_attempts)
-SELECT w.id, 'SUCCESS', '%s', 'null', w.at, w.at, '%s', 'DBOS_JSON', '%s', gen_random_uuid()::text, 'local', '1', w.at, w.at, 1
-  FROM w`, n, n, queue, dbosApplication, dbosWorkflow, dbosQueue, dbosApplication)}
+SELECT w.id, 'SUCCESS', '%s', 'null', w.at, w.at, '%s', 'DBOS_JSON', '%s', gen_random_uuid()::text, 'local', '1', w.at,
+       w.at, 1 FROM w`, n, n, queue, dbosApplication, dbosWorkflow, dbosQueue, dbosApplication)}
 }
 
 // watermillWaiting has a transaction of a thousand messages for each insert: where a message's
@@ -137,7 +137,8 @@ func watermillDone(queue string, n int) []string {
 INSERT INTO %s (consumer_group, offset_acked, last_processed_transaction_id)
 SELECT '', m."offset", m.transaction_id FROM %s AS m ORDER BY m.transaction_id DESC, m."offset" DESC LIMIT 1
 ON CONFLICT (consumer_group) DO UPDATE SET offset_acked = excluded.offset_acked,
-       last_processed_transaction_id = excluded.last_processed_transaction_id`, watermillOffsets(topic), watermillTable(topic)))
+       last_processed_transaction_id = excluded.last_processed_transaction_id`,
+			watermillOffsets(topic), watermillTable(topic)))
 	}
 	return all
 }

@@ -143,8 +143,8 @@ func windowRate(marks []int64, skip int, window time.Duration) (float64, error) 
 	return float64((last-first)*markEvery) / time.Duration(marks[last]-marks[first]).Seconds(), nil
 }
 
-// fill empties the variant's table and fills it. What autovacuum would have done to a table that grew
-// in hours is done for the peers. Outflow's table is left as it is: its autovacuum is what the
+// fill empties the variant's table and fills it. What autovacuum would have done to a table that
+// grew in hours is done for the peers. Outflow's table is left as it is: its autovacuum is what the
 // migrations set.
 func (w *world) fill(ctx context.Context, variant, queue string, g grown) error {
 	conn, err := pgx.Connect(ctx, w.DatabaseURL)

@@ -144,8 +144,27 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 			errs = append(errs, fmt.Errorf("-only: wants %s (got %q)", strings.Join(variants, ", "), name))
 		}
 	}
+	errs = append(errs, s.checkModes()...)
 	if err := errors.Join(errs...); err != nil {
 		return s, usageError{err}
 	}
 	return s, nil
+}
+
+// checkModes returns the mistakes of what is measured in place of rounds.
+func (s settings) checkModes() (errs []error) {
+	if s.growth > 0 && s.payloads {
+		errs = append(errs, errors.New("-growth and -payloads: wants one of the two"))
+	}
+	for _, mode := range []struct {
+		name     string
+		asked    bool
+		variants []string
+	}{{"-growth", s.growth > 0, grow}, {"-payloads", s.payloads, payloadsOf}} {
+		if mode.asked && len(chosen(s.only, mode.variants)) == 0 {
+			errs = append(errs, fmt.Errorf("-only: wants one of %s with %s (got %s)",
+				strings.Join(mode.variants, ", "), mode.name, strings.Join(s.only, ",")))
+		}
+	}
+	return errs
 }

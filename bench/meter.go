@@ -27,7 +27,8 @@ const lookAlias = " AS bench_look"
 
 func readMeter(ctx context.Context, conn *pgx.Conn) (m meter, err error) {
 	err = conn.QueryRow(ctx, `
-SELECT coalesce(sum(s.calls) FILTER (WHERE d.datname = current_database() AND s.query NOT LIKE '%bench_look%'), 0)::bigint,
+SELECT coalesce(sum(s.calls) FILTER (WHERE d.datname = current_database()
+                                           AND s.query NOT LIKE '%bench_look%'), 0)::bigint,
        (pg_current_wal_insert_lsn() - '0/0')::bigint,
        coalesce(sum(s.wal_bytes) FILTER (WHERE d.datname <> current_database()), 0)::bigint`+lookAlias+`
   FROM pg_stat_statements AS s JOIN pg_database AS d ON d.oid = s.dbid`).Scan(&m.statements, &m.wal, &m.temporal)
@@ -101,7 +102,7 @@ func parsePeak(text string) (int64, error) {
 // reportCosts prints what each message costs beside time, and what a second of CPU delivers.
 func reportCosts(out io.Writer, s settings, results map[string][]result) error {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "\t each message\t\t\t peak memory\t messages for a CPU second\t\t\n")
+	fmt.Fprint(t, "\n\t each message\t\t\t peak memory\t messages for a CPU second\t\t\n")
 	fmt.Fprint(t, "median\tSQL statements\tlog bytes\tTemporal's of these\tof dispatchers\tof Postgres\tof all\t\n")
 	for _, variant := range s.only {
 		column := func(value func(result) float64) float64 {

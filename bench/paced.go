@@ -26,8 +26,8 @@ type paced struct {
 	latencies []time.Duration
 }
 
-// measurePaces measures how long messages take from their commit to the queue service, at latencyRate
-// and at half of each variant's own median rate.
+// measurePaces measures how long messages take from their commit to the queue service, at
+// latencyRate and at half of each variant's own median rate.
 func (w *world) measurePaces(ctx context.Context, s settings, results map[string][]result) ([]paced, error) {
 	var all []paced
 	for _, variant := range s.only {
@@ -55,7 +55,9 @@ func hasRows(variant string) bool {
 	return !slices.Contains([]string{floor, floorTwo, queueAlone}, variant)
 }
 
-func (w *world) pace(ctx context.Context, variant string, rate float64, during time.Duration) (_ []time.Duration, err error) {
+func (w *world) pace(
+	ctx context.Context, variant string, rate float64, during time.Duration,
+) (_ []time.Duration, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, during+pacedWithin, errors.New("the messages were not delivered in time"))
 	defer cancel()
 	queue := fmt.Sprintf("bench-pace-%s-%.0f", variant, rate)
@@ -78,8 +80,8 @@ func (w *world) pace(ctx context.Context, variant string, rate float64, during t
 	return latencies(committed, stats.Arrived)
 }
 
-// commitAt commits as many messages as the rate and the time since the beginning ask for, and returns
-// when each was committed.
+// commitAt commits as many messages as the rate and the time since the beginning ask for, and
+// returns when each was committed.
 func commitAt(
 	ctx context.Context, conn *pgx.Conn, source source, queue string, rate float64, during time.Duration,
 ) (map[string]time.Time, error) {

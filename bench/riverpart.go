@@ -18,10 +18,11 @@ import (
 // River: a job for each message, inserted in the producer's transaction.
 //
 //   - FetchCooldown limits its throughput ("Throughput is limited by this value", Config's
-//     documentation). It and FetchPollInterval are those of River's own benchmark, which were chosen
-//     for throughput: https://github.com/riverqueue/river/blob/v0.51.1/cmd/river/riverbench/river_bench.go
-//   - MaxWorkers was the fastest here of 100, 500, 1,000, and the 2,000 of that benchmark, whose jobs
-//     do nothing.
+//     documentation). It and FetchPollInterval are those of River's own benchmark, which were
+//     chosen for throughput:
+//     https://github.com/riverqueue/river/blob/v0.51.1/cmd/river/riverbench/river_bench.go
+//   - MaxWorkers was the fastest here of 100, 500, 1,000, and the 2,000 of that benchmark, whose
+//     jobs do nothing.
 //   - A backlog is inserted with InsertManyFastTx, which uses COPY:
 //     https://riverqueue.com/docs/batch-job-insertion
 //   - The jobs are done one by one, and completed in batches by River itself. Batches of jobs are

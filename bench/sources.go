@@ -16,14 +16,14 @@ import (
 // source is how a variant gets its rows, and how they say what became of them.
 type source struct {
 	table string
-	// insert writes a row for each body, for a queue, in one transaction, and returns the messages' IDs.
+	// insert writes a row for each body, for a queue, in one transaction, and returns the IDs.
 	insert func(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error)
 	// left is whether a row is not delivered yet.
 	left string
 	// times counts the rows since $1 that were delivered, and the seconds from the first claim to
-	// the last of them, by the database's clock. Empty means that the rows of the variant don't say it,
-	// or not in the same way as others': the time is then from the first arrival at the queue service to
-	// the look that finds nothing left.
+	// the last of them, by the database's clock. Empty means that the rows of the variant don't say
+	// it, or not in the same way as others': the time is then from the first arrival at the queue
+	// service to the look that finds nothing left.
 	times string
 }
 

@@ -27,10 +27,10 @@ import (
 // transaction, and a forwarder that publishes it to SQS.
 // https://watermill.io/advanced/forwarder/ and https://watermill.io/pubsubs/sql/
 //
-//   - A forwarder handles its topic's messages one after the other, and reads a hundred at a time (the
-//     default). So there are several topics, each with a forwarder; producers spread their messages. Sixteen
-//     were the fastest here of 1, 4, 16, 32 and 64; one topic, as in the documentation's example, is
-//     a third as fast.
+//   - A forwarder handles its topic's messages one after the other, and reads a hundred at a time
+//     (the default). So there are several topics, each with a forwarder, and producers spread their
+//     messages. Sixteen were the fastest here of 1, 4, 16, 32 and 64. One topic, as in the
+//     documentation's example, is a third as fast.
 //   - The schema is the default one with BYTEA, as in Watermill's own benchmark:
 //     https://github.com/ThreeDotsLabs/watermill-benchmark/blob/master/pkg/pubsub.go
 //   - Its SQS publisher has no batches: https://watermill.io/pubsubs/aws/
@@ -66,8 +66,10 @@ func watermillPart(ctx context.Context, args []string, _ io.Writer) error {
 	defer pool.Close()
 	logger := watermill.NopLogger{}
 	publisher, err := watermillsqs.NewPublisher(watermillsqs.PublisherConfig{
-		AWSConfig: aws.Config{Region: "us-east-1", Credentials: newSQS(a.queues).Options().Credentials, HTTPClient: peerHTTP()},
-		OptFns:    []func(*sqs.Options){func(o *sqs.Options) { o.BaseEndpoint = &a.queues }},
+		AWSConfig: aws.Config{
+			Region: "us-east-1", Credentials: newSQS(a.queues).Options().Credentials, HTTPClient: peerHTTP(),
+		},
+		OptFns: []func(*sqs.Options){func(o *sqs.Options) { o.BaseEndpoint = &a.queues }},
 	}, logger)
 	if err != nil {
 		return fmt.Errorf("setting Watermill's publisher up: %w", err)
