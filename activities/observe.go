@@ -40,7 +40,7 @@ func (a *Activities) observe(
 		errors.Is(observation.Err, outflow.ErrNoDestination)
 	if c != nil {
 		c.span.End(observation.Err, tracing.FailureType(observation.Err))
-		a.metrics.Published(record.Destination, c.path, publishResult(observation.Err), c.took)
+		a.metrics.Published(record.Destination, c.path, publishResult(observation.Err), 1, c.took)
 		a.turns.observe(a.logger(ctx), record.ID, record.Destination, observation.Err)
 		observation.Took = c.took
 	}

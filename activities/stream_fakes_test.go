@@ -191,8 +191,7 @@ func (p *pages) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox
 		m := p.byID[e.ID]
 		m.ends++
 		m.end = e
-		finished[i].Outcome = outflow.Outcome{ID: e.ID, Generation: e.Generation, State: e.State,
-			Destination: m.Destination}
+		finished[i] = outbox.Finished{Generation: e.Generation, State: e.State}
 	}
 	return finished
 }

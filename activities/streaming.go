@@ -78,6 +78,8 @@ type streaming struct {
 	first  bool
 	trace  tracing.Attempt
 	events chan func()
+	sends  chan *request // to the senders; it has room for all requests at once
+	idling int           // senders
 	closed chan struct{} // no event is taken any more
 	note   atomic.Pointer[streamNote]
 
@@ -135,9 +137,10 @@ type request struct {
 	notBefore time.Time
 }
 
-// pageEnd is an end to be written. page is nil for an acknowledgement of an earlier attempt.
+// pageEnd is an end to be written. page and message are nil for an acknowledgement of an earlier attempt.
 type pageEnd struct {
-	page *openPage
+	page    *openPage
+	message *outbox.PageMessage // without its payload
 	outbox.Ending
 }
 
@@ -155,7 +158,7 @@ func newStreaming(s *Streams, in StreamInput, info activity.Info) *streaming {
 			WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID,
 			Number: info.Attempt, Path: "stream",
 		},
-		events: make(chan func(), streamRequests), closed: make(chan struct{}), limit: streamRequests,
+		events: make(chan func(), streamRequests), sends: make(chan *request, streamRequests), closed: make(chan struct{}), limit: streamRequests,
 		lastDue: now, until: now.Add(timing.StreamTurn),
 	}
 	r.note.Store(&streamNote{})
@@ -353,7 +356,7 @@ func (r *streaming) took(work context.Context, page outbox.Page, holder uuid.UUI
 		m := &page.Messages[i]
 		r.keyed = r.keyed || m.OrderingKey != ""
 		if m.CancelRequested {
-			r.endMessage(p, m.Ref(), outflow.Cancelled, ReasonCancelled)
+			r.endMessage(p, m, outbox.Ending{State: outflow.Cancelled, LastError: ReasonCancelled})
 			continue
 		}
 		due = append(due, m)
@@ -389,11 +392,10 @@ func (r *streaming) drop(m *outbox.PageMessage) {
 	m.Payload, m.Headers = nil, nil
 }
 
-// endMessage has an end written that is no acknowledgement.
-func (r *streaming) endMessage(p *openPage, ref outbox.Ref, state outflow.State, why string) {
-	r.ends = append(r.ends, pageEnd{page: p, Ending: outbox.Ending{
-		Ref: ref, State: state, LastError: why, Streamed: true,
-	}})
+// endMessage has the end of a message of the page written.
+func (r *streaming) endMessage(p *openPage, m *outbox.PageMessage, e outbox.Ending) {
+	e.Ref, e.Streamed = m.Ref(), true
+	r.ends = append(r.ends, pageEnd{page: p, message: m, Ending: e})
 }
 
 // left notes that so many messages have left a page. The last one ends it.
@@ -460,13 +462,30 @@ func (r *streaming) send(q *request) {
 	if q.page.Suspect {
 		r.sending = q.page
 	}
-	go func() {
-		sent := r.publish(q)
-		r.report(func() {
-			r.requests--
-			r.settle(q, sent)
-		})
-	}()
+	if r.idling == 0 {
+		go r.sender()
+	} else {
+		r.idling--
+	}
+	r.sends <- q
+}
+
+// sender makes requests, one after the other, as long as the stream lives. Its stack grows once to what a
+// client of AWS needs, and not for each request.
+func (r *streaming) sender() {
+	for {
+		select {
+		case q := <-r.sends:
+			sent := r.publish(q)
+			r.report(func() {
+				r.requests--
+				r.idling++
+				r.settle(q, sent)
+			})
+		case <-r.closed:
+			return
+		}
+	}
 }
 
 // sent is what came of a request.
@@ -505,6 +524,7 @@ func (r *streaming) publish(q *request) (s sent) {
 	s.took = time.Since(began)
 	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementLimit)
 	defer cancel()
+	counts := map[string]int{}
 	for i := range s.results {
 		result := &s.results[i]
 		if result.Err != nil {
@@ -512,7 +532,10 @@ func (r *streaming) publish(q *request) (s sent) {
 		}
 		spans[i].Published(result.BrokerMessageID)
 		spans[i].End(result.Err, failureType(result.Err))
-		r.metrics.Published(r.in.Destination, r.trace.Path, publishResult(result.Err), s.took)
+		counts[publishResult(result.Err)]++
+	}
+	for result, n := range counts {
+		r.metrics.Published(r.in.Destination, r.trace.Path, result, n, s.took)
 	}
 	return s
 }

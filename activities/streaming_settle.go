@@ -17,7 +17,7 @@ import (
 func (r *streaming) settle(q *request, s sent) {
 	for _, m := range s.expired {
 		r.drop(m)
-		r.endMessage(q.page, m.Ref(), outflow.Expired, ReasonExpired)
+		r.endMessage(q.page, m, outbox.Ending{State: outflow.Expired, LastError: ReasonExpired})
 	}
 	if len(s.unsent) > 0 {
 		r.leave(q.page, s.unsent)
@@ -31,19 +31,16 @@ func (r *streaming) settle(q *request, s sent) {
 		case err == nil:
 			acknowledged++
 			r.drop(m)
-			r.ends = append(r.ends, pageEnd{page: q.page, Ending: outbox.Ending{
-				Ref: m.Ref(), State: outflow.Delivered, BrokerMessageID: result.BrokerMessageID,
-				Attempts: q.tries + 1, Streamed: true,
-			}})
+			r.endMessage(q.page, m, outbox.Ending{
+				State: outflow.Delivered, BrokerMessageID: result.BrokerMessageID, Attempts: q.tries + 1,
+			})
 		case errors.Is(err, outflow.ErrNotAttempted):
 			unattempted = append(unattempted, m)
 		case outbox.IsMissing(err):
 			missing = append(missing, m)
 		case outflow.IsPermanent(err):
 			r.drop(m)
-			r.ends = append(r.ends, pageEnd{page: q.page, Ending: outbox.Ending{
-				Ref: m.Ref(), State: outflow.Dead, LastError: err.Error(), Attempts: q.tries + 1, Streamed: true,
-			}})
+			r.endMessage(q.page, m, outbox.Ending{State: outflow.Dead, LastError: err.Error(), Attempts: q.tries + 1})
 		default:
 			last = err
 			again = append(again, m)
@@ -208,7 +205,7 @@ func (r *streaming) marked(batch []pageEnd, finished []outbox.Finished) {
 		}
 		done[e.page]++
 		if f.Err == nil && f.Generation == e.Generation && f.State == e.State {
-			r.countEnd(f.Outcome)
+			r.countEnd(e, f.At)
 		}
 	}
 	for p, n := range done {
@@ -227,7 +224,14 @@ func (r *streaming) marked(batch []pageEnd, finished []outbox.Finished) {
 }
 
 // countEnd logs and counts an end.
-func (r *streaming) countEnd(o outflow.Outcome) {
+func (r *streaming) countEnd(e pageEnd, at time.Time) {
+	o := outflow.Outcome{
+		ID: e.ID, Generation: e.Generation, State: e.State, Destination: r.in.Destination, LastError: e.LastError,
+		FinishedAt: at,
+	}
+	if e.message != nil {
+		o.Type, o.DueAt = e.message.Type, e.message.DueAt
+	}
 	r.Activities.ends.ended(r.logTo(), o)
 	r.metrics.Ended(o)
 	r.rate.add(1)

@@ -22,7 +22,7 @@ import (
 func TestParse(t *testing.T) {
 	s, err := parse(nil, nil)
 	require.NoError(t, err)
-	require.Equal(t, settings{rounds: 3, messages: 1000, fastMessages: 20_000, only: variants, latency: 15 * time.Second,
+	require.Equal(t, settings{rounds: 3, messages: 1000, fastMessages: 100_000, only: variants, latency: 15 * time.Second,
 		paced: 10 * time.Second}, s)
 
 	s, err = parse([]string{"-rounds", "2", "-messages", "300", "-fast-messages", "4000",

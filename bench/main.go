@@ -99,7 +99,7 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	fs.Usage = func() {} // the error names the mistake
 	fs.IntVar(&s.rounds, "rounds", 3, "how many times each variant runs")
 	fs.IntVar(&s.messages, "messages", 1000, "messages in each backlog of a variant that runs a workflow for each")
-	fs.IntVar(&s.fastMessages, "fast-messages", 20_000, "messages in each backlog of the other variants")
+	fs.IntVar(&s.fastMessages, "fast-messages", 100_000, "messages in each backlog of the other variants")
 	fs.DurationVar(&s.latency, "latency", 15*time.Second,
 		"how long latency and idle costs are measured, with each trigger; 0 for not at all")
 	fs.DurationVar(&s.paced, "paced", 10*time.Second,

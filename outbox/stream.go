@@ -52,7 +52,10 @@ type PageMessage struct {
 
 // Finished is how a message stands after an Ending was asked for, or why that could not be written.
 type Finished struct {
-	outflow.Outcome
+	Generation int
+	State      outflow.State
+	// At is when it ended, by the database's clock.
+	At  time.Time
 	Err error
 }
 

@@ -30,6 +30,9 @@ const cancelEndsSQL = `, ends AS (
            l.head AS was_head
       FROM locked AS l`
 
+// cancelledColumnsSQL are what the audit and the answer have of a row.
+const cancelledColumnsSQL = `m.id, m.destination, m.state, m.generation`
+
 // endCancelSQL notes the act in the audit, notifies waiters once, and returns each row.
 const endCancelSQL = AuditActSQL + `
 SELECT l.id, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS state, l.generation,
@@ -42,7 +45,7 @@ SELECT l.id, c.id IS NOT NULL AS done, coalesce(c.state, l.state) AS state, l.ge
 // the callback of an ended one at once, because no run will. A read of the row after this statement
 // sees the request; a run that may still publish has read the row before.
 const requestCancelSQL = beginCancelSQL + cancelEndsSQL + ` WHERE l.untouched
-)` + endingSQL + `cancel_requested = true,` + endRowsSQL + `, requested AS (
+)` + endingSQL + `cancel_requested = true,` + endRowsSQL + cancelledColumnsSQL + endedSQL + `, requested AS (
     UPDATE outbox.messages AS m
        SET cancel_requested = true
       FROM locked AS l
@@ -59,7 +62,7 @@ const requestCancelSQL = beginCancelSQL + cancelEndsSQL + ` WHERE l.untouched
 // row is left as it is.
 const endCancelledSQL = beginCancelSQL + cancelEndsSQL + `
      WHERE l.finished_at IS NULL AND l.cancel_requested AND l.available AND l.generation = $4::int
-)` + endingSQL + endRowsSQL + `, changed AS (
+)` + endingSQL + endRowsSQL + cancelledColumnsSQL + endedSQL + `, changed AS (
     SELECT e.id, e.destination, e.state, e.generation, 'cancel' AS act,
            pg_catalog.jsonb_build_object('ended', 'without a run') AS detail
       FROM ended AS e` + endCancelSQL

@@ -70,6 +70,13 @@ func (l *listener) heard() (payloads []string) {
 // one meets TestEveryEndNotifies first.
 var waysToEnd = map[string]func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID){
 	"finishSQL": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) { deliver(t, pool, ids...) },
+	"finishPageSQL": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
+		var ends []outbox.Ending
+		for _, id := range ids {
+			ends = append(ends, outbox.Ending{Ref: ref(id), State: outflow.Delivered, Attempts: 1, Streamed: true})
+		}
+		finish(t, outboxdb.New(pool), ends...)
+	},
 	"requestCancelSQL": func(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID) {
 		cancelled, err := outboxdb.New(pool).RequestCancel(t.Context(), ids, ada.Who, ada.Why)
 		require.NoError(t, err)
@@ -245,15 +252,15 @@ func keyOf(id uuid.UUID) string {
 var finishes = regexp.MustCompile(`(?i)\bfinished_at\s*=\s*(?:[^Nn>\s]|N[^Uu]|now)`)
 
 // TestEveryEndNotifies finds the statements that end messages: all are constants of this package,
-// contain endRowsSQL, which notifies waiters, and stand in the table above.
+// contain endRowsSQL and endedSQL, which notifies waiters, and stand in the table above.
 func TestEveryEndNotifies(t *testing.T) {
 	t.Parallel()
 	require.True(t, finishes.MatchString("SET finished_at = now()"))
 	require.True(t, finishes.MatchString("finished_at = CASE WHEN x THEN now() END"))
 	require.False(t, finishes.MatchString("finished_at = NULL, m.finished_at >= $3 AND finished_at IS NULL"))
 
-	found := map[string]string{}
-	for name, text := range stringConstants(t) {
+	found, constants := map[string]string{}, stringConstants(t)
+	for name, text := range constants {
 		if finishes.MatchString(text) {
 			found[name] = text
 		}
@@ -263,12 +270,13 @@ func TestEveryEndNotifies(t *testing.T) {
 		names = append(names, name)
 	}
 	var ends []string
-	end := found["endRowsSQL"]
-	require.Contains(t, end, "outbox.notify_waiters(")
+	end, ended := found["endRowsSQL"], constants["endedSQL"]
+	require.Contains(t, ended, "outbox.notify_waiters(")
 	delete(found, "endRowsSQL")
 	for name, text := range found {
 		ends = append(ends, name)
 		assert.Contains(t, text, end, "%s ends messages in its own way", name)
+		assert.Contains(t, text, ended, "%s tells nobody", name)
 		assert.Len(t, finishes.FindAllString(text, -1), 1, "%s ends messages in a second way", name)
 		assert.Contains(t, text, "(SELECT count(*) FROM notified) > 0", "%s: else Postgres leaves that out", name)
 	}

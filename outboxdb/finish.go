@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -17,11 +18,9 @@ import (
 // broker_message_id, last_error, callback_in (how long scanners leave a callback to a run), blocks
 // (where dead, it keeps the messages of its ordering key behind it) and was_head (it was the head of its
 // ordering key), of locked rows alone. The statement goes on after endingSQL, and after columns that it
-// sets beside these.
+// sets beside these. Then come the columns that it reads of the ended rows, m.id among them, and endedSQL.
 //   - Only a pending row ends, except that a broker's acknowledgement replaces any other end of its
 //     generation: the message was sent. Its producer is then notified again.
-//   - "notified" has the same commit notify those who wait for an end. "promoted" releases the next
-//     message of each ordering key whose head has ended. The statement must read both (notifiedSQL).
 //   - No condition compares each row with all others: a stream ends some thousand at once.
 const endRowsSQL = `
            state = e.state, finished_at = now(), dismissed_at = NULL, retrying = false, parked = false,
@@ -34,7 +33,12 @@ const endRowsSQL = `
       FROM ends AS e
      WHERE m.id = e.id AND m.generation = e.generation
        AND (m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))
-    RETURNING ` + outcomeColumnsSQL + `, m.available_at, m.head, e.was_head
+    RETURNING m.head, e.was_head, `
+
+// endedSQL ends the CTE "ended". "notified" has the same commit notify those who wait for an end.
+// "promoted" releases the next message of each ordering key whose head has ended. The statement must
+// read both (notifiedSQL).
+const endedSQL = `
 ), promoted AS MATERIALIZED (
     SELECT outbox.promote(ARRAY(SELECT e.id FROM ended AS e WHERE e.was_head AND NOT e.head)) AS released
 ), notified AS MATERIALIZED (
@@ -53,10 +57,10 @@ const notifiedSQL = `(SELECT count(*) FROM notified) > 0 AND (SELECT count(*) FR
 // releasedSQL is how many messages the statement has released. Each row that it returns says it.
 const releasedSQL = `(SELECT p.released FROM promoted AS p) AS released`
 
-// finishSQL writes the ends that runs and streams ask for. The run that writes an end has a minute to
+// locksEndsSQL has the ends that runs and streams ask for. The run that writes an end has a minute to
 // start the callback, before a scanner does; a stream leaves that to the scanner ($8). $7 says whether a
 // dead head blocks its ordering key.
-const finishSQL = `
+const locksEndsSQL = `
 WITH locked AS MATERIALIZED (
     SELECT u.*, m.head
       FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $8::boolean[])
@@ -68,8 +72,16 @@ WITH locked AS MATERIALIZED (
     SELECT l.id, l.generation, l.state, l.broker_message_id, l.last_error, l.attempts, l.head AS was_head,
            CASE WHEN l.streamed THEN interval '0' ELSE interval '1 minute' END AS callback_in, $7::boolean AS blocks
       FROM locked AS l
-)` + endingSQL + endRowsSQL + `
+)`
+
+// finishSQL writes ends and returns how the messages stand then.
+const finishSQL = locksEndsSQL + endingSQL + endRowsSQL + outcomeColumnsSQL + endedSQL + `
 SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
+
+// finishPageSQL writes ends and says how many it has written: to return each row costs a stream as much
+// as to end it.
+const finishPageSQL = locksEndsSQL + endingSQL + endRowsSQL + `m.id` + endedSQL + `
+SELECT count(*), now(), ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
 
 // loadOutcomesSQL reads how rows ended.
 const loadOutcomesSQL = `SELECT ` + outcomeColumnsSQL + ` FROM outbox.messages AS m WHERE m.id = ANY ($1::uuid[])`
@@ -97,18 +109,60 @@ func (s *Store) finishAll(ctx context.Context, endings []outbox.Ending) results 
 		return wasLocked(e.Ref, found) || replaces && !found.written && found.Generation == e.Generation
 	}
 	return answerAll(ctx, endings, id, locked, func(ctx context.Context, batch []outbox.Ending) (rowsByID, error) {
-		var c columns
-		for _, e := range batch {
-			c.add(e.Ref, e.LastError, e.Attempts)
-			c.states = append(c.states, string(e.State))
-			c.brokerIDs = append(c.brokerIDs, orNull(text.Clean(e.BrokerMessageID)))
-			c.streamed = append(c.streamed, e.Streamed)
-		}
-		done, err := s.write(ctx, finishSQL, c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts,
-			s.blocks, c.streamed)
+		ids, args := s.finishArgs(batch)
+		done, err := s.write(ctx, finishSQL, args...)
 		if err != nil {
 			return nil, err
 		}
-		return s.readMissing(ctx, loadOutcomesSQL, c.ids, done)
+		return s.readMissing(ctx, loadOutcomesSQL, ids, done)
 	})
+}
+
+// finishArgs are the arguments of locksEndsSQL, ids the first of them.
+func (s *Store) finishArgs(endings []outbox.Ending) (ids [][16]byte, args []any) {
+	var c columns
+	for _, e := range endings {
+		c.add(e.Ref, e.LastError, e.Attempts)
+		c.states = append(c.states, string(e.State))
+		c.brokerIDs = append(c.brokerIDs, orNull(text.Clean(e.BrokerMessageID)))
+		c.streamed = append(c.streamed, e.Streamed)
+	}
+	return c.ids, []any{c.ids, c.generations, c.states, c.brokerIDs, c.lastErrors, c.attempts, s.blocks, c.streamed}
+}
+
+// FinishAll is Finish for the messages of a stream, by one statement, whose callbacks are due at once.
+// A message whose row another session has locked has an error, and is asked for again.
+func (s *Store) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished {
+	finished := make([]outbox.Finished, len(endings))
+	written, at, err := s.finishPage(ctx, endings)
+	switch {
+	case err != nil && !isDataError(err):
+		for i, e := range endings {
+			finished[i].Err = fmt.Errorf("marking message %s %s: %w", e.ID, e.State, err)
+		}
+	case err == nil && written == len(endings):
+		for i, e := range endings {
+			finished[i] = outbox.Finished{Generation: e.Generation, State: e.State, At: at}
+		}
+	default: // each is asked for again, with an answer of its own
+		for i, r := range s.finishAll(ctx, endings) {
+			finished[i] = outbox.Finished{Generation: r.Value.Generation, State: r.Value.State, At: r.Value.FinishedAt}
+			if r.Err != nil {
+				finished[i].Err = fmt.Errorf("marking message %s %s: %w", endings[i].ID, endings[i].State, r.Err)
+			}
+		}
+	}
+	return finished
+}
+
+func (s *Store) finishPage(ctx context.Context, endings []outbox.Ending) (written int, at time.Time, err error) {
+	_, args := s.finishArgs(endings)
+	var released int
+	if err := s.pool.QueryRow(ctx, finishPageSQL, args...).Scan(&written, &at, &released); err != nil {
+		return 0, time.Time{}, err
+	}
+	if released > 0 {
+		s.noteReleased()
+	}
+	return written, at, nil
 }

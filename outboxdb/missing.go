@@ -104,7 +104,7 @@ WITH locked AS MATERIALIZED (
            0 AS attempts, NULL::text AS broker_message_id, l.missing_reason AS last_error,
            interval '0' AS callback_in, $3::boolean AS blocks, l.head AS was_head
       FROM locked AS l
-)` + endingSQL + endRowsSQL + `
+)` + endingSQL + endRowsSQL + outcomeColumnsSQL + endedSQL + `
 SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
 
 // missingNow is what a Store knows of destinations that messages wait for, between claims.

@@ -50,7 +50,7 @@ WITH next AS MATERIALIZED (
            interval '0' AS callback_in, false AS blocks, false AS was_head
       FROM unnest(ARRAY(SELECT id FROM locked WHERE over), ARRAY(SELECT generation FROM locked WHERE over))
            AS l (id, generation)
-)` + endingSQL + endRowsSQL + `
+)` + endingSQL + endRowsSQL + outcomeColumnsSQL + endedSQL + `
 SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
 
 // orderedKey is an ordering key of a destination.

@@ -88,7 +88,7 @@ RETURNING (SELECT p.next FROM page AS p) AS next, (SELECT b.failing FROM here AS
 // The least keeps expires_in within a time.Duration.
 const pageColumnsSQL = `
 	m.id, m.type, m.payload, m.content_type, CASE WHEN m.headers <> '{}' THEN m.headers END AS headers,
-	m.ordering_key, m.generation, m.claims, m.cancel_requested, m.available_at,
+	m.ordering_key, m.generation, m.claims, m.cancel_requested, m.due_at, m.available_at,
 	least(m.expires_at - now(), interval '36500 days') AS expires_in`
 
 // pageRow is a row of a page.
@@ -104,6 +104,7 @@ type pageRow struct {
 	Generation      int               `db:"generation"`
 	Claims          int               `db:"claims"`
 	CancelRequested bool              `db:"cancel_requested"`
+	DueAt           time.Time         `db:"due_at"`
 	AvailableAt     time.Time         `db:"available_at"`
 	ExpiresIn       *time.Duration    `db:"expires_in"`
 }
@@ -114,7 +115,7 @@ func (r pageRow) message(destination string) outbox.PageMessage {
 		Record: outbox.Record{
 			Message: outflow.Message{
 				ID: r.ID, Destination: destination, Type: r.Type, Payload: r.Payload, ContentType: r.ContentType,
-				Headers: r.Headers, OrderingKey: deref(r.OrderingKey),
+				Headers: r.Headers, OrderingKey: deref(r.OrderingKey), DueAt: r.DueAt,
 			},
 			State: outflow.Pending, Generation: r.Generation, Claims: r.Claims, CancelRequested: r.CancelRequested,
 		},
@@ -151,19 +152,6 @@ func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 		page.Messages = append(page.Messages, r.message(req.Destination))
 	}
 	return page, nil
-}
-
-// FinishAll is Finish for the messages of a stream, by one statement, whose callbacks are due at once.
-// A message whose row another session has locked has an error, and is asked for again.
-func (s *Store) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished {
-	finished := make([]outbox.Finished, len(endings))
-	for i, r := range s.finishAll(ctx, endings) {
-		finished[i].Outcome = r.Value.Outcome()
-		if r.Err != nil {
-			finished[i].Err = fmt.Errorf("marking message %s %s: %w", endings[i].ID, endings[i].State, r.Err)
-		}
-	}
-	return finished
 }
 
 // handOverSQL leaves rows of the page $7 to runs of their own, as far as at most $6 of the destination $5

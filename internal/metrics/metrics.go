@@ -190,16 +190,18 @@ func (r *Recorder) Started(result string, took time.Duration) {
 	r.startDuration.Record(ctx, took.Seconds())
 }
 
-// Published records an attempt to publish. path is "fast" or "durable"; result is
-// "acknowledged", or the failure's type, as the attempt's span has it.
-func (r *Recorder) Published(destination, path, result string, took time.Duration) {
+// Published records attempts to publish so many messages in a request that took so long. path is "fast",
+// "durable" or "stream"; result is "acknowledged", or the failure's type, as the attempts' spans have it.
+func (r *Recorder) Published(destination, path, result string, messages int, took time.Duration) {
 	if r == nil {
 		return
 	}
 	ctx := context.Background()
-	r.publishes.Add(ctx, 1, labels(r.target(destination), keyPath.String(path), keyResult.String(result)))
-	r.publishTime.Record(ctx, took.Seconds(),
-		labels(keyScheme.String(outbox.SchemeOf(destination)), keyPath.String(path)))
+	r.publishes.Add(ctx, int64(messages), labels(r.target(destination), keyPath.String(path), keyResult.String(result)))
+	scheme := labels(keyScheme.String(outbox.SchemeOf(destination)), keyPath.String(path))
+	for range messages {
+		r.publishTime.Record(ctx, took.Seconds(), scheme)
+	}
 }
 
 // Batch records one request with so many messages to a broker.

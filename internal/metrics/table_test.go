@@ -98,7 +98,7 @@ func TestNilRecorder(t *testing.T) {
 	r.Taken(true)
 	r.Freed()
 	r.Started(ResultNew, time.Second)
-	r.Published("sqs://orders", "fast", "acknowledged", time.Second)
+	r.Published("sqs://orders", "fast", "acknowledged", 1, time.Second)
 	r.Batch("sqs", 1, time.Second, nil)
 	r.Callback(ResultSent)
 	r.Purged("delivered", 1)

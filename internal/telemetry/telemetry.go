@@ -34,10 +34,11 @@ type Spans struct {
 }
 
 // Start sets up OpenTelemetry's global TracerProvider and W3C's trace context as
-// its propagator, or does nothing where the settings name no endpoint. service is
+// its propagator. Where the settings name no endpoint, spans cost nothing. service is
 // the program's name. It makes no connection.
 func Start(ctx context.Context, c config.Traces, service string, log *slog.Logger) (*Spans, error) {
 	if c.Endpoint == nil {
+		otel.SetTracerProvider(noop.NewTracerProvider())
 		return nil, nil
 	}
 	otlp, err := otlptracehttp.New(ctx, clientOptions(c)...)

@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/text"
@@ -164,6 +165,9 @@ func (a Attempt) attributes() []attribute.KeyValue {
 
 // Publish begins the span of one call to a message's publisher.
 func (t Tracer) Publish(ctx context.Context, m outbox.Record, a Attempt) (context.Context, Span) {
+	if _, none := t.provider().(noop.TracerProvider); none {
+		return ctx, Span{noop.Span{}}
+	}
 	ctx, options := into(ctx, m.Headers)
 	system, name := describe(m.Destination)
 	return t.begin(ctx, opPublish, system, name, trace.SpanKindClient, append(a.attributes(),
