@@ -106,7 +106,7 @@ func (s *Streams) Stream(ctx context.Context, in StreamInput) (StreamResult, err
 	if err := s.owner.check(ctx, in.Owner); err != nil {
 		return StreamResult{}, translate(err, info.Attempt)
 	}
-	if why := outbox.Streamable(in.Destination); why != "" {
+	if why := outbox.WhyNoStream(in.Destination); why != "" {
 		return StreamResult{}, translate(outflow.Permanent(fmt.Errorf("no stream for %s: %s",
 			outflow.DisplayDestination(in.Destination), why)), info.Attempt)
 	}

@@ -71,6 +71,32 @@ func TestStreamFindsLateCommits(t *testing.T) {
 	})
 }
 
+// A transaction that took a moment commits a message that was due before those of the last page. The
+// next page has it.
+func TestStreamFindsWhatCommitsAMomentLater(t *testing.T) {
+	onStage(t, func(s *stage) {
+		more := func() { s.table.due(10) }
+		for i := range 80 {
+			s.after(time.Duration(i)*50*time.Millisecond, more)
+		}
+		var committed, done time.Time
+		s.after(2*time.Second, func() {
+			committed = time.Now()
+			s.table.due(1, func(_ int, m *paged) { m.DueAt = committed.Add(-300 * time.Millisecond); m.Type = "late" })
+		})
+		s.broker.onSend = func(messages []outflow.Message) {
+			if slices.ContainsFunc(messages, func(m outflow.Message) bool { return m.Type == "late" }) {
+				done = time.Now()
+			}
+		}
+		_, err := s.execute()
+		require.NoError(t, err)
+		s.requireAll(delivered, 801)
+		require.False(t, done.IsZero())
+		require.Less(t, done.Sub(committed), time.Second)
+	})
+}
+
 // A process that was stopped for longer than a page's time to send begins no request of it: others may
 // have the page by then. It gives back what it has not sent.
 func TestStreamBeginsNoRequestTooLate(t *testing.T) {

@@ -52,7 +52,10 @@ const (
 	streamIdle  = 30 * time.Second
 	idlePause   = 100 * time.Millisecond
 	gatherPause = 20 * time.Millisecond
-	// fromStart is how often a stream looks from the beginning, for messages that were committed late.
+	// commitLag is how far before the end of a page that was not full the next one begins: a message is
+	// due when it is enqueued, and seen when that is committed.
+	commitLag = 500 * time.Millisecond
+	// fromStart is how often a stream looks from the beginning, for messages that were committed later.
 	// Such a look takes one part in fromStartShare of the time.
 	fromStart      = 5 * time.Second
 	fromStartShare = 20
@@ -347,6 +350,9 @@ func (r *streaming) took(work context.Context, page outbox.Page, holder uuid.UUI
 		return
 	}
 	r.from, r.lastDue = page.Next, time.Now()
+	if len(page.Messages) < pageMessages {
+		r.from = r.from.Add(-commitLag)
+	}
 	p := &openPage{Page: page, holder: holder, left: len(page.Messages)}
 	p.sends, p.close = endAt(work, page.ClaimedAt.Add(timing.StreamSends))
 	r.pages[holder] = p

@@ -58,7 +58,7 @@ func (o *Operator) Backlogs(
 	due := map[string]int{}
 	var destinations []string
 	for _, c := range counts {
-		if c.Phase == "due" && c.Messages >= minBacklog && outbox.Streamable(c.Destination) == "" &&
+		if c.Phase == "due" && c.Messages >= minBacklog && outbox.WhyNoStream(c.Destination) == "" &&
 			!fails(c.Destination, breakers) && !hasStream(c.Destination, streams) {
 			due[c.Destination] = c.Messages
 			destinations = append(destinations, c.Destination)

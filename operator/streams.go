@@ -144,7 +144,7 @@ SELECT count(*) > 0 FROM changed`
 // messages; 0: never. It returns the bound that it replaces, or nil. A destination that has no streams
 // is an InvalidRuleError.
 func (o *Operator) SetStream(ctx context.Context, destination string, above int, by Actor) (was *int, err error) {
-	if err = checkStreamable(destination); err == nil {
+	if err = checkTakesStreams(destination); err == nil {
 		err = o.pool.QueryRow(ctx, setStreamSQL, destination, by.Who, by.Why, above).Scan(&was)
 	}
 	var pg *pgconn.PgError
@@ -169,12 +169,12 @@ func (o *Operator) UnsetStream(ctx context.Context, destination string, by Actor
 	return found, nil
 }
 
-// checkStreamable refuses destinations that have no streams.
-func checkStreamable(destination string) error {
+// checkTakesStreams refuses destinations that have no streams.
+func checkTakesStreams(destination string) error {
 	if err := checkRule(ruleField{"destination", destination}); err != nil {
 		return err
 	}
-	if why := outbox.Streamable(destination); why != "" {
+	if why := outbox.WhyNoStream(destination); why != "" {
 		return &InvalidRuleError{"destination", why}
 	}
 	return nil
@@ -206,7 +206,7 @@ func (o *Operator) StartStream(
 	ctx context.Context, destination, taskQueue string, by Actor,
 ) (started StartedStream, err error) {
 	started = StartedStream{Destination: destination, WorkflowID: workflows.StreamID(o.outbox, destination)}
-	err = checkStreamable(destination)
+	err = checkTakesStreams(destination)
 	var before Stream
 	if err == nil {
 		before, err = o.stream(ctx, destination)

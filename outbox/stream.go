@@ -108,9 +108,9 @@ type StreamState struct {
 	Ended StreamEnd
 }
 
-// Streamable says why a destination has no stream, or returns an empty text. A call to a receiver or
+// WhyNoStream says why a destination has no stream, or returns an empty text. A call to a receiver or
 // to Temporal takes one message each: there a stream would save the run and little else.
-func Streamable(destination string) string {
+func WhyNoStream(destination string) string {
 	switch scheme := SchemeOf(destination); scheme {
 	case outflow.SchemeHTTPS, outflow.SchemeHTTP, outflow.SchemeTemporal:
 		return scheme + " takes one message a call: a stream would be no faster"

@@ -38,7 +38,7 @@ type Streams interface {
 func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 	var full []string
 	for _, d := range claimed.Full {
-		if outbox.Streamable(d) == "" {
+		if outbox.WhyNoStream(d) == "" {
 			full = append(full, d)
 		}
 	}
