@@ -3,6 +3,7 @@ package outboxdb_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -457,4 +458,14 @@ func TestFinishAll(t *testing.T) {
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.pages`))
 	require.NoError(t, errors.Join(finish(t, store, ends...)[0].Err), "again changes nothing")
 	require.Equal(t, 1, value[int](t, pool, `SELECT max(attempts) FROM outbox.messages`))
+
+	backlog(t, pool, 3)
+	page = claimPage(t, store, nextPage(uuid.New()))
+	ends = acknowledged(page)
+	execute(t, pool, `UPDATE outbox.messages SET attempts = 1 WHERE id = $1`, ends[1].ID)
+	ends[1].Attempts = math.MaxInt32
+	finished = store.FinishAll(t.Context(), ends)
+	require.Equal(t, outflow.Delivered, finished[0].State)
+	require.ErrorContains(t, finished[1].Err, "out of range")
+	require.Equal(t, outflow.Delivered, finished[2].State, "a value that Postgres refuses keeps no other end from being written")
 }
