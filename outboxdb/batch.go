@@ -24,10 +24,11 @@ import (
 // in the order of their IDs before the first is written, because an update takes rows in whatever
 // order it finds them: two such writes could wait for each other in a circle. A row that another
 // session has locked is left out, and the caller waits for it without the others (retryLocked).
+// Behind a SELECT the planner takes the array for ten rows, however many there are.
 const lockRowsSQL = `
 WITH locked AS MATERIALIZED (
     SELECT m.id, m.head FROM outbox.messages AS m
-     WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
+     WHERE m.id = ANY ((SELECT $1::uuid[])::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
 )`
 
 // rowsByID are the rows that a statement returned, by message ID.

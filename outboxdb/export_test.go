@@ -32,6 +32,7 @@ const (
 	StatementLoad            = loadSQL
 	StatementRenew           = renewSQL
 	StatementFinish          = finishSQL
+	StatementFinishPage      = finishPageSQL
 	StatementMakeWay         = makeWaySQL
 	StatementEnqueue         = enqueueSQL
 	StatementRequestCancel   = requestCancelSQL

@@ -59,11 +59,13 @@ const releasedSQL = `(SELECT p.released FROM promoted AS p) AS released`
 
 // locksEndsSQL has the ends that runs and streams ask for. The run that writes an end has a minute to
 // start the callback, before a scanner does; a stream leaves that to the scanner ($8). $7 says whether a
-// dead head blocks its ordering key.
+// dead head blocks its ordering key. Each array is behind a SELECT: the planner then takes it for ten rows,
+// however many there are, and each row is found by its primary key (TestEndsOfAPageAreFoundByTheirKeys).
 const locksEndsSQL = `
 WITH locked AS MATERIALIZED (
     SELECT u.*, m.head
-      FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $8::boolean[])
+      FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $3::text[]), (SELECT $4::text[]),
+                  (SELECT $5::text[]), (SELECT $6::int[]), (SELECT $8::boolean[]))
            AS u (id, generation, state, broker_message_id, last_error, attempts, streamed)
       JOIN outbox.messages AS m ON m.id = u.id
      ORDER BY u.id

@@ -1,6 +1,7 @@
 package outboxdb_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,5 +88,33 @@ func lookAtStreams(t *testing.T, pool *pgxpool.Pool, statistics string) {
 		t.Logf("%s, %s: %d buffers to count to 1,000", statistics, mode, p.Buffers())
 		require.EqualValues(t, 1, p.Rows)
 		require.LessOrEqual(t, p.Buffers(), 1100, "not to a million")
+	}
+}
+
+// A connection without the daemons' settings plans each statement for its arguments, by statistics that
+// know of no pending row. It too finds the rows of a page by their primary key: a comparison of each row
+// of the table with each of the page takes seconds.
+func TestEndsOfAPageAreFoundByTheirKeys(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	for _, destination := range []string{"sqs://orders", backlogged} {
+		execute(t, pool, `
+			INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at, claims, attempts, started)
+			SELECT gen_random_uuid(), $1, 'a', '{}', 'delivered', now(), 1, 1, true FROM generate_series(1, 9000)`, destination)
+	}
+	execute(t, pool, `ANALYZE outbox.messages`)
+	execute(t, pool, `SET plan_cache_mode = force_custom_plan`)
+	ids := backlog(t, pool, 2000)
+	page := claimPage(t, outboxdb.New(pool), nextPage(uuid.New()))
+	require.Len(t, page.Messages, 2000)
+	same := func(v any) []any { return slices.Repeat([]any{v}, len(ids)) }
+	for name, plan := range map[string][]string{
+		"finish": values[string](t, pool, `EXPLAIN `+outboxdb.StatementFinishPage, ids, same(1), same("delivered"), same("b"),
+			same(nil), same(1), true, same(true)),
+		"leave": values[string](t, pool, `EXPLAIN `+outboxdb.StatementLeavePage, ids, same(1), page.At),
+	} {
+		text := strings.Join(plan, "\n")
+		require.NotContains(t, text, "Seq Scan on messages", "%s", name)
+		require.Contains(t, text, "messages_pkey", "%s", name)
 	}
 }

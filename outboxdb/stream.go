@@ -165,7 +165,7 @@ UPDATE outbox.messages AS m
    SET retrying = h.place <= r.rows, streamed = false, claims = 0, attempts = m.attempts + h.attempts,
        available_at = CASE WHEN h.place <= r.rows THEN now() ELSE now() + interval '1 second' END, parked = true,
        last_error = coalesce(h.last_error, m.last_error)
-  FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) WITH ORDINALITY
+  FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $3::text[]), (SELECT $4::int[])) WITH ORDINALITY
        AS h (id, generation, last_error, attempts, place), room AS r
  WHERE h.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = h.id AND m.generation = h.generation
    AND m.finished_at IS NULL AND m.available_at = $7

@@ -41,7 +41,7 @@ DELETE FROM outbox.pages AS p
 const leavePageSQL = lockRowsSQL + `
 UPDATE outbox.messages AS m
    SET available_at = now(), parked = false, started = false, streamed = false, claims = greatest(m.claims - 1, 0)
-  FROM unnest($1::uuid[], $2::int[]) AS g (id, generation)
+  FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[])) AS g (id, generation)
  WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = g.id AND m.generation = g.generation
    AND m.finished_at IS NULL AND m.available_at = $3`
 
