@@ -122,7 +122,10 @@ func (s *Streams) Stream(ctx context.Context, in StreamInput) (StreamResult, err
 	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &last) == nil {
 		r.goOn(last)
 	}
+	r.logTo().Info("takes a stream", "destination", outflow.DisplayDestination(in.Destination), "attempt", info.Attempt)
 	ended, err := r.run(ctx)
+	r.logTo().Info("leaves a stream", "destination", outflow.DisplayDestination(in.Destination), "why", ended,
+		"delivered", r.progress.Delivered, "dead", r.progress.Dead, "handed_over", r.progress.HandedOver)
 	if err != nil {
 		return StreamResult{}, err
 	}
@@ -143,11 +146,9 @@ func stopReason(ctx context.Context) outbox.StreamEnd {
 
 // endedBy returns the activity's result for an end that came from outside.
 func endedBy(ctx context.Context, ended outbox.StreamEnd) (outbox.StreamEnd, error) {
-	switch {
-	case ended == outbox.StreamCancelled:
-		return ended, temporal.NewCanceledError()
-	case ctx.Err() != nil:
-		// A paused activity wants an error; where the run is gone nobody reads it.
+	// A paused activity wants an error; where the run is gone nobody reads it. Of a cancelled one the SDK
+	// would log an error too: its run reads the result instead.
+	if ctx.Err() != nil && ended != outbox.StreamCancelled {
 		return ended, temporal.NewApplicationErrorWithOptions("the stream was stopped: "+context.Cause(ctx).Error(),
 			ErrTypeNotAttempted, temporal.ApplicationErrorOptions{
 				Category: temporal.ApplicationErrorCategoryBenign, NextRetryDelay: time.Second})

@@ -40,7 +40,7 @@ func (e *examination) checkPages(ctx context.Context) {
 	}
 }
 
-// checkStreams reports whether a worker takes streams, where any is to begin.
+// checkStreams reports whether a worker takes streams, where any is to begin or has begun.
 func (e *examination) checkStreams(ctx context.Context) {
 	if !e.hasSchema {
 		return
@@ -52,7 +52,7 @@ func (e *examination) checkStreams(ctx context.Context) {
 	}
 	wanted := 0
 	for _, s := range streams {
-		if s.Above != nil && *s.Above > 0 || s.State == StreamRuns || s.State == StreamSilent {
+		if s.Above != nil && *s.Above > 0 || s.StartedAt != nil {
 			wanted++
 		}
 	}

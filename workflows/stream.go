@@ -31,10 +31,10 @@ func Stream(ctx workflow.Context, in StreamInput) (StreamResult, error) {
 		err := workflow.ExecuteActivity(streaming(ctx), ActivityStream, task).Get(ctx, &result)
 		done = done.Plus(result.Progress)
 		switch {
-		case temporal.IsCanceledError(err):
-			return StreamResult{Progress: done, Ended: outbox.StreamCancelled}, err
 		case err != nil:
 			return StreamResult{Progress: done}, err
+		case result.Ended == outbox.StreamCancelled:
+			return StreamResult{Progress: done, Ended: result.Ended}, temporal.NewCanceledError()
 		case result.Ended != outbox.StreamTurn && result.Ended != outbox.StreamStopped:
 			return StreamResult{Progress: done, Ended: result.Ended}, nil
 		case workflow.GetInfo(ctx).GetContinueAsNewSuggested():

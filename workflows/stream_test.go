@@ -138,7 +138,7 @@ func TestStreamIsCancelled(t *testing.T) {
 	env, played, _ := streamEnvironment(t, ends(outbox.StreamTurn, 5, 0),
 		func(context.Context) (activities.StreamResult, error) {
 			env.CancelWorkflow()
-			return activities.StreamResult{}, temporal.NewCanceledError()
+			return activities.StreamResult{Ended: outbox.StreamCancelled}, nil
 		})
 	env.ExecuteWorkflow(workflows.WorkflowStream, backlog)
 	require.True(t, temporal.IsCanceledError(env.GetWorkflowError()), "%v", env.GetWorkflowError())

@@ -15,18 +15,24 @@ import (
 var brokeBecause = map[string]string{
 	string(outbox.StreamFailing):   "its last stream ended at %s: the destination failed",
 	string(outbox.StreamCancelled): "its last stream ended at %s: its run was cancelled, terminated or reset",
-	operator.StreamSilent: "nothing was heard of its stream since %s: no worker goes on with it " +
-		"(\"outflow doctor\" says more)",
+	operator.StreamSilent: "its stream was to be heard of by %s: no worker goes on with it, or its run was terminated " +
+		"(\"outflow doctor\" says whether a worker takes streams)",
 }
 
 // writeStream writes how the stream of a destination goes or why it ended, or what one would do.
 func (d destinationStatus) writeStream(out io.Writer) {
-	due := d.Messages["due"].Messages
+	due, taken := d.Messages["due"].Messages, d.Messages["leased"].Messages
 	switch s := d.Stream; {
 	case s != nil && s.State == operator.StreamRuns:
 		left := ""
-		if s.PerSecond > 0 && due > 0 {
-			left = ", " + age(float64(due)/float64(s.PerSecond)) + " at this rate"
+		if taken > 0 {
+			left = ", " + grouped(taken) + " in its pages"
+		}
+		switch {
+		case s.PerSecond > 0 && due+taken > 0:
+			left += ", " + age(float64(due+taken)/float64(s.PerSecond)) + " at this rate"
+		case due == 0 && taken > 0:
+			left += " (those of a lost worker come back after a minute)"
 		}
 		fmt.Fprintf(out, "\n%s: a stream delivers %s messages a second since %s: %s due%s\n  workflow %s\n",
 			d.Destination, grouped(s.PerSecond), text.Stamp(*s.StartedAt), grouped(due), left, s.WorkflowID)

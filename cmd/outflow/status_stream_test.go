@@ -16,6 +16,7 @@ import (
 
 func TestStatusOfStreams(t *testing.T) {
 	due := operator.PhaseCount{Destination: "sqs://a", Phase: "due", Messages: 40_210, OldestSeconds: 90}
+	leased := operator.PhaseCount{Destination: "sqs://a", Phase: "leased", Messages: 5_700}
 	ended := func(why outbox.StreamEnd) operator.Stream {
 		return operator.Stream{State: string(why), StartedAt: &someAt, EndedAt: ptr(someAt.Add(time.Minute)), Recent: true}
 	}
@@ -38,6 +39,12 @@ func TestStatusOfStreams(t *testing.T) {
 			"sqs://a: a stream delivers 0 messages a second since 2026-01-31T08:00:00Z: 40,210 due\n  workflow outbox/stream/a\n"},
 		"it waits for more, and all is purged": {nil, running, nil,
 			"sqs://a: a stream delivers 1,900 messages a second since 2026-01-31T08:00:00Z: 0 due\n  workflow outbox/stream/a\n"},
+		"some are in its pages": {[]operator.PhaseCount{due, leased}, running, nil,
+			"sqs://a: a stream delivers 1,900 messages a second since 2026-01-31T08:00:00Z: 40,210 due, 5,700 in its " +
+				"pages, 24s at this rate\n  workflow outbox/stream/a\n"},
+		"a worker was lost with the last of them": {[]operator.PhaseCount{leased}, slow, nil,
+			"sqs://a: a stream delivers 0 messages a second since 2026-01-31T08:00:00Z: 0 due, 5,700 in its pages " +
+				"(those of a lost worker come back after a minute)\n  workflow outbox/stream/a\n"},
 		"it is paused": {[]operator.PhaseCount{due}, ended(outbox.StreamPaused), nil,
 			"sqs://a: its stream is paused: starters start a run for each message meanwhile\n" +
 				"  temporal activity unpause --activity-id stream -w outbox/stream/a\n"},
@@ -48,8 +55,8 @@ func TestStatusOfStreams(t *testing.T) {
 			"sqs://a: its last stream ended at 2026-01-31T08:01:00Z: its run was cancelled, terminated or reset; " +
 				"starters deliver what is left\n"},
 		"its worker was lost": {[]operator.PhaseCount{due}, silent, nil,
-			"sqs://a: nothing was heard of its stream since 2026-01-31T08:01:00Z: no worker goes on with it " +
-				"(\"outflow doctor\" says more); starters deliver what is left\n"},
+			"sqs://a: its stream was to be heard of by 2026-01-31T08:01:00Z: no worker goes on with it, or its run was " +
+				"terminated (\"outflow doctor\" says whether a worker takes streams); starters deliver what is left\n"},
 		"an end that this command does not know": {[]operator.PhaseCount{due}, ended("bored"), nil,
 			"sqs://a: its last stream ended at 2026-01-31T08:01:00Z: bored; starters deliver what is left\n"},
 		"it failed long ago": {[]operator.PhaseCount{due}, old, nil, ""},

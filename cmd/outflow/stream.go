@@ -21,8 +21,8 @@ const streamUsage = `outflow stream delivers the backlog of a queue, topic or ex
 
 Usage:
   outflow stream list [-json]
-  outflow stream set -destination D -above N|off
-  outflow stream unset -destination D
+  outflow stream set D -above N|off
+  outflow stream unset D
   outflow stream start D
   outflow stream stop D
 
@@ -42,7 +42,7 @@ list shows each bound and each destination's last stream: whether it is running,
 silent (its worker was lost), or why it ended: drained, failing or cancelled.
 
 Flags:
-  -destination  sqs://orders, a queue URL or an ARN, …
+  -destination  another way to write D: sqs://orders, a queue URL or an ARN, …
   -above        due messages, 1 to 100000; or off
   -json         an answer, or a stream, a line
   -who, -why    for the audit (default of -who: OUTFLOW_WHO, else you at this host)
@@ -55,7 +55,7 @@ Exit codes: 0 done, or a stream runs already, 1 failure, 2 a mistake on the comm
 
 var streamActs = []act{
 	{"list", nil}, {"set", []string{"destination", "above"}}, {"unset", []string{"destination"}},
-	{"start", nil}, {"stop", nil},
+	{"start", []string{"destination"}}, {"stop", []string{"destination"}},
 }
 
 // streams is an operator.Operator.
@@ -120,23 +120,26 @@ func stream(ctx context.Context, cl commandLine, args []string) error {
 	return err
 }
 
-// read completes the act with its words.
+// read completes the act with its words: its destination is a word, or a flag.
 func (a *streamAct) read(words []string) error {
-	byWord := a.name == "start" || a.name == "stop"
 	switch {
-	case byWord && len(words) != 1:
+	case a.name == "list" && len(words) > 0:
+		return usageError("stream list: unexpected argument %q", words[0])
+	case a.name == "list":
+		return nil
+	case len(words) > 1 || len(words) == 1 && a.destination != "" || len(words) == 0 && a.destination == "":
 		return usageError("stream %s: wants one destination", a.name)
-	case byWord:
+	case len(words) == 1:
 		d, err := outflow.ParseDestination(words[0])
 		if err != nil {
 			return usageError("stream %s: %w", a.name, err)
 		}
 		a.destination = d.String()
-	case len(words) > 0:
-		return usageError("stream %s: unexpected argument %q", a.name, words[0])
-	case a.name != "list" && a.destination == "":
-		return usageError("stream %s: wants -destination", a.name)
-	case a.name == "set" && a.above == nil:
+	}
+	if why := outbox.WhyNoStream(a.destination); why != "" && (a.name == "set" || a.name == "start") {
+		return usageError("stream %s: destination: %s", a.name, why)
+	}
+	if a.name == "set" && a.above == nil {
 		return usageError("stream set: wants -above")
 	}
 	return nil
@@ -248,7 +251,7 @@ func (a *streamAct) stop(ctx context.Context, o streams) error {
 	}
 	return a.answer(a.result(), "its stream was asked to end; starters deliver what is left\n"+
 		"  A minute later they may begin another, above the bound; to keep them from it:\n"+
-		"  outflow stream set -destination %s -above off", text.ShellWord(a.destination))
+		"  outflow stream set %s -above off", text.ShellWord(a.destination))
 }
 
 func listStreams(ctx context.Context, o interface {

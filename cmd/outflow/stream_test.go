@@ -143,7 +143,7 @@ func TestStreamStartsAndStops(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "sqs://orders: its stream was asked to end; starters deliver what is left\n"+
 		"  A minute later they may begin another, above the bound; to keep them from it:\n"+
-		"  outflow stream set -destination sqs://orders -above off\n", out)
+		"  outflow stream set sqs://orders -above off\n", out)
 	out, err = run("stop", &playedStreams{}, true)
 	require.NoError(t, err)
 	assert.Equal(t, `{"destination":"sqs://orders"}`+"\n", out)
