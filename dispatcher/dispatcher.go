@@ -63,8 +63,9 @@ type Options struct {
 	// PassDead has a message that ends dead let the next one of its ordering key go. Otherwise it
 	// blocks the key, until an operator retries, redirects or skips it.
 	PassDead bool
-	// Streams is how many streams this program takes at once, each on some connections of Pool and with
-	// up to 64 MiB of payloads together; 0: none. Scanner.StreamAbove says when one is started.
+	// Streams is how many streams this program takes at once, each on some four connections of Pool and
+	// with up to 64 MiB of payloads together; default 0: none, while a daemon takes 4. Scanner.StreamAbove
+	// says when one is started: without a program that takes it, a backlog waits 15 s for it first.
 	Streams int
 	// Worker has options for the worker. A zero field takes the value that Outflow needs. New warns
 	// of options with which messages would be published twice.

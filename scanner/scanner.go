@@ -127,7 +127,8 @@ type Options struct {
 	MissingGrace time.Duration
 	// StreamAbove has a stream started for a destination with more due messages than this, unless the
 	// destination has a bound of its own; default 0: none is started. A stream delivers them by one run
-	// instead of a run each, some thirty times as fast. It needs a worker with workflows.RegisterStream.
+	// instead of a run each, a hundred times as fast. It needs a worker that takes streams
+	// (dispatcher.Options.Streams, workflows.RegisterStream).
 	StreamAbove int
 	// Lease is how long a claimed message stays unclaimable; default 1 minute, at least 30
 	// seconds. A process that crashes delays its messages by that.
