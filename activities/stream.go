@@ -23,8 +23,9 @@ type StreamStore interface {
 	Pages
 	// FinishAll writes ends, and answers each. It may be repeated.
 	FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished
-	// HandOver leaves messages to runs of their own. enough is false where too many have such runs.
-	HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver) (enough bool, err error)
+	// HandOver leaves messages to runs of their own, and says how many. enough is false where too many
+	// have such runs.
+	HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver) (handed int, enough bool, err error)
 	// NoteStream notes how a stream goes. It is repeated every few seconds.
 	NoteStream(ctx context.Context, n outbox.StreamState, first bool) error
 }
@@ -112,7 +113,8 @@ func (s *Streams) Stream(ctx context.Context, in StreamInput) (StreamResult, err
 	}
 	if refuser, ok := s.publisher.(publish.Refuser); ok {
 		if err := refuser.Refusal(in.Destination); err != nil { // another worker may be able to
-			return StreamResult{}, translate(outflow.Retryable(fmt.Errorf("%w: %w", outflow.ErrNotAttempted, err)), info.Attempt)
+			return StreamResult{}, translateAfter(
+				outflow.Retryable(fmt.Errorf("%w: %w", outflow.ErrNotAttempted, err)), refusedAgain)
 		}
 	}
 	s.active.Add(1)

@@ -39,6 +39,10 @@ type pages struct {
 	late time.Duration
 	// crowded has each handover say that too many messages have runs.
 	crowded bool
+	// mostEnds are how many ends one statement can write; 0: any.
+	mostEnds int
+	// heldBack has each page say that a breaker is open.
+	heldBack bool
 }
 
 // paged is a message, and what became of it.
@@ -96,7 +100,7 @@ func (p *pages) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 	defer p.mu.Unlock()
 	p.claims = append(p.claims, req)
 	p.at = p.at.Add(time.Microsecond)
-	page := outbox.Page{PageRef: outbox.PageRef{Destination: req.Destination, At: p.at}, Next: req.From,
+	page := outbox.Page{PageRef: outbox.PageRef{Destination: req.Destination, At: p.at}, Next: req.From, HeldBack: p.heldBack,
 		ClaimedAt: time.Now().Add(-p.late)}
 	bytes := 0
 	for _, m := range p.messages {
@@ -143,9 +147,9 @@ func (p *pages) LeavePage(ctx context.Context, page outbox.PageRef, unsent []out
 	return nil
 }
 
-func (p *pages) HandOver(ctx context.Context, page outbox.PageRef, failed []outbox.HandedOver) (bool, error) {
+func (p *pages) HandOver(ctx context.Context, page outbox.PageRef, failed []outbox.HandedOver) (int, bool, error) {
 	if err := p.begin(ctx, "hand over"); err != nil {
-		return false, err
+		return 0, false, err
 	}
 	var refs []outbox.Ref
 	for _, f := range failed {
@@ -154,7 +158,10 @@ func (p *pages) HandOver(ctx context.Context, page outbox.PageRef, failed []outb
 	p.change(page.At, refs, func(i int, m *paged) { m.at, m.handed = time.Time{}, failed[i].Attempts })
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.crowded, nil
+	if p.crowded {
+		return len(failed) / 2, false, nil
+	}
+	return len(failed), true, nil
 }
 
 func (p *pages) EndPage(ctx context.Context, _ outbox.PageRef) error {
@@ -187,6 +194,12 @@ func (p *pages) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.mostEnds > 0 && len(endings) > p.mostEnds {
+		for i := range finished {
+			finished[i].Err = errors.New("canceling statement due to statement timeout")
+		}
+		return finished
+	}
 	for i, e := range endings {
 		m := p.byID[e.ID]
 		m.ends++

@@ -385,3 +385,55 @@ func TestStreamClaimsAgain(t *testing.T) {
 		require.Equal(t, outbox.StreamDrained, result.Ended)
 	})
 }
+
+// A stream whose claims fail asks for less each time, and leaves the destination to the starters: it notes
+// nothing meanwhile. When they work again it goes on.
+func TestStreamThatCannotClaim(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(5000)
+		healed := time.Now().Add(time.Minute)
+		var notes []time.Time
+		s.table.before = func(statement string) error {
+			switch {
+			case statement == "note" && time.Now().Before(healed):
+				notes = append(notes, time.Now())
+			case statement == "claim" && time.Now().Before(healed):
+				return errors.New("canceling statement due to statement timeout")
+			}
+			return nil
+		}
+		began := time.Now()
+		_, err := s.execute()
+		require.NoError(t, err)
+		s.requireAll(delivered, 5000)
+		require.NotEmpty(t, notes)
+		require.Less(t, notes[len(notes)-1].Sub(began), 5*time.Second)
+		sizes := []int{}
+		for _, c := range s.table.claims {
+			sizes = append(sizes, c.MaxMessages)
+		}
+		require.Equal(t, leastMessages, slices.Min(sizes))
+	})
+}
+
+// Ends that a statement can't write in time are written by smaller ones.
+func TestStreamMarksInSmallerStatements(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(3000)
+		s.table.mostEnds = 300
+		_, err := s.execute()
+		require.NoError(t, err)
+		s.requireAll(delivered, 3000)
+		require.Zero(t, s.broker.twice())
+	})
+}
+
+// Behind an open breaker nothing is due for a stream: starters ask for the destination's recovery.
+func TestStreamBehindAnOpenBreaker(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.heldBack = true
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, outbox.StreamFailing, result.Ended)
+	})
+}

@@ -35,6 +35,11 @@ const (
 	maxUnmarked = 3 * pageMessages
 	// markMessages bounds one statement that writes ends.
 	markMessages = 2000
+	// leastMessages is what a page, and a statement that writes ends, has at least of these: both are
+	// halved where they fail, such as by a statement_timeout, and grow again by a sixteenth.
+	leastMessages = 20
+	// maxClaimFailures in a row have the starters' hint end.
+	maxClaimFailures = 3
 	// maxStreamTries is how often a message is sent before it is handed over. The wait between two tries
 	// begins with streamBackoff and doubles.
 	maxStreamTries = 5
@@ -63,6 +68,10 @@ const (
 	// earlier attempts have left behind.
 	noteInterval = 2 * time.Second
 	freeInterval = 5 * time.Second
+	// refusedAgain is when a worker that can't send there may be asked again, leaveTries how often
+	// messages are given back.
+	refusedAgain = 5 * time.Second
+	leaveTries   = 3
 	// statementLimit bounds each statement of a stream, markRetry the wait after one that failed.
 	statementLimit = 15 * time.Second
 	markRetry      = 500 * time.Millisecond
@@ -106,6 +115,9 @@ type streaming struct {
 
 	over        []pageOver // to be handed over
 	handingOver bool
+
+	pageSize, markSize int // of messages, at present
+	claimFailures      int // in a row
 
 	claiming  bool
 	keyed     bool      // the last page had ordering keys: each end may release a message
@@ -162,7 +174,7 @@ func newStreaming(s *Streams, in StreamInput, info activity.Info) *streaming {
 			Number: info.Attempt, Path: "stream",
 		},
 		events: make(chan func(), streamRequests), sends: make(chan *request, streamRequests), closed: make(chan struct{}), limit: streamRequests,
-		lastDue: now, until: now.Add(timing.StreamTurn),
+		lastDue: now, until: now.Add(timing.StreamTurn), pageSize: pageMessages, markSize: markMessages,
 	}
 	r.note.Store(&streamNote{})
 	return r
@@ -305,7 +317,7 @@ func (r *streaming) claim(ctx, work context.Context, now time.Time) {
 		return
 	}
 	req := outbox.PageRequest{
-		Destination: r.in.Destination, Holder: uuid.New(), From: r.from, MaxMessages: pageMessages, MaxBytes: room,
+		Destination: r.in.Destination, Holder: uuid.New(), From: r.from, MaxMessages: r.pageSize, MaxBytes: room,
 	}
 	whole := !now.Before(r.nextStart)
 	if whole {
@@ -323,14 +335,28 @@ func (r *streaming) claim(ctx, work context.Context, now time.Time) {
 			r.nextStart = time.Now().Add(max(fromStart, fromStartShare*took))
 		}
 		r.metrics.Claimed("stream", len(page.Messages), bytesOf(page.Messages), took, err)
+		r.pageSize = resized(r.pageSize, pageMessages, err != nil)
 		if err != nil { // where it was claimed all the same, it is freed like that of a lost holder
 			r.logger(ctx).Error("claiming a page", "destination", outflow.DisplayDestination(r.in.Destination), "error", err)
 			r.nextClaim = time.Now().Add(markRetry)
 			r.lastDue = time.Now() // there may be messages
+			r.claimFailures++
 			return
+		}
+		r.claimFailures = 0
+		if page.HeldBack { // starters ask for its recovery
+			r.end(outbox.StreamFailing)
 		}
 		r.took(work, page, req.Holder)
 	})
+}
+
+// resized is how many messages the next statement has at most, after one of size.
+func resized(size, most int, failed bool) int {
+	if failed {
+		return max(size/2, leastMessages)
+	}
+	return min(size+size/16+1, most)
 }
 
 // hasSuspect reports whether a page in hand is a suspect.

@@ -122,7 +122,15 @@ func (r *streaming) leave(p *openPage, messages []*outbox.PageMessage) {
 	}
 	r.handing++
 	var err error
-	r.do(context.Background(), func(ctx context.Context) { err = r.store.LeavePage(ctx, p.PageRef, refs) }, func() {
+	give := func(ctx context.Context) {
+		for range leaveTries {
+			if err = r.store.LeavePage(ctx, p.PageRef, refs); err == nil {
+				return
+			}
+			time.Sleep(markRetry)
+		}
+	}
+	r.do(context.Background(), give, func() {
 		r.handing--
 		if err != nil { // the page stands until the next attempt or a scanner frees it
 			r.logTo().Warn("giving messages back", "error", err)
@@ -157,9 +165,10 @@ func (r *streaming) handOverNext(ctx context.Context) {
 		}
 	}
 	r.over, r.handingOver = others, true
+	var handed int
 	var enough bool
 	var err error
-	r.do(ctx, func(ctx context.Context) { enough, err = r.store.HandOver(ctx, p.PageRef, failed) }, func() {
+	r.do(ctx, func(ctx context.Context) { handed, enough, err = r.store.HandOver(ctx, p.PageRef, failed) }, func() {
 		r.handingOver = false
 		switch {
 		case err != nil: // the page stands until it is freed
@@ -167,7 +176,7 @@ func (r *streaming) handOverNext(ctx context.Context) {
 		case !enough:
 			r.end(outbox.StreamFailing)
 		}
-		r.progress.HandedOver += int64(len(failed))
+		r.progress.HandedOver += int64(handed)
 		r.left(p, len(failed))
 	})
 }
@@ -178,7 +187,7 @@ func (r *streaming) mark(ctx context.Context, now time.Time) {
 	if len(r.writing) > 0 || len(r.ends) == 0 || now.Before(r.markAgain) {
 		return
 	}
-	n := min(len(r.ends), markMessages)
+	n := min(len(r.ends), r.markSize)
 	batch := r.ends[:n:n]
 	r.ends, r.writing = r.ends[n:], batch
 	endings := make([]outbox.Ending, 0, n)
@@ -215,6 +224,7 @@ func (r *streaming) marked(batch []pageEnd, finished []outbox.Finished) {
 		r.nextClaim = time.Time{} // messages behind these may be due
 	}
 	r.markAgain = time.Time{}
+	r.markSize = resized(r.markSize, markMessages, len(again) == len(batch))
 	if len(again) > 0 {
 		r.logTo().Warn("writing the ends of a stream's messages", "messages", len(again), "error", last)
 		r.ends = append(again, r.ends...)
@@ -279,6 +289,7 @@ func (r *streaming) free(ctx context.Context, now time.Time) {
 		switch {
 		case err != nil:
 			r.logTo().Warn("freeing pages", "error", err)
+			r.lastDue = time.Now() // there may be some
 		case freed > 0 || left > 0:
 			r.lastDue = time.Now() // the stream waits for them
 		}
@@ -289,9 +300,10 @@ func (r *streaming) free(ctx context.Context, now time.Time) {
 	})
 }
 
-// noteProgress notes in the table how the stream goes.
+// noteProgress notes in the table how the stream goes. A stream that can't claim says nothing, so that
+// starters soon deliver without it.
 func (r *streaming) noteProgress(ctx context.Context, now time.Time) {
-	if r.ended != "" || r.noting || now.Before(r.nextNote) {
+	if r.ended != "" || r.noting || now.Before(r.nextNote) || r.claimFailures >= maxClaimFailures {
 		return
 	}
 	r.noting = true

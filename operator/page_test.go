@@ -144,7 +144,7 @@ func TestShowAStreamsMessage(t *testing.T) {
 
 	// What the stream did not end has runs of its own.
 	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, []outbox.Ref{ref(ids[1])}))
-	_, err := store.HandOver(t.Context(), page.PageRef, []outbox.HandedOver{{Ref: ref(ids[2]), LastError: "throttled", Attempts: 5}})
+	_, _, err := store.HandOver(t.Context(), page.PageRef, []outbox.HandedOver{{Ref: ref(ids[2]), LastError: "throttled", Attempts: 5}})
 	require.NoError(t, err)
 	for _, id := range ids[1:] {
 		d = show(id)

@@ -43,6 +43,8 @@ type Run struct {
 	Status     string     `json:"status"` // such as Running, Completed, Failed, Canceled
 	StartedAt  time.Time  `json:"startedAt"`
 	ClosedAt   *time.Time `json:"closedAt,omitempty"`
+	// Cancelling says that the open run was asked to cancel.
+	Cancelling bool `json:"cancelling,omitempty"`
 	// Activities are those that have not ended: "publish" while a message is retried, "mark" while
 	// its end can't be written.
 	Activities []Activity `json:"activities,omitempty"`
@@ -104,6 +106,7 @@ func (r runs) Describe(ctx context.Context, workflowID string) (Run, error) {
 	run := Run{
 		WorkflowID: workflowID, RunID: info.GetExecution().GetRunId(),
 		Status: info.GetStatus().String(), StartedAt: info.GetStartTime().AsTime(),
+		Cancelling: info.GetCloseTime() == nil && described.GetWorkflowExtendedInfo().GetCancelRequested(),
 	}
 	if info.GetCloseTime() != nil {
 		at := info.GetCloseTime().AsTime()

@@ -197,6 +197,22 @@ const (
 	takeLook = 100 * time.Millisecond
 )
 
+// errNoAudit says that this role can't write the audit. What Temporal is asked to do is noted there
+// afterwards.
+var errNoAudit = errors.New("this role may not write outbox.audit (" + seeGrants + ")")
+
+// mayAct refuses a role that could not note what it has Temporal do.
+func (o *Operator) mayAct(ctx context.Context) error {
+	var may bool
+	if err := o.pool.QueryRow(ctx, `SELECT has_any_column_privilege('outbox.audit', 'INSERT')`).Scan(&may); err != nil {
+		return fmt.Errorf("reading this role's rights: %w", err)
+	}
+	if !may {
+		return errNoAudit
+	}
+	return nil
+}
+
 // ErrNoDatabaseID says that no starter or worker has worked on the database: a run would not know it.
 var ErrNoDatabaseID = errors.New("no starter or worker has worked on this database yet")
 
@@ -206,7 +222,9 @@ func (o *Operator) StartStream(
 	ctx context.Context, destination, taskQueue string, by Actor,
 ) (started StartedStream, err error) {
 	started = StartedStream{Destination: destination, WorkflowID: workflows.StreamID(o.outbox, destination)}
-	err = checkTakesStreams(destination)
+	if err = checkTakesStreams(destination); err == nil {
+		err = o.mayAct(ctx)
+	}
 	var before Stream
 	if err == nil {
 		before, err = o.stream(ctx, destination)
@@ -239,13 +257,17 @@ func (o *Operator) StartStream(
 	return started, nil
 }
 
-// startStream starts the run. One that has noted its end, such as after a stop, closes within seconds.
+// startStream starts the run. One that has noted its end, or was asked to cancel, closes within seconds.
 func (o *Operator) startStream(
 	ctx context.Context, options client.StartWorkflowOptions, in workflows.StreamInput, before Stream,
 ) (runID string, err error) {
 	closes := before.Ended()
 	for deadline := time.Now().Add(takeWait); ; {
 		runID, err = o.runs.StartStream(ctx, options, in)
+		if errors.Is(err, ErrRunOpen) && !closes {
+			open, lookErr := o.runs.Describe(ctx, options.ID)
+			closes = lookErr == nil && (open.Cancelling || open.ClosedAt != nil)
+		}
 		if !errors.Is(err, ErrRunOpen) || !closes || !time.Now().Before(deadline) {
 			return runID, err
 		}
@@ -292,6 +314,9 @@ func (o *Operator) awaitStream(ctx context.Context, destination string, before S
 // stream was noted as paused, which is over then.
 func (o *Operator) StopStream(ctx context.Context, destination string, by Actor) error {
 	id := workflows.StreamID(o.outbox, destination)
+	if err := o.mayAct(ctx); err != nil {
+		return fmt.Errorf("stopping the stream of %s: %w", outflow.DisplayDestination(destination), err)
+	}
 	run, err := o.runs.Describe(ctx, id)
 	var open *string
 	if err == nil && run.ClosedAt == nil {

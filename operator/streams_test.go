@@ -2,9 +2,13 @@ package operator
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/serviceerror"
@@ -326,4 +330,63 @@ func TestStreamsWithoutTemporal(t *testing.T) {
 	require.ErrorIs(t, err, errAway)
 	require.ErrorIs(t, o.StopStream(t.Context(), "sqs://orders", ada), errAway)
 	assert.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.audit`))
+}
+
+// closingRun is a Temporal whose one run was asked to cancel, and closes a moment later.
+type closingRun struct {
+	noTemporal
+	closesAt time.Time
+}
+
+func (c *closingRun) open() bool { return time.Now().Before(c.closesAt) }
+
+func (c *closingRun) Describe(context.Context, string) (Run, error) {
+	return Run{Cancelling: c.open()}, nil
+}
+
+func (c *closingRun) StartStream(
+	context.Context, client.StartWorkflowOptions, workflows.StreamInput,
+) (string, error) {
+	if c.open() {
+		return "", ErrRunOpen
+	}
+	return "run-2", nil
+}
+
+// A start right after a stop waits for the stopped run to close, which has noted no end yet.
+func TestStartStreamAfterAStop(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	_, err := outboxdb.New(pool).DatabaseID(t.Context())
+	require.NoError(t, err)
+	o := New(pool, &closingRun{closesAt: time.Now().Add(time.Second)}, "")
+	runID, err := o.startStream(t.Context(), client.StartWorkflowOptions{}, workflows.StreamInput{}, Stream{State: StreamRuns})
+	require.NoError(t, err)
+	require.Equal(t, "run-2", runID)
+}
+
+// A role that can't write the audit has Temporal do nothing.
+func TestStreamsOfARoleWithoutTheAudit(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	config := pool.Config()
+	role := "dispatcher_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	execute(t, pool, `CREATE ROLE `+role)
+	t.Cleanup(func() {
+		_, _ = pool.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role)
+	})
+	require.NoError(t, Grants{Dispatchers: []string{role}}.Apply(t.Context(), pool))
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `SET ROLE `+role)
+		return err
+	}
+	as, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(as.Close)
+	temporal := &noTemporal{}
+	o := New(as, temporal, "")
+	_, err = o.StartStream(t.Context(), "sqs://orders", "outflow-outbox", ada)
+	require.ErrorIs(t, err, errNoAudit)
+	require.ErrorIs(t, o.StopStream(t.Context(), "sqs://orders", ada), errNoAudit)
+	require.Zero(t, temporal.asked)
 }

@@ -37,6 +37,8 @@ type Page struct {
 	Messages  []PageMessage
 	// Next is where the page after it goes on.
 	Next time.Time
+	// HeldBack says that nothing was claimed because the destination's breaker is open.
+	HeldBack bool
 	// Suspect says that the process of an earlier claim of these messages was lost: one of them may be
 	// the cause. Such a page is sent with nothing else in hand.
 	Suspect bool

@@ -123,8 +123,13 @@ func (r pageRow) message(destination string) outbox.PageMessage {
 	}
 }
 
+// breakerOpenSQL says whether a breaker of the destination $1 is open.
+const breakerOpenSQL = `
+SELECT coalesce(bool_or(h.open_until IS NOT NULL), false)
+  FROM (SELECT $1::text AS destination) AS m, outbox.destinations AS h WHERE ` + BreakersOfSQL
+
 // ClaimPage claims the next page of a stream. A page without messages says that none is due now, or
-// that the destination's breaker is open.
+// that the destination's breaker is open. From the beginning it says which.
 func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.Page, error) {
 	page := outbox.Page{PageRef: outbox.PageRef{Destination: req.Destination}, ClaimedAt: time.Now(), Next: req.From}
 	if req.MaxMessages < 1 || req.MaxBytes < 1 {
@@ -141,6 +146,11 @@ func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 	}
 	if err != nil {
 		return page, fmt.Errorf("claiming a page of %s: %w", outflow.DisplayDestination(req.Destination), err)
+	}
+	if len(claimed) == 0 && req.From.IsZero() {
+		if err := s.pool.QueryRow(ctx, breakerOpenSQL, req.Destination).Scan(&page.HeldBack); err != nil {
+			return page, fmt.Errorf("reading the breaker of %s: %w", outflow.DisplayDestination(req.Destination), err)
+		}
 	}
 	page.Messages = make([]outbox.PageMessage, 0, len(claimed))
 	for i, r := range claimed {
@@ -171,10 +181,13 @@ UPDATE outbox.messages AS m
    AND m.finished_at IS NULL AND m.available_at = $7
 RETURNING m.retrying`
 
-// HandOver leaves messages of a page to runs of their own. enough is false where too many messages of
-// the destination have such runs: then the last of them wait as rows, and the stream is to end. What has
-// left the page meanwhile stays as it is. A stream makes one call at a time: each counts by itself.
-func (s *Store) HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver) (enough bool, err error) {
+// HandOver leaves messages of a page to runs of their own, and says how many. enough is false where too
+// many messages of the destination have such runs: then the last of them wait as rows, and the stream is
+// to end. What has left the page meanwhile stays as it is. A stream makes one call at a time: each counts
+// by itself.
+func (s *Store) HandOver(
+	ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver,
+) (handed int, enough bool, err error) {
 	var c columns
 	for _, f := range failed {
 		c.add(f.Ref, f.LastError, f.Attempts)
@@ -182,14 +195,15 @@ func (s *Store) HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.
 	rows, err := s.pool.Query(ctx, handOverSQL, c.ids, c.generations, c.lastErrors, c.attempts, p.Destination,
 		maxHandedOver, p.At)
 	if err != nil {
-		return false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
+		return 0, false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
 	}
 	all, err := pgx.CollectRows(rows, pgx.RowTo[bool])
 	if err != nil {
-		return false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
+		return 0, false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
 	}
 	s.hintSoon()
-	return !slices.Contains(all, false), nil
+	enough = !slices.Contains(all, false)
+	return len(slices.DeleteFunc(all, func(handed bool) bool { return !handed })), enough, nil
 }
 
 // noteStreamSQL notes how a stream goes. $2 is the progress, $7 why it ended (NULL: it goes on), $8
@@ -201,7 +215,8 @@ VALUES ($1, $2, $3, $4, $5, now(), CASE WHEN $6::text IS NULL THEN now() + $7::i
         coalesce($6 = 'paused', false), CASE WHEN $6 IS NOT NULL THEN now() END, $6, now() + $8::interval)
 ON CONFLICT (destination) DO UPDATE
    SET delivered = $2, dead = $3, handed_over = $4, per_second = $5,
-       started_at = CASE WHEN $9::boolean THEN now() ELSE s.started_at END,
+       started_at = CASE WHEN $9::boolean OR s.started_at IS NULL OR s.ended IN ('drained', 'failing', 'cancelled')
+                         THEN now() ELSE s.started_at END,
        runs_until = excluded.runs_until, paused = excluded.paused, ended_at = excluded.ended_at, ended = excluded.ended,
        not_before = coalesce(excluded.not_before, CASE WHEN NOT $9 THEN s.not_before END)`
 

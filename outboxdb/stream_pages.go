@@ -50,6 +50,7 @@ UPDATE outbox.messages AS m
 //   - Their claims stay counted: the process of the holder was lost with them. The next page of these
 //     rows is a tenth. Where that would be ten rows or fewer they are quarantined (claims = 5).
 //   - A stream may claim them again: no run was started for any of them.
+//   - A row that another session has locked is freed the next time, and its page stands until then.
 const freePagesSQL = `
 WITH overdue AS (
     UPDATE outbox.pages AS p
@@ -64,10 +65,10 @@ WITH overdue AS (
        AND p.overdue_at <= now() - $4::interval
        FOR UPDATE SKIP LOCKED
 ), rows AS MATERIALIZED (
-    SELECT next.id
+    SELECT p.destination, p.at, next.id
       FROM given AS p
      CROSS JOIN LATERAL (SELECT m.id FROM outbox.messages AS m
-                          WHERE ` + pageRowsSQL + ` ORDER BY m.id FOR NO KEY UPDATE) AS next
+                          WHERE ` + pageRowsSQL + ` ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED) AS next
 ), freed AS (
     UPDATE outbox.messages AS m
        SET available_at = now(), parked = false, started = false, streamed = false,
@@ -76,11 +77,15 @@ WITH overdue AS (
      WHERE m.id = r.id AND m.finished_at IS NULL
     RETURNING m.id
 ), ended AS (
-    DELETE FROM outbox.pages AS p USING given AS g WHERE p.destination = g.destination AND p.at = g.at
+    DELETE FROM outbox.pages AS p USING given AS g
+     WHERE p.destination = g.destination AND p.at = g.at
+       AND (SELECT count(*) FROM outbox.messages AS m WHERE ` + pageRowsSQL + `)
+           = (SELECT count(*) FROM rows AS r WHERE r.destination = p.destination AND r.at = p.at)
+    RETURNING p.at
 )
 SELECT (SELECT count(*) FROM freed),
        (SELECT count(*) FROM outbox.pages AS p WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[]))
-       - (SELECT count(*) FROM given)`
+       - (SELECT count(*) FROM ended)`
 
 // EndPage ends a page whose messages have all ended or were given back. It is idempotent.
 func (s *Store) EndPage(ctx context.Context, p outbox.PageRef) error {

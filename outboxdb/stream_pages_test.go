@@ -14,6 +14,7 @@ import (
 	"github.com/outflowhq/outflow/operator"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
+	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
 func refs(messages []outbox.PageMessage) (all []outbox.Ref) {
@@ -378,4 +379,41 @@ func TestOrderInPages(t *testing.T) {
 	require.ElementsMatch(t, []uuid.UUID{a[0], b[0]}, got[0])
 	require.Equal(t, [][]uuid.UUID{{a[1]}, {a[2]}}, got[1:])
 	require.True(t, value[bool](t, pool, `SELECT follower FROM outbox.messages WHERE id = $1`, b[1]))
+}
+
+// A row that another session has locked keeps no other row from being freed, and nobody waits for it: the
+// holder may write its end before the next look.
+func TestLockedRowOfALostPage(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	ids := backlog(t, pool, 3)
+	page := claimPage(t, store, nextPage(uuid.New()))
+	release := lockRow(t, pool, ids[1])
+	free := func() (freed, left int) {
+		passTime(t, pool, "1 minute")
+		freed, left, err := store.FreePages(t.Context(), backlogged, nil)
+		require.NoError(t, err)
+		return freed, left
+	}
+	free() // notes that it is overdue
+	freed, left := free()
+	require.Equal(t, []int{2, 1}, []int{freed, left})
+	require.Len(t, claimPage(t, store, nextPage(uuid.New())).Messages, 2)
+	release()
+	require.Equal(t, outflow.Delivered, finish(t, store, acknowledged(page)[1])[0].State, "its holder was late, and not too late")
+	require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state = 'delivered'`))
+}
+
+// A step down leaves nothing in a page that nobody would free any more.
+func TestStepDownFreesPages(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	backlog(t, pool, 3)
+	claimPage(t, outboxdb.New(pool), nextPage(uuid.New()))
+	for value[bool](t, pool, `SELECT to_regclass('outbox.pages') IS NOT NULL`) {
+		_, err := migrate.Down(t.Context(), pool)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 3, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE available_at <= now() AND NOT parked`))
 }

@@ -295,7 +295,10 @@ func TestNoPageBehindAnOpenBreaker(t *testing.T) {
 	backlog(t, pool, 3)
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until)
 		VALUES ($1, now(), 1, now() + interval '1 minute')`, backlogged)
-	require.Empty(t, claimPage(t, store, nextPage(uuid.New())).Messages)
+	page := claimPage(t, store, outbox.PageRequest{Destination: backlogged, MaxMessages: 10, MaxBytes: 1000})
+	require.Empty(t, page.Messages)
+	require.True(t, page.HeldBack)
+	require.False(t, claimPage(t, store, outbox.PageRequest{Destination: "sqs://idle", MaxMessages: 10, MaxBytes: 1000}).HeldBack)
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.pages`))
 	execute(t, pool, `DELETE FROM outbox.destinations`)
 	require.Len(t, claimPage(t, store, nextPage(uuid.New())).Messages, 3)
@@ -304,13 +307,16 @@ func TestNoPageBehindAnOpenBreaker(t *testing.T) {
 // handOver hands messages of a page over.
 func handOver(t *testing.T, s *outboxdb.Store, page outbox.Page, messages []outbox.PageMessage) bool {
 	t.Helper()
-	var failed []outbox.HandedOver
+	_, enough, err := s.HandOver(t.Context(), page.PageRef, handedOver(messages))
+	require.NoError(t, err)
+	return enough
+}
+
+func handedOver(messages []outbox.PageMessage) (failed []outbox.HandedOver) {
 	for _, m := range messages {
 		failed = append(failed, outbox.HandedOver{Ref: m.Ref(), LastError: "throttled", Attempts: 5})
 	}
-	enough, err := s.HandOver(t.Context(), page.PageRef, failed)
-	require.NoError(t, err)
-	return enough
+	return failed
 }
 
 // At most 200 messages that a stream could not send have runs of their own. Beyond that they wait as
@@ -323,7 +329,10 @@ func TestHandOver(t *testing.T) {
 	noteStream(t, store, "")
 	page := claimPage(t, store, nextPage(uuid.New()))
 	require.True(t, handOver(t, store, page, page.Messages[:190]))
-	require.False(t, handOver(t, store, page, page.Messages[190:202]), "two more than there is room for")
+	handed10, enough, err := store.HandOver(t.Context(), page.PageRef, handedOver(page.Messages[190:202]))
+	require.NoError(t, err)
+	require.False(t, enough, "two more than there is room for")
+	require.Equal(t, 10, handed10)
 	require.Equal(t, 200, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE retrying`))
 	handed := stands(t, pool, page.Messages[0].ID)
 	require.True(t, handed.Retrying)
@@ -468,4 +477,30 @@ func TestFinishAll(t *testing.T) {
 	require.Equal(t, outflow.Delivered, finished[0].State)
 	require.ErrorContains(t, finished[1].Err, "out of range")
 	require.Equal(t, outflow.Delivered, finished[2].State, "a value that Postgres refuses keeps no other end from being written")
+}
+
+// A stream has begun when its first note is written, whichever attempt of it writes that.
+func TestNoteOfAStreamThatBegins(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	execute(t, pool, `INSERT INTO outbox.streams (destination, above) VALUES ($1, 0)`, backlogged)
+	began := func() time.Time {
+		return value[time.Time](t, pool, `SELECT coalesce(started_at, 'epoch') FROM outbox.streams`)
+	}
+	noteStream(t, store, "")
+	first := began()
+	require.WithinDuration(t, time.Now(), first, time.Hour)
+	for _, goesOn := range []outbox.StreamEnd{outbox.StreamTurn, outbox.StreamStopped, outbox.StreamPaused} {
+		noteStream(t, store, goesOn)
+		noteStream(t, store, "")
+		require.Equal(t, first, began(), "%s", goesOn)
+	}
+	for _, over := range []outbox.StreamEnd{outbox.StreamDrained, outbox.StreamFailing, outbox.StreamCancelled} {
+		before := began()
+		noteStream(t, store, over)
+		require.Equal(t, before, began())
+		noteStream(t, store, "")
+		require.True(t, began().After(before), "%s", over)
+	}
 }

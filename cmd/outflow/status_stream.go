@@ -34,8 +34,12 @@ func (d destinationStatus) writeStream(out io.Writer) {
 		case due == 0 && taken > 0:
 			left += " (those of a lost worker come back after a minute)"
 		}
-		fmt.Fprintf(out, "\n%s: a stream delivers %s messages a second since %s: %s due%s\n  workflow %s\n",
-			d.Destination, grouped(s.PerSecond), text.Stamp(*s.StartedAt), grouped(due), left, s.WorkflowID)
+		since := ""
+		if s.StartedAt != nil {
+			since = " since " + text.Stamp(*s.StartedAt)
+		}
+		fmt.Fprintf(out, "\n%s: a stream delivers %s messages a second%s: %s due%s\n  workflow %s\n",
+			d.Destination, grouped(s.PerSecond), since, grouped(due), left, s.WorkflowID)
 	case s != nil && s.Open():
 		fmt.Fprintf(out, "\n%s: its stream is paused: starters start a run for each message meanwhile\n  %s\n",
 			d.Destination, unpause(s.WorkflowID))
