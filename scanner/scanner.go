@@ -242,6 +242,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 		began := time.Now()
 		claimed := s.claim(ctx)
 		s.noteWaiting(claimed)
+		s.startStreams(ctx, claimed)
 		s.startAll(starts, claimed.Messages)
 		if claimed.BreakerActive || s.recovery.hasUnsignalled() {
 			s.recover(ctx)
@@ -252,7 +253,6 @@ func (s *Scanner) Run(ctx context.Context) error {
 		}
 		s.startDueCallbacks(ctx)
 		s.releaseOwed(ctx, claimed.Owed)
-		s.startStreams(ctx, claimed)
 		s.freeLostPages(ctx)
 		s.passOn(ctx, claimed)
 		s.awaitNextClaim(ctx, began, claimed)

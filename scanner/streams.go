@@ -15,6 +15,9 @@ const (
 	// streamInterval lies between two looks which destinations are worth a stream.
 	streamInterval = time.Second
 	streamTimeout  = 10 * time.Second
+	// headStart is how long the starts of a claim's messages wait for that of a stream at most. A hundred
+	// starts at once keep a small Temporal server busy for half a second.
+	headStart = 100 * time.Millisecond
 	// runningFor is how long a stream that runs already, and has not said so in the table, is left alone:
 	// somebody has paused it, or no worker has taken it.
 	runningFor   = time.Minute
@@ -34,7 +37,8 @@ type Streams interface {
 	FreeLostPages(ctx context.Context) (freed int, err error)
 }
 
-// startStreams starts a stream for each destination of the claim that is worth it, in the background.
+// startStreams starts a stream for each destination of the claim that is worth it, in the background, and
+// waits a moment for that.
 func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 	var full []string
 	for _, d := range claimed.Full {
@@ -45,7 +49,9 @@ func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 	if raised, _ := s.temporal.state(); raised || len(full) == 0 || !s.streams.begin(streamInterval) {
 		return
 	}
+	started := make(chan struct{})
 	s.background.Go(func() {
+		defer close(started)
 		defer s.streams.done()
 		ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 		defer cancel()
@@ -62,6 +68,10 @@ func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 			}
 		}
 	})
+	select {
+	case <-started:
+	case <-time.After(headStart):
+	}
 }
 
 // startStream starts a destination's stream, and leaves the backlog to it. One that runs already goes on.
@@ -72,6 +82,7 @@ func (s *Scanner) startStream(ctx context.Context, destination string) error {
 	}
 	in := workflows.StreamInput{Outbox: s.opts.Outbox, Database: database, Destination: destination}
 	options := workflows.StreamOptions(s.opts.Outbox, s.opts.TaskQueue, destination)
+	options.EnableEagerStart = true // where this program takes streams
 	_, err = s.execute(ctx, options, workflows.WorkflowStream, in)
 	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
 		if s.streaming == nil || len(s.streaming) > maxStreaming {
