@@ -49,6 +49,8 @@ const (
 	// throttles some go out alone, and a few of them in a row may fail.
 	maxFailedRequests = 20
 	quietFailures     = 5
+	// warnInterval lies between two lines of the log about failed requests.
+	warnInterval = 10 * time.Second
 	// minSlowdown lies between two halvings of the requests at once.
 	minSlowdown = 200 * time.Millisecond
 
@@ -106,6 +108,7 @@ type streaming struct {
 	limit    float64   // of requests under way
 	slowed   time.Time
 	failures int // requests without a success since the last one
+	warned   time.Time
 
 	ends      []pageEnd // to be written
 	writing   []pageEnd // by a statement under way

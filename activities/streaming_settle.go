@@ -79,6 +79,11 @@ func (r *streaming) pace(acknowledged int, failure error) {
 	if acknowledged == 0 {
 		r.failures++
 	}
+	if time.Since(r.warned) >= warnInterval {
+		r.warned = time.Now()
+		r.logTo().Warn("a stream's requests fail", "destination", outflow.DisplayDestination(r.in.Destination),
+			"error", failure)
+	}
 	if r.failures >= maxFailedRequests {
 		r.end(outbox.StreamFailing)
 	}

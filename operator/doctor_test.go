@@ -482,7 +482,7 @@ func TestExamine(t *testing.T) {
 		"no worker takes the streams of the setting": {func(h *healthy, p *Subject) { h.noStreamers, p.StreamAbove = true, 1000 },
 			"warn streams no worker polls task queue outflow-outbox-streams", takesStreams},
 		"no worker goes on with a stream": {func(h *healthy, _ *Subject) {
-			h.noStreamers, h.streams = true, []Stream{{State: StreamSilent}}
+			h.noStreamers, h.streams = true, []Stream{{State: StreamSilent, StartedAt: new(time.Time)}}
 		}, "warn streams no worker polls", takesStreams},
 		"workers take streams": {func(_ *healthy, p *Subject) { p.StreamAbove = 1000 },
 			"ok streams task queue outflow-outbox-streams has 1 pollers of workflow tasks, 2 of activities", ""},

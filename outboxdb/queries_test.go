@@ -83,7 +83,7 @@ func TestSafetyClauses(t *testing.T) {
 			"m.available_at = p.at AND m.streamed"}},
 		"freePages": {outboxdb.StatementFreePages, []string{
 			"p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval", "p.overdue_at <= now() - $4::interval",
-			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "ORDER BY m.id FOR NO KEY UPDATE) AS next", "m.available_at = p.at AND m.streamed",
+			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED) AS next", "m.available_at = p.at AND m.streamed",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
