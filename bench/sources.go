@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,6 +68,9 @@ var naiveSource = source{
 	          FROM naive.outbox WHERE created_at >= $1`,
 }
 
+// enqueuedAtOnce is how many messages one call enqueues: it takes 64 MiB, and the largest have 200 KiB.
+const enqueuedAtOnce = 300
+
 // messageType is that of every message.
 const messageType = "order-placed"
 
@@ -103,16 +107,22 @@ func sized(bytes int) string {
 }
 
 func insertMessages(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error) {
-	messages := make([]outflow.Message, 0, len(bodies))
-	for _, body := range bodies {
-		messages = append(messages, outflow.Message{Destination: "sqs://" + queue, Type: messageType, Payload: []byte(body)})
+	texts := make([]string, 0, len(bodies))
+	for chunk := range slices.Chunk(bodies, enqueuedAtOnce) {
+		messages := make([]outflow.Message, 0, len(chunk))
+		for _, body := range chunk {
+			messages = append(messages,
+				outflow.Message{Destination: "sqs://" + queue, Type: messageType, Payload: []byte(body)})
+		}
+		ids, err := outboxdb.Enqueue(ctx, tx, messages...)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			texts = append(texts, id.String())
+		}
 	}
-	ids, err := outboxdb.Enqueue(ctx, tx, messages...)
-	texts := make([]string, 0, len(ids))
-	for _, id := range ids {
-		texts = append(texts, id.String())
-	}
-	return texts, err
+	return texts, nil
 }
 
 func insertNaive(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error) {
