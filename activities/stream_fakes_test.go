@@ -251,7 +251,7 @@ type batches struct {
 	requests [][]outflow.Message
 	// now and most are requests under way.
 	now, most int
-	// onSend is told of each request, under mu.
+	// onSend is called with each request, under mu.
 	onSend func(messages []outflow.Message)
 }
 

@@ -3,7 +3,6 @@ package activities
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/internal/tracing"
 	"github.com/outflowhq/outflow/outbox"
-	"github.com/outflowhq/outflow/publish"
 )
 
 // The bounds of streams. Those of a process are shared by its streams.
@@ -176,7 +174,8 @@ func newStreaming(s *Streams, in StreamInput, info activity.Info) *streaming {
 			WorkflowID: info.WorkflowExecution.ID, RunID: info.WorkflowExecution.RunID,
 			Number: info.Attempt, Path: "stream",
 		},
-		events: make(chan func(), streamRequests), sends: make(chan *request, streamRequests), closed: make(chan struct{}), limit: streamRequests,
+		events: make(chan func(), streamRequests), sends: make(chan *request, streamRequests),
+		closed: make(chan struct{}), limit: streamRequests,
 		lastDue: now, until: now.Add(timing.StreamTurn), pageSize: pageMessages, markSize: markMessages,
 	}
 	r.note.Store(&streamNote{})
@@ -309,118 +308,6 @@ func (r *streaming) report(event func()) {
 	}
 }
 
-// share is what this stream has of a bound of its process.
-func (r *streaming) share(bound int) int { return max(bound/int(max(r.active.Load(), 1)), 1) }
-
-// claim claims the next page, where there is room for it.
-func (r *streaming) claim(ctx, work context.Context, now time.Time) {
-	room := min(pageBytes, r.share(streamBytes)-r.bytes)
-	if r.ended != "" || r.claiming || len(r.pages) >= pagesInHand || r.hasSuspect() || room < 1 || now.Before(r.nextClaim) ||
-		len(r.ends) > pagesInHand*pageMessages {
-		return
-	}
-	req := outbox.PageRequest{
-		Destination: r.in.Destination, Holder: uuid.New(), From: r.from, MaxMessages: r.pageSize, MaxBytes: room,
-	}
-	whole := !now.Before(r.nextStart)
-	if whole {
-		req.From = time.Time{}
-	}
-	r.claiming = true
-	r.pages[req.Holder] = nil
-	var page outbox.Page
-	var err error
-	r.do(ctx, func(ctx context.Context) { page, err = r.store.ClaimPage(ctx, req) }, func() {
-		r.claiming = false
-		delete(r.pages, req.Holder)
-		took := time.Since(now)
-		if whole {
-			r.nextStart = time.Now().Add(max(fromStart, fromStartShare*took))
-		}
-		r.metrics.Claimed("stream", len(page.Messages), bytesOf(page.Messages), took, err)
-		r.pageSize = resized(r.pageSize, pageMessages, err != nil)
-		if err != nil { // where it was claimed all the same, it is freed like that of a lost holder
-			r.logger(ctx).Error("claiming a page", "destination", outflow.DisplayDestination(r.in.Destination), "error", err)
-			r.nextClaim = time.Now().Add(markRetry)
-			r.lastDue = time.Now() // there may be messages
-			r.claimFailures++
-			return
-		}
-		r.claimFailures = 0
-		if page.HeldBack { // starters ask for its recovery
-			r.end(outbox.StreamFailing)
-		}
-		r.took(work, page, req.Holder)
-	})
-}
-
-// resized is how many messages the next statement has at most, after one of size.
-func resized(size, most int, failed bool) int {
-	if failed {
-		return max(size/2, leastMessages)
-	}
-	return min(size+size/16+1, most)
-}
-
-// hasSuspect reports whether a page in hand is a suspect.
-func (r *streaming) hasSuspect() bool {
-	for _, p := range r.pages {
-		if p != nil && p.Suspect {
-			return true
-		}
-	}
-	return false
-}
-
-// took takes a claimed page in hand.
-func (r *streaming) took(work context.Context, page outbox.Page, holder uuid.UUID) {
-	if len(page.Messages) == 0 {
-		r.nextClaim = time.Now().Add(idlePause)
-		return
-	}
-	r.from, r.lastDue = page.Next, time.Now()
-	if len(page.Messages) < pageMessages {
-		r.from = r.from.Add(-commitLag)
-	}
-	p := &openPage{Page: page, holder: holder, left: len(page.Messages)}
-	p.sends, p.close = endAt(work, page.ClaimedAt.Add(timing.StreamSends))
-	r.pages[holder] = p
-	var due []*outbox.PageMessage
-	r.keyed = false
-	for i := range page.Messages {
-		m := &page.Messages[i]
-		r.keyed = r.keyed || m.OrderingKey != ""
-		if m.CancelRequested {
-			r.endMessage(p, m, outbox.Ending{State: outflow.Cancelled, LastError: ReasonCancelled})
-			continue
-		}
-		due = append(due, m)
-		r.bytes += m.Bytes()
-	}
-	p.Messages = nil // the requests have them
-	for chunk := range slices.Chunk(due, requestMessages) {
-		r.queue = append(r.queue, &request{page: p, messages: chunk})
-	}
-	if len(page.Messages) < pageMessages/10 && !page.Suspect && !r.keyed {
-		r.nextClaim = time.Now().Add(gatherPause)
-	}
-}
-
-// endAt returns a context that ends then. It has no deadline: publishers would give their calls less
-// time for it.
-func endAt(ctx context.Context, at time.Time) (ends context.Context, stop func()) {
-	ends, cancel := context.WithCancel(ctx)
-	timer := time.AfterFunc(time.Until(at), cancel)
-	return ends, func() { timer.Stop(); cancel() }
-}
-
-func bytesOf(messages []outbox.PageMessage) (sum int) {
-	for _, m := range messages {
-		sum += m.Bytes()
-	}
-	return sum
-}
-
 // drop lets go of a message's payload: its request has ended.
 func (r *streaming) drop(m *outbox.PageMessage) {
 	r.bytes -= m.Bytes()
@@ -454,131 +341,4 @@ func (r *streaming) left(p *openPage, n int) {
 			r.logTo().Warn("ending a page", "error", err)
 		}
 	})
-}
-
-// sendQueued begins requests, as far as the bounds allow. A stream that ends gives its messages back.
-func (r *streaming) sendQueued(now time.Time) {
-	if r.ended != "" {
-		for _, q := range r.queue {
-			r.leave(q.page, q.messages)
-		}
-		r.queue = nil
-		return
-	}
-	limit := min(int(r.limit), r.share(streamRequests))
-	kept := r.queue[:0]
-	for i, q := range r.queue {
-		if r.requests >= limit {
-			kept = append(kept, r.queue[i:]...)
-			break
-		}
-		if now.Before(q.notBefore) || !r.mayBeside(q.page) {
-			kept = append(kept, q)
-			continue
-		}
-		r.send(q)
-	}
-	clear(r.queue[len(kept):])
-	r.queue = kept
-}
-
-// mayBeside reports whether a request of the page may begin now. Suspects are sent with nothing else in
-// hand, and no end unwritten: the process may be lost to them.
-func (r *streaming) mayBeside(p *openPage) bool {
-	if r.sending != nil {
-		return r.sending == p
-	}
-	return !p.Suspect || r.requests == 0 && len(r.pages) == 1 && len(r.ends)+len(r.writing) == 0
-}
-
-// send makes one request.
-func (r *streaming) send(q *request) {
-	r.requests++
-	if q.page.Suspect {
-		r.sending = q.page
-	}
-	if r.idling == 0 {
-		go r.sender()
-	} else {
-		r.idling--
-	}
-	r.sends <- q
-}
-
-// sender makes requests, one after the other, as long as the stream lives. Its stack grows once to what a
-// client of AWS needs, and not for each request.
-func (r *streaming) sender() {
-	for {
-		select {
-		case q := <-r.sends:
-			sent := r.publish(q)
-			r.report(func() {
-				r.requests--
-				r.idling++
-				r.settle(q, sent)
-			})
-		case <-r.closed:
-			return
-		}
-	}
-}
-
-// sent is what came of a request.
-type sent struct {
-	// expired are messages whose expiry has passed, unsent those that were too late to be sent.
-	expired, unsent []*outbox.PageMessage
-	tried           []*outbox.PageMessage
-	results         []publish.Result // of tried, classified
-	took            time.Duration
-}
-
-// publish sends the messages of a request that may be sent. It runs beside the stream.
-func (r *streaming) publish(q *request) (s sent) {
-	ctx, elapsed := q.page.sends, time.Since(q.page.ClaimedAt)
-	if elapsed >= timing.StreamSends || ctx.Err() != nil {
-		return sent{unsent: q.messages}
-	}
-	messages := make([]outflow.Message, 0, len(q.messages))
-	for _, m := range q.messages {
-		if m.Expires && m.ExpiresIn <= elapsed {
-			s.expired = append(s.expired, m)
-			continue
-		}
-		s.tried = append(s.tried, m)
-		messages = append(messages, m.Message)
-	}
-	if len(messages) == 0 {
-		return s
-	}
-	spans := make([]tracing.Span, len(messages))
-	for i, m := range s.tried {
-		_, spans[i] = r.tracer.Publish(ctx, m.Record, r.trace)
-	}
-	began := time.Now()
-	s.results = r.publisher.PublishBatch(ctx, r.in.Destination, messages)
-	s.took = time.Since(began)
-	inTime, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementLimit)
-	defer cancel()
-	counts := map[string]int{}
-	for i := range s.results {
-		result := &s.results[i]
-		if result.Err != nil {
-			result.Err = r.classify(inTime, r.in.Destination, result.Err)
-		}
-		spans[i].Published(result.BrokerMessageID)
-		spans[i].End(result.Err, failureType(result.Err))
-		counts[publishResult(result.Err)]++
-	}
-	for result, n := range counts {
-		r.metrics.Published(r.in.Destination, r.trace.Path, result, n, s.took)
-	}
-	return s
-}
-
-// failureType is tracing's, and empty without an error.
-func failureType(err error) string {
-	if err == nil {
-		return ""
-	}
-	return tracing.FailureType(err)
 }

@@ -206,8 +206,8 @@ func (s *Store) HandOver(
 	return len(slices.DeleteFunc(all, func(handed bool) bool { return !handed })), enough, nil
 }
 
-// noteStreamSQL notes how a stream goes. $2 is the progress, $7 why it ended (NULL: it goes on), $8
-// how long the hint lasts, $9 how long no other is begun.
+// noteStreamSQL notes how a stream goes. $2 to $5 are its progress, $6 is why it ended (NULL: it goes on),
+// $7 how long the hint lasts, $8 how long no other is begun. $9 says that it is the run's first note.
 const noteStreamSQL = `
 INSERT INTO outbox.streams AS s
        (destination, delivered, dead, handed_over, per_second, started_at, runs_until, paused, ended_at, ended, not_before)

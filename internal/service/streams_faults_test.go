@@ -51,7 +51,7 @@ func TestStreamWithoutPostgresForElevenMinutes(t *testing.T) {
 	s.backlog(20_000)
 	s.begin()
 	s.untilSent(3000)
-	mend := relay.Cut()
+	restore := relay.Cut()
 	held := 0
 	s.eventually(func() bool {
 		sent, _ := s.queue.count()
@@ -68,7 +68,7 @@ func TestStreamWithoutPostgresForElevenMinutes(t *testing.T) {
 	require.Zero(t, freed, "it notes them first")
 	s.deliver() // other starters are back, too
 	time.Sleep(time.Second)
-	mend()
+	restore()
 	s.eventually(func() bool { return s.number("state = 'delivered'") >= sent },
 		func() string { return "the held acknowledgements were not written" })
 	s.passTime("1 minute")

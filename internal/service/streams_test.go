@@ -176,7 +176,7 @@ func TestStreamMovesToAnotherWorker(t *testing.T) {
 	s.historyOf(run.GetID(), run.GetRunID(), "")
 }
 
-// Streamed messages are messages: their callbacks are sent once, their waiters are told, and those of an
+// Streamed messages are messages: their callbacks are sent once, their waiters are notified, and those of an
 // ordering key come in order. A dead head blocks its key.
 func TestStreamedMessagesKeepTheirPromises(t *testing.T) {
 	t.Parallel()
