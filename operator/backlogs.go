@@ -37,7 +37,8 @@ type Backlog struct {
 // minute. Where the first one was later, the rate is since then: the backlog is that new. The sample
 // ($2) is that of all destinations, read along the index of final rows.
 const pacesSQL = `
-SELECT n.destination, count(*)::float8 / greatest(extract(epoch FROM now() - min(n.finished_at)), 5)::float8 AS per_second
+SELECT n.destination,
+       count(*)::float8 / greatest(extract(epoch FROM now() - min(n.finished_at)), 5)::float8 AS per_second
   FROM (SELECT m.destination, m.finished_at, m.streamed FROM outbox.messages AS m
          WHERE m.state = 'delivered' AND m.finished_at > now() - interval '1 minute'
          ORDER BY m.finished_at DESC LIMIT $2) AS n

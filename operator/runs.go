@@ -33,7 +33,9 @@ type Runs interface {
 	// TryNow asks the open run to make its next attempt soon.
 	TryNow(ctx context.Context, workflowID string) error
 	// StartStream starts the run of a stream. Where one is open the error is ErrRunOpen.
-	StartStream(ctx context.Context, options client.StartWorkflowOptions, in workflows.StreamInput) (runID string, err error)
+	StartStream(
+		ctx context.Context, options client.StartWorkflowOptions, in workflows.StreamInput,
+	) (runID string, err error)
 }
 
 // Run is a workflow's newest run as Temporal shows it.

@@ -360,7 +360,8 @@ func TestStartStreamAfterAStop(t *testing.T) {
 	_, err := outboxdb.New(pool).DatabaseID(t.Context())
 	require.NoError(t, err)
 	o := New(pool, &closingRun{closesAt: time.Now().Add(time.Second)}, "")
-	runID, err := o.startStream(t.Context(), client.StartWorkflowOptions{}, workflows.StreamInput{}, Stream{State: StreamRuns})
+	runID, err := o.startStream(t.Context(), client.StartWorkflowOptions{}, workflows.StreamInput{},
+		Stream{State: StreamRuns})
 	require.NoError(t, err)
 	require.Equal(t, "run-2", runID)
 }

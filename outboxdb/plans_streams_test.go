@@ -32,8 +32,10 @@ func lookAtStreams(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	for _, m := range claimed.Messages {
 		ids = append(ids, m.ID.String())
 	}
-	execute(t, pool, `UPDATE outbox.pages SET claimed_at = now() - interval '1 hour', overdue_at = now() - interval '1 hour'`)
-	execute(t, pool, `INSERT INTO outbox.streams (destination, runs_until) VALUES ($1, now() + interval '1 hour')`, backlog)
+	execute(t, pool, `
+		UPDATE outbox.pages SET claimed_at = now() - interval '1 hour', overdue_at = now() - interval '1 hour'`)
+	execute(t, pool, `
+		INSERT INTO outbox.streams (destination, runs_until) VALUES ($1, now() + interval '1 hour')`, backlog)
 	handed := values[string](t, pool, `
 		UPDATE outbox.messages SET retrying = true, started = true
 		 WHERE id IN (SELECT id FROM outbox.messages WHERE destination = $1 AND state = 'pending' AND NOT parked
@@ -44,7 +46,8 @@ func lookAtStreams(t *testing.T, pool *pgxpool.Pool, statistics string) {
 		execute(t, pool, `UPDATE outbox.messages SET retrying = false, started = false WHERE id = ANY ($1::uuid[])`, handed)
 		execute(t, pool, `DELETE FROM outbox.streams`)
 		require.NoError(t, store.LeavePage(t.Context(), claimed.PageRef, refs(claimed.Messages)))
-		execute(t, pool, `UPDATE outbox.messages SET available_at = enqueued_at - interval '1 day' WHERE id = ANY ($1::uuid[])`, ids)
+		execute(t, pool, `
+			UPDATE outbox.messages SET available_at = enqueued_at - interval '1 day' WHERE id = ANY ($1::uuid[])`, ids)
 		require.NoError(t, store.EndPage(t.Context(), claimed.PageRef))
 	}()
 	aMonthAgo := time.Now().Add(-30 * 24 * time.Hour)
@@ -64,7 +67,8 @@ func lookAtStreams(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"no such page", outboxdb.StatementEndPage, 0, 20, []any{backlog, "2020-01-01Z"}},
 			{"free a page of 20", outboxdb.StatementFreePages, 1, 700, []any{backlog, none, "1 minute", "10 seconds"}},
 			{"free pages of anybody", outboxdb.StatementFreePages, 1, 700, []any{nil, none, "10 minutes", "30 seconds"}},
-			{"free no pages", outboxdb.StatementFreePages, 1, 20, []any{backlog, "{" + holder.String() + "}", "1 minute", "10 seconds"}},
+			{"free no pages", outboxdb.StatementFreePages, 1, 20,
+				[]any{backlog, "{" + holder.String() + "}", "1 minute", "10 seconds"}},
 			{"give back 20 of a page", outboxdb.StatementLeavePage, 0, 500, []any{ids, ones, stamp(claimed.At)}},
 			{"hand over 20", outboxdb.StatementHandOver, page, 600,
 				[]any{ids, ones, many("NULL"), ones, backlog, 200, stamp(claimed.At)}},

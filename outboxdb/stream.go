@@ -45,7 +45,8 @@ WITH here AS MATERIALIZED (
       FROM (SELECT $1::text AS destination) AS m, outbox.destinations AS h
      WHERE ` + BreakersOfSQL + `
 ), found AS MATERIALIZED (
-    SELECT m.id, octet_length(m.payload) + octet_length(m.headers::text) - 2 AS bytes, m.available_at, m.started, m.claims
+    SELECT m.id, octet_length(m.payload) + octet_length(m.headers::text) - 2 AS bytes,
+           m.available_at, m.started, m.claims
       FROM outbox.messages AS m
      WHERE m.state = 'pending' AND NOT m.parked AND m.destination = $1
        AND m.available_at >= $2 AND m.available_at <= now() AND m.claims < 5 AND NOT m.retrying
@@ -62,7 +63,8 @@ WITH here AS MATERIALIZED (
     WINDOW placed AS (ORDER BY f.available_at, f.id), same AS (PARTITION BY f.claims ORDER BY f.available_at, f.id)
 ), fresh AS MATERIALIZED (
     SELECT a.id, a.available_at,
-           a.alike AND a.before < $4 AND a.place <= greatest($3::int / CASE a.claims WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1) AS fits
+           a.alike AND a.before < $4 AND a.place <= greatest($3::int / CASE a.claims
+               WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1) AS fits
       FROM alike AS a
 ), handed AS (
     UPDATE outbox.messages AS m
@@ -79,7 +81,8 @@ WITH here AS MATERIALIZED (
     SELECT $1, p.at, $5, p.messages FROM page AS p WHERE p.messages > 0
 )
 UPDATE outbox.messages AS m
-   SET available_at = (SELECT p.at FROM page AS p), parked = true, started = true, streamed = true, claims = m.claims + 1
+   SET available_at = (SELECT p.at FROM page AS p), parked = true, started = true, streamed = true,
+       claims = m.claims + 1
   FROM pg_catalog.unnest(ARRAY(SELECT f.id FROM fresh AS f WHERE f.fits)) AS f (id)
  WHERE m.id = f.id AND m.finished_at IS NULL
 RETURNING (SELECT p.next FROM page AS p) AS next, (SELECT b.failing FROM here AS b) AS failing, ` + pageColumnsSQL
@@ -210,7 +213,8 @@ func (s *Store) HandOver(
 // $7 how long the hint lasts, $8 how long no other is begun. $9 says that it is the run's first note.
 const noteStreamSQL = `
 INSERT INTO outbox.streams AS s
-       (destination, delivered, dead, handed_over, per_second, started_at, runs_until, paused, ended_at, ended, not_before)
+       (destination, delivered, dead, handed_over, per_second, started_at, runs_until, paused, ended_at, ended,
+        not_before)
 VALUES ($1, $2, $3, $4, $5, now(), CASE WHEN $6::text IS NULL THEN now() + $7::interval END,
         coalesce($6 = 'paused', false), CASE WHEN $6 IS NOT NULL THEN now() END, $6, now() + $8::interval)
 ON CONFLICT (destination) DO UPDATE

@@ -55,13 +55,15 @@ const freePagesSQL = `
 WITH overdue AS (
     UPDATE outbox.pages AS p
        SET overdue_at = now()
-     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval
+     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[])
+       AND p.claimed_at <= now() - $3::interval
        AND p.overdue_at IS NULL
     RETURNING p.at
 ), given AS MATERIALIZED (
     SELECT p.destination, p.at
       FROM outbox.pages AS p
-     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval
+     WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[])
+       AND p.claimed_at <= now() - $3::interval
        AND p.overdue_at <= now() - $4::interval
        FOR UPDATE SKIP LOCKED
 ), rows AS MATERIALIZED (
@@ -84,7 +86,8 @@ WITH overdue AS (
     RETURNING p.at
 )
 SELECT (SELECT count(*) FROM freed),
-       (SELECT count(*) FROM outbox.pages AS p WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[]))
+       (SELECT count(*) FROM outbox.pages AS p
+         WHERE ($1::text IS NULL OR p.destination = $1) AND p.holder <> ALL ($2::uuid[]))
        - (SELECT count(*) FROM ended)`
 
 // EndPage ends a page whose messages have all ended or were given back. It is idempotent.
@@ -126,7 +129,8 @@ func (s *Store) FreeLostPages(ctx context.Context) (freed int, err error) {
 func (s *Store) freePages(
 	ctx context.Context, destination *string, holders []uuid.UUID, after, grace time.Duration,
 ) (freed, left int, err error) {
-	err = s.pool.QueryRow(ctx, freePagesSQL, destination, append([]uuid.UUID{}, holders...), after, grace).Scan(&freed, &left)
+	err = s.pool.QueryRow(ctx, freePagesSQL, destination, append([]uuid.UUID{}, holders...), after, grace).
+		Scan(&freed, &left)
 	if err != nil {
 		return 0, 0, fmt.Errorf("freeing pages that streams have left behind: %w", err)
 	}

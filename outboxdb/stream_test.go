@@ -298,7 +298,8 @@ func TestNoPageBehindAnOpenBreaker(t *testing.T) {
 	page := claimPage(t, store, outbox.PageRequest{Destination: backlogged, MaxMessages: 10, MaxBytes: 1000})
 	require.Empty(t, page.Messages)
 	require.True(t, page.HeldBack)
-	require.False(t, claimPage(t, store, outbox.PageRequest{Destination: "sqs://idle", MaxMessages: 10, MaxBytes: 1000}).HeldBack)
+	idle := claimPage(t, store, outbox.PageRequest{Destination: "sqs://idle", MaxMessages: 10, MaxBytes: 1000})
+	require.False(t, idle.HeldBack)
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.pages`))
 	execute(t, pool, `DELETE FROM outbox.destinations`)
 	require.Len(t, claimPage(t, store, nextPage(uuid.New())).Messages, 3)
@@ -476,7 +477,8 @@ func TestFinishAll(t *testing.T) {
 	finished = store.FinishAll(t.Context(), ends)
 	require.Equal(t, outflow.Delivered, finished[0].State)
 	require.ErrorContains(t, finished[1].Err, "out of range")
-	require.Equal(t, outflow.Delivered, finished[2].State, "a value that Postgres refuses keeps no other end from being written")
+	require.Equal(t, outflow.Delivered, finished[2].State,
+		"a value that Postgres refuses keeps no other end from being written")
 }
 
 // A stream has begun when its first note is written, whichever attempt of it writes that.

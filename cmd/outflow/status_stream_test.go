@@ -36,9 +36,11 @@ func TestStatusOfStreams(t *testing.T) {
 			"sqs://a: a stream delivers 1,900 messages a second since 2026-01-31T08:00:00Z: 40,210 due, 21s at this rate\n" +
 				"  workflow outbox/stream/a\n"},
 		"it has just begun": {[]operator.PhaseCount{due}, slow, nil,
-			"sqs://a: a stream delivers 0 messages a second since 2026-01-31T08:00:00Z: 40,210 due\n  workflow outbox/stream/a\n"},
+			"sqs://a: a stream delivers 0 messages a second since 2026-01-31T08:00:00Z: 40,210 due\n" +
+				"  workflow outbox/stream/a\n"},
 		"it waits for more, and all is purged": {nil, running, nil,
-			"sqs://a: a stream delivers 1,900 messages a second since 2026-01-31T08:00:00Z: 0 due\n  workflow outbox/stream/a\n"},
+			"sqs://a: a stream delivers 1,900 messages a second since 2026-01-31T08:00:00Z: 0 due\n" +
+				"  workflow outbox/stream/a\n"},
 		"some are in its pages": {[]operator.PhaseCount{due, leased}, running, nil,
 			"sqs://a: a stream delivers 1,900 messages a second since 2026-01-31T08:00:00Z: 40,210 due, 5,700 in its " +
 				"pages, 24s at this rate\n  workflow outbox/stream/a\n"},

@@ -261,7 +261,8 @@ func listStreams(ctx context.Context, o interface {
 	if err != nil {
 		return err
 	}
-	return writeRules(out, all, asJSON, "no streams", "DESTINATION\tABOVE\tSTREAM\tSINCE\tDELIVERED\tDEAD\tHANDED OVER\tRATE",
+	return writeRules(out, all, asJSON, "no streams",
+		"DESTINATION\tABOVE\tSTREAM\tSINCE\tDELIVERED\tDEAD\tHANDED OVER\tRATE",
 		func(s operator.Stream) string {
 			since, rate := s.EndedAt, "-"
 			if s.State == operator.StreamRuns {

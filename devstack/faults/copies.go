@@ -212,6 +212,7 @@ func (v *Verdict) judge(c *Copy, causes []Cause, atRisk map[string]bool) {
 		const clock = "15:04:05.000"
 		v.Unexplained = append(v.Unexplained,
 			fmt.Sprintf("%s to %s: taken from %s at %s, answered at %s, and from %s at %s; settled at %s",
-				c.ID, c.Queue, c.Caller, c.Received.Format(clock), c.Answered.Format(clock), c.next.Caller, c.next.Received.Format(clock), c.settled.Format(clock)))
+				c.ID, c.Queue, c.Caller, c.Received.Format(clock), c.Answered.Format(clock),
+				c.next.Caller, c.next.Received.Format(clock), c.settled.Format(clock)))
 	}
 }

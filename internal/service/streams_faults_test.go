@@ -122,7 +122,8 @@ func TestStreamOfAQueueThatIsDown(t *testing.T) {
 		return s.says(`SELECT count(*) > 0 FROM outbox.destinations WHERE open_until IS NOT NULL`)
 	},
 		func() string { return "its breaker stays closed" })
-	s.eventually(func() bool { return s.says(`SELECT count(*) = 0 FROM outbox.pages`) }, func() string { return "pages are left" })
+	s.eventually(func() bool { return s.says(`SELECT count(*) = 0 FROM outbox.pages`) },
+		func() string { return "pages are left" })
 	s.deliver(func(o *scanner.Options) { o.StreamAbove = 100 })
 	assert.LessOrEqual(t, s.number("retrying"), 200)
 	assert.Greater(t, s.number("attempts = 0"), 8000)
@@ -144,7 +145,8 @@ func TestStreamOfAQueueThatIsDeleted(t *testing.T) {
 	s.serve(s.pool, router)
 	s.backlog(20_000)
 	s.begin()
-	s.eventually(func() bool { return s.number("state = 'delivered'") > 1000 }, func() string { return "nothing is delivered" })
+	s.eventually(func() bool { return s.number("state = 'delivered'") > 1000 },
+		func() string { return "nothing is delivered" })
 	before := len(queues.Messages("", "backlogged"))
 	queues.DeleteQueue("", "backlogged")
 	s.eventually(func() bool { return s.says(`SELECT coalesce(bool_or(ended = 'failing'), false) FROM outbox.streams`) },
@@ -156,7 +158,8 @@ func TestStreamOfAQueueThatIsDeleted(t *testing.T) {
 	require.GreaterOrEqual(t, delivered, before)
 	queues.CreateQueue("", "backlogged", nil)
 	s.exec(`DELETE FROM outbox.destinations`) // as its probe does after a while
-	s.exec(`UPDATE outbox.messages SET retrying = false, started = false, parked = false, available_at = now() WHERE state = 'pending'`)
+	s.exec(`UPDATE outbox.messages SET retrying = false, started = false, parked = false, available_at = now()
+	         WHERE state = 'pending'`)
 	s.begin()
 	s.untilDelivered(20_000)
 	require.Len(t, queues.Messages("", "backlogged"), 20_000-delivered, "each once")
@@ -177,7 +180,8 @@ func TestPayloadThatKillsItsStream(t *testing.T) {
 	s := newStreams(newWorld(t))
 	const n = 6000
 	s.backlog(n)
-	s.exec(`UPDATE outbox.messages SET payload = 'poison' WHERE id = (SELECT id FROM outbox.messages ORDER BY available_at OFFSET 1234 LIMIT 1)`)
+	s.exec(`UPDATE outbox.messages SET payload = 'poison'
+	         WHERE id = (SELECT id FROM outbox.messages ORDER BY available_at OFFSET 1234 LIMIT 1)`)
 	s.begin()
 	ageing := time.NewTicker(time.Second)
 	defer ageing.Stop()
