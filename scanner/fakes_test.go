@@ -78,11 +78,12 @@ type table struct {
 	claimed                        int
 	released, uncounted, forgotten []outbox.Ref
 
-	full          []string // of each claim
-	streams       []string // that are worth a stream
-	streamLooks   []streamLook
-	streamed      []string // that starters leave to a stream
-	lostPageLooks int
+	full            []string // of each claim
+	streams         []string // that are worth a stream
+	streamLooks     []streamLook
+	streamLookTakes time.Duration
+	streamed        []string // that starters leave to a stream
+	lostPageLooks   int
 }
 
 type hold struct{ taken, settled chan struct{} }
@@ -617,6 +618,7 @@ func (t *table) OnRelease(released func()) { t.onRelease = released }
 func (t *table) WantStreams(_ context.Context, destinations []string, above int) ([]string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	time.Sleep(t.streamLookTakes)
 	t.streamLooks = append(t.streamLooks, streamLook{destinations, above})
 	return t.streams, t.err
 }

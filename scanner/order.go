@@ -20,7 +20,7 @@ const (
 // time. It goes on until none is left.
 func (s *Scanner) releaseOwed(ctx context.Context, owed bool) {
 	if owed && !s.owed.busy.Load() {
-		s.owed.next = time.Time{}
+		s.owed.began = time.Time{}
 	}
 	if !s.owed.begin(owedLook) {
 		return

@@ -192,6 +192,7 @@ type Scanner struct {
 	callbacks  periodic
 	owed       periodic
 	streams    periodic
+	streamLook atomic.Int64         // how long the last look for streams took, as a time.Duration
 	streaming  map[string]time.Time // of streams: when each was seen to run already
 	pages      periodic
 	collisions collisions
@@ -271,16 +272,16 @@ func (s *Scanner) drain(stopStarts func()) {
 
 // periodic limits work in the background: one goroutine at a time, begun once an interval.
 type periodic struct {
-	busy atomic.Bool
-	next time.Time // Run's own
+	busy  atomic.Bool
+	began time.Time // Run's own
 }
 
 // begin reports whether the work may begin now. The worker ends it with done.
 func (p *periodic) begin(interval time.Duration) bool {
-	if time.Now().Before(p.next) || !p.busy.CompareAndSwap(false, true) {
+	if time.Since(p.began) < interval || !p.busy.CompareAndSwap(false, true) {
 		return false
 	}
-	p.next = time.Now().Add(interval)
+	p.began = time.Now()
 	return true
 }
 

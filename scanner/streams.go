@@ -12,12 +12,15 @@ import (
 )
 
 const (
-	// streamInterval lies between two looks which destinations are worth a stream.
-	streamInterval = time.Second
-	streamTimeout  = 10 * time.Second
+	// leastStreamInterval to mostStreamInterval lie between two looks which destinations are worth a
+	// stream. Such a look counts rows: it takes one part in streamShare of the time.
+	leastStreamInterval = 100 * time.Millisecond
+	mostStreamInterval  = time.Second
+	streamShare         = 20
+	streamTimeout       = 10 * time.Second
 	// headStart is how long the starts of a claim's messages wait for that of a stream at most. A hundred
 	// starts at once keep a small Temporal server busy for half a second.
-	headStart = 100 * time.Millisecond
+	headStart = 500 * time.Millisecond
 	// runningFor is how long a stream that runs already, and has not said so in the table, is left alone:
 	// somebody has paused it, or no worker has taken it.
 	runningFor   = time.Minute
@@ -46,9 +49,10 @@ func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 			full = append(full, d)
 		}
 	}
-	if raised, _ := s.temporal.state(); raised || len(full) == 0 || !s.streams.begin(streamInterval) {
+	if raised, _ := s.temporal.state(); raised || len(full) == 0 || !s.streams.begin(s.streamInterval()) {
 		return
 	}
+	began := time.Now()
 	started := make(chan struct{})
 	s.background.Go(func() {
 		defer close(started)
@@ -56,6 +60,7 @@ func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 		ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 		defer cancel()
 		wanted, err := s.store.WantStreams(ctx, full, s.opts.StreamAbove)
+		s.streamLook.Store(int64(time.Since(began)))
 		if err != nil && ctx.Err() == nil {
 			s.opts.Logger.Warn("looking for backlogs", "error", err)
 		}
@@ -72,6 +77,12 @@ func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 	case <-started:
 	case <-time.After(headStart):
 	}
+}
+
+// streamInterval is the wait from the last look for streams to the next one.
+func (s *Scanner) streamInterval() time.Duration {
+	took := time.Duration(s.streamLook.Load())
+	return min(max(streamShare*took, leastStreamInterval), mostStreamInterval)
 }
 
 // startStream starts a destination's stream, and leaves the backlog to it. One that runs already goes on.
