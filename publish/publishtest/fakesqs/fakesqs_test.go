@@ -276,3 +276,13 @@ func TestForgets(t *testing.T) {
 	assert.Empty(t, fake.Acceptances())
 	assert.Len(t, fake.Messages("", "orders"), 1, "it waits for a receiver")
 }
+
+func TestDrops(t *testing.T) {
+	fake := &fakesqs.Server{Drops: true}
+	client, orders, _ := start(t, fake)
+	out, err := client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &orders, MessageBody: aws.String("x")})
+	require.NoError(t, err)
+	assert.NotEmpty(t, out.MessageId)
+	assert.Len(t, fake.Acceptances(), 1)
+	assert.Empty(t, fake.Messages("", "orders"))
+}

@@ -55,7 +55,7 @@ func md5Of(s string) string {
 }
 
 // put stores a message, unless its deduplication ID came within five minutes: then it returns the
-// first message's names.
+// first message's names. A queue that drops messages only names them.
 func (q *queue) put(e Entry, now time.Time) (_ accepted, deduplicated bool) {
 	if first, ok := q.seen.Find(e.MessageDeduplicationId, now); q.fifo && ok {
 		return first, true
@@ -66,6 +66,9 @@ func (q *queue) put(e Entry, now time.Time) (_ accepted, deduplicated bool) {
 	if q.fifo {
 		as.SequenceNumber = fmt.Sprintf("%020d", q.sent)
 		q.seen.Add(e.MessageDeduplicationId, now, as)
+	}
+	if q.drops {
+		return as, false
 	}
 	q.messages = append(q.messages, &stored{Entry: e, accepted: as})
 	close(q.arrived)

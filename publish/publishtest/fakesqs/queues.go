@@ -16,6 +16,7 @@ type queue struct {
 	path       string // of its URL
 	fifo       bool
 	attributes map[string]string
+	drops      bool // it stores no message
 	messages   []*stored
 	seen       fake.Seen[accepted] // deduplication IDs
 	arrived    chan struct{}       // closed and replaced when a message arrives
@@ -72,7 +73,7 @@ func (s *Server) create(account, name string, attributes map[string]string) *que
 		key: key, path: key, fifo: strings.HasSuffix(name, ".fifo"),
 		// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
 		attributes: map[string]string{"MaximumMessageSize": strconv.Itoa(maxBytes), "VisibilityTimeout": "30"},
-		arrived:    make(chan struct{}),
+		arrived:    make(chan struct{}), drops: s.Drops,
 	}
 	maps.Copy(q.attributes, attributes)
 	s.queues[key] = q

@@ -37,6 +37,8 @@ type Server struct {
 	// Forgets has the Server remember nothing of what it answered: Requests and Acceptances stay
 	// empty. It is for a Server that runs for long.
 	Forgets bool
+	// Drops has the Server store no message that it accepts: none can be received.
+	Drops bool
 
 	mu          sync.Mutex
 	queues      map[string]*queue // by account/name
