@@ -51,7 +51,10 @@ func (w *world) measureRounds(ctx context.Context, s settings, stdout io.Writer)
 			fmt.Fprintf(w.stderr, "round %d: %-11s %7.1f messages/s\n", round+1, variant, r.rate())
 		}
 	}
-	if err := errors.Join(report(stdout, s, results), reportCosts(stdout, s, results)); err != nil {
+	if err := errors.Join(report(stdout, s, results, ""), reportCosts(stdout, s, results)); err != nil {
+		return err
+	}
+	if err := w.measureFar(ctx, s, stdout); err != nil {
 		return err
 	}
 	if s.paced > 0 {

@@ -23,11 +23,11 @@ func TestParse(t *testing.T) {
 	s, err := parse(nil, nil)
 	require.NoError(t, err)
 	require.Equal(t, settings{rounds: 3, messages: 1000, fastMessages: 100_000, only: variants, latency: 15 * time.Second,
-		paced: 10 * time.Second}, s)
+		paced: 10 * time.Second, far: 20 * time.Millisecond}, s)
 
 	s, err = parse([]string{"-rounds", "2", "-messages", "300", "-fast-messages", "4000",
 		"-only", "floor,tracked", "-latency", "0",
-		"-paced", "0", "-growth", "2s"}, nil)
+		"-paced", "0", "-far", "0", "-growth", "2s"}, nil)
 	require.NoError(t, err)
 	require.Equal(t, settings{rounds: 2, messages: 300, fastMessages: 4000,
 		only: []string{floor, tracked}, growth: 2 * time.Second}, s)
@@ -41,10 +41,10 @@ func TestParse(t *testing.T) {
 func TestParseReportsMistakesTogether(t *testing.T) {
 	var usage usageError
 	_, err := parse([]string{"-rounds", "0", "-messages", "-1", "-fast-messages", "0", "-latency", "-1s",
-		"-paced", "-2s", "-growth", "-3s", "-only", "floor,slow", "more"}, nil)
+		"-paced", "-2s", "-far", "-4s", "-growth", "-3s", "-only", "floor,slow", "more"}, nil)
 	require.ErrorAs(t, err, &usage)
 	for _, part := range []string{"-rounds: wants", "-messages: wants", "-fast-messages: wants", "-latency: wants",
-		"-paced: wants", "-growth: wants", `got "slow"`,
+		"-paced: wants", "-far: wants", "-growth: wants", `got "slow"`,
 		`unexpected argument "more"`} {
 		require.ErrorContains(t, err, part)
 	}
@@ -88,7 +88,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	require.NoError(t, report(&out, s, results))
+	require.NoError(t, report(&out, s, results, ""))
 	require.NoError(t, reportTriggers(&out, []waking{{
 		trigger:   byWAL,
 		latencies: []time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond},
@@ -133,7 +133,7 @@ func TestQueuesCountWhatArrives(t *testing.T) {
 	ctx := context.Background()
 	server := httptest.NewServer(newQueues())
 	defer server.Close()
-	asked := queueClient{server.URL}
+	asked := queueClient{url: server.URL}
 
 	n := &naiveRun{sqs: newSQS(server.URL), queueURL: server.URL + "/000000000000/"}
 	one, two := uuid.New(), uuid.New()
@@ -159,11 +159,14 @@ func TestQueuesCountWhatArrives(t *testing.T) {
 		require.Greater(t, stats.Arrived[id.String()], before)
 	}
 
+	asked.takes = 50 * time.Millisecond
 	require.NoError(t, asked.reset(ctx))
 	stats, err = asked.stats(ctx)
 	require.NoError(t, err)
 	require.Zero(t, stats.Requests)
 	require.Empty(t, stats.Arrived)
+	began := time.Now()
 	_, err = newSQS(server.URL).GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String("fresh")})
 	require.NoError(t, err)
+	require.GreaterOrEqual(t, time.Since(began), asked.takes)
 }

@@ -58,7 +58,7 @@ var variants = []string{
 type settings struct {
 	rounds, messages, fastMessages int
 	only                           []string
-	latency, paced, growth         time.Duration
+	latency, paced, growth, far    time.Duration
 	payloads                       bool
 }
 
@@ -104,6 +104,8 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 		"how long latency and idle costs are measured, with each trigger; 0 for not at all")
 	fs.DurationVar(&s.paced, "paced", 10*time.Second,
 		"how long the latency of each variant is measured, at two rates; 0 for not at all")
+	fs.DurationVar(&s.far, "far", 20*time.Millisecond,
+		"drain the fast variants a second time, while each request to the queue service takes this long; 0 for not at all")
 	fs.DurationVar(&s.growth, "growth", 0,
 		"measure nothing but drains of large tables, for this long each; 10s is a good window")
 	fs.BoolVar(&s.payloads, "payloads", false, "measure nothing but drains of payloads of other sizes")
@@ -130,7 +132,9 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	if s.fastMessages < 1 {
 		errs = append(errs, fmt.Errorf("-fast-messages: wants 1 or more (got %d)", s.fastMessages))
 	}
-	for name, d := range map[string]time.Duration{"latency": s.latency, "paced": s.paced, "growth": s.growth} {
+	for name, d := range map[string]time.Duration{
+		"latency": s.latency, "paced": s.paced, "far": s.far, "growth": s.growth,
+	} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("-%s: wants 0 or more (got %s)", name, d))
 		}

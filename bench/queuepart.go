@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,10 @@ const (
 
 // markEvery is how many arrivals there are from one mark to the next.
 const markEvery = 100
+
+// queueMemory is when the queue service collects its garbage, in bytes. What it keeps is a tenth of
+// that with a million messages.
+const queueMemory = 2 << 30
 
 // queueReady is what the queue service's process reports.
 type queueReady struct{ URL string }
@@ -50,6 +55,9 @@ func queuePart(ctx context.Context, _ []string, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listening for the queue service: %w", err)
 	}
+	// Its garbage is collected seldom, for the same reason as queues has: the machine has the memory.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(queueMemory)
 	server := &http.Server{Handler: newQueues()}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	if err := reportLine(stdout, queueReady{URL: "http://" + listener.Addr().String()}); err != nil {
@@ -61,8 +69,7 @@ func queuePart(ctx context.Context, _ []string, stdout io.Writer) error {
 	return nil
 }
 
-// queues counts what goes through a fake SQS. A reset puts an empty one in its place: the fake
-// keeps all messages that it was sent.
+// queues counts what goes through a fake SQS. A reset puts a new one in its place.
 type queues struct {
 	mu    sync.Mutex
 	sqs   *fakesqs.Server
@@ -72,22 +79,32 @@ type queues struct {
 
 func newQueues() *queues {
 	q := &queues{}
-	q.reset()
+	q.reset(0)
 	return q
 }
 
-func (q *queues) reset() {
+// reset empties the queues. Each request takes a while from then on.
+func (q *queues) reset(takes time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	// It keeps the messages, and no request.
-	q.sqs, q.stats = &fakesqs.Server{AutoCreate: true, Forgets: true}, queueStats{Arrived: map[string]int64{}}
+	// It keeps neither messages nor requests: to collect their memory would take CPU from the variants.
+	q.sqs = &fakesqs.Server{AutoCreate: true, Forgets: true, Drops: true}
+	if takes > 0 {
+		q.sqs.Inject(fakesqs.Fault{Delay: takes})
+	}
+	q.stats = queueStats{Arrived: map[string]int64{}}
 	q.marks = nil
 }
 
 func (q *queues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case resetPath:
-		q.reset()
+		takes, err := time.ParseDuration(r.URL.Query().Get("takes"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		q.reset(takes)
 		return
 	case statsPath, countsPath:
 		q.mu.Lock()
@@ -155,9 +172,14 @@ func messageIDs(body []byte) (ids []string) {
 }
 
 // queueClient is the queue service as bench asks it.
-type queueClient struct{ url string }
+type queueClient struct {
+	url   string
+	takes time.Duration // what each request takes longer
+}
 
-func (c queueClient) reset(ctx context.Context) error { return c.get(ctx, resetPath, nil) }
+func (c queueClient) reset(ctx context.Context) error {
+	return c.get(ctx, resetPath+"?takes="+c.takes.String(), nil)
+}
 
 func (c queueClient) stats(ctx context.Context) (queueStats, error) {
 	var s queueStats
@@ -185,6 +207,9 @@ func (c queueClient) get(ctx context.Context, path string, into any) error {
 		return fmt.Errorf("asking the queue service: %w", err)
 	}
 	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("asking the queue service for %s: it answers %s", path, answer.Status)
+	}
 	if into == nil {
 		return nil
 	}

@@ -14,8 +14,9 @@ var compared = [][2]string{
 	{stream, riverPeer}, {stream, dbosPeer}, {stream, watermillPeer}, {stream, queueAlone},
 }
 
-// report prints a table for people, and lines "ratio NAME VALUE" and "value NAME VALUE" for scripts.
-func report(out io.Writer, s settings, results map[string][]result) error {
+// report prints a table for people, and lines "ratio NAME VALUE" and "value NAME VALUE" for scripts. The
+// names of the ratios end with suffix.
+func report(out io.Writer, s settings, results map[string][]result, suffix string) error {
 	of := func(variant string, value func(result) float64) []float64 {
 		var all []float64
 		for _, r := range results[variant] {
@@ -48,7 +49,7 @@ func report(out io.Writer, s settings, results map[string][]result) error {
 	all := map[string][]float64{}
 	for _, c := range compared {
 		if slices.Contains(s.only, c[0]) && slices.Contains(s.only, c[1]) {
-			name := c[0] + "/" + c[1]
+			name := c[0] + "/" + c[1] + suffix
 			names = append(names, name)
 			all[name] = ratios(of(c[0], result.rate), of(c[1], result.rate))
 		}

@@ -80,7 +80,7 @@ func (w *world) startShared(ctx context.Context) (err error) {
 	}
 	var ready queueReady
 	err = w.queue.read(ctx, &ready)
-	w.queues = queueClient{ready.URL}
+	w.queues = queueClient{url: ready.URL}
 	return err
 }
 

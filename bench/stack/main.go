@@ -18,6 +18,11 @@ import (
 	"github.com/outflowhq/outflow/devstack/stack"
 )
 
+// settings are what a server of one's own would have: the cache of a machine with 8 GiB, by Postgres'
+// advice, and checkpoints that come by time.
+// https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-SHARED-BUFFERS
+var settings = []string{"shared_buffers=2GB", "max_wal_size=8GB"}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
@@ -29,7 +34,7 @@ func main() {
 }
 
 func run(ctx context.Context, stdout io.Writer) error {
-	s, err := stack.Up(ctx, stack.Options{Ephemeral: true, Durable: true})
+	s, err := stack.Up(ctx, stack.Options{Ephemeral: true, Durable: true, PostgresSettings: settings})
 	if err != nil {
 		return err
 	}

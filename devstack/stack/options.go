@@ -24,6 +24,8 @@ type Options struct {
 	// Durable makes Postgres of an ephemeral stack keep every commit through a crash, as it does
 	// with a DataDir anyway.
 	Durable bool
+	// PostgresSettings are more settings of an own Postgres, as NAME=VALUE.
+	PostgresSettings []string
 	// Ports on the loopback address; 0 is that of the last stack on the same DataDir where it is
 	// free, else a free one.
 	PostgresPort, TemporalPort, UIPort, QueuePort, RabbitMQPort int

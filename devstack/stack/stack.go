@@ -92,7 +92,7 @@ func (s *Stack) startPostgres(ctx context.Context) error {
 	err := s.onPort("Postgres", s.options.PostgresPort, &s.kept.Postgres, func(port int) (_ int, err error) {
 		s.postgres, err = postgres.Start(ctx, postgres.Options{
 			Dir: s.folder.postgres, Port: port, LogFile: s.folder.logs("postgres"),
-			Durable: s.options.Durable || !s.options.Ephemeral,
+			Durable: s.options.Durable || !s.options.Ephemeral, Settings: s.options.PostgresSettings,
 		})
 		if err != nil {
 			return 0, err
