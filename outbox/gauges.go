@@ -15,6 +15,10 @@ type Gauges struct {
 	// how long the longest waiting of the first ones behind it has been due; 0 where there is none.
 	BlockedKeys   int64
 	OldestBlocked time.Duration
+	// StreamsRunning and StreamsPaused count streams. OldestPage is how long ago the oldest page was
+	// claimed that a stream has in hand, or has left behind; 0 where there is none.
+	StreamsRunning, StreamsPaused int64
+	OldestPage                    time.Duration
 	// Truncated says that there were more rows than the statement counts.
 	Truncated bool
 }

@@ -31,6 +31,7 @@ const (
 //   - dead rows from the newest
 //   - due callbacks from the oldest
 //   - dead heads, each with the first message behind it
+//   - streams, and the pages that they have in hand: some of each
 //
 // Sums are cast to bigint: a role could own an operator of numeric and integer in its schema.
 // Due rows behind an open breaker, or for a missing destination, count as waiting, as in
@@ -149,6 +150,14 @@ SELECT 'blocked', '', count(*), 0, 0, 0, 0, 0,
          WHERE m.head AND m.state = 'dead'
          LIMIT ` + gaugeBlocked + `) AS b
 UNION ALL
+SELECT 'streams', CASE WHEN s.paused THEN 'paused' ELSE 'running' END, count(*), 0, 0, 0, 0, 0, 0, false
+  FROM outbox.streams AS s
+ WHERE s.paused OR s.runs_until > now()
+ GROUP BY 2
+UNION ALL
+SELECT 'pages', '', 0, 0, 0, 0, 0, 0, coalesce(extract(epoch FROM now() - min(p.claimed_at)), 0)::float8, false
+  FROM outbox.pages AS p
+UNION ALL
 SELECT 'callbacks', '', count(*), 0, 0, 0, 0, 0,
     greatest(extract(epoch FROM now() - min(c.callback_due_at)), 0)::float8, count(*) >= ` + gaugeRows + `
   FROM (SELECT m.callback_due_at FROM outbox.messages AS m WHERE m.callback_state = 'due'
@@ -202,6 +211,14 @@ func (s *Store) Gauges(ctx context.Context, maxTargets int, other string) (outbo
 			})
 		case "blocked":
 			g.BlockedKeys, g.OldestBlocked = r.Due, r.duration()
+		case "streams":
+			if r.Name == "paused" {
+				g.StreamsPaused = r.Due
+			} else {
+				g.StreamsRunning = r.Due
+			}
+		case "pages":
+			g.OldestPage = r.duration()
 		case "callbacks":
 			g.CallbacksDue, g.OldestCallbackDue = r.Due, r.duration()
 		}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -146,4 +147,28 @@ func TestGauges(t *testing.T) {
 	require.Len(t, g.Targets, 2)
 	require.Len(t, g.Breakers, 2+1, "those of other by what they cover")
 	require.EqualValues(t, 8, sum(g))
+}
+
+func TestGaugesOfStreams(t *testing.T) {
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	g, err := store.Gauges(t.Context(), 50, "other")
+	require.NoError(t, err)
+	assert.Equal(t, outbox.Gauges{}, g)
+
+	enqueue(t, pool, message("sqs://orders"), message("sqs://orders"), message("sqs://bills"))
+	for _, n := range []outbox.StreamState{
+		{Destination: "sqs://orders"}, {Destination: "sqs://bills"}, {Destination: "sqs://slips", Ended: outbox.StreamPaused},
+		{Destination: "sqs://notes", Ended: outbox.StreamDrained},
+	} {
+		require.NoError(t, store.NoteStream(t.Context(), n, true))
+	}
+	claimPage(t, store, outbox.PageRequest{Destination: "sqs://orders", Holder: uuid.New(), MaxMessages: 1, MaxBytes: 1 << 20})
+	claimPage(t, store, outbox.PageRequest{Destination: "sqs://bills", Holder: uuid.New(), MaxMessages: 1, MaxBytes: 1 << 20})
+	execute(t, pool, `UPDATE outbox.pages SET claimed_at = now() - interval '40 s' WHERE destination = 'sqs://bills'`)
+	g, err = store.Gauges(t.Context(), 50, "other")
+	require.NoError(t, err)
+	assert.EqualValues(t, 2, g.StreamsRunning)
+	assert.EqualValues(t, 1, g.StreamsPaused)
+	assert.InDelta(t, 40, g.OldestPage.Seconds(), 5)
 }

@@ -23,7 +23,7 @@ import (
 const (
 	runTimeout = 8 * time.Minute
 	// maxTotal keeps the repository small.
-	maxTotal = 1_000_000
+	maxTotal = 1_200_000
 
 	onlyWeb, onlyMetrics = "web", "metrics" // of -only
 )
@@ -99,6 +99,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		if err == nil {
 			err = checkViews(ctx, scene, page)
 		}
+		if err == nil { // after the list, which it would fill
+			err = takeStream(ctx, scene, page, folder)
+		}
 		if err != nil {
 			return err
 		}
@@ -122,6 +125,7 @@ func report(out io.Writer, s *scene, folder, only string) error {
 		for _, shot := range s.pictures() {
 			files = append(files, shot.file)
 		}
+		files = append(files, streamFile)
 	}
 	for _, file := range files {
 		info, err := os.Stat(filepath.Join(folder, file))

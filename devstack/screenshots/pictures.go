@@ -117,17 +117,21 @@ func (v view) expect(s *scene) expect {
 // its picture.
 func takePictures(ctx context.Context, s *scene, p *page, folder string) error {
 	for _, shot := range s.pictures() {
-		if err := p.resize(ctx, shot.height); err != nil {
-			return err
-		}
-		if err := p.show(ctx, shot.file, s.stack.UIURL()+shot.path, shot.expect); err != nil {
-			return err
-		}
-		if err := p.capture(ctx, filepath.Join(folder, shot.file)); err != nil {
+		if err := s.take(ctx, p, shot, folder); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *scene) take(ctx context.Context, p *page, shot picture, folder string) error {
+	if err := p.resize(ctx, shot.height); err != nil {
+		return err
+	}
+	if err := p.show(ctx, shot.file, s.stack.UIURL()+shot.path, shot.expect); err != nil {
+		return err
+	}
+	return p.capture(ctx, filepath.Join(folder, shot.file))
 }
 
 // checkViews opens each link as a reader would.

@@ -126,7 +126,7 @@ func (s *scene) bringUp(ctx context.Context) error {
 
 func (s *scene) startQueues(context.Context) error {
 	s.queues = &fakesqs.Server{}
-	for _, destination := range []string{takes, alsoOK, busy} {
+	for _, destination := range []string{takes, alsoOK, busy, streamed} {
 		s.queues.CreateQueue("", queueOf(destination), nil)
 	}
 	s.queues.Inject(fakesqs.Fault{Queue: queueOf(busy), When: sends, Error: &fakesqs.Error{
@@ -176,7 +176,7 @@ func (s *scene) startPrograms(ctx context.Context) error {
 
 func (s *scene) env() []string {
 	return append(s.stack.ChildEnv(os.Environ()), "AWS_ENDPOINT_URL_SQS=http://"+s.server.Addr,
-		"AWS_EC2_METADATA_DISABLED=true")
+		"AWS_EC2_METADATA_DISABLED=true", "OUTFLOW_MISSING_GRACE=0") // a missing queue fails at once
 }
 
 // play enqueues a small shop's messages and waits until each stands as its

@@ -56,6 +56,9 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 			"Ordering keys in which messages wait behind a dead one."),
 		oldestBlocked: i.secondsGauge("outflow.ordering_keys.blocked.age",
 			"How long the oldest first message behind a dead one of its ordering key has been due."),
+		streams: i.intGauge("outflow.streams", "Streams that run or are paused."),
+		oldestPage: i.secondsGauge("outflow.oldest_page.age",
+			"How long ago the oldest page was claimed that has not ended."),
 		callbacksDue: i.intGauge("outflow.callbacks.due", "Callbacks that are still to be sent."),
 		oldestCallback: i.secondsGauge("outflow.oldest_due_callback.age",
 			"How long the oldest callback has been due that no run has in hand."),
@@ -69,7 +72,7 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 		g.observe(o, counts, ok)
 		return nil
 	}, g.up, g.truncated, g.readDuration, g.messages, g.oldest, g.breakersOpen, g.breakersFailing, g.missing,
-		g.blocked, g.oldestBlocked, g.callbacksDue, g.oldestCallback)
+		g.blocked, g.oldestBlocked, g.streams, g.oldestPage, g.callbacksDue, g.oldestCallback)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -84,8 +87,8 @@ func WatchTable(p metric.MeterProvider, table Table, log *slog.Logger) (stop fun
 type tableGauges struct {
 	up, truncated, messages, breakersOpen, callbacksDue   metric.Int64ObservableGauge
 	readDuration, oldest, breakersFailing, oldestCallback metric.Float64ObservableGauge
-	blocked                                               metric.Int64ObservableGauge
-	missing, oldestBlocked                                metric.Float64ObservableGauge
+	blocked, streams                                      metric.Int64ObservableGauge
+	missing, oldestBlocked, oldestPage                    metric.Float64ObservableGauge
 }
 
 // observe exports the table's figures. Without them only up is exported: a figure of
@@ -118,6 +121,9 @@ func (g *tableGauges) observe(o metric.Observer, counts reading, ok bool) {
 	}
 	o.ObserveInt64(g.blocked, counts.BlockedKeys)
 	o.ObserveFloat64(g.oldestBlocked, counts.OldestBlocked.Seconds())
+	o.ObserveInt64(g.streams, counts.StreamsRunning, labels(keyState.String("running")))
+	o.ObserveInt64(g.streams, counts.StreamsPaused, labels(keyState.String("paused")))
+	o.ObserveFloat64(g.oldestPage, counts.OldestPage.Seconds())
 	o.ObserveInt64(g.callbacksDue, counts.CallbacksDue)
 	o.ObserveFloat64(g.oldestCallback, counts.OldestCallbackDue.Seconds())
 }
