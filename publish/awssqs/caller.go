@@ -56,7 +56,9 @@ func (c caller) finder(d outflow.Destination, timeout time.Duration) awsbatch.Fi
 }
 
 func (c caller) send(ctx context.Context, r awsbatch.Request) (outcomes []awsbatch.Outcome, err error) {
-	in := &sqs.SendMessageBatchInput{QueueUrl: &r.Address}
+	in := &sqs.SendMessageBatchInput{
+		QueueUrl: &r.Address, Entries: make([]types.SendMessageBatchRequestEntry, 0, len(r.Entries)),
+	}
 	for _, e := range r.Entries {
 		in.Entries = append(in.Entries, entryOf(e))
 	}
@@ -77,6 +79,8 @@ func (c caller) send(ctx context.Context, r awsbatch.Request) (outcomes []awsbat
 	return outcomes, nil
 }
 
+var attributeDataType = sdk.String(aws.AttributeDataType)
+
 func entryOf(e awsbatch.Entry) types.SendMessageBatchRequestEntry {
 	entry := types.SendMessageBatchRequestEntry{
 		Id: &e.ID, MessageBody: &e.Body,
@@ -84,7 +88,7 @@ func entryOf(e awsbatch.Entry) types.SendMessageBatchRequestEntry {
 	}
 	for name, value := range e.Attributes {
 		entry.MessageAttributes[name] = types.MessageAttributeValue{
-			DataType: sdk.String(aws.AttributeDataType), StringValue: &value,
+			DataType: attributeDataType, StringValue: &value,
 		}
 	}
 	if e.Group != "" {

@@ -31,17 +31,17 @@ const defaultContentType = "application/json"
 // or "". Its errors are about the message.
 func Attributes(m outflow.Message, encoding string, limit int) (map[string]string, error) {
 	values := map[string]string{}
-	for name, value := range map[string]string{
-		AttributeMessageID:   m.ID.String(),
-		AttributeType:        m.Type,
-		AttributeContentType: cmp.Or(m.ContentType, defaultContentType),
-		AttributeEncoding:    encoding,
+	for _, a := range [...]struct{ name, value string }{
+		{AttributeMessageID, m.ID.String()},
+		{AttributeType, m.Type},
+		{AttributeContentType, cmp.Or(m.ContentType, defaultContentType)},
+		{AttributeEncoding, encoding},
 	} {
-		if !XMLSafe(value) {
-			return nil, fmt.Errorf("%s has characters that AWS does not allow in an attribute", name)
+		if !XMLSafe(a.value) {
+			return nil, fmt.Errorf("%s has characters that AWS does not allow in an attribute", a.name)
 		}
-		if value != "" { // AWS refuses an empty value
-			values[name] = value
+		if a.value != "" { // AWS refuses an empty value
+			values[a.name] = a.value
 		}
 	}
 	rest := addOwn(values, m.Headers, limit)
