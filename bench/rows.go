@@ -22,7 +22,7 @@ func (w *world) startRows(ctx context.Context, variant, taskQueue string) (r row
 	if r.conn, err = pgx.Connect(ctx, w.DatabaseURL); err != nil {
 		return r, fmt.Errorf("connecting to the database: %w", err)
 	}
-	if _, err := r.conn.Exec(ctx, "TRUNCATE "+r.source.table); err != nil {
+	if _, err := r.conn.Exec(ctx, "TRUNCATE "+r.source.table+" CASCADE"); err != nil {
 		return r, fmt.Errorf("emptying the table: %w", err)
 	}
 	if r.dispatchers, err = w.dispatchers(variant, taskQueue); err != nil {
@@ -40,14 +40,17 @@ func (w *world) startRows(ctx context.Context, variant, taskQueue string) (r row
 	return r, w.queues.reset(ctx)
 }
 
-// stop ends the processes, and closes the connection.
+// stop ends the processes, cleans up the table, and closes the connection. Autovacuum would clean up while
+// the next variant is measured.
 func (r rowsRun) stop(ctx context.Context) error {
 	var errs []error
 	for _, c := range r.dispatchers {
 		errs = append(errs, c.stop())
 	}
 	if r.conn != nil {
-		errs = append(errs, r.conn.Close(context.WithoutCancel(ctx)))
+		ctx := context.WithoutCancel(ctx)
+		_, err := r.conn.Exec(ctx, "VACUUM (ANALYZE) "+r.source.table)
+		errs = append(errs, err, r.conn.Close(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -16,7 +16,7 @@ import (
 
 // source is how a variant gets its rows, and how they say what became of them.
 type source struct {
-	table string
+	table string // or several, with commas between
 	// insert writes a row for each body, for a queue, in one transaction, and returns the IDs.
 	insert func(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error)
 	// left is whether a row is not delivered yet.

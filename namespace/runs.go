@@ -46,7 +46,8 @@ func (n *Namespace) OtherTaskQueues(
 		"AND TaskQueue != '%s' AND WorkflowId STARTS_WITH '%s/'"
 	found, err := n.client.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
 		Namespace: n.name, PageSize: maxListedRuns,
-		Query: fmt.Sprintf(query, workflows.WorkflowDeliver, workflows.WorkflowCallback, workflows.WorkflowStream, taskQueue, outbox),
+		Query: fmt.Sprintf(query, workflows.WorkflowDeliver, workflows.WorkflowCallback, workflows.WorkflowStream, taskQueue,
+			outbox),
 	})
 	if err != nil {
 		return nil, false, err

@@ -94,7 +94,8 @@ func (e *examination) checkScheme(ctx context.Context, scheme string, targets []
 			all, scheme, outflow.DisplayDestination(targets[0].Destination), why)
 		return
 	case lookup == nil:
-		e.found("destinations", Skipped, "", "%d of %s:// are not looked up: this command has no publisher for them", all, scheme)
+		e.found("destinations", Skipped, "", "%d of %s:// are not looked up: this command has no publisher for them",
+			all, scheme)
 		return
 	}
 	if advice := e.Advice[scheme]; advice != nil {

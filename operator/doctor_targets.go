@@ -28,7 +28,8 @@ type pendingTarget struct {
 const pendingTargetsSQL = `
 SELECT t.scheme, t.destination, t.messages, t.of_scheme, t.due_in_scheme
   FROM (SELECT c.*, row_number() OVER (PARTITION BY c.scheme ORDER BY c.messages DESC, c.destination) AS place,
-               count(*) OVER (PARTITION BY c.scheme) AS of_scheme, bool_or(c.due) OVER (PARTITION BY c.scheme) AS due_in_scheme
+               count(*) OVER (PARTITION BY c.scheme) AS of_scheme,
+               bool_or(c.due) OVER (PARTITION BY c.scheme) AS due_in_scheme
           FROM (SELECT p.scheme, min(p.destination) AS destination, count(*) AS messages, bool_or(p.due) AS due
                   FROM (SELECT m.destination, m.due_at <= now() AS due, split_part(m.destination, '://', 1) AS scheme,
                                CASE WHEN split_part(m.destination, '://', 1) IN ('http', 'https', 'rabbitmq')

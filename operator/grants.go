@@ -70,8 +70,8 @@ const dispatchRights = `GRANT SELECT, DELETE ON outbox.messages TO %s`
 // A dispatcher may not change what a producer or an operator has set: the destination, the payload,
 // the due time, the generation.
 const deliverRights = `GRANT UPDATE (
-    state, claims, attempts, started, streamed, parked, head, follower, retrying, available_at, finished_at, dismissed_at,
-    broker_message_id, last_error, callback_state, callback_attempts, callback_error, callback_due_at
+    state, claims, attempts, started, streamed, parked, head, follower, retrying, available_at, finished_at,
+    dismissed_at, broker_message_id, last_error, callback_state, callback_attempts, callback_error, callback_due_at
     ) ON outbox.messages TO %s`
 
 const destinationRights = `GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.destinations TO %s`

@@ -31,7 +31,8 @@ newest AS MATERIALIZED (
 const knownDestinationsSQL = `
 WITH ` + newest + `
 SELECT destination
-  FROM (SELECT d.destination FROM outbox.destinations AS d WHERE d.destination = d.covers_from AND d.destination LIKE '%//%' LIMIT $2) AS seen
+  FROM (SELECT d.destination FROM outbox.destinations AS d
+         WHERE d.destination = d.covers_from AND d.destination LIKE '%//%' LIMIT $2) AS seen
 UNION
 SELECT destination FROM newest
 UNION
@@ -39,7 +40,8 @@ SELECT $3::text WHERE EXISTS (SELECT FROM outbox.messages AS m
                                 WHERE m.state = 'pending' AND NOT m.parked AND m.destination = $3::text)
                    OR EXISTS (SELECT FROM outbox.messages AS m WHERE m.retrying AND m.destination = $3::text)
                    OR EXISTS (SELECT FROM outbox.destinations AS d WHERE d.destination = $3::text)
-                   OR EXISTS (SELECT FROM outbox.streams AS s WHERE s.destination = $3::text AND s.started_at IS NOT NULL)`
+                   OR EXISTS (SELECT FROM outbox.streams AS s
+                               WHERE s.destination = $3::text AND s.started_at IS NOT NULL)`
 
 // pendingDestinationsSQL walks the claim index from destination to destination, one look-up each,
 // and adds those of the rows that are parked for the shortest time: up to $1 of them.

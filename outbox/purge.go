@@ -95,7 +95,8 @@ func (h HeldSnapshot) String() string {
 	if h.Holder == "session" && h.State != "" {
 		who += " (" + h.State + ")"
 	}
-	return fmt.Sprintf("%s has held a snapshot %s, %d transactions: vacuum can't remove rows that died since, and claims slow down", who, age, h.Transactions)
+	return fmt.Sprintf("%s has held a snapshot %s, %d transactions: "+
+		"vacuum can't remove rows that died since, and claims slow down", who, age, h.Transactions)
 }
 
 // Remedy says what to do about it.

@@ -42,7 +42,8 @@ SELECT count(*) FILTER (WHERE c.untried) AS untried, count(*) FILTER (WHERE NOT 
        coalesce(max(c.callback_error) FILTER (WHERE NOT c.untried), '') AS last_error
   FROM (SELECT m.callback_error,
                m.callback_error IS NULL OR m.callback_due_at <= now()
-               OR EXISTS (SELECT FROM unnest($1::uuid[], $2::int[]) AS t (id, attempts) WHERE t.id = m.id AND t.attempts = m.callback_attempts) AS untried
+               OR EXISTS (SELECT FROM unnest($1::uuid[], $2::int[]) AS t (id, attempts)
+                           WHERE t.id = m.id AND t.attempts = m.callback_attempts) AS untried
           FROM outbox.messages AS m
          WHERE m.callback_state = 'due') AS c`
 

@@ -157,7 +157,8 @@ const probingSQL = `probing AS MATERIALIZED (
 const fittingSQL = `fitting AS MATERIALIZED (
     SELECT id, available_at, started
       FROM (SELECT id, available_at, started, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before
-              FROM (SELECT * FROM probing UNION ALL SELECT * FROM handed UNION ALL SELECT * FROM due) AS found) AS counted
+              FROM (SELECT * FROM probing UNION ALL SELECT * FROM handed
+                    UNION ALL SELECT * FROM due) AS found) AS counted
      WHERE before < $7
 )`
 

@@ -83,7 +83,8 @@ const makeWaySQL = `
 UPDATE outbox.messages AS m
    SET available_at = greatest(m.due_at, now() + interval '1 second'), retrying = false, parked = true
  WHERE m.id = $1 AND m.finished_at IS NULL AND NOT m.follower
-   AND (m.generation > $2 AND NOT m.retrying AND NOT m.streamed AND m.available_at > greatest(m.due_at, now() + interval '1 second')
+   AND (m.generation > $2 AND NOT m.retrying AND NOT m.streamed
+        AND m.available_at > greatest(m.due_at, now() + interval '1 second')
         OR m.generation = $2 AND m.claims >= 5)`
 
 // giveBackSQL takes back what a claim wrote where no run was started: the count, and for a release

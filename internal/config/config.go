@@ -218,7 +218,9 @@ func (c *Config) settings() []settings.Setting {
 
 // Load reads all settings.
 func Load(ctx context.Context, getenv func(string) string) (Config, error) {
-	c := Config{Retention: outflow.DefaultRetention(), Streams: DefaultStreams, Trigger: trigger.Poll, warnings: Unknown(getenv)}
+	c := Config{
+		Retention: outflow.DefaultRetention(), Streams: DefaultStreams, Trigger: trigger.Poll, warnings: Unknown(getenv),
+	}
 	errs := settings.Read(c.settings(), getenv)
 	note := func(err error) {
 		same := func(e error) bool { return e.Error() == err.Error() } // two parts may read a variable

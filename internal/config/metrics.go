@@ -43,7 +43,8 @@ func readMetrics(getenv func(string) string) (Metrics, error) {
 		case traces:
 			return Metrics{}, nil // readTraces reports it
 		}
-		return Metrics{}, fmt.Errorf("%s: wants http/protobuf, the only protocol that is built in (got %s); %s=none pushes no metrics",
+		return Metrics{}, fmt.Errorf("%s: wants http/protobuf, the only protocol that is built in (got %s); "+
+			"%s=none pushes no metrics",
 			name, settings.Quote(protocol), settingMetricsExporter)
 	}
 	return Metrics{Push: true}, nil

@@ -126,7 +126,8 @@ func (r *reader) endpoint() *url.URL {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
 		u.RawQuery != "" || u.Fragment != "" {
 		// Not its value: it may have a password.
-		r.errs = append(r.errs, fmt.Errorf("%s: wants an address that takes OTLP over HTTP, such as http://localhost:4318, without password or query", name))
+		r.errs = append(r.errs, fmt.Errorf("%s: wants an address that takes OTLP over HTTP, "+
+			"such as http://localhost:4318, without password or query", name))
 		return nil
 	}
 	if name == settingOTLP+"ENDPOINT" {
@@ -140,7 +141,8 @@ func (r *reader) endpoint() *url.URL {
 // protocol: of OTLP's three, one is built in.
 func (r *reader) protocol() {
 	if name, value := r.either("PROTOCOL"); value != "" && value != "http/protobuf" {
-		r.note(name, "wants http/protobuf, the one that is built in; a collector takes it on port 4318 (OTEL_TRACES_EXPORTER=none exports nothing)", value)
+		r.note(name, "wants http/protobuf, the one that is built in; a collector takes it on port 4318 "+
+			"(OTEL_TRACES_EXPORTER=none exports nothing)", value)
 	}
 }
 

@@ -82,7 +82,8 @@ func (s *Spans) Stop() {
 
 func clientOptions(c config.Traces) []otlptracehttp.Option {
 	options := []otlptracehttp.Option{
-		otlptracehttp.WithEndpointURL(c.Endpoint.String()), otlptracehttp.WithTimeout(c.Timeout), otlptracehttp.WithHeaders(c.Headers),
+		otlptracehttp.WithEndpointURL(c.Endpoint.String()), otlptracehttp.WithTimeout(c.Timeout),
+		otlptracehttp.WithHeaders(c.Headers),
 	}
 	if c.Gzip {
 		options = append(options, otlptracehttp.WithCompression(otlptracehttp.GzipCompression))
@@ -95,7 +96,8 @@ func clientOptions(c config.Traces) []otlptracehttp.Option {
 
 func samplerOf(c config.Traces) sdktrace.Sampler {
 	roots := map[string]sdktrace.Sampler{
-		"always_on": sdktrace.AlwaysSample(), "always_off": sdktrace.NeverSample(), "traceidratio": sdktrace.TraceIDRatioBased(c.Ratio),
+		"always_on": sdktrace.AlwaysSample(), "always_off": sdktrace.NeverSample(),
+		"traceidratio": sdktrace.TraceIDRatioBased(c.Ratio),
 	}
 	if own, ok := roots[c.Sampler]; ok {
 		return own

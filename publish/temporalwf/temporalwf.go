@@ -160,7 +160,8 @@ func (p *Publisher) begin(ctx context.Context, doing, namespace string) (_ *call
 	case errors.Is(err, errClosed):
 		return nil, nil, notAttempted(err)
 	case err != nil:
-		return nil, nil, outflow.Unavailable(fmt.Errorf("%s: making Temporal's client: %w (check Options.Client)", doing, err))
+		err = fmt.Errorf("%s: making Temporal's client: %w (check Options.Client)", doing, err)
+		return nil, nil, outflow.Unavailable(err)
 	}
 	deadline := time.Now().Add(callTime)
 	if callers, ok := ctx.Deadline(); ok && callers.Before(deadline) {

@@ -41,7 +41,8 @@ const (
 // and the reader's session is idle while no message comes. What is not acknowledged for 25 s has the
 // server end the connection of a host that is gone, which frees the lock.
 const untimedSQL = `SET lock_timeout = 0; SET statement_timeout = 0; SET idle_session_timeout = 0;
-SET tcp_user_timeout = 25000; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`
+SET tcp_user_timeout = 25000; SET tcp_keepalives_idle = 10;
+SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`
 
 // sessionSQL prepares the reader's session: hints need not be flushed to disk.
 const sessionSQL = untimedSQL + `; SET synchronous_commit = off`

@@ -34,7 +34,8 @@ const serverSQL = `
 SELECT pg_catalog.current_setting('server_version_num')::int, pg_catalog.current_setting('wal_level'),
        EXISTS (SELECT FROM pg_catalog.pg_publication AS p
                  JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = p.oid
-                WHERE p.pubname = '` + publication + `' AND p.pubinsert AND r.prrelid = 'outbox.messages'::regclass::oid)`
+                WHERE p.pubname = '` + publication + `' AND p.pubinsert
+                  AND r.prrelid = 'outbox.messages'::regclass::oid)`
 
 // PublicationSQL makes the publication that a reader needs: a superuser runs it, or the table's owner
 // who may create in the database. The migrations leave it out where their role may not.
