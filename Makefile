@@ -68,7 +68,7 @@ conformance: ## print which publisher passes which case of the conformance suite
 	  go run ./publish/publishtest/conformance
 	@$(BIN)/devstack missing
 
-bench: ## measure Outflow beside River, DBOS, Watermill and plain workflows (a quarter of an hour)
+bench: ## measure Outflow beside River, DBOS, Watermill and plain workflows (twenty minutes)
 	cd bench && go build -o ../$(BIN)/bench .
 	$(BIN)/bench
 

@@ -159,7 +159,7 @@ func TestQueuesCountWhatArrives(t *testing.T) {
 		require.Greater(t, stats.Arrived[id.String()], before)
 	}
 
-	asked.takes = 50 * time.Millisecond
+	asked.delay = 50 * time.Millisecond
 	require.NoError(t, asked.reset(ctx))
 	stats, err = asked.stats(ctx)
 	require.NoError(t, err)
@@ -168,5 +168,5 @@ func TestQueuesCountWhatArrives(t *testing.T) {
 	began := time.Now()
 	_, err = newSQS(server.URL).GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String("fresh")})
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, time.Since(began), asked.takes)
+	require.GreaterOrEqual(t, time.Since(began), asked.delay)
 }

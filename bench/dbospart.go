@@ -97,7 +97,7 @@ func prepareDBOS(ctx context.Context, pool *pgxpool.Pool) (dbos.Client, error) {
 
 func dbosSource(client dbos.Client) source {
 	return source{
-		table: dbosTables,
+		tables: dbosTables,
 		insert: func(_ context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error) {
 			all, ids := peerMessages(queue, bodies)
 			for _, m := range all {

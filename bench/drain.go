@@ -123,7 +123,8 @@ func (w *world) drainRows(ctx context.Context, variant string, taskQueue string,
 	if err != nil {
 		return result{}, err
 	}
-	if r.seconds, err = w.awaitDrain(ctx, run, l.messages, since); err != nil {
+	committed := time.Now()
+	if r.seconds, err = w.awaitDrain(ctx, run, l.messages, since, committed); err != nil {
 		return result{}, err
 	}
 	after, err := w.settle(ctx, run.dispatchers...)
@@ -138,10 +139,14 @@ func (w *world) drainRows(ctx context.Context, variant string, taskQueue string,
 	return r, err
 }
 
-// awaitDrain waits until nothing is left, and returns the seconds that the drain took.
-func (w *world) awaitDrain(ctx context.Context, run rowsRun, messages int, since time.Time) (float64, error) {
+// awaitDrain waits until nothing is left, and returns the seconds that the drain took. since is the
+// beginning by the database's clock, committed the commit by this machine's.
+func (w *world) awaitDrain(
+	ctx context.Context, run rowsRun, messages int, since, committed time.Time,
+) (float64, error) {
 	if run.source.byArrival() {
-		return w.awaitArrivals(ctx, run.conn, run.source, run.dispatchers, messages)
+		err := w.awaitArrivals(ctx, run.conn, run.source, run.dispatchers, messages)
+		return time.Since(committed).Seconds(), err
 	}
 	if err := await(ctx, run.conn, run.source, run.dispatchers); err != nil {
 		return 0, err

@@ -6,15 +6,15 @@ import (
 	"io"
 )
 
-// SQS takes some 20 ms for a request from its own region, where the queue service takes a fraction of a
-// millisecond: who sends one message after the other then waits most of the time.
+// The queue service takes a fraction of a millisecond for a request. AWS's example has 20 ms for one from
+// SQS's own region: who sends one message after the other then waits most of the time.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-throughput-horizontal-scaling-and-batching.html
 
-// farOf are the variants that are drained with slow answers, farPace how much of their backlog they have
-// then.
+// farOf are the variants that are drained with slow answers, farShare how much of their usual backlog is
+// enough for that.
 var (
-	farOf   = []string{riverPeer, dbosPeer, watermillPeer, stream, queueAlone}
-	farPace = map[string]float64{riverPeer: 0.5, dbosPeer: 0.2, watermillPeer: 0.1, stream: 1, queueAlone: 0.5}
+	farOf    = []string{riverPeer, dbosPeer, watermillPeer, stream, queueAlone}
+	farShare = map[string]float64{riverPeer: 0.5, dbosPeer: 0.2, watermillPeer: 0.1, stream: 1, queueAlone: 0.5}
 )
 
 // measureFar measures drains while the queue service takes as long for each request as SQS does.
@@ -23,12 +23,12 @@ func (w *world) measureFar(ctx context.Context, s settings, stdout io.Writer) er
 	if s.far == 0 || len(s.only) == 0 {
 		return nil
 	}
-	w.queues.takes = s.far
-	defer func() { w.queues.takes = 0 }()
+	w.queues.delay = s.far
+	defer func() { w.queues.delay = 0 }()
 	results := map[string][]result{}
 	for round := range s.rounds {
 		for _, variant := range turn(s.only, round) {
-			l := load{messages: max(int(float64(s.backlog(variant))*farPace[variant]), 1)}
+			l := load{messages: max(int(float64(s.backlog(variant))*farShare[variant]), 1)}
 			r, err := w.drain(ctx, variant, s.rounds+round+1, l)
 			if err != nil {
 				return fmt.Errorf("measuring %s with answers after %s: %w", variant, s.far, err)

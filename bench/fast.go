@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -26,26 +25,24 @@ func (s settings) backlog(variant string) int {
 	return s.fastMessages
 }
 
-// awaitArrivals waits until all messages of a drain have arrived and no row is left, and returns the
-// seconds from the first arrival. The queue service is asked rather than the database, which is
-// busy.
+// awaitArrivals waits until all messages of a drain have arrived and no row is left. The queue service is
+// asked rather than the database, which is busy.
 func (w *world) awaitArrivals(
 	ctx context.Context, conn *pgx.Conn, source source, dispatchers []*child, messages int,
-) (float64, error) {
+) error {
 	for {
 		counts, err := w.queues.counts(ctx)
 		if err != nil {
-			return 0, errors.Join(err, context.Cause(ctx))
+			return errors.Join(err, context.Cause(ctx))
 		}
 		if counts.Different >= messages {
-			err = await(ctx, conn, source, dispatchers)
-			return time.Since(time.Unix(0, counts.First)).Seconds(), err
+			return await(ctx, conn, source, dispatchers)
 		}
 		if err := alive(dispatchers); err != nil {
-			return 0, err
+			return err
 		}
 		if err := pause(ctx, lookEvery); err != nil {
-			return 0, err
+			return err
 		}
 	}
 }

@@ -21,7 +21,7 @@ var fills = map[string]filling{
 	stream:        {outflowWaiting, outflowDone, ""},
 	riverPeer:     {riverWaiting, riverDone, riverSchema + ".river_job"},
 	dbosPeer:      {dbosWaiting, dbosDone, dbosTables},
-	watermillPeer: {watermillWaiting, watermillDone, watermillSource().table},
+	watermillPeer: {watermillWaiting, watermillDone, watermillSource().tables},
 }
 
 // fillFunctions are an event, and a UUID of version 7.

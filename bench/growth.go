@@ -153,7 +153,7 @@ func (w *world) fill(ctx context.Context, variant, queue string, g grown) error 
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	source, fill := w.source(variant), fills[variant]
-	statements := []string{"TRUNCATE " + source.table + " CASCADE"}
+	statements := []string{"TRUNCATE " + source.tables + " CASCADE"}
 	if g.done > 0 {
 		statements = append(statements, fill.done(queue, g.done)...)
 	}

@@ -105,7 +105,7 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	fs.DurationVar(&s.paced, "paced", 10*time.Second,
 		"how long the latency of each variant is measured, at two rates; 0 for not at all")
 	fs.DurationVar(&s.far, "far", 20*time.Millisecond,
-		"drain the fast variants a second time, while each request to the queue service takes this long; 0 for not at all")
+		"drain the fast variants a second time, while the queue service answers this much later; 0 for not at all")
 	fs.DurationVar(&s.growth, "growth", 0,
 		"measure nothing but drains of large tables, for this long each; 10s is a good window")
 	fs.BoolVar(&s.payloads, "payloads", false, "measure nothing but drains of payloads of other sizes")

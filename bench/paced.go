@@ -70,7 +70,7 @@ func (w *world) pace(
 	if err != nil {
 		return nil, err
 	}
-	if _, err := w.awaitArrivals(ctx, r.conn, r.source, r.dispatchers, len(committed)); err != nil {
+	if err := w.awaitArrivals(ctx, r.conn, r.source, r.dispatchers, len(committed)); err != nil {
 		return nil, err
 	}
 	stats, err := w.queues.stats(ctx)

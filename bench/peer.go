@@ -84,7 +84,7 @@ func (w *world) closePeers() error {
 
 // peerConnections are more idle connections to the queue service than any peer has sends at once.
 // The SDK keeps ten, and would open and close the others all the time.
-const peerConnections = 256
+const peerConnections = 1024
 
 // peerHTTP is the SDK's HTTP client with more idle connections.
 func peerHTTP() *awshttp.BuildableClient {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -42,7 +43,7 @@ type queueStats struct {
 	// Requests counts all of SQS's protocol, look-ups included.
 	Requests int
 	// Messages counts what was sent, Different the message IDs. First and Last are when the first and
-	// the last of these came: Unix nanoseconds, once it was stored.
+	// the last of these came: Unix nanoseconds, once it was accepted.
 	Messages, Different int
 	First, Last         int64
 	// Arrived is when each message ID first came.
@@ -55,7 +56,7 @@ func queuePart(ctx context.Context, _ []string, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listening for the queue service: %w", err)
 	}
-	// Its garbage is collected seldom, for the same reason as queues has: the machine has the memory.
+	// To collect garbage would take CPU from the variant that is measured.
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(queueMemory)
 	server := &http.Server{Handler: newQueues()}
@@ -83,28 +84,30 @@ func newQueues() *queues {
 	return q
 }
 
-// reset empties the queues. Each request takes a while from then on.
-func (q *queues) reset(takes time.Duration) {
+// reset empties the queues, and collects the garbage of the variant before. From then on each answer comes
+// after a delay.
+func (q *queues) reset(delay time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	// It keeps neither messages nor requests: to collect their memory would take CPU from the variants.
+	// It keeps neither messages nor requests.
 	q.sqs = &fakesqs.Server{AutoCreate: true, Forgets: true, Drops: true}
-	if takes > 0 {
-		q.sqs.Inject(fakesqs.Fault{Delay: takes})
+	if delay > 0 {
+		q.sqs.Inject(fakesqs.Fault{Delay: delay})
 	}
 	q.stats = queueStats{Arrived: map[string]int64{}}
 	q.marks = nil
+	runtime.GC()
 }
 
 func (q *queues) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case resetPath:
-		takes, err := time.ParseDuration(r.URL.Query().Get("takes"))
+		delay, err := time.ParseDuration(r.URL.Query().Get("delay"))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		q.reset(takes)
+		q.reset(delay)
 		return
 	case statsPath, countsPath:
 		q.mu.Lock()
@@ -174,11 +177,11 @@ func messageIDs(body []byte) (ids []string) {
 // queueClient is the queue service as bench asks it.
 type queueClient struct {
 	url   string
-	takes time.Duration // what each request takes longer
+	delay time.Duration // of each answer
 }
 
 func (c queueClient) reset(ctx context.Context) error {
-	return c.get(ctx, resetPath+"?takes="+c.takes.String(), nil)
+	return c.get(ctx, resetPath+"?delay="+c.delay.String(), nil)
 }
 
 func (c queueClient) stats(ctx context.Context) (queueStats, error) {

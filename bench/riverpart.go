@@ -97,7 +97,7 @@ func prepareRiver(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 var riverSource = source{
-	table: riverSchema + ".river_job", insert: insertRiver,
+	tables: riverSchema + ".river_job", insert: insertRiver,
 	left: `SELECT EXISTS (SELECT FROM river.river_job
 		WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))`,
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -22,7 +23,7 @@ func (w *world) startRows(ctx context.Context, variant, taskQueue string) (r row
 	if r.conn, err = pgx.Connect(ctx, w.DatabaseURL); err != nil {
 		return r, fmt.Errorf("connecting to the database: %w", err)
 	}
-	if _, err := r.conn.Exec(ctx, "TRUNCATE "+r.source.table+" CASCADE"); err != nil {
+	if _, err := r.conn.Exec(ctx, "TRUNCATE "+r.source.tables+" CASCADE"); err != nil {
 		return r, fmt.Errorf("emptying the table: %w", err)
 	}
 	if r.dispatchers, err = w.dispatchers(variant, taskQueue); err != nil {
@@ -40,17 +41,26 @@ func (w *world) startRows(ctx context.Context, variant, taskQueue string) (r row
 	return r, w.queues.reset(ctx)
 }
 
-// stop ends the processes, cleans up the table, and closes the connection. Autovacuum would clean up while
-// the next variant is measured.
+// cleanLimit bounds the cleaning up after a variant.
+const cleanLimit = time.Minute
+
+// stop ends the processes, cleans up, and closes the connection. Else autovacuum and the next checkpoint
+// would do so while another variant is measured.
 func (r rowsRun) stop(ctx context.Context) error {
 	var errs []error
 	for _, c := range r.dispatchers {
 		errs = append(errs, c.stop())
 	}
 	if r.conn != nil {
-		ctx := context.WithoutCancel(ctx)
-		_, err := r.conn.Exec(ctx, "VACUUM (ANALYZE) "+r.source.table)
-		errs = append(errs, err, r.conn.Close(ctx))
+		for _, statement := range []string{"VACUUM (ANALYZE)", "CHECKPOINT"} {
+			inTime, cancel := context.WithTimeout(ctx, cleanLimit)
+			_, err := r.conn.Exec(inTime, statement)
+			cancel()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("cleaning up: %w", err))
+			}
+		}
+		errs = append(errs, r.conn.Close(context.WithoutCancel(ctx)))
 	}
 	return errors.Join(errs...)
 }

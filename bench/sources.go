@@ -16,19 +16,19 @@ import (
 
 // source is how a variant gets its rows, and how they say what became of them.
 type source struct {
-	table string // or several, with commas between
+	tables string // with commas between
 	// insert writes a row for each body, for a queue, in one transaction, and returns the IDs.
 	insert func(ctx context.Context, tx pgx.Tx, queue string, bodies []string) ([]string, error)
 	// left is whether a row is not delivered yet.
 	left string
 	// times counts the rows since $1 that were delivered, and the seconds from the first claim to
 	// the last of them, by the database's clock. Empty means that the rows of the variant don't say
-	// it, or not in the same way as others': the time is then from the first arrival at the queue
-	// service to the look that finds nothing left.
+	// it, or not in the same way as others': the time is then from the commit to the look that finds
+	// nothing left.
 	times string
 }
 
-// byArrival reports whether the queue service says when a drain began.
+// byArrival reports whether the queue service says when all messages have arrived.
 func (s source) byArrival() bool { return s.times == "" }
 
 // source is where a variant's rows are.
@@ -51,7 +51,7 @@ func (w *world) source(variant string) source {
 var sources = map[string]source{
 	naive: naiveSource, naiveEager: naiveSource,
 	tracked: {
-		table: "outbox.messages", insert: insertMessages,
+		tables: "outbox.messages", insert: insertMessages,
 		left: `SELECT EXISTS (SELECT FROM outbox.messages WHERE state = 'pending')`,
 		// A claim sets available_at to its lease's end, one minute by default, and nothing on the
 		// fast path moves it.
@@ -62,7 +62,7 @@ var sources = map[string]source{
 }
 
 var naiveSource = source{
-	table: "naive.outbox", insert: insertNaive,
+	tables: "naive.outbox", insert: insertNaive,
 	left: `SELECT EXISTS (SELECT FROM naive.outbox WHERE sent_at IS NULL)`,
 	times: `SELECT count(sent_at), extract(epoch FROM max(sent_at) - min(started_at))::float8
 	          FROM naive.outbox WHERE created_at >= $1`,

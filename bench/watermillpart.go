@@ -127,7 +127,7 @@ func watermillSource() source {
 			WHERE (m.transaction_id, m."offset") > (o.last_processed_transaction_id, o.offset_acked))`, messages, offsets))
 	}
 	return source{
-		table: strings.Join(tables, ", "), insert: insertWatermill, left: "SELECT " + strings.Join(left, " OR "),
+		tables: strings.Join(tables, ", "), insert: insertWatermill, left: "SELECT " + strings.Join(left, " OR "),
 	}
 }
 

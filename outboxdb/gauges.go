@@ -31,7 +31,7 @@ const (
 //   - dead rows from the newest
 //   - due callbacks from the oldest
 //   - dead heads, each with the first message behind it
-//   - streams, and the pages that they have in hand: some of each
+//   - all streams, and all pages that they have in hand: a row for a destination, and three for a stream
 //
 // Sums are cast to bigint: a role could own an operator of numeric and integer in its schema.
 // Due rows behind an open breaker, or for a missing destination, count as waiting, as in
@@ -155,7 +155,8 @@ SELECT 'streams', CASE WHEN s.paused THEN 'paused' ELSE 'running' END, count(*),
  WHERE s.paused OR s.runs_until > now()
  GROUP BY 2
 UNION ALL
-SELECT 'pages', '', 0, 0, 0, 0, 0, 0, coalesce(extract(epoch FROM now() - min(p.claimed_at)), 0)::float8, false
+SELECT 'pages', '', 0, 0, 0, 0, 0, 0,
+    coalesce(greatest(extract(epoch FROM now() - min(p.claimed_at)), 0), 0)::float8, false
   FROM outbox.pages AS p
 UNION ALL
 SELECT 'callbacks', '', count(*), 0, 0, 0, 0, 0,

@@ -616,9 +616,9 @@ func (t *table) OnRelease(released func()) { t.onRelease = released }
 
 // WantStreams and FreeLostPages: the fake table has no streams of its own.
 func (t *table) WantStreams(_ context.Context, destinations []string, above int) ([]string, error) {
+	time.Sleep(t.streamLookTakes)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	time.Sleep(t.streamLookTakes)
 	t.streamLooks = append(t.streamLooks, streamLook{destinations, above})
 	return t.streams, t.err
 }

@@ -184,18 +184,19 @@ type Scanner struct {
 	plain    plainStarts
 	remotely atomic.Bool // the last run was taken by another process
 
-	wake       chan struct{}
-	hints      chan int // how often each was passed on
-	passing    periodic
-	recovery   recovery
-	looks      periodic
-	callbacks  periodic
-	owed       periodic
-	streams    periodic
-	streamLook atomic.Int64         // how long the last look for streams took, as a time.Duration
-	streaming  map[string]time.Time // of streams: when each was seen to run already
-	pages      periodic
-	collisions collisions
+	wake      chan struct{}
+	hints     chan int // how often each was passed on
+	passing   periodic
+	recovery  recovery
+	looks     periodic
+	callbacks periodic
+	owed      periodic
+	streams   periodic
+	// streamPause lies between the last look for streams and the next one, as a time.Duration.
+	streamPause atomic.Int64
+	streaming   map[string]time.Time // of streams: when each was seen to run already
+	pages       periodic
+	collisions  collisions
 
 	// Run's own.
 	trigger       string // why it claims: "poll", "wake", "hint" or "slot"

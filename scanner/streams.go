@@ -2,6 +2,7 @@ package scanner
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -12,14 +13,17 @@ import (
 )
 
 const (
-	// leastStreamInterval to mostStreamInterval lie between two looks which destinations are worth a
-	// stream. Such a look counts rows: it takes one part in streamShare of the time.
-	leastStreamInterval = 100 * time.Millisecond
-	mostStreamInterval  = time.Second
-	streamShare         = 20
-	streamTimeout       = 10 * time.Second
-	// headStart is how long the starts of a claim's messages wait for that of a stream at most. A hundred
-	// starts at once keep a small Temporal server busy for half a second.
+	// A look which destinations are worth a stream counts rows: it takes one part in streamShare of the time.
+	// The wait from one look to the next is leastStreamInterval at least, mostStreamInterval at most, and
+	// failedStreamInterval at least where a look or a start has failed.
+	streamShare          = 20
+	leastStreamInterval  = 100 * time.Millisecond
+	mostStreamInterval   = 30 * time.Second
+	failedStreamInterval = time.Second
+	streamTimeout        = 10 * time.Second
+	// The starts of a claim's messages wait for a look for lookWait at most, and for the start of a stream
+	// for headStart: a hundred starts at once keep a small Temporal server busy for half a second.
+	lookWait  = 100 * time.Millisecond
 	headStart = 500 * time.Millisecond
 	// runningFor is how long a stream that runs already, and has not said so in the table, is left alone:
 	// somebody has paused it, or no worker has taken it.
@@ -43,46 +47,62 @@ type Streams interface {
 // startStreams starts a stream for each destination of the claim that is worth it, in the background, and
 // waits a moment for that.
 func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
-	var full []string
-	for _, d := range claimed.Full {
-		if outbox.WhyNoStream(d) == "" {
-			full = append(full, d)
-		}
-	}
-	if raised, _ := s.temporal.state(); raised || len(full) == 0 || !s.streams.begin(s.streamInterval()) {
+	raised, _ := s.temporal.state()
+	if raised || len(claimed.Full) == 0 || !s.streams.begin(time.Duration(s.streamPause.Load())) {
 		return
 	}
-	began := time.Now()
-	started := make(chan struct{})
+	full := slices.DeleteFunc(slices.Clone(claimed.Full), func(d string) bool {
+		return outbox.WhyNoStream(d) != "" || time.Since(s.streaming[d]) < runningFor
+	})
+	if len(full) == 0 {
+		s.streams.done()
+		return
+	}
+	looked, started := make(chan bool, 1), make(chan struct{})
 	s.background.Go(func() {
 		defer close(started)
 		defer s.streams.done()
-		ctx, cancel := context.WithTimeout(ctx, streamTimeout)
-		defer cancel()
-		wanted, err := s.store.WantStreams(ctx, full, s.opts.StreamAbove)
-		s.streamLook.Store(int64(time.Since(began)))
-		if err != nil && ctx.Err() == nil {
-			s.opts.Logger.Warn("looking for backlogs", "error", err)
-		}
-		for _, d := range wanted {
-			if time.Since(s.streaming[d]) < runningFor {
-				continue
-			}
-			if err := s.startStream(ctx, d); err != nil && ctx.Err() == nil {
-				s.opts.Logger.Warn("starting a stream", "destination", outflow.DisplayDestination(d), "error", err)
-			}
-		}
+		s.lookForStreams(ctx, full, looked)
 	})
+	inTime := time.After(headStart)
+	select {
+	case worthIt := <-looked:
+		if !worthIt {
+			return
+		}
+	case <-time.After(lookWait):
+		return
+	}
 	select {
 	case <-started:
-	case <-time.After(headStart):
+	case <-inTime:
 	}
 }
 
-// streamInterval is the wait from the last look for streams to the next one.
-func (s *Scanner) streamInterval() time.Duration {
-	took := time.Duration(s.streamLook.Load())
-	return min(max(streamShare*took, leastStreamInterval), mostStreamInterval)
+// lookForStreams starts a stream for each of the destinations that is worth it. It tells looked first
+// whether there is any.
+func (s *Scanner) lookForStreams(ctx context.Context, destinations []string, looked chan<- bool) {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	began := time.Now()
+	wanted, err := s.store.WantStreams(ctx, destinations, s.opts.StreamAbove)
+	pause := max(streamShare*time.Since(began), leastStreamInterval)
+	looked <- len(wanted) > 0
+	failed := func(doing string, err error, about ...any) {
+		pause = max(pause, failedStreamInterval)
+		if ctx.Err() == nil {
+			s.opts.Logger.Warn(doing, append(about, "error", err)...)
+		}
+	}
+	if err != nil {
+		failed("looking for backlogs", err)
+	}
+	for _, d := range wanted {
+		if err := s.startStream(ctx, d); err != nil {
+			failed("starting a stream", err, "destination", outflow.DisplayDestination(d))
+		}
+	}
+	s.streamPause.Store(int64(min(pause, mostStreamInterval)))
 }
 
 // startStream starts a destination's stream, and leaves the backlog to it. One that runs already goes on.

@@ -27,7 +27,11 @@ const (
 // takeStream has a stream deliver a backlog, and takes the picture of its run. A stream waits half a minute
 // for more messages before it ends.
 func takeStream(ctx context.Context, s *scene, p *page, folder string) error {
-	if err := s.enqueue(ctx, newsletter(0)); err != nil { // the command wants a destination with messages
+	first := newsletter(0) // the command wants a destination with messages
+	if err := s.enqueue(ctx, first); err != nil {
+		return err
+	}
+	if err := s.until(ctx, first.ID, "state = 'delivered'"); err != nil {
 		return err
 	}
 	start := exec.CommandContext(ctx, filepath.Join(s.folder, "outflow"), "stream", "start", streamed)
