@@ -42,6 +42,9 @@ func (w *world) drain(ctx context.Context, variant string, round int, l load) (r
 	limit := time.Minute + time.Duration(l.messages)*200*time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s was not done after %s", variant, limit))
 	defer cancel()
+	if err := w.cleanUp(ctx); err != nil {
+		return result{}, err
+	}
 	taskQueue := fmt.Sprintf("bench-%s-%d", variant, round)
 	if variant == floor || variant == floorTwo {
 		return w.drainFloor(ctx, variant, taskQueue, l.messages)

@@ -60,6 +60,9 @@ func (w *world) pace(
 ) (_ []time.Duration, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, during+pacedWithin, errors.New("the messages were not delivered in time"))
 	defer cancel()
+	if err := w.cleanUp(ctx); err != nil {
+		return nil, err
+	}
 	queue := fmt.Sprintf("bench-pace-%s-%.0f", variant, rate)
 	r, err := w.startRows(ctx, variant, queue)
 	defer func() { err = errors.Join(err, r.stop(ctx)) }()

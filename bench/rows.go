@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -41,25 +40,13 @@ func (w *world) startRows(ctx context.Context, variant, taskQueue string) (r row
 	return r, w.queues.reset(ctx)
 }
 
-// cleanLimit bounds the cleaning up after a variant.
-const cleanLimit = time.Minute
-
-// stop ends the processes, cleans up, and closes the connection. Else autovacuum and the next checkpoint
-// would do so while another variant is measured.
+// stop ends the processes, and closes the connection.
 func (r rowsRun) stop(ctx context.Context) error {
 	var errs []error
 	for _, c := range r.dispatchers {
 		errs = append(errs, c.stop())
 	}
 	if r.conn != nil {
-		for _, statement := range []string{"VACUUM (ANALYZE)", "CHECKPOINT"} {
-			inTime, cancel := context.WithTimeout(ctx, cleanLimit)
-			_, err := r.conn.Exec(inTime, statement)
-			cancel()
-			if err != nil {
-				errs = append(errs, fmt.Errorf("cleaning up: %w", err))
-			}
-		}
 		errs = append(errs, r.conn.Close(context.WithoutCancel(ctx)))
 	}
 	return errors.Join(errs...)
