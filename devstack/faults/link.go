@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
@@ -24,12 +25,28 @@ type Link struct {
 	deaf  *deafness
 }
 
+// linkTries is how many ports NewLink tries: a program that chooses its port otherwise may have taken one
+// since it was found free.
+const linkTries = 5
+
 // NewLink listens on a loopback port and leads to upstream.
 func NewLink(name, upstream string) (*Link, error) {
-	port, err := ports.Free()
-	if err != nil {
-		return nil, fmt.Errorf("choosing a port for the link to %s: %w", name, err)
+	var taken error
+	for range linkTries {
+		port, err := ports.Free()
+		if err != nil {
+			return nil, fmt.Errorf("choosing a port for the link to %s: %w", name, err)
+		}
+		l, err := openLink(name, upstream, port)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return l, err
+		}
+		taken = err
 	}
+	return nil, taken
+}
+
+func openLink(name, upstream string, port int) (*Link, error) {
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	l := &Link{Name: name, proxy: toxiproxy.NewProxy(server, name, ports.Address(port), upstream), deaf: newDeafness()}
 	for _, direction := range directions {

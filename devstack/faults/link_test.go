@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -144,5 +146,21 @@ func TestSlowAnswersLate(t *testing.T) {
 	sound(t, dial(t, l))
 	if took := time.Since(began); took < 75*time.Millisecond {
 		t.Errorf("answered after %s", took)
+	}
+}
+
+// TestATakenPortIsKnown: then NewLink tries another one.
+func TestATakenPortIsKnown(t *testing.T) {
+	first := link(t)
+	_, port, err := net.SplitHostPort(first.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openLink("echo", echo(t), number); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a second link on port %d: %v", number, err)
 	}
 }

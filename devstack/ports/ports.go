@@ -42,7 +42,8 @@ func (e *TakenError) Error() string { return fmt.Sprintf("taking port %d: %v", e
 // Unwrap gives the reason.
 func (e *TakenError) Unwrap() error { return e.Err }
 
-// Or returns port, or a free one where it is 0. A given port that is taken is a *TakenError.
+// Or returns port, or a free one where it is 0. A given port that is taken is a *TakenError. Free leaves a
+// given port alone, too, from then on.
 func Or(port int) (int, error) {
 	if port == 0 {
 		return Free()
@@ -50,6 +51,9 @@ func Or(port int) (int, error) {
 	l, err := net.Listen("tcp", Address(port))
 	if err != nil {
 		return 0, &TakenError{port, err}
+	}
+	if _, err := keep(port); err != nil { // who has chosen it may have given it to this process
+		return 0, err
 	}
 	return port, l.Close()
 }
