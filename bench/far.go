@@ -17,7 +17,7 @@ var (
 	farShare = map[string]float64{riverPeer: 0.5, dbosPeer: 0.2, watermillPeer: 0.1, stream: 1, queueAlone: 0.5}
 )
 
-// measureFar measures drains while the queue service takes as long for each request as SQS does.
+// measureFar measures drains while the queue service answers s.far later.
 func (w *world) measureFar(ctx context.Context, s settings, stdout io.Writer) error {
 	s.only = chosen(s.only, farOf)
 	if s.far == 0 || len(s.only) == 0 {

@@ -274,7 +274,8 @@ func TestStopAPausedStream(t *testing.T) {
 	// Its run is gone, such as terminated in the Web UI.
 	require.NoError(t, store.NoteStream(t.Context(),
 		outbox.StreamState{Destination: destination, Ended: outbox.StreamPaused}, false))
-	require.NoError(t, w.client.TerminateWorkflow(t.Context(), workflows.StreamID(w.opts.Outbox, destination), "", "a test"))
+	require.NoError(t, w.client.TerminateWorkflow(t.Context(), workflows.StreamID(w.opts.Outbox, destination), "",
+		"a test"))
 	require.NoError(t, w.operator.StopStream(t.Context(), destination, w.by))
 	assert.Equal(t, string(outbox.StreamCancelled), w.stream(destination).State)
 	require.ErrorIs(t, w.operator.StopStream(t.Context(), destination, w.by), ErrNoRun)

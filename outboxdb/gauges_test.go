@@ -24,10 +24,13 @@ func TestGaugesAtScale(t *testing.T) {
 	execute(t, pool, `ANALYZE outbox.messages`)
 	execute(t, pool, `
 		INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at, parked, retrying, claims)
-		SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN 'sqs://queue-' || n % 80 ELSE 'https://host-' || n % 40 || '.example/' || n % 2000 END, 'a', '{}',
-		       now() - n * interval '1 ms', now() + CASE WHEN n % 5 = 0 THEN interval '1 minute' ELSE interval '-1 second' END, n % 5 = 0, n % 10 = 0, CASE WHEN n % 5 = 0 THEN 1 ELSE 0 END
+		SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN 'sqs://queue-' || n % 80
+		       ELSE 'https://host-' || n % 40 || '.example/' || n % 2000 END, 'a', '{}',
+		       now() - n * interval '1 ms', now() + CASE WHEN n % 5 = 0 THEN interval '1 minute' ELSE interval '-1 second' END,
+		       n % 5 = 0, n % 10 = 0, CASE WHEN n % 5 = 0 THEN 1 ELSE 0 END
 		  FROM generate_series(1, 100000) AS n`)
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until, failures) VALUES ('https://host-1.example', now() - interval '1 hour', 1, now(), 1)`)
+	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until, failures)
+		VALUES ('https://host-1.example', now() - interval '1 hour', 1, now(), 1)`)
 	store := outboxdb.New(pool)
 	look := func(t *testing.T) {
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
@@ -71,9 +74,12 @@ func TestGauges(t *testing.T) {
 	require.Equal(t, outbox.Gauges{}, g, "an empty table")
 
 	execute(t, pool, `
-		INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at, parked, retrying, claims, last_error, callback, state, finished_at, callback_state, callback_due_at)
-		SELECT gen_random_uuid(), destination, 'a', '{}', now() + due::interval, now() + available::interval, available > '0' , retrying, claims, last_error,
-		       CASE WHEN state = 'dead' THEN 'sqs://replies' END, state, CASE WHEN state = 'dead' THEN now() END, CASE WHEN state = 'dead' THEN 'due' END, CASE WHEN state = 'dead' THEN now() - interval '40 s' END
+		INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at, parked, retrying, claims,
+		                             last_error, callback, state, finished_at, callback_state, callback_due_at)
+		SELECT gen_random_uuid(), destination, 'a', '{}', now() + due::interval, now() + available::interval, available > '0' ,
+		       retrying, claims, last_error,
+		       CASE WHEN state = 'dead' THEN 'sqs://replies' END, state, CASE WHEN state = 'dead' THEN now() END,
+		       CASE WHEN state = 'dead' THEN 'due' END, CASE WHEN state = 'dead' THEN now() - interval '40 s' END
 		  FROM (VALUES
 		    ('sqs://orders', '-90 s', '-90 s', false, 0, NULL, 'pending'),
 		    ('sqs://orders', '-80 s', '60 s', false, 1, NULL, 'pending'),
@@ -163,8 +169,10 @@ func TestGaugesOfStreams(t *testing.T) {
 	} {
 		require.NoError(t, store.NoteStream(t.Context(), n, true))
 	}
-	claimPage(t, store, outbox.PageRequest{Destination: "sqs://orders", Holder: uuid.New(), MaxMessages: 1, MaxBytes: 1 << 20})
-	claimPage(t, store, outbox.PageRequest{Destination: "sqs://bills", Holder: uuid.New(), MaxMessages: 1, MaxBytes: 1 << 20})
+	for _, destination := range []string{"sqs://orders", "sqs://bills"} {
+		claimPage(t, store,
+			outbox.PageRequest{Destination: destination, Holder: uuid.New(), MaxMessages: 1, MaxBytes: 1 << 20})
+	}
 	execute(t, pool, `UPDATE outbox.pages SET claimed_at = now() - interval '40 s' WHERE destination = 'sqs://bills'`)
 	g, err = store.Gauges(t.Context(), 50, "other")
 	require.NoError(t, err)

@@ -80,7 +80,8 @@ func phases(t testing.TB, pool *pgxpool.Pool) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
 	for _, line := range values[string](t, pool,
-		`SELECT state || CASE WHEN available_at > now() AND state = 'pending' THEN ', leased' ELSE '' END FROM outbox.messages`) {
+		`SELECT state || CASE WHEN available_at > now() AND state = 'pending' THEN ', leased' ELSE '' END
+		   FROM outbox.messages`) {
 		counts[line]++
 	}
 	return counts
@@ -102,11 +103,12 @@ func TestPageHasWhatNobodyHasStarted(t *testing.T) {
 		"leased":                                      `started = true, parked = true, available_at = now() + interval '1 minute'`,
 		"off the fast path":                           `retrying = true`,
 		"quarantined":                                 `claims = 5`,
-		"delayed":                                     `parked = true, due_at = now() + interval '1 hour', available_at = now() + interval '1 hour'`,
-		"put back":                                    `started = true, parked = true, available_at = now() + interval '1 second'`,
-		"dead":                                        `state = 'dead', finished_at = now()`,
-		"another's":                                   `destination = 'sqs://another'`,
-		"a follower":                                  `ordering_key = 'k', follower = true, parked = true, available_at = '9999-12-31Z'`,
+		"delayed": `parked = true, due_at = now() + interval '1 hour',
+			available_at = now() + interval '1 hour'`,
+		"put back":   `started = true, parked = true, available_at = now() + interval '1 second'`,
+		"dead":       `state = 'dead', finished_at = now()`,
+		"another's":  `destination = 'sqs://another'`,
+		"a follower": `ordering_key = 'k', follower = true, parked = true, available_at = '9999-12-31Z'`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -207,7 +209,8 @@ func TestClaimsBesideStreams(t *testing.T) {
 	t.Logf("%d by streams, %d by starters", streamed.Load(), tracked.Load())
 	require.EqualValues(t, streamed.Load(), value[int64](t, pool, `SELECT sum(messages) FROM outbox.pages`))
 	require.EqualValues(t, streamed.Load(),
-		value[int64](t, pool, `SELECT count(*) FROM outbox.messages AS m JOIN outbox.pages AS p ON p.at = m.available_at WHERE m.streamed`))
+		value[int64](t, pool, `SELECT count(*) FROM outbox.messages AS m
+			JOIN outbox.pages AS p ON p.at = m.available_at WHERE m.streamed`))
 }
 
 // More rows than a page has became due at the same instant: each page goes on where the one before
@@ -238,7 +241,8 @@ func TestPagesOfOneInstant(t *testing.T) {
 	require.Equal(t, []int{2000, 2000, 301, 0, 0}, sizes)
 	require.Len(t, seen, 4301)
 	require.True(t, seen[later])
-	require.Equal(t, 3, value[int](t, pool, `SELECT count(DISTINCT at) FROM outbox.pages`), "each page has a name of its own")
+	require.Equal(t, 3, value[int](t, pool, `SELECT count(DISTINCT at) FROM outbox.pages`),
+		"each page has a name of its own")
 }
 
 // Pages come in the order in which messages became due, and the next one begins behind them: a look
@@ -343,9 +347,11 @@ func TestHandOver(t *testing.T) {
 	require.False(t, stands(t, pool, page.Messages[200].ID).Retrying)
 
 	require.Len(t, claim(t, starter, request()).Messages, 200)
-	execute(t, pool, `UPDATE outbox.messages SET available_at = now(), parked = false WHERE id = $1`, page.Messages[200].ID)
+	execute(t, pool, `UPDATE outbox.messages SET available_at = now(), parked = false WHERE id = $1`,
+		page.Messages[200].ID)
 	require.Empty(t, claimPage(t, store, nextPage(uuid.New())).Messages, "a run may follow: no stream claims it")
-	require.Equal(t, 48, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE streamed AND available_at > now()`))
+	require.Equal(t, 48, value[int](t, pool,
+		`SELECT count(*) FROM outbox.messages WHERE streamed AND available_at > now()`))
 }
 
 // A page that was freed, and claimed by another stream since, is not its first holder's any more.
@@ -364,7 +370,8 @@ func TestHandOverIsOfItsPage(t *testing.T) {
 	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, refs(page.Messages[1:])))
 	require.NoError(t, store.EndPage(t.Context(), page.PageRef))
 	require.Equal(t, map[string]int{"pending, leased": 2}, phases(t, pool), "the second holder sends them")
-	require.Equal(t, 2, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE streamed AND available_at = $1`, second.At))
+	require.Equal(t, 2, value[int](t, pool,
+		`SELECT count(*) FROM outbox.messages WHERE streamed AND available_at = $1`, second.At))
 	execute(t, pool, `UPDATE outbox.messages SET generation = 2`)
 	require.True(t, handOver(t, store, second, second.Messages), "an answer about another generation")
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE retrying`))

@@ -54,7 +54,8 @@ func (s *Scanner) startStreams(ctx context.Context, claimed outbox.Claimed) {
 	full := slices.DeleteFunc(slices.Clone(claimed.Full), func(d string) bool {
 		return outbox.WhyNoStream(d) != "" || time.Since(s.streaming[d]) < runningFor
 	})
-	if len(full) == 0 {
+	if len(full) == 0 { // that was no look: the next claim may begin one
+		s.streams.began = time.Time{}
 		s.streams.done()
 		return
 	}

@@ -68,6 +68,26 @@ func TestAStreamThatRunsIsLeftAlone(t *testing.T) {
 	})
 }
 
+// A destination that has no streams, or has one, takes no other's look.
+func TestOthersTakeNoLook(t *testing.T) {
+	inWorld(t, scanner.Options{StreamAbove: 500}, func(w *world) {
+		w.table.enqueue(backlogged, 100_000)
+		w.table.full, w.table.streamLookTakes = []string{backlogged}, time.Second // the next look: 20 s later
+	}, func(w *world) {
+		pass(5 * time.Second)
+		w.table.mu.Lock()
+		w.table.full = []string{"https://shop.example/in"}
+		w.table.mu.Unlock()
+		pass(18 * time.Second)
+		w.table.mu.Lock()
+		w.table.full = []string{backlogged}
+		w.table.mu.Unlock()
+		pass(3 * time.Second)
+		w.stop()
+		assert.Len(t, w.table.streamLooks, 2)
+	})
+}
+
 // A look that takes long holds up no start of a message for longer than a moment.
 func TestASlowLookHoldsUpNoStarts(t *testing.T) {
 	inWorld(t, scanner.Options{StreamAbove: 500}, func(w *world) {

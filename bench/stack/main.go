@@ -2,7 +2,7 @@
 // program of its own: its parts would otherwise be in the memory of everything that bench measures.
 //
 // Its Postgres keeps every commit. It writes the addresses as a line of JSON, and takes everything down
-// when it is told to end.
+// on SIGTERM.
 package main
 
 import (

@@ -52,10 +52,8 @@ func Or(port int) (int, error) {
 	if err != nil {
 		return 0, &TakenError{port, err}
 	}
-	if _, err := keep(port); err != nil { // who has chosen it may have given it to this process
-		return 0, err
-	}
-	return port, l.Close()
+	_, err = keep(port) // who has chosen it may have given it to this process
+	return port, errors.Join(err, l.Close())
 }
 
 // Free returns a port that nothing listens on now, and keeps it for this process.

@@ -30,7 +30,8 @@ func TestStreamDeliversABacklog(t *testing.T) {
 	s.serve(s.pool, s.queue)
 	late, err := s.pool.Begin(t.Context()) // its messages are due before those that the stream begins with
 	require.NoError(t, err)
-	_, err = outboxdb.Enqueue(t.Context(), late, outflow.Message{Destination: backlogged, Type: "late", Payload: []byte("{}")})
+	_, err = outboxdb.Enqueue(t.Context(), late,
+		outflow.Message{Destination: backlogged, Type: "late", Payload: []byte("{}")})
 	require.NoError(t, err)
 	s.backlog(5000)
 	s.exec(`UPDATE outbox.messages SET started = true WHERE id IN (SELECT id FROM outbox.messages LIMIT 20)`)
@@ -132,7 +133,8 @@ func TestStreamWhoseRunEnds(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, c.status, described.GetWorkflowExecutionInfo().GetStatus())
 			if name == "cancelled" {
-				require.True(t, s.says(`SELECT ended = 'cancelled' AND runs_until IS NULL AND not_before > now() FROM outbox.streams`))
+				require.True(t, s.says(`SELECT ended = 'cancelled' AND runs_until IS NULL AND not_before > now()
+					FROM outbox.streams`))
 			}
 			s.queue.set(func() { s.queue.takes = 0 })
 			s.deliver(func(o *scanner.Options) { o.StreamAbove = 100 })
@@ -254,7 +256,8 @@ func TestRetryOfManyDeadMessagesGoesByAStream(t *testing.T) {
 	}
 	retried := time.Since(began)
 	s.untilDelivered(n)
-	t.Logf("retried in %s, delivered %s after the first", retried.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	t.Logf("retried in %s, delivered %s after the first", retried.Round(time.Millisecond),
+		time.Since(began).Round(time.Millisecond))
 	s.requireOnce(n)
 	require.Greater(t, s.number("streamed"), n*9/10)
 	require.Equal(t, n, s.number("generation = 2"))

@@ -55,8 +55,7 @@ func md5Of(s string) string {
 }
 
 // put stores a message, unless its deduplication ID came within five minutes: then it returns the
-// first message's names. A queue that drops
-// messages gives it an ID and stores none.
+// first message's names. A queue that drops messages gives it an ID and stores none.
 func (q *queue) put(e Entry, now time.Time) (_ accepted, deduplicated bool) {
 	if first, ok := q.seen.Find(e.MessageDeduplicationId, now); q.fifo && ok {
 		return first, true
