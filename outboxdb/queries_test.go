@@ -68,7 +68,8 @@ func TestSafetyClauses(t *testing.T) {
 		"claimPage": {outboxdb.StatementClaimPage, []string{
 			"m.state = 'pending' AND NOT m.parked AND m.destination = $1", "m.available_at >= $2 AND m.available_at <= now()",
 			"m.claims < 5 AND NOT m.retrying", "AND NOT (SELECT b.open FROM here AS b)", "LIMIT $3 FOR UPDATE SKIP LOCKED",
-			"WHERE NOT f.started", "a.alike AND a.before < $4 AND a.place <= greatest($3::int / CASE a.claims WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1)",
+			"FROM found AS f WHERE NOT f.started", "a.alike AND sum(a.bytes) FILTER (WHERE a.alike) OVER placed - a.bytes < $4",
+			"AND count(*) FILTER (WHERE a.alike) OVER placed <= greatest($3::int / CASE a.claims WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1)",
 			"SET retrying = true", "INSERT INTO outbox.pages", "parked = true, started = true, streamed = true, claims = m.claims + 1",
 			"WHERE m.id = f.id AND m.finished_at IS NULL",
 		}},

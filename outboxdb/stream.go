@@ -54,18 +54,16 @@ WITH here AS MATERIALIZED (
      ORDER BY m.available_at
      LIMIT $3
        FOR UPDATE SKIP LOCKED
-), alike AS MATERIALIZED (
-    SELECT f.id, f.available_at, f.claims,
-           f.claims = pg_catalog.first_value(f.claims) OVER placed AS alike,
-           sum(f.bytes) OVER (same ROWS UNBOUNDED PRECEDING) - f.bytes AS before, row_number() OVER same AS place
-      FROM found AS f
-     WHERE NOT f.started
-    WINDOW placed AS (ORDER BY f.available_at, f.id), same AS (PARTITION BY f.claims ORDER BY f.available_at, f.id)
 ), fresh AS MATERIALIZED (
     SELECT a.id, a.available_at,
-           a.alike AND a.before < $4 AND a.place <= greatest($3::int / CASE a.claims
+           a.alike AND sum(a.bytes) FILTER (WHERE a.alike) OVER placed - a.bytes < $4
+           AND count(*) FILTER (WHERE a.alike) OVER placed <= greatest($3::int / CASE a.claims
                WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1) AS fits
-      FROM alike AS a
+      FROM (SELECT f.*, f.claims = (SELECT g.claims FROM found AS g WHERE NOT g.started
+                                     ORDER BY g.available_at, g.id LIMIT 1) AS alike
+              FROM found AS f
+             WHERE NOT f.started) AS a
+    WINDOW placed AS (ORDER BY a.available_at, a.id ROWS UNBOUNDED PRECEDING)
 ), handed AS (
     UPDATE outbox.messages AS m
        SET retrying = true
