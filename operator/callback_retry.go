@@ -13,7 +13,7 @@ const retryCallbacksSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET callback_state = 'due', callback_due_at = now()
       FROM locked AS l
-     WHERE m.id = l.id AND l.callback_state = 'failed'` + actColumns + `
+     WHERE m.id = ANY (ARRAY[l.id]) AND l.callback_state = 'failed'` + actColumns + `
        'retry-callback' AS act, pg_catalog.jsonb_build_object('error', l.callback_error) AS detail` + endAct
 
 // RetryCallbacks makes failed callbacks due, for the next scanner to start. Their attempts and last

@@ -17,7 +17,7 @@ const dismissSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET dismissed_at = CASE WHEN $4::boolean AND m.state = 'dead' THEN now() END
       FROM locked AS l
-     WHERE m.id = l.id AND l.state = 'dead' AND (l.dismissed_at IS NULL) = $4::boolean` + actColumns + `
+     WHERE m.id = ANY (ARRAY[l.id]) AND l.state = 'dead' AND (l.dismissed_at IS NULL) = $4::boolean` + actColumns + `
        CASE WHEN $4::boolean THEN 'dismiss' ELSE 'undo-dismiss' END AS act, '{}'::jsonb AS detail` + endAct
 
 // Dismiss marks dead messages that nobody will send. They stay dead, and doctor and status no

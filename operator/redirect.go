@@ -26,7 +26,7 @@ const redirectSQL = beginAct + `
            available_at = CASE WHEN m.ordering_key IS NOT NULL THEN ` + neverSQL + `
                                ELSE greatest(m.due_at, now() + ` + yieldWait + `) END
       FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested AND NOT l.in_page
+     WHERE m.id = ANY (ARRAY[l.id]) AND l.finished_at IS NULL AND NOT l.cancel_requested AND NOT l.in_page
        AND l.destination <> $4::text` + actColumns + `
        'redirect' AS act,
        pg_catalog.jsonb_build_object('from', outbox.display_destination(l.destination)) AS detail` + endAct

@@ -21,7 +21,7 @@ const rescheduleSQL = beginAct + `
            available_at = CASE WHEN m.follower THEN m.available_at
                 ELSE greatest(coalesce($4::timestamptz, now() + $5::interval), now() + ` + yieldWait + `) END
       FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.cancel_requested AND NOT l.in_page
+     WHERE m.id = ANY (ARRAY[l.id]) AND l.finished_at IS NULL AND NOT l.cancel_requested AND NOT l.in_page
        AND (l.expires_at > ` + newDueAt + `) IS NOT FALSE` + actColumns + `
        'reschedule' AS act,
        pg_catalog.jsonb_build_object('due_at', m.due_at, 'was_due_at', l.due_at) AS detail` + endAct

@@ -20,7 +20,7 @@ const resendSQL = beginAct + `
            CASE WHEN o.ordering_key IS NOT NULL THEN ` + neverSQL + ` ELSE clock_timestamp() END
       FROM unnest($1::uuid[], $4::uuid[]) AS n (id, new_id)
       JOIN locked AS l ON l.id = n.id AND l.state = 'delivered'
-      JOIN outbox.messages AS o ON o.id = l.id
+      JOIN outbox.messages AS o ON o.id = ANY (ARRAY[l.id])
  RETURNING m.id, m.destination, m.generation
 ), noted AS (
     INSERT INTO outbox.audit (act, message_id, destination, generation, who, why, detail)

@@ -34,7 +34,7 @@ const retrySQL = beginAct + `
            callback_state = NULL, callback_attempts = 0, callback_error = NULL, callback_due_at = NULL,
            expires_at = CASE WHEN m.expires_at > now() THEN m.expires_at END
       FROM locked AS l
-     WHERE m.id = l.id AND l.state IN ('dead', 'expired', 'cancelled')` + actColumns + `
+     WHERE m.id = ANY (ARRAY[l.id]) AND l.state IN ('dead', 'expired', 'cancelled')` + actColumns + `
        CASE WHEN $4::text IS NULL THEN 'retry' ELSE 'redirect' END AS act,
        pg_catalog.jsonb_build_object(
            'was', l.phase, 'from', outbox.display_destination(nullif(l.destination, m.destination)),

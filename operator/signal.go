@@ -16,7 +16,7 @@ const releaseSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET available_at = CASE WHEN m.follower THEN m.available_at ELSE greatest(m.due_at, now()) END, parked = true
       FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz
+     WHERE m.id = ANY (ARRAY[l.id]) AND l.finished_at IS NULL AND l.generation = $4::int AND l.available_at = $5::timestamptz
        AND NOT l.available` + actColumns + `
        'release' AS act, pg_catalog.jsonb_build_object('leased_until', l.available_at) AS detail` + endAct
 

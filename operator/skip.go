@@ -14,7 +14,7 @@ const skipSQL = beginAct + `
     UPDATE outbox.messages AS m
        SET head = false
       FROM locked AS l
-     WHERE m.id = l.id AND l.head AND l.state = 'dead'` + actColumns + `
+     WHERE m.id = ANY (ARRAY[l.id]) AND l.head AND l.state = 'dead'` + actColumns + `
        'skip' AS act, '{}'::jsonb AS detail` + endAct
 
 // Skip lets the messages go on that wait behind dead ones of their ordering keys. The dead ones stay

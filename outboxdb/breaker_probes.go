@@ -64,11 +64,13 @@ const behindTailSQL = `
             SELECT t.destination FROM turn AS t) AS m
      WHERE ` + speaksForSQL
 
-// hasProbeSQL has behindSQL leave out destinations without a message that may be a probe.
+// hasProbeSQL has behindSQL leave out destinations without a message that may be a probe. It is no
+// EXISTS, which a planner that expects few messages turns into a join with all of them.
 const hasProbeSQL = `
-       AND EXISTS (SELECT FROM outbox.messages AS w
-                    WHERE w.state = 'pending' AND NOT w.parked AND w.destination = m.destination
-                      AND w.available_at <= now() AND w.claims < 5)`
+       AND (SELECT true FROM outbox.messages AS w
+             WHERE w.state = 'pending' AND NOT w.parked AND w.destination = m.destination
+               AND w.available_at <= now() AND w.claims < 5
+             ORDER BY w.available_at DESC LIMIT 1)`
 
 // waitingProbeSQL is the message that would probe the breaker h and waits without a run: the newest
 // message of the next destination after the last probe's. The newest is the least likely to have

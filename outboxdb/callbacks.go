@@ -38,7 +38,7 @@ const beginCallbackSQL = lockOneSQL + `
 UPDATE outbox.messages AS m
    SET callback_attempts = m.callback_attempts + 1, callback_due_at = now() + $3::interval
   FROM locked AS l
- WHERE m.id = l.id AND l.generation = $2 AND l.callback_state = 'due'
+ WHERE m.id = ANY (ARRAY[l.id]) AND l.generation = $2 AND l.callback_state = 'due'
 RETURNING m.callback, m.group_id, m.enqueued_at, m.content_type, m.callback_payload, ` + carriedTraceSQL + `,
           CASE WHEN m.callback_payload AND octet_length(m.payload) <= $4 THEN m.payload END AS payload,
           ` + outcomeColumnsSQL
@@ -51,7 +51,7 @@ UPDATE outbox.messages AS m
    SET callback_state = $4::text, callback_error = $5::text,
        callback_due_at = CASE WHEN $4::text = 'due' THEN now() + $6::interval END
   FROM locked AS l
- WHERE m.id = l.id AND l.generation = $2 AND l.callback_state = 'due' AND ($3::text IS NULL OR l.state = $3::text)`
+ WHERE m.id = ANY (ARRAY[l.id]) AND l.generation = $2 AND l.callback_state = 'due' AND ($3::text IS NULL OR l.state = $3::text)`
 
 // takeCallbacksSQL leases ($2) up to $1 callbacks that no run has in hand: no run was there to
 // start them, or theirs is lost. The limit is a query of its own, as in purge.go: a planner that
@@ -68,7 +68,7 @@ WITH due AS MATERIALIZED (
 UPDATE outbox.messages AS m
    SET callback_due_at = now() + $2::interval
   FROM pg_catalog.unnest(ARRAY(SELECT id FROM due)) AS d (id)
- WHERE m.id = d.id
+ WHERE m.id = ANY (ARRAY[d.id])
 RETURNING m.id, m.generation, m.destination, m.type`
 
 func (r row) callback() outbox.Callback {

@@ -49,7 +49,7 @@ const requestCancelSQL = beginCancelSQL + cancelEndsSQL + ` WHERE l.untouched
     UPDATE outbox.messages AS m
        SET cancel_requested = true
       FROM locked AS l
-     WHERE m.id = l.id AND l.finished_at IS NULL AND NOT l.untouched
+     WHERE m.id = ANY (ARRAY[l.id]) AND l.finished_at IS NULL AND NOT l.untouched
     RETURNING m.id, m.destination, m.state, m.generation, 'cancel' AS act, '{}'::jsonb AS detail
 ), changed AS (
     SELECT e.id, e.destination, e.state, e.generation, 'cancel' AS act,

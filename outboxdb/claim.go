@@ -169,7 +169,7 @@ UPDATE outbox.messages AS m
   FROM unnest(ARRAY(SELECT id FROM fitting), ARRAY(SELECT available_at FROM fitting),
       ARRAY(SELECT started FROM fitting))
        AS f (id, was_available_at, was_started)
- WHERE m.id = f.id AND m.finished_at IS NULL
+ WHERE m.id = ANY (ARRAY[f.id]) AND m.finished_at IS NULL
 RETURNING f.was_available_at, f.was_started, (SELECT count(*) FROM due) AS seen, m.retrying,
           ` + failingSQL + `, ` + slowTargetSQL + `, ` + recordColumnsSQL
 
@@ -186,7 +186,7 @@ WITH due AS MATERIALIZED (
 UPDATE outbox.messages AS m
    SET available_at = now() + $1::interval, parked = true, started = true, streamed = false, claims = m.claims + 1
   FROM due AS f
- WHERE m.id = f.id AND m.finished_at IS NULL
+ WHERE m.id = ANY (ARRAY[f.id]) AND m.finished_at IS NULL
 RETURNING f.available_at AS was_available_at, f.started AS was_started, 1::bigint AS seen, m.retrying,
           ` + failingSQL + `, ` + recordColumnsSQL
 

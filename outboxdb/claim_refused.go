@@ -42,7 +42,7 @@ WITH due AS MATERIALIZED (
        SET available_at = least(now() + $3::interval, m.expires_at), parked = true, last_error = d.reason
       FROM unnest(ARRAY(SELECT id FROM due WHERE NOT over), ARRAY(SELECT reason FROM due WHERE NOT over))
           AS d (id, reason)
-     WHERE m.id = d.id
+     WHERE m.id = ANY (ARRAY[d.id])
 )
 SELECT d.id, d.generation, CASE WHEN d.cancel_requested THEN 'cancelled' ELSE 'expired' END AS state, d.reason
   FROM due AS d WHERE d.over`

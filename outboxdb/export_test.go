@@ -72,6 +72,12 @@ var Statements = []string{
 	withdrawSQL, servedSQL, owedSQL, settleSQL, expireFollowersSQL, purgeKeysSQL,
 }
 
+// StreamStatements are those of streams.
+var StreamStatements = []string{
+	claimPageSQL, breakerOpenSQL, finishPageSQL, handOverSQL, endPageSQL, leavePageSQL, freePagesSQL, noteStreamSQL,
+	wantStreamsSQL,
+}
+
 var (
 	StatementPurge          = purgeSQL
 	StatementMove           = moveSQL

@@ -31,7 +31,7 @@ const endRowsSQL = `
            callback_due_at = CASE WHEN m.callback IS NOT NULL THEN now() + e.callback_in END,
            callback_attempts = 0, callback_error = NULL
       FROM ends AS e
-     WHERE m.id = e.id AND m.generation = e.generation
+     WHERE m.id = ANY (ARRAY[e.id]) AND m.generation = e.generation
        AND (m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))
     RETURNING m.head, e.was_head, `
 
@@ -67,7 +67,7 @@ WITH locked AS MATERIALIZED (
       FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $3::text[]), (SELECT $4::text[]),
                   (SELECT $5::text[]), (SELECT $6::int[]), (SELECT $8::boolean[]))
            AS u (id, generation, state, broker_message_id, last_error, attempts, streamed)
-      JOIN outbox.messages AS m ON m.id = u.id
+      JOIN outbox.messages AS m ON m.id = ANY (ARRAY[u.id])
      ORDER BY u.id
        FOR NO KEY UPDATE OF m SKIP LOCKED
 ), ends AS (

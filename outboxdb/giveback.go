@@ -42,7 +42,7 @@ UPDATE outbox.messages AS m
                                interval '1 minute') END,
        parked = true, claims = 0, attempts = m.attempts + r.attempts, last_error = coalesce(r.last_error, m.last_error)
   FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[]) AS r (id, generation, last_error, attempts)
- WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation
+ WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[r.id]) AND m.generation = r.generation
    AND m.finished_at IS NULL
 RETURNING ` + outcomeColumnsSQL
 
@@ -57,21 +57,21 @@ const putBackMissingSQL = lockRowsSQL + `, here AS MATERIALIZED (
                     <= now() - r.grace AND ` + deliveredAtSQL + ` IS NULL AS over
       FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::interval[])
            AS r (id, generation, last_error, attempts, grace)
-      JOIN outbox.messages AS m ON m.id = r.id
+      JOIN outbox.messages AS m ON m.id = ANY (ARRAY[r.id])
      WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.generation = r.generation AND m.finished_at IS NULL
 ), put AS (
     UPDATE outbox.messages AS m
        SET available_at = now() + interval '1 second', retrying = false, parked = true, claims = 0,
            attempts = greatest(m.attempts + r.attempts, 0), last_error = coalesce(r.last_error, m.last_error)
       FROM here AS r
-     WHERE m.id = r.id AND NOT r.over AND m.generation = r.generation AND m.finished_at IS NULL
+     WHERE m.id = ANY (ARRAY[r.id]) AND NOT r.over AND m.generation = r.generation AND m.finished_at IS NULL
     RETURNING ` + outcomeColumnsSQL + `, false AS over
 )
 SELECT * FROM put
  UNION ALL
 SELECT ` + outcomeColumnsSQL + `, true AS over
   FROM outbox.messages AS m
-  JOIN here AS r ON r.id = m.id
+  JOIN here AS r ON m.id = ANY (ARRAY[r.id])
  WHERE r.over`
 
 // makeWaySQL makes a row claimable that its run leaves without sending: a run of an older
@@ -95,7 +95,7 @@ UPDATE outbox.messages AS m
        available_at = CASE WHEN g.release AND m.available_at = g.leased_until THEN now() ELSE m.available_at END,
        parked = m.parked AND NOT (g.release AND m.available_at = g.leased_until)
   FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::boolean[]) AS g (id, generation, leased_until, release)
- WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = g.id AND m.generation = g.generation
+ WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[g.id]) AND m.generation = g.generation
    AND m.finished_at IS NULL
 RETURNING m.id, m.state, m.generation`
 

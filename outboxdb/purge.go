@@ -40,7 +40,7 @@ WITH old AS MATERIALIZED (
 ), purged AS (
     DELETE FROM outbox.messages AS m
      USING pg_catalog.unnest(ARRAY(SELECT id FROM old)) AS o (id)
-     WHERE m.id = o.id AND m.state = $1 AND NOT m.head`, "CLOCK", clock)
+     WHERE m.id = ANY (ARRAY[o.id]) AND m.state = $1 AND NOT m.head`, "CLOCK", clock)
 }
 
 // The state in the delete is the guard that its rows are still final. As "finished_at" that guard

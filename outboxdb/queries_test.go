@@ -20,7 +20,7 @@ func TestSafetyClauses(t *testing.T) {
 		"claim": {outboxdb.StatementClaim, []string{
 			"due AS MATERIALIZED (", "m.claims < 5", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND NOT m.parked AND m.destination = d.destination",
 			"m.available_at >= d.mark AND m.available_at <= now()", "ORDER BY m.available_at LIMIT d.quota",
-			"WHERE m.id = f.id AND m.finished_at IS NULL", "claims = m.claims + 1", "available_at = now() + $8::interval, parked = true, started = true", "WHERE NOT a.open",
+			"WHERE m.id = ANY (ARRAY[f.id]) AND m.finished_at IS NULL", "claims = m.claims + 1", "available_at = now() + $8::interval, parked = true, started = true", "WHERE NOT a.open",
 		}},
 		"dueDestinations": {outboxdb.StatementDueDestinations, []string{
 			"WHERE m.state = 'pending' AND NOT m.parked AND m.destination > w.destination", "coalesce(least(f.available_at, now()), now()) AS mark", "LIMIT $2",
@@ -38,12 +38,12 @@ func TestSafetyClauses(t *testing.T) {
 			"(m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))", "retrying = false",
 		}},
 		"putBackMissing": {outboxdb.StatementPutBackMissing, []string{
-			"WHERE m.id = r.id AND NOT r.over AND m.generation = r.generation AND m.finished_at IS NULL",
+			"WHERE m.id = ANY (ARRAY[r.id]) AND NOT r.over AND m.generation = r.generation AND m.finished_at IS NULL",
 		}},
 		"makeWay": {outboxdb.StatementMakeWay, []string{"m.generation > $2", "m.finished_at IS NULL", "NOT m.retrying",
 			"available_at = greatest(m.due_at,"}},
 		"requestCancel": {outboxdb.StatementRequestCancel, []string{
-			"FROM locked AS l WHERE l.untouched )", "m.id = e.id AND m.generation = e.generation AND (m.finished_at IS NULL OR",
+			"FROM locked AS l WHERE l.untouched )", "m.id = ANY (ARRAY[e.id]) AND m.generation = e.generation AND (m.finished_at IS NULL OR",
 			"'cancelled' AS state", "l.finished_at IS NULL AND NOT l.untouched",
 		}},
 		"endCancelled": {outboxdb.StatementEndCancelled, []string{
@@ -71,7 +71,7 @@ func TestSafetyClauses(t *testing.T) {
 			"FROM found AS f WHERE NOT f.started", "a.alike AND sum(a.bytes) FILTER (WHERE a.alike) OVER placed - a.bytes < $4",
 			"AND count(*) FILTER (WHERE a.alike) OVER placed <= greatest($3::int / CASE a.claims WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1)",
 			"SET retrying = true", "INSERT INTO outbox.pages", "parked = true, started = true, streamed = true, claims = m.claims + 1",
-			"WHERE m.id = f.id AND m.finished_at IS NULL",
+			"WHERE m.id = ANY (ARRAY[f.id]) AND m.finished_at IS NULL",
 		}},
 		"leavePage": {outboxdb.StatementLeavePage, []string{
 			"started = false, streamed = false, claims = greatest(m.claims - 1, 0)", "m.generation = g.generation",
@@ -80,11 +80,11 @@ func TestSafetyClauses(t *testing.T) {
 		"handOver": {outboxdb.StatementHandOver, []string{
 			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $7", "retrying = h.place <= r.rows", "LIMIT $6) AS few",
 		}},
-		"endPage": {outboxdb.StatementEndPage, []string{"p.destination = $1 AND p.at = $2 AND NOT EXISTS (SELECT FROM outbox.messages AS m",
+		"endPage": {outboxdb.StatementEndPage, []string{"e.destination = $1 AND e.at = $2 AND NOT EXISTS (SELECT FROM (SELECT $1::text AS destination, $2::timestamptz AS at) AS p, outbox.messages AS m",
 			"m.available_at = p.at AND m.streamed"}},
 		"freePages": {outboxdb.StatementFreePages, []string{
 			"p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval", "p.overdue_at <= now() - $4::interval",
-			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED) AS next", "m.available_at = p.at AND m.streamed",
+			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "FOR NO KEY UPDATE SKIP LOCKED) AS next", "m.available_at = p.at AND m.streamed",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestSafetyClauses(t *testing.T) {
 		})
 	}
 	require.Contains(t, strings.Join(strings.Fields(outboxdb.StatementFinish), " "),
-		"JOIN outbox.messages AS m ON m.id = u.id ORDER BY u.id FOR NO KEY UPDATE OF m SKIP LOCKED",
+		"JOIN outbox.messages AS m ON m.id = ANY (ARRAY[u.id]) ORDER BY u.id FOR NO KEY UPDATE OF m SKIP LOCKED",
 		"finish: rows are locked in one order, and nobody's is waited for (see TestNoDeadlock, TestLockedRow)")
 	require.Contains(t, strings.Join(strings.Fields(outboxdb.StatementFinish), " "), "FROM locked AS l ), ended AS",
 		"finish: only what it has locked is written")

@@ -23,7 +23,7 @@ const loadAgainSQL = lockRowsSQL + `
 UPDATE outbox.messages AS m
    SET claims = greatest(m.claims, least(m.claims + 1, 5))
   FROM unnest($1::uuid[], $2::int[]) AS r (id, generation)
- WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation
+ WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[r.id]) AND m.generation = r.generation
    AND m.finished_at IS NULL
 RETURNING ` + failingSQL + `, ` + slowTargetSQL + `, ` + loadColumnsSQL
 
@@ -43,7 +43,7 @@ UPDATE outbox.messages AS m
        last_error = coalesce(r.last_error, m.last_error)
   FROM unnest($1::uuid[], $2::int[], $3::interval[], $4::text[], $5::int[], $6::boolean[], $7::boolean[])
        AS r (id, generation, lease, last_error, attempts, lost, waits)
- WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = r.id AND m.generation = r.generation
+ WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[r.id]) AND m.generation = r.generation
    AND m.finished_at IS NULL
 RETURNING ` + heldBackSQL + ` AS held_back, coalesce(` + MissingOfSQL + `, '') AS missing, ` + failingSQL + `, ` +
 	loadColumnsSQL

@@ -68,7 +68,7 @@ WITH here AS MATERIALIZED (
     UPDATE outbox.messages AS m
        SET retrying = true
       FROM pg_catalog.unnest(ARRAY(SELECT f.id FROM found AS f WHERE f.started)) AS h (id)
-     WHERE m.id = h.id AND m.finished_at IS NULL
+     WHERE m.id = ANY (ARRAY[h.id]) AND m.finished_at IS NULL
 ), page AS MATERIALIZED (
     SELECT now() + interval '1 day' AS at,
            coalesce(min(f.available_at) FILTER (WHERE NOT f.fits), max(f.available_at)) AS next,
@@ -82,7 +82,7 @@ UPDATE outbox.messages AS m
    SET available_at = (SELECT p.at FROM page AS p), parked = true, started = true, streamed = true,
        claims = m.claims + 1
   FROM pg_catalog.unnest(ARRAY(SELECT f.id FROM fresh AS f WHERE f.fits)) AS f (id)
- WHERE m.id = f.id AND m.finished_at IS NULL
+ WHERE m.id = ANY (ARRAY[f.id]) AND m.finished_at IS NULL
 RETURNING (SELECT p.next FROM page AS p) AS next, (SELECT b.failing FROM here AS b) AS failing, ` + pageColumnsSQL
 
 // pageColumnsSQL are what a stream needs of a row: a page has thousands, and each column costs both sides.
@@ -178,7 +178,7 @@ UPDATE outbox.messages AS m
        last_error = coalesce(h.last_error, m.last_error)
   FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $3::text[]), (SELECT $4::int[])) WITH ORDINALITY
        AS h (id, generation, last_error, attempts, place), room AS r
- WHERE h.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = h.id AND m.generation = h.generation
+ WHERE h.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[h.id]) AND m.generation = h.generation
    AND m.finished_at IS NULL AND m.available_at = $7
 RETURNING m.retrying`
 

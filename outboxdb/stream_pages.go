@@ -33,8 +33,10 @@ const pageRowsSQL = `
 // endPageSQL ends a page whose messages have all ended or were given back. A page with others, such as
 // one that another session had locked, is freed later.
 const endPageSQL = `
-DELETE FROM outbox.pages AS p
- WHERE p.destination = $1 AND p.at = $2 AND NOT EXISTS (SELECT FROM outbox.messages AS m WHERE ` + pageRowsSQL + `)`
+DELETE FROM outbox.pages AS e
+ WHERE e.destination = $1 AND e.at = $2
+   AND NOT EXISTS (SELECT FROM (SELECT $1::text AS destination, $2::timestamptz AS at) AS p, outbox.messages AS m
+                    WHERE ` + pageRowsSQL + `)`
 
 // leavePageSQL gives messages of a page back that were not sent. No run was started for any of them, so
 // a stream may claim them again.
@@ -42,7 +44,7 @@ const leavePageSQL = lockRowsSQL + `
 UPDATE outbox.messages AS m
    SET available_at = now(), parked = false, started = false, streamed = false, claims = greatest(m.claims - 1, 0)
   FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[])) AS g (id, generation)
- WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = g.id AND m.generation = g.generation
+ WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[g.id]) AND m.generation = g.generation
    AND m.finished_at IS NULL AND m.available_at = $3`
 
 // freePagesSQL frees pages of the destination $1 (NULL: of any) which none of $2 holds and which were
@@ -70,13 +72,13 @@ WITH overdue AS (
     SELECT p.destination, p.at, next.id
       FROM given AS p
      CROSS JOIN LATERAL (SELECT m.id FROM outbox.messages AS m
-                          WHERE ` + pageRowsSQL + ` ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED) AS next
+                          WHERE ` + pageRowsSQL + ` FOR NO KEY UPDATE SKIP LOCKED) AS next
 ), freed AS (
     UPDATE outbox.messages AS m
        SET available_at = now(), parked = false, started = false, streamed = false,
            claims = CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END
       FROM pg_catalog.unnest(ARRAY(SELECT r.id FROM rows AS r)) AS r (id)
-     WHERE m.id = r.id AND m.finished_at IS NULL
+     WHERE m.id = ANY (ARRAY[r.id]) AND m.finished_at IS NULL
     RETURNING m.id
 ), ended AS (
     DELETE FROM outbox.pages AS p USING given AS g

@@ -81,7 +81,7 @@ WITH RECURSIVE visits AS (
     UPDATE outbox.messages AS m
        SET parked = false
       FROM pg_catalog.unnest(ARRAY(SELECT id FROM ripe)) AS r (id)
-     WHERE m.id = r.id
+     WHERE m.id = ANY (ARRAY[r.id])
     RETURNING m.destination, m.available_at
 )
 SELECT coalesce(u.destination, '') AS destination, coalesce(u.target, '') AS target, coalesce(u.mark, now()) AS mark,

@@ -23,6 +23,9 @@ type Plan struct {
 	Hit     int     `json:"Shared Hit Blocks"`
 	Read    int     `json:"Shared Read Blocks"`
 	Plans   []Plan  `json:"Plans"`
+
+	IndexCond  string `json:"Index Cond"`
+	JoinFilter string `json:"Join Filter"`
 }
 
 // Buffers is how many pages the node and those below it touched.

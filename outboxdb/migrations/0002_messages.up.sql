@@ -343,7 +343,7 @@ BEGIN
     END IF;
     FOR k IN SELECT DISTINCT d.destination, m.ordering_key
                FROM unnest(ids, old_destinations) AS o (id, destination)
-               JOIN outbox.messages AS m ON m.id = o.id
+               JOIN outbox.messages AS m ON m.id = ANY (ARRAY[o.id])
               CROSS JOIN LATERAL (VALUES (m.destination), (o.destination)) AS d (destination)
               WHERE m.ordering_key IS NOT NULL LOOP
         PERFORM outbox.release(k.destination, k.ordering_key);
