@@ -42,10 +42,10 @@ type queueReady struct{ URL string }
 type queueStats struct {
 	// Requests counts all of SQS's protocol, look-ups included.
 	Requests int
-	// Messages counts what was sent, Different the message IDs. First and Last are when the first and
-	// the last of these came: Unix nanoseconds, once it was accepted.
+	// Messages counts what was sent, Different the message IDs. Last is when the last of these came:
+	// Unix nanoseconds, once it was accepted.
 	Messages, Different int
-	First, Last         int64
+	Last                int64
 	// Arrived is when each message ID first came.
 	Arrived map[string]int64 `json:",omitempty"`
 }
@@ -152,9 +152,6 @@ func (q *queues) note(ids []string, now time.Time) {
 		q.stats.Different, q.stats.Last = len(q.stats.Arrived), now.UnixNano()
 		if q.stats.Different%markEvery == 0 {
 			q.marks = append(q.marks, now.UnixNano())
-		}
-		if q.stats.First == 0 {
-			q.stats.First = now.UnixNano()
 		}
 	}
 }

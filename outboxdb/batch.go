@@ -20,7 +20,7 @@ import (
 // its statistics are from an empty queue: a million rows read for one (TestPlans). It is left with
 // the primary key.
 //
-// A join with the table says "m.id = ANY (ARRAY[x.id])". That leaves the planner a look-up by the
+// A join with a large table says "m.id = ANY (ARRAY[x.id])". That leaves the planner a look-up by the
 // primary key for each x. With "m.id = x.id" it reads all of a table in which it expects a few rows,
 // as on a quiet day, and a connection keeps that plan for the next backlog: a second for each write
 // beside 300,000 rows (TestPlansFromATableOfFewRows).

@@ -135,7 +135,7 @@ WITH chosen AS MATERIALIZED (
 UPDATE outbox.destinations AS h
    SET probe_destination = c.destination, probe_id = c.id, probe_until = now() + $2::interval, probes = h.probes + 1
   FROM chosen AS c
- WHERE h.destination = c.breaker
+ WHERE h.destination = ANY (ARRAY[c.breaker])
 RETURNING c.destination, c.id, c.generation, c.available_at, c.running`
 
 // endProbeSQL ends the lease of the probe $2 of the breakers $1, which said nothing about its
@@ -166,7 +166,7 @@ UPDATE outbox.destinations AS h
        probe_destination = NULL, probe_id = NULL, probe_until = NULL, last_error = NULL,
        missing_since = NULL, missing_reason = NULL
   FROM abandoned AS a
- WHERE h.destination = a.destination`
+ WHERE h.destination = ANY (ARRAY[a.destination])`
 
 // TakeProbes chooses the messages that probe the breakers which may be probed now, at most one for
 // each, and leases the probing to the caller.

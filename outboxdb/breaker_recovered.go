@@ -23,7 +23,7 @@ WITH recovered AS MATERIALIZED (
 UPDATE outbox.destinations AS h
    SET probe_until = now() + $2::interval
   FROM recovered AS r
- WHERE h.destination = r.destination
+ WHERE h.destination = ANY (ARRAY[r.destination])
 RETURNING h.destination, h.recovered_at, h.missing_since IS NOT NULL`
 
 // forgetRecoveredSQL ends the signalling of a recovery ($2), unless there has been a later one.

@@ -109,6 +109,7 @@ var large = []string{"messages", "destinations", "keys"}
 var leading = map[string]string{
 	"messages_pkey": "id", "messages_claim": "destination", "messages_parked": "date_bin(", "messages_finished": "state",
 	"messages_group": "group_id", "messages_head": "destination", "messages_followers": "destination",
+	"destinations_pkey": "destination", "keys_pkey": "destination",
 }
 
 // readsAll says where a plan reads all of a large table, or all of an index in no order that a limit ends.
@@ -125,6 +126,16 @@ func readsAll(p teststack.Plan) (problems []string) {
 	}
 	visit(p, false)
 	return problems
+}
+
+// A session keeps the plans in a function, too.
+func TestFunctionsReadNoWholeTable(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, values[string](t, teststack.New(t), `
+		SELECT p.proname FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+		 WHERE p.pronamespace = 'outbox'::regnamespace AND l.lanname = 'plpgsql'
+		   AND p.prosrc ~ '(FROM|JOIN|UPDATE) outbox[.](messages|keys|destinations)\M'
+		   AND ('enable_seqscan=off' = ANY (p.proconfig)) IS NOT TRUE`), "functions without enable_seqscan = off")
 }
 
 // Postgres makes a function in SQL part of each statement that writes to the table, and prepares it

@@ -353,7 +353,7 @@ END $$;
 -- Deletes up to so many keys that no producer has used for a time, and returns how many. A key with a
 -- head or a follower stays. The second look has a snapshot that is newer than the locks.
 CREATE FUNCTION outbox.purge_keys(idle interval, at_most integer) RETURNS integer
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     old_destinations text[];
     old_keys         text[];

@@ -199,7 +199,7 @@ END $$;
 -- route is 'none' is 'nowhere'.
 CREATE FUNCTION outbox.enqueue_batch(messages jsonb, if_absent boolean DEFAULT false)
     RETURNS TABLE (index integer, message_id uuid, verdict text)
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     moment   timestamptz := clock_timestamp();
     ruled    boolean := EXISTS (SELECT FROM outbox.callback_rules);
