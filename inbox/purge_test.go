@@ -64,8 +64,8 @@ func TestPurge(t *testing.T) {
 type statements struct{ limits []any }
 
 func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if len(data.Args) == 4 {
-		s.limits = append(s.limits, data.Args[3])
+	if len(data.Args) == 5 { // the mode, and four arguments
+		s.limits = append(s.limits, data.Args[4])
 	}
 	return ctx
 }

@@ -128,16 +128,6 @@ func readsAll(p teststack.Plan) (problems []string) {
 	return problems
 }
 
-// A session keeps the plans in a function, too.
-func TestFunctionsReadNoWholeTable(t *testing.T) {
-	t.Parallel()
-	require.Empty(t, values[string](t, teststack.New(t), `
-		SELECT p.proname FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
-		 WHERE p.pronamespace = 'outbox'::regnamespace AND l.lanname = 'plpgsql'
-		   AND p.prosrc ~ '(FROM|JOIN|UPDATE) outbox[.](messages|keys|destinations)\M'
-		   AND ('enable_seqscan=off' = ANY (p.proconfig)) IS NOT TRUE`), "functions without enable_seqscan = off")
-}
-
 // Postgres makes a function in SQL part of each statement that writes to the table, and prepares it
 // anew each time.
 func TestChecksCallNoFunctionInSQL(t *testing.T) {

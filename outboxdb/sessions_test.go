@@ -37,7 +37,10 @@ func TestEveryMode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := teststack.New(t)
-			tour(t, pool, another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode }))
+			tour(t, pool, another(t, pool, func(c *pgxpool.Config) {
+				c.ConnConfig.DefaultQueryExecMode = mode
+				c.ConnConfig.RuntimeParams["enable_seqscan"], c.ConnConfig.RuntimeParams["jit"] = "off", "off"
+			}))
 		})
 	}
 	t.Run("exec without a cache", func(t *testing.T) {
@@ -57,6 +60,26 @@ func TestEveryMode(t *testing.T) {
 				c.ConnConfig.DefaultQueryExecMode = modes[name]
 			}))
 		})
+	}
+}
+
+// A connection keeps the plan of a statement from when the table was small. With enable_seqscan that plan
+// reads all of the table: such a connection keeps none.
+func TestPlansAreKeptWithoutSeqScansAlone(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	for setting, kept := range map[string]bool{"on": false, "off": true} {
+		one := another(t, pool, func(c *pgxpool.Config) {
+			c.ConnConfig.RuntimeParams["enable_seqscan"], c.MaxConns = setting, 1
+		})
+		store := outboxdb.New(one)
+		id := enqueue(t, one, message("sqs://orders"))[0]
+		for range 10 {
+			_, err := store.Load(t.Context(), outbox.Ref{ID: id, Generation: 1})
+			require.NoError(t, err)
+		}
+		require.Equal(t, kept, value[bool](t, one, `
+			SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE statement = $1)`, outboxdb.StatementLoad), setting)
 	}
 }
 

@@ -86,7 +86,13 @@ func tourProducer(t *testing.T, setup, pool *pgxpool.Pool) {
 		require.NoError(t, err)
 		require.Equal(t, []uuid.UUID{given.ID}, written)
 	})
-	db := stdlib.OpenDBFromPool(pool)
+	direct := pool.Config().ConnConfig.Port == setup.Config().ConnConfig.Port
+	db := stdlib.OpenDBFromPool(another(t, pool, func(c *pgxpool.Config) {
+		if !direct && c.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+			// A producer prepares no statements behind a pooler (docs/running.md).
+			c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		}
+	}))
 	defer db.Close()
 	tx, err := db.BeginTx(t.Context(), nil)
 	require.NoError(t, err)

@@ -15,12 +15,13 @@ import (
 // setSettingsSQL gives a transaction the settings that the statements are written for.
 const setSettingsSQL = `SET LOCAL client_encoding = 'UTF8'; SET LOCAL standard_conforming_strings = on`
 
-// readSettingsSQL reads the settings that change what a statement means. Results are sent in
-// binary: DateStyle, IntervalStyle, bytea_output and the like do not change them.
+// readSettingsSQL reads the settings that change what a statement means, and whether a plan may be kept.
+// Results are sent in binary: DateStyle, IntervalStyle, bytea_output and the like do not change them.
 const readSettingsSQL = `
 SELECT pg_catalog.current_setting('client_encoding'), pg_catalog.current_setting('standard_conforming_strings'),
        pg_catalog.current_setting('default_transaction_isolation'), pg_catalog.current_setting('transaction_read_only'),
-       pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_encoding')`
+       pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_encoding'),
+       pg_catalog.current_setting('enable_seqscan')`
 
 // session describes a connection's session.
 type session struct {
@@ -61,7 +62,7 @@ func (c *Conn) readSession(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the session's settings: %w", err)
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 6 {
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 7 {
 		return errors.New("reading the session's settings: the server did not answer with one row")
 	}
 	row := results[0].Rows[0]
@@ -70,27 +71,29 @@ func (c *Conn) readSession(ctx context.Context) error {
 		needsSettings: string(row[0]) != "UTF8" || string(row[1]) != "on" || string(row[2]) != "read committed",
 		readOnly:      string(row[3]) == "on",
 		asciiOnly:     string(row[5]) != "UTF8",
-		mode:          modeFor(conn.Config(), string(row[4]) != strconv.FormatUint(uint64(conn.PgConn().PID()), 10)),
 	}
+	pooled := string(row[4]) != strconv.FormatUint(uint64(conn.PgConn().PID()), 10)
+	c.session.mode = modeFor(conn.Config(), !pooled && string(row[6]) == "off")
 	conn.PgConn().CustomData()[sessionKey] = c.session
 	return nil
 }
 
 // modeFor returns the execution mode that statements need on a connection, as pgx takes it
-// before their arguments. pooled says that the server's process ID is another than the
-// connection's: a pooler stands between.
+// before their arguments. keeps says that the connection may keep a statement with its plan.
 //
-//   - Behind a pooler, each transaction may have another session. That session may lack a
-//     prepared statement, or have another of the same name.
+//   - Behind a pooler, where the server's process ID is another than the connection's, each
+//     transaction may have another session. That session may lack a prepared statement, or have
+//     another of the same name.
+//   - With enable_seqscan, a plan from when a table was small reads all of it later.
 //   - exec and simple_protocol encode by the Go type, which does not suffice for arrays. They
 //     read results as text, which depends on settings.
 //   - cache_describe knows the types, names no statement, and takes one round trip.
-func modeFor(config *pgx.ConnConfig, pooled bool) []any {
+func modeFor(config *pgx.ConnConfig, keeps bool) []any {
 	switch config.DefaultQueryExecMode {
 	case pgx.QueryExecModeCacheDescribe:
 		return nil
 	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeDescribeExec:
-		if !pooled {
+		if keeps {
 			return nil
 		}
 	}

@@ -232,9 +232,11 @@ CREATE FUNCTION outbox.due_channel(listener uuid) RETURNS text
 -- (by_producer) is for starters that ask for these. Commits that notify go one after the other in all
 -- of the server, so nothing is notified where no starter is idle. A queue of notifications that
 -- another listener lets fill up must not keep a transaction from its commit.
+-- It reads all listeners, which are few: with enable_seqscan off, as callers have it, Postgres would take
+-- that for dear work and compile it each time (jit).
 CREATE FUNCTION outbox.hint(passed integer DEFAULT 0, by_producer boolean DEFAULT false, full_starter uuid DEFAULT NULL)
     RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on AS $$
 DECLARE
     chosen uuid := (SELECT l.id FROM outbox.listeners AS l
                      WHERE l.idle AND l.expires_at > now() AND (l.by_producers OR NOT by_producer)
@@ -353,7 +355,7 @@ END $$;
 -- Deletes up to so many keys that no producer has used for a time, and returns how many. A key with a
 -- head or a follower stays. The second look has a snapshot that is newer than the locks.
 CREATE FUNCTION outbox.purge_keys(idle interval, at_most integer) RETURNS integer
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     old_destinations text[];
     old_keys         text[];

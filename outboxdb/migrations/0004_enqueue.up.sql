@@ -199,7 +199,7 @@ END $$;
 -- route is 'none' is 'nowhere'.
 CREATE FUNCTION outbox.enqueue_batch(messages jsonb, if_absent boolean DEFAULT false)
     RETURNS TABLE (index integer, message_id uuid, verdict text)
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment   timestamptz := clock_timestamp();
     ruled    boolean := EXISTS (SELECT FROM outbox.callback_rules);
@@ -362,7 +362,9 @@ BEGIN
                 END IF;
             END IF;
         END LOOP;
-        DELETE FROM outbox.messages AS t WHERE t.id = ANY (doomed);
+        IF cardinality(doomed) > 0 THEN
+            DELETE FROM outbox.messages AS t WHERE t.id = ANY (doomed);
+        END IF;
         IF follows IS NOT NULL THEN -- the first of a key may be missing
             PERFORM outbox.release(k.destination, k.ordering_key)
                FROM (SELECT DISTINCT u.destination, u.ordering_key
