@@ -128,6 +128,13 @@ func readsAll(p teststack.Plan) (problems []string) {
 	return problems
 }
 
+// With enable_seqscan off and jit on, a read of all listeners would be compiled each time: 20 ms and more.
+func TestAHintMayReadAllListeners(t *testing.T) {
+	t.Parallel()
+	require.True(t, value[bool](t, teststack.New(t), `
+		SELECT 'enable_seqscan=on' = ANY (p.proconfig) FROM pg_proc AS p WHERE p.oid = 'outbox.hint'::regproc`))
+}
+
 // Postgres makes a function in SQL part of each statement that writes to the table, and prepares it
 // anew each time.
 func TestChecksCallNoFunctionInSQL(t *testing.T) {
