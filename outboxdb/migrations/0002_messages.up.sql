@@ -199,10 +199,11 @@ BEGIN
           FROM unnest(destinations, ordering_keys) WITH ORDINALITY AS g (destination, ordering_key, place)
           LEFT JOIN (SELECT o.destination, o.ordering_key, true AS busy
                        FROM unnest(old_destinations, old_keys) AS o (destination, ordering_key)
-                      WHERE EXISTS (SELECT FROM outbox.messages AS m WHERE m.head
-                                       AND m.destination = o.destination AND m.ordering_key = o.ordering_key)
-                         OR EXISTS (SELECT FROM outbox.messages AS m WHERE m.follower
-                                       AND m.destination = o.destination AND m.ordering_key = o.ordering_key)) AS b
+                      -- No EXISTS: of few heads the planner would make a hash of all of them.
+                      WHERE (SELECT true FROM outbox.messages AS m WHERE m.head
+                                AND m.destination = o.destination AND m.ordering_key = o.ordering_key LIMIT 1)
+                         OR (SELECT true FROM outbox.messages AS m WHERE m.follower
+                                AND m.destination = o.destination AND m.ordering_key = o.ordering_key LIMIT 1)) AS b
             ON b.destination = g.destination AND b.ordering_key = g.ordering_key
          ORDER BY g.place);
 END $$;
