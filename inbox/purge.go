@@ -22,6 +22,8 @@ const purgeChunk = 1000
 //   - SKIP LOCKED: rows of another purge are not waited for.
 //   - The limit is a subquery: the planner then expects a part of all rows, and does not sort
 //     all of them.
+//   - "= ANY (ARRAY[o.id])" is a look-up of each row. Of "= o.id" a planner that expects few rows makes
+//     a walk of all of the consumer's.
 const purgeSQL = `
 WITH old AS MATERIALIZED (
     SELECT message_id
@@ -33,7 +35,7 @@ WITH old AS MATERIALIZED (
 ), purged AS (
     DELETE FROM inbox.seen AS s
      USING pg_catalog.unnest(ARRAY(SELECT message_id FROM old)) AS o (id)
-     WHERE s.consumer = $1 AND s.message_id = o.id
+     WHERE s.consumer = $1 AND s.message_id = ANY (ARRAY[o.id])
  RETURNING s.seen_at
 )
 SELECT count(*) AS rows, coalesce(max(seen_at), $3) AS up_to FROM purged`

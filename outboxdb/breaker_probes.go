@@ -158,7 +158,7 @@ SELECT h.destination FROM outbox.destinations AS h
  WHERE (h.open_until < now() - $1::interval AND (h.probe_until IS NULL OR h.probe_until <= now()) OR ` + staleSQL + `
         OR h.open_until IS NULL AND h.missing_since < now() - $1::interval)
    AND NOT EXISTS (` + behindSQL + `)
-   AND NOT EXISTS (` + runningProbeSQL + `)
+   AND (SELECT true FROM (` + runningProbeSQL + `) AS r LIMIT 1) IS NULL
    FOR UPDATE SKIP LOCKED
 )
 UPDATE outbox.destinations AS h

@@ -86,9 +86,9 @@ const retryingCapSQL = `capped AS MATERIALIZED (
     SELECT a.destination, a.mark, a.streams,
            CASE WHEN NOT a.failing AND NOT a.slow THEN a.quota
                 ELSE least(a.quota, greatest(
-                     CASE WHEN a.own_only AND NOT EXISTS (
-                               SELECT FROM outbox.messages AS r
-                                WHERE r.retrying AND r.destination = a.destination AND r.available_at > now())
+                     CASE WHEN a.own_only AND (
+                               SELECT true FROM outbox.messages AS r
+                                WHERE r.retrying AND r.destination = a.destination AND r.available_at > now() LIMIT 1) IS NULL
                           THEN 1 ELSE 0 END,
                      $9::int - a.before - (SELECT c.runs FROM capped AS c
                                             WHERE c.target = a.target AND c.failing = a.failing))) END AS quota

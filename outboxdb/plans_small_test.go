@@ -17,8 +17,8 @@ import (
 )
 
 // A daemon keeps a plan from when the table was nearly empty, until an analyze comes. Before that, a
-// million rows may have been enqueued. So no plan reads all of the table, or compares its rows with those
-// of a statement, because both are few.
+// million rows may have been enqueued. So no plan reads all of a table, or of an index, because it has few
+// rows.
 func TestPlansFromATableOfFewRows(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -26,7 +26,8 @@ func TestPlansFromATableOfFewRows(t *testing.T) {
 	conn, err := own.Acquire(t.Context())
 	require.NoError(t, err)
 	defer conn.Release()
-	statements := slices.Concat(outboxdb.Statements, outboxdb.StreamStatements, operatorStatements(t, pool))
+	statements := slices.Concat(outboxdb.Statements, outboxdb.StreamStatements, operatorStatements(t, pool),
+		[]string{outboxdb.StatementPurgeDismissed, outboxdb.StatementMoveDismissed})
 	for _, few := range []struct{ name, prepare string }{
 		{"never analyzed", ``},
 		{"all delivered", `INSERT INTO outbox.messages (id, destination, type, payload, state, finished_at, started)
@@ -37,6 +38,8 @@ func TestPlansFromATableOfFewRows(t *testing.T) {
 		{"all pending", `INSERT INTO outbox.messages (id, destination, type, payload)
 			SELECT gen_random_uuid(), 'sqs://orders', 'a', '{}' FROM generate_series(1, 50);
 			VACUUM ANALYZE outbox.messages`},
+		{"a few destinations", `INSERT INTO outbox.destinations (destination) VALUES ('sqs://a'), ('sqs://b'), ('sqs://c');
+			VACUUM ANALYZE outbox.destinations`},
 		{"emptied", `DELETE FROM outbox.messages; VACUUM ANALYZE outbox.messages`},
 	} {
 		t.Run(few.name, func(t *testing.T) {
@@ -109,7 +112,7 @@ var large = []string{"messages", "destinations", "keys"}
 var leading = map[string]string{
 	"messages_pkey": "id", "messages_claim": "destination", "messages_parked": "date_bin(", "messages_finished": "state",
 	"messages_group": "group_id", "messages_head": "destination", "messages_followers": "destination",
-	"destinations_pkey": "destination", "keys_pkey": "destination",
+	"messages_retrying": "destination", "destinations_pkey": "destination", "keys_pkey": "destination",
 }
 
 // readsAll says where a plan reads all of a large table, or all of an index in no order that a limit ends.
@@ -126,6 +129,30 @@ func readsAll(p teststack.Plan) (problems []string) {
 	}
 	visit(p, false)
 	return problems
+}
+
+// An enqueue with an ordering key reads the rows of its key, when the statistics know of no key too.
+func TestOrderedEnqueueReadsItsKeyAlone(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	enqueue(t, pool, messages("sqs://orders", 50)...)
+	execute(t, pool, `ANALYZE outbox.messages, outbox.keys`)
+	const heads = 20_000
+	execute(t, pool, `
+		INSERT INTO outbox.keys (destination, ordering_key) SELECT 'sqs://orders', 'k' || n FROM generate_series(1, $1::int) AS n`,
+		heads)
+	execute(t, pool, `
+		INSERT INTO outbox.messages (id, destination, type, payload, ordering_key, head)
+		SELECT gen_random_uuid(), 'sqs://orders', 'a', '{}', 'k' || n, true FROM generate_series(1, $1::int) AS n`, heads)
+	inTx(t, pool, func(tx pgx.Tx) {
+		_, err := outboxdb.Enqueue(t.Context(), tx, keyed("sqs://orders", "k1", 1)...)
+		require.NoError(t, err)
+		var read int
+		require.NoError(t, tx.QueryRow(t.Context(), `
+			SELECT sum(pg_stat_get_xact_tuples_returned(i.indexrelid)) FROM pg_index AS i
+			 WHERE i.indrelid IN ('outbox.messages'::regclass, 'outbox.keys'::regclass)`).Scan(&read))
+		require.Less(t, read, 100, "entries of indexes")
+	})
 }
 
 // With enable_seqscan off and jit on, a read of all listeners would be compiled each time: 20 ms and more.

@@ -24,8 +24,7 @@ type Plan struct {
 	Read    int     `json:"Shared Read Blocks"`
 	Plans   []Plan  `json:"Plans"`
 
-	IndexCond  string `json:"Index Cond"`
-	JoinFilter string `json:"Join Filter"`
+	IndexCond string `json:"Index Cond"`
 }
 
 // Buffers is how many pages the node and those below it touched.

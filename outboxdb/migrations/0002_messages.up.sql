@@ -355,8 +355,10 @@ END $$;
 
 -- Deletes up to so many keys that no producer has used for a time, and returns how many. A key with a
 -- head or a follower stays. The second look has a snapshot that is newer than the locks.
+-- It reads all keys: that is dear work by enable_seqscan, which jit would compile.
 CREATE FUNCTION outbox.purge_keys(idle interval, at_most integer) RETURNS integer
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     old_destinations text[];
     old_keys         text[];
@@ -365,19 +367,19 @@ BEGIN
     SELECT array_agg(o.destination), array_agg(o.ordering_key) INTO old_destinations, old_keys
       FROM (SELECT k.destination, k.ordering_key FROM outbox.keys AS k
              WHERE k.touched < now() - idle
-               AND NOT EXISTS (SELECT FROM outbox.messages AS m
-                                WHERE m.head AND m.destination = k.destination AND m.ordering_key = k.ordering_key)
-               AND NOT EXISTS (SELECT FROM outbox.messages AS m
-                                WHERE m.follower AND m.destination = k.destination AND m.ordering_key = k.ordering_key)
+               AND (SELECT true FROM outbox.messages AS m WHERE m.head AND m.destination = k.destination
+                                AND m.ordering_key = k.ordering_key LIMIT 1) IS NULL
+               AND (SELECT true FROM outbox.messages AS m WHERE m.follower AND m.destination = k.destination
+                                AND m.ordering_key = k.ordering_key LIMIT 1) IS NULL
              LIMIT at_most
                FOR UPDATE SKIP LOCKED) AS o;
     DELETE FROM outbox.keys AS k
      USING unnest(old_destinations, old_keys) AS o (destination, ordering_key)
-     WHERE k.destination = o.destination AND k.ordering_key = o.ordering_key
-       AND NOT EXISTS (SELECT FROM outbox.messages AS m
-                        WHERE m.head AND m.destination = k.destination AND m.ordering_key = k.ordering_key)
-       AND NOT EXISTS (SELECT FROM outbox.messages AS m
-                        WHERE m.follower AND m.destination = k.destination AND m.ordering_key = k.ordering_key);
+     WHERE k.destination = ANY (ARRAY[o.destination]) AND k.ordering_key = ANY (ARRAY[o.ordering_key])
+       AND (SELECT true FROM outbox.messages AS m WHERE m.head AND m.destination = k.destination
+                        AND m.ordering_key = k.ordering_key LIMIT 1) IS NULL
+       AND (SELECT true FROM outbox.messages AS m WHERE m.follower AND m.destination = k.destination
+                        AND m.ordering_key = k.ordering_key LIMIT 1) IS NULL;
     GET DIAGNOSTICS purged = ROW_COUNT;
     RETURN purged;
 END $$;

@@ -21,8 +21,9 @@ CREATE FUNCTION outbox.notice_of(id uuid) RETURNS text
 -- notification (the limit is 8,000 bytes). Each query in here has a snapshot of its own, taken
 -- after the ends were written: a waiter that registers later finds their transaction open. A queue
 -- of notifications that another listener lets fill up must not keep a message from ending.
+-- enable_seqscan: see outbox.hint.
 CREATE FUNCTION outbox.notify_waiters(ids uuid[]) RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on AS $$
 BEGIN
     IF cardinality(ids) > 0 AND EXISTS (SELECT FROM outbox.waiters AS w WHERE w.expires_at > now())
         AND pg_notification_queue_usage() < 0.5 THEN
