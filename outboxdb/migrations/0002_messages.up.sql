@@ -233,8 +233,8 @@ CREATE FUNCTION outbox.due_channel(listener uuid) RETURNS text
 -- (by_producer) is for starters that ask for these. Commits that notify go one after the other in all
 -- of the server, so nothing is notified where no starter is idle. A queue of notifications that
 -- another listener lets fill up must not keep a transaction from its commit.
--- It reads all listeners, which are few: with enable_seqscan off, as callers have it, Postgres would take
--- that for dear work and compile it each time (jit).
+-- It reads all listeners, which are few. Some callers have enable_seqscan off: Postgres would take that for
+-- dear work, and jit would compile it each time.
 CREATE FUNCTION outbox.hint(passed integer DEFAULT 0, by_producer boolean DEFAULT false, full_starter uuid DEFAULT NULL)
     RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on AS $$
@@ -355,7 +355,7 @@ END $$;
 
 -- Deletes up to so many keys that no producer has used for a time, and returns how many. A key with a
 -- head or a follower stays. The second look has a snapshot that is newer than the locks.
--- It reads all keys: that is dear work by enable_seqscan, which jit would compile.
+-- It reads all keys: with enable_seqscan off Postgres takes that for dear work, which jit would compile.
 CREATE FUNCTION outbox.purge_keys(idle interval, at_most integer) RETURNS integer
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off SET jit = off AS $$

@@ -362,7 +362,7 @@ BEGIN
                 END IF;
             END IF;
         END LOOP;
-        IF cardinality(doomed) > 0 THEN
+        IF cardinality(doomed) > 0 THEN -- the kept plan of a delete may read the whole table
             DELETE FROM outbox.messages AS t WHERE t.id = ANY (doomed);
         END IF;
         IF follows IS NOT NULL THEN -- the first of a key may be missing
