@@ -22,7 +22,8 @@ import (
 func TestParse(t *testing.T) {
 	s, err := parse(nil, nil)
 	require.NoError(t, err)
-	require.Equal(t, settings{rounds: 3, messages: 1000, fastMessages: 100_000, only: variants, latency: 15 * time.Second,
+	require.Equal(t, settings{
+		rounds: 3, messages: 1000, fastMessages: 100_000, only: variants, latency: 15 * time.Second,
 		paced: 10 * time.Second, far: 20 * time.Millisecond}, s)
 
 	s, err = parse([]string{"-rounds", "2", "-messages", "300", "-fast-messages", "4000",
@@ -35,7 +36,8 @@ func TestParse(t *testing.T) {
 	var help bytes.Buffer
 	_, err = parse([]string{"-help"}, &help)
 	require.ErrorIs(t, err, flag.ErrHelp)
-	require.Contains(t, help.String(), "floor,floor-two,naive,naive-eager,tracked,river,dbos,watermill,stream,queue-alone")
+	require.Contains(t, help.String(),
+		"floor,floor-two,naive,naive-eager,tracked,river,dbos,watermill,stream,queue-alone")
 }
 
 func TestParseReportsMistakesTogether(t *testing.T) {
@@ -50,7 +52,8 @@ func TestParseReportsMistakesTogether(t *testing.T) {
 	}
 	_, err = parse([]string{"-growth", "1s", "-payloads", "-only", "floor"}, nil)
 	require.ErrorContains(t, err, "-growth and -payloads: wants one of the two")
-	require.ErrorContains(t, err, "-only: wants one of tracked, river, dbos, watermill, stream with -growth (got floor)")
+	require.ErrorContains(t, err,
+		"-only: wants one of tracked, river, dbos, watermill, stream with -growth (got floor)")
 	_, err = parse([]string{"-payloads", "-only", "queue-alone"}, nil)
 	require.ErrorContains(t, err, "stream with -payloads (got queue-alone)")
 	s, err := parse([]string{"-payloads"}, nil)
@@ -100,7 +103,8 @@ func TestReport(t *testing.T) {
 	require.Contains(t, out.String(), "above-start wal p50 14.0 ms\nabove-start wal p99 193.0 ms\n")
 	require.Regexp(t, `(?m)^ratio tracked/floor 0\.80$`, out.String(), "the median of the rounds' ratios")
 	require.Regexp(t, `(?m)^ratio tracked/floor-two 0\.75$`, out.String())
-	require.Regexp(t, `(?m)^value postgres-over-floor-two 0\.50$`, out.String(), "the median of the differences, for 1,000")
+	require.Regexp(t, `(?m)^value postgres-over-floor-two 0\.50$`, out.String(),
+		"the median of the differences, for 1,000")
 	require.NotContains(t, out.String(), naive)
 }
 

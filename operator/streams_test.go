@@ -97,7 +97,8 @@ func TestStreamBounds(t *testing.T) {
 
 func streamAudit(t *testing.T, o acts) []string {
 	t.Helper()
-	return values[string](t, o.pool.Unwrap(), `SELECT act || ' ' || destination || ' ' || who || ' ' || why || ' ' || detail
+	return values[string](t, o.pool.Unwrap(), `
+		SELECT act || ' ' || destination || ' ' || who || ' ' || why || ' ' || detail
 		FROM outbox.audit ORDER BY id`)
 }
 
@@ -108,7 +109,8 @@ func TestStreamStates(t *testing.T) {
 	o, store := newActs(pool), outboxdb.New(pool)
 	note := func(ended outbox.StreamEnd, first bool) {
 		require.NoError(t, store.NoteStream(t.Context(), outbox.StreamState{
-			Destination: "sqs://a", Ended: ended, Progress: outbox.Progress{Delivered: 7, Dead: 2, HandedOver: 1, PerSecond: 30},
+			Destination: "sqs://a", Ended: ended,
+			Progress: outbox.Progress{Delivered: 7, Dead: 2, HandedOver: 1, PerSecond: 30},
 		}, first))
 	}
 	stands := func() Stream {
@@ -222,8 +224,10 @@ func TestStartAndStopAStream(t *testing.T) {
 	between := w.startStream(destination) // the run may still be open
 	assert.NotEmpty(t, between.RunID)
 	require.NoError(t, w.operator.StopStream(t.Context(), destination, w.by))
-	require.Error(t, w.client.GetWorkflow(t.Context(), first.WorkflowID, first.RunID).Get(t.Context(), nil), "cancelled")
-	require.Error(t, w.client.GetWorkflow(t.Context(), first.WorkflowID, between.RunID).Get(t.Context(), nil), "cancelled")
+	require.Error(t, w.client.GetWorkflow(t.Context(), first.WorkflowID, first.RunID).
+		Get(t.Context(), nil), "cancelled")
+	require.Error(t, w.client.GetWorkflow(t.Context(), first.WorkflowID, between.RunID).
+		Get(t.Context(), nil), "cancelled")
 	require.ErrorIs(t, w.operator.StopStream(t.Context(), destination, w.by), ErrNoRun)
 	require.ErrorIs(t, w.operator.StopStream(t.Context(), "sqs://other", w.by), ErrNoRun)
 
@@ -241,7 +245,8 @@ func TestStartAndStopAStream(t *testing.T) {
 		`start-stream sqs://orders ada@host  {"run": "` + between.RunID + `"}`,
 		`stop-stream sqs://orders ada@host  {"run": "` + between.RunID + `"}`,
 		`start-stream sqs://orders ada@host  {"run": "` + next.RunID + `"}`,
-	}, values[string](t, w.pool, `SELECT act || ' ' || destination || ' ' || who || ' ' || why || ' ' || detail
+	}, values[string](t, w.pool, `
+		SELECT act || ' ' || destination || ' ' || who || ' ' || why || ' ' || detail
 		FROM outbox.audit WHERE act LIKE '%stream' ORDER BY id`))
 }
 

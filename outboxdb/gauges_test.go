@@ -26,7 +26,8 @@ func TestGaugesAtScale(t *testing.T) {
 		INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at, parked, retrying, claims)
 		SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN 'sqs://queue-' || n % 80
 		       ELSE 'https://host-' || n % 40 || '.example/' || n % 2000 END, 'a', '{}',
-		       now() - n * interval '1 ms', now() + CASE WHEN n % 5 = 0 THEN interval '1 minute' ELSE interval '-1 second' END,
+		       now() - n * interval '1 ms',
+		       now() + CASE WHEN n % 5 = 0 THEN interval '1 minute' ELSE interval '-1 second' END,
 		       n % 5 = 0, n % 10 = 0, CASE WHEN n % 5 = 0 THEN 1 ELSE 0 END
 		  FROM generate_series(1, 100000) AS n`)
 	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until, failures)
@@ -76,7 +77,8 @@ func TestGauges(t *testing.T) {
 	execute(t, pool, `
 		INSERT INTO outbox.messages (id, destination, type, payload, due_at, available_at, parked, retrying, claims,
 		                             last_error, callback, state, finished_at, callback_state, callback_due_at)
-		SELECT gen_random_uuid(), destination, 'a', '{}', now() + due::interval, now() + available::interval, available > '0' ,
+		SELECT gen_random_uuid(), destination, 'a', '{}', now() + due::interval,
+		       now() + available::interval, available > '0' ,
 		       retrying, claims, last_error,
 		       CASE WHEN state = 'dead' THEN 'sqs://replies' END, state, CASE WHEN state = 'dead' THEN now() END,
 		       CASE WHEN state = 'dead' THEN 'due' END, CASE WHEN state = 'dead' THEN now() - interval '40 s' END
@@ -91,7 +93,8 @@ func TestGauges(t *testing.T) {
 		    ('https://a.example/other', '-20 s', '-20 s', false, 0, NULL, 'pending'),
 		    ('https://b.example/other', '-10 s', '-10 s', false, 0, NULL, 'pending')
 		  ) AS v (destination, due, available, retrying, claims, last_error, state)`)
-	execute(t, pool, `INSERT INTO outbox.destinations (destination, failing_since, openings, open_until, failures) VALUES
+	execute(t, pool, `
+		INSERT INTO outbox.destinations (destination, failing_since, openings, open_until, failures) VALUES
 		('https://a.example', now() - interval '1 hour', 1, now(), 1),
 		('https://b.example/other?token=secret', now() - interval '10 s', 1, now(), 1),
 		('https://b.example/other?token=other', now() - interval '20 s', 1, now(), 1),
@@ -164,7 +167,8 @@ func TestGaugesOfStreams(t *testing.T) {
 
 	enqueue(t, pool, message("sqs://orders"), message("sqs://orders"), message("sqs://bills"))
 	for _, n := range []outbox.StreamState{
-		{Destination: "sqs://orders"}, {Destination: "sqs://bills"}, {Destination: "sqs://slips", Ended: outbox.StreamPaused},
+		{Destination: "sqs://orders"}, {Destination: "sqs://bills"},
+		{Destination: "sqs://slips", Ended: outbox.StreamPaused},
 		{Destination: "sqs://notes", Ended: outbox.StreamDrained},
 	} {
 		require.NoError(t, store.NoteStream(t.Context(), n, true))

@@ -132,9 +132,12 @@ func TestPurgeClauses(t *testing.T) {
 	} {
 		text := strings.Join(strings.Fields(statement), " ")
 		for _, clause := range []string{
-			"WITH old AS MATERIALIZED (", "m.state = $1 AND m.finished_at < now() - $2::interval AND m.finished_at >= $3",
-			"m.callback_state IS DISTINCT FROM 'due'", "ORDER BY m.finished_at LIMIT (SELECT $4::int) FOR UPDATE SKIP LOCKED",
-			"USING pg_catalog.unnest(ARRAY(SELECT id FROM old)) AS o (id) WHERE m.id = ANY (ARRAY[o.id]) AND m.state = $1",
+			"WITH old AS MATERIALIZED (",
+			"m.state = $1 AND m.finished_at < now() - $2::interval AND m.finished_at >= $3",
+			"m.callback_state IS DISTINCT FROM 'due'",
+			"ORDER BY m.finished_at LIMIT (SELECT $4::int) FOR UPDATE SKIP LOCKED",
+			"USING pg_catalog.unnest(ARRAY(SELECT id FROM old)) AS o (id) " +
+				"WHERE m.id = ANY (ARRAY[o.id]) AND m.state = $1",
 		} {
 			require.Contains(t, text, clause, name)
 		}

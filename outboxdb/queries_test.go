@@ -18,24 +18,29 @@ func TestSafetyClauses(t *testing.T) {
 		clauses   []string
 	}{
 		"claim": {outboxdb.StatementClaim, []string{
-			"due AS MATERIALIZED (", "m.claims < 5", "FOR UPDATE SKIP LOCKED", "m.state = 'pending' AND NOT m.parked AND m.destination = d.destination",
+			"due AS MATERIALIZED (", "m.claims < 5", "FOR UPDATE SKIP LOCKED",
+			"m.state = 'pending' AND NOT m.parked AND m.destination = d.destination",
 			"m.available_at >= d.mark AND m.available_at <= now()", "ORDER BY m.available_at LIMIT d.quota",
-			"WHERE m.id = ANY (ARRAY[f.id]) AND m.finished_at IS NULL", "claims = m.claims + 1", "available_at = now() + $8::interval, parked = true, started = true", "WHERE NOT a.open",
+			"WHERE m.id = ANY (ARRAY[f.id]) AND m.finished_at IS NULL", "claims = m.claims + 1",
+			"available_at = now() + $8::interval, parked = true, started = true", "WHERE NOT a.open",
 		}},
 		"dueDestinations": {outboxdb.StatementDueDestinations, []string{
-			"WHERE m.state = 'pending' AND NOT m.parked AND m.destination > w.destination", "coalesce(least(f.available_at, now()), now()) AS mark", "LIMIT $2",
+			"WHERE m.state = 'pending' AND NOT m.parked AND m.destination > w.destination",
+			"coalesce(least(f.available_at, now()), now()) AS mark", "LIMIT $2",
 		}},
 		"unpark": {outboxdb.StatementUnpark, []string{
 			"m.destination = v.destination AND m.available_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED",
 		}},
 		"giveBack": {outboxdb.StatementGiveBack, []string{
-			"m.generation = g.generation", "m.finished_at IS NULL", "m.available_at = g.leased_until", "greatest(m.claims - 1, 0)",
+			"m.generation = g.generation", "m.finished_at IS NULL", "m.available_at = g.leased_until",
+			"greatest(m.claims - 1, 0)",
 		}},
 		"renew": {outboxdb.StatementRenew, []string{"m.generation = r.generation", "m.finished_at IS NULL",
 			"retrying = true"}},
 		"finish": {outboxdb.StatementFinish, []string{
 			"m.generation = e.generation",
-			"(m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))", "retrying = false",
+			"(m.finished_at IS NULL OR (e.state = 'delivered' AND m.state IN ('dead', 'expired', 'cancelled')))",
+			"retrying = false",
 		}},
 		"putBackMissing": {outboxdb.StatementPutBackMissing, []string{
 			"WHERE m.id = ANY (ARRAY[r.id]) AND NOT r.over AND m.generation = r.generation AND m.finished_at IS NULL",
@@ -43,7 +48,8 @@ func TestSafetyClauses(t *testing.T) {
 		"makeWay": {outboxdb.StatementMakeWay, []string{"m.generation > $2", "m.finished_at IS NULL", "NOT m.retrying",
 			"available_at = greatest(m.due_at,"}},
 		"requestCancel": {outboxdb.StatementRequestCancel, []string{
-			"FROM locked AS l WHERE l.untouched )", "m.id = ANY (ARRAY[e.id]) AND m.generation = e.generation AND (m.finished_at IS NULL OR",
+			"FROM locked AS l WHERE l.untouched )",
+			"m.id = ANY (ARRAY[e.id]) AND m.generation = e.generation AND (m.finished_at IS NULL OR",
 			"'cancelled' AS state", "l.finished_at IS NULL AND NOT l.untouched",
 		}},
 		"endCancelled": {outboxdb.StatementEndCancelled, []string{
@@ -55,22 +61,30 @@ func TestSafetyClauses(t *testing.T) {
 			"l.generation = $2 AND l.callback_state = 'due' AND ($3::text IS NULL OR l.state = $3::text)",
 		}},
 		"takeCallbacks": {outboxdb.StatementTakeCallbacks, []string{
-			"m.callback_state = 'due' AND m.callback_due_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED", "callback_due_at = now() + $2::interval",
+			"m.callback_state = 'due' AND m.callback_due_at <= now()", "FOR NO KEY UPDATE SKIP LOCKED",
+			"callback_due_at = now() + $2::interval",
 		}},
 		"takeProbes": {outboxdb.StatementTakeProbes, []string{
 			"chosen AS MATERIALIZED (", "h.open_until <= now() AND (h.probe_until IS NULL OR h.probe_until <= now())",
-			"FOR UPDATE OF h SKIP LOCKED", "m.available_at <= now() AND m.claims < 5", "probe_id = c.id, probe_until = now() + $2::interval",
+			"FOR UPDATE OF h SKIP LOCKED", "m.available_at <= now() AND m.claims < 5",
+			"probe_id = c.id, probe_until = now() + $2::interval",
 		}},
 		"takeRecovered": {outboxdb.StatementTakeRecovered, []string{
-			"recovered AS MATERIALIZED (", "h.recovered_at IS NOT NULL AND (h.probe_until IS NULL OR h.probe_until <= now())",
+			"recovered AS MATERIALIZED (",
+			"h.recovered_at IS NOT NULL AND (h.probe_until IS NULL OR h.probe_until <= now())",
 			"FOR UPDATE SKIP LOCKED", "SET probe_until = now() + $2::interval",
 		}},
 		"claimPage": {outboxdb.StatementClaimPage, []string{
-			"m.state = 'pending' AND NOT m.parked AND m.destination = $1", "m.available_at >= $2 AND m.available_at <= now()",
-			"m.claims < 5 AND NOT m.retrying", "AND NOT (SELECT b.open FROM here AS b)", "LIMIT $3 FOR UPDATE SKIP LOCKED",
-			"FROM found AS f WHERE NOT f.started", "a.alike AND sum(a.bytes) FILTER (WHERE a.alike) OVER placed - a.bytes < $4",
-			"AND count(*) FILTER (WHERE a.alike) OVER placed <= greatest($3::int / CASE a.claims WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1)",
-			"SET retrying = true", "INSERT INTO outbox.pages", "parked = true, started = true, streamed = true, claims = m.claims + 1",
+			"m.state = 'pending' AND NOT m.parked AND m.destination = $1",
+			"m.available_at >= $2 AND m.available_at <= now()",
+			"m.claims < 5 AND NOT m.retrying", "AND NOT (SELECT b.open FROM here AS b)",
+			"LIMIT $3 FOR UPDATE SKIP LOCKED",
+			"FROM found AS f WHERE NOT f.started",
+			"a.alike AND sum(a.bytes) FILTER (WHERE a.alike) OVER placed - a.bytes < $4",
+			"AND count(*) FILTER (WHERE a.alike) OVER placed <= " +
+				"greatest($3::int / CASE a.claims WHEN 0 THEN 1 WHEN 1 THEN 10 WHEN 2 THEN 100 ELSE 1000 END, 1)",
+			"SET retrying = true", "INSERT INTO outbox.pages",
+			"parked = true, started = true, streamed = true, claims = m.claims + 1",
 			"WHERE m.id = ANY (ARRAY[f.id]) AND m.finished_at IS NULL",
 		}},
 		"leavePage": {outboxdb.StatementLeavePage, []string{
@@ -78,13 +92,18 @@ func TestSafetyClauses(t *testing.T) {
 			"m.finished_at IS NULL AND m.available_at = $3",
 		}},
 		"handOver": {outboxdb.StatementHandOver, []string{
-			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $7", "retrying = h.place <= r.rows", "LIMIT $6) AS few",
+			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $7",
+			"retrying = h.place <= r.rows", "LIMIT $6) AS few",
 		}},
-		"endPage": {outboxdb.StatementEndPage, []string{"e.destination = $1 AND e.at = $2 AND NOT EXISTS (SELECT FROM (SELECT $1::text AS destination, $2::timestamptz AS at) AS p, outbox.messages AS m",
+		"endPage": {outboxdb.StatementEndPage, []string{
+			"e.destination = $1 AND e.at = $2 AND NOT EXISTS (" +
+				"SELECT FROM (SELECT $1::text AS destination, $2::timestamptz AS at) AS p, outbox.messages AS m",
 			"m.available_at = p.at AND m.streamed"}},
 		"freePages": {outboxdb.StatementFreePages, []string{
-			"p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval", "p.overdue_at <= now() - $4::interval",
-			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "FOR NO KEY UPDATE SKIP LOCKED) AS next", "m.available_at = p.at AND m.streamed",
+			"p.holder <> ALL ($2::uuid[]) AND p.claimed_at <= now() - $3::interval",
+			"p.overdue_at <= now() - $4::interval",
+			"CASE WHEN m.claims >= 3 THEN 5 ELSE m.claims END", "FOR NO KEY UPDATE SKIP LOCKED) AS next",
+			"m.available_at = p.at AND m.streamed",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,7 +119,8 @@ func TestSafetyClauses(t *testing.T) {
 	require.Contains(t, strings.Join(strings.Fields(outboxdb.StatementFinish), " "), "FROM locked AS l ), ended AS",
 		"finish: only what it has locked is written")
 	for name, statement := range map[string]string{"giveBack": outboxdb.StatementGiveBack,
-		"renew": outboxdb.StatementRenew, "leavePage": outboxdb.StatementLeavePage, "handOver": outboxdb.StatementHandOver} {
+		"renew": outboxdb.StatementRenew, "leavePage": outboxdb.StatementLeavePage,
+		"handOver": outboxdb.StatementHandOver} {
 		require.Contains(t, statement, "ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED",
 			"%s: rows are locked in one order, and nobody's is waited for (see TestNoDeadlock, TestLockedRow)", name)
 		require.Contains(t, statement, ".id = ANY (ARRAY(SELECT l.id FROM locked AS l))",
@@ -114,7 +134,8 @@ func TestSafetyClauses(t *testing.T) {
 		require.Contains(t, statement, "INSERT INTO outbox.audit", "%s: no change without its audit", name)
 	}
 	for name, statement := range map[string]string{
-		"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish, "makeWay": outboxdb.StatementMakeWay,
+		"giveBack": outboxdb.StatementGiveBack, "renew": outboxdb.StatementRenew, "finish": outboxdb.StatementFinish,
+		"makeWay":   outboxdb.StatementMakeWay,
 		"leavePage": outboxdb.StatementLeavePage, "handOver": outboxdb.StatementHandOver,
 	} {
 		require.NotContains(t, statement, "m.state = 'pending'",

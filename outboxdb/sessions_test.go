@@ -31,7 +31,8 @@ func TestEveryMode(t *testing.T) {
 	t.Parallel()
 	modes := map[string]pgx.QueryExecMode{
 		"cache_statement": pgx.QueryExecModeCacheStatement, "cache_describe": pgx.QueryExecModeCacheDescribe,
-		"describe_exec": pgx.QueryExecModeDescribeExec, "exec": pgx.QueryExecModeExec, "simple_protocol": pgx.QueryExecModeSimpleProtocol,
+		"describe_exec": pgx.QueryExecModeDescribeExec, "exec": pgx.QueryExecModeExec,
+		"simple_protocol": pgx.QueryExecModeSimpleProtocol,
 	}
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
@@ -86,11 +87,16 @@ func TestPlansAreKeptWithoutSeqScansAlone(t *testing.T) {
 // hostile are settings of a role or database that change what a statement means, how
 // its parameters and results are written, or what is done besides.
 var hostile = []string{
-	`client_encoding = 'LATIN1'`, `standard_conforming_strings = off`, `"DateStyle" = 'SQL, DMY'`, `"IntervalStyle" = 'iso_8601'`,
-	`"TimeZone" = 'Asia/Kathmandu'`, `bytea_output = 'escape'`, `extra_float_digits = -15`, `default_transaction_isolation = 'serializable'`,
-	`row_security = off`, `idle_in_transaction_session_timeout = '30s'`, `plan_cache_mode = 'force_generic_plan'`, `jit = on`, `jit_above_cost = 0`,
-	`array_nulls = off`, `transform_null_equals = on`, `lc_monetary = 'C'`, `search_path = 'nowhere'`, `statement_timeout = '30s'`, `lock_timeout = '20s'`,
-	`enable_indexscan = off`, `check_function_bodies = off`, `escape_string_warning = on`, `backslash_quote = off`, `default_transaction_deferrable = on`,
+	`client_encoding = 'LATIN1'`, `standard_conforming_strings = off`, `"DateStyle" = 'SQL, DMY'`,
+	`"IntervalStyle" = 'iso_8601'`,
+	`"TimeZone" = 'Asia/Kathmandu'`, `bytea_output = 'escape'`, `extra_float_digits = -15`,
+	`default_transaction_isolation = 'serializable'`,
+	`row_security = off`, `idle_in_transaction_session_timeout = '30s'`, `plan_cache_mode = 'force_generic_plan'`,
+	`jit = on`, `jit_above_cost = 0`,
+	`array_nulls = off`, `transform_null_equals = on`, `lc_monetary = 'C'`, `search_path = 'nowhere'`,
+	`statement_timeout = '30s'`, `lock_timeout = '20s'`,
+	`enable_indexscan = off`, `check_function_bodies = off`, `escape_string_warning = on`, `backslash_quote = off`,
+	`default_transaction_deferrable = on`,
 	`quote_all_identifiers = on`, `xmlbinary = 'hex'`, `application_name = 'someone else'`,
 }
 
@@ -103,7 +109,8 @@ func refusedByPgx(setting string) bool {
 func TestHostileRole(t *testing.T) {
 	t.Parallel()
 	for name, mode := range map[string]pgx.QueryExecMode{
-		"cache_statement": pgx.QueryExecModeCacheStatement, "exec": pgx.QueryExecModeExec, "simple_protocol": pgx.QueryExecModeSimpleProtocol,
+		"cache_statement": pgx.QueryExecModeCacheStatement, "exec": pgx.QueryExecModeExec,
+		"simple_protocol": pgx.QueryExecModeSimpleProtocol,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -245,7 +252,10 @@ func TestMigrateThroughPgBouncer(t *testing.T) {
 	require.NotNil(t, undone)
 	_, err = migrate.Up(t.Context(), through)
 	require.NoError(t, err)
-	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`), "no session keeps the lock")
+	require.Zero(t, value[int](t, pool, `
+		SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+		   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`),
+		"no session keeps the lock")
 }
 
 // Migrations of a role with hostile settings make the same schema.
@@ -254,7 +264,8 @@ func TestMigrateAsAHostileRole(t *testing.T) {
 	schemaOf := func(pool *pgxpool.Pool) []string {
 		return values[string](t, pool, `
 			SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p WHERE p.pronamespace = 'outbox'::regnamespace
-			UNION ALL SELECT conrelid::regclass || conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'outbox'::regnamespace
+			UNION ALL SELECT conrelid::regclass || conname || pg_get_constraintdef(oid)
+			  FROM pg_constraint WHERE connamespace = 'outbox'::regnamespace
 			UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'outbox' ORDER BY 1`)
 	}
 	pool := teststack.NewEmpty(t)
@@ -278,7 +289,8 @@ func TestPurgeUnderTimeouts(t *testing.T) {
 	pool := teststack.New(t)
 	ended(t, pool, outflow.Delivered, "3 hours", 3)
 	inTx(t, pool, func(tx pgx.Tx) {
-		_, err := tx.Exec(t.Context(), `LOCK TABLE outbox.messages, outbox.audit, outbox.destinations IN ACCESS EXCLUSIVE MODE`)
+		_, err := tx.Exec(t.Context(), `
+			LOCK TABLE outbox.messages, outbox.audit, outbox.destinations IN ACCESS EXCLUSIVE MODE`)
 		require.NoError(t, err)
 		for _, setting := range []string{"statement_timeout", "lock_timeout"} {
 			hasty := another(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams[setting] = "50ms" })
@@ -306,7 +318,8 @@ func TestDatabaseEncodings(t *testing.T) {
 			t.Parallel()
 			outer := teststack.NewEmpty(t)
 			name := outer.Config().ConnConfig.Database + "_" + strings.ToLower(encoding)
-			execute(t, outer, `CREATE DATABASE `+name+` ENCODING '`+encoding+`' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`)
+			execute(t, outer, `CREATE DATABASE `+name+` ENCODING '`+encoding+`'
+				LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`)
 			t.Cleanup(func() {
 				_, err := outer.Exec(context.Background(), `DROP DATABASE `+name+` WITH (FORCE)`)
 				require.NoError(t, err)

@@ -364,6 +364,8 @@ type described struct {
 	ParamOIDs []uint32
 }
 
+func (d described) has(part string) bool { return strings.Contains(d.SQL, part) }
+
 // deliverPast runs the functions: a message is enqueued, waited for and ended.
 func deliverPast(t *testing.T, pool *pgxpool.Pool) bool {
 	t.Helper()

@@ -104,7 +104,10 @@ func tourProducer(t *testing.T, setup, pool *pgxpool.Pool) {
 	require.NoError(t, tx.Commit())
 	for _, id := range []uuid.UUID{sent.ID, given.ID, ids[0]} {
 		r := value[map[string]any](t, setup,
-			`SELECT to_jsonb(m) || jsonb_build_object('payload', encode(m.payload, 'hex'), 'life', extract(epoch FROM m.expires_at - m.enqueued_at)) FROM outbox.messages AS m WHERE id = $1`, id)
+			`
+			SELECT to_jsonb(m) || jsonb_build_object('payload', encode(m.payload, 'hex'),
+			           'life', extract(epoch FROM m.expires_at - m.enqueued_at))
+			  FROM outbox.messages AS m WHERE id = $1`, id)
 		assert.Equal(t, awkward().Headers["who"], r["headers"].(map[string]any)["who"])
 		assert.Equal(t, "005cff2778", r["payload"])
 		assert.Equal(t, awkward().OrderingKey, r["ordering_key"])
@@ -288,9 +291,11 @@ func tourBreaker(t *testing.T, setup, pool *pgxpool.Pool) {
 	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE open_until IS NULL)`)
 	other := outboxdb.New(pool)
 	fail(other, "sqs://other", errDown)
-	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://other' AND failures > 0)`)
+	waitFor(t, setup, `
+		SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://other' AND failures > 0)`)
 	reject(other, "sqs://other")
-	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://other' AND failures = 0)`)
+	waitFor(t, setup, `
+		SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://other' AND failures = 0)`)
 	reached, err := outboxdb.New(pool).Known(ctx, "sqs://down")
 	require.NoError(t, err)
 	require.True(t, reached)
@@ -298,7 +303,8 @@ func tourBreaker(t *testing.T, setup, pool *pgxpool.Pool) {
 	for range 3 {
 		cutShort(other, "sqs://slow")
 	}
-	waitFor(t, setup, `SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://slow' AND slow_until > now())`)
+	waitFor(t, setup, `
+		SELECT EXISTS (SELECT FROM outbox.destinations WHERE destination = 'sqs://slow' AND slow_until > now())`)
 	recovered, err := store.TakeRecovered(ctx)
 	require.NoError(t, err)
 	require.Len(t, recovered, 1)
@@ -329,7 +335,8 @@ func tourPurge(t *testing.T, setup, pool *pgxpool.Pool) {
 	}
 	require.Equal(t, 2, count(t, setup))
 	require.Equal(t, 3, value[int](t, setup, `SELECT count(*) FROM outbox.history`))
-	execute(t, setup, `UPDATE outbox.audit SET at = now() - interval '1 day'; UPDATE outbox.destinations SET delivered_at = now() - interval '3 days', failing_since = NULL`)
+	execute(t, setup, `UPDATE outbox.audit SET at = now() - interval '1 day';
+		UPDATE outbox.destinations SET delivered_at = now() - interval '3 days', failing_since = NULL`)
 	n, err := store.PurgeAudit(ctx, time.Hour, 100)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
@@ -377,7 +384,9 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	status, err := o.Message(ctx, id)
 	require.NoError(t, err)
 	require.Equal(t, awkward().Headers, status.Headers)
-	execute(t, setup, `UPDATE outbox.messages SET claims = 1, started = true, retrying = true, available_at = now() + interval '1 hour'`)
+	execute(t, setup, `
+		UPDATE outbox.messages SET claims = 1, started = true, retrying = true,
+		       available_at = now() + interval '1 hour'`)
 	require.Contains(t, one(o.Retry(ctx, ids, by)).Text, "it had no run")
 	execute(t, setup, `UPDATE outbox.messages SET available_at = now() + interval '1 hour'`)
 	require.Contains(t, one(operator.New(pool, willingRuns{}, "").Retry(ctx, ids, by)).Text, "its run was signalled")
