@@ -134,9 +134,9 @@ func (e *examination) checkSnapshots(h health) {
 	}
 }
 
-// owesAll has starters look at the keys of all followers.
-const owesAll = "as the owner of the outbox: INSERT INTO outbox.owed (destination, ordering_key) SELECT DISTINCT " +
-	"destination, ordering_key FROM outbox.messages WHERE follower; starters do the rest"
+// deferAll has starters look at the keys of all followers.
+const deferAll = "as the owner of the outbox: INSERT INTO outbox.deferred_releases (destination, ordering_key) " +
+	"SELECT DISTINCT destination, ordering_key FROM outbox.messages WHERE follower; starters do the rest"
 
 // checkOrder reports ordering keys whose messages wait for somebody.
 func (e *examination) checkOrder(ctx context.Context) {
@@ -153,7 +153,7 @@ func (e *examination) checkOrder(ctx context.Context) {
 		e.found("order", OK, "", "no ordering key is blocked")
 		return
 	case stranded > 0:
-		e.found("order", Fail, owesAll, "%d ordering keys have messages that nothing releases", stranded)
+		e.found("order", Fail, deferAll, "%d ordering keys have messages that nothing releases", stranded)
 	}
 	for _, b := range blocked[:min(len(blocked), maxNamed)] {
 		e.found("order", Warn, "outflow list -state dead shows which; then outflow retry, redirect or skip them",

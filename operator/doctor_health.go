@@ -30,7 +30,7 @@ SELECT clock_timestamp() AS clock, current_user::text AS role,
            AND has_function_privilege('outbox.is_destination(text)', 'EXECUTE')
            AND has_function_privilege('outbox.promote(uuid[])', 'EXECUTE')
            AND has_function_privilege('outbox.settle(text, text)', 'EXECUTE')
-           AND has_table_privilege('outbox.owed', 'SELECT')
+           AND has_table_privilege('outbox.deferred_releases', 'SELECT')
            AND has_table_privilege('outbox.listeners', 'SELECT') AND has_table_privilege('outbox.listeners', 'INSERT')
            AND has_table_privilege('outbox.listeners', 'UPDATE') AND has_table_privilege('outbox.listeners', 'DELETE')
            AND has_table_privilege('outbox.streams', 'SELECT') AND has_table_privilege('outbox.streams', 'INSERT')

@@ -457,7 +457,7 @@ func TestExamine(t *testing.T) {
 		"the order can't be read": {func(h *healthy, _ *Subject) { h.blockedErr = errAway },
 			"warn order connection refused", ask},
 		"stranded ordering keys": {func(h *healthy, _ *Subject) { h.stranded = 2 },
-			"fail order 2 ordering keys have messages that nothing releases", owesAll},
+			"fail order 2 ordering keys have messages that nothing releases", deferAll},
 		"a pooler drops notifications": {func(h *healthy, _ *Subject) { h.deaf = true }, "warn notify do not arrive",
 			listenOn},
 		"nobody may listen": {func(h *healthy, _ *Subject) { h.standby = errAway },

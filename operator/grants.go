@@ -55,8 +55,8 @@ const notifyRights = `GRANT EXECUTE ON FUNCTION outbox.notify_waiters(uuid[]) TO
 // owner's rights.
 const promoteRights = `GRANT EXECUTE ON FUNCTION outbox.promote(uuid[]) TO %s`
 
-// The scanner makes the releases that are owed.
-const owedRights = `GRANT SELECT ON outbox.owed TO %s`
+// The scanner makes deferred releases.
+const deferredRights = `GRANT SELECT ON outbox.deferred_releases TO %s`
 
 const settleRights = `GRANT EXECUTE ON FUNCTION outbox.settle(text, text), ` +
 	`outbox.purge_keys(interval, integer) TO %s`
@@ -116,7 +116,7 @@ var (
 	dispatcherRights = []string{
 		usageRights, checkRights, dispatchRights, deliverRights, destinationRights, processRights, identityRights,
 		historyRights, auditPurgeRights, waitRights, notifyRights,
-		promoteRights, owedRights, settleRights, hintRights, streamRights,
+		promoteRights, deferredRights, settleRights, hintRights, streamRights,
 	}
 	operatorRights = []string{
 		usageRights, readRights, enqueueRights, destinationNameRights, operateRights, historyRights,

@@ -21,7 +21,7 @@ SELECT m.destination, count(*) AS keys,
  GROUP BY m.destination
  ORDER BY keys DESC, m.destination`
 
-// strandedSQL counts the ordering keys with followers, without a head, whose release nobody is owed:
+// strandedSQL counts the ordering keys with followers, without a head, whose release is not deferred:
 // nothing would ever release them. It goes from key to key by a loose index scan.
 const strandedSQL = `
 WITH RECURSIVE followed AS (
@@ -39,7 +39,7 @@ SELECT count(*)
   FROM followed AS k
  WHERE NOT EXISTS (SELECT FROM outbox.messages AS m
                     WHERE m.head AND m.destination = k.destination AND m.ordering_key = k.ordering_key)
-   AND NOT EXISTS (SELECT FROM outbox.owed AS o
+   AND NOT EXISTS (SELECT FROM outbox.deferred_releases AS o
                     WHERE o.destination = k.destination AND o.ordering_key = k.ordering_key)`
 
 // BlockedKeys are the ordering keys of one destination that a dead message blocks.

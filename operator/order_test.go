@@ -90,7 +90,7 @@ func TestRedirectInOrder(t *testing.T) {
 	assert.Equal(t, []string{"head", "follower", "head"}, orders(t, pool, old...), "its old key is free")
 	_, err = o.Redirect(t.Context(), old, "sqs://third", ada)
 	require.NoError(t, err)
-	_, err = outboxdb.New(pool).ReleaseOwed(t.Context()) // no producer has used that key
+	_, err = outboxdb.New(pool).ReleaseDeferred(t.Context()) // no producer has used that key
 	require.NoError(t, err)
 	assert.Equal(t, []string{"head", "follower", "follower"}, orders(t, pool, old...))
 }
@@ -142,7 +142,7 @@ func TestCancelInOrder(t *testing.T) {
 	assert.Equal(t, []string{"cancelled", "cancelled", "head"}, orders(t, pool, ids...))
 }
 
-// An act waits for no producer: a scanner makes the release that the act owes.
+// An act waits for no producer: a scanner makes the release that the act defers.
 func TestActBesideAProducer(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -160,7 +160,7 @@ func TestActBesideAProducer(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{"follower"}, orders(t, pool, ids...))
 	require.NoError(t, producer.Rollback(t.Context()))
-	left, err := store.ReleaseOwed(t.Context())
+	left, err := store.ReleaseDeferred(t.Context())
 	require.NoError(t, err)
 	assert.False(t, left)
 	assert.Equal(t, []string{"head"}, orders(t, pool, ids...))
@@ -189,15 +189,15 @@ func TestActIntoAKeyWithoutRow(t *testing.T) {
 			purged, err := store.PurgeKeys(t.Context(), 0, 10)
 			require.NoError(t, err)
 			require.Equal(t, 1, purged)
-			require.False(t, claim(t, pool, request()).Owed)
+			require.False(t, claim(t, pool, request()).Deferred)
 			require.NoError(t, act(newActs(pool), ids[0]))
 			assert.Equal(t, []string{"follower"}, orders(t, pool, ids...))
-			assert.True(t, claim(t, pool, request()).Owed)
-			left, err := store.ReleaseOwed(t.Context())
+			assert.True(t, claim(t, pool, request()).Deferred)
+			left, err := store.ReleaseDeferred(t.Context())
 			require.NoError(t, err)
 			assert.False(t, left)
 			assert.Equal(t, []string{"head"}, orders(t, pool, ids...))
-			assert.False(t, claim(t, pool, request()).Owed)
+			assert.False(t, claim(t, pool, request()).Deferred)
 		})
 	}
 }
@@ -271,9 +271,9 @@ func TestShowOrder(t *testing.T) {
 	stranded, err = o.strandedKeys(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, 1, stranded)
-	execute(t, pool, `INSERT INTO outbox.owed (destination, ordering_key)
+	execute(t, pool, `INSERT INTO outbox.deferred_releases (destination, ordering_key)
 		SELECT DISTINCT destination, ordering_key FROM outbox.messages WHERE follower`)
-	_, err = outboxdb.New(pool).ReleaseOwed(t.Context())
+	_, err = outboxdb.New(pool).ReleaseDeferred(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []string{"dead", "head"}, orders(t, pool, ids...))
 }

@@ -60,7 +60,7 @@ type Claimed struct {
 	// running process publishes to its scheme, and why.
 	Missing map[string]string
 	// Ended are messages that this call ended, mostly dead: they waited for MissingGrace. With them
-	// come those that ReleaseOwed has ended since the last call: they expired behind others of their
+	// come those that ReleaseDeferred has ended since the last call: they expired behind others of their
 	// ordering key.
 	Ended []outflow.Outcome
 	// Problem is what failed beside the claim, or nil: the look for destinations, or a write
@@ -69,9 +69,9 @@ type Claimed struct {
 	// BreakerActive says that some breaker is open or has just closed, QuarantinedDue that a
 	// quarantined message is due. Both are as the last look for destinations found them.
 	BreakerActive, QuarantinedDue bool
-	// Owed says that the next message of some ordering key is still to be released: by the last look,
+	// Deferred says that the next message of some ordering key is still to be released: by the last look,
 	// a producer had locked the key, or an operator the message, or the message has expired.
-	Owed bool
+	Deferred bool
 }
 
 // ClaimedMessage is a message that this process holds a lease on.

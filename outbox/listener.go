@@ -34,6 +34,6 @@ type Rest struct {
 	// Due says that some message may be claimed now.
 	Due bool
 	// NextIn is the time until anything else is due: a delayed message, the end of a lease, a callback,
-	// the probe of a breaker, a release that is owed. Zero or less: now.
+	// the probe of a breaker, a deferred release. Zero or less: now.
 	NextIn time.Duration
 }

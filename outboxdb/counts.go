@@ -11,7 +11,7 @@ import (
 //   - A retrying row whose lease is over is due: its run is lost.
 //   - Rows that are due behind an open breaker, or for a missing destination, wait.
 //   - Followers are counted by themselves: what they wait for is counted too, or has ended dead. Those
-//     of a key whose release is owed wait for a scanner.
+//     of a key whose release is deferred wait for a scanner.
 const pendingCountsSQL = `
 SELECT c.destination, CASE WHEN b.open OR w.missing THEN 0 ELSE c.due END AS due, c.delayed, c.leased, c.retrying,
        c.followers, c.waiting + CASE WHEN b.open OR w.missing THEN c.due ELSE 0 END AS waiting,
@@ -31,7 +31,7 @@ SELECT c.destination, CASE WHEN b.open OR w.missing THEN 0 ELSE c.due END AS due
                        ` + waitsSQL + ` AS waits,
                        CASE WHEN m.available_at <= now() THEN 'due'
                             WHEN m.follower AND (m.destination, m.ordering_key) IN (
-                                 SELECT o.destination, o.ordering_key FROM outbox.owed AS o) THEN 'waiting'
+                                 SELECT o.destination, o.ordering_key FROM outbox.deferred_releases AS o) THEN 'waiting'
                             WHEN m.follower THEN 'follower'
                             ELSE ` + PhaseSQL + ` END AS phase
                   FROM ` + PendingRowsSQL + ` AS m) AS m

@@ -69,7 +69,7 @@ var Statements = []string{
 	takeRecoveredSQL, forgetRecoveredSQL, retryingSQL, purgeSQL, moveSQL, purgeByHandSQL, moveByHandSQL,
 	purgeAuditSQL, purgeDestinationsSQL, beginCallbackSQL, noteCallbackSQL, takeCallbacksSQL,
 	requestCancelSQL, endCancelledSQL, putBackMissingSQL, endMissingSQL, noteUnservedSQL, announceSQL,
-	withdrawSQL, servedSQL, owedSQL, settleSQL, expireFollowersSQL, purgeKeysSQL,
+	withdrawSQL, servedSQL, deferredSQL, settleSQL, expireFollowersSQL, purgeKeysSQL,
 }
 
 // StreamStatements are those of streams.

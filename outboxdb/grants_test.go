@@ -142,7 +142,7 @@ func TestDispatcherRights(t *testing.T) {
 	pool := teststack.New(t)
 	as, role := granted(t, pool, func(role string) operator.Grants { return operator.Grants{Dispatchers: []string{role}} })
 	require.Equal(t, []string{
-		"audit: DELETE", "audit: SELECT",
+		"audit: DELETE", "audit: SELECT", "deferred_releases: SELECT",
 		"destinations: DELETE", "destinations: INSERT", "destinations: SELECT", "destinations: UPDATE",
 		"drop_waiter()", "group_outcomes()", "hint()", "history: INSERT", "identity: INSERT", "identity: SELECT", "is_destination()", "keep_waiter()",
 		"listeners: DELETE", "listeners: INSERT", "listeners: SELECT", "listeners: UPDATE",
@@ -151,7 +151,7 @@ func TestDispatcherRights(t *testing.T) {
 		"messages.claims: UPDATE", "messages.dismissed_at: UPDATE", "messages.finished_at: UPDATE", "messages.follower: UPDATE",
 		"messages.head: UPDATE", "messages.last_error: UPDATE", "messages.parked: UPDATE", "messages.retrying: UPDATE", "messages.started: UPDATE", "messages.state: UPDATE", "messages.streamed: UPDATE",
 		"messages: DELETE", "messages: SELECT",
-		"notify_waiters()", "outcomes()", "owed: SELECT",
+		"notify_waiters()", "outcomes()",
 		"pages: DELETE", "pages: INSERT", "pages: SELECT", "pages: UPDATE",
 		"processes: DELETE", "processes: INSERT", "processes: SELECT", "processes: UPDATE",
 		"promote()", "purge_keys()", "schema: USAGE", "settle()",
@@ -246,10 +246,10 @@ func TestOperatorRights(t *testing.T) {
 	require.Equal(t, []string{
 		"audit.act: INSERT", "audit.destination: INSERT", "audit.detail: INSERT", "audit.generation: INSERT", "audit.message_id: INSERT",
 		"audit.who: INSERT", "audit.why: INSERT", "audit: SELECT", "callback_rules: DELETE", "callback_rules: INSERT", "callback_rules: SELECT", "callback_rules: UPDATE", "canonical_destination()",
-		"destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()", "hint()",
+		"deferred_releases: SELECT", "destinations: SELECT", "display_destination()", "drop_waiter()", "enqueue()", "enqueue_batch()", "group_outcomes()", "hint()",
 		"history: INSERT", "history: SELECT", "identity: SELECT", "is_destination()", "keep_waiter()", "keys: SELECT", "listeners: SELECT",
 		"messages: DELETE", "messages: INSERT", "messages: SELECT", "messages: UPDATE",
-		"notify_waiters()", "outcomes()", "owed: SELECT", "pages: SELECT", "processes: SELECT",
+		"notify_waiters()", "outcomes()", "pages: SELECT", "processes: SELECT",
 		"promote()", "release_moved()", "routes: DELETE", "routes: INSERT", "routes: SELECT", "routes: UPDATE",
 		"schema: USAGE", "streams: DELETE", "streams: INSERT", "streams: SELECT", "streams: UPDATE", "waiters: SELECT",
 	}, slices.DeleteFunc(rightsOf(t, pool, role), func(right string) bool {

@@ -82,7 +82,7 @@ SELECT EXISTS (SELECT FROM outbox.listeners AS l WHERE l.id = $1 AND l.expires_a
              WHERE m.callback_state = 'due' ORDER BY m.callback_due_at LIMIT 1),
            (SELECT greatest(now() + interval '1 second', min(greatest(d.open_until, d.probe_until)))
               FROM outbox.destinations AS d WHERE d.open_until IS NOT NULL HAVING count(*) > 0),
-           CASE WHEN EXISTS (SELECT FROM outbox.owed)
+           CASE WHEN EXISTS (SELECT FROM outbox.deferred_releases)
                   OR EXISTS (SELECT FROM outbox.destinations AS d WHERE d.recovered_at IS NOT NULL)
                   OR EXISTS (SELECT FROM outbox.destinations AS d WHERE d.missing_since IS NOT NULL)
                   OR EXISTS (SELECT FROM outbox.destinations AS h WHERE ` + staleSQL + `)

@@ -45,8 +45,8 @@ func TestRest(t *testing.T) {
 			row + `now() + interval '50 seconds', true, true, false, 'k')`,
 			row + `'9999-12-31Z', true, false, true, 'k')`,
 		}, nextIn: 50 * time.Second},
-		"an owed release": {before: []string{
-			`INSERT INTO outbox.owed (destination, ordering_key) VALUES ('sqs://orders', 'k')`,
+		"a deferred release": {before: []string{
+			`INSERT INTO outbox.deferred_releases (destination, ordering_key) VALUES ('sqs://orders', 'k')`,
 		}, nextIn: time.Second},
 		"an open breaker": {before: []string{
 			row + `now(), false, false, false, NULL)`,

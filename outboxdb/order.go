@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// owedKeys bounds the ordering keys of one ReleaseOwed.
-	owedKeys = 100
+	// deferredKeys bounds the ordering keys of one ReleaseDeferred.
+	deferredKeys = 100
 	// expiredRows bounds a statement that ends followers that have expired.
 	expiredRows = 500
 )
 
-// owedSQL are the next $1 ordering keys whose next message is still to be released, the oldest first.
-const owedSQL = `
+// deferredSQL are the next $1 ordering keys whose next message is still to be released, the oldest first.
+const deferredSQL = `
 SELECT o.destination, o.ordering_key
-  FROM outbox.owed AS o GROUP BY o.destination, o.ordering_key ORDER BY min(o.id) LIMIT $1`
+  FROM outbox.deferred_releases AS o GROUP BY o.destination, o.ordering_key ORDER BY min(o.id) LIMIT $1`
 
 // settleSQL releases the next message of a key. It is one transaction: no two keys wait for each
 // other.
@@ -56,25 +56,25 @@ SELECT e.*, ` + releasedSQL + ` FROM ended AS e WHERE ` + notifiedSQL
 // orderedKey is an ordering key of a destination.
 type orderedKey struct{ destination, key string }
 
-// ReleaseOwed releases the next messages of ordering keys that nobody could release in time: a
+// ReleaseDeferred releases the next messages of ordering keys that nobody could release in time: a
 // producer had locked the key, or an operator its next message. It ends the next messages that have
-// expired, many at a time; the next Claim returns them. ReleaseOwed reports whether some keys are still
-// owed. Concurrent calls are harmless.
-func (s *Store) ReleaseOwed(ctx context.Context) (left bool, err error) {
-	rows, err := s.pool.Query(ctx, owedSQL, owedKeys)
+// expired, many at a time; the next Claim returns them. ReleaseDeferred reports whether some keys are still
+// deferred. Concurrent calls are harmless.
+func (s *Store) ReleaseDeferred(ctx context.Context) (left bool, err error) {
+	rows, err := s.pool.Query(ctx, deferredSQL, deferredKeys)
 	if err != nil {
 		return false, fmt.Errorf("looking for ordering keys to release: %w", err)
 	}
-	owed, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (k orderedKey, err error) {
+	deferred, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (k orderedKey, err error) {
 		return k, r.Scan(&k.destination, &k.key)
 	})
 	if err != nil {
 		return false, fmt.Errorf("looking for ordering keys to release: %w", err)
 	}
-	left = len(owed) == owedKeys
+	left = len(deferred) == deferredKeys
 	var errs []error
 	released := false
-	for _, k := range owed {
+	for _, k := range deferred {
 		settled, promoted, err := s.settle(ctx, k)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("releasing the next message of an ordering key: %w", err))

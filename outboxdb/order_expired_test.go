@@ -44,9 +44,9 @@ func TestFollowersExpireBySet(t *testing.T) {
 	require.Equal(t, "follower", order(t, pool, ids[expired+1]))
 	requireOrder(t, pool)
 	require.Zero(t, released)
-	require.True(t, claim(t, store, request()).Owed)
+	require.True(t, claim(t, store, request()).Deferred)
 	statements.take()
-	left, err := store.ReleaseOwed(t.Context())
+	left, err := store.ReleaseDeferred(t.Context())
 	require.NoError(t, err)
 	require.False(t, left)
 	require.LessOrEqual(t, len(statements.take()), 2+3*(1+expired/outboxdb.ExpiredRows))
@@ -80,7 +80,7 @@ func TestExpiredFollowerHasSiblings(t *testing.T) {
 	waits, sibling := outflow.RoutedID(group[0], "sqs://a"), outflow.RoutedID(group[0], "sqs://b")
 	expire(t, pool, waits, sibling)
 	end(t, store, outflow.Delivered, before[0])
-	settleOwed(t, store)
+	settleDeferred(t, store)
 	require.Equal(t, "expired", stands(t, pool, waits).State)
 	require.Equal(t, "head", order(t, pool, sibling))
 	require.Equal(t, "pending", stands(t, pool, sibling).State, "its run ends it")
@@ -101,20 +101,20 @@ func TestLockedExpiredFollower(t *testing.T) {
 	_, err = holder.Exec(t.Context(), `SELECT FROM outbox.messages WHERE id = $1 FOR NO KEY UPDATE`, ids[1])
 	require.NoError(t, err)
 	end(t, store, outflow.Delivered, ids[0])
-	left, err := store.ReleaseOwed(t.Context())
+	left, err := store.ReleaseDeferred(t.Context())
 	require.NoError(t, err)
 	require.True(t, left)
 	require.Equal(t, "expired", stands(t, pool, ids[2]).State, "nothing depends on its end")
 	require.Equal(t, "follower", order(t, pool, ids[3]))
 	requireOrder(t, pool)
 	require.NoError(t, holder.Rollback(t.Context()))
-	settleOwed(t, store)
+	settleDeferred(t, store)
 	require.Equal(t, "expired", stands(t, pool, ids[1]).State)
 	require.Equal(t, "head", order(t, pool, ids[3]))
 }
 
-// A single pass waits for a release that is owed.
-func TestOwedFollowersWait(t *testing.T) {
+// A single pass waits for a deferred release.
+func TestFollowersOfADeferredReleaseWait(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
 	store := outboxdb.New(pool)

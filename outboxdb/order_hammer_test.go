@@ -275,7 +275,7 @@ func (h *hammer) look() {
 	h.check("looking for stranded keys",
 		h.pool.QueryRow(context.WithoutCancel(h.stop), strandedSQL).Scan(&stranded))
 	if stranded > 0 {
-		h.Errorf("%d followers without a head, whose release nobody is owed", stranded)
+		h.Errorf("%d followers without a head, whose release is not deferred", stranded)
 	}
 	h.looks.Add(1)
 	h.pause(40)
@@ -423,7 +423,7 @@ func (h *hammer) deadHeads() (ids []uuid.UUID) {
 }
 
 func (h *hammer) release(store *outboxdb.Store) {
-	_, err := store.ReleaseOwed(context.WithoutCancel(h.stop))
+	_, err := store.ReleaseDeferred(context.WithoutCancel(h.stop))
 	h.check("releasing", err)
 	h.pause(20)
 }

@@ -58,7 +58,7 @@ func TestBacklogBesideProducers(t *testing.T) {
 		delivered = append(delivered, ids...)
 	}
 	require.Equal(t, want, delivered)
-	require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.owed`), "the last one alone saw no follower")
+	require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.deferred_releases`), "the last one alone saw no follower")
 
 	letGo()
 	var later []uuid.UUID
@@ -67,7 +67,7 @@ func TestBacklogBesideProducers(t *testing.T) {
 	}
 	all.Wait()
 	require.NoError(t, errors.Join(errs...))
-	settleOwed(t, store)
+	settleDeferred(t, store)
 	require.Equal(t, later, deliverAll(t, pool, store))
 }
 
@@ -130,7 +130,7 @@ func TestProducersInTurn(t *testing.T) {
 		delivered = append(delivered, deliverAll(t, pool, store)...)
 	}
 	require.NoError(t, errors.Join(errs...))
-	settleOwed(t, store)
+	settleDeferred(t, store)
 	delivered = append(delivered, deliverAll(t, pool, store)...)
 	t.Logf("%d messages, %d transactions to be repeated", len(committed), refused)
 	require.NotEmpty(t, committed)

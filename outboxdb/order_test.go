@@ -34,23 +34,23 @@ func order(t testing.TB, q queryer, id uuid.UUID) string {
 		FROM outbox.messages WHERE id = $1`, id)
 }
 
-// settleOwed releases what is owed, until nothing is.
-func settleOwed(t testing.TB, s *outboxdb.Store) {
+// settleDeferred makes the deferred releases, until none is left.
+func settleDeferred(t testing.TB, s *outboxdb.Store) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		left, err := s.ReleaseOwed(t.Context())
+		left, err := s.ReleaseDeferred(t.Context())
 		require.NoError(t, err)
 		return !left
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
-// strandedSQL counts followers of keys without a head whose release nobody is owed. In every snapshot
+// strandedSQL counts followers of keys without a head whose release is not deferred. In every snapshot
 // there are none.
 const strandedSQL = `
 SELECT count(*) FROM outbox.messages AS f WHERE f.follower
    AND NOT EXISTS (SELECT FROM outbox.messages AS h WHERE h.head
            AND h.destination = f.destination AND h.ordering_key = f.ordering_key)
-   AND NOT EXISTS (SELECT FROM outbox.owed AS o
+   AND NOT EXISTS (SELECT FROM outbox.deferred_releases AS o
            WHERE o.destination = f.destination AND o.ordering_key = f.ordering_key)`
 
 func requireOrder(t testing.TB, q queryer) {
@@ -218,10 +218,10 @@ func twoProducers(t *testing.T, level pgx.TxIsoLevel, commits, ended bool) {
 	}
 	ofFirst, err := outboxdb.Enqueue(t.Context(), first, keyed("sqs://a", "k", 1)...)
 	require.NoError(t, err)
-	if ended { // its producer holds the key: the release is owed
+	if ended { // its producer holds the key: the release is deferred
 		end(t, store, outflow.Delivered, before[0])
-		require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.owed`))
-		left, err := store.ReleaseOwed(t.Context())
+		require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.deferred_releases`))
+		left, err := store.ReleaseDeferred(t.Context())
 		require.NoError(t, err)
 		require.True(t, left, "the producer still holds the key")
 	}
@@ -250,7 +250,7 @@ func twoProducers(t *testing.T, level pgx.TxIsoLevel, commits, ended bool) {
 	} else {
 		require.NoError(t, err)
 	}
-	settleOwed(t, store)
+	settleDeferred(t, store)
 	requireOrder(t, pool)
 	want := ofSecond
 	if commits {
@@ -271,7 +271,7 @@ func deliverAll(t *testing.T, pool *pgxpool.Pool, store *outboxdb.Store) (delive
 			return delivered
 		}
 		end(t, store, outflow.Delivered, ids...)
-		settleOwed(t, store)
+		settleDeferred(t, store)
 		requireOrder(t, pool)
 		delivered = append(delivered, ids...)
 	}
@@ -330,11 +330,11 @@ func TestReleaseLooksWithItsOwnSnapshot(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Equal(t, "head", order(t, pool, next[0]))
-	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.owed`))
+	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.deferred_releases`))
 }
 
 // A finish of 100 waits for nobody: beside a key that an idle producer holds, 99 are written at once,
-// and the hundredth too, whose release is owed.
+// and the hundredth too, whose release is deferred.
 func TestFinishBesideAnIdleProducer(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -358,11 +358,11 @@ func TestFinishBesideAnIdleProducer(t *testing.T) {
 	t.Logf("the end of 101 messages of 101 keys took %s", time.Since(began).Round(100*time.Microsecond))
 	require.Equal(t, 101, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE state = 'delivered'`))
 	require.Equal(t, 100, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE head`))
-	left, err := store.ReleaseOwed(t.Context())
+	left, err := store.ReleaseDeferred(t.Context())
 	require.NoError(t, err)
 	require.True(t, left)
 	require.NoError(t, producer.Commit(t.Context()))
-	settleOwed(t, store)
+	settleDeferred(t, store)
 	require.Equal(t, "head", order(t, pool, late[0]))
 	require.Equal(t, "none", order(t, pool, idle[0]))
 	require.Equal(t, "head", order(t, pool, ids[1]))
@@ -382,12 +382,12 @@ func TestLockedFollower(t *testing.T) {
 	require.NoError(t, err)
 	end(t, store, outflow.Delivered, ids[0])
 	require.Equal(t, "follower", order(t, pool, ids[2]))
-	left, err := store.ReleaseOwed(t.Context())
+	left, err := store.ReleaseDeferred(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "follower", order(t, pool, ids[2]))
 	require.True(t, left)
 	require.NoError(t, holder.Rollback(t.Context()))
-	settleOwed(t, store)
+	settleDeferred(t, store)
 	require.Equal(t, "head", order(t, pool, ids[1]))
 }
 

@@ -63,7 +63,7 @@ type Store struct {
 	identity identity
 	released atomic.Pointer[func()] // see OnRelease
 	hinting  atomic.Bool            // see hintSoon
-	expired  endedMessages          // by ReleaseOwed; for the next Claim
+	expired  endedMessages          // by ReleaseDeferred; for the next Claim
 	blocks   bool                   // a dead head keeps its key; see PassDead
 
 	loads     *coalesce.Coalescer[outbox.Ref, storedRow]

@@ -372,7 +372,7 @@ func tourOperator(t *testing.T, setup, pool *pgxpool.Pool) {
 	one(o.Redirect(ctx, ids, "sqs://other", by))
 	require.Equal(t, "sqs://other", value[string](t, setup, `SELECT destination FROM outbox.messages WHERE id = $1`,
 		id))
-	left, err := store.ReleaseOwed(ctx) // no producer has used its key there
+	left, err := store.ReleaseDeferred(ctx) // no producer has used its key there
 	require.NoError(t, err)
 	require.False(t, left)
 	requests, err := store.RequestCancel(ctx, ids, by.Who, by.Why)
@@ -464,7 +464,7 @@ func tourOrder(t *testing.T, setup, pool *pgxpool.Pool) {
 	ids := enqueue(t, setup, keyed("sqs://steps", `k\'1`, 3)...)
 	expire(t, setup, ids[1])
 	end(t, store, outflow.Delivered, ids[0])
-	settleOwed(t, store)
+	settleDeferred(t, store)
 	assert.Equal(t, "expired", stands(t, setup, ids[1]).State)
 	assert.Equal(t, "head", order(t, setup, ids[2]))
 }

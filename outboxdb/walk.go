@@ -35,7 +35,7 @@ const (
 //   - Of the schemes $6, which nobody publishes to, it visits one target.
 //   - There is always one row, for four flags. breaker_active: a breaker is open, or has closed and
 //     its runs are still to be signalled, or has stale failures. quarantined_due: a quarantined
-//     message is due. missing_any: messages may wait for a destination that does not exist. owed: the
+//     message is due. missing_any: messages may wait for a destination that does not exist. deferred: the
 //     next message of an ordering key is still to be released.
 const dueDestinationsSQL = `
 WITH RECURSIVE targets AS (
@@ -93,7 +93,7 @@ SELECT coalesce(f.destination, '') AS destination, coalesce(f.target, '') AS tar
                EXISTS (SELECT FROM outbox.messages AS m WHERE m.state = 'pending' AND m.claims >= 5
                           AND m.available_at <= now()) AS quarantined_due,
                EXISTS (SELECT FROM outbox.destinations AS d WHERE d.missing_since IS NOT NULL) AS missing_any,
-               EXISTS (SELECT FROM outbox.owed) AS owed) AS flags
+               EXISTS (SELECT FROM outbox.deferred_releases) AS deferred) AS flags
   LEFT JOIN found AS f ON true`
 
 // openBreakersSQL are those of the breakers $1 that are open, and why their destination is missing.
@@ -114,8 +114,8 @@ type walk struct {
 	cursors map[string]string // the same within targets that have more than walkWithin
 	next    time.Time         // when the next walk is due
 	// The flags of the last walk, and the breakers that were open then.
-	breakerActive, quarantinedDue, owed bool
-	openBreakers                        map[string]bool
+	breakerActive, quarantinedDue, deferred bool
+	openBreakers                            map[string]bool
 
 	unpark     unparking
 	heldBackAt time.Time // when messages were last held back
@@ -129,7 +129,7 @@ type walkRow struct {
 	BreakerActive  bool `db:"breaker_active"`
 	QuarantinedDue bool `db:"quarantined_due"`
 	MissingAny     bool `db:"missing_any"`
-	Owed           bool `db:"owed"`
+	Deferred       bool `db:"deferred"`
 }
 
 // findDestinations walks the index if it is time to.
@@ -218,7 +218,7 @@ func (s *Store) visit(ctx context.Context, conn *database.Conn) (found []mark, e
 			found = append(found, r.mark)
 		}
 		w.breakerActive, w.quarantinedDue, w.missing.any = r.BreakerActive, r.QuarantinedDue, r.MissingAny
-		w.owed = r.Owed
+		w.deferred = r.Deferred
 	}
 	return found, nil
 }
@@ -244,7 +244,7 @@ func (w *walk) claimed(
 		Refused: a.refused, Missing: w.missing.because(a.unpublished), Ended: ended,
 		Messages: messages, Backlog: w.anyDue(), Full: w.full,
 		NewDestinationsIn: w.newDestinationsIn(), MoreDestinations: w.from != "",
-		BreakerActive: w.breakerActive || w.missing.any, QuarantinedDue: w.quarantinedDue, Owed: w.owed,
+		BreakerActive: w.breakerActive || w.missing.any, QuarantinedDue: w.quarantinedDue, Deferred: w.deferred,
 		Problem: problem,
 	}
 }

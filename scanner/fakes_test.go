@@ -66,9 +66,9 @@ type table struct {
 	callbackRounds []time.Time
 	recoveries     int
 
-	owed      int // looks until nothing is owed any more
-	owedLooks []time.Time
-	onRelease func()
+	deferred      int // looks until none is deferred any more
+	deferredLooks []time.Time
+	onRelease     func()
 
 	announced []outbox.Process
 	withdrawn []uuid.UUID
@@ -132,7 +132,7 @@ func (t *table) Claim(ctx context.Context, req outbox.ClaimRequest) (outbox.Clai
 		open = map[string]int{}
 	}
 	result := outbox.Claimed{Refused: t.refused, Missing: t.missing, Ended: t.ended, BreakerActive: t.breakerActive,
-		QuarantinedDue: len(t.quarantined) > 0, Owed: t.owed > 0,
+		QuarantinedDue: len(t.quarantined) > 0, Deferred: t.deferred > 0,
 		MoreDestinations: t.more > 0, NewDestinationsIn: t.more, Full: t.full}
 	t.ended = nil
 	t.due = slices.DeleteFunc(t.due, func(r outbox.Record) bool {
@@ -602,14 +602,14 @@ func (l *logs) count(message string) int {
 	return n
 }
 
-func (t *table) ReleaseOwed(context.Context) (left bool, err error) {
+func (t *table) ReleaseDeferred(context.Context) (left bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.owedLooks = append(t.owedLooks, time.Now())
-	if t.owed > 0 {
-		t.owed--
+	t.deferredLooks = append(t.deferredLooks, time.Now())
+	if t.deferred > 0 {
+		t.deferred--
 	}
-	return t.owed > 0, nil
+	return t.deferred > 0, nil
 }
 
 func (t *table) OnRelease(released func()) { t.onRelease = released }

@@ -10,17 +10,17 @@ import (
 	"github.com/outflowhq/outflow/scanner"
 )
 
-// A release that is owed is tried again every 50 ms, from the claim on that has seen it.
-func TestOwedReleases(t *testing.T) {
+// A deferred release is tried again every 50 ms, from the claim on that has seen it.
+func TestDeferredReleases(t *testing.T) {
 	inWorld(t, scanner.Options{PollInterval: time.Second}, func(*world) {}, func(w *world) {
 		pass(3 * time.Second)
-		w.table.set(func(t *table) { t.owedLooks, t.owed = nil, 20 })
+		w.table.set(func(t *table) { t.deferredLooks, t.deferred = nil, 20 })
 		pass(4 * time.Second)
 		w.stop()
-		require.GreaterOrEqual(t, len(w.table.owedLooks), 20)
-		first := w.table.owedLooks[:20]
+		require.GreaterOrEqual(t, len(w.table.deferredLooks), 20)
+		first := w.table.deferredLooks[:20]
 		assert.InDelta(t, 19*50, first[19].Sub(first[0]).Milliseconds(), 60)
-		assert.LessOrEqual(t, len(w.table.owedLooks), 21, "and then once in five seconds")
+		assert.LessOrEqual(t, len(w.table.deferredLooks), 21, "and then once in five seconds")
 	})
 }
 

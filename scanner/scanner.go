@@ -53,9 +53,9 @@ type Store interface {
 
 // Order releases messages that waited for another of their ordering key.
 type Order interface {
-	// ReleaseOwed releases those that nobody could release in time, and reports whether some are
+	// ReleaseDeferred releases those that nobody could release in time, and reports whether some are
 	// left.
-	ReleaseOwed(ctx context.Context) (left bool, err error)
+	ReleaseDeferred(ctx context.Context) (left bool, err error)
 	// OnRelease has released called after each release by this process. released does not block.
 	OnRelease(released func())
 }
@@ -190,7 +190,7 @@ type Scanner struct {
 	recovery  recovery
 	looks     periodic
 	callbacks periodic
-	owed      periodic
+	deferred  periodic
 	streams   periodic
 	// streamPause lies between the last look for streams and the next one, as a time.Duration.
 	streamPause atomic.Int64
@@ -254,7 +254,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 			s.deliverIsolated(ctx, starts)
 		}
 		s.startDueCallbacks(ctx)
-		s.releaseOwed(ctx, claimed.Owed)
+		s.releaseDeferred(ctx, claimed.Deferred)
 		s.freeLostPages(ctx)
 		s.passOn(ctx, claimed)
 		s.awaitNextClaim(ctx, began, claimed)

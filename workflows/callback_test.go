@@ -263,7 +263,7 @@ func TestCallbackOfACorrectedEnd(t *testing.T) {
 	assert.NotEqual(t, receiver.calls[0].ID, receiver.calls[1].ID, "nobody takes the second for the first")
 }
 
-func TestCallbackThatIsNotOwed(t *testing.T) {
+func TestCallbackThatIsNotDue(t *testing.T) {
 	for name, change := range map[string]func(r *run){
 		"sent before":   func(r *run) { r.table.change(func(m *outbox.Record) { m.CallbackDue = false }) },
 		"started again": func(r *run) { r.table.change(func(m *outbox.Record) { m.Generation = 2 }) },

@@ -35,8 +35,8 @@ const (
 	watchEvery = 20 * time.Millisecond
 	// A slow machine is given time: while more than that are to be delivered or have a callback
 	// due, no shot and no load is added. It is about what kills leave behind in half a minute.
-	mostOwed   = 150
-	mostMisses = 3
+	mostUnfinished = 150
+	mostMisses     = 3
 )
 
 // Ambush kills Outflow's programs at exact points between publish, mark and
@@ -136,7 +136,7 @@ func (a *Ambush) StartLoad(rate int) *Load {
 // busy reports whether the machine has enough to do.
 func (a *Ambush) busy() bool {
 	n, err := a.World.unfinished(context.Background())
-	return err != nil || n > mostOwed
+	return err != nil || n > mostUnfinished
 }
 
 // Run kills at the moments in turn, so many times in all, one every so often: what

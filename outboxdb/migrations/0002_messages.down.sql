@@ -14,7 +14,7 @@ DROP FUNCTION outbox.take_keys(text[], text[]);
 DROP FUNCTION outbox.hint(integer, boolean, uuid);
 DROP FUNCTION outbox.due_channel(uuid);
 DROP TABLE outbox.listeners;
-DROP TABLE outbox.owed;
+DROP TABLE outbox.deferred_releases;
 DROP TABLE outbox.keys;
 DROP TABLE outbox.messages;
 SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('outflow.search_path'), false);

@@ -157,15 +157,15 @@ COMMENT ON TABLE outbox.keys IS 'Outflow: ordering keys, which producers lock un
 
 -- Keys without a head that a scanner has to look at, because somebody had locked the key or its next
 -- message.
-CREATE TABLE outbox.owed (
+CREATE TABLE outbox.deferred_releases (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     destination  text   COLLATE "C" NOT NULL,
     ordering_key text   COLLATE "C" NOT NULL
 );
-CREATE INDEX owed_key ON outbox.owed (destination, ordering_key);
-COMMENT ON TABLE outbox.owed IS 'Outflow: ordering keys whose next message is still to be released';
+CREATE INDEX deferred_releases_key ON outbox.deferred_releases (destination, ordering_key);
+COMMENT ON TABLE outbox.deferred_releases IS 'Outflow: ordering keys whose next message is still to be released';
 
-REVOKE ALL ON outbox.messages, outbox.keys, outbox.owed FROM PUBLIC;
+REVOKE ALL ON outbox.messages, outbox.keys, outbox.deferred_releases FROM PUBLIC;
 
 -- In these functions each query has a snapshot of its own, in READ COMMITTED. Whoever looks for the
 -- next message with the snapshot of the statement that ended the one before would miss what was
@@ -208,7 +208,7 @@ BEGIN
          ORDER BY g.place);
 END $$;
 
--- Starters that want to be told of new messages (OUTFLOW_TRIGGER=listen or wal): a row for each
+-- Starters that wait for notifications of new messages (OUTFLOW_TRIGGER=listen or wal): a row for each
 -- connection that listens on a channel of its own, which its process renews. Unlogged: what loses the
 -- rows ends the connections too.
 CREATE UNLOGGED TABLE outbox.listeners (
@@ -282,7 +282,7 @@ END $$;
 
 -- Releases the next message of a key that may have no head. The result is that of promote_next, or
 -- 'none' where there is a head. It waits for nobody: where a producer has locked the key, the result is
--- 'locked'. A scanner is owed what is locked, and the end of what has expired.
+-- 'locked'. The release of a locked one, and the end of an expired one, are deferred to a scanner.
 CREATE FUNCTION outbox.release(of_destination text, of_key text) RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -300,7 +300,7 @@ BEGIN
         done := outbox.promote_next(of_destination, of_key);
     END IF;
     IF done IN ('locked', 'expired') THEN
-        INSERT INTO outbox.owed (destination, ordering_key) VALUES (of_destination, of_key);
+        INSERT INTO outbox.deferred_releases (destination, ordering_key) VALUES (of_destination, of_key);
         PERFORM outbox.hint();
     END IF;
     RETURN done;
@@ -325,7 +325,7 @@ BEGIN
     FOR ended IN SELECT m.destination, m.ordering_key FROM outbox.messages AS m WHERE m.id = ANY (heads) LOOP
         done := outbox.promote_next(ended.destination, ended.ordering_key);
         IF done IN ('locked', 'expired') THEN
-            INSERT INTO outbox.owed (destination, ordering_key) VALUES (ended.destination, ended.ordering_key);
+            INSERT INTO outbox.deferred_releases (destination, ordering_key) VALUES (ended.destination, ended.ordering_key);
             PERFORM outbox.hint();
         ELSIF done = 'promoted' OR outbox.release(ended.destination, ended.ordering_key) = 'promoted' THEN
             promoted := promoted + 1;
@@ -384,7 +384,7 @@ BEGIN
     RETURN purged;
 END $$;
 
--- Releases what is owed to a key. The result is that of release: 'locked' where its producer still
+-- Makes the deferred release of a key. The result is that of release: 'locked' where its producer still
 -- holds it. It may wait for a producer only where the key's row was purged, and not for long.
 CREATE FUNCTION outbox.settle(of_destination text, of_key text) RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -398,7 +398,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 'locked';
     END IF;
-    DELETE FROM outbox.owed AS o WHERE o.destination = of_destination AND o.ordering_key = of_key;
+    DELETE FROM outbox.deferred_releases AS o WHERE o.destination = of_destination AND o.ordering_key = of_key;
     RETURN outbox.release(of_destination, of_key);
 EXCEPTION WHEN lock_not_available THEN
     RETURN 'locked';

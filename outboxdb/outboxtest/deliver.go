@@ -72,7 +72,7 @@ func Deliver(t testing.TB, pool *pgxpool.Pool, p Publisher) []Delivery {
 	var all []Delivery
 	for {
 		store := outboxdb.New(pool) // a new Store reads the table from its start
-		if _, err := store.ReleaseOwed(t.Context()); err != nil {
+		if _, err := store.ReleaseDeferred(t.Context()); err != nil {
 			t.Fatal(fmt.Errorf("outboxtest: %w", err))
 		}
 		claimed, err := store.Claim(t.Context(),

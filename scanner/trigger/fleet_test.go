@@ -243,7 +243,7 @@ func TestAnIdleFleetIsOnTime(t *testing.T) {
 			require.NoError(t, tx.Commit(ctx))
 			delivered("a late commit", late.ID, time.Now())
 
-			// A key whose release is owed.
+			// A key whose release is deferred.
 			first, second := order("sqs://orders"), order("sqs://orders")
 			first.OrderingKey, second.OrderingKey = "k", "k"
 			first.DueIn = time.Hour
@@ -251,8 +251,8 @@ func TestAnIdleFleetIsOnTime(t *testing.T) {
 			teststack.Execute(t, pool, `UPDATE outbox.messages SET state = 'cancelled', finished_at = now(),
 				head = false, parked = false WHERE id = $1`, head)
 			teststack.Execute(t, pool,
-				`INSERT INTO outbox.owed (destination, ordering_key) VALUES ('sqs://orders', 'k')`)
-			delivered("an owed release", follower, time.Now())
+				`INSERT INTO outbox.deferred_releases (destination, ordering_key) VALUES ('sqs://orders', 'k')`)
+			delivered("a deferred release", follower, time.Now())
 		})
 	}
 }
