@@ -135,8 +135,9 @@ func (e *examination) checkSnapshots(h health) {
 }
 
 // deferAll has starters look at the keys of all followers.
-const deferAll = "as the owner of the outbox: INSERT INTO outbox.deferred_releases (destination, ordering_key) " +
-	"SELECT DISTINCT destination, ordering_key FROM outbox.messages WHERE follower; starters do the rest"
+const deferAll = "as the owner of the outbox: INSERT INTO outbox.deferred_releases (destination, " +
+	"ordering_key) SELECT DISTINCT destination, ordering_key FROM outbox.messages WHERE follower; " +
+	"starters do the rest"
 
 // checkOrder reports ordering keys whose messages wait for somebody.
 func (e *examination) checkOrder(ctx context.Context) {

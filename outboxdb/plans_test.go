@@ -225,7 +225,9 @@ func lookAtHeldBack(t *testing.T, pool *pgxpool.Pool) {
 		p = teststack.Explain(t, pool, mode, outboxdb.StatementTakeProbes, 50, "20 seconds", false, []string{}, []string{"sqs"})
 		t.Logf("%s: %d buffers to find a probe", mode, p.Buffers())
 		require.EqualValues(t, 1, p.Rows)
-		require.LessOrEqual(t, p.Buffers(), 200, "most of it the renewals above, which were rolled back")
+		// Most of these hold versions of the renewals above, which were rolled back. The index of a million
+		// due rows has some five thousand.
+		require.LessOrEqual(t, p.Buffers(), 1000)
 	}
 }
 
