@@ -29,6 +29,7 @@ type pages struct {
 	notes    []outbox.StreamState
 	ended    int // pages
 	frees    [][]uuid.UUID
+	lost     int       // messages of lost pages, for the next look
 	at       time.Time // of the last page
 
 	// before runs ahead of each statement, outside the lock; its error is the statement's.
@@ -181,7 +182,8 @@ func (p *pages) FreePages(ctx context.Context, _ string, holders []uuid.UUID) (f
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.frees = append(p.frees, holders)
-	return 0, 0, nil
+	freed, p.lost = p.lost, 0
+	return freed, 0, nil
 }
 
 func (p *pages) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished {

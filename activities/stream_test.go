@@ -9,10 +9,12 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/sdk/metric"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -360,4 +362,15 @@ func TestStreamWhoseClaimHadNoAnswer(t *testing.T) {
 		last := s.table.frees[len(s.table.frees)-1]
 		require.NotContains(t, last, holders(inPage)[0], "it does not hold them")
 	})
+}
+
+// What a lost process left behind counts as leases that ran out.
+func TestStreamCountsWhatWasLost(t *testing.T) {
+	reader := metric.NewManualReader()
+	onStage(t, func(s *stage) {
+		s.table.lost = 700
+		_, err := s.execute()
+		require.NoError(t, err)
+	}, WithMeterProvider(metric.NewMeterProvider(metric.WithReader(reader))))
+	require.EqualValues(t, 700, teststack.Counted(t, reader, "outflow.lease.expiries", nil))
 }

@@ -299,6 +299,7 @@ func (r *streaming) free(ctx context.Context, now time.Time) {
 			r.lastDue = time.Now() // the stream waits for them
 		}
 		if freed > 0 {
+			r.metrics.LeasesExpired(freed)
 			r.logTo().Warn("a stream's process was lost; its messages are sent again",
 				"destination", outflow.DisplayDestination(r.in.Destination), "messages", freed)
 		}

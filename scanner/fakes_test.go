@@ -84,6 +84,7 @@ type table struct {
 	streamLookTakes time.Duration
 	streamed        []string // that starters leave to a stream
 	lostPageLooks   int
+	lost            int // messages of lost pages, for the next look
 }
 
 type hold struct{ taken, settled chan struct{} }
@@ -636,7 +637,9 @@ func (t *table) FreeLostPages(context.Context) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lostPageLooks++
-	return 0, nil
+	freed := t.lost
+	t.lost = 0
+	return freed, nil
 }
 
 // streamLook is a WantStreams as it was asked for.

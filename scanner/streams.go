@@ -145,6 +145,7 @@ func (s *Scanner) freeLostPages(ctx context.Context) {
 		case err != nil && ctx.Err() == nil:
 			s.opts.Logger.Warn("looking for what streams have left behind", "error", err)
 		case freed > 0:
+			s.record.LeasesExpired(freed)
 			s.opts.Logger.Warn("a stream is gone; its messages are delivered without it", "messages", freed)
 		}
 	})

@@ -7,9 +7,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/sdk/metric"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 
+	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -116,9 +118,12 @@ func TestAStreamThatCantBeStarted(t *testing.T) {
 
 // Pages of streams that are gone are looked for, however idle the scanner is.
 func TestLostPagesAreFreed(t *testing.T) {
-	inWorld(t, scanner.Options{}, func(*world) {}, func(w *world) {
+	reader := metric.NewManualReader()
+	opts := scanner.Options{MeterProvider: metric.NewMeterProvider(metric.WithReader(reader))}
+	inWorld(t, opts, func(w *world) { w.table.lost = 700 }, func(w *world) {
 		pass(5 * time.Minute)
 		w.stop()
+		assert.EqualValues(t, 700, teststack.Counted(t, reader, "outflow.lease.expiries", nil))
 		assert.InDelta(t, 10, w.table.lostPageLooks, 1)
 		assert.Empty(t, w.table.streamLooks)
 	})

@@ -81,10 +81,10 @@ func setCount(into *int) func(string) error {
 }
 
 const (
-	// DefaultStreams is the default of Config.Streams; a stream needs some connections and 64 MiB.
+	// DefaultStreams is the default of Config.Streams; each needs some connections, and they share 64 MiB.
 	DefaultStreams = 4
 	maxStreams     = 100
-	// maxStreamAbove bounds what a starter counts once a second.
+	// maxStreamAbove bounds what a starter counts at a look, ten times a second at most.
 	maxStreamAbove = 100_000
 )
 

@@ -169,7 +169,14 @@ func (r *Recorder) Taken(leaseExpired bool) {
 	}
 	r.inFlight.Add(context.Background(), 1)
 	if leaseExpired {
-		r.leaseExpiries.Add(context.Background(), 1)
+		r.LeasesExpired(1)
+	}
+}
+
+// LeasesExpired records that so many messages left no result before their lease ran out.
+func (r *Recorder) LeasesExpired(messages int) {
+	if r != nil {
+		r.leaseExpiries.Add(context.Background(), int64(messages))
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
@@ -98,22 +97,12 @@ func awaitRest(t testing.TB, pool *pgxpool.Pool, starters int) {
 }
 
 // claims counts the claims that no poll made.
-func (s *starter) claims(t testing.TB) (hinted int64) {
+func (s *starter) claims(t testing.TB) int64 {
 	t.Helper()
-	var found metricdata.ResourceMetrics
-	require.NoError(t, s.reader.Collect(t.Context(), &found))
-	for _, scope := range found.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "outflow.claims" {
-				for _, p := range sum.DataPoints {
-					if by, _ := p.Attributes.Value(attribute.Key("trigger")); by.AsString() != "poll" {
-						hinted += p.Value
-					}
-				}
-			}
-		}
-	}
-	return hinted
+	return teststack.Counted(t, s.reader, "outflow.claims", func(labels attribute.Set) bool {
+		trigger, _ := labels.Value("trigger")
+		return trigger.AsString() != "poll"
+	})
 }
 
 // Ten starters at twenty messages a second: one of them claims each.
