@@ -38,6 +38,11 @@ func requireIndexed(t *testing.T, p teststack.Plan) {
 const (
 	healthy    = 5  // destinations with a few due messages each
 	keyedHeads = 20 // ordering keys, each with a follower
+
+	// leftBehind is how many times its usual buffers a statement may touch. Statements before it were
+	// rolled back, and Postgres removes their versions of the rows when it comes to it. To read all of
+	// a million rows, or their index, is five thousand buffers at the least.
+	leftBehind = 3
 )
 
 // TestPlans looks at what Postgres does with a million delivered messages, a million due messages of
@@ -201,7 +206,7 @@ func lookAtPlans(t *testing.T, pool *pgxpool.Pool, statistics string) {
 				t.Logf("%s, %s, %s: %d buffers", statistics, mode, c.name, p.Buffers())
 				requireIndexed(t, p)
 				require.Equal(t, c.rows, p.Rows)
-				require.LessOrEqual(t, p.Buffers(), c.buffers)
+				require.LessOrEqual(t, p.Buffers(), leftBehind*c.buffers)
 			})
 		}
 	}
