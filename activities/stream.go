@@ -25,7 +25,7 @@ type StreamStore interface {
 	FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished
 	// HandOver leaves messages to runs of their own, and says how many. enough is false where too many
 	// have such runs.
-	HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver) (handed int, enough bool, err error)
+	HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.Unfinished) (handed int, enough bool, err error)
 	// NoteStream notes how a stream goes. It is repeated every few seconds.
 	NoteStream(ctx context.Context, n outbox.StreamState, first bool) error
 }
@@ -33,8 +33,8 @@ type StreamStore interface {
 // Pages are the messages that streams have claimed.
 type Pages interface {
 	ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.Page, error)
-	// LeavePage gives messages back that were not sent. It may be repeated.
-	LeavePage(ctx context.Context, p outbox.PageRef, unsent []outbox.Ref) error
+	// LeavePage gives messages back. It may be repeated.
+	LeavePage(ctx context.Context, p outbox.PageRef, left []outbox.Unfinished) error
 	// EndPage ends a page whose messages have all left it. It may be repeated.
 	EndPage(ctx context.Context, p outbox.PageRef) error
 	// FreePages frees what others than these holders have left behind, and says how much is still to be
@@ -100,7 +100,7 @@ type unmarked struct {
 //
 // The invariant: a message of a page is sent only within timing.StreamSends of its claim, and leaves
 // the page by one of these: its end is written, it is handed over to a run of its own, or it is given
-// back unsent. What a lost process leaves in its pages is freed by the next attempt. An acknowledgement
+// back. What a lost process leaves in its pages is freed by the next attempt. An acknowledgement
 // is held until its end is written.
 func (s *Streams) Stream(ctx context.Context, in StreamInput) (StreamResult, error) {
 	info := activity.GetInfo(ctx)

@@ -49,12 +49,16 @@ type pages struct {
 // paged is a message, and what became of it.
 type paged struct {
 	outbox.PageMessage
-	at      time.Time // of its page
-	end     outbox.Ending
-	ends    int
-	handed  int // publish attempts at the handover
-	left    int // how often it was given back
-	holders []uuid.UUID
+	at     time.Time // of its page
+	end    outbox.Ending
+	ends   int
+	ended  time.Time
+	handed int // publish attempts at the handover
+	left   int // how often it was given back
+	// attempts and lastError are what the row was told of them then.
+	attempts  int
+	lastError string
+	holders   []uuid.UUID
 }
 
 var _ StreamStore = (*pages)(nil)
@@ -127,36 +131,33 @@ func (p *pages) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 }
 
 // change changes messages of a page as a statement does.
-func (p *pages) change(at time.Time, refs []outbox.Ref, change func(i int, m *paged)) {
+func (p *pages) change(at time.Time, left []outbox.Unfinished, change func(u outbox.Unfinished, m *paged)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, r := range refs {
-		if m := p.byID[r.ID]; m.ends == 0 && m.at.Equal(at) {
-			change(i, m)
+	for _, u := range left {
+		if m := p.byID[u.ID]; m.ends == 0 && m.at.Equal(at) {
+			m.at = time.Time{}
+			change(u, m)
 		}
 	}
 }
 
-func (p *pages) LeavePage(ctx context.Context, page outbox.PageRef, unsent []outbox.Ref) error {
+func (p *pages) LeavePage(ctx context.Context, page outbox.PageRef, left []outbox.Unfinished) error {
 	if err := p.begin(ctx, "leave"); err != nil {
 		return err
 	}
-	p.change(page.At, unsent, func(_ int, m *paged) {
-		m.at = time.Time{}
+	p.change(page.At, left, func(u outbox.Unfinished, m *paged) {
 		m.left++
+		m.attempts, m.lastError = m.attempts+u.Attempts, u.LastError
 	})
 	return nil
 }
 
-func (p *pages) HandOver(ctx context.Context, page outbox.PageRef, failed []outbox.HandedOver) (int, bool, error) {
+func (p *pages) HandOver(ctx context.Context, page outbox.PageRef, failed []outbox.Unfinished) (int, bool, error) {
 	if err := p.begin(ctx, "hand over"); err != nil {
 		return 0, false, err
 	}
-	var refs []outbox.Ref
-	for _, f := range failed {
-		refs = append(refs, f.Ref)
-	}
-	p.change(page.At, refs, func(i int, m *paged) { m.at, m.handed = time.Time{}, failed[i].Attempts })
+	p.change(page.At, failed, func(u outbox.Unfinished, m *paged) { m.handed, m.lastError = u.Attempts, u.LastError })
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.crowded {
@@ -205,7 +206,7 @@ func (p *pages) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox
 	for i, e := range endings {
 		m := p.byID[e.ID]
 		m.ends++
-		m.end = e
+		m.end, m.ended = e, time.Now()
 		finished[i] = outbox.Finished{Generation: e.Generation, State: e.State}
 	}
 	return finished
@@ -248,7 +249,8 @@ func (p *pages) lastNote() outbox.StreamState {
 type batches struct {
 	mu       sync.Mutex
 	answer   func(m outflow.Message, tries int) error
-	takes    time.Duration // of each request
+	takes    time.Duration                                  // of each request
+	slow     func(messages []outflow.Message) time.Duration // if set, instead of takes
 	sent     map[uuid.UUID]int
 	requests [][]outflow.Message
 	// now and most are requests under way.
@@ -263,6 +265,9 @@ func (b *batches) PublishBatch(ctx context.Context, _ string, messages []outflow
 	b.now++
 	b.most = max(b.most, b.now)
 	takes, answer := b.takes, b.answer
+	if b.slow != nil {
+		takes = b.slow(messages)
+	}
 	if b.onSend != nil {
 		b.onSend(messages)
 	}

@@ -77,36 +77,56 @@ func TestStreamHoldsAcknowledgements(t *testing.T) {
 	})
 }
 
-// A worker stops while Postgres is away. The next attempt has its acknowledgements from the last
-// heartbeat, and writes their ends first; until they are written its own heartbeats carry them.
+// A worker stops while Postgres is away, after statements have failed or while the first one hangs. The
+// next attempt has its acknowledgements from the last heartbeat, and writes their ends first; until they
+// are written its own heartbeats carry them.
 func TestStreamIsTakenOverInAnOutage(t *testing.T) {
+	for _, stopsAfter := range []time.Duration{time.Second, 5 * time.Second, 40 * time.Second} {
+		t.Run(stopsAfter.String(), func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				s.watched = true
+				s.table.due(1000)
+				s.broker.takes = 100 * time.Millisecond
+				s.after(20*time.Millisecond, func() { s.outage(100*time.Second, everyStatement...) })
+				s.after(stopsAfter, func() { close(s.stop) })
+				began := time.Now()
+				_, err := s.execute()
+				require.Error(t, err, "a result would drop the heartbeat")
+				require.False(t, temporal.IsCanceledError(err))
+				require.Less(t, time.Since(began), stopsAfter+timing.StopCalls)
+				acknowledged := s.stream.note.Load()
+				require.NotEmpty(t, acknowledged.Unmarked)
+				sent := len(s.broker.sent)
+				require.Len(t, acknowledged.Unmarked, sent)
+
+				s.stop = make(chan struct{})
+				s.newAttempt()
+				s.env.SetHeartbeatDetails(acknowledged)
+				noted := s.watch(0, 40)
+				s.after(time.Minute, func() { s.table.due(3) })
+				result, err := s.execute()
+				require.NoError(t, err)
+				require.Equal(t, sent, slices.Min(noted()), "no heartbeat is without them")
+				require.EqualValues(t, sent+3, result.Delivered)
+				s.requireAll(delivered, sent+3)
+				require.Zero(t, s.broker.twice())
+			})
+		})
+	}
+}
+
+// A statement that takes long may be lost with its process: heartbeats tell of its acknowledgements before
+// it has failed.
+func TestStreamTellsOfSlowMarks(t *testing.T) {
 	onStage(t, func(s *stage) {
 		s.watched = true
-		s.table.due(1000)
-		s.broker.takes = 100 * time.Millisecond
-		s.after(20*time.Millisecond, func() { s.outage(100*time.Second, everyStatement...) })
-		s.after(40*time.Second, func() { close(s.stop) })
-		began := time.Now()
+		s.table.due(100)
+		s.after(time.Millisecond, func() { s.outage(10*time.Second, "finish") })
+		noted := s.watch(3*time.Second, 5)
 		_, err := s.execute()
-		require.Error(t, err, "a result would drop the heartbeat")
-		require.False(t, temporal.IsCanceledError(err))
-		require.Less(t, time.Since(began), 40*time.Second+timing.StopCalls)
-		acknowledged := s.stream.note.Load()
-		require.NotEmpty(t, acknowledged.Unmarked)
-		sent := len(s.broker.sent)
-		require.Len(t, acknowledged.Unmarked, sent)
-
-		s.stop = make(chan struct{})
-		s.newAttempt()
-		s.env.SetHeartbeatDetails(acknowledged)
-		noted := s.watch(0, 40)
-		s.after(time.Minute, func() { s.table.due(3) })
-		result, err := s.execute()
 		require.NoError(t, err)
-		require.Equal(t, sent, slices.Min(noted()), "no heartbeat is without them")
-		require.EqualValues(t, sent+3, result.Delivered)
-		s.requireAll(delivered, sent+3)
-		require.Zero(t, s.broker.twice())
+		require.Equal(t, 100, slices.Min(noted()))
+		s.requireAll(delivered, 100)
 	})
 }
 
@@ -124,6 +144,70 @@ func TestStreamWritesEndsAgain(t *testing.T) {
 	})
 }
 
+// A row that another session keeps locked holds up nothing but its own end: neither the ends of others,
+// nor the next pages. Heartbeats tell of its acknowledgement.
+func TestStreamGoesOnBesideLockedRows(t *testing.T) {
+	deliver := func(locked int) (took time.Duration) {
+		onStage(t, func(s *stage) {
+			s.watched = true
+			s.table.due(40_000, func(i int, m *paged) {
+				if m.ID[0] = 1; i%2000 == 0 && i/2000 < locked {
+					m.ID[0] = 0
+				}
+			})
+			s.all.store = &lockedRows{pages: s.table, times: 240, of: map[uuid.UUID]int{}}
+			s.after(20*time.Second, func() { s.table.due(5, func(_ int, m *paged) { m.ID[0] = 1 }) })
+			began := time.Now()
+			s.after(10*time.Second, func() {
+				s.requireAll(delivered, 40_000-locked)
+				require.Len(t, s.stream.note.Load().Unmarked, locked)
+			})
+			s.after(21*time.Second, func() { s.requireAll(delivered, 40_005-locked) })
+			_, err := s.execute()
+			require.NoError(t, err)
+			s.requireAll(delivered, 40_005)
+			require.Zero(t, s.broker.twice())
+			for _, m := range s.table.messages {
+				if m.ID[0] == 1 {
+					took = max(took, m.ended.Sub(began))
+				}
+			}
+		})
+		return took
+	}
+	require.InDelta(t, deliver(0).Seconds(), deliver(20).Seconds(), 2)
+}
+
+// A stream that can't write ends, or has locked rows of many pages, says nothing in the table: starters
+// deliver without it.
+func TestStuckStreamIsSilent(t *testing.T) {
+	for name, prepare := range map[string]func(s *stage){
+		"no end can be written": func(s *stage) { s.outage(2*time.Minute, "finish") },
+		"rows of each page are locked": func(s *stage) {
+			s.all.store = &lockedRows{pages: s.table, times: 240, of: map[uuid.UUID]int{}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onStage(t, func(s *stage) {
+				s.table.due(maxPages*pageMessages+1, func(i int, m *paged) {
+					if m.ID[0] = 1; i%2000 == 0 {
+						m.ID[0] = 0
+					}
+				})
+				prepare(s)
+				var before, after int
+				s.after(70*time.Second, func() { before = len(s.table.notes) })
+				s.after(100*time.Second, func() { after = len(s.table.notes) })
+				_, err := s.execute()
+				require.NoError(t, err)
+				require.Equal(t, before, after, "silent")
+				s.requireAll(delivered, maxPages*pageMessages+1)
+				require.Greater(t, len(s.table.notes), after)
+			})
+		})
+	}
+}
+
 // lockedRows has some rows locked for a few statements.
 type lockedRows struct {
 	*pages
@@ -136,7 +220,7 @@ func (l *lockedRows) FinishAll(ctx context.Context, endings []outbox.Ending) []o
 	for i, e := range endings {
 		if e.ID[0]%4 == 0 && l.of[e.ID] < l.times {
 			l.of[e.ID]++
-			finished[i].Err = errors.New("another session has locked the message's row")
+			finished[i].Err = outbox.ErrLocked
 			continue
 		}
 		finished[i] = l.pages.FinishAll(ctx, []outbox.Ending{e})[0]

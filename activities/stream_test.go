@@ -153,6 +153,28 @@ func TestStreamStopsWithItsWorker(t *testing.T) {
 	})
 }
 
+// An operator stops a stream whose turn is over already, and which waits for an answer: the run learns of
+// it, and the table too.
+func TestStreamIsCancelledAtTheEndOfItsTurn(t *testing.T) {
+	for cause, ended := range map[error]outbox.StreamEnd{
+		temporal.NewCanceledError(): outbox.StreamCancelled, activity.ErrActivityPaused: outbox.StreamPaused,
+	} {
+		onStage(t, func(s *stage) {
+			s.turn = 5 * time.Second
+			s.table.due(10)
+			s.broker.takes = 10 * time.Second
+			s.after(7*time.Second, func() { s.cancelWith(cause) })
+			result, err := s.execute()
+			require.Equal(t, ended == outbox.StreamPaused, err != nil)
+			if err == nil {
+				require.Equal(t, ended, result.Ended)
+			}
+			require.Equal(t, ended, s.table.lastNote().Ended)
+			s.requireAll(delivered, 10)
+		})
+	}
+}
+
 // The SDK ends a stream's context for several reasons. A stream always writes the ends of what it has
 // sent and gives back the rest.
 func TestStreamIsEndedFromOutside(t *testing.T) {
@@ -205,6 +227,76 @@ func TestStreamTakesTurns(t *testing.T) {
 		require.InDelta(t, time.Minute.Seconds(), time.Since(began).Seconds(), 1)
 		require.Equal(t, outbox.StreamTurn, s.table.lastNote().Ended)
 		require.Zero(t, s.table.count(inPage))
+	})
+}
+
+// Calls of a message may take so long that its tries do not fit in the time of a page. It is handed over
+// all the same, and does not go round in a busy stream.
+func TestStreamHandsOverWhatIsTriedForLong(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.turn = 3 * time.Minute
+		for i := range 150 {
+			s.after(time.Duration(i)*time.Second, func() {
+				s.table.due(3, func(_ int, m *paged) {
+					if i == 10 {
+						m.Type = "no answer"
+					}
+				})
+			})
+		}
+		s.broker.slow = func(messages []outflow.Message) time.Duration {
+			if messages[0].Type == "no answer" {
+				return 10 * time.Second
+			}
+			return 5 * time.Millisecond
+		}
+		s.broker.answer = func(m outflow.Message, _ int) error {
+			if m.Type == "no answer" {
+				return throttled
+			}
+			return nil
+		}
+		_, err := s.execute()
+		require.NoError(t, err)
+		s.requireAll(delivered, 447)
+		s.requireAll(func(m *paged) bool { return m.handed == 2 && m.lastError == "throttled" && m.left == 0 }, 3)
+	})
+}
+
+// A worker stops while messages wait for another try. The broker may have them: their rows have the
+// attempts and the error. It takes one statement for a page to give them back, with those that were not
+// sent.
+func TestStreamGivesBackWhatItHasTried(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(4000)
+		s.broker.takes = 50 * time.Millisecond
+		s.broker.answer = func(m outflow.Message, _ int) error {
+			if m.ID[0]%2 == 0 {
+				return throttled
+			}
+			return nil
+		}
+		gives := 0
+		s.table.before = func(statement string) error {
+			if statement == "leave" {
+				s.table.mu.Lock()
+				defer s.table.mu.Unlock()
+				gives++
+			}
+			return nil
+		}
+		s.after(230*time.Millisecond, func() { close(s.stop) })
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, outbox.StreamStopped, result.Ended)
+		tried := func(m *paged) bool { return s.broker.sent[m.ID] > 0 && !delivered(m) }
+		require.Positive(t, s.table.count(tried))
+		s.requireAll(func(m *paged) bool {
+			return waits(m) && m.attempts > 0 && m.attempts == s.broker.sent[m.ID] && m.lastError != ""
+		}, s.table.count(tried))
+		s.requireAll(func(m *paged) bool { return waits(m) && m.attempts == 0 && m.lastError == "" },
+			s.table.count(func(m *paged) bool { return s.broker.sent[m.ID] == 0 }))
+		require.LessOrEqual(t, gives, 2*streamRequests, "two pages, and the answers that came after")
 	})
 }
 

@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,8 +37,11 @@ const (
 	// leastMessages is what a page, and a statement that writes ends, has at least of these: both are
 	// halved where they fail, such as by a statement_timeout, and grow again by a sixteenth.
 	leastMessages = 20
-	// maxClaimFailures in a row have the starters' hint end.
-	maxClaimFailures = 3
+	// maxFailures of claims in a row, or of statements that write ends, have the starters' hint end.
+	maxFailures = 3
+	// maxPages bounds the pages of which only rows are left that other sessions have locked, with those
+	// in hand.
+	maxPages = 10 * pagesInHand
 	// maxStreamTries is how often a message is sent before it is handed over. The wait between two tries
 	// begins with streamBackoff and doubles.
 	maxStreamTries = 5
@@ -108,11 +112,15 @@ type streaming struct {
 	failures int // requests without a success since the last one
 	warned   time.Time
 
-	ends      []pageEnd // to be written
-	writing   []pageEnd // by a statement under way
-	markAgain time.Time // zero where the last statement has written all
-	kept      time.Time // when the note was last brought up to date
-	handing   int       // statements under way that give back, or end a page
+	ends         []pageEnd // to be written
+	writing      []pageEnd // by a statement under way
+	writeBegan   time.Time
+	markAgain    time.Time // zero where the last statement has not failed
+	markFailures int       // in a row
+	locked       []pageEnd // of rows that another session has locked
+	lockedAgain  time.Time
+	kept         time.Time // when the note was last brought up to date
+	handing      int       // statements under way that give back, or end a page
 
 	over        []pageOver // to be handed over
 	handingOver bool
@@ -140,6 +148,7 @@ type openPage struct {
 	outbox.Page
 	holder uuid.UUID
 	left   int // messages that have not left it
+	locked int // of these, whose rows are locked
 	// sends ends when no request of the page may begin any more.
 	sends context.Context
 	close func()
@@ -150,6 +159,7 @@ type request struct {
 	page      *openPage
 	messages  []*outbox.PageMessage
 	tries     int
+	failure   error // of the last try
 	notBefore time.Time
 }
 
@@ -163,7 +173,7 @@ type pageEnd struct {
 // pageOver is a message to be handed over.
 type pageOver struct {
 	page *openPage
-	outbox.HandedOver
+	outbox.Unfinished
 }
 
 func newStreaming(s *Streams, in StreamInput, info activity.Info) *streaming {
@@ -199,7 +209,8 @@ func (r *streaming) goOn(last streamNote) {
 
 // run streams until there is a reason to end, and nothing is in hand any more.
 func (r *streaming) run(ctx context.Context) (outbox.StreamEnd, error) {
-	stopHeartbeats := streamHeartbeats(ctx, func() streamNote { return *r.note.Load() })
+	stopHeartbeats := sync.OnceFunc(streamHeartbeats(ctx, func() streamNote { return *r.note.Load() }))
+	defer stopHeartbeats()
 	defer close(r.closed)
 	work, stopSends := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSends()
@@ -221,7 +232,7 @@ func (r *streaming) run(ctx context.Context) (outbox.StreamEnd, error) {
 		case <-tick.C:
 		case <-cancelled:
 			cancelled = nil
-			r.end(stopReason(ctx))
+			r.endFromOutside(stopReason(ctx))
 		case <-stopping:
 			stopping = nil
 			r.end(outbox.StreamStopped)
@@ -231,7 +242,7 @@ func (r *streaming) run(ctx context.Context) (outbox.StreamEnd, error) {
 	r.keepNote()
 	stopHeartbeats()
 	r.noteEnd(ctx)
-	if held := len(r.writing) + len(r.ends); held > 0 {
+	if held := r.held(); held > 0 {
 		return r.ended, fmt.Errorf("%d acknowledged messages are still to be marked", held)
 	}
 	return endedBy(ctx, r.ended)
@@ -251,8 +262,28 @@ func (r *streaming) takeEvents() {
 
 // idle reports whether nothing is in hand or under way.
 func (r *streaming) idle() bool {
-	return r.requests == 0 && len(r.queue) == 0 && len(r.ends) == 0 &&
-		len(r.writing) == 0 && !r.claiming && len(r.over) == 0 && !r.handingOver && r.handing == 0 && !r.noting && !r.freeing
+	return r.requests == 0 && len(r.queue) == 0 && r.held() == 0 && !r.claiming && len(r.over) == 0 &&
+		!r.handingOver && r.handing == 0 && !r.noting && !r.freeing
+}
+
+// held counts the ends that are not written.
+func (r *streaming) held() int { return len(r.ends) + len(r.writing) + len(r.locked) }
+
+// full reports whether no page may be claimed now. A page counts as long as more than locked rows are
+// left of it.
+func (r *streaming) full() bool {
+	n := 0
+	for _, p := range r.pages {
+		if p == nil || p.left > p.locked {
+			n++
+		}
+	}
+	return n >= pagesInHand || len(r.pages) >= maxPages || len(r.ends) > pagesInHand*pageMessages
+}
+
+// stuck reports whether the stream can't go on for now: then starters are to deliver without it.
+func (r *streaming) stuck() bool {
+	return r.claimFailures >= maxFailures || r.markFailures >= maxFailures || len(r.pages) >= maxPages
 }
 
 // givesUp reports whether a stopping worker waits no longer. It waits for each answer of the broker.
@@ -266,6 +297,14 @@ func (r *streaming) givesUp() bool {
 // end begins the end of the stream.
 func (r *streaming) end(why outbox.StreamEnd) {
 	if r.ended == "" {
+		r.ended = why
+	}
+}
+
+// endFromOutside begins the end that somebody has asked for, or takes the place of one that has begun:
+// the run and the table are to know of it.
+func (r *streaming) endFromOutside(why outbox.StreamEnd) {
+	if r.ended == "" || why == outbox.StreamCancelled || why == outbox.StreamPaused {
 		r.ended = why
 	}
 }
@@ -285,7 +324,7 @@ func (r *streaming) advance(ctx, work context.Context) {
 	r.claim(ctx, work, now)
 	r.free(ctx, now)
 	r.noteProgress(ctx, now)
-	if !r.markAgain.IsZero() && now.Sub(r.kept) >= timing.StreamHeartbeatInterval {
+	if r.tells(now) && now.Sub(r.kept) >= timing.StreamHeartbeatInterval {
 		r.keepNote()
 	}
 }

@@ -18,8 +18,7 @@ func (r *streaming) share(bound int) int { return max(bound/int(max(r.active.Loa
 // claim claims the next page, where there is room for it.
 func (r *streaming) claim(ctx, work context.Context, now time.Time) {
 	room := min(pageBytes, r.share(streamBytes)-r.bytes)
-	full := len(r.pages) >= pagesInHand || room < 1 || len(r.ends) > pagesInHand*pageMessages
-	if r.ended != "" || r.claiming || full || r.hasSuspect() || now.Before(r.nextClaim) {
+	if r.ended != "" || r.claiming || r.full() || room < 1 || r.hasSuspect() || now.Before(r.nextClaim) {
 		return
 	}
 	req := outbox.PageRequest{

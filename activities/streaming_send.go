@@ -14,8 +14,12 @@ import (
 // sendQueued begins requests, as far as the bounds allow. A stream that ends gives its messages back.
 func (r *streaming) sendQueued(now time.Time) {
 	if r.ended != "" {
+		byPage := map[*openPage][]*request{}
 		for _, q := range r.queue {
-			r.leave(q.page, q.messages)
+			byPage[q.page] = append(byPage[q.page], q)
+		}
+		for p, requests := range byPage {
+			r.leave(p, requests...)
 		}
 		r.queue = nil
 		return
@@ -43,7 +47,13 @@ func (r *streaming) mayBeside(p *openPage) bool {
 	if r.sending != nil {
 		return r.sending == p
 	}
-	return !p.Suspect || r.requests == 0 && len(r.pages) == 1 && len(r.ends)+len(r.writing) == 0
+	others := len(r.pages) - 1
+	for _, o := range r.pages {
+		if o != nil && o.left == o.locked { // the heartbeats have its acknowledgements
+			others--
+		}
+	}
+	return !p.Suspect || r.requests == 0 && others == 0 && len(r.ends)+len(r.writing) == 0
 }
 
 // send makes one request.

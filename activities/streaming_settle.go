@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/log"
 
 	"github.com/outflowhq/outflow"
+	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
 
@@ -17,10 +18,14 @@ import (
 func (r *streaming) settle(q *request, s sent) {
 	for _, m := range s.expired {
 		r.drop(m)
-		r.endMessage(q.page, m, outbox.Ending{State: outflow.Expired, LastError: ReasonExpired})
+		r.endMessage(q.page, m, outbox.Ending{State: outflow.Expired, LastError: ReasonExpired, Attempts: q.tries})
 	}
-	if len(s.unsent) > 0 {
-		r.leave(q.page, s.unsent)
+	switch {
+	case len(s.unsent) == 0:
+	case q.tries > 0 && r.ended == "": // a stream that took it again would not get further
+		r.handOver(q, s.unsent)
+	default:
+		r.leave(q.page, &request{messages: s.unsent, tries: q.tries, failure: q.failure})
 	}
 	var again, missing, unattempted []*outbox.PageMessage
 	var last error
@@ -49,21 +54,23 @@ func (r *streaming) settle(q *request, s sent) {
 	r.pace(acknowledged, last)
 	r.observe(s)
 	if len(missing) > 0 {
-		r.leave(q.page, missing) // nothing was taken: they wait as rows
+		r.leave(q.page, &request{messages: missing, tries: q.tries, failure: q.failure}) // they wait as rows
 		r.end(outbox.StreamFailing)
 	}
 	if len(unattempted) > 0 {
-		r.queue = append(r.queue, &request{page: q.page, messages: unattempted, tries: q.tries,
+		r.queue = append(r.queue, &request{page: q.page, messages: unattempted, tries: q.tries, failure: q.failure,
 			notBefore: time.Now().Add(streamBackoff)})
 	}
-	switch {
-	case len(again) == 0:
-	case q.tries+1 >= maxStreamTries || r.ended != "" || r.failures >= maxFailedRequests:
-		r.handOver(q, again, last)
-	default:
-		r.queue = append(r.queue, &request{page: q.page, messages: again, tries: q.tries + 1,
-			notBefore: time.Now().Add(streamBackoff << q.tries)})
+	if len(again) == 0 {
+		return
 	}
+	next := &request{page: q.page, messages: again, tries: q.tries + 1, failure: last,
+		notBefore: time.Now().Add(streamBackoff << q.tries)}
+	if next.tries >= maxStreamTries || r.ended == outbox.StreamFailing {
+		r.handOver(next, again)
+		return
+	}
+	r.queue = append(r.queue, next) // an ended stream gives it back
 }
 
 // pace adapts the requests at once to what the broker takes: half of them where it throttles or fails,
@@ -118,18 +125,30 @@ func (r *streaming) observe(s sent) {
 	})
 }
 
-// leave gives messages back that were not sent.
-func (r *streaming) leave(p *openPage, messages []*outbox.PageMessage) {
-	refs := make([]outbox.Ref, 0, len(messages))
+// unfinished are messages of a request that leave their page without an end.
+func (r *streaming) unfinished(q *request, messages []*outbox.PageMessage) (left []outbox.Unfinished) {
+	lastError := ""
+	if q.failure != nil {
+		lastError = q.failure.Error()
+	}
 	for _, m := range messages {
 		r.drop(m)
-		refs = append(refs, m.Ref())
+		left = append(left, outbox.Unfinished{Ref: m.Ref(), LastError: lastError, Attempts: q.tries})
+	}
+	return left
+}
+
+// leave gives the messages of requests of a page back.
+func (r *streaming) leave(p *openPage, requests ...*request) {
+	var left []outbox.Unfinished
+	for _, q := range requests {
+		left = append(left, r.unfinished(q, q.messages)...)
 	}
 	r.handing++
 	var err error
 	give := func(ctx context.Context) {
 		for range leaveTries {
-			if err = r.store.LeavePage(ctx, p.PageRef, refs); err == nil {
+			if err = r.store.LeavePage(ctx, p.PageRef, left); err == nil {
 				return
 			}
 			time.Sleep(markRetry)
@@ -140,16 +159,14 @@ func (r *streaming) leave(p *openPage, messages []*outbox.PageMessage) {
 		if err != nil { // the page stands until the next attempt or a scanner frees it
 			r.logTo().Warn("giving messages back", "error", err)
 		}
-		r.left(p, len(refs))
+		r.left(p, len(left))
 	})
 }
 
-// handOver has messages that failed again and again left to runs of their own.
-func (r *streaming) handOver(q *request, messages []*outbox.PageMessage, failure error) {
-	for _, m := range messages {
-		r.drop(m)
-		r.over = append(r.over, pageOver{q.page,
-			outbox.HandedOver{Ref: m.Ref(), LastError: failure.Error(), Attempts: q.tries + 1}})
+// handOver has messages of a request that failed again and again left to runs of their own.
+func (r *streaming) handOver(q *request, messages []*outbox.PageMessage) {
+	for _, u := range r.unfinished(q, messages) {
+		r.over = append(r.over, pageOver{q.page, u})
 	}
 }
 
@@ -160,11 +177,11 @@ func (r *streaming) handOverNext(ctx context.Context) {
 		return
 	}
 	p := r.over[0].page
-	var failed []outbox.HandedOver
+	var failed []outbox.Unfinished
 	var others []pageOver
 	for _, o := range r.over {
 		if o.page == p {
-			failed = append(failed, o.HandedOver)
+			failed = append(failed, o.Unfinished)
 		} else {
 			others = append(others, o)
 		}
@@ -189,12 +206,19 @@ func (r *streaming) handOverNext(ctx context.Context) {
 // mark writes the ends that there are, by one statement at a time: what comes meanwhile goes with the
 // next one.
 func (r *streaming) mark(ctx context.Context, now time.Time) {
-	if len(r.writing) > 0 || len(r.ends) == 0 || now.Before(r.markAgain) {
+	if len(r.writing) > 0 || now.Before(r.markAgain) {
+		return
+	}
+	if len(r.locked) > 0 && !now.Before(r.lockedAgain) {
+		r.ends = append(r.locked, r.ends...)
+		r.lock(nil)
+	}
+	if len(r.ends) == 0 {
 		return
 	}
 	n := min(len(r.ends), r.markSize)
 	batch := r.ends[:n:n]
-	r.ends, r.writing = r.ends[n:], batch
+	r.ends, r.writing, r.writeBegan = r.ends[n:], batch, now
 	endings := make([]outbox.Ending, 0, n)
 	for _, e := range batch {
 		endings = append(endings, e.Ending)
@@ -206,14 +230,19 @@ func (r *streaming) mark(ctx context.Context, now time.Time) {
 	})
 }
 
-// marked takes the answers of a statement that wrote ends. An end that was not written is tried again.
+// marked takes the answers of a statement that wrote ends. An end that was not written is tried again:
+// that of a locked row without the others, which go on.
 func (r *streaming) marked(batch []pageEnd, finished []outbox.Finished) {
 	done := map[*openPage]int{}
-	var again []pageEnd
+	var again, locked []pageEnd
 	var last error
 	for i, e := range batch {
 		f := finished[i]
-		if f.Err != nil && !errors.Is(f.Err, outflow.ErrNotFound) {
+		switch {
+		case errors.Is(f.Err, outbox.ErrLocked):
+			locked, last = append(locked, e), f.Err
+			continue
+		case f.Err != nil && !errors.Is(f.Err, outflow.ErrNotFound):
 			again, last = append(again, e), f.Err
 			continue
 		}
@@ -228,14 +257,38 @@ func (r *streaming) marked(batch []pageEnd, finished []outbox.Finished) {
 	if r.keyed && len(done) > 0 {
 		r.nextClaim = time.Time{} // messages behind these may be due
 	}
-	r.markAgain = time.Time{}
-	r.markSize = resized(r.markSize, markMessages, len(again) == len(batch))
+	r.markAgain, r.markFailures = time.Time{}, r.markFailures+1
+	if len(again) < len(batch) {
+		r.markFailures = 0
+	}
+	r.markSize = resized(r.markSize, markMessages, r.markFailures > 0)
+	if n := len(again) + len(locked); n > 0 {
+		r.logTo().Warn("writing the ends of a stream's messages", "messages", n, "error", last)
+	}
 	if len(again) > 0 {
-		r.logTo().Warn("writing the ends of a stream's messages", "messages", len(again), "error", last)
 		r.ends = append(again, r.ends...)
 		r.markAgain = time.Now().Add(markRetry)
 	}
+	if len(locked) > 0 {
+		r.lock(append(r.locked, locked...))
+		r.lockedAgain = time.Now().Add(markRetry)
+	}
 	r.keepNote()
+}
+
+// lock notes the ends whose rows are locked.
+func (r *streaming) lock(ends []pageEnd) {
+	r.locked = ends
+	for _, p := range r.pages {
+		if p != nil {
+			p.locked = 0
+		}
+	}
+	for _, e := range ends {
+		if e.page != nil {
+			e.page.locked++
+		}
+	}
 }
 
 // countEnd logs and counts an end.
@@ -262,14 +315,21 @@ func (r *streaming) countEnd(e pageEnd, at time.Time) {
 	}
 }
 
+// tells reports whether heartbeats are to tell of acknowledgements: their ends can't be written, or not
+// soon.
+func (r *streaming) tells(now time.Time) bool {
+	slow := len(r.writing) > 0 && now.Sub(r.writeBegan) >= timing.StreamHeartbeatInterval
+	return slow || !r.markAgain.IsZero() || len(r.locked) > 0
+}
+
 // keepNote has the next heartbeat tell how far the stream is, and which acknowledgements wait for
 // their ends.
 func (r *streaming) keepNote() {
 	r.kept = time.Now()
 	r.progress.PerSecond = r.rate.perSecond()
 	note := streamNote{Progress: r.progress}
-	if !r.markAgain.IsZero() {
-		for _, e := range slices.Concat(r.writing, r.ends) {
+	if r.tells(r.kept) {
+		for _, e := range slices.Concat(r.locked, r.writing, r.ends) {
 			if e.State == outflow.Delivered && len(note.Unmarked) < maxUnmarked {
 				note.Unmarked = append(note.Unmarked,
 					unmarked{ID: e.ID, Generation: e.Generation, BrokerID: e.BrokerMessageID})
@@ -306,10 +366,10 @@ func (r *streaming) free(ctx context.Context, now time.Time) {
 	})
 }
 
-// noteProgress notes in the table how the stream goes. A stream that can't claim says nothing, so that
+// noteProgress notes in the table how the stream goes. A stream that is stuck says nothing, so that
 // starters soon deliver without it.
 func (r *streaming) noteProgress(ctx context.Context, now time.Time) {
-	if r.ended != "" || r.noting || now.Before(r.nextNote) || r.claimFailures >= maxClaimFailures {
+	if r.ended != "" || r.noting || now.Before(r.nextNote) || r.stuck() {
 		return
 	}
 	r.noting = true

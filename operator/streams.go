@@ -240,10 +240,13 @@ func (o *Operator) StartStream(
 		started.RunID, err = o.startStream(ctx, workflows.StreamOptions(o.outbox, taskQueue, destination), in, before)
 	}
 	if errors.Is(err, ErrRunOpen) {
-		if started.State = StreamSilent; before.Open() {
-			started.State = before.State
+		var now Stream
+		if now, err = o.stream(ctx, destination); err == nil {
+			if started.State = StreamSilent; now.Open() {
+				started.State = now.State
+			}
+			return started, nil
 		}
-		return started, nil
 	}
 	if err == nil {
 		_, err = o.pool.Exec(ctx, noteStartSQL, destination, by.Who, by.Why, started.RunID)
@@ -320,7 +323,9 @@ func (o *Operator) StopStream(ctx context.Context, destination string, by Actor)
 	run, err := o.runs.Describe(ctx, id)
 	var open *string
 	if err == nil && run.ClosedAt == nil {
-		open, err = &run.RunID, o.runs.Cancel(ctx, id)
+		if err = o.runs.Cancel(ctx, id); err == nil {
+			open = &run.RunID
+		}
 	}
 	stopped := false
 	if err == nil || errors.Is(err, ErrNoRun) {

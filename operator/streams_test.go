@@ -372,6 +372,55 @@ func TestStartStreamAfterAStop(t *testing.T) {
 	require.Equal(t, "run-2", runID)
 }
 
+// startedElsewhere is a Temporal in which a starter has just begun the stream.
+type startedElsewhere struct {
+	noTemporal
+	note func()
+}
+
+func (s *startedElsewhere) StartStream(
+	context.Context, client.StartWorkflowOptions, workflows.StreamInput,
+) (string, error) {
+	s.note()
+	return "", ErrRunOpen
+}
+
+func (s *startedElsewhere) Describe(context.Context, string) (Run, error) { return Run{}, nil }
+
+// A starter begins the stream at the same moment: the answer is that it runs.
+func TestStartStreamBesideAStarter(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	_, err := store.DatabaseID(t.Context())
+	require.NoError(t, err)
+	o := New(pool, &startedElsewhere{note: func() {
+		require.NoError(t, store.AnnounceStream(t.Context(), "sqs://orders"))
+	}}, "")
+	started, err := o.StartStream(t.Context(), "sqs://orders", "outflow-outbox", ada)
+	require.NoError(t, err)
+	assert.Empty(t, started.RunID)
+	assert.Equal(t, StreamRuns, started.State)
+}
+
+// closedMeanwhile is a Temporal whose run closes before it can be cancelled.
+type closedMeanwhile struct{ noTemporal }
+
+func (closedMeanwhile) Describe(context.Context, string) (Run, error) {
+	return Run{RunID: "run-1"}, nil
+}
+
+func (closedMeanwhile) Cancel(context.Context, string) error { return ErrNoRun }
+
+// A run that closes by itself was not stopped, and the audit does not say so.
+func TestStopStreamThatCloses(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	o := New(pool, &closedMeanwhile{}, "")
+	require.ErrorIs(t, o.StopStream(t.Context(), "sqs://orders", ada), ErrNoRun)
+	assert.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.audit`))
+}
+
 // A role that can't write the audit has Temporal do nothing.
 func TestStreamsOfARoleWithoutTheAudit(t *testing.T) {
 	t.Parallel()

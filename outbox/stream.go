@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -120,10 +121,14 @@ func WhyNoStream(destination string) string {
 	return ""
 }
 
-// HandedOver is a message that a stream leaves to a run of its own.
-type HandedOver struct {
+// Unfinished is a message that leaves its page without an end.
+type Unfinished struct {
 	Ref
+	// LastError is why it was not sent; empty: it was not tried.
 	LastError string
 	// Attempts are publish attempts that the row does not count yet.
 	Attempts int
 }
+
+// ErrLocked is the error of a write that left a row out, because another session had locked it.
+var ErrLocked = errors.New("another session has locked the message's row")

@@ -46,9 +46,6 @@ type storedRow struct {
 	over    bool // its grace is over
 }
 
-// errLocked is the result for a row that another session had locked: nothing was written.
-var errLocked = errors.New("another session has locked the message's row")
-
 // wasLocked reports whether a row that a statement did not write is as that statement wants it:
 // then the row was locked. A row that is final, or of another generation, is the result as it
 // stands.
@@ -163,7 +160,7 @@ func answerDistinct[In any](ctx context.Context, in []In, places []int, id func(
 		case !ok:
 			out[p].Err = outflow.ErrNotFound
 		case locked(in[p], record):
-			out[p].Err = errLocked
+			out[p].Err = outbox.ErrLocked
 		default:
 			out[p].Value = record
 		}

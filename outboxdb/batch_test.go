@@ -166,7 +166,7 @@ func TestNoDeadlock(t *testing.T) {
 				}
 				_, errs := store.RenewBatch(t.Context(), renewals...)
 				for _, err := range errs {
-					if err != nil && !errors.Is(err, outboxdb.ErrLocked) {
+					if err != nil && !errors.Is(err, outbox.ErrLocked) {
 						t.Error(err)
 						return
 					}
@@ -176,7 +176,7 @@ func TestNoDeadlock(t *testing.T) {
 				_, errs := store.FinishBatch(t.Context(), left...)
 				var again []outbox.Ending
 				for i, err := range errs {
-					if errors.Is(err, outboxdb.ErrLocked) {
+					if errors.Is(err, outbox.ErrLocked) {
 						again = append(again, left[i])
 					} else if err != nil {
 						t.Error(err)

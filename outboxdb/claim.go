@@ -268,8 +268,7 @@ func (s *Store) ClaimIsolated(ctx context.Context, lease time.Duration) ([]outbo
 func (s *Store) lease(
 	ctx context.Context, lease time.Duration, statement string, args ...any,
 ) ([]outbox.ClaimedMessage, []claimedRow, error) {
-	began := time.Now()
-	rows, err := s.pool.Query(ctx, statement, args...)
+	rows, sent, err := s.pool.QuerySent(ctx, statement, args...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -283,7 +282,7 @@ func (s *Store) lease(
 	holds := make([]*held, 0, len(claimed))
 	for _, r := range claimed {
 		h := &held{
-			record: r.record(), claimedAt: began, lease: lease, expiresIn: r.ExpiresIn,
+			record: r.record(), claimedAt: sent, lease: lease, expiresIn: r.ExpiresIn,
 			claimedBefore: r.claimedBefore(), taken: make(chan struct{}), settled: make(chan struct{}),
 		}
 		holds = append(holds, h)
@@ -294,7 +293,7 @@ func (s *Store) lease(
 			Shares: shares, NewDestination: newDestination, Taken: h.taken, Settled: h.settled,
 		})
 	}
-	s.handoff.put(began, holds)
+	s.handoff.put(sent, holds)
 	return messages, claimed, nil
 }
 

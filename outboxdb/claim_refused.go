@@ -74,7 +74,7 @@ func (s *Store) holdBack(ctx context.Context, refused map[string]error) error {
 	}
 	var errs []error
 	for i, result := range s.finishAll(ctx, over) {
-		if result.Err != nil && !errors.Is(result.Err, outflow.ErrNotFound) && !errors.Is(result.Err, errLocked) {
+		if result.Err != nil && !errors.Is(result.Err, outflow.ErrNotFound) && !errors.Is(result.Err, outbox.ErrLocked) {
 			errs = append(errs, fmt.Errorf("marking message %s %s: %w", over[i].ID, over[i].State, result.Err))
 		}
 	}

@@ -75,7 +75,7 @@ var Statements = []string{
 // StreamStatements are those of streams.
 var StreamStatements = []string{
 	claimPageSQL, breakerOpenSQL, finishPageSQL, handOverSQL, endPageSQL, leavePageSQL, freePagesSQL, noteStreamSQL,
-	wantStreamsSQL,
+	wantStreamsSQL, announceStreamSQL,
 }
 
 var (
@@ -86,8 +86,7 @@ var (
 	StatementPurgeDismissed = purgeDismissedSQL
 	StatementMoveDismissed  = moveDismissedSQL
 
-	Interval  = interval
-	ErrLocked = errLocked
+	Interval = interval
 )
 
 // WalkNext makes the next Claim walk the index, HoldWalk keeps every Claim from it.

@@ -5,10 +5,10 @@ package outboxdb
 
 const (
 	// UntouchedSQL says of a pending row m that no claim was ever made of it: then no run has it
-	// and none can have published it. What a lost stream has left behind is not started, and counts
-	// as a claim.
+	// and none can have published it. What a stream gives back is not started: its attempts are
+	// counted, and where the stream is lost its claims.
 	UntouchedSQL = `
-	(m.finished_at IS NULL AND NOT m.started AND m.claims = 0 AND m.generation = 1)`
+	(m.finished_at IS NULL AND NOT m.started AND m.claims = 0 AND m.attempts = 0 AND m.generation = 1)`
 
 	// PhaseSQL says in one word how a row m stands. Every message has exactly one phase.
 	PhaseSQL = `

@@ -206,7 +206,7 @@ func (s *Store) giveBackAll(ctx context.Context, claims []giveBack) []coalesce.R
 	for i, g := range claims {
 		results[i].Err = err
 		if found, ok := done[g.ID]; err == nil && ok && wasLocked(g.Ref, found) {
-			results[i].Err = errLocked
+			results[i].Err = outbox.ErrLocked
 		}
 	}
 	return results

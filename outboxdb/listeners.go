@@ -87,6 +87,7 @@ SELECT EXISTS (SELECT FROM outbox.listeners AS l WHERE l.id = $1 AND l.expires_a
                   OR EXISTS (SELECT FROM outbox.destinations AS d WHERE d.missing_since IS NOT NULL)
                   OR EXISTS (SELECT FROM outbox.destinations AS h WHERE ` + staleSQL + `)
                 THEN now() + interval '1 second' END,
+           CASE WHEN EXISTS (SELECT FROM outbox.pages) THEN now() + interval '30 seconds' END,
            now() + $3::interval) - now() AS next_in`
 
 // behindBreakerSQL says of a destination v that a breaker of it is open. That of a target's new

@@ -71,6 +71,10 @@ func TestRest(t *testing.T) {
 		"a recovered destination": {before: []string{
 			`INSERT INTO outbox.destinations (destination, recovered_at) VALUES ('sqs://orders', now())`,
 		}, nextIn: time.Second},
+		"a stream's page": {before: []string{
+			`INSERT INTO outbox.pages (destination, at, holder, messages)
+			 VALUES ('sqs://orders', now() + interval '1 day', gen_random_uuid(), 5)`,
+		}, nextIn: 30 * time.Second},
 		"a missing destination": {before: []string{
 			`INSERT INTO outbox.destinations (destination, missing_since, missing_reason) VALUES ('sqs://orders', now(), 'x')`,
 		}, nextIn: time.Second},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/internal/coalesce"
+	"github.com/outflowhq/outflow/outbox"
 )
 
 // Another of our statements holds the lock on a message's row for some milliseconds. A lock
@@ -25,8 +26,8 @@ func retryLocked[In, Out any](ctx context.Context, c *coalesce.Coalescer[In, Out
 		out, err := c.Do(ctx, in)
 		switch {
 		case errors.Is(err, outflow.ErrNotAttempted) && locked:
-			return out, errLocked // ctx leaves no time for another try
-		case !errors.Is(err, errLocked):
+			return out, outbox.ErrLocked // ctx leaves no time for another try
+		case !errors.Is(err, outbox.ErrLocked):
 			return out, err
 		case time.Since(began) >= maxLockWait:
 			return out, fmt.Errorf("%w for %s", err, time.Since(began).Round(time.Millisecond))

@@ -137,7 +137,7 @@ func (h *hammer) until(do func()) {
 // check fails the test where an error says more than that a row was locked for a while, or that a
 // busy machine was too slow. Among these are deadlocks (40P01) and second heads (23505).
 func (h *hammer) check(doing string, err error) {
-	if err != nil && !errors.Is(err, outboxdb.ErrLocked) && !errors.Is(err, outflow.ErrNotFound) &&
+	if err != nil && !errors.Is(err, outbox.ErrLocked) && !errors.Is(err, outflow.ErrNotFound) &&
 		!errors.Is(err, context.DeadlineExceeded) {
 		detail := ""
 		if pg := new(pgconn.PgError); errors.As(err, &pg) {

@@ -93,7 +93,7 @@ func TestSafetyClauses(t *testing.T) {
 		}},
 		"handOver": {outboxdb.StatementHandOver, []string{
 			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $7",
-			"retrying = h.place <= r.rows", "LIMIT $6) AS few",
+			"retrying = h.place <= r.rows", "AND m.attempts > 0 LIMIT $6) AS few",
 		}},
 		"endPage": {outboxdb.StatementEndPage, []string{
 			"e.destination = $1 AND e.at = $2 AND NOT EXISTS (" +

@@ -28,6 +28,9 @@ const (
 	// maxHandedOver is how many messages of a stream may wait for runs of their own: as many as may be
 	// off the fast path.
 	maxHandedOver = maxRetrying
+	// endOfThis is how old the end of a stream may be that a starter has just begun: its start, and the
+	// note of it, take 10 s at most.
+	endOfThis = 10 * time.Second
 	// streamPause is how long starters begin no stream after one that could not go on.
 	streamPause = time.Minute
 )
@@ -132,11 +135,11 @@ SELECT coalesce(bool_or(h.open_until IS NOT NULL), false)
 // ClaimPage claims the next page of a stream. A page without messages says that none is due now, or
 // that the destination's breaker is open. From the beginning it says which.
 func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.Page, error) {
-	page := outbox.Page{PageRef: outbox.PageRef{Destination: req.Destination}, ClaimedAt: time.Now(), Next: req.From}
+	page := outbox.Page{PageRef: outbox.PageRef{Destination: req.Destination}, Next: req.From}
 	if req.MaxMessages < 1 || req.MaxBytes < 1 {
 		return page, nil
 	}
-	rows, err := s.pool.Query(ctx, claimPageSQL, req.Destination, req.From, req.MaxMessages, req.MaxBytes, req.Holder)
+	rows, sent, err := s.pool.QuerySent(ctx, claimPageSQL, req.Destination, req.From, req.MaxMessages, req.MaxBytes, req.Holder)
 	if err != nil {
 		return page, fmt.Errorf("claiming a page of %s: %w", outflow.DisplayDestination(req.Destination), err)
 	}
@@ -153,7 +156,7 @@ func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 			return page, fmt.Errorf("reading the breaker of %s: %w", outflow.DisplayDestination(req.Destination), err)
 		}
 	}
-	page.Messages = make([]outbox.PageMessage, 0, len(claimed))
+	page.ClaimedAt, page.Messages = sent, make([]outbox.PageMessage, 0, len(claimed))
 	for i, r := range claimed {
 		if i == 0 {
 			s.breakers.sawRow(req.Destination, r.Failing, false)
@@ -166,11 +169,12 @@ func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 }
 
 // handOverSQL leaves rows of the page $7 to runs of their own, as far as at most $6 of the destination $5
-// are off the fast path then; the others to later claims. The attempts failed with an error, so the
-// messages crash nothing.
+// are off the fast path then, after a failure; the others to later claims. The attempts failed with an
+// error, so the messages crash nothing.
 const handOverSQL = lockRowsSQL + `, room AS MATERIALIZED (
     SELECT $6::int - count(*) AS rows
-      FROM (SELECT FROM outbox.messages AS m WHERE m.retrying AND m.destination = $5::text LIMIT $6) AS few
+      FROM (SELECT FROM outbox.messages AS m
+             WHERE m.retrying AND m.destination = $5::text AND m.attempts > 0 LIMIT $6) AS few
 )
 UPDATE outbox.messages AS m
    SET retrying = h.place <= r.rows, streamed = false, claims = 0, attempts = m.attempts + h.attempts,
@@ -187,7 +191,7 @@ RETURNING m.retrying`
 // to end. What has left the page meanwhile stays as it is. A stream makes one call at a time: each counts
 // by itself.
 func (s *Store) HandOver(
-	ctx context.Context, p outbox.PageRef, failed []outbox.HandedOver,
+	ctx context.Context, p outbox.PageRef, failed []outbox.Unfinished,
 ) (handed int, enough bool, err error) {
 	var c columns
 	for _, f := range failed {
@@ -241,8 +245,27 @@ func (s *Store) NoteStream(ctx context.Context, n outbox.StreamState, first bool
 	return nil
 }
 
+// announceStreamSQL notes that a starter has begun the stream of the destination $1. A worker that has
+// taken it meanwhile knows better: its note stands, and so does that of an end of the last seconds.
+const announceStreamSQL = `
+INSERT INTO outbox.streams AS s (destination, started_at, runs_until) VALUES ($1, now(), now() + $2::interval)
+ON CONFLICT (destination) DO UPDATE
+   SET delivered = 0, dead = 0, handed_over = 0, per_second = 0, started_at = now(),
+       runs_until = excluded.runs_until, paused = false, ended_at = NULL, ended = NULL, not_before = NULL
+ WHERE (s.runs_until > now()) IS NOT TRUE AND (s.ended_at > now() - $3::interval) IS NOT TRUE`
+
+// AnnounceStream has starters leave a destination's messages to the stream that one of them has just
+// begun, for some seconds: until a worker notes how it goes.
+func (s *Store) AnnounceStream(ctx context.Context, destination string) error {
+	if _, err := s.pool.Exec(ctx, announceStreamSQL, destination, streamHint, endOfThis); err != nil {
+		return fmt.Errorf("announcing the stream of %s: %w", outflow.DisplayDestination(destination), err)
+	}
+	return nil
+}
+
 // wantStreamsSQL are those of the destinations $1 that are worth a stream: no stream runs, and more
-// than its bound are due that nobody has claimed. $2 is the bound of those without their own; 0: never.
+// than its bound are due. $2 is the bound of those without their own; 0: never. The few of these that
+// were claimed before count too: to leave them out would read each row.
 const wantStreamsSQL = `
 SELECT d.destination
   FROM (SELECT w.destination, coalesce(s.above, $2::int) AS above

@@ -38,12 +38,14 @@ DELETE FROM outbox.pages AS e
    AND NOT EXISTS (SELECT FROM (SELECT $1::text AS destination, $2::timestamptz AS at) AS p, outbox.messages AS m
                     WHERE ` + pageRowsSQL + `)`
 
-// leavePageSQL gives messages of a page back that were not sent. No run was started for any of them, so
-// a stream may claim them again.
+// leavePageSQL gives messages of a page back that were not sent, or not with success. No run was started
+// for any of them, so a stream may claim them again.
 const leavePageSQL = lockRowsSQL + `
 UPDATE outbox.messages AS m
-   SET available_at = now(), parked = false, started = false, streamed = false, claims = greatest(m.claims - 1, 0)
-  FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[])) AS g (id, generation)
+   SET available_at = now(), parked = false, started = false, streamed = false, claims = greatest(m.claims - 1, 0),
+       attempts = m.attempts + g.attempts, last_error = coalesce(g.last_error, m.last_error)
+  FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $4::text[]), (SELECT $5::int[]))
+       AS g (id, generation, last_error, attempts)
  WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[g.id]) AND m.generation = g.generation
    AND m.finished_at IS NULL AND m.available_at = $3`
 
@@ -100,14 +102,14 @@ func (s *Store) EndPage(ctx context.Context, p outbox.PageRef) error {
 	return nil
 }
 
-// LeavePage gives back messages of a page that were not sent. They are due at once.
-func (s *Store) LeavePage(ctx context.Context, p outbox.PageRef, unsent []outbox.Ref) error {
+// LeavePage gives back messages of a page. They are due at once.
+func (s *Store) LeavePage(ctx context.Context, p outbox.PageRef, left []outbox.Unfinished) error {
 	var c columns
-	for _, r := range unsent {
-		c.add(r, "", 0)
+	for _, u := range left {
+		c.add(u.Ref, u.LastError, u.Attempts)
 	}
-	if _, err := s.pool.Exec(ctx, leavePageSQL, c.ids, c.generations, p.At); err != nil {
-		return fmt.Errorf("giving back %d messages of a page: %w", len(unsent), err)
+	if _, err := s.pool.Exec(ctx, leavePageSQL, c.ids, c.generations, p.At, c.lastErrors, c.attempts); err != nil {
+		return fmt.Errorf("giving back %d messages of a page: %w", len(left), err)
 	}
 	s.hintSoon()
 	return nil

@@ -17,9 +17,10 @@ import (
 	"github.com/outflowhq/outflow/outboxdb/migrate"
 )
 
-func refs(messages []outbox.PageMessage) (all []outbox.Ref) {
+// unsent are messages as they leave a page without a try.
+func unsent(messages []outbox.PageMessage) (all []outbox.Unfinished) {
 	for _, m := range messages {
-		all = append(all, m.Ref())
+		all = append(all, outbox.Unfinished{Ref: m.Ref()})
 	}
 	return all
 }
@@ -213,7 +214,7 @@ func TestLeavePage(t *testing.T) {
 	superseded := page.Messages[1].Ref()
 	execute(t, pool, `UPDATE outbox.messages SET generation = 2 WHERE id = $1`, superseded.ID)
 	for range 2 {
-		require.NoError(t, store.LeavePage(t.Context(), page.PageRef, refs(page.Messages)))
+		require.NoError(t, store.LeavePage(t.Context(), page.PageRef, unsent(page.Messages)))
 	}
 	require.Equal(t, map[string]int{"delivered": 1, "pending, leased": 1, "pending": 1}, phases(t, pool))
 	require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.messages
@@ -222,6 +223,32 @@ func TestLeavePage(t *testing.T) {
 	require.Equal(t, []uuid.UUID{page.Messages[2].ID}, pageIDs(again))
 	require.False(t, again.Suspect)
 	require.Len(t, ids, 3)
+}
+
+// A message that was tried in its page may have been sent. Given back it is due at once and streams may
+// claim it, its row has the attempts and the error, and an operator's cancel does not end it as untouched.
+func TestLeavePageAfterTries(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	ids := backlog(t, pool, 2)
+	page := claimPage(t, store, nextPage(uuid.New()))
+	left := unsent(page.Messages)
+	left[0].Attempts, left[0].LastError = 2, "no answer"
+	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, left))
+	tried := stands(t, pool, left[0].ID)
+	require.Equal(t, 2, tried.Attempts)
+	require.Equal(t, "no answer", *tried.LastError)
+	require.Zero(t, tried.Claims)
+	require.False(t, tried.Retrying)
+	answers, err := store.RequestCancel(t.Context(), []uuid.UUID{left[0].ID, left[1].ID}, "ada", "")
+	require.NoError(t, err)
+	require.Equal(t, outflow.Pending, answers[0].State, "the broker may have it")
+	require.Equal(t, outflow.Cancelled, answers[1].State)
+	again := claimPage(t, store, nextPage(uuid.New()))
+	require.Equal(t, []uuid.UUID{left[0].ID}, pageIDs(again))
+	require.True(t, again.Messages[0].CancelRequested)
+	require.Len(t, ids, 2)
 }
 
 // An operator cancels messages: one before a stream claims it, one while it is sent. Only the former
@@ -293,7 +320,7 @@ func TestSupersededInAPage(t *testing.T) {
 	}
 	require.True(t, handOver(t, store, page, page.Messages[2:3]))
 	stays(page.Messages[2].ID)
-	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, refs(page.Messages[3:])))
+	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, unsent(page.Messages[3:])))
 	stays(page.Messages[3].ID)
 	require.NoError(t, store.EndPage(t.Context(), page.PageRef))
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.pages`), "none of them is in it")

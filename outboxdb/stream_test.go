@@ -292,6 +292,22 @@ func TestPageIsBoundedInBytes(t *testing.T) {
 	require.Equal(t, []int{3, 3, 3, 3, 0}, sizes)
 }
 
+// A message's expiry counts from when the claim was sent, and not from when it began to wait for a
+// connection.
+func TestPageIsClaimedWhenItIsSent(t *testing.T) {
+	t.Parallel()
+	pool := another(t, teststack.New(t), func(c *pgxpool.Config) { c.MaxConns = 1 })
+	store := outboxdb.New(pool)
+	backlog(t, pool, 2)
+	conn, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	released := make(chan time.Time, 1)
+	time.AfterFunc(100*time.Millisecond, func() { released <- time.Now(); conn.Release() })
+	page := claimPage(t, store, nextPage(uuid.New()))
+	require.Len(t, page.Messages, 2)
+	require.False(t, page.ClaimedAt.Before(<-released))
+}
+
 func TestNoPageBehindAnOpenBreaker(t *testing.T) {
 	t.Parallel()
 	pool := teststack.New(t)
@@ -317,9 +333,9 @@ func handOver(t *testing.T, s *outboxdb.Store, page outbox.Page, messages []outb
 	return enough
 }
 
-func handedOver(messages []outbox.PageMessage) (failed []outbox.HandedOver) {
+func handedOver(messages []outbox.PageMessage) (failed []outbox.Unfinished) {
 	for _, m := range messages {
-		failed = append(failed, outbox.HandedOver{Ref: m.Ref(), LastError: "throttled", Attempts: 5})
+		failed = append(failed, outbox.Unfinished{Ref: m.Ref(), LastError: "throttled", Attempts: 5})
 	}
 	return failed
 }
@@ -354,6 +370,22 @@ func TestHandOver(t *testing.T) {
 		`SELECT count(*) FROM outbox.messages WHERE streamed AND available_at > now()`))
 }
 
+// Messages that a claim has handed over, because a run may have them, take no room from those that
+// failed.
+func TestHandOverBesideStartedMessages(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	backlog(t, pool, 301)
+	execute(t, pool, `
+		UPDATE outbox.messages SET started = true
+		 WHERE id IN (SELECT id FROM outbox.messages ORDER BY available_at LIMIT 300)`)
+	page := claimPage(t, store, nextPage(uuid.New()))
+	require.Len(t, page.Messages, 1)
+	require.Equal(t, 300, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE retrying`))
+	require.True(t, handOver(t, store, page, page.Messages))
+}
+
 // A page that was freed, and claimed by another stream since, is not its first holder's any more.
 func TestHandOverIsOfItsPage(t *testing.T) {
 	t.Parallel()
@@ -367,7 +399,7 @@ func TestHandOverIsOfItsPage(t *testing.T) {
 	require.Len(t, second.Messages, 2)
 
 	require.True(t, handOver(t, store, page, page.Messages[:1]))
-	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, refs(page.Messages[1:])))
+	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, unsent(page.Messages[1:])))
 	require.NoError(t, store.EndPage(t.Context(), page.PageRef))
 	require.Equal(t, map[string]int{"pending, leased": 2}, phases(t, pool), "the second holder sends them")
 	require.Equal(t, 2, value[int](t, pool,
@@ -415,6 +447,35 @@ func TestStreamsHint(t *testing.T) {
 			require.ElementsMatch(t, ids, got, "a hint that nobody renews ends by itself")
 		})
 	}
+}
+
+// A starter announces the stream that it has begun. A worker that has noted more by then knows better.
+func TestAnnounceStream(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	stands := func() string {
+		return value[string](t, pool, `
+			SELECT concat_ws(' ', runs_until > now(), delivered, ended, not_before > now()) FROM outbox.streams`)
+	}
+	announce := func() {
+		require.NoError(t, store.AnnounceStream(t.Context(), backlogged))
+	}
+	note := func(ended outbox.StreamEnd) {
+		state := outbox.StreamState{Destination: backlogged, Progress: outbox.Progress{Delivered: 7}, Ended: ended}
+		require.NoError(t, store.NoteStream(t.Context(), state, true))
+	}
+	announce()
+	require.Equal(t, "t 0", stands())
+	note("")
+	announce()
+	require.Equal(t, "t 7", stands(), "it runs, and has delivered")
+	note(outbox.StreamFailing)
+	announce()
+	require.Equal(t, "7 failing t", stands(), "it has ended already")
+	execute(t, pool, `UPDATE outbox.streams SET ended_at = now() - interval '11 seconds'`)
+	announce()
+	require.Equal(t, "t 0", stands(), "another had ended")
 }
 
 // Streams are begun for backlogs above a destination's own bound, or the starter's.

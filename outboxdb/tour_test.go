@@ -35,8 +35,9 @@ func tour(t *testing.T, setup, pool *pgxpool.Pool) {
 	tourPurge(t, setup, watched)
 	tourOperator(t, setup, watched)
 	tourOrder(t, setup, watched)
+	tourStream(t, setup, watched)
 	sent := seen.take()
-	known := slices.Concat(outboxdb.Statements, operatorStatements(t, setup))
+	known := slices.Concat(outboxdb.Statements, outboxdb.StreamStatements, operatorStatements(t, setup))
 	for _, statement := range known {
 		if !slices.Contains(sent, statement) {
 			assert.Failf(t, "the tour leaves a statement out", "%.200s", strings.TrimSpace(statement))

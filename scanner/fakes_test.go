@@ -624,12 +624,10 @@ func (t *table) WantStreams(_ context.Context, destinations []string, above int)
 	return t.streams, t.err
 }
 
-func (t *table) NoteStream(_ context.Context, n outbox.StreamState, first bool) error {
+func (t *table) AnnounceStream(_ context.Context, destination string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if first {
-		t.streamed = append(t.streamed, n.Destination)
-	}
+	t.streamed = append(t.streamed, destination)
 	return t.err
 }
 

@@ -38,8 +38,8 @@ type Streams interface {
 	// WantStreams returns those of the destinations that have more due messages than their bound, and
 	// no stream. above is the bound of those without one of their own; 0: they have none.
 	WantStreams(ctx context.Context, destinations []string, above int) ([]string, error)
-	// NoteStream has starters leave a stream's messages to it for some seconds.
-	NoteStream(ctx context.Context, n outbox.StreamState, first bool) error
+	// AnnounceStream has starters leave a destination's messages to its new stream for some seconds.
+	AnnounceStream(ctx context.Context, destination string) error
 	// FreeLostPages gives back the messages of streams that are gone for good.
 	FreeLostPages(ctx context.Context) (freed int, err error)
 }
@@ -128,7 +128,7 @@ func (s *Scanner) startStream(ctx context.Context, destination string) error {
 	}
 	s.opts.Logger.Info("a stream delivers the backlog", "destination", outflow.DisplayDestination(destination),
 		"workflow_id", options.ID)
-	return s.store.NoteStream(ctx, outbox.StreamState{Destination: destination}, true)
+	return s.store.AnnounceStream(ctx, destination)
 }
 
 // freeLostPages gives back, in the background, the messages of streams that are gone for good.

@@ -41,15 +41,22 @@ func (p *Pool) Config() *pgxpool.Config { return p.pool.Config() }
 
 // Query is pgxpool.Pool.Query. The rows must be closed or read to their end.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	rows, _, err := p.QuerySent(ctx, sql, args...)
+	return rows, err
+}
+
+// QuerySent is Query. It also says when the statement was sent, after the wait for a connection.
+func (p *Pool) QuerySent(ctx context.Context, sql string, args ...any) (pgx.Rows, time.Time, error) {
 	c, err := p.Acquire(ctx)
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
+	sent := time.Now()
 	rows, err := c.query(ctx, sql, args, c.Release)
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
-	return rows, nil
+	return rows, sent, nil
 }
 
 // QueryRow is pgxpool.Pool.QueryRow.
