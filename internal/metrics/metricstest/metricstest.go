@@ -1,4 +1,5 @@
-package teststack
+// Package metricstest reads metrics in tests.
+package metricstest
 
 import (
 	"context"
