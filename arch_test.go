@@ -111,8 +111,10 @@ var arrows = map[string]struct{ rooms, libraries []string }{
 	"internal/teststack": {[]string{"outboxdb/migrate", "publish/publishtest/fakesqs"},
 		[]string{"github.com/jackc/pgx/v5", "github.com/lib/pq", "github.com/stretchr/testify"}},
 	"internal/testport": {nil, []string{"github.com/stretchr/testify"}},
-	"starter":           {[]string{"internal/config", "internal/program", "internal/service"}, nil},
-	"worker":            {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"internal/testmetrics": {nil, []string{"github.com/stretchr/testify", "go.opentelemetry.io/otel",
+		"go.opentelemetry.io/otel/sdk/metric"}},
+	"starter": {[]string{"internal/config", "internal/program", "internal/service"}, nil},
+	"worker":  {[]string{"internal/config", "internal/program", "internal/service"}, nil},
 	"cmd/outflow": {
 		[]string{".", "internal/bounded", "internal/brokers", "internal/config", "internal/program", "internal/text",
 			"namespace", "operator", "outbox", "outboxdb", "outboxdb/migrate", "outboxdb/wait", "publish", "workflows"},

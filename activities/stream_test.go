@@ -14,7 +14,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/metrics/metricstest"
+	"github.com/outflowhq/outflow/internal/testmetrics"
 	"github.com/outflowhq/outflow/internal/timing"
 	"github.com/outflowhq/outflow/outbox"
 )
@@ -464,5 +464,5 @@ func TestStreamCountsWhatWasLost(t *testing.T) {
 		_, err := s.execute()
 		require.NoError(t, err)
 	}, WithMeterProvider(metric.NewMeterProvider(metric.WithReader(reader))))
-	require.EqualValues(t, 700, metricstest.Counted(t, reader, "outflow.lease.expiries", nil))
+	require.EqualValues(t, 700, testmetrics.Counted(t, reader, "outflow.lease.expiries", nil))
 }

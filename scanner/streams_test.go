@@ -11,7 +11,7 @@ import (
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 
-	"github.com/outflowhq/outflow/internal/metrics/metricstest"
+	"github.com/outflowhq/outflow/internal/testmetrics"
 	"github.com/outflowhq/outflow/scanner"
 	"github.com/outflowhq/outflow/workflows"
 )
@@ -123,7 +123,7 @@ func TestLostPagesAreFreed(t *testing.T) {
 	inWorld(t, opts, func(w *world) { w.table.lost = 700 }, func(w *world) {
 		pass(5 * time.Minute)
 		w.stop()
-		assert.EqualValues(t, 700, metricstest.Counted(t, reader, "outflow.lease.expiries", nil))
+		assert.EqualValues(t, 700, testmetrics.Counted(t, reader, "outflow.lease.expiries", nil))
 		assert.InDelta(t, 10, w.table.lostPageLooks, 1)
 		assert.Empty(t, w.table.streamLooks)
 	})

@@ -18,7 +18,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/outflowhq/outflow"
-	"github.com/outflowhq/outflow/internal/metrics/metricstest"
+	"github.com/outflowhq/outflow/internal/testmetrics"
 	"github.com/outflowhq/outflow/internal/teststack"
 	"github.com/outflowhq/outflow/outbox"
 	"github.com/outflowhq/outflow/outboxdb"
@@ -100,7 +100,7 @@ func awaitRest(t testing.TB, pool *pgxpool.Pool, starters int) {
 // claims counts the claims that no poll made.
 func (s *starter) claims(t testing.TB) int64 {
 	t.Helper()
-	return metricstest.Counted(t, s.reader, "outflow.claims", func(labels attribute.Set) bool {
+	return testmetrics.Counted(t, s.reader, "outflow.claims", func(labels attribute.Set) bool {
 		trigger, _ := labels.Value("trigger")
 		return trigger.AsString() != "poll"
 	})

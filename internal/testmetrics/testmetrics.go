@@ -1,5 +1,5 @@
-// Package metricstest reads metrics in tests.
-package metricstest
+// Package testmetrics reads metrics in tests.
+package testmetrics
 
 import (
 	"context"
