@@ -138,13 +138,10 @@ func TestFailureClasses(t *testing.T) {
 // durable attempt has the publisher's whole timeout.
 func TestALateAnswer(t *testing.T) {
 	t.Parallel()
-	late := outflow.FastPathCallTime + 500*time.Millisecond
-	a := within(t, serve(t, &answers{start: func(ctx context.Context) (*workflowservice.StartWorkflowExecutionResponse,
+	late := outflow.FastPathCallTime + time.Second
+	a := within(t, serve(t, &answers{start: func(context.Context) (*workflowservice.StartWorkflowExecutionResponse,
 		error) {
-		select {
-		case <-ctx.Done():
-		case <-time.After(late):
-		}
+		time.Sleep(late)
 		return &workflowservice.StartWorkflowExecutionResponse{RunId: "late", Started: true}, nil
 	}, describe: func() (*workflowservice.DescribeWorkflowExecutionResponse, error) {
 		time.Sleep(late)
