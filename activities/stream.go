@@ -23,9 +23,8 @@ type StreamStore interface {
 	Pages
 	// FinishAll writes ends, and answers each. It may be repeated.
 	FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished
-	// HandOver leaves messages to runs of their own, and says how many. enough is false where too many
-	// have such runs.
-	HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.Unfinished) (handed int, enough bool, err error)
+	// HandOver leaves messages to runs of their own. It may be repeated.
+	HandOver(ctx context.Context, p outbox.PageRef, failed []outbox.Unfinished) (outbox.HandedOver, error)
 	// NoteStream notes how a stream goes. It is repeated every few seconds.
 	NoteStream(ctx context.Context, n outbox.StreamState, first bool) error
 }
@@ -33,8 +32,8 @@ type StreamStore interface {
 // Pages are the messages that streams have claimed.
 type Pages interface {
 	ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.Page, error)
-	// LeavePage gives messages back. It may be repeated.
-	LeavePage(ctx context.Context, p outbox.PageRef, left []outbox.Unfinished) error
+	// LeavePage gives messages back, but for those whose rows are locked. It may be repeated.
+	LeavePage(ctx context.Context, p outbox.PageRef, left []outbox.Unfinished) (locked []uuid.UUID, err error)
 	// EndPage ends a page whose messages have all left it. It may be repeated.
 	EndPage(ctx context.Context, p outbox.PageRef) error
 	// FreePages frees what others than these holders have left behind, and says how much is still to be

@@ -59,6 +59,8 @@ type paged struct {
 	attempts  int
 	lastError string
 	holders   []uuid.UUID
+	// lockedUntil is when another session lets go of the row.
+	lockedUntil time.Time
 }
 
 var _ StreamStore = (*pages)(nil)
@@ -130,40 +132,51 @@ func (p *pages) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 	return page, nil
 }
 
-// change changes messages of a page as a statement does.
-func (p *pages) change(at time.Time, left []outbox.Unfinished, change func(u outbox.Unfinished, m *paged)) {
+// change changes messages of a page as a statement does. It returns those that are locked.
+func (p *pages) change(
+	at time.Time, left []outbox.Unfinished, change func(u outbox.Unfinished, m *paged),
+) (locked []uuid.UUID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, u := range left {
-		if m := p.byID[u.ID]; m.ends == 0 && m.at.Equal(at) {
+		switch m := p.byID[u.ID]; {
+		case m.ends > 0 || !m.at.Equal(at):
+		case time.Now().Before(m.lockedUntil):
+			locked = append(locked, u.ID)
+		default:
 			m.at = time.Time{}
 			change(u, m)
 		}
 	}
+	return locked
 }
 
-func (p *pages) LeavePage(ctx context.Context, page outbox.PageRef, left []outbox.Unfinished) error {
+func (p *pages) LeavePage(
+	ctx context.Context, page outbox.PageRef, left []outbox.Unfinished,
+) (locked []uuid.UUID, err error) {
 	if err := p.begin(ctx, "leave"); err != nil {
-		return err
+		return nil, err
 	}
-	p.change(page.At, left, func(u outbox.Unfinished, m *paged) {
+	return p.change(page.At, left, func(u outbox.Unfinished, m *paged) {
 		m.left++
 		m.attempts, m.lastError = m.attempts+u.Attempts, u.LastError
-	})
-	return nil
+	}), nil
 }
 
-func (p *pages) HandOver(ctx context.Context, page outbox.PageRef, failed []outbox.Unfinished) (int, bool, error) {
+func (p *pages) HandOver(
+	ctx context.Context, page outbox.PageRef, failed []outbox.Unfinished,
+) (done outbox.HandedOver, err error) {
 	if err := p.begin(ctx, "hand over"); err != nil {
-		return 0, false, err
+		return done, err
 	}
-	p.change(page.At, failed, func(u outbox.Unfinished, m *paged) { m.handed, m.lastError = u.Attempts, u.LastError })
+	done.Locked = p.change(page.At, failed, func(u outbox.Unfinished, m *paged) { m.handed, m.lastError = u.Attempts, u.LastError })
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	done.Messages, done.Enough = len(failed)-len(done.Locked), !p.crowded
 	if p.crowded {
-		return len(failed) / 2, false, nil
+		done.Messages /= 2
 	}
-	return len(failed), true, nil
+	return done, nil
 }
 
 func (p *pages) EndPage(ctx context.Context, _ outbox.PageRef) error {
@@ -205,6 +218,10 @@ func (p *pages) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox
 	}
 	for i, e := range endings {
 		m := p.byID[e.ID]
+		if time.Now().Before(m.lockedUntil) {
+			finished[i].Err = outbox.ErrLocked
+			continue
+		}
 		m.ends++
 		m.end, m.ended = e, time.Now()
 		finished[i] = outbox.Finished{Generation: e.Generation, State: e.State}

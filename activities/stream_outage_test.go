@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
 
@@ -134,8 +134,7 @@ func TestStreamTellsOfSlowMarks(t *testing.T) {
 func TestStreamWritesEndsAgain(t *testing.T) {
 	onStage(t, func(s *stage) {
 		s.table.due(100)
-		locked := &lockedRows{pages: s.table, times: 3, of: map[uuid.UUID]int{}}
-		s.all.store = locked
+		s.table.lock(1200*time.Millisecond, 4)
 		_, err := s.execute()
 		require.NoError(t, err)
 		s.requireAll(delivered, 100)
@@ -144,19 +143,26 @@ func TestStreamWritesEndsAgain(t *testing.T) {
 	})
 }
 
+// lock has another session lock each nth row.
+func (p *pages) lock(lasts time.Duration, n int) {
+	for i, m := range p.messages {
+		if i%n == 0 {
+			m.lockedUntil = time.Now().Add(lasts)
+		}
+	}
+}
+
 // A row that another session keeps locked holds up nothing but its own end: neither the ends of others,
 // nor the next pages. Heartbeats tell of its acknowledgement.
 func TestStreamGoesOnBesideLockedRows(t *testing.T) {
 	deliver := func(locked int) (took time.Duration) {
 		onStage(t, func(s *stage) {
 			s.watched = true
-			s.table.due(40_000, func(i int, m *paged) {
-				if m.ID[0] = 1; i%2000 == 0 && i/2000 < locked {
-					m.ID[0] = 0
-				}
-			})
-			s.all.store = &lockedRows{pages: s.table, times: 240, of: map[uuid.UUID]int{}}
-			s.after(20*time.Second, func() { s.table.due(5, func(_ int, m *paged) { m.ID[0] = 1 }) })
+			s.table.due(40_000)
+			if locked > 0 {
+				s.table.lock(2*time.Minute, 40_000/locked)
+			}
+			s.after(20*time.Second, func() { s.table.due(5) })
 			began := time.Now()
 			s.after(10*time.Second, func() {
 				s.requireAll(delivered, 40_000-locked)
@@ -168,7 +174,7 @@ func TestStreamGoesOnBesideLockedRows(t *testing.T) {
 			s.requireAll(delivered, 40_005)
 			require.Zero(t, s.broker.twice())
 			for _, m := range s.table.messages {
-				if m.ID[0] == 1 {
+				if m.lockedUntil.IsZero() {
 					took = max(took, m.ended.Sub(began))
 				}
 			}
@@ -178,22 +184,114 @@ func TestStreamGoesOnBesideLockedRows(t *testing.T) {
 	require.InDelta(t, deliver(0).Seconds(), deliver(20).Seconds(), 2)
 }
 
+// The same for a row of a page that a lost process has had: once it is sent, others may be.
+func TestStreamGoesOnBesideALockedSuspect(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(150, func(_ int, m *paged) { m.Claims = 1 })
+		s.table.lock(2*time.Minute, 150)
+		s.table.due(3000)
+		s.after(10*time.Second, func() { s.requireAll(delivered, 3149) })
+		_, err := s.execute()
+		require.NoError(t, err)
+		s.requireAll(delivered, 3150)
+		require.Zero(t, s.broker.twice())
+	})
+}
+
+// A message is given back, or handed over, when its row is locked no more, with what was tried. No process
+// was lost: its page is not left to be freed.
+func TestStreamWaitsForLockedRowsThatItLeaves(t *testing.T) {
+	t.Run("given back", func(t *testing.T) {
+		onStage(t, func(s *stage) {
+			s.table.due(2000)
+			s.table.lock(12*time.Second, 100)
+			s.broker.takes = time.Second
+			s.after(500*time.Millisecond, func() { s.cancelWith(temporal.NewCanceledError()) })
+			result, err := s.execute()
+			require.NoError(t, err)
+			require.Equal(t, outbox.StreamCancelled, result.Ended)
+			s.requireAll(delivered, 10*streamRequests)
+			s.requireAll(func(m *paged) bool { return waits(m) && m.left > 0 }, 2000-10*streamRequests)
+		})
+	})
+	t.Run("not for ever", func(t *testing.T) {
+		onStage(t, func(s *stage) {
+			s.table.due(2000)
+			s.table.lock(time.Hour, 1999) // the first row, which is sent, and the last
+			s.table.messages[0].lockedUntil = time.Time{}
+			s.broker.takes = time.Second
+			s.after(500*time.Millisecond, func() { s.cancelWith(temporal.NewCanceledError()) })
+			began := time.Now()
+			_, err := s.execute()
+			require.NoError(t, err)
+			require.Less(t, time.Since(began), 20*time.Second)
+			s.requireAll(inPage, 1)
+		})
+	})
+	t.Run("handed over", func(t *testing.T) {
+		onStage(t, func(s *stage) {
+			s.table.due(60)
+			s.table.lock(12*time.Second, 20)
+			s.broker.answer = func(m outflow.Message, _ int) error {
+				if !s.table.byID[m.ID].lockedUntil.IsZero() {
+					return throttled
+				}
+				return nil
+			}
+			s.after(11*time.Second, func() { s.table.due(10_000) })
+			_, err := s.execute()
+			require.NoError(t, err)
+			s.requireAll(delivered, 10_057)
+			s.requireAll(func(m *paged) bool { return m.handed == maxStreamTries && m.lastError == "throttled" }, 3)
+			require.Zero(t, s.table.count(inPage))
+		})
+	})
+	t.Run("handed over after an outage", func(t *testing.T) {
+		onStage(t, func(s *stage) {
+			s.table.due(3)
+			s.broker.answer = func(outflow.Message, int) error { return throttled }
+			s.after(time.Second, func() { s.outage(time.Minute, "hand over") })
+			_, err := s.execute()
+			require.NoError(t, err)
+			s.requireAll(func(m *paged) bool { return m.handed == maxStreamTries }, 3)
+		})
+	})
+}
+
+// A few messages that fail alone are handed over. They say nothing of the destination, which takes all
+// others: neither at the end of a backlog, where they are sent without others, nor to its breaker.
+func TestStreamHandsOverFewBadMessages(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.table.due(6000, func(i int, m *paged) {
+			if i%60 == 0 {
+				m.Type = "bad"
+			}
+		})
+		s.broker.answer = func(m outflow.Message, _ int) error {
+			if m.Type == "bad" {
+				return throttled
+			}
+			return nil
+		}
+		result, err := s.execute()
+		require.NoError(t, err)
+		require.Equal(t, outbox.StreamDrained, result.Ended)
+		s.requireAll(delivered, 5900)
+		s.requireAll(func(m *paged) bool { return m.handed == maxStreamTries }, 100)
+		require.NotContains(t, strings.Join(s.fake.observations, "\n"), "throttled")
+	})
+}
+
 // A stream that can't write ends, or has locked rows of many pages, says nothing in the table: starters
 // deliver without it.
 func TestStuckStreamIsSilent(t *testing.T) {
 	for name, prepare := range map[string]func(s *stage){
-		"no end can be written": func(s *stage) { s.outage(2*time.Minute, "finish") },
-		"rows of each page are locked": func(s *stage) {
-			s.all.store = &lockedRows{pages: s.table, times: 240, of: map[uuid.UUID]int{}}
-		},
+		"no end can be written":        func(s *stage) { s.outage(2*time.Minute, "finish") },
+		"rows of each page are locked": func(s *stage) { s.table.lock(2*time.Minute, 2000) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			onStage(t, func(s *stage) {
-				s.table.due(maxPages*pageMessages+1, func(i int, m *paged) {
-					if m.ID[0] = 1; i%2000 == 0 {
-						m.ID[0] = 0
-					}
-				})
+				s.table.due(maxPages*pageMessages + 1)
 				prepare(s)
 				var before, after int
 				s.after(70*time.Second, func() { before = len(s.table.notes) })
@@ -206,26 +304,6 @@ func TestStuckStreamIsSilent(t *testing.T) {
 			})
 		})
 	}
-}
-
-// lockedRows has some rows locked for a few statements.
-type lockedRows struct {
-	*pages
-	times int
-	of    map[uuid.UUID]int
-}
-
-func (l *lockedRows) FinishAll(ctx context.Context, endings []outbox.Ending) []outbox.Finished {
-	finished := make([]outbox.Finished, len(endings))
-	for i, e := range endings {
-		if e.ID[0]%4 == 0 && l.of[e.ID] < l.times {
-			l.of[e.ID]++
-			finished[i].Err = outbox.ErrLocked
-			continue
-		}
-		finished[i] = l.pages.FinishAll(ctx, []outbox.Ending{e})[0]
-	}
-	return finished
 }
 
 // A broker that throttles three of ten entries gets half as many requests at once, and all of the

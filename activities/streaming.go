@@ -46,9 +46,9 @@ const (
 	// begins with streamBackoff and doubles.
 	maxStreamTries = 5
 	streamBackoff  = 100 * time.Millisecond
-	// maxFailedRequests without a success between them end the stream: its destination is down. The
-	// breaker learns of those after the first quietFailures. The last messages of a destination that
-	// throttles some go out alone, and a few of them in a row may fail.
+	// maxFailedRequests of first tries, without a success between them, end the stream: its destination is
+	// down. The breaker learns of those after the first quietFailures: a few in a row may fail where a
+	// destination throttles some.
 	maxFailedRequests = 20
 	quietFailures     = 5
 	// warnInterval lies between two lines of the log about failed requests.
@@ -124,6 +124,7 @@ type streaming struct {
 
 	over        []pageOver // to be handed over
 	handingOver bool
+	overAgain   time.Time // after a statement that failed, or left out locked rows
 
 	pageSize, markSize int // of messages, at present
 	claimFailures      int // in a row
@@ -139,6 +140,7 @@ type streaming struct {
 	nextNote, nextFree time.Time
 
 	ended  outbox.StreamEnd // why it stops; empty while it goes on
+	endsAt time.Time        // when it has begun to stop
 	until  time.Time        // when its turn is over
 	giveUp time.Time        // when a stopping worker waits no longer
 }
@@ -148,11 +150,15 @@ type openPage struct {
 	outbox.Page
 	holder uuid.UUID
 	left   int // messages that have not left it
-	locked int // of these, whose rows are locked
+	locked int // of these, with an end that waits for a locked row
+	passed int // of these, to be given back or handed over when their row is locked no more
 	// sends ends when no request of the page may begin any more.
 	sends context.Context
 	close func()
 }
+
+// onlyLocked says that nothing is left of the page but rows that other sessions have locked.
+func (p *openPage) onlyLocked() bool { return p.left <= p.locked+p.passed }
 
 // request is up to requestMessages messages of a page that are sent together.
 type request struct {
@@ -174,6 +180,7 @@ type pageEnd struct {
 type pageOver struct {
 	page *openPage
 	outbox.Unfinished
+	locked bool // its row was, by another session
 }
 
 func newStreaming(s *Streams, in StreamInput, info activity.Info) *streaming {
@@ -274,7 +281,7 @@ func (r *streaming) held() int { return len(r.ends) + len(r.writing) + len(r.loc
 func (r *streaming) full() bool {
 	n := 0
 	for _, p := range r.pages {
-		if p == nil || p.left > p.locked {
+		if p == nil || !p.onlyLocked() {
 			n++
 		}
 	}
@@ -297,14 +304,15 @@ func (r *streaming) givesUp() bool {
 // end begins the end of the stream.
 func (r *streaming) end(why outbox.StreamEnd) {
 	if r.ended == "" {
-		r.ended = why
+		r.ended, r.endsAt = why, time.Now()
 	}
 }
 
 // endFromOutside begins the end that somebody has asked for, or takes the place of one that has begun:
 // the run and the table are to know of it.
 func (r *streaming) endFromOutside(why outbox.StreamEnd) {
-	if r.ended == "" || why == outbox.StreamCancelled || why == outbox.StreamPaused {
+	r.end(why)
+	if why == outbox.StreamCancelled || why == outbox.StreamPaused {
 		r.ended = why
 	}
 }
@@ -320,7 +328,7 @@ func (r *streaming) advance(ctx, work context.Context) {
 	}
 	r.sendQueued(now)
 	r.mark(ctx, now)
-	r.handOverNext(ctx)
+	r.handOverNext(ctx, now)
 	r.claim(ctx, work, now)
 	r.free(ctx, now)
 	r.noteProgress(ctx, now)

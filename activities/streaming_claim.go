@@ -64,10 +64,10 @@ func resized(size, most int, failed bool) int {
 	return min(size+size/16+1, most)
 }
 
-// hasSuspect reports whether a page in hand is a suspect.
+// hasSuspect reports whether a page in hand is a suspect, and not only rows of it that are locked.
 func (r *streaming) hasSuspect() bool {
 	for _, p := range r.pages {
-		if p != nil && p.Suspect {
+		if p != nil && p.Suspect && !p.onlyLocked() {
 			return true
 		}
 	}

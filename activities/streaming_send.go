@@ -42,18 +42,21 @@ func (r *streaming) sendQueued(now time.Time) {
 }
 
 // mayBeside reports whether a request of the page may begin now. Suspects are sent with nothing else in
-// hand, and no end unwritten: the process may be lost to them.
+// hand, and no end unwritten: the process may be lost to them. Where an end waits for a locked row, the
+// heartbeats have its acknowledgement.
 func (r *streaming) mayBeside(p *openPage) bool {
-	if r.sending != nil {
+	if r.sending != nil && !r.sending.onlyLocked() {
 		return r.sending == p
 	}
-	others := len(r.pages) - 1
+	if !p.Suspect {
+		return true
+	}
 	for _, o := range r.pages {
-		if o != nil && o.left == o.locked { // the heartbeats have its acknowledgements
-			others--
+		if o != p && (o == nil || !o.onlyLocked()) {
+			return false
 		}
 	}
-	return !p.Suspect || r.requests == 0 && others == 0 && len(r.ends)+len(r.writing) == 0
+	return r.requests == 0 && len(r.ends)+len(r.writing) == 0
 }
 
 // send makes one request.

@@ -1,12 +1,14 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"go.temporal.io/sdk/log"
 
 	"github.com/outflowhq/outflow"
@@ -51,7 +53,7 @@ func (r *streaming) settle(q *request, s sent) {
 			again = append(again, m)
 		}
 	}
-	r.pace(acknowledged, last)
+	r.pace(q, acknowledged, last)
 	r.observe(s)
 	if len(missing) > 0 {
 		r.leave(q.page, &request{messages: missing, tries: q.tries, failure: q.failure}) // they wait as rows
@@ -74,8 +76,9 @@ func (r *streaming) settle(q *request, s sent) {
 }
 
 // pace adapts the requests at once to what the broker takes: half of them where it throttles or fails,
-// one more for each round without. Failures without a success between them end the stream.
-func (r *streaming) pace(acknowledged int, failure error) {
+// one more for each round without. Failures without a success between them end the stream. A message that
+// is tried again tells nothing of the destination, but of itself.
+func (r *streaming) pace(q *request, acknowledged int, failure error) {
 	if acknowledged > 0 {
 		r.failures = 0
 	}
@@ -83,7 +86,7 @@ func (r *streaming) pace(acknowledged int, failure error) {
 		r.limit = min(r.limit+1/r.limit, streamRequests)
 		return
 	}
-	if acknowledged == 0 {
+	if acknowledged == 0 && q.tries == 0 {
 		r.failures++
 	}
 	if time.Since(r.warned) >= warnInterval {
@@ -144,62 +147,110 @@ func (r *streaming) leave(p *openPage, requests ...*request) {
 	for _, q := range requests {
 		left = append(left, r.unfinished(q, q.messages)...)
 	}
+	r.give(p, left, 0)
+}
+
+// give gives messages of a page back. It waits for rows that other sessions have locked, but not for long
+// where the stream ends: these come back when their page is freed. So many have been waited for already.
+func (r *streaming) give(p *openPage, left []outbox.Unfinished, waitedFor int) {
 	r.handing++
+	rest, failed := left, 0
 	var err error
-	give := func(ctx context.Context) {
-		for range leaveTries {
-			if err = r.store.LeavePage(ctx, p.PageRef, left); err == nil {
-				return
+	r.do(context.Background(), func(ctx context.Context) {
+		for failed < leaveTries && len(rest) > 0 && ctx.Err() == nil {
+			var locked []uuid.UUID
+			if locked, err = r.store.LeavePage(ctx, p.PageRef, rest); err == nil {
+				rest = only(rest, locked)
+			} else {
+				failed++
 			}
-			time.Sleep(markRetry)
+			if len(rest) > 0 {
+				time.Sleep(markRetry)
+			}
 		}
-	}
-	r.do(context.Background(), give, func() {
+	}, func() {
 		r.handing--
-		if err != nil { // the page stands until the next attempt or a scanner frees it
+		p.passed -= waitedFor
+		switch {
+		case len(rest) == 0:
+		case err != nil:
 			r.logTo().Warn("giving messages back", "error", err)
+		case r.ended == "":
+			p.passed += len(rest)
+			r.left(p, len(left)-len(rest))
+			r.give(p, rest, len(rest))
+			return
+		default:
+			r.logTo().Warn("giving messages back", "messages", len(rest), "error", outbox.ErrLocked)
 		}
 		r.left(p, len(left))
 	})
 }
 
+// only are those of the messages that have these IDs.
+func only(messages []outbox.Unfinished, ids []uuid.UUID) (found []outbox.Unfinished) {
+	for _, u := range messages {
+		if slices.Contains(ids, u.ID) {
+			found = append(found, u)
+		}
+	}
+	return found
+}
+
 // handOver has messages of a request that failed again and again left to runs of their own.
 func (r *streaming) handOver(q *request, messages []*outbox.PageMessage) {
 	for _, u := range r.unfinished(q, messages) {
-		r.over = append(r.over, pageOver{q.page, u})
+		r.over = append(r.over, pageOver{page: q.page, Unfinished: u})
 	}
 }
 
 // handOverNext hands over what there is of a page, by one statement at a time: two of them beside each
-// other would both find room.
-func (r *streaming) handOverNext(ctx context.Context) {
-	if r.handingOver || len(r.over) == 0 {
+// other would both find room. What it could not hand over is tried again, but not for long where the
+// stream ends: that comes back when its page is freed.
+func (r *streaming) handOverNext(ctx context.Context, now time.Time) {
+	if r.handingOver || len(r.over) == 0 || now.Before(r.overAgain) {
 		return
 	}
 	p := r.over[0].page
 	var failed []outbox.Unfinished
 	var others []pageOver
 	for _, o := range r.over {
-		if o.page == p {
-			failed = append(failed, o.Unfinished)
-		} else {
+		if o.page != p {
 			others = append(others, o)
+			continue
+		}
+		failed = append(failed, o.Unfinished)
+		if o.locked {
+			p.passed--
 		}
 	}
 	r.over, r.handingOver = others, true
-	var handed int
-	var enough bool
+	var done outbox.HandedOver
 	var err error
-	r.do(ctx, func(ctx context.Context) { handed, enough, err = r.store.HandOver(ctx, p.PageRef, failed) }, func() {
+	r.do(ctx, func(ctx context.Context) { done, err = r.store.HandOver(ctx, p.PageRef, failed) }, func() {
 		r.handingOver = false
-		switch {
-		case err != nil: // the page stands until it is freed
-			r.logTo().Warn("handing messages over", "error", err)
-		case !enough:
+		r.progress.HandedOver += int64(done.Messages)
+		rest := only(failed, done.Locked)
+		if err != nil {
+			rest = failed
+		} else if !done.Enough {
 			r.end(outbox.StreamFailing)
 		}
-		r.progress.HandedOver += int64(handed)
-		r.left(p, len(failed))
+		if len(rest) > 0 {
+			err = cmp.Or(err, outbox.ErrLocked)
+			r.logTo().Warn("handing messages over", "messages", len(rest), "error", err)
+			r.overAgain = time.Now().Add(markRetry)
+		}
+		if r.ended != "" && time.Since(r.endsAt) > statementLimit {
+			rest = nil
+		}
+		for _, u := range rest {
+			o := pageOver{page: p, Unfinished: u, locked: errors.Is(err, outbox.ErrLocked)}
+			if r.over = append(r.over, o); o.locked {
+				p.passed++
+			}
+		}
+		r.left(p, len(failed)-len(rest))
 	})
 }
 

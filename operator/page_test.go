@@ -85,7 +85,8 @@ func TestActsOnAMessageInAPage(t *testing.T) {
 	assert.Zero(t, runs.asked)
 
 	// Given back, it is as never claimed.
-	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, []outbox.Unfinished{{Ref: ref(ids[1])}}))
+	_, err := store.LeavePage(t.Context(), page.PageRef, []outbox.Unfinished{{Ref: ref(ids[1])}})
+	require.NoError(t, err)
 	for name, act := range acts {
 		a := act(ids[1])
 		assert.Equal(t, Done, a.Verdict, "%s: %s", name, a.Text)
@@ -143,8 +144,9 @@ func TestShowAStreamsMessage(t *testing.T) {
 	assert.Equal(t, "none of its own: a stream had it, whose run is past Temporal's retention", show(ids[0]).NoRun)
 
 	// What the stream did not end has runs of its own.
-	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, []outbox.Unfinished{{Ref: ref(ids[1])}}))
-	_, _, err := store.HandOver(t.Context(), page.PageRef, []outbox.Unfinished{{Ref: ref(ids[2]), LastError: "throttled", Attempts: 5}})
+	_, err := store.LeavePage(t.Context(), page.PageRef, []outbox.Unfinished{{Ref: ref(ids[1])}})
+	require.NoError(t, err)
+	_, err = store.HandOver(t.Context(), page.PageRef, []outbox.Unfinished{{Ref: ref(ids[2]), LastError: "throttled", Attempts: 5}})
 	require.NoError(t, err)
 	for _, id := range ids[1:] {
 		d = show(id)

@@ -130,5 +130,16 @@ type Unfinished struct {
 	Attempts int
 }
 
+// HandedOver is what came of a hand-over.
+type HandedOver struct {
+	// Messages is how many have runs of their own now.
+	Messages int
+	// Enough is false where too many of the destination have such runs: then the last of them wait as
+	// rows, and the stream is to end.
+	Enough bool
+	// Locked are those whose rows another session has locked: nothing was done with them.
+	Locked []uuid.UUID
+}
+
 // ErrLocked is the error of a write that left a row out, because another session had locked it.
 var ErrLocked = errors.New("another session has locked the message's row")

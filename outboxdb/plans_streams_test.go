@@ -45,7 +45,7 @@ func lookAtStreams(t *testing.T, pool *pgxpool.Pool, statistics string) {
 	defer func() { // as it was, for what comes after
 		execute(t, pool, `UPDATE outbox.messages SET retrying = false, started = false WHERE id = ANY ($1::uuid[])`, handed)
 		execute(t, pool, `DELETE FROM outbox.streams`)
-		require.NoError(t, store.LeavePage(t.Context(), claimed.PageRef, unsent(claimed.Messages)))
+		leavePage(t, store, claimed, unsent(claimed.Messages))
 		execute(t, pool, `
 			UPDATE outbox.messages SET available_at = enqueued_at - interval '1 day' WHERE id = ANY ($1::uuid[])`, ids)
 		require.NoError(t, store.EndPage(t.Context(), claimed.PageRef))
@@ -72,7 +72,7 @@ func lookAtStreams(t *testing.T, pool *pgxpool.Pool, statistics string) {
 			{"give back 20 of a page", outboxdb.StatementLeavePage, 0, 500,
 				[]any{ids, ones, stamp(claimed.At), many("NULL"), ones}},
 			{"hand over 20", outboxdb.StatementHandOver, page, 600,
-				[]any{ids, ones, many("NULL"), ones, backlog, 200, stamp(claimed.At)}},
+				[]any{ids, ones, stamp(claimed.At), many("NULL"), ones, backlog, 200}},
 			{"is it worth a stream", outboxdb.StatementWantStreams, 0, 30, []any{"{" + backlog + "}", 100}},
 			{"claim 20 that a stream has handed over", outboxdb.StatementClaim, page, 520,
 				[]any{[]string{backlog}, []string{backlog}, []time.Time{aMonthAgo}, []string{"50"}, []string{"0"}, page, 1 << 24,

@@ -92,8 +92,8 @@ func TestSafetyClauses(t *testing.T) {
 			"m.finished_at IS NULL AND m.available_at = $3",
 		}},
 		"handOver": {outboxdb.StatementHandOver, []string{
-			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $7",
-			"retrying = h.place <= r.rows", "AND m.attempts > 0 LIMIT $6) AS few",
+			"m.generation = h.generation", "m.finished_at IS NULL AND m.available_at = $3",
+			"retrying = h.place <= r.rows", "AND m.attempts > 0 LIMIT $7) AS few",
 		}},
 		"endPage": {outboxdb.StatementEndPage, []string{
 			"e.destination = $1 AND e.at = $2 AND NOT EXISTS (" +

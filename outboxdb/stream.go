@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -168,47 +167,60 @@ func (s *Store) ClaimPage(ctx context.Context, req outbox.PageRequest) (outbox.P
 	return page, nil
 }
 
-// handOverSQL leaves rows of the page $7 to runs of their own, as far as at most $6 of the destination $5
+// handOverSQL leaves rows of the page $3 to runs of their own, as far as at most $7 of the destination $6
 // are off the fast path then, after a failure; the others to later claims. The attempts failed with an
 // error, so the messages crash nothing.
 const handOverSQL = lockRowsSQL + `, room AS MATERIALIZED (
-    SELECT $6::int - count(*) AS rows
+    SELECT $7::int - count(*) AS rows
       FROM (SELECT FROM outbox.messages AS m
-             WHERE m.retrying AND m.destination = $5::text AND m.attempts > 0 LIMIT $6) AS few
-)
-UPDATE outbox.messages AS m
-   SET retrying = h.place <= r.rows, streamed = false, claims = 0, attempts = m.attempts + h.attempts,
-       available_at = CASE WHEN h.place <= r.rows THEN now() ELSE now() + interval '1 second' END, parked = true,
-       last_error = coalesce(h.last_error, m.last_error)
-  FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $3::text[]), (SELECT $4::int[])) WITH ORDINALITY
-       AS h (id, generation, last_error, attempts, place), room AS r
- WHERE h.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[h.id]) AND m.generation = h.generation
-   AND m.finished_at IS NULL AND m.available_at = $7
-RETURNING m.retrying`
+             WHERE m.retrying AND m.destination = $6::text AND m.attempts > 0 LIMIT $7) AS few
+), handed AS (
+    UPDATE outbox.messages AS m
+       SET retrying = h.place <= r.rows, streamed = false, claims = 0, attempts = m.attempts + h.attempts,
+           available_at = CASE WHEN h.place <= r.rows THEN now() ELSE now() + interval '1 second' END, parked = true,
+           last_error = coalesce(h.last_error, m.last_error)
+      FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $4::text[]), (SELECT $5::int[])) WITH ORDINALITY
+           AS h (id, generation, last_error, attempts, place), room AS r
+     WHERE h.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[h.id])
+       AND m.generation = h.generation AND m.finished_at IS NULL AND m.available_at = $3
+    RETURNING m.retrying
+)` + passedOverSQL + `
+SELECT h.retrying, NULL::uuid FROM handed AS h UNION ALL SELECT NULL, w.id FROM waiting AS w`
 
-// HandOver leaves messages of a page to runs of their own, and says how many. enough is false where too
-// many messages of the destination have such runs: then the last of them wait as rows, and the stream is
-// to end. What has left the page meanwhile stays as it is. A stream makes one call at a time: each counts
-// by itself.
+// HandOver leaves messages of a page to runs of their own. What has left the page meanwhile stays as it
+// is. A stream makes one call at a time: each counts by itself.
 func (s *Store) HandOver(
 	ctx context.Context, p outbox.PageRef, failed []outbox.Unfinished,
-) (handed int, enough bool, err error) {
+) (done outbox.HandedOver, err error) {
 	var c columns
 	for _, f := range failed {
 		c.add(f.Ref, f.LastError, f.Attempts)
 	}
-	rows, err := s.pool.Query(ctx, handOverSQL, c.ids, c.generations, c.lastErrors, c.attempts, p.Destination,
-		maxHandedOver, p.At)
+	rows, err := s.pool.Query(ctx, handOverSQL, c.ids, c.generations, p.At, c.lastErrors, c.attempts, p.Destination,
+		maxHandedOver)
 	if err != nil {
-		return 0, false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
+		return done, fmt.Errorf("handing over %d messages: %w", len(failed), err)
 	}
-	all, err := pgx.CollectRows(rows, pgx.RowTo[bool])
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		Handed *bool
+		Locked *uuid.UUID
+	}])
 	if err != nil {
-		return 0, false, fmt.Errorf("handing over %d messages: %w", len(failed), err)
+		return done, fmt.Errorf("handing over %d messages: %w", len(failed), err)
 	}
 	s.hintSoon()
-	enough = !slices.Contains(all, false)
-	return len(slices.DeleteFunc(all, func(handed bool) bool { return !handed })), enough, nil
+	done.Enough = true
+	for _, r := range all {
+		switch {
+		case r.Locked != nil:
+			done.Locked = append(done.Locked, *r.Locked)
+		case deref(r.Handed):
+			done.Messages++
+		default:
+			done.Enough = false
+		}
+	}
+	return done, nil
 }
 
 // noteStreamSQL notes how a stream goes. $2 to $5 are its progress, $6 is why it ended (NULL: it goes on),

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/outflowhq/outflow"
 	"github.com/outflowhq/outflow/outbox"
@@ -38,16 +39,30 @@ DELETE FROM outbox.pages AS e
    AND NOT EXISTS (SELECT FROM (SELECT $1::text AS destination, $2::timestamptz AS at) AS p, outbox.messages AS m
                     WHERE ` + pageRowsSQL + `)`
 
+// passedOverSQL goes behind lockRowsSQL. "waiting" are those of the rows $1 that are still in the page $3:
+// other sessions have locked them.
+const passedOverSQL = `, passed AS MATERIALIZED (
+    SELECT a.id FROM pg_catalog.unnest((SELECT $1::uuid[])) AS a (id) EXCEPT SELECT l.id FROM locked AS l
+), waiting AS MATERIALIZED (
+    SELECT m.id
+      FROM passed AS p
+      JOIN outbox.messages AS m ON m.id = ANY (ARRAY[p.id])
+     WHERE m.finished_at IS NULL AND m.available_at = $3
+)`
+
 // leavePageSQL gives messages of a page back that were not sent, or not with success. No run was started
 // for any of them, so a stream may claim them again.
-const leavePageSQL = lockRowsSQL + `
-UPDATE outbox.messages AS m
-   SET available_at = now(), parked = false, started = false, streamed = false, claims = greatest(m.claims - 1, 0),
-       attempts = m.attempts + g.attempts, last_error = coalesce(g.last_error, m.last_error)
-  FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $4::text[]), (SELECT $5::int[]))
-       AS g (id, generation, last_error, attempts)
- WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[g.id]) AND m.generation = g.generation
-   AND m.finished_at IS NULL AND m.available_at = $3`
+const leavePageSQL = lockRowsSQL + `, given AS (
+    UPDATE outbox.messages AS m
+       SET available_at = now(), parked = false, started = false, streamed = false,
+           claims = greatest(m.claims - 1, 0), attempts = m.attempts + g.attempts,
+           last_error = coalesce(g.last_error, m.last_error)
+      FROM unnest((SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $4::text[]), (SELECT $5::int[]))
+           AS g (id, generation, last_error, attempts)
+     WHERE g.id = ANY (ARRAY(SELECT l.id FROM locked AS l)) AND m.id = ANY (ARRAY[g.id])
+       AND m.generation = g.generation AND m.finished_at IS NULL AND m.available_at = $3
+)` + passedOverSQL + `
+SELECT w.id FROM waiting AS w`
 
 // freePagesSQL frees pages of the destination $1 (NULL: of any) which none of $2 holds and which were
 // claimed $3 ago: first it notes that they are overdue, and frees them when that was noted $4 ago.
@@ -102,17 +117,24 @@ func (s *Store) EndPage(ctx context.Context, p outbox.PageRef) error {
 	return nil
 }
 
-// LeavePage gives back messages of a page. They are due at once.
-func (s *Store) LeavePage(ctx context.Context, p outbox.PageRef, left []outbox.Unfinished) error {
+// LeavePage gives back messages of a page. They are due at once, but for those whose rows other sessions
+// have locked: it returns these.
+func (s *Store) LeavePage(
+	ctx context.Context, p outbox.PageRef, left []outbox.Unfinished,
+) (locked []uuid.UUID, err error) {
 	var c columns
 	for _, u := range left {
 		c.add(u.Ref, u.LastError, u.Attempts)
 	}
-	if _, err := s.pool.Exec(ctx, leavePageSQL, c.ids, c.generations, p.At, c.lastErrors, c.attempts); err != nil {
-		return fmt.Errorf("giving back %d messages of a page: %w", len(left), err)
+	rows, err := s.pool.Query(ctx, leavePageSQL, c.ids, c.generations, p.At, c.lastErrors, c.attempts)
+	if err == nil {
+		locked, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("giving back %d messages of a page: %w", len(left), err)
 	}
 	s.hintSoon()
-	return nil
+	return locked, nil
 }
 
 // FreePages frees the pages of a destination that none of these holders has: earlier attempts of its

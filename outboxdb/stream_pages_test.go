@@ -25,6 +25,14 @@ func unsent(messages []outbox.PageMessage) (all []outbox.Unfinished) {
 	return all
 }
 
+// leavePage gives messages of a page back, of which none is locked.
+func leavePage(t testing.TB, s *outboxdb.Store, page outbox.Page, left []outbox.Unfinished) {
+	t.Helper()
+	locked, err := s.LeavePage(t.Context(), page.PageRef, left)
+	require.NoError(t, err)
+	require.Empty(t, locked)
+}
+
 // lockRow has another session lock a message's row until release.
 func lockRow(t testing.TB, pool *pgxpool.Pool, id uuid.UUID) (release func()) {
 	t.Helper()
@@ -214,7 +222,7 @@ func TestLeavePage(t *testing.T) {
 	superseded := page.Messages[1].Ref()
 	execute(t, pool, `UPDATE outbox.messages SET generation = 2 WHERE id = $1`, superseded.ID)
 	for range 2 {
-		require.NoError(t, store.LeavePage(t.Context(), page.PageRef, unsent(page.Messages)))
+		leavePage(t, store, page, unsent(page.Messages))
 	}
 	require.Equal(t, map[string]int{"delivered": 1, "pending, leased": 1, "pending": 1}, phases(t, pool))
 	require.Equal(t, 1, value[int](t, pool, `SELECT count(*) FROM outbox.messages
@@ -235,7 +243,7 @@ func TestLeavePageAfterTries(t *testing.T) {
 	page := claimPage(t, store, nextPage(uuid.New()))
 	left := unsent(page.Messages)
 	left[0].Attempts, left[0].LastError = 2, "no answer"
-	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, left))
+	leavePage(t, store, page, left)
 	tried := stands(t, pool, left[0].ID)
 	require.Equal(t, 2, tried.Attempts)
 	require.Equal(t, "no answer", *tried.LastError)
@@ -249,6 +257,33 @@ func TestLeavePageAfterTries(t *testing.T) {
 	require.Equal(t, []uuid.UUID{left[0].ID}, pageIDs(again))
 	require.True(t, again.Messages[0].CancelRequested)
 	require.Len(t, ids, 2)
+}
+
+// A row that another session has locked stays in its page, and the stream learns of it: it tries again.
+// Rows that have left the page meanwhile are not among them.
+func TestLockedRowsStayInTheirPage(t *testing.T) {
+	t.Parallel()
+	pool := teststack.New(t)
+	store := outboxdb.New(pool)
+	backlog(t, pool, 6)
+	page := claimPage(t, store, nextPage(uuid.New()))
+	finish(t, store, acknowledged(page)[0])
+	messages := page.Messages
+	unlock := lockRow(t, pool, messages[2].ID)
+	locked, err := store.LeavePage(t.Context(), page.PageRef, unsent(messages[:3]))
+	require.NoError(t, err)
+	require.Equal(t, []uuid.UUID{messages[2].ID}, locked)
+	unlockAnother := lockRow(t, pool, messages[4].ID)
+	done, err := store.HandOver(t.Context(), page.PageRef, handedOver(messages[3:5]))
+	require.NoError(t, err)
+	require.Equal(t, outbox.HandedOver{Messages: 1, Enough: true, Locked: []uuid.UUID{messages[4].ID}}, done)
+	require.Equal(t, map[string]int{"delivered": 1, "pending": 2, "pending, leased": 3}, phases(t, pool))
+	unlock()
+	unlockAnother()
+	leavePage(t, store, page, unsent(messages[:3]))
+	require.True(t, handOver(t, store, page, messages[3:5]))
+	require.Equal(t, 5, stands(t, pool, messages[3].ID).Attempts, "once")
+	require.Equal(t, 5, stands(t, pool, messages[4].ID).Attempts)
 }
 
 // An operator cancels messages: one before a stream claims it, one while it is sent. Only the former
@@ -320,7 +355,7 @@ func TestSupersededInAPage(t *testing.T) {
 	}
 	require.True(t, handOver(t, store, page, page.Messages[2:3]))
 	stays(page.Messages[2].ID)
-	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, unsent(page.Messages[3:])))
+	leavePage(t, store, page, unsent(page.Messages[3:]))
 	stays(page.Messages[3].ID)
 	require.NoError(t, store.EndPage(t.Context(), page.PageRef))
 	require.Zero(t, value[int](t, pool, `SELECT count(*) FROM outbox.pages`), "none of them is in it")

@@ -328,9 +328,10 @@ func TestNoPageBehindAnOpenBreaker(t *testing.T) {
 // handOver hands messages of a page over.
 func handOver(t *testing.T, s *outboxdb.Store, page outbox.Page, messages []outbox.PageMessage) bool {
 	t.Helper()
-	_, enough, err := s.HandOver(t.Context(), page.PageRef, handedOver(messages))
+	done, err := s.HandOver(t.Context(), page.PageRef, handedOver(messages))
 	require.NoError(t, err)
-	return enough
+	require.Empty(t, done.Locked)
+	return done.Enough
 }
 
 func handedOver(messages []outbox.PageMessage) (failed []outbox.Unfinished) {
@@ -350,10 +351,9 @@ func TestHandOver(t *testing.T) {
 	noteStream(t, store, "")
 	page := claimPage(t, store, nextPage(uuid.New()))
 	require.True(t, handOver(t, store, page, page.Messages[:190]))
-	handed10, enough, err := store.HandOver(t.Context(), page.PageRef, handedOver(page.Messages[190:202]))
+	done, err := store.HandOver(t.Context(), page.PageRef, handedOver(page.Messages[190:202]))
 	require.NoError(t, err)
-	require.False(t, enough, "two more than there is room for")
-	require.Equal(t, 10, handed10)
+	require.Equal(t, outbox.HandedOver{Messages: 10}, done, "two more than there is room for")
 	require.Equal(t, 200, value[int](t, pool, `SELECT count(*) FROM outbox.messages WHERE retrying`))
 	handed := stands(t, pool, page.Messages[0].ID)
 	require.True(t, handed.Retrying)
@@ -399,7 +399,7 @@ func TestHandOverIsOfItsPage(t *testing.T) {
 	require.Len(t, second.Messages, 2)
 
 	require.True(t, handOver(t, store, page, page.Messages[:1]))
-	require.NoError(t, store.LeavePage(t.Context(), page.PageRef, unsent(page.Messages[1:])))
+	leavePage(t, store, page, unsent(page.Messages[1:]))
 	require.NoError(t, store.EndPage(t.Context(), page.PageRef))
 	require.Equal(t, map[string]int{"pending, leased": 2}, phases(t, pool), "the second holder sends them")
 	require.Equal(t, 2, value[int](t, pool,
