@@ -68,7 +68,7 @@ func (a *Activities) noteFailure(
 	case errors.Is(err, errNoRoom):
 		delay = min(delay, timing.MaxRoomDelay)
 	case errors.Is(err, errElsewhere):
-		delay = min(delay, timing.MaxForeignDelay)
+		delay = timing.ForeignDelay(delay)
 	}
 	if delay > maxLeasedDelay(attempt) {
 		a.leaseWait(ctx, inTime, outbox.Renewal{Ref: ref, Lease: waitLease(delay), LastError: note.LastError})

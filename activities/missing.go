@@ -72,7 +72,7 @@ func (a *Activities) callbackGrace(
 ) (delay time.Duration, classified error) {
 	classified = a.classify(ctx, to, err)
 	if errors.Is(classified, errElsewhere) {
-		return timing.MaxForeignDelay, classified
+		return timing.ForeignDelay(timing.MaxForeignDelay), classified
 	}
 	if !outbox.IsMissing(classified) {
 		return timing.CallbackBackoff.Max, classified

@@ -179,6 +179,10 @@ func TestCallbackGrace(t *testing.T) {
 		info := activity.Info{ScheduledTime: began, StartedTime: began.Add(c.waited)}
 		longest, err := a.callbackGrace(t.Context(), "sqs://replies", info, c.err)
 		assert.Equal(t, c.class, outflow.ClassOf(err), name)
+		if c.longest == timing.MaxForeignDelay { // at random
+			assert.Positive(t, longest, name)
+			longest = max(longest, c.longest)
+		}
 		assert.Equal(t, c.longest, longest, name)
 	}
 }

@@ -33,7 +33,7 @@ var errAnotherOutbox = errors.New("not attempted here")
 // foreignDelay is the wait after a refusal. It is short: some workers that poll a shared task queue
 // are the right ones.
 func foreignDelay(attempt int32) time.Duration {
-	return min(retryDelay(attempt, 0), timing.MaxForeignDelay)
+	return timing.ForeignDelay(retryDelay(attempt, 0))
 }
 
 // foreignWarnInterval lies between two warnings of a process about tasks that are not its own.

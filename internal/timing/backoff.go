@@ -21,6 +21,13 @@ var (
 // maxDoublings keeps the shift from overflowing, and is more than any Max needs.
 const maxDoublings = 10
 
+// ForeignDelay is the wait of an attempt that met a worker of another outbox, or one that does not
+// publish to its scheme: delay, or a random part of MaxForeignDelay if that is shorter. Workers take
+// turns at a task queue: after waits of one length the same wrong one could have each attempt.
+func ForeignDelay(delay time.Duration) time.Duration {
+	return min(delay, time.Duration((0.2+0.8*rand.Float64())*float64(MaxForeignDelay)))
+}
+
 // After returns the wait after the given attempt, from 1, without jitter.
 func (b Backoff) After(attempt int32) time.Duration {
 	return min(b.First<<min(max(attempt, 1)-1, maxDoublings), b.Max)

@@ -70,3 +70,18 @@ func TestBackoff(t *testing.T) {
 		})
 	}
 }
+
+// The waits for another worker are short, and of many lengths: else the same wrong worker could have each
+// attempt.
+func TestForeignDelay(t *testing.T) {
+	t.Parallel()
+	lengths := map[time.Duration]bool{}
+	for range 20 {
+		delay := timing.ForeignDelay(timing.PublishBackoff.Max)
+		assert.GreaterOrEqual(t, delay, timing.MaxForeignDelay/5)
+		assert.LessOrEqual(t, delay, timing.MaxForeignDelay)
+		lengths[delay.Round(100*time.Millisecond)] = true
+	}
+	assert.Greater(t, len(lengths), 3)
+	assert.Equal(t, time.Millisecond, timing.ForeignDelay(time.Millisecond))
+}
